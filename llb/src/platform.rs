@@ -1,0 +1,158 @@
+//! Platforms, normalised and matched as containerd does it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// An operating system and CPU (OCI image-spec, image-index.md, `platform`). Always normalised: `x86_64` is
+/// `amd64`, `aarch64` is `arm64`, and the variant `v8` of `arm64` is left out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Platform {
+    /// GOOS value, such as `linux`.
+    pub os: String,
+    /// GOARCH value, such as `amd64`.
+    #[serde(rename = "architecture")]
+    pub arch: String,
+    /// CPU variant, such as `v7`; empty when there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+}
+
+/// A platform that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a platform: wanted OS/ARCH[/VARIANT], such as `linux/amd64` or `linux/arm/v7`")]
+pub struct ParsePlatformError(pub String);
+
+impl Platform {
+    /// Builds a normalised platform.
+    pub fn new(os: &str, arch: &str, variant: &str) -> Self {
+        let os = match os.to_ascii_lowercase() {
+            os if os == "macos" => "darwin".to_owned(),
+            os => os,
+        };
+        let (arch, variant) = (arch.to_ascii_lowercase(), variant.to_ascii_lowercase());
+        // The same table as containerd's platforms package.
+        let (arch, variant) = match (arch.as_str(), variant.as_str()) {
+            ("i386", _) => ("386", String::new()),
+            ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", String::new()),
+            ("x86_64" | "x86-64" | "amd64", _) => ("amd64", variant),
+            ("aarch64" | "arm64", "8" | "v8" | "v8.0") => ("arm64", String::new()),
+            ("aarch64" | "arm64", "9" | "9.0" | "v9.0") => ("arm64", "v9".to_owned()),
+            ("aarch64" | "arm64", _) => ("arm64", variant),
+            ("armhf", _) => ("arm", "v7".to_owned()),
+            ("armel", _) => ("arm", "v6".to_owned()),
+            ("arm", "" | "7") => ("arm", "v7".to_owned()),
+            ("arm", "5" | "6" | "8") => ("arm", format!("v{variant}")),
+            _ => return Self { os, arch, variant },
+        };
+        Self { os, arch: arch.to_owned(), variant }
+    }
+
+    /// The platform this program was built for.
+    pub fn host() -> Self {
+        let arch = match std::env::consts::ARCH {
+            "x86" => "386",
+            "powerpc64" => "ppc64le",
+            "loongarch64" => "loong64",
+            arch => arch,
+        };
+        Self::new("linux", arch, "")
+    }
+
+
+    /// The platforms whose images can stand in for this one, best first: a 64-bit ARM takes 32-bit ARM images,
+    /// an ARM variant takes the lesser ones, as containerd orders them.
+    pub fn fallbacks(&self) -> Vec<Platform> {
+        let with = |arch: &str, variant: &str| Platform::new(&self.os, arch, variant);
+        let mut list = vec![self.clone()];
+        match (self.arch.as_str(), self.variant.as_str()) {
+            ("amd64", variant) => {
+                let level = variant.strip_prefix('v').and_then(|v| v.parse::<u32>().ok()).unwrap_or(1);
+                list.extend((1..level).rev().map(|v| with("amd64", &format!("v{v}"))));
+            }
+            ("arm64", variant) => {
+                if !variant.is_empty() {
+                    list.push(with("arm64", ""));
+                }
+                list.extend(["v8", "v7", "v6", "v5"].map(|v| with("arm", v)));
+            }
+            ("arm", variant) => {
+                let level = variant.strip_prefix('v').and_then(|v| v.parse::<u32>().ok()).unwrap_or(7);
+                list.extend((5..level).rev().map(|v| with("arm", &format!("v{v}"))));
+            }
+            _ => {}
+        }
+        list
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.arch)?;
+        if !self.variant.is_empty() {
+            write!(f, "/{}", self.variant)?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Platform {
+    type Err = ParsePlatformError;
+
+    /// Reads `OS/ARCH[/VARIANT]`, or an ARCH alone, which means `linux`.
+    fn from_str(text: &str) -> Result<Self, ParsePlatformError> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let sound = |part: &&str| {
+            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        };
+        if !parts.iter().all(sound) {
+            return Err(ParsePlatformError(text.to_owned()));
+        }
+        match parts[..] {
+            ["local"] => Ok(Self::host()),
+            ["linux"] => Ok(Self::new("linux", &Self::host().arch, "")),
+            [arch] => Ok(Self::new("linux", arch, "")),
+            [os, arch] => Ok(Self::new(os, arch, "")),
+            [os, arch, variant] => Ok(Self::new(os, arch, variant)),
+            _ => Err(ParsePlatformError(text.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn normalises_as_containerd() {
+        for (text, want) in [
+            ("linux/amd64", "linux/amd64"),
+            ("linux/x86_64", "linux/amd64"),
+            ("LINUX/AMD64/v1", "linux/amd64"),
+            ("linux/amd64/v3", "linux/amd64/v3"),
+            ("aarch64", "linux/arm64"),
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/arm", "linux/arm/v7"),
+            ("linux/armhf", "linux/arm/v7"),
+            ("linux/arm/6", "linux/arm/v6"),
+            ("windows/amd64", "windows/amd64"),
+        ] {
+            assert_eq!(text.parse::<Platform>().unwrap().to_string(), want, "{text}");
+        }
+        for bad in ["", "/", "linux/", "linux/a b", "a/b/c/d"] {
+            assert!(bad.parse::<Platform>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lesser_variants_stand_in() {
+        let names = |p: &str| {
+            p.parse::<Platform>().unwrap().fallbacks().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(names("linux/arm/v7"), ["linux/arm/v7", "linux/arm/v6", "linux/arm/v5"]);
+        assert_eq!(names("linux/amd64/v3"), ["linux/amd64/v3", "linux/amd64/v2", "linux/amd64"]);
+        assert_eq!(names("linux/amd64"), ["linux/amd64"]);
+    }
+}
