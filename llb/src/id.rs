@@ -21,7 +21,10 @@ pub struct ParseIdError {
 }
 
 fn parse_hex(text: &str, wanted: &'static str) -> Result<[u8; 32], ParseIdError> {
-    let error = || ParseIdError { text: text.to_owned(), wanted };
+    let error = || ParseIdError {
+        text: text.to_owned(),
+        wanted,
+    };
     if text.len() != 64 {
         return Err(error());
     }
@@ -32,7 +35,10 @@ fn parse_hex(text: &str, wanted: &'static str) -> Result<[u8; 32], ParseIdError>
             b'a'..=b'f' => Some(c - b'a' + 10),
             _ => None,
         };
-        *byte = nibble(pair[0]).zip(nibble(pair[1])).map(|(h, l)| h << 4 | l).ok_or_else(error)?;
+        *byte = nibble(pair[0])
+            .zip(nibble(pair[1]))
+            .map(|(h, l)| h << 4 | l)
+            .ok_or_else(error)?;
     }
     Ok(bytes)
 }
@@ -150,7 +156,15 @@ mod t {
         let text = digest.to_string();
         assert_eq!(text, format!("sha256:{}", "ab".repeat(32)));
         assert_eq!(text.parse(), Ok(digest));
-        for bad in ["", "sha256:", "sha256:AB", &text[..70], &text.to_uppercase(), &text[7..], &format!("{text}0")] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha256:AB",
+            &text[..70],
+            &text.to_uppercase(),
+            &text[7..],
+            &format!("{text}0"),
+        ] {
             assert!(bad.parse::<OciDigest>().is_err(), "{bad}");
         }
         assert_eq!(format!("{digest:?}"), "OciDigest(abababababab)");

@@ -22,7 +22,9 @@ pub struct Platform {
 
 /// A platform that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a platform: wanted OS/ARCH[/VARIANT], such as `linux/amd64` or `linux/arm/v7`")]
+#[error(
+    "`{0}` is not a platform: wanted OS/ARCH[/VARIANT], such as `linux/amd64` or `linux/arm/v7`"
+)]
 pub struct ParsePlatformError(pub String);
 
 impl Platform {
@@ -47,7 +49,11 @@ impl Platform {
             ("arm", "5" | "6" | "8") => ("arm", format!("v{variant}")),
             _ => return Self { os, arch, variant },
         };
-        Self { os, arch: arch.to_owned(), variant }
+        Self {
+            os,
+            arch: arch.to_owned(),
+            variant,
+        }
     }
 
     /// The platform this program was built for.
@@ -61,7 +67,6 @@ impl Platform {
         Self::new("linux", arch, "")
     }
 
-
     /// The platforms whose images can stand in for this one, best first: a 64-bit ARM takes 32-bit ARM images,
     /// an ARM variant takes the lesser ones, as containerd orders them.
     pub fn fallbacks(&self) -> Vec<Platform> {
@@ -69,7 +74,10 @@ impl Platform {
         let mut list = vec![self.clone()];
         match (self.arch.as_str(), self.variant.as_str()) {
             ("amd64", variant) => {
-                let level = variant.strip_prefix('v').and_then(|v| v.parse::<u32>().ok()).unwrap_or(1);
+                let level = variant
+                    .strip_prefix('v')
+                    .and_then(|v| v.parse::<u32>().ok())
+                    .unwrap_or(1);
                 list.extend((1..level).rev().map(|v| with("amd64", &format!("v{v}"))));
             }
             ("arm64", variant) => {
@@ -79,7 +87,10 @@ impl Platform {
                 list.extend(["v8", "v7", "v6", "v5"].map(|v| with("arm", v)));
             }
             ("arm", variant) => {
-                let level = variant.strip_prefix('v').and_then(|v| v.parse::<u32>().ok()).unwrap_or(7);
+                let level = variant
+                    .strip_prefix('v')
+                    .and_then(|v| v.parse::<u32>().ok())
+                    .unwrap_or(7);
                 list.extend((5..level).rev().map(|v| with("arm", &format!("v{v}"))));
             }
             _ => {}
@@ -105,7 +116,10 @@ impl FromStr for Platform {
     fn from_str(text: &str) -> Result<Self, ParsePlatformError> {
         let parts: Vec<&str> = text.split('/').collect();
         let sound = |part: &&str| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
         };
         if !parts.iter().all(sound) {
             return Err(ParsePlatformError(text.to_owned()));
@@ -139,7 +153,11 @@ mod t {
             ("linux/arm/6", "linux/arm/v6"),
             ("windows/amd64", "windows/amd64"),
         ] {
-            assert_eq!(text.parse::<Platform>().unwrap().to_string(), want, "{text}");
+            assert_eq!(
+                text.parse::<Platform>().unwrap().to_string(),
+                want,
+                "{text}"
+            );
         }
         for bad in ["", "/", "linux/", "linux/a b", "a/b/c/d"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
@@ -149,10 +167,21 @@ mod t {
     #[test]
     fn lesser_variants_stand_in() {
         let names = |p: &str| {
-            p.parse::<Platform>().unwrap().fallbacks().iter().map(ToString::to_string).collect::<Vec<_>>()
+            p.parse::<Platform>()
+                .unwrap()
+                .fallbacks()
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
         };
-        assert_eq!(names("linux/arm/v7"), ["linux/arm/v7", "linux/arm/v6", "linux/arm/v5"]);
-        assert_eq!(names("linux/amd64/v3"), ["linux/amd64/v3", "linux/amd64/v2", "linux/amd64"]);
+        assert_eq!(
+            names("linux/arm/v7"),
+            ["linux/arm/v7", "linux/arm/v6", "linux/arm/v5"]
+        );
+        assert_eq!(
+            names("linux/amd64/v3"),
+            ["linux/amd64/v3", "linux/amd64/v2", "linux/amd64"]
+        );
         assert_eq!(names("linux/amd64"), ["linux/amd64"]);
     }
 }

@@ -1,0 +1,176 @@
+//! What a plan language implements: two calls, both free of I/O.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::config::ImageConfig;
+use crate::definition::Definition;
+use crate::diagnostic::Diagnostic;
+use crate::diagnostic::SourceFile;
+use crate::diagnostic::Span;
+use crate::id::OciDigest;
+use crate::op::NetworkMode;
+use crate::op::SourceOp;
+use crate::op::Ulimit;
+use crate::platform::Platform;
+
+/// What the user asked of a plan, for one platform.
+#[derive(Debug, Clone)]
+pub struct FrontendRequest {
+    /// The Dockerfile or plan.
+    pub source: Arc<SourceFile>,
+    /// The ignore file that goes with it, if there is one.
+    pub ignore: Option<Arc<SourceFile>>,
+    /// Stage or step to build; `None` for the language's default.
+    pub target: Option<String>,
+    /// `--build-arg`.
+    pub build_args: BTreeMap<String, String>,
+    /// `--label`.
+    pub labels: BTreeMap<String, String>,
+    /// `--build-context`, by name.
+    pub contexts: BTreeMap<String, NamedContext>,
+    /// What is built for.
+    pub target_platform: Platform,
+    /// What the builder runs on.
+    pub build_platform: Platform,
+    /// Whether several platforms are built, so that names of steps must say which.
+    pub multi_platform: bool,
+    /// `--no-cache`: nothing, everything, or stages by name (`--no-cache-filter`).
+    pub no_cache: NoCache,
+    /// `--network`.
+    pub network: NetworkMode,
+    /// `--add-host`.
+    pub extra_hosts: Vec<(String, String)>,
+    /// `--ulimit`.
+    pub ulimits: Vec<Ulimit>,
+    /// SOURCE_DATE_EPOCH in Unix seconds.
+    pub source_date_epoch: Option<i64>,
+}
+
+/// Which steps must run although they are cached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NoCache {
+    /// None.
+    #[default]
+    Off,
+    /// All.
+    All,
+    /// Those of the named stages.
+    Stages(BTreeSet<String>),
+}
+
+/// What a `--build-context` name stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedContext {
+    /// A directory; its files are the local source of that name.
+    Local,
+    /// An image: `docker-image://` or `oci-layout://`.
+    Image(SourceOp),
+    /// Anything else that is a file tree: git, http.
+    Source(SourceOp),
+}
+
+/// Something the build needs to know of the outside before it can be converted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceRequest {
+    /// The source, unpinned.
+    pub source: SourceOp,
+    /// For which platform.
+    pub platform: Platform,
+    /// Where it is asked for.
+    pub span: Option<Span>,
+}
+
+/// What can be said of a plan without asking anyone.
+#[derive(Debug, Clone, Default)]
+pub struct Outline {
+    /// Sources that are needed, each once, in the order of first use. Locals included.
+    pub sources: Vec<SourceRequest>,
+    /// Names of the stages or steps that will be built, in order.
+    pub reachable: Vec<String>,
+    /// Findings so far.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// What pinning found out about a source.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Pin {
+    /// An image: the digest of the platform's manifest, and its config.
+    Image {
+        /// Of the platform's manifest.
+        digest: OciDigest,
+        /// ENV, USER, WORKDIR, SHELL, ONBUILD of it are needed to convert.
+        config: Box<ImageConfig>,
+    },
+    /// A git commit.
+    Git {
+        /// 40 or 64 hexadecimal digits.
+        commit: String,
+    },
+    /// A file.
+    Http {
+        /// Of its content.
+        checksum: OciDigest,
+    },
+}
+
+/// Pins by unpinned source and platform.
+#[derive(Debug, Clone, Default)]
+pub struct Pins {
+    list: Vec<((SourceOp, Platform), Pin)>,
+}
+
+impl Pins {
+    /// The pin of a source.
+    pub fn get(&self, source: &SourceOp, platform: &Platform) -> Option<&Pin> {
+        self.list
+            .iter()
+            .find(|((s, p), _)| s == source && p == platform)
+            .map(|(_, pin)| pin)
+    }
+
+    /// Adds or replaces a pin.
+    pub fn insert(&mut self, source: SourceOp, platform: Platform, pin: Pin) {
+        self.list
+            .retain(|(key, _)| *key != (source.clone(), platform.clone()));
+        self.list.push(((source, platform), pin));
+    }
+}
+
+/// What [`Frontend::convert`] gives.
+#[derive(Debug)]
+pub enum Conversion {
+    /// The graph, sources pinned.
+    Done(Converted),
+    /// More sources must be pinned first: ONBUILD triggers of a base named them.
+    NeedsSources(Vec<SourceRequest>),
+}
+
+/// A plan as a graph.
+#[derive(Debug)]
+pub struct Converted {
+    /// The graph with its output.
+    pub definition: Definition,
+    /// All findings.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// A plan language.
+pub trait Frontend {
+    /// Parses, and tells which sources are needed. All problems are reported at once.
+    ///
+    /// # Errors
+    /// The diagnostics, at least one of them an error.
+    fn outline(&self, request: &FrontendRequest) -> Result<Outline, Vec<Diagnostic>>;
+
+    /// Converts to a graph.
+    ///
+    /// # Errors
+    /// The diagnostics, at least one of them an error.
+    fn convert(
+        &self,
+        request: &FrontendRequest,
+        pins: &Pins,
+    ) -> Result<Conversion, Vec<Diagnostic>>;
+}

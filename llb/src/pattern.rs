@@ -1,0 +1,1 @@
+//! Include and exclude patterns and wildcards, matched as BuildKit matches them.

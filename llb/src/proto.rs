@@ -1,0 +1,1 @@
+//! BuildKit's protobuf form of a graph, in and out.

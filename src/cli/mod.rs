@@ -1,0 +1,1 @@
+//! Argv and environment to a validated request; the only reader of either.

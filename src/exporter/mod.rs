@@ -1,0 +1,1 @@
+//! Where finished images go: one file per output type.

@@ -1,0 +1,1 @@
+//! Manifests, configs, indexes and history from layers. Pure.

@@ -1,0 +1,1 @@
+//! Evaluates ops: one file per kind.

@@ -1,0 +1,1 @@
+//! The registry client; the only home of HTTP.

@@ -1,0 +1,215 @@
+//! What the user asked for, validated: `cli` makes it, `pipeline` carries it out.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use rbuild_llb::Platform;
+use rbuild_llb::frontend::NoCache;
+use rbuild_llb::op::NetworkMode;
+use rbuild_llb::op::SourceOp;
+use rbuild_llb::op::Ulimit;
+
+/// One `rbuild build`.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    /// The build context.
+    pub context: ContextSource,
+    /// `-f`, or `None` to look for the default names in the context.
+    pub file: Option<PlanFile>,
+    /// `--target`.
+    pub target: Option<String>,
+    /// `--build-arg`, with valueless ones already taken from the environment.
+    pub build_args: BTreeMap<String, String>,
+    /// Predefined proxy variables of the environment and of docker's config; offered as build arguments to RUN.
+    pub proxy_args: BTreeMap<String, String>,
+    /// `--label`.
+    pub labels: BTreeMap<String, String>,
+    /// `--build-context`.
+    pub named_contexts: BTreeMap<String, NamedContextSource>,
+    /// `--platform`; empty for the host's.
+    pub platforms: Vec<Platform>,
+    /// `-t`, normalised: `docker.io/library/app:latest`.
+    pub tags: Vec<String>,
+    /// `-o`; empty for rbuild's own store.
+    pub outputs: Vec<OutputSpec>,
+    /// `--no-cache`, `--no-cache-filter`.
+    pub no_cache: NoCache,
+    /// `--pull`: ask for the digest of every tag again.
+    pub pull: bool,
+    /// `--offline`: ask no network.
+    pub offline: bool,
+    /// `--network`.
+    pub network: NetworkMode,
+    /// `--add-host`.
+    pub extra_hosts: Vec<(String, String)>,
+    /// `--ulimit`.
+    pub ulimits: Vec<Ulimit>,
+    /// `--secret`, by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// `--iidfile`.
+    pub iidfile: Option<PathBuf>,
+    /// `--metadata-file`.
+    pub metadata_file: Option<PathBuf>,
+    /// `--jobs`: steps that run at once.
+    pub jobs: usize,
+    /// SOURCE_DATE_EPOCH, Unix seconds.
+    pub source_date_epoch: Option<i64>,
+    /// Everything that is not about this one build.
+    pub settings: Settings,
+}
+
+/// What holds for every subcommand: flags, `config.toml` and environment, merged.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// `$RBUILD_ROOT` or its defaults; the store is `v1` in it.
+    pub root: PathBuf,
+    /// Private temporary directory's parent.
+    pub temp_dir: PathBuf,
+    /// The `[registry]` tables.
+    pub registries: BTreeMap<String, RegistrySettings>,
+    /// `config.json` of docker: credentials.
+    pub docker_config: Option<PathBuf>,
+    /// `--ca`: a PEM bundle that is trusted for registries and bound into steps.
+    pub ca: Option<PathBuf>,
+    /// How old a tag's pinned digest may be, in seconds; 0 asks every time.
+    pub tag_max_age: u64,
+    /// HTTP proxy variables for our own requests.
+    pub proxies: ProxySettings,
+}
+
+/// Proxies for our own requests, as URLs.
+#[derive(Debug, Clone, Default)]
+pub struct ProxySettings {
+    /// For `http://`.
+    pub http: Option<String>,
+    /// For `https://`.
+    pub https: Option<String>,
+    /// Hosts that are asked directly.
+    pub no_proxy: Vec<String>,
+}
+
+/// BuildKit's `[registry."host"]` table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RegistrySettings {
+    /// Hosts tried before this one, in order.
+    pub mirrors: Vec<String>,
+    /// Plain HTTP. `None`: yes for loopback addresses, as docker does.
+    pub http: Option<bool>,
+    /// Do not verify certificates.
+    pub insecure: bool,
+    /// PEM files trusted besides the system's.
+    pub ca: Vec<PathBuf>,
+}
+
+/// Where the build context is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContextSource {
+    /// A directory.
+    Directory(PathBuf),
+    /// `-`: a Dockerfile (then there is no context) or a tar on standard input.
+    Stdin,
+}
+
+/// Where the Dockerfile or plan is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlanFile {
+    /// A file, relative to the working directory.
+    Path(PathBuf),
+    /// `-f -`
+    Stdin,
+}
+
+/// What `--build-context name=` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NamedContextSource {
+    /// A directory.
+    Directory(PathBuf),
+    /// `docker-image://` or `oci-layout://`.
+    Image(SourceOp),
+}
+
+/// Where a secret's value is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// In a file.
+    File(PathBuf),
+    /// Taken from the environment. Never printed.
+    Value(Secret),
+}
+
+/// Bytes that must not be printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// One `-o`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputSpec {
+    /// The kind, with its own options.
+    pub kind: OutputKind,
+    /// How layers are compressed.
+    pub compression: Compression,
+    /// Set all times in layers that are later than SOURCE_DATE_EPOCH to it.
+    pub rewrite_timestamp: bool,
+}
+
+/// The exporters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OutputKind {
+    /// `type=image`: rbuild's own store, under the `-t` names; `push` sends it to the registry too.
+    Image {
+        /// Send it to the registry.
+        push: bool,
+    },
+    /// `type=oci`: a tar of the OCI image layout, or the layout as a directory with `tar=false`.
+    Oci {
+        /// Where to.
+        dest: Destination,
+        /// A tar.
+        tar: bool,
+    },
+    /// `type=docker`: a tar `docker load` reads.
+    Docker {
+        /// Where to.
+        dest: Destination,
+    },
+    /// `--load`: into podman or docker, whichever is there.
+    Load,
+    /// `type=tar`: the root file system.
+    Tar {
+        /// Where to.
+        dest: Destination,
+    },
+    /// `type=local`: the root file system as a directory.
+    Local {
+        /// Where to.
+        dest: PathBuf,
+    },
+}
+
+/// A file or standard output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Destination {
+    /// `dest=-`
+    Stdout,
+    /// `dest=FILE`
+    File(PathBuf),
+}
+
+/// Layer compression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// The output's own: gzip where others read it, none in rbuild's store.
+    Default,
+    /// `compression=uncompressed`
+    Uncompressed,
+    /// `compression=gzip`, levels 0 to 9.
+    Gzip(Option<u32>),
+    /// `compression=zstd`, levels 1 to 22.
+    Zstd(Option<u32>),
+}

@@ -1,0 +1,1 @@
+//! Events and diagnostics to the terminal; the only writer to stdout and stderr.
