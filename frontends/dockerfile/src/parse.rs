@@ -124,7 +124,7 @@ pub(crate) fn parse(site: &Site<'_>) -> Result<Ast, Vec<Diagnostic>> {
 }
 
 /// Parses one ONBUILD trigger.
-pub(crate) fn parse_trigger(site: &Site<'_>, escape: char) -> Result<Instruction, Vec<Diagnostic>> {
+pub(crate) fn parse_trigger(site: &Site<'_>) -> Result<Instruction, Vec<Diagnostic>> {
     let lexed = lex(site);
     if !lexed.errors.is_empty() {
         return Err(lexed.errors);
@@ -133,7 +133,11 @@ pub(crate) fn parse_trigger(site: &Site<'_>, escape: char) -> Result<Instruction
         let message = "an `ONBUILD` trigger of the base is not one instruction";
         return Err(vec![Diagnostic::error(message, site.span(0..0), "")]);
     };
-    let input = Input { site, line, escape };
+    let input = Input {
+        site,
+        line,
+        escape: lexed.escape,
+    };
     match input.instruction(&line.parts) {
         Ok(Parsed::Instruction(instruction)) => Ok(instruction),
         Ok(Parsed::Stage(stage)) => Err(vec![Diagnostic::error(
