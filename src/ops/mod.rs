@@ -1,1 +1,4 @@
 //! Evaluates ops: one file per kind.
+
+pub mod mode;
+pub mod owner;
