@@ -1,1 +1,8 @@
-
+//! The Dockerfile frontend.
+mod ast;
+mod env;
+mod lexer;
+mod parse;
+mod source;
+mod suggest;
+mod words;
