@@ -1,13 +1,33 @@
 //! The store.
 
 pub mod builder;
+pub mod dir;
 pub mod frame;
+pub mod layer;
 pub mod merge;
+mod tar;
 pub mod tree;
 
 pub use builder::NewNode;
 pub use builder::TreeBuilder;
+pub use dir::Ownership;
+pub use dir::ScanKind;
+pub use dir::Unpack;
+pub use dir::scan_dir;
+pub use dir::write_dir;
 pub use frame::Compression;
+pub use frame::FrameError;
+pub use layer::BLOB_VERSION;
+pub use layer::BlobOptions;
+pub use layer::LayerBlob;
+pub use layer::LayerError;
+pub use layer::OpenFile;
+pub use layer::ReadLayer;
+pub use layer::TakeFile;
+pub use layer::extract_files;
+pub use layer::read_layer;
+pub use layer::write_layer;
+pub use tar::read::TarError;
 pub use tree::DirNode;
 pub use tree::Directory;
 pub use tree::Entry;

@@ -33,8 +33,6 @@ use rbuild_llb::TreeId;
 use serde::Deserialize;
 use serde::Serialize;
 
-pub(crate) use object::is_name;
-
 /// A modification time: seconds since 1970 and nanoseconds after that second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp {
@@ -231,7 +229,10 @@ pub enum TreeError {
         id: TreeId,
     },
     /// More symbolic links than the kernel would follow.
-    #[error("too many levels of symbolic links in `{}`", String::from_utf8_lossy(path))]
+    #[error(
+        "too many levels of symbolic links in `{}`",
+        String::from_utf8_lossy(path)
+    )]
     Loop {
         /// The path that was looked up.
         path: Vec<u8>,
@@ -443,10 +444,13 @@ impl Trees {
                 continue;
             }
             let entry = match stack.last() {
-                Some((_, Some(Entry { node, .. }))) => match node {
-                    Node::Dir(dir) => self.get(&dir.tree)?.get(&name).cloned(),
-                    _ => None,
-                },
+                Some((
+                    _,
+                    Some(Entry {
+                        node: Node::Dir(dir),
+                        ..
+                    }),
+                )) => self.get(&dir.tree)?.get(&name).cloned(),
                 _ => None,
             };
             match entry {
