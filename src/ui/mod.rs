@@ -25,6 +25,7 @@ use rbuild_llb::event::Timestamp;
 pub use progress::EventSink;
 pub use progress::Progress;
 pub use progress::ProgressMode;
+pub(crate) use report::familiar;
 pub use report::render;
 
 use crate::outcome::BuildError;
