@@ -266,6 +266,12 @@ pub struct Trees {
     memory: RwLock<HashMap<TreeId, Cached>>,
 }
 
+impl std::fmt::Debug for Trees {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trees").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
 impl Trees {
     /// The objects below `dir`, which is made when the first one is written.
     pub fn open(dir: &Path) -> Self {

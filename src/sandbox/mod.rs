@@ -185,6 +185,12 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
     })
 }
 
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox").field("rung", &self.rung).field("domain", &self.domain).finish_non_exhaustive()
+    }
+}
+
 impl Sandbox {
     /// The rung that holds; never [`Rung::None`].
     pub fn rung(&self) -> Rung {
