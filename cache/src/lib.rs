@@ -34,6 +34,7 @@ pub use tree::Entry;
 pub use tree::FileNode;
 pub use tree::Follow;
 pub use tree::Found;
+pub use tree::MAX_DEPTH;
 pub use tree::Meta;
 pub use tree::Node;
 pub use tree::Resolved;
