@@ -2,6 +2,8 @@
 
 pub mod builder;
 pub mod dir;
+#[cfg(test)]
+mod fixture;
 pub mod frame;
 pub mod layer;
 pub mod merge;
