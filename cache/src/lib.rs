@@ -31,6 +31,8 @@ pub mod builder;
 pub mod context;
 pub mod dir;
 mod file;
+#[cfg(test)]
+mod fixture;
 pub mod frame;
 pub mod images;
 mod journal;
@@ -94,6 +96,7 @@ pub use tree::Entry;
 pub use tree::FileNode;
 pub use tree::Follow;
 pub use tree::Found;
+pub use tree::MAX_DEPTH;
 pub use tree::Meta;
 pub use tree::Node;
 pub use tree::Resolved;
