@@ -1,5 +1,7 @@
 //! Runs a command in a directory as root file system: `sandbox_run [OPTIONS] LOWER... -- COMMAND...`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "an example is its own user interface")]
+
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
             if let Some(hint) = hint {
                 message += &format!("\nhint: {hint}");
             }
-            _ = writeln!(std::io::stderr(), "{message}");
+            eprintln!("{message}");
             ExitCode::from(code.map_or(TROUBLE, |code| code as u8))
         }
     }
@@ -199,16 +201,15 @@ fn parse(mut args: impl Iterator<Item = String>) -> Request {
 
 fn run(args: impl Iterator<Item = String>) -> Result<u8, SandboxError> {
     let request = parse(args);
-    let mut stdout = std::io::stdout();
     if request.probe {
         let report = sandbox::probe(&request.settings);
-        _ = writeln!(stdout, "{report:#?}");
+        println!("{report:#?}");
     }
     let began = Instant::now();
     let sandbox = sandbox::enter(&request.settings)?;
     let entered = began.elapsed();
     if request.probe {
-        _ = writeln!(stdout, "{:?} {} {:?}", sandbox.rung(), sandbox.domain(), sandbox.remark());
+        println!("{:?} {} {:?}", sandbox.rung(), sandbox.domain(), sandbox.remark());
     }
     let cancel = CancelToken::new();
     sandbox::on_termination_signals(&cancel).expect("a thread can be started");
@@ -218,11 +219,11 @@ fn run(args: impl Iterator<Item = String>) -> Result<u8, SandboxError> {
             step,
             &mut |stream, bytes| {
                 // A reader that has gone away is its own business.
-                _ = match stream {
+                let written = match stream {
                     Stream::Stdout => std::io::stdout().write_all(bytes),
                     Stream::Stderr => std::io::stderr().write_all(bytes),
                 };
-                _ = std::io::stdout().flush();
+                drop(written.and_then(|()| std::io::stdout().flush()));
             },
             &cancel,
         )
@@ -261,7 +262,7 @@ fn run(args: impl Iterator<Item = String>) -> Result<u8, SandboxError> {
     });
     if request.timing {
         let each = began.elapsed() / (request.times as u32 * request.threads as u32);
-        _ = writeln!(stdout, "enter {entered:?}, each step {each:?}");
+        println!("enter {entered:?}, each step {each:?}");
     }
     let mut worst = 0;
     for exit in exits {

@@ -447,11 +447,13 @@ fn copy_xattrs(from: &OwnedFd, to: &Path) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Makes `root` the process' root. pivot_root(2), "pivot_root(".", ".")": the old root comes to lie over the new one
-/// and is unmounted.
+/// Makes `root` the process' root. pivot_root(2), "pivot_root(".", ".")": the old root comes to lie over the new one,
+/// and the scratch still lies over the old one. Each unmount takes away the topmost, and the second all that is
+/// mounted below the old root.
 fn pivot(root: BorrowedFd<'_>) -> Result<(), Failure> {
     rustix::process::fchdir(root)
         .and_then(|()| rustix::process::pivot_root(".", "."))
+        .and_then(|()| rustix::mount::unmount(".", UnmountFlags::DETACH))
         .and_then(|()| rustix::mount::unmount(".", UnmountFlags::DETACH))
         .and_then(|()| rustix::process::chdir("/"))
         .during("make the step's root the root")

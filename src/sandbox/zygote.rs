@@ -248,7 +248,9 @@ struct Running {
 }
 
 fn serve() -> io::Result<()> {
-    let socket = sys::above_standard(sys::inherited(0)?)?;
+    let socket = sys::above_standard(io::stdin())?;
+    // The first three descriptors stay taken, so that none that comes along is one of them.
+    sys::dup_to(File::open("/dev/null")?, 0)?;
     // Not a copy of the terminal's Ctrl-C: the builder decides when steps are killed.
     rustix::process::setsid()?;
     // The end of the socket says the same; this says it while a step's mounts are being made.
