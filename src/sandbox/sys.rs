@@ -52,14 +52,7 @@ pub(super) fn fork(namespaces: libc::c_int) -> io::Result<Fork> {
     // no other thread can hold a lock. The kernel writes the pidfd to the third argument on all architectures
     // (clone(2), "C library/kernel differences"); the last two are not used by these flags.
     let pid = checked(unsafe {
-        libc::syscall(
-            libc::SYS_clone,
-            flags,
-            none,
-            &raw mut pidfd,
-            none,
-            none,
-        )
+        libc::syscall(libc::SYS_clone, flags, none, &raw mut pidfd, none, none)
     })?;
     if pid == 0 {
         return Ok(Fork::Child);
