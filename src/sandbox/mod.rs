@@ -335,7 +335,7 @@ fn read_some(
 /// Cancels `cancel` at the first SIGINT, SIGTERM or SIGHUP; the second ends the process. Starts a thread: call it after
 /// [`enter`].
 pub fn on_termination_signals(cancel: &CancelToken) -> io::Result<()> {
-    let event = sys::signal_event(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])?;
+    let event = sys::signal_event(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP], true)?;
     let cancel = cancel.clone();
     std::thread::Builder::new()
         .name("signals".to_owned())

@@ -233,9 +233,9 @@ extern "C" fn note_signal(_: libc::c_int) {
     }
 }
 
-/// An eventfd that becomes readable when one of `signals` comes for the first time. The second time such a signal has
-/// its default action. Asked again, it leaves the old eventfd unused.
-pub(super) fn signal_event(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+/// An eventfd that becomes readable when one of `signals` comes. If `once`, a signal that comes again has its default
+/// action. Asked again, it leaves the old eventfd unused.
+pub(super) fn signal_event(signals: &[libc::c_int], once: bool) -> io::Result<OwnedFd> {
     let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
     // The handler's copy is never closed: a signal may come at any time.
     let kept = rustix::io::fcntl_dupfd_cloexec(&event, 3)?;
@@ -245,7 +245,7 @@ pub(super) fn signal_event(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = note_signal as extern "C" fn(libc::c_int) as usize;
-            action.sa_flags = libc::SA_RESTART | libc::SA_RESETHAND;
+            action.sa_flags = libc::SA_RESTART | if once { libc::SA_RESETHAND } else { 0 };
             checked(libc::c_long::from(libc::sigaction(
                 signal,
                 &raw const action,

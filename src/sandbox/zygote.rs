@@ -400,7 +400,7 @@ fn ending(status: &WaitIdStatus) -> (i32, i32) {
 fn supervise(config: &Config, step: Step, standard: &Standard, status: &OwnedFd) -> ! {
     let prepare = || -> io::Result<(OwnedFd, File)> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let wanted = sys::signal_event(&[libc::SIGTERM])?;
+        let wanted = sys::signal_event(&[libc::SIGTERM], false)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
         let tid = rustix::thread::gettid();
         let children = File::open(format!("/proc/self/task/{tid}/children"))?;
