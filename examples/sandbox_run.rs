@@ -21,7 +21,10 @@ use rbuild_llb::cancel::CancelToken;
 
 const TROUBLE: u8 = 3;
 
-#[allow(clippy::disallowed_methods, reason = "an example is its own command line")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "an example is its own command line"
+)]
 fn main() -> ExitCode {
     if let Some(code) = sandbox::zygote_main_if_asked(std::env::args_os()) {
         return code;
@@ -208,7 +211,13 @@ fn run(args: impl Iterator<Item = String>) -> Result<u8, SandboxError> {
     let sandbox = sandbox::enter(&request.settings)?;
     let entered = began.elapsed();
     if request.probe {
-        _ = writeln!(stdout, "{:?} {} {:?}", sandbox.rung(), sandbox.domain(), sandbox.remark());
+        _ = writeln!(
+            stdout,
+            "{:?} {} {:?}",
+            sandbox.rung(),
+            sandbox.domain(),
+            sandbox.remark()
+        );
     }
     let cancel = CancelToken::new();
     sandbox::on_termination_signals(&cancel).expect("a thread can be started");

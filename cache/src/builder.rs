@@ -338,17 +338,15 @@ impl Groups {
                     .map(|(_, number)| *number);
             }
             Kind::Leaf(_) => {}
-            Kind::Dir(dir) => dir.children.values_mut().for_each(|child| self.number(child)),
+            Kind::Dir(dir) => dir
+                .children
+                .values_mut()
+                .for_each(|child| self.number(child)),
         }
     }
 }
 
 fn number(path: &[u8]) -> u32 {
     let hash = blake3::hash(path);
-    u32::from_le_bytes(
-        *hash
-            .as_bytes()
-            .first_chunk()
-            .expect("a hash has 32 bytes"),
-    )
+    u32::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
 }

@@ -231,7 +231,10 @@ pub enum TreeError {
         id: TreeId,
     },
     /// More symbolic links than the kernel would follow.
-    #[error("too many levels of symbolic links in `{}`", String::from_utf8_lossy(path))]
+    #[error(
+        "too many levels of symbolic links in `{}`",
+        String::from_utf8_lossy(path)
+    )]
     Loop {
         /// The path that was looked up.
         path: Vec<u8>,

@@ -170,7 +170,8 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         ca,
         resolv_conf: Blob(resolv_conf),
     };
-    let zygote = Zygote::start(&mut config_).map_err(config("start the process that starts steps"))?;
+    let zygote =
+        Zygote::start(&mut config_).map_err(config("start the process that starts steps"))?;
     Ok(Sandbox {
         zygote,
         rung,
@@ -209,7 +210,9 @@ impl Sandbox {
         let (out, stdout) = pipe().map_err(failed("make a pipe"))?;
         let (err, stderr) = pipe().map_err(failed("make a pipe"))?;
         let stdin = match &step.stdin {
-            Some(data) => Some(zygote::memory("stdin", data).map_err(failed("pass standard input"))?),
+            Some(data) => {
+                Some(zygote::memory("stdin", data).map_err(failed("pass standard input"))?)
+            }
             None => None,
         };
         let standard = Standard {
@@ -228,8 +231,12 @@ impl Sandbox {
             // It fails if the step has ended, which is what is wanted.
             _ = rustix::net::shutdown(&*killer, rustix::net::Shutdown::Write);
         });
-        let ended = follow(&status, [(out, Stream::Stdout), (err, Stream::Stderr)], output)
-            .map_err(failed("follow the step"))?;
+        let ended = follow(
+            &status,
+            [(out, Stream::Stdout), (err, Stream::Stderr)],
+            output,
+        )
+        .map_err(failed("follow the step"))?;
         if cancel.is_cancelled() {
             return Err(SandboxError::Cancelled);
         }

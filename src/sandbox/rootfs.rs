@@ -139,9 +139,8 @@ fn etc_files(config: &Config, step: &Step) -> Result<Vec<Prepared>, Failure> {
 
 /// The lines BuildKit writes, then the extra ones.
 fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
-    let mut text = format!(
-        "127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n"
-    );
+    let mut text =
+        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in extra {
         writeln!(text, "{address}\t{name}").expect("a string takes everything");
     }
@@ -289,10 +288,8 @@ fn stack_with_mount_points(root: &Root, prepared: &[Prepared]) -> Result<OwnedFd
         .chain(prepared.iter().map(|p| (p.dest.as_path(), p.directory)))
         .collect();
     for (path, directory) in &wanted {
-        make_mount_point("stub", relative(path), *directory).during(format_args!(
-            "make a mount point for `{}`",
-            path.display()
-        ))?;
+        make_mount_point("stub", relative(path), *directory)
+            .during(format_args!("make a mount point for `{}`", path.display()))?;
     }
     let mut names = vec!["stub".to_owned()];
     names.extend(link_all("l", &root.lowers).during("name the layers")?);
@@ -469,9 +466,7 @@ pub(super) fn resolv_conf(read: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<u8> {
             .peekable();
         servers.peek().is_some() && servers.all(|s| s.starts_with(b"127.") || s == b"::1")
     };
-    if only_loopback
-        && let Some(real) = read("/run/systemd/resolve/resolv.conf")
-    {
+    if only_loopback && let Some(real) = read("/run/systemd/resolve/resolv.conf") {
         return real;
     }
     text

@@ -163,10 +163,7 @@ fn table(column: usize) -> Vec<sock_filter> {
     table.push(ret(ALLOW));
 
     let values = PERSONALITIES.len() as u8;
-    table.push(unless_equal(
-        u32::from(PERSONALITY[column]),
-        values + 3,
-    ));
+    table.push(unless_equal(u32::from(PERSONALITY[column]), values + 3));
     table.push(load(ARGUMENT_0));
     for (at, value) in (0..).zip(PERSONALITIES) {
         table.push(jump(BPF_JEQ, value, values - at, 0));

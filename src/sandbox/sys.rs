@@ -52,14 +52,7 @@ pub(super) fn fork(namespaces: libc::c_int) -> io::Result<Fork> {
     // no other thread can hold a lock. The kernel writes the pidfd to the third argument on all architectures
     // (clone(2), "C library/kernel differences"); the last two are not used by these flags.
     let pid = checked(unsafe {
-        libc::syscall(
-            libc::SYS_clone,
-            flags,
-            none,
-            &raw mut pidfd,
-            none,
-            none,
-        )
+        libc::syscall(libc::SYS_clone, flags, none, &raw mut pidfd, none, none)
     })?;
     if pid == 0 {
         return Ok(Fork::Child);
@@ -117,7 +110,9 @@ pub(super) fn above_standard(fd: impl AsFd) -> rustix::io::Result<OwnedFd> {
 /// Takes over a descriptor the process was started with.
 pub(super) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_GETFD does nothing to an open descriptor and fails for any other.
-    checked(libc::c_long::from(unsafe { libc::fcntl(fd, libc::F_GETFD) }))?;
+    checked(libc::c_long::from(unsafe {
+        libc::fcntl(fd, libc::F_GETFD)
+    }))?;
     // SAFETY: it is open; the zygote takes it over once, as its first action.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

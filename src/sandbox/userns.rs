@@ -202,8 +202,9 @@ pub(super) fn enter(plan: Result<Plan, String>) -> Result<Ids, EnterError> {
         Some(Err(why)) => why,
         None => why_single,
     };
-    single(uid.as_raw(), gid.as_raw())
-        .map_err(|e| EnterError::Map(format!("{why_single}; mapping our own id failed too: {e}")))?;
+    single(uid.as_raw(), gid.as_raw()).map_err(|e| {
+        EnterError::Map(format!("{why_single}; mapping our own id failed too: {e}"))
+    })?;
     Ok(Ids::Single(why_single))
 }
 
@@ -374,7 +375,11 @@ mod t {
         };
         assert_eq!(
             stack(1000, &[(100_000, 65536), (300_000, 10)]),
-            [range(0, 1000, 1), range(1, 100_000, 65536), range(65537, 300_000, 10)]
+            [
+                range(0, 1000, 1),
+                range(1, 100_000, 65536),
+                range(65537, 300_000, 10)
+            ]
         );
         assert_eq!(
             stack(0, &[(5, u32::MAX)]).last(),
@@ -388,8 +393,16 @@ mod t {
         assert_eq!(
             identity(map),
             [
-                Range { inside: 0, outside: 0, count: 1 },
-                Range { inside: 1, outside: 1, count: 65536 }
+                Range {
+                    inside: 0,
+                    outside: 0,
+                    count: 1
+                },
+                Range {
+                    inside: 1,
+                    outside: 1,
+                    count: 65536
+                }
             ]
         );
     }

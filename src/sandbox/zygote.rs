@@ -93,7 +93,6 @@ wire_enum!(Report {
     2 => Gone { code, signal },
 });
 
-
 /// A message with its descriptors.
 pub(super) fn send(
     socket: impl AsFd,
@@ -182,7 +181,11 @@ impl Zygote {
         let theirs = sys::above_standard(theirs)?;
         let program = CString::from(c"/proc/self/exe");
         let argv = [CString::from(c"rbuild"), CString::new(ARGUMENT)?];
-        let namespaces = if config.own_pids { libc::CLONE_NEWPID } else { 0 };
+        let namespaces = if config.own_pids {
+            libc::CLONE_NEWPID
+        } else {
+            0
+        };
         let pid = match sys::fork(namespaces)? {
             Fork::Parent(pid, _) => pid,
             Fork::Child => {
@@ -270,7 +273,11 @@ fn serve() -> io::Result<()> {
         for step in &running {
             polled.push(PollFd::new(&step.process, PollFlags::IN));
             // A killed step's socket stays readable; without events it still tells of its end being closed.
-            let events = if step.killed { PollFlags::empty() } else { PollFlags::IN };
+            let events = if step.killed {
+                PollFlags::empty()
+            } else {
+                PollFlags::IN
+            };
             polled.push(PollFd::new(&step.status, events));
         }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
@@ -330,12 +337,10 @@ fn start(config: &Config, fds: Vec<OwnedFd>) -> Option<Running> {
             status,
             killed: false,
         }),
-        Ok((Fork::Child, step)) => {
-            match config.own_pids {
-                true => carry_out(config, step, &standard, &status),
-                false => supervise(config, step, &standard, &status),
-            }
-        }
+        Ok((Fork::Child, step)) => match config.own_pids {
+            true => carry_out(config, step, &standard, &status),
+            false => supervise(config, step, &standard, &status),
+        },
         Err(e) => {
             let failure = Failure::Setup {
                 doing: "start a process for the step".to_owned(),
@@ -419,8 +424,7 @@ fn supervise(config: &Config, step: Step, standard: &Standard, status: &OwnedFd)
     ];
     _ = rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None));
     if !polled[0].revents().is_empty()
-        && let Ok(Some(ended)) =
-            rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED)
+        && let Ok(Some(ended)) = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED)
     {
         let (code, signal) = ending(&ended);
         tell(status, &Report::Ended { code, signal });
