@@ -137,7 +137,10 @@ mod t {
             Compression::Zstd { level: 0 },
             Compression::Zstd { level: 23 },
         ] {
-            assert!(matches!(bad.check(), Err(FrameError::Level { .. })), "{bad:?}");
+            assert!(
+                matches!(bad.check(), Err(FrameError::Level { .. })),
+                "{bad:?}"
+            );
         }
         assert!(Compression::Gzip { level: 12 }.check().is_ok());
         assert!(Compression::Zstd { level: 22 }.check().is_ok());

@@ -173,9 +173,7 @@ impl Trees {
                 Node::Dir(dir) => {
                     let below = lower.and_then(directory);
                     let hides = match below {
-                        Some(below) if dir.opaque => {
-                            !self.get(&below.tree)?.entries.is_empty()
-                        }
+                        Some(below) if dir.opaque => !self.get(&below.tree)?.entries.is_empty(),
                         _ => false,
                     };
                     let reduced = self.reduce_dir(below.filter(|_| !dir.opaque), dir)?;
@@ -247,8 +245,16 @@ fn join<'a>(
             (None, Some(_)) => Ordering::Greater,
             (None, None) => return None,
         };
-        let x = if order.is_le() { a.split_off_first() } else { None };
-        let y = if order.is_ge() { b.split_off_first() } else { None };
+        let x = if order.is_le() {
+            a.split_off_first()
+        } else {
+            None
+        };
+        let y = if order.is_ge() {
+            b.split_off_first()
+        } else {
+            None
+        };
         Some((x, y))
     })
 }

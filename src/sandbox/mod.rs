@@ -123,6 +123,11 @@ pub struct Sandbox {
     oom: oom::Counter,
 }
 
+/// What [`Sandbox::domain`] will be if [`enter`] is granted all it asks for.
+pub fn expected_domain() -> String {
+    userns::expected_domain()
+}
+
 /// Moves this process into a user namespace and gets ready to run steps.
 ///
 /// The process must have one thread (a thread that was joined less than 100 ms ago is waited for). On error it may be
@@ -170,7 +175,8 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         ca,
         resolv_conf: Blob(resolv_conf),
     };
-    let zygote = Zygote::start(&mut config_).map_err(config("start the process that starts steps"))?;
+    let zygote =
+        Zygote::start(&mut config_).map_err(config("start the process that starts steps"))?;
     Ok(Sandbox {
         zygote,
         rung,
@@ -178,6 +184,12 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         remark,
         oom,
     })
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox").field("rung", &self.rung).field("domain", &self.domain).finish_non_exhaustive()
+    }
 }
 
 impl Sandbox {
@@ -209,7 +221,9 @@ impl Sandbox {
         let (out, stdout) = pipe().map_err(failed("make a pipe"))?;
         let (err, stderr) = pipe().map_err(failed("make a pipe"))?;
         let stdin = match &step.stdin {
-            Some(data) => Some(zygote::memory("stdin", data).map_err(failed("pass standard input"))?),
+            Some(data) => {
+                Some(zygote::memory("stdin", data).map_err(failed("pass standard input"))?)
+            }
             None => None,
         };
         let standard = Standard {
@@ -228,8 +242,12 @@ impl Sandbox {
             // It fails if the step has ended, which is what is wanted.
             _ = rustix::net::shutdown(&*killer, rustix::net::Shutdown::Write);
         });
-        let ended = follow(&status, [(out, Stream::Stdout), (err, Stream::Stderr)], output)
-            .map_err(failed("follow the step"))?;
+        let ended = follow(
+            &status,
+            [(out, Stream::Stdout), (err, Stream::Stderr)],
+            output,
+        )
+        .map_err(failed("follow the step"))?;
         if cancel.is_cancelled() {
             return Err(SandboxError::Cancelled);
         }
@@ -328,7 +346,7 @@ fn read_some(
 /// Cancels `cancel` at the first SIGINT, SIGTERM or SIGHUP; the second ends the process. Starts a thread: call it after
 /// [`enter`].
 pub fn on_termination_signals(cancel: &CancelToken) -> io::Result<()> {
-    let event = sys::signal_event(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])?;
+    let event = sys::signal_event(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP], true)?;
     let cancel = cancel.clone();
     std::thread::Builder::new()
         .name("signals".to_owned())

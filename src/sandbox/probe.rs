@@ -54,7 +54,8 @@ pub enum State {
 impl Report {
     /// The worst finding, for a message.
     pub fn reason(&self) -> &str {
-        self.worst().map_or("nothing is known to be wrong", |f| f.what.as_str())
+        self.worst()
+            .map_or("nothing is known to be wrong", |f| f.what.as_str())
     }
 
     /// What would mend the worst finding.
@@ -82,7 +83,9 @@ pub fn probe(settings: &Settings) -> Report {
     let mut findings = vec![kernel()];
     let plan = userns::plan();
     findings.push(match &plan {
-        Ok(_) if rustix::process::geteuid().is_root() => finding("running as root", State::Good, None),
+        Ok(_) if rustix::process::geteuid().is_root() => {
+            finding("running as root", State::Good, None)
+        }
         Ok(plan) => finding(
             format!(
                 "{} user ids and {} group ids in /etc/subuid and /etc/subgid",
@@ -101,7 +104,11 @@ pub fn probe(settings: &Settings) -> Report {
     let trial = match try_in_child(plan, place) {
         Ok(trial) => trial,
         Err(e) => {
-            findings.push(finding(format!("cannot try anything: {e}"), State::Missing, None));
+            findings.push(finding(
+                format!("cannot try anything: {e}"),
+                State::Missing,
+                None,
+            ));
             return Report {
                 rung: Rung::None,
                 findings,
@@ -114,9 +121,15 @@ pub fn probe(settings: &Settings) -> Report {
         _ => Rung::None,
     };
     match trial.entered.as_str() {
-        FULL => findings.push(finding("user namespace with ranges of ids", State::Good, None)),
+        FULL => findings.push(finding(
+            "user namespace with ranges of ids",
+            State::Good,
+            None,
+        )),
         SINGLE => findings.push(single(&trial.why)),
-        UNSHARE => findings.extend(no_namespace(&io::Error::from_raw_os_error(trial.errno)).findings),
+        UNSHARE => {
+            findings.extend(no_namespace(&io::Error::from_raw_os_error(trial.errno)).findings)
+        }
         _ => findings.extend(no_map(&trial.why).findings),
     }
     for check in trial.checks {
@@ -206,11 +219,16 @@ const APPARMOR: &str = "sudo sysctl kernel.apparmor_restrict_unprivileged_userns
 pub(super) fn no_map(why: &str) -> Report {
     let fix = match rustix::process::getuid().is_root() {
         // user_namespaces(7): who maps id 0 of the parent needs CAP_SETFCAP there since Linux 5.12.
-        true => "as root in a container rbuild needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP: run it as another user, \
-                 or do not drop them",
+        true => {
+            "as root in a container rbuild needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP: run it as another user, \
+                 or do not drop them"
+        }
         false => "see user_namespaces(7), \"Defining user and group ID mappings\"",
     };
-    none(format!("the ids of the user namespace cannot be mapped: {why}"), fix)
+    none(
+        format!("the ids of the user namespace cannot be mapped: {why}"),
+        fix,
+    )
 }
 
 /// The report when the namespace gives no power over mounts.
@@ -219,7 +237,10 @@ pub(super) fn no_mounts(error: &io::Error) -> Report {
         Some("1") => APPARMOR,
         _ => "a security module denies mounts in user namespaces: see the kernel's log",
     };
-    none(format!("mounts are refused in the user namespace: {error}"), fix)
+    none(
+        format!("mounts are refused in the user namespace: {error}"),
+        fix,
+    )
 }
 
 fn none(what: String, fix: &str) -> Report {
@@ -349,14 +370,17 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path) -> Trial {
     let mut check = |name: &str, result: io::Result<()>| {
         trial.checks.push(Check {
             name: name.to_owned(),
-            errno: result.err().map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO)),
+            errno: result
+                .err()
+                .map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO)),
         });
     };
     check(
         MOUNTS,
         rustix::mount::mount_change(
             "/",
-            rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
+            rustix::mount::MountPropagationFlags::PRIVATE
+                | rustix::mount::MountPropagationFlags::REC,
         )
         .map_err(io::Error::from),
     );
@@ -364,7 +388,8 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path) -> Trial {
     check(
         PROC,
         alone(libc::CLONE_NEWPID, || {
-            Ok(drop(mounts::new("proc", &[], MountAttrFlags::empty())?))
+            mounts::new("proc", &[], MountAttrFlags::empty())?;
+            Ok(())
         }),
     );
     check(NETWORK, alone(libc::CLONE_NEWNET, sys::loopback_up));

@@ -187,7 +187,11 @@ pub(crate) fn lex(site: &Site<'_>) -> Lexed {
         empty_continuations: Vec::new(),
         errors: Vec::new(),
     };
-    let bom = if site.text.starts_with('\u{feff}') { 3 } else { 0 };
+    let bom = if site.text.starts_with('\u{feff}') {
+        3
+    } else {
+        0
+    };
     let mut reader = Reader { site, next: bom };
     let mut directives = true;
     let mut comments = Vec::new();

@@ -27,6 +27,7 @@ mod run;
 mod transfer;
 
 use flags::Flags;
+pub(crate) use health::format_duration;
 
 /// The instructions.
 pub(crate) const KEYWORDS: [&str; 18] = [
@@ -80,9 +81,7 @@ pub(crate) fn parse(site: &Site<'_>) -> Result<Ast, Vec<Diagnostic>> {
             line,
             escape: ast.escape,
         };
-        staged |= line
-            .slice(&line.parts.keyword)
-            .eq_ignore_ascii_case("from");
+        staged |= line.slice(&line.parts.keyword).eq_ignore_ascii_case("from");
         match input.instruction(&line.parts) {
             Err(error) => errors.push(*error),
             Ok(Parsed::Stage(stage)) => ast.stages.push(stage),
@@ -245,10 +244,14 @@ impl<'a> Input<'a> {
             more,
         ) else {
             let message = "`FROM` requires either one or three arguments";
-            let range = if rest.is_empty() { &self.line.parts.keyword } else { rest };
-            return self
-                .error(message, range, "")
-                .map_err(|e| Box::new(e.hint("the forms are `FROM <image>` and `FROM <image> AS <name>`")));
+            let range = if rest.is_empty() {
+                &self.line.parts.keyword
+            } else {
+                rest
+            };
+            return self.error(message, range, "").map_err(|e| {
+                Box::new(e.hint("the forms are `FROM <image>` and `FROM <image> AS <name>`"))
+            });
         };
         if let Some(name) = &name
             && !valid_stage_name(&name.text)
@@ -474,7 +477,11 @@ impl<'a> Input<'a> {
         match self.strings(&parts.rest)? {
             Some(shell) if !shell.is_empty() => Ok(shell),
             None if !parts.rest.is_empty() => self
-                .error("`SHELL` requires the arguments to be in JSON form", &parts.rest, "")
+                .error(
+                    "`SHELL` requires the arguments to be in JSON form",
+                    &parts.rest,
+                    "",
+                )
                 .map_err(|e| Box::new(e.hint("for example `SHELL [\"/bin/bash\", \"-c\"]`"))),
             _ => self.error("`SHELL` requires at least one argument", &parts.keyword, ""),
         }

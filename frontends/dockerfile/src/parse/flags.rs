@@ -100,8 +100,7 @@ impl<'a> Flags<'a> {
         let Some(flag) = self.list.into_iter().find(|flag| !flag.taken) else {
             return Ok(());
         };
-        let mut error =
-            Diagnostic::error(format!("unknown flag `--{}`", flag.name), flag.span, "");
+        let mut error = Diagnostic::error(format!("unknown flag `--{}`", flag.name), flag.span, "");
         if let Some(near) = nearest(&flag.name, self.known) {
             error = error.hint(format!("did you mean `--{near}`?"));
         }

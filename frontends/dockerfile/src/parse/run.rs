@@ -20,7 +20,11 @@ impl Input<'_> {
             .into_iter()
             .map(mount)
             .collect::<Result1<Vec<_>>>()?;
-        choice(network.as_ref(), "network mode", &["default", "none", "host"])?;
+        choice(
+            network.as_ref(),
+            "network mode",
+            &["default", "none", "host"],
+        )?;
         choice(security.as_ref(), "security mode", &["sandbox", "insecure"])?;
         Ok(Run {
             command: self.command(rest)?,
