@@ -44,6 +44,7 @@ use super::error::During;
 use super::error::Failure;
 use super::kernelfs;
 use super::mounts;
+use super::probe::OVERLAY_FIX;
 use super::step::Mount;
 use super::step::MountSource;
 use super::step::Root;
@@ -382,11 +383,7 @@ fn stack(names: &[String], root: &Root) -> Result<OwnedFd, Failure> {
 
 fn overlay_hint(e: Errno) -> Option<String> {
     match e {
-        Errno::INVAL | Errno::OPNOTSUPP | Errno::STALE => Some(
-            "the store must be on a file system that takes overlay uppers and user xattrs (ext4, xfs, btrfs, tmpfs; \
-             not NFS and not a container's own overlay root); choose another place with `--root`"
-                .to_owned(),
-        ),
+        Errno::INVAL | Errno::OPNOTSUPP | Errno::STALE => Some(OVERLAY_FIX.to_owned()),
         Errno::PERM | Errno::NODEV => {
             Some("overlayfs in a user namespace takes Linux 5.11; see `rbuild doctor`".to_owned())
         }

@@ -96,6 +96,9 @@ pub(super) fn plan() -> Result<Plan, String> {
         }
         Ok(stack(own, &ranges))
     };
+    if rustix::thread::no_new_privs().unwrap_or(false) {
+        return Err("no_new_privs is set, so newuidmap has no privileges".to_owned());
+    }
     Ok(Plan {
         uids: ranges("/etc/subuid", uid.as_raw())?,
         gids: ranges("/etc/subgid", gid.as_raw())?,
@@ -269,7 +272,7 @@ impl Granter {
                     };
                     if let Err(why) = &result {
                         // Nobody is left to hear of a failed write.
-                        _ = rustix::io::write(&say, why.as_bytes());
+                        _ = rustix::io::write(&say, format!("{why}\n").as_bytes());
                     }
                     sys::exit_child(i32::from(result.is_err()));
                 }
@@ -299,7 +302,7 @@ impl Granter {
         fs::File::from(self.said)
             .read_to_string(&mut said)
             .map_err(|e| failed(&e))?;
-        Err(said.trim().to_owned())
+        Err(said.trim().replace('\n', "; "))
     }
 }
 

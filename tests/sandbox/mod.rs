@@ -64,9 +64,9 @@ impl Fixture {
         fs::set_permissions(bin.join("busybox"), fs::Permissions::from_mode(0o755)).unwrap();
         for applet in [
             "cat", "chown", "cp", "cut", "df", "env", "grep", "hostname", "id", "ip", "kill", "ln",
-            "ls", "mkdir", "mknod", "mount", "mv", "pwd", "readlink", "rm", "rmdir", "seq",
-            "setsid", "sh", "sleep", "sort", "stat", "su", "touch", "true", "umount", "unshare",
-            "wc",
+            "ls", "mkdir", "mkfifo", "mknod", "mount", "mv", "pwd", "readlink", "rm", "rmdir",
+            "seq", "setsid", "sh", "sleep", "sort", "stat", "su", "touch", "true", "umount",
+            "unshare", "wc",
         ] {
             symlink("busybox", bin.join(applet)).unwrap();
         }

@@ -87,6 +87,23 @@ left: 0
 }
 
 #[test]
+fn with_shared_process_ids_nothing_is_left_either() {
+    for signal in ["KILL", "TERM"] {
+        let outcome = outer(&format!(
+            "mount --bind /dev/null /proc/version
+             mkfifo /tmp/ready
+             sandbox_run --lower=/inner --store=/tmp sh -c '
+                 trap : TERM; setsid sleep 86405 & sleep 86405 & echo ready; sleep 86405' > /tmp/ready 2>&1 &
+             read ready < /tmp/ready; echo $ready
+             kill -{signal} $!; wait $!
+             while grep -q -s ^sleep.86405 /proc/[0-9]*/cmdline; do sleep 0.01; done
+             echo none left"
+        ));
+        assert_eq!(outcome.stdout(), "ready\nnone left\n", "{signal}");
+    }
+}
+
+#[test]
 fn without_namespaces_the_reason_is_quoted() {
     let limit = "echo 0 > /proc/sys/user/max_user_namespaces";
     let outcome = nested(limit, "", "true");
