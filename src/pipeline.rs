@@ -33,6 +33,7 @@ use crate::exporter::Exporter;
 use crate::exporter::archive;
 use crate::exporter::load::Loader;
 use crate::exporter::local::Local;
+use crate::exporter::push::Push;
 use crate::exporter::store::OwnStore;
 use crate::exporter::tar::Tar;
 use crate::ops::Engine;
@@ -40,7 +41,6 @@ use crate::ops::EngineOptions;
 use crate::ops::StepResult;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
-use crate::outcome::Delivery;
 use crate::outcome::ErrorKind;
 use crate::registry;
 use crate::request::BuildRequest;
@@ -245,7 +245,8 @@ fn exporters(request: &BuildRequest) -> Result<Vec<Out<'_>>, BuildError> {
     let exporter = |spec: &OutputSpec| -> Result<Option<Box<dyn Exporter>>, BuildError> {
         Ok(Some(match &spec.kind {
             OutputKind::CacheOnly => return Ok(None),
-            OutputKind::Image { .. } => Box::new(OwnStore),
+            OutputKind::Image { push: false } => Box::new(OwnStore),
+            OutputKind::Image { push: true } => Box::new(Push),
             OutputKind::Oci { dest, tar } => Box::new(archive::Oci { dest: dest.clone(), tar: *tar }),
             OutputKind::Docker { dest } => Box::new(archive::Docker { dest: dest.clone() }),
             OutputKind::Load => Box::new(Loader::start().map_err(failure::export)?),
@@ -288,13 +289,7 @@ fn deliver(
             size: images.iter().map(crate::exporter::ReadyImage::size).sum(),
             deliveries: Vec::new(),
         });
-        outcome.deliveries.extend(delivery);
-        if let OutputKind::Image { push: true } = spec.kind {
-            for name in &request.tags {
-                let digest = assemble::push(engine, &export, name, events).map_err(failure::op)?;
-                outcome.deliveries.push(Delivery::Pushed { name: name.clone(), digest });
-            }
-        }
+        outcome.deliveries.extend(delivery.unwrap_or_default());
     }
     Ok(outcome.expect("there is at least one output"))
 }

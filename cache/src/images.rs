@@ -55,6 +55,21 @@ impl Images {
         file::read_json(&self.path(name))
     }
 
+    /// The image whose id, with or without `sha256:`, begins with `prefix`, if there is one and not several.
+    ///
+    /// # Errors
+    /// If the images cannot be read.
+    pub fn by_id(&self, prefix: &str) -> Result<Option<StoredImage>, StoreError> {
+        let prefix = prefix.strip_prefix("sha256:").unwrap_or(prefix);
+        if prefix.len() < 4 || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Ok(None);
+        }
+        let mut found: Vec<StoredImage> =
+            self.list()?.into_iter().map(|(_, image)| image).filter(|image| image.id.hex().starts_with(prefix)).collect();
+        found.dedup_by_key(|image| image.id);
+        Ok(if found.len() == 1 { found.pop() } else { None })
+    }
+
     /// All named images, by name.
     ///
     /// # Errors

@@ -42,7 +42,7 @@ pub struct Docker {
 }
 
 impl Exporter for Oci {
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError> {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         match (&self.dest, self.tar) {
             (Destination::File(path), false) => write_directory(export, path),
             (dest, _) => deliver(dest, &mut |out| write_tar(export, false, out)),
@@ -51,7 +51,7 @@ impl Exporter for Oci {
 }
 
 impl Exporter for Docker {
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError> {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         only(export, "docker")?;
         deliver(&self.dest, &mut |out| write_tar(export, true, out))
     }
@@ -174,7 +174,7 @@ pub(super) fn write_tar(
 
 /// Writes the layout as a directory, adding to one that is there: blobs are immutable, so only `index.json` has a
 /// moment, and that is a rename.
-fn write_directory(export: &Export<'_>, path: &Path) -> Result<Delivery, ExportError> {
+fn write_directory(export: &Export<'_>, path: &Path) -> Result<Vec<Delivery>, ExportError> {
     let fail = |path: &Path| {
         let path = path.to_owned();
         move |source| ExportError::Write { path, source }
@@ -210,7 +210,7 @@ fn write_directory(export: &Export<'_>, path: &Path) -> Result<Delivery, ExportE
     put("oci-layout", &mut &*LAYOUT)?;
     let index = merged_index(export, path)?;
     put("index.json", &mut &*index)?;
-    Ok(Delivery::Directory { path: path.to_owned() })
+    Ok(vec![Delivery::Directory { path: path.to_owned() }])
 }
 
 /// The new `index.json`, with the entries of an earlier one that have other names.

@@ -61,7 +61,7 @@ impl Loader {
 }
 
 impl Exporter for Loader {
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError> {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         only(export, "docker")?;
         let mut child = self.child.borrow_mut().take().expect("a loader is used once");
         let mut stdin = child.stdin.take().expect("it was started with a pipe");
@@ -78,7 +78,7 @@ impl Exporter for Loader {
         }
         written?;
         flushed.map_err(|error| self.failed(error.to_string()))?;
-        Ok(Delivery::Loaded { into: self.program.to_owned(), names: export.names.to_vec() })
+        Ok(vec![Delivery::Loaded { into: self.program.to_owned(), names: export.names.to_vec() }])
     }
 }
 

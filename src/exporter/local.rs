@@ -41,7 +41,7 @@ pub struct Local {
 }
 
 impl Exporter for Local {
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError> {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         for image in export.images {
             let mut dest = self.dest.clone();
             if export.images.len() > 1 {
@@ -50,7 +50,7 @@ impl Exporter for Local {
             export.engine.prepare_files(&image.snapshot)?;
             write(export, image, &dest)?;
         }
-        Ok(Delivery::Directory { path: self.dest.clone() })
+        Ok(vec![Delivery::Directory { path: self.dest.clone() }])
     }
 }
 

@@ -1,12 +1,13 @@
 //! Where finished images go: one file per output type.
 //!
-//! [`oci`] and [`docker`] write archives of blobs, [`tar`] and [`local`] the root file system, [`store`] names the
-//! image in rbuild's own store, [`load`] hands it to podman or docker. An exporter is given finished images and a way
+//! [`archive`] writes the OCI image layout, [`tar`] and [`local`] the root file system, [`store`] names the image in
+//! rbuild's own store, [`push`] sends it to registries, [`load`] hands it to podman or docker. An exporter is given finished images and a way
 //! to read bytes; it makes nothing up. Files appear under their name only when they are whole.
 
 pub mod archive;
 pub mod load;
 pub mod local;
+pub mod push;
 pub mod store;
 pub mod tar;
 
@@ -91,7 +92,7 @@ pub trait Exporter {
     ///
     /// # Errors
     /// If it could not be written whole; then nothing is left under its name.
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError>;
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError>;
 }
 
 /// Why an image could not be exported.
@@ -132,6 +133,12 @@ pub enum ExportError {
         /// How many there are.
         count: usize,
     },
+    /// A name no registry can have.
+    #[error(transparent)]
+    Name(#[from] crate::registry::ParseReferenceError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] crate::registry::RegistryError),
     /// No program to load into.
     #[error("neither podman nor docker is there to load the image into")]
     NoLoader,
@@ -161,13 +168,13 @@ fn only<'a>(export: &'a Export<'_>, kind: &'static str) -> Result<&'a ReadyImage
 fn deliver(
     dest: &Destination,
     write: &mut dyn FnMut(&mut (dyn Write + Send)) -> Result<(), ExportError>,
-) -> Result<Delivery, ExportError> {
+) -> Result<Vec<Delivery>, ExportError> {
     match dest {
         Destination::Stdout => {
             let mut out = io::BufWriter::with_capacity(1 << 18, io::stdout());
             write(&mut out)?;
             out.flush().map_err(ExportError::Stdout)?;
-            Ok(Delivery::Stdout)
+            Ok(vec![Delivery::Stdout])
         }
         Destination::File(path) => {
             let fail = |source| ExportError::Write { path: path.clone(), source };
@@ -182,7 +189,7 @@ fn deliver(
             let aside = out.into_inner().map_err(|error| fail(error.into_error()))?;
             let size = aside.as_file().metadata().map_err(fail)?.len();
             aside.persist(path).map_err(|error| fail(error.error))?;
-            Ok(Delivery::File { path: path.clone(), size })
+            Ok(vec![Delivery::File { path: path.clone(), size }])
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::outcome::Delivery;
 pub struct OwnStore;
 
 impl Exporter for OwnStore {
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError> {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         let store = export.engine.store();
         for image in export.images {
             store.blobs().put(&image.config)?;
@@ -39,7 +39,10 @@ impl Exporter for OwnStore {
         let top = export.top();
         let image = &export.images[0];
         let size = export.images.iter().map(|image| image.size()).sum();
-        for name in export.names {
+        // An image without a name goes by its id.
+        let unnamed = [image.id.to_string()];
+        let names = if export.names.is_empty() { &unnamed } else { export.names };
+        for name in names {
             let stored = StoredImage {
                 digest: top.digest,
                 media_type: top.media_type.clone(),
@@ -53,6 +56,6 @@ impl Exporter for OwnStore {
                 store.images().set(name, &stored)?;
             }
         }
-        Ok(Delivery::Store { names: export.names.to_vec() })
+        Ok(vec![Delivery::Store { names: export.names.to_vec() }])
     }
 }

@@ -23,7 +23,7 @@ pub struct Tar {
 }
 
 impl Exporter for Tar {
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError> {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         let image = only(export, "tar")?;
         let options = BlobOptions { compression: Compression::None, clamp: self.clamp };
         let open = |path: &[u8], node: &FileNode| open_merged(export, image, path, node);

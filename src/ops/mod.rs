@@ -245,6 +245,11 @@ impl<'a> Engine<'a> {
         self.store
     }
 
+    /// The registries.
+    pub fn registry(&self) -> &registry::Client {
+        self.registry
+    }
+
     /// Protects something from gc as long as the build lives.
     ///
     /// # Errors
