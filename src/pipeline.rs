@@ -9,7 +9,6 @@ pub mod run;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use rbuild_cache::Lease;
 use rbuild_cache::Store;
 use rbuild_llb::CancelToken;
 use rbuild_llb::Definition;
@@ -225,7 +224,8 @@ fn sandbox_settings(settings: &Settings, store: &Store) -> sandbox::Settings {
 /// An output with what writes it.
 struct Out<'a> {
     spec: &'a OutputSpec,
-    exporter: Box<dyn Exporter>,
+    /// `None` for `type=cacheonly`.
+    exporter: Option<Box<dyn Exporter>>,
 }
 
 /// What was asked for with no `-o`.
@@ -242,8 +242,9 @@ fn exporters(request: &BuildRequest) -> Result<Vec<Out<'_>>, BuildError> {
         [] => vec![&OWN_STORE],
         outputs => outputs.iter().collect(),
     };
-    let exporter = |spec: &OutputSpec| -> Result<Box<dyn Exporter>, BuildError> {
-        Ok(match &spec.kind {
+    let exporter = |spec: &OutputSpec| -> Result<Option<Box<dyn Exporter>>, BuildError> {
+        Ok(Some(match &spec.kind {
+            OutputKind::CacheOnly => return Ok(None),
             OutputKind::Image { .. } => Box::new(OwnStore),
             OutputKind::Oci { dest, tar } => Box::new(archive::Oci { dest: dest.clone(), tar: *tar }),
             OutputKind::Docker { dest } => Box::new(archive::Docker { dest: dest.clone() }),
@@ -253,7 +254,7 @@ fn exporters(request: &BuildRequest) -> Result<Vec<Out<'_>>, BuildError> {
                 Box::new(Tar { dest: dest.clone(), clamp })
             }
             OutputKind::Local { dest } => Box::new(Local { dest: dest.clone() }),
-        })
+        }))
     };
     specs.into_iter().map(|spec| Ok(Out { spec, exporter: exporter(spec)? })).collect()
 }
@@ -273,10 +274,13 @@ fn deliver(
         let images = assemble::images(request, spec, engine, definition, solved, cancel).map_err(failure::op)?;
         let index = assemble::index(&images);
         let export = Export { images: &images, index: index.as_ref(), names: &request.tags, engine, cancel };
-        let step = assemble::ExportStep::start(spec, events);
-        let delivery = exporter.export(&export);
-        step.end(delivery.as_ref().err().map(ToString::to_string), events);
-        let delivery = delivery.map_err(failure::export)?;
+        let delivery = exporter.map(|exporter| {
+            let step = assemble::ExportStep::start(spec, events);
+            let delivery = exporter.export(&export);
+            step.end(delivery.as_ref().err().map(ToString::to_string), events);
+            delivery
+        });
+        let delivery = delivery.transpose().map_err(failure::export)?;
         let top = export.top().digest;
         let outcome = outcome.get_or_insert_with(|| BuildOutcome {
             id: if images.len() == 1 { images[0].id } else { top },
@@ -284,7 +288,7 @@ fn deliver(
             size: images.iter().map(crate::exporter::ReadyImage::size).sum(),
             deliveries: Vec::new(),
         });
-        outcome.deliveries.push(delivery);
+        outcome.deliveries.extend(delivery);
         if let OutputKind::Image { push: true } = spec.kind {
             for name in &request.tags {
                 let digest = assemble::push(engine, &export, name, events).map_err(failure::op)?;

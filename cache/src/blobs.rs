@@ -130,6 +130,14 @@ impl Blobs {
     /// # Errors
     /// If the store cannot be written.
     pub fn writer(&self) -> Result<BlobWriter<'_>, BlobError> {
+        Ok(BlobWriter { hasher: Some(Sha256::new()), ..self.unhashed_writer()? })
+    }
+
+    /// Starts a blob whose digest whoever writes it works out; it is committed with [`BlobWriter::commit_as`].
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn unhashed_writer(&self) -> Result<BlobWriter<'_>, BlobError> {
         let create = || tempfile::Builder::new().prefix(".aside-").tempfile_in(&self.dir);
         let file = match create() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -139,7 +147,7 @@ impl Blobs {
             file => file,
         };
         let file = file.map_err(StoreError::io("create a file in", &self.dir))?;
-        Ok(BlobWriter { blobs: self, file, hasher: Sha256::new(), size: 0 })
+        Ok(BlobWriter { blobs: self, file, hasher: None, size: 0 })
     }
 }
 
@@ -151,7 +159,8 @@ fn sha256(bytes: &[u8]) -> OciDigest {
 pub struct BlobWriter<'a> {
     blobs: &'a Blobs,
     file: tempfile::NamedTempFile,
-    hasher: Sha256,
+    /// `None` where the writer's user hashes what passes anyway.
+    hasher: Option<Sha256>,
     size: u64,
 }
 
@@ -167,7 +176,8 @@ impl BlobWriter<'_> {
     /// # Errors
     /// If it is something else, or cannot be stored.
     pub fn commit(self, expected: Option<(&OciDigest, u64)>) -> Result<(OciDigest, u64), BlobError> {
-        let digest = OciDigest::from_bytes(self.hasher.clone().finalize().into());
+        let hasher = self.hasher.clone().expect("a writer that does not hash is committed with `commit_as`");
+        let digest = OciDigest::from_bytes(hasher.finalize().into());
         let size = self.size;
         if let Some((wanted, announced)) = expected {
             if size != announced {
@@ -179,6 +189,17 @@ impl BlobWriter<'_> {
         }
         self.publish(&digest)?;
         Ok((digest, size))
+    }
+
+    /// Publishes what was written under a digest its writer has worked out.
+    ///
+    /// # Errors
+    /// If it has another length, or cannot be stored.
+    pub fn commit_as(self, digest: &OciDigest, size: u64) -> Result<(), BlobError> {
+        if self.size != size {
+            return Err(BlobError::Size { digest: *digest, wanted: size, got: self.size });
+        }
+        self.publish(digest)
     }
 
     fn publish(self, digest: &OciDigest) -> Result<(), BlobError> {
@@ -194,7 +215,9 @@ impl BlobWriter<'_> {
 impl Write for BlobWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes[..count]);
+        }
         self.size += count as u64;
         Ok(count)
     }

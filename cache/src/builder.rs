@@ -114,18 +114,19 @@ impl Item {
         }
     }
 
-    fn is_whiteout(&self) -> bool {
-        matches!(self.kind, Kind::Leaf(Node::Whiteout))
-    }
-
-    /// This item's directory. What was hidden by a whiteout stays hidden by the directory that takes its place.
+    /// This item's directory. One that takes the place of a whiteout hides what that hid, and is a new one: the lower
+    /// directory's metadata does not become its own.
     fn as_dir(&mut self) -> (&mut Meta, &mut Dir) {
         if matches!(self.kind, Kind::Leaf(_)) {
-            let opaque = self.is_whiteout();
-            *self = Self::implied();
-            if let Kind::Dir(dir) = &mut self.kind {
-                dir.opaque = opaque;
-            }
+            let replaced = matches!(self.kind, Kind::Leaf(Node::Whiteout));
+            *self = Self {
+                meta: implied_meta(),
+                kind: Kind::Dir(Dir {
+                    opaque: replaced,
+                    implied: !replaced,
+                    ..Dir::default()
+                }),
+            };
         }
         match &mut self.kind {
             Kind::Dir(dir) => (&mut self.meta, dir),

@@ -248,6 +248,10 @@ pub enum TreeError {
     },
 }
 
+/// The most names a path in a tree may have. Merging and building go one call deeper for each directory, on threads with
+/// 2 MiB of stack.
+pub const MAX_DEPTH: usize = 512;
+
 /// No directory's object may be larger than this when it is decompressed: some millions of entries.
 const MAX_OBJECT: u64 = 1 << 30;
 /// Tree objects are small and written often; level 1 is within 4 % of level 3 on them.
@@ -264,6 +268,12 @@ struct Cached {
 pub struct Trees {
     dir: PathBuf,
     memory: RwLock<HashMap<TreeId, Cached>>,
+}
+
+impl std::fmt::Debug for Trees {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trees").field("dir", &self.dir).finish_non_exhaustive()
+    }
 }
 
 impl Trees {

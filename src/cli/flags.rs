@@ -11,19 +11,30 @@ use super::values::boolean;
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct GlobalFlags {
     /// Directory of rbuild's store [env: RBUILD_ROOT]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        value_name = "DIR"
+    )]
     pub(crate) root: Option<PathBuf>,
 
     /// PEM bundle to trust for registries and inside steps
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        value_name = "FILE"
+    )]
     pub(crate) ca: Option<PathBuf>,
 
     /// Show warnings in full
-    #[arg(short = 'D', long, global = true)]
+    #[arg(short = 'D', long, global = true, help_heading = "Common options")]
     pub(crate) debug: bool,
 }
 
-/// Declares the flags; `switch` ones are bare or have `=true` or `=false`, as those of docker.
+/// The flags of a build. Boolean ones are bare or have `=true` or `=false`, as docker's do. What is not supported is
+/// taken, so that it can be refused with what to do instead, but is not in the help.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct BuildFlags {
     /// Directory to build, or `-` for a Dockerfile or tar on standard input
@@ -39,11 +50,11 @@ pub(crate) struct BuildFlags {
     pub(crate) allow: Vec<String>,
 
     /// Add an annotation to the image
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", hide = true)]
     pub(crate) annotation: Vec<String>,
 
     /// Attestations: `type=sbom,disabled=true`
-    #[arg(long, value_name = "OPTIONS")]
+    #[arg(long, value_name = "OPTIONS", hide = true)]
     pub(crate) attest: Vec<String>,
 
     /// Set a build argument: `KEY=value`, or `KEY` to take it from the environment
@@ -59,11 +70,11 @@ pub(crate) struct BuildFlags {
     pub(crate) builder: Option<String>,
 
     /// Where to import cache from
-    #[arg(long, value_name = "OPTIONS")]
+    #[arg(long, value_name = "OPTIONS", hide = true)]
     pub(crate) cache_from: Vec<String>,
 
     /// Where to export cache to
-    #[arg(long, value_name = "OPTIONS")]
+    #[arg(long, value_name = "OPTIONS", hide = true)]
     pub(crate) cache_to: Vec<String>,
 
     /// What to do: `build`
@@ -71,17 +82,19 @@ pub(crate) struct BuildFlags {
         long,
         value_name = "METHOD",
         default_value = "build",
-        hide_default_value = true
+        hide_default_value = true,
+        hide = true
     )]
     pub(crate) call: String,
 
     /// Parent cgroup of steps
-    #[arg(long, value_name = "CGROUP")]
+    #[arg(long, value_name = "CGROUP", hide = true)]
     pub(crate) cgroup_parent: Option<String>,
 
     /// Shorthand for `--call=check`
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
-          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
+          hide = true,
+        default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     pub(crate) check: bool,
 
     /// The Dockerfile, or `-` for standard input [default: CONTEXT/Dockerfile]
@@ -141,7 +154,7 @@ pub(crate) struct BuildFlags {
     pub(crate) platform: Vec<String>,
 
     /// Source policy
-    #[arg(long, value_name = "OPTIONS")]
+    #[arg(long, value_name = "OPTIONS", hide = true)]
     pub(crate) policy: Vec<String>,
 
     /// Progress: `auto`, `tty`, `plain`, `rawjson`, `quiet`, `none` [env: BUILDKIT_PROGRESS]
@@ -154,7 +167,7 @@ pub(crate) struct BuildFlags {
     pub(crate) progress: String,
 
     /// Shorthand for `--attest=type=provenance`
-    #[arg(long, value_name = "OPTIONS")]
+    #[arg(long, value_name = "OPTIONS", hide = true)]
     pub(crate) provenance: Option<String>,
 
     /// Ask registries again what tags mean
@@ -173,11 +186,11 @@ pub(crate) struct BuildFlags {
     pub(crate) quiet: bool,
 
     /// Resource limits of steps
-    #[arg(long, value_name = "KEY=VALUE")]
+    #[arg(long, value_name = "KEY=VALUE", hide = true)]
     pub(crate) resource: Vec<String>,
 
     /// Shorthand for `--attest=type=sbom`
-    #[arg(long, value_name = "OPTIONS")]
+    #[arg(long, value_name = "OPTIONS", hide = true)]
     pub(crate) sbom: Option<String>,
 
     /// A secret for steps: `id=name,src=file`, `id=name,env=VARIABLE`
@@ -185,7 +198,7 @@ pub(crate) struct BuildFlags {
     pub(crate) secret: Vec<String>,
 
     /// Size of /dev/shm in steps
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", hide = true)]
     pub(crate) shm_size: Option<String>,
 
     /// An ssh agent for steps: `default`, `id=socket`

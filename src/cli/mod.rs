@@ -7,9 +7,12 @@
 mod build;
 mod config;
 mod debug;
+mod doctor;
 mod env;
 mod flags;
+mod images;
 mod output;
+mod run;
 mod sources;
 mod values;
 
@@ -26,6 +29,7 @@ use clap::Subcommand;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
 use crate::request::Settings;
+use crate::sandbox;
 use crate::ui;
 use crate::ui::Progress;
 use crate::ui::Terminal;
@@ -54,6 +58,16 @@ enum Cmd {
     /// Build an image; the default command: `rbuild .`
     #[command(args_override_self = true)]
     Build(Box<BuildFlags>),
+    /// List the images in rbuild's store
+    Images(images::ListFlags),
+    /// Give an image in the store another name
+    Tag(images::TagFlags),
+    /// Take names of images out of the store
+    Rmi(images::RemoveFlags),
+    /// Run a command in an image of the store
+    Run(Box<run::RunFlags>),
+    /// Say what this machine can do for builds, and what would mend the rest
+    Doctor,
     /// Look inside
     #[command(subcommand)]
     Debug(debug::DebugCommand),
@@ -89,6 +103,10 @@ impl From<BuildError> for Failed {
 
 /// The program.
 pub fn main() -> ExitCode {
+    // Steps are started by a process that is this program again, before it has done anything else.
+    if let Some(code) = sandbox::zygote_main_if_asked(env::argv()) {
+        return code;
+    }
     let env = Env::read();
     let no_color = env.text("NO_COLOR").is_some();
     let dumb = env.text("TERM").as_deref() == Some("dumb");
@@ -97,11 +115,10 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error, terminal),
     };
-    let Err(failed) = dispatch(cli, env, terminal) else {
-        return ExitCode::SUCCESS;
-    };
-    ui::failure(&failed.error, failed.progress.as_ref(), terminal);
-    failed.error.kind.exit_code().into()
+    dispatch(cli, env, terminal).unwrap_or_else(|failed| {
+        ui::failure(&failed.error, failed.progress.as_ref(), terminal);
+        failed.error.kind.exit_code().into()
+    })
 }
 
 fn parse(argv: Vec<OsString>) -> Result<Cli, clap::Error> {
@@ -126,7 +143,7 @@ fn usage(error: &clap::Error, terminal: Terminal) -> ExitCode {
     ErrorKind::Request.exit_code().into()
 }
 
-fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<(), Failed> {
+fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> {
     let (settings, remarks) = config::settings(&cli.global, &env)
         .map_err(|problem| BuildError::request(vec![problem]))?;
     for remark in &remarks {
@@ -145,9 +162,15 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<(), Failed> {
         subcommands: subcommands.collect(),
     };
     match cli.command {
-        Cmd::Build(flags) => build::run(&flags, &session),
-        Cmd::Debug(command) => debug::run(&command, &session),
+        Cmd::Build(flags) => build::run(&flags, &session)?,
+        Cmd::Images(flags) => images::list(&flags, &session)?,
+        Cmd::Tag(flags) => images::tag(&flags, &session)?,
+        Cmd::Rmi(flags) => images::remove(&flags, &session)?,
+        Cmd::Run(flags) => return run::run(&flags, &session),
+        Cmd::Doctor => doctor::run(&session)?,
+        Cmd::Debug(command) => debug::run(&command, &session)?,
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes data to standard output.

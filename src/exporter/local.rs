@@ -7,7 +7,6 @@
 use std::ffi::OsStr;
 use std::io;
 use std::io::Read as _;
-use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;

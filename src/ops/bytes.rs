@@ -23,10 +23,10 @@ use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Node;
-use rbuild_cache::Ownership;
 use rbuild_cache::Scratch;
 use rbuild_cache::Snapshot;
 use rbuild_cache::TreeRef;
+use rbuild_cache::Unpack;
 use rbuild_llb::CancelToken;
 use rbuild_llb::FileDigest;
 use rbuild_llb::TreeId;
@@ -145,7 +145,7 @@ impl Engine<'_> {
     }
 
     /// Keeps what a reader gives.
-    pub(super) fn spool_reader(&self, digest: FileDigest, from: &mut dyn io::Read) -> io::Result<()> {
+    fn spool_reader(&self, digest: FileDigest, from: &mut dyn io::Read) -> io::Result<()> {
         let path = self.spool_path(&digest).map_err(io::Error::other)?;
         let mut file = File::create(&path)?;
         io::copy(from, &mut file)?;
@@ -165,9 +165,22 @@ impl Engine<'_> {
 
     fn spool_from_blob(&self, layer: &LayerRef, wanted: &BTreeMap<Vec<u8>, FileNode>) -> Result<(), OpError> {
         let Some(blob) = self.any_blob(layer)? else { return Ok(()) };
-        rbuild_cache::extract_files(blob, wanted, &mut |path, reader| match wanted.get(path) {
-            Some(node) => self.spool_reader(node.digest, reader),
-            None => Ok(()),
+        self.spool_files(&layer.layer, blob, wanted)
+    }
+
+    /// Keeps single files of an archive whose tree is known.
+    pub(super) fn spool_files(
+        &self,
+        tree: &TreeRef,
+        archive: File,
+        wanted: &BTreeMap<Vec<u8>, FileNode>,
+    ) -> Result<(), OpError> {
+        let paths = wanted.keys().cloned().collect();
+        rbuild_cache::extract_files(self.store.trees(), &tree.tree, archive, &paths, &mut |names, reader| {
+            match names.iter().find_map(|name| wanted.get(*name)) {
+                Some(node) => self.spool_reader(node.digest, reader),
+                None => Ok(()),
+            }
         })?;
         Ok(())
     }
@@ -186,10 +199,23 @@ impl Engine<'_> {
         Ok(None)
     }
 
+    /// Gets ready to read every file of a snapshot: what is only in blobs is taken out of them, in one pass each.
+    pub(crate) fn prepare_files(&self, snapshot: &Snapshot) -> Result<(), OpError> {
+        self.place_copied(snapshot, b"", &self.store.trees().root(&snapshot.root.tree)?)
+    }
+
+    /// Opens the file of the merged tree at a resolved path.
+    pub(crate) fn open_in(&self, snapshot: &Snapshot, path: &[u8], node: &FileNode) -> io::Result<File> {
+        match self.holder(snapshot, path, node).map_err(io::Error::other)? {
+            Some(layer) => self.open_file(layer, path, node),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
     /// Opens one file of a layer.
     pub(super) fn open_file(&self, layer: &LayerRef, path: &[u8], node: &FileNode) -> io::Result<File> {
         if let Some(dir) = self.store.layer_dir(&layer.layer.tree, &self.domain) {
-            return rbuild_cache::open_beneath(&dir, path);
+            return open_beneath(&dir, path);
         }
         for _ in 0..2 {
             match self.bytes.at(&node.digest) {
@@ -197,7 +223,7 @@ impl Engine<'_> {
                 Some(Location::Spooled(path)) => return File::open(path),
                 Some(Location::Layer(tree, at)) => {
                     if let Some(dir) = self.store.layer_dir(&tree, &self.domain) {
-                        return rbuild_cache::open_beneath(&dir, &at);
+                        return open_beneath(&dir, &at);
                     }
                 }
                 None => {}
@@ -237,7 +263,11 @@ impl Engine<'_> {
         std::fs::create_dir(&into).map_err(|source| OpError::io("create", &into, source))?;
         let open = |path: &[u8], node: &FileNode| self.open_file(layer, path, node);
         match self.any_blob(layer)? {
-            Some(blob) => rbuild_cache::unpack_layer(blob, &into, self.ownership, cancel)?,
+            Some(blob) => {
+                let mut unpack = Unpack::new(&into, self.ownership)?;
+                rbuild_cache::read_layer(self.store.trees(), blob, Some(&mut unpack))?;
+                unpack.finish(self.store.trees(), &tree)?;
+            }
             None => rbuild_cache::write_dir(self.store.trees(), &tree, &into, &open, self.ownership, cancel)?,
         }
         self.store.trees().persist(&tree)?;
@@ -270,9 +300,9 @@ impl Engine<'_> {
         let open = |path: &[u8], node: &FileNode| self.open_file(layer, path, node);
         let trees = self.store.trees();
         let blob = if need_bytes {
-            let mut writer = self.store.blobs().writer()?;
+            let mut writer = self.store.blobs().unhashed_writer()?;
             let blob = rbuild_cache::write_layer(trees, &tree, options, &open, &mut writer, cancel)?;
-            writer.commit_as(blob.digest, blob.size)?;
+            writer.commit_as(&blob.digest, blob.size)?;
             blob
         } else {
             rbuild_cache::write_layer(trees, &tree, options, &open, &mut io::sink(), cancel)?
@@ -302,5 +332,22 @@ impl Engine<'_> {
             ControlFlow::Continue(())
         })?;
         Ok(())
+    }
+}
+
+/// Opens a file of a directory form, whatever links the layer holds: none is followed, none leads out.
+fn open_beneath(dir: &std::path::Path, path: &[u8]) -> io::Result<File> {
+    use rustix::fs::Mode;
+    use rustix::fs::OFlags;
+    use rustix::fs::ResolveFlags;
+    let root = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    // A rename anywhere on the machine may make the kernel ask to try again (openat2(2), EAGAIN).
+    loop {
+        match rustix::fs::openat2(&root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Ok(file) => return Ok(file.into()),
+            Err(rustix::io::Errno::AGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
 }

@@ -218,8 +218,11 @@ impl Engine<'_> {
         if !keeps_root {
             return Ok(Vec::new());
         }
-        let layer = rbuild_cache::scan_dir(self.store.trees(), &upper, ScanKind::Upper, step.cancel)?;
-        self.store.trees().persist(&layer.tree)?;
+        let trees = self.store.trees();
+        let written = rbuild_cache::scan_dir(trees, &upper, ScanKind::Upper, step.cancel)?;
+        // What was copied up and is as it was is no change; device nodes below live in the tree only.
+        let layer = trees.reduce(&root.root.tree, &written.tree)?;
+        trees.persist(&layer.tree)?;
         self.store.adopt_layer_dir(&layer.tree, &self.domain, &upper)?;
         let layer = LayerRef { layer, origin: None, created: Some(self.created()) };
         Ok(vec![self.stack(root, layer)?])
@@ -413,8 +416,8 @@ fn own_record(kind: &str, op: &ExecOp) -> KeyRecord {
     } = op;
     let mut record = KeyRecord::new(kind);
     record
-        .field("args", args.iter().map(String::as_str).collect())
-        .field("env", env.iter().map(|pair| env_value(pair)).collect())
+        .field("args", args.iter().map(String::as_str).collect::<KeyValue>())
+        .field("env", env.iter().map(|pair| env_value(pair)).collect::<KeyValue>())
         .field("cwd", cwd.as_str())
         .field("user", user.as_str())
         .field("network", format!("{network:?}").to_lowercase())

@@ -296,7 +296,7 @@ impl Engine<'_> {
         let shown = std::path::PathBuf::from(String::from_utf8_lossy(path).into_owned());
         for layer in source.layers.iter().rev() {
             let Ok(file) = self.open_file(layer, path, node) else { continue };
-            let is_tar = rbuild_cache::is_archive(&file).map_err(|error| OpError::io("read", &shown, error))?;
+            let is_tar = is_archive(&file).map_err(|error| OpError::io("read", &shown, error))?;
             return Ok(is_tar.then_some(file));
         }
         Ok(None)
@@ -305,7 +305,7 @@ impl Engine<'_> {
     /// ADD of an archive: its tree below `dest`, its files kept aside.
     fn unpack(&self, target: &mut Target<'_>, dest: &[u8], archive: File, change: &Change<'_>) -> Result<(), OpError> {
         let trees = self.store.trees();
-        let again = archive.try_clone().map_err(|error| OpError::io("read", "archive".as_ref(), error))?;
+        let mut again = archive.try_clone().map_err(|error| OpError::io("read", "archive".as_ref(), error))?;
         let read = rbuild_cache::read_layer(trees, archive, None)?;
         let mut wanted = std::collections::BTreeMap::new();
         trees.walk(&read.layer.tree, &mut |path, entry| {
@@ -314,12 +314,8 @@ impl Engine<'_> {
             }
             std::ops::ControlFlow::Continue(())
         })?;
-        let mut again = again;
         std::io::Seek::rewind(&mut again).map_err(|error| OpError::io("read", "archive".as_ref(), error))?;
-        rbuild_cache::extract_files(again, &wanted, &mut |path, reader| match wanted.get(path) {
-            Some(node) => self.spool_reader(node.digest, reader),
-            None => Ok(()),
-        })?;
+        self.spool_files(&read.layer, again, &wanted)?;
         // As an archive's own files, names that look like whiteouts are what they say: the merge applies them.
         let whole = trees.merge(&trees.empty().tree, &read.layer.tree)?;
         let action = CopyAction {
@@ -359,6 +355,17 @@ impl Engine<'_> {
         let read = |path: &[u8]| self.read_small(snapshot, path, ACCOUNTS_LIMIT).map(Option::unwrap_or_default);
         Ok(Accounts { passwd: read(b"etc/passwd")?, group: read(b"etc/group")? })
     }
+}
+
+/// Whether a file is something ADD unpacks: a tar by its `ustar` magic, or what gzip or zstd made. Reads without
+/// moving the file's position.
+fn is_archive(file: &File) -> std::io::Result<bool> {
+    use std::os::unix::fs::FileExt as _;
+    let mut head = [0; 512];
+    let count = file.read_at(&mut head, 0)?;
+    let head = &head[..count];
+    let compressed = head.starts_with(&[0x1f, 0x8b]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
+    Ok(compressed || head.get(257..262).is_some_and(|magic| magic == b"ustar"))
 }
 
 /// The source path again, after a pattern has been expanded, with what `--parents` keeps still marked.

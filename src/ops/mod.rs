@@ -179,7 +179,6 @@ pub struct EngineOptions {
 }
 
 /// Evaluates the ops of one build.
-#[derive(Debug)]
 pub struct Engine<'a> {
     pub(crate) store: &'a Store,
     pub(crate) lease: &'a Lease,
@@ -193,6 +192,12 @@ pub struct Engine<'a> {
     executor: Option<Box<dyn exec::Executor>>,
     scans: Mutex<BTreeMap<LocalSource, Arc<Scan>>>,
     bytes: bytes::Bytes,
+}
+
+impl std::fmt::Debug for Engine<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("options", &self.options).field("domain", &self.domain).finish_non_exhaustive()
+    }
 }
 
 /// All outputs of a step.
@@ -233,6 +238,19 @@ impl<'a> Engine<'a> {
         self.domain = executor.domain().to_owned();
         self.ownership = executor.ownership();
         self.executor = Some(executor);
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        self.store
+    }
+
+    /// Protects something from gc as long as the build lives.
+    ///
+    /// # Errors
+    /// If the lease cannot be written.
+    pub fn protect(&self, root: LeaseRoot) -> Result<(), StoreError> {
+        self.lease.protect(root)
     }
 
     /// Where the build's steps keep and find each other's results.

@@ -22,9 +22,9 @@ use rbuild_llb::pattern::Selection;
 use super::Engine;
 use super::LocalRoot;
 use super::OpError;
-use crate::image::Manifest;
-use crate::image::MAX_DOCUMENT;
+use crate::image::Document;
 use crate::registry::Layout;
+use crate::registry::MAX_DOCUMENT;
 use crate::registry::Reference;
 use crate::solver::StepControl;
 use super::transfer::Reporter;
@@ -120,7 +120,9 @@ impl Engine<'_> {
         let digest = digest.ok_or_else(|| OpError::Unsupported { what: "an image that was not pinned".into() })?;
         let blobs = self.store.blobs();
         let bytes = blobs.read(&digest, MAX_DOCUMENT)?;
-        let manifest = Manifest::parse(&bytes).map_err(crate::registry::RegistryError::from)?;
+        let Ok(Document::Manifest(manifest)) = Document::parse(&bytes, None) else {
+            return Err(OpError::Unsupported { what: format!("image {digest}, whose manifest cannot be read,") });
+        };
         let config = blobs.read(&manifest.config.digest, MAX_DOCUMENT)?;
         let config: rbuild_llb::ImageConfig = serde_json::from_slice(&config).map_err(|error| {
             OpError::io("read the config of", digest.to_string().as_ref(), io::Error::other(error))
@@ -224,7 +226,9 @@ impl Engine<'_> {
         if self.options.offline {
             return Err(OpError::Unsupported { what: format!("downloading {} with `--offline`", origin.digest) });
         }
-        let reference = Reference::parse(source).map_err(crate::registry::RegistryError::from)?;
+        let reference: Reference = source
+            .parse()
+            .map_err(|_| OpError::Unsupported { what: format!("a layer that comes from nowhere ({source})") })?;
         Ok(Box::new(self.registry.blob(&reference, &origin.digest, origin.size)?))
     }
 }

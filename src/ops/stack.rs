@@ -34,12 +34,16 @@ impl Engine<'_> {
     }
 
     /// A file system without files.
-    pub(super) fn empty(&self) -> Snapshot {
+    pub(crate) fn empty(&self) -> Snapshot {
         Snapshot { layers: Vec::new(), root: self.store.trees().empty() }
     }
 
     /// `snapshot` with one more layer on top.
-    pub(super) fn stack(&self, snapshot: &Snapshot, layer: LayerRef) -> Result<Snapshot, OpError> {
+    ///
+    /// A directory that the layer only implies gets the metadata it has below: in an overlay mount the topmost
+    /// directory's shows, so a layer's directory form, and with it the layer's identity, depends on it.
+    pub(super) fn stack(&self, snapshot: &Snapshot, mut layer: LayerRef) -> Result<Snapshot, OpError> {
+        layer.layer = self.store.trees().settle(&snapshot.root.tree, &layer.layer.tree)?;
         let root = self.store.trees().merge(&snapshot.root.tree, &layer.layer.tree)?;
         let mut layers = snapshot.layers.clone();
         layers.push(layer);

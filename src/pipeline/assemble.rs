@@ -18,10 +18,10 @@ use crate::exporter::Export;
 use crate::exporter::ReadyImage;
 use crate::exporter::ReadyIndex;
 use crate::image::Descriptor;
-use crate::image::FinishOptions;
+use crate::image::history::FinishOptions;
 use crate::image::Format;
 use crate::image::ImageLayer;
-use crate::image::finish;
+use crate::image::history::finish;
 use crate::image::Index;
 use crate::image::media_type;
 use crate::ops::Engine;
@@ -68,7 +68,7 @@ fn image(
     let keep = match spec.kind {
         OutputKind::Image { push } => push,
         OutputKind::Oci { .. } | OutputKind::Docker { .. } | OutputKind::Load => true,
-        OutputKind::Tar { .. } | OutputKind::Local { .. } => false,
+        OutputKind::Tar { .. } | OutputKind::Local { .. } | OutputKind::CacheOnly => false,
     };
     let layer = |layer: &LayerRef| -> Result<(Descriptor, OciDigest), OpError> {
         if let Some(origin) = &layer.origin
@@ -82,7 +82,12 @@ fn image(
             return Ok((Descriptor::new(media_type, origin.digest, origin.size), origin.diff_id));
         }
         let blob = engine.layer_blob(layer, &options, keep, cancel)?;
-        let media_type = media_type::layer(Format::Oci, blob.compression);
+        let suffix = match blob.compression {
+            rbuild_cache::Compression::None => "",
+            rbuild_cache::Compression::Gzip { .. } => "+gzip",
+            rbuild_cache::Compression::Zstd { .. } => "+zstd",
+        };
+        let media_type = format!("{}{suffix}", media_type::OCI_LAYER);
         Ok((Descriptor::new(media_type, blob.digest, blob.size), blob.diff_id))
     };
     // One layer is compressed in parallel already; several small ones side by side as well.
@@ -120,7 +125,7 @@ fn image(
 fn compression(spec: &OutputSpec) -> rbuild_cache::Compression {
     use rbuild_cache::Compression as Blob;
     match (spec.compression, &spec.kind) {
-        (Compression::Default, OutputKind::Image { push: false } | OutputKind::Tar { .. } | OutputKind::Local { .. }) => {
+        (Compression::Default, OutputKind::Image { push: false } | OutputKind::Tar { .. } | OutputKind::Local { .. } | OutputKind::CacheOnly) => {
             Blob::None
         }
         (Compression::Uncompressed, _) => Blob::None,
@@ -155,6 +160,7 @@ impl ExportStep {
             OutputKind::Load => "loading into the local engine",
             OutputKind::Tar { .. } => "sending tarball",
             OutputKind::Local { .. } => "exporting to client directory",
+            OutputKind::CacheOnly => "keeping the cache only",
         };
         let hash = blake3::hash(format!("export {:?}", spec.kind).as_bytes());
         let event = VertexEvent {

@@ -73,7 +73,7 @@ pub(super) fn op(error: OpError) -> BuildError {
         OpError::Cancelled => BuildError::interrupted(),
         OpError::Registry(error) => registry(error),
         OpError::Sandbox(error) => sandbox(error),
-        OpError::Layer(error) if error.is_cancelled() => BuildError::interrupted(),
+        OpError::Layer(rbuild_cache::LayerError::Cancelled) => BuildError::interrupted(),
         error => {
             let kind = kind(&error);
             BuildError::new(kind, error)

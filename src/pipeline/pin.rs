@@ -21,12 +21,11 @@ use rbuild_llb::op::SourceOp;
 use super::failure;
 use crate::clock;
 use crate::image::Document;
-use crate::image::MAX_DOCUMENT;
-use crate::image::Manifest;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
 use crate::registry;
 use crate::registry::Layout;
+use crate::registry::MAX_DOCUMENT;
 use crate::registry::Reference;
 use crate::registry::Resolved;
 use crate::request::BuildRequest;
@@ -74,7 +73,7 @@ impl<'a> Pinner<'a> {
     pub(super) fn pin(&self, sources: &[SourceRequest], pins: &mut Pins) -> Result<(), BuildError> {
         let open: Vec<&SourceRequest> = sources
             .iter()
-            .filter(|request| !request.source.is_local() && pins.get(&request.source, &request.platform).is_none())
+            .filter(|request| !matches!(request.source, SourceOp::Local(_)) && pins.get(&request.source, &request.platform).is_none())
             .collect();
         let answers: Vec<Result<Pin, BuildError>> = match open.as_slice() {
             [] => return Ok(()),
@@ -106,7 +105,9 @@ impl<'a> Pinner<'a> {
     }
 
     fn image(&self, image: &ImageSource, platform: &Platform) -> Result<Pin, BuildError> {
-        let reference = Reference::parse(&image.reference)
+        let reference: Reference = image
+            .reference
+            .parse()
             .map_err(|error| BuildError::new(ErrorKind::Request, anyhow::Error::new(error)))?;
         if !self.pull
             && let Some(stored) = self.store.images().get(&image.reference).map_err(failure::store)?
@@ -165,7 +166,10 @@ impl<'a> Pinner<'a> {
             Ok(Document::Manifest(manifest)) => (*digest, manifest),
             Ok(Document::Index(index)) => {
                 let Some(entry) = index.matching(platform).first().map(|entry| entry.digest) else { return Ok(None) };
-                let Some(Ok(manifest)) = read(&entry).map(|bytes| Manifest::parse(&bytes)) else { return Ok(None) };
+                let Some(Ok(Document::Manifest(manifest))) = read(&entry).map(|bytes| Document::parse(&bytes, None))
+                else {
+                    return Ok(None);
+                };
                 (entry, manifest)
             }
             Err(_) => return Ok(None),

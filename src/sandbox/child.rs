@@ -10,11 +10,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
-use rustix::io::Errno as Os;
 use rustix::fs::Gid;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::Uid;
+use rustix::io::Errno as Os;
 use rustix::thread::CapabilitySet;
 use rustix::thread::UnshareFlags;
 
@@ -136,7 +136,8 @@ fn standard_streams(standard: &Standard) -> io::Result<()> {
     match &standard.stdin {
         Some(stdin) => sys::dup_to(stdin, 0)?,
         None => {
-            let null = rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            let null =
+                rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
             sys::dup_to(null, 0)?;
         }
     }
@@ -145,10 +146,7 @@ fn standard_streams(standard: &Standard) -> io::Result<()> {
 }
 
 fn set_limit(limit: &Ulimit) -> Result<(), Failure> {
-    let doing = format!(
-        "set the limit {}={}:{}",
-        limit.name, limit.soft, limit.hard
-    );
+    let doing = format!("set the limit {}={}:{}", limit.name, limit.soft, limit.hard);
     let resource = match limit.name.as_str() {
         "as" => libc::RLIMIT_AS,
         "core" => libc::RLIMIT_CORE,
@@ -172,7 +170,8 @@ fn set_limit(limit: &Ulimit) -> Result<(), Failure> {
     sys::set_limit(resource, limit.soft as u64, limit.hard as u64).map_err(|e| Failure::Setup {
         doing,
         hint: (e.errno() == libc::EPERM).then(|| {
-            "only root can raise a hard limit: raise that of the shell that starts rbuild".to_owned()
+            "only root can raise a hard limit: raise that of the shell that starts rbuild"
+                .to_owned()
         }),
         errno: e.errno(),
     })

@@ -63,8 +63,7 @@ pub(super) fn mount_all(config: &Config, step: &Step, root: BorrowedFd<'_>) -> R
             hide(proc.as_fd(), path).during(format_args!("mask `/proc/{path}`"))?;
         }
         for path in READONLY_PROC {
-            protect(proc.as_fd(), path)
-                .during(format_args!("make `/proc/{path}` read-only"))?;
+            protect(proc.as_fd(), path).during(format_args!("make `/proc/{path}` read-only"))?;
         }
     }
 

@@ -96,6 +96,9 @@ pub(super) fn plan() -> Result<Plan, String> {
         }
         Ok(stack(own, &ranges))
     };
+    if rustix::thread::no_new_privs().unwrap_or(false) {
+        return Err("no_new_privs is set, so newuidmap has no privileges".to_owned());
+    }
     Ok(Plan {
         uids: ranges("/etc/subuid", uid.as_raw())?,
         gids: ranges("/etc/subgid", gid.as_raw())?,
@@ -202,8 +205,9 @@ pub(super) fn enter(plan: Result<Plan, String>) -> Result<Ids, EnterError> {
         Some(Err(why)) => why,
         None => why_single,
     };
-    single(uid.as_raw(), gid.as_raw())
-        .map_err(|e| EnterError::Map(format!("{why_single}; mapping our own id failed too: {e}")))?;
+    single(uid.as_raw(), gid.as_raw()).map_err(|e| {
+        EnterError::Map(format!("{why_single}; mapping our own id failed too: {e}"))
+    })?;
     Ok(Ids::Single(why_single))
 }
 
@@ -268,7 +272,7 @@ impl Granter {
                     };
                     if let Err(why) = &result {
                         // Nobody is left to hear of a failed write.
-                        _ = rustix::io::write(&say, why.as_bytes());
+                        _ = rustix::io::write(&say, format!("{why}\n").as_bytes());
                     }
                     sys::exit_child(i32::from(result.is_err()));
                 }
@@ -298,7 +302,7 @@ impl Granter {
         fs::File::from(self.said)
             .read_to_string(&mut said)
             .map_err(|e| failed(&e))?;
-        Err(said.trim().to_owned())
+        Err(said.trim().replace('\n', "; "))
     }
 }
 
@@ -391,7 +395,11 @@ mod t {
         };
         assert_eq!(
             stack(1000, &[(100_000, 65536), (300_000, 10)]),
-            [range(0, 1000, 1), range(1, 100_000, 65536), range(65537, 300_000, 10)]
+            [
+                range(0, 1000, 1),
+                range(1, 100_000, 65536),
+                range(65537, 300_000, 10)
+            ]
         );
         assert_eq!(
             stack(0, &[(5, u32::MAX)]).last(),
@@ -405,8 +413,16 @@ mod t {
         assert_eq!(
             identity(map),
             [
-                Range { inside: 0, outside: 0, count: 1 },
-                Range { inside: 1, outside: 1, count: 65536 }
+                Range {
+                    inside: 0,
+                    outside: 0,
+                    count: 1
+                },
+                Range {
+                    inside: 1,
+                    outside: 1,
+                    count: 65536
+                }
             ]
         );
     }

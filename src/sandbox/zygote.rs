@@ -93,7 +93,6 @@ wire_enum!(Report {
     2 => Gone { code, signal },
 });
 
-
 /// A message with its descriptors.
 pub(super) fn send(
     socket: impl AsFd,
@@ -182,7 +181,11 @@ impl Zygote {
         let theirs = sys::above_standard(theirs)?;
         let program = CString::from(c"/proc/self/exe");
         let argv = [CString::from(c"rbuild"), CString::new(ARGUMENT)?];
-        let namespaces = if config.own_pids { libc::CLONE_NEWPID } else { 0 };
+        let namespaces = if config.own_pids {
+            libc::CLONE_NEWPID
+        } else {
+            0
+        };
         let pid = match sys::fork(namespaces)? {
             Fork::Parent(pid, _) => pid,
             Fork::Child => {
@@ -248,7 +251,9 @@ struct Running {
 }
 
 fn serve() -> io::Result<()> {
-    let socket = sys::above_standard(sys::inherited(0)?)?;
+    let socket = sys::above_standard(io::stdin())?;
+    // The first three descriptors stay taken, so that none that comes along is one of them.
+    sys::dup_to(File::open("/dev/null")?, 0)?;
     // Not a copy of the terminal's Ctrl-C: the builder decides when steps are killed.
     rustix::process::setsid()?;
     // The end of the socket says the same; this says it while a step's mounts are being made.
@@ -270,7 +275,11 @@ fn serve() -> io::Result<()> {
         for step in &running {
             polled.push(PollFd::new(&step.process, PollFlags::IN));
             // A killed step's socket stays readable; without events it still tells of its end being closed.
-            let events = if step.killed { PollFlags::empty() } else { PollFlags::IN };
+            let events = if step.killed {
+                PollFlags::empty()
+            } else {
+                PollFlags::IN
+            };
             polled.push(PollFd::new(&step.status, events));
         }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
@@ -330,12 +339,10 @@ fn start(config: &Config, fds: Vec<OwnedFd>) -> Option<Running> {
             status,
             killed: false,
         }),
-        Ok((Fork::Child, step)) => {
-            match config.own_pids {
-                true => carry_out(config, step, &standard, &status),
-                false => supervise(config, step, &standard, &status),
-            }
-        }
+        Ok((Fork::Child, step)) => match config.own_pids {
+            true => carry_out(config, step, &standard, &status),
+            false => supervise(config, step, &standard, &status),
+        },
         Err(e) => {
             let failure = Failure::Setup {
                 doing: "start a process for the step".to_owned(),
@@ -393,7 +400,7 @@ fn ending(status: &WaitIdStatus) -> (i32, i32) {
 fn supervise(config: &Config, step: Step, standard: &Standard, status: &OwnedFd) -> ! {
     let prepare = || -> io::Result<(OwnedFd, File)> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let wanted = sys::signal_event(&[libc::SIGTERM])?;
+        let wanted = sys::signal_event(&[libc::SIGTERM], false)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
         let tid = rustix::thread::gettid();
         let children = File::open(format!("/proc/self/task/{tid}/children"))?;
@@ -419,8 +426,7 @@ fn supervise(config: &Config, step: Step, standard: &Standard, status: &OwnedFd)
     ];
     _ = rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None));
     if !polled[0].revents().is_empty()
-        && let Ok(Some(ended)) =
-            rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED)
+        && let Ok(Some(ended)) = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED)
     {
         let (code, signal) = ending(&ended);
         tell(status, &Report::Ended { code, signal });

@@ -78,6 +78,11 @@ pub fn say(text: &str) {
     ));
 }
 
+/// Passes bytes on to standard error as they are.
+pub fn relay(bytes: &[u8]) {
+    drop(io::stderr().lock().write_all(bytes));
+}
+
 /// Says a remark that is no finding in a file: `warning: …`.
 pub fn remark(text: &str, terminal: Terminal) {
     say(&report::headed(

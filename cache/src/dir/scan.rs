@@ -32,6 +32,7 @@ use crate::builder::TreeBuilder;
 use crate::layer::LayerError;
 use crate::layer::show;
 use crate::tree::FileNode;
+use crate::tree::MAX_DEPTH;
 use crate::tree::Meta;
 use crate::tree::Timestamp;
 use crate::tree::TreeRef;
@@ -129,6 +130,13 @@ type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 impl Scan<'_> {
     fn dir(&mut self, path: &[u8]) -> Result<(), LayerError> {
+        // One for the names in it.
+        if path.iter().filter(|b| **b == b'/').count() + 2 > MAX_DEPTH {
+            return Err(LayerError::Entry {
+                path: show(path),
+                problem: "is too deep a path",
+            });
+        }
         let dir = self
             .beneath
             .dir(path)

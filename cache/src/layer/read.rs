@@ -29,6 +29,7 @@ use crate::tar::read::Kind;
 use crate::tar::read::Reader;
 use crate::tar::read::TarError;
 use crate::tree::FileNode;
+use crate::tree::MAX_DEPTH;
 use crate::tree::Node;
 use crate::tree::TreeRef;
 use crate::tree::Trees;
@@ -48,8 +49,6 @@ pub struct ReadLayer {
 const MAX_PATH: usize = 4095;
 /// The longest name (`NAME_MAX`).
 const MAX_NAME: usize = 255;
-/// The most directories in each other: what works on trees may go one call deeper for each.
-const MAX_DEPTH: usize = 1024;
 /// Between decompression and the rest: this many chunks of this many bytes.
 const AHEAD: usize = 8;
 const CHUNK: usize = 256 << 10;

@@ -104,7 +104,7 @@ fn layers_apply_as_the_image_spec_says() {
             &["d a 755", "o a", "f a/new one"],
             &["d a 755", "f a/new 3"],
         ),
-        (&["o a"], &["d a 755"]),
+        (&["o a"], &["d a 700"]),
         // A directory under a whiteout of the same layer is new (spec: whiteouts apply to lower layers).
         (&["w a", "f a/z one"], &["d a 755", "f a/z 3"]),
         (&["d a 711", "f a/z one", "w a"], &["d a 711", "f a/z 3"]),

@@ -655,6 +655,3 @@ fn pairs(numbers: &[u64]) -> Option<Vec<(u64, u64)>> {
     rest.is_empty()
         .then(|| pairs.iter().map(|[offset, len]| (*offset, *len)).collect())
 }
-
-#[cfg(test)]
-mod tests;

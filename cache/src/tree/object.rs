@@ -340,7 +340,7 @@ mod t {
             ids,
             [
                 "4746f76b72b6bf79b1e375d92b7bba53e8eb216d2cf6d5819785c4e0b9fd68a8",
-                ""
+                "68fd7143c8c684fa737238ef627cf2c44342f98ee0af65db45efb449a20e5d45"
             ]
         );
     }

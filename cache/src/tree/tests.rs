@@ -170,7 +170,7 @@ fn an_object_that_is_no_root_is_said_to_be_none() {
 fn deep_trees_do_not_exhaust_the_stack() {
     let dir = tempfile::tempdir().unwrap();
     let trees = Trees::open(dir.path());
-    let path = vec!["d"; 1024].join("/");
+    let path = vec!["d"; MAX_DEPTH - 1].join("/");
     let mut builder = TreeBuilder::new();
     builder.insert(path.as_bytes(), meta(0o644), file("x"));
     let deep = builder.finish(&trees);

@@ -159,7 +159,7 @@ fn push_and_load_add_to_outputs() {
         outputs.into_iter().map(|o| o.kind).collect()
     };
     let push = OutputKind::Image { push: true };
-    assert_eq!(outputs("-t a --push /"), [push.clone()]);
+    assert_eq!(outputs("-t a --push /"), std::slice::from_ref(&push));
     assert_eq!(outputs("-t a --push --load /"), [push, OutputKind::Load]);
     assert_eq!(outputs("--load -o type=docker /"), [OutputKind::Load]);
     let kept = request("-t a --push -o type=image,compression=zstd /");
