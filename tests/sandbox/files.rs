@@ -181,17 +181,24 @@ fn binds_and_layers_keep_or_drop_writes() {
 }
 
 #[test]
-fn many_layers_are_stacked() {
+fn layers_are_stacked_up_to_the_kernels_limit() {
     let fixture = Fixture::new();
     let mut command = fixture.command();
-    for number in 0..400 {
+    let add = |command: &mut Command, number: usize| {
         let layer = fixture.path(&format!("a-rather-long-name-for-a-layer-{number}"));
         fs::create_dir(&layer).unwrap();
         fs::write(layer.join("top"), number.to_string()).unwrap();
         command.arg("--lower").arg(layer);
-    }
+    };
+    // With the one of the fixture.
+    (1..498).for_each(|number| add(&mut command, number));
     let outcome = Outcome(command.args(["cat", "/top"]).output().unwrap());
-    assert_eq!(outcome.stdout(), "399");
+    assert_eq!(outcome.stdout(), "497");
+
+    let mut command = fixture.command();
+    (498..1000).for_each(|number| add(&mut command, number));
+    let text = Outcome(command.arg("true").output().unwrap()).text();
+    assert!(text.contains("hint: overlayfs takes 498 layers"), "{text}");
 }
 
 #[test]
