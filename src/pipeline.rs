@@ -85,11 +85,22 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
     };
     let sandboxing = sandbox_settings(&request.settings, &store);
     let domain = sandbox::expected_domain();
-    let mut engine = Engine::new(&store, &lease, &definition, &registry, &cancel, options, domain);
-    let looked_up = solver::plan(&definition, &engine).map_err(|error| failure::plan(error, &definition, &plan))?;
+    let mut engine = Engine::new(
+        &store,
+        &lease,
+        &definition,
+        &registry,
+        &cancel,
+        options,
+        domain,
+    );
+    let looked_up = solver::plan(&definition, &engine)
+        .map_err(|error| failure::plan(error, &definition, &plan))?;
 
     let exporters = exporters(request)?;
-    let runs_process = looked_up.pending().any(|(_, vertex)| matches!(vertex.op, rbuild_llb::Op::Exec(_)));
+    let runs_process = looked_up
+        .pending()
+        .any(|(_, vertex)| matches!(vertex.op, rbuild_llb::Op::Exec(_)));
     if runs_process {
         progress.pause();
         let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
@@ -102,11 +113,24 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
     let solved = solver::solve(
         looked_up,
         &engine,
-        SolveOptions { jobs: request.jobs, cancel: &cancel, events: &send, clock: &clock::now },
+        SolveOptions {
+            jobs: request.jobs,
+            cancel: &cancel,
+            events: &send,
+            clock: &clock::now,
+        },
     )
     .map_err(|error| failure::solve(error, &definition, &plan))?;
 
-    let outcome = deliver(request, &engine, &definition, &solved, exporters, &cancel, &events)?;
+    let outcome = deliver(
+        request,
+        &engine,
+        &definition,
+        &solved,
+        exporters,
+        &cancel,
+        &events,
+    )?;
     write_reports(request, &outcome)?;
     Ok(outcome)
 }
@@ -126,20 +150,27 @@ fn definition(
     let mut warned: Vec<Diagnostic> = Vec::new();
     for platform in &platforms {
         let frontend_request = frontend_request(request, plan, platform, platforms.len() > 1);
-        let Outline { sources, .. } = Dockerfile.outline(&frontend_request).map_err(BuildError::request)?;
+        let Outline { sources, .. } = Dockerfile
+            .outline(&frontend_request)
+            .map_err(BuildError::request)?;
         let mut pins = Pins::default();
         pinner.pin(&sources, &mut pins)?;
         let converted = convert(&frontend_request, &mut pins, pinner)?;
         for warning in converted.warnings {
             if !warned.contains(&warning) {
-                events.send(Event::Warning(WarningEvent { vertex: String::new(), diagnostic: warning.clone() }));
+                events.send(Event::Warning(WarningEvent {
+                    vertex: String::new(),
+                    diagnostic: warning.clone(),
+                }));
                 warned.push(warning);
             }
         }
         for (_, vertex) in converted.definition.iter() {
             whole.add(vertex.clone());
         }
-        whole.outputs.extend(converted.definition.outputs.iter().cloned());
+        whole
+            .outputs
+            .extend(converted.definition.outputs.iter().cloned());
     }
     Ok(whole.prune())
 }
@@ -150,7 +181,10 @@ fn convert(
     pinner: &pin::Pinner<'_>,
 ) -> Result<Converted, BuildError> {
     for _ in 0..MAX_ROUNDS {
-        match Dockerfile.convert(request, pins).map_err(BuildError::request)? {
+        match Dockerfile
+            .convert(request, pins)
+            .map_err(BuildError::request)?
+        {
             Conversion::Done(converted) => return Ok(converted),
             Conversion::NeedsSources(sources) => pinner.pin(&sources, pins)?,
         }
@@ -196,7 +230,10 @@ fn frontend_request(
 ///
 /// # Errors
 /// As [`build`], up to where something would run.
-pub fn dump_llb(request: &BuildRequest, progress: &Progress) -> Result<PrunedDefinition, BuildError> {
+pub fn dump_llb(
+    request: &BuildRequest,
+    progress: &Progress,
+) -> Result<PrunedDefinition, BuildError> {
     let plan = plan::read(request)?;
     let store = open_store(&request.settings)?;
     let lease = store.lease().map_err(failure::store)?;
@@ -247,17 +284,34 @@ fn exporters(request: &BuildRequest) -> Result<Vec<Out<'_>>, BuildError> {
             OutputKind::CacheOnly => return Ok(None),
             OutputKind::Image { push: false } => Box::new(OwnStore),
             OutputKind::Image { push: true } => Box::new(Push),
-            OutputKind::Oci { dest, tar } => Box::new(archive::Oci { dest: dest.clone(), tar: *tar }),
+            OutputKind::Oci { dest, tar } => Box::new(archive::Oci {
+                dest: dest.clone(),
+                tar: *tar,
+            }),
             OutputKind::Docker { dest } => Box::new(archive::Docker { dest: dest.clone() }),
             OutputKind::Load => Box::new(Loader::start().map_err(failure::export)?),
             OutputKind::Tar { dest } => {
-                let clamp = spec.rewrite_timestamp.then_some(request.source_date_epoch).flatten();
-                Box::new(Tar { dest: dest.clone(), clamp })
+                let clamp = spec
+                    .rewrite_timestamp
+                    .then_some(request.source_date_epoch)
+                    .flatten();
+                Box::new(Tar {
+                    dest: dest.clone(),
+                    clamp,
+                })
             }
             OutputKind::Local { dest } => Box::new(Local { dest: dest.clone() }),
         }))
     };
-    specs.into_iter().map(|spec| Ok(Out { spec, exporter: exporter(spec)? })).collect()
+    specs
+        .into_iter()
+        .map(|spec| {
+            Ok(Out {
+                spec,
+                exporter: exporter(spec)?,
+            })
+        })
+        .collect()
 }
 
 /// Lines 8 and 9.
@@ -272,9 +326,16 @@ fn deliver(
 ) -> Result<BuildOutcome, BuildError> {
     let mut outcome: Option<BuildOutcome> = None;
     for Out { spec, exporter } in exporters {
-        let images = assemble::images(request, spec, engine, definition, solved, cancel).map_err(failure::op)?;
+        let images = assemble::images(request, spec, engine, definition, solved, cancel)
+            .map_err(failure::op)?;
         let index = assemble::index(&images);
-        let export = Export { images: &images, index: index.as_ref(), names: &request.tags, engine, cancel };
+        let export = Export {
+            images: &images,
+            index: index.as_ref(),
+            names: &request.tags,
+            engine,
+            cancel,
+        };
         let delivery = exporter.map(|exporter| {
             let step = assemble::ExportStep::start(spec, events);
             let delivery = exporter.export(&export);
@@ -307,7 +368,8 @@ fn write_reports(request: &BuildRequest, outcome: &BuildOutcome) -> Result<(), B
         if !request.tags.is_empty() {
             metadata["image.name"] = request.tags.join(",").into();
         }
-        let text = serde_json::to_vec_pretty(&metadata).expect("a JSON value can always be written");
+        let text =
+            serde_json::to_vec_pretty(&metadata).expect("a JSON value can always be written");
         write_whole(path, &text)?;
     }
     Ok(())
@@ -315,7 +377,10 @@ fn write_reports(request: &BuildRequest, outcome: &BuildOutcome) -> Result<(), B
 
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     use std::io::Write as _;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
         let mut aside = tempfile::Builder::new()
             .prefix(".rbuild-")
@@ -339,5 +404,8 @@ fn remark_on(events: &EventSink, text: &str) {
         labels: Vec::new(),
         hints: Vec::new(),
     };
-    events.send(Event::Warning(WarningEvent { vertex: String::new(), diagnostic }));
+    events.send(Event::Warning(WarningEvent {
+        vertex: String::new(),
+        diagnostic,
+    }));
 }

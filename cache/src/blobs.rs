@@ -100,12 +100,18 @@ impl Blobs {
         let read = self.open(digest)?.take(limit + 1).read_to_end(&mut bytes);
         read.map_err(StoreError::io("read", &path))?;
         if bytes.len() as u64 > limit {
-            return Err(BlobError::TooLarge { digest: *digest, limit });
+            return Err(BlobError::TooLarge {
+                digest: *digest,
+                limit,
+            });
         }
         let got = sha256(&bytes);
         if got != *digest {
             drop(fs::remove_file(&path));
-            return Err(BlobError::Digest { wanted: *digest, got });
+            return Err(BlobError::Digest {
+                wanted: *digest,
+                got,
+            });
         }
         Ok(bytes)
     }
@@ -116,7 +122,8 @@ impl Blobs {
     /// If they cannot be written.
     pub fn put(&self, bytes: &[u8]) -> Result<OciDigest, BlobError> {
         let digest = sha256(bytes);
-        let there = fs::metadata(self.path(&digest)).is_ok_and(|there| there.len() == bytes.len() as u64);
+        let there =
+            fs::metadata(self.path(&digest)).is_ok_and(|there| there.len() == bytes.len() as u64);
         if !there {
             let path = self.path(&digest);
             self.journal.note(&path)?;
@@ -130,7 +137,10 @@ impl Blobs {
     /// # Errors
     /// If the store cannot be written.
     pub fn writer(&self) -> Result<BlobWriter<'_>, BlobError> {
-        Ok(BlobWriter { hasher: Some(Sha256::new()), ..self.unhashed_writer()? })
+        Ok(BlobWriter {
+            hasher: Some(Sha256::new()),
+            ..self.unhashed_writer()?
+        })
     }
 
     /// Starts a blob whose digest whoever writes it works out; it is committed with [`BlobWriter::commit_as`].
@@ -138,7 +148,11 @@ impl Blobs {
     /// # Errors
     /// If the store cannot be written.
     pub fn unhashed_writer(&self) -> Result<BlobWriter<'_>, BlobError> {
-        let create = || tempfile::Builder::new().prefix(".aside-").tempfile_in(&self.dir);
+        let create = || {
+            tempfile::Builder::new()
+                .prefix(".aside-")
+                .tempfile_in(&self.dir)
+        };
         let file = match create() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 fs::create_dir_all(&self.dir).map_err(StoreError::io("create", &self.dir))?;
@@ -147,7 +161,12 @@ impl Blobs {
             file => file,
         };
         let file = file.map_err(StoreError::io("create a file in", &self.dir))?;
-        Ok(BlobWriter { blobs: self, file, hasher: None, size: 0 })
+        Ok(BlobWriter {
+            blobs: self,
+            file,
+            hasher: None,
+            size: 0,
+        })
     }
 }
 
@@ -166,7 +185,10 @@ pub struct BlobWriter<'a> {
 
 impl std::fmt::Debug for BlobWriter<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BlobWriter").field("file", &self.file.path()).field("size", &self.size).finish()
+        f.debug_struct("BlobWriter")
+            .field("file", &self.file.path())
+            .field("size", &self.size)
+            .finish()
     }
 }
 
@@ -175,16 +197,29 @@ impl BlobWriter<'_> {
     ///
     /// # Errors
     /// If it is something else, or cannot be stored.
-    pub fn commit(self, expected: Option<(&OciDigest, u64)>) -> Result<(OciDigest, u64), BlobError> {
-        let hasher = self.hasher.clone().expect("a writer that does not hash is committed with `commit_as`");
+    pub fn commit(
+        self,
+        expected: Option<(&OciDigest, u64)>,
+    ) -> Result<(OciDigest, u64), BlobError> {
+        let hasher = self
+            .hasher
+            .clone()
+            .expect("a writer that does not hash is committed with `commit_as`");
         let digest = OciDigest::from_bytes(hasher.finalize().into());
         let size = self.size;
         if let Some((wanted, announced)) = expected {
             if size != announced {
-                return Err(BlobError::Size { digest: *wanted, wanted: announced, got: size });
+                return Err(BlobError::Size {
+                    digest: *wanted,
+                    wanted: announced,
+                    got: size,
+                });
             }
             if digest != *wanted {
-                return Err(BlobError::Digest { wanted: *wanted, got: digest });
+                return Err(BlobError::Digest {
+                    wanted: *wanted,
+                    got: digest,
+                });
             }
         }
         self.publish(&digest)?;
@@ -197,7 +232,11 @@ impl BlobWriter<'_> {
     /// If it has another length, or cannot be stored.
     pub fn commit_as(self, digest: &OciDigest, size: u64) -> Result<(), BlobError> {
         if self.size != size {
-            return Err(BlobError::Size { digest: *digest, wanted: size, got: self.size });
+            return Err(BlobError::Size {
+                digest: *digest,
+                wanted: size,
+                got: self.size,
+            });
         }
         self.publish(digest)
     }
@@ -207,7 +246,9 @@ impl BlobWriter<'_> {
         let parent: &Path = path.parent().unwrap_or(&self.blobs.dir);
         self.blobs.journal.note(&path)?;
         fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
-        self.file.persist(&path).map_err(|error| StoreError::io("write", &path)(error.error))?;
+        self.file
+            .persist(&path)
+            .map_err(|error| StoreError::io("write", &path)(error.error))?;
         Ok(())
     }
 }

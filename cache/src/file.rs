@@ -15,7 +15,9 @@ use crate::store::StoreError;
 pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let parent = path.parent().unwrap_or(Path::new("."));
     let attempt = || -> io::Result<()> {
-        let mut aside = tempfile::Builder::new().prefix(".aside-").tempfile_in(parent)?;
+        let mut aside = tempfile::Builder::new()
+            .prefix(".aside-")
+            .tempfile_in(parent)?;
         aside.write_all(bytes)?;
         aside.persist(path).map_err(|error| error.error)?;
         Ok(())
@@ -32,7 +34,10 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 
 /// Writes a value as JSON.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
-    write(path, &serde_json::to_vec(value).expect("the store's own types can always be written as JSON"))
+    write(
+        path,
+        &serde_json::to_vec(value).expect("the store's own types can always be written as JSON"),
+    )
 }
 
 /// The bytes of a file, or `None` if there is none.
@@ -46,8 +51,15 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
 
 /// A value from a JSON file, or `None` if there is none.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
-    let Some(bytes) = read(path)? else { return Ok(None) };
-    serde_json::from_slice(&bytes).map(Some).map_err(|source| StoreError::Damaged { path: path.to_owned(), source })
+    let Some(bytes) = read(path)? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|source| StoreError::Damaged {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// The names in a directory, sorted; none if there is no directory. Files being written are left out.

@@ -64,8 +64,12 @@ impl Images {
         if prefix.len() < 4 || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Ok(None);
         }
-        let mut found: Vec<StoredImage> =
-            self.list()?.into_iter().map(|(_, image)| image).filter(|image| image.id.hex().starts_with(prefix)).collect();
+        let mut found: Vec<StoredImage> = self
+            .list()?
+            .into_iter()
+            .map(|(_, image)| image)
+            .filter(|image| image.id.hex().starts_with(prefix))
+            .collect();
         found.dedup_by_key(|image| image.id);
         Ok(if found.len() == 1 { found.pop() } else { None })
     }
@@ -135,7 +139,10 @@ mod t {
     #[test]
     fn any_name_is_a_file_name() {
         for name in ["docker.io/library/app:1", "..", ".hidden", "a%b", "ü"] {
-            assert!(!encode(name).contains('/') && !encode(name).starts_with('.'), "{name}");
+            assert!(
+                !encode(name).contains('/') && !encode(name).starts_with('.'),
+                "{name}"
+            );
             assert_eq!(decode(&encode(name)).as_deref(), Some(name));
         }
     }

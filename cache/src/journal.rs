@@ -40,12 +40,20 @@ impl Journal {
     pub(crate) fn open_as(store: &Path, boot: &str) -> Result<Self, StoreError> {
         let dir = store.join("unsynced");
         for journal in file::list(&dir)? {
-            let name = journal.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = journal
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             if !name.starts_with(boot) {
                 discard(store, &journal)?;
             }
         }
-        Ok(Self { store: store.to_owned(), path: dir.join(boot), open: Arc::default() })
+        Ok(Self {
+            store: store.to_owned(),
+            path: dir.join(boot),
+            open: Arc::default(),
+        })
     }
 
     /// Notes that `path`, inside the store, is about to be published.
@@ -53,13 +61,22 @@ impl Journal {
         let relative = path.strip_prefix(&self.store).unwrap_or(path);
         let mut line = relative.as_os_str().as_bytes().to_vec();
         line.push(b'\n');
-        let mut open = self.open.lock().expect("nothing panics while the journal is locked");
+        let mut open = self
+            .open
+            .lock()
+            .expect("nothing panics while the journal is locked");
         if open.is_none() {
-            let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&self.path);
+            let file = OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(&self.path);
             *open = Some(file.map_err(StoreError::io("open", &self.path))?);
         }
         let journal = open.as_mut().expect("it was opened just now");
-        journal.write_all(&line).map_err(StoreError::io("write", &self.path))
+        journal
+            .write_all(&line)
+            .map_err(StoreError::io("write", &self.path))
     }
 
     /// Whether this boot has published something that was not synced.
@@ -79,10 +96,16 @@ impl Journal {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(StoreError::io("rename", &self.path)(error)),
         }
-        *self.open.lock().expect("nothing panics while the journal is locked") = None;
-        let before = fs::metadata(&aside).map_err(StoreError::io("read", &aside))?.len();
+        *self
+            .open
+            .lock()
+            .expect("nothing panics while the journal is locked") = None;
+        let before = fs::metadata(&aside)
+            .map_err(StoreError::io("read", &aside))?
+            .len();
         let dir = File::open(&self.store).map_err(StoreError::io("open", &self.store))?;
-        rustix::fs::syncfs(&dir).map_err(|error| StoreError::io("sync", &self.store)(error.into()))?;
+        rustix::fs::syncfs(&dir)
+            .map_err(|error| StoreError::io("sync", &self.store)(error.into()))?;
         let notes = fs::read(&aside).map_err(StoreError::io("read", &aside))?;
         if let Some(late) = notes.get(before as usize..).filter(|late| !late.is_empty()) {
             let mut journal = OpenOptions::new()
@@ -91,7 +114,9 @@ impl Journal {
                 .mode(0o600)
                 .open(&self.path)
                 .map_err(StoreError::io("open", &self.path))?;
-            journal.write_all(late).map_err(StoreError::io("write", &self.path))?;
+            journal
+                .write_all(late)
+                .map_err(StoreError::io("write", &self.path))?;
         }
         fs::remove_file(&aside).map_err(StoreError::io("remove", &aside))
     }
@@ -103,13 +128,17 @@ fn discard(store: &Path, journal: &Path) -> Result<(), StoreError> {
     for line in notes.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
         let relative = Path::new(std::ffi::OsStr::from_bytes(line));
         // Notes are our own, but a damaged one must not lead outside.
-        let inside = relative.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+        let inside = relative
+            .components()
+            .all(|part| matches!(part, std::path::Component::Normal(_)));
         if !inside {
             continue;
         }
         let path = store.join(relative);
         if path.is_dir() {
-            let trash = store.join("trash").join(format!("boot-{}", rand_name(&path)));
+            let trash = store
+                .join("trash")
+                .join(format!("boot-{}", rand_name(&path)));
             drop(fs::rename(&path, &trash));
             drop(fs::remove_dir_all(&trash));
         } else {
@@ -156,7 +185,9 @@ mod t {
         Journal::open_as(store.path(), "boot-a").unwrap();
         assert!(published("lost").exists(), "the same boot loses nothing");
         let second = Journal::open_as(store.path(), "boot-b").unwrap();
-        let left: Vec<bool> = ["settled", "lost", "dir", "unrelated"].map(|name| published(name).exists()).into();
+        let left: Vec<bool> = ["settled", "lost", "dir", "unrelated"]
+            .map(|name| published(name).exists())
+            .into();
         assert_eq!(left, [true, false, false, true]);
         assert!(!second.is_pending());
     }
@@ -165,7 +196,11 @@ mod t {
     fn a_damaged_note_leads_nowhere_else() {
         let store = store();
         let outside = tempfile::NamedTempFile::new().unwrap();
-        let notes = format!("../../../../../../..{}\n{}\n", outside.path().display(), outside.path().display());
+        let notes = format!(
+            "../../../../../../..{}\n{}\n",
+            outside.path().display(),
+            outside.path().display()
+        );
         fs::write(store.path().join("unsynced/boot-a"), notes).unwrap();
         Journal::open_as(store.path(), "boot-b").unwrap();
         assert!(outside.path().exists());

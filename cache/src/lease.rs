@@ -52,7 +52,13 @@ impl Locked {
 
     /// Whether nobody lives who holds the file.
     pub(crate) fn is_dead(path: &Path) -> bool {
-        let Ok(file) = OpenOptions::new().read(true).custom_flags(libc_o_nofollow()).open(path) else { return false };
+        let Ok(file) = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc_o_nofollow())
+            .open(path)
+        else {
+            return false;
+        };
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
     }
 }
@@ -113,7 +119,10 @@ pub struct Lease {
 
 impl Lease {
     pub(crate) fn create(dir: &Path) -> Result<Self, StoreError> {
-        Ok(Self { file: Locked::create(dir)?, seen: Mutex::default() })
+        Ok(Self {
+            file: Locked::create(dir)?,
+            seen: Mutex::default(),
+        })
     }
 
     /// Protects `root` from now on. Comes before its use: what is found there after this returned stays.
@@ -121,11 +130,16 @@ impl Lease {
     /// # Errors
     /// If the lease cannot be written.
     pub fn protect(&self, root: LeaseRoot) -> Result<(), StoreError> {
-        let mut seen = self.seen.lock().expect("nothing panics while the set is locked");
+        let mut seen = self
+            .seen
+            .lock()
+            .expect("nothing panics while the set is locked");
         if seen.insert(root) {
             // One write a line: a reader never sees half of one.
             let line = format!("{root}\n");
-            (&self.file.file).write_all(line.as_bytes()).map_err(StoreError::io("write", self.file.path()))?;
+            (&self.file.file)
+                .write_all(line.as_bytes())
+                .map_err(StoreError::io("write", self.file.path()))?;
         }
         Ok(())
     }
@@ -144,11 +158,17 @@ mod t {
         lease.protect(root).unwrap();
         let path = lease.file.path().to_owned();
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().map(LeaseRoot::parse).collect::<Vec<_>>(), [Some(root)]);
+        assert_eq!(
+            text.lines().map(LeaseRoot::parse).collect::<Vec<_>>(),
+            [Some(root)]
+        );
         assert!(!Locked::is_dead(&path));
         drop(lease);
         assert!(!path.exists());
         std::fs::write(&path, "").unwrap();
-        assert!(Locked::is_dead(&path), "what a killed process leaves behind");
+        assert!(
+            Locked::is_dead(&path),
+            "what a killed process leaves behind"
+        );
     }
 }

@@ -32,14 +32,28 @@ pub struct CacheMount {
 }
 
 impl CacheMount {
-    pub(crate) fn take(dir: &Path, sharing: CacheSharing, cancel: &CancelToken) -> Result<Option<Self>, StoreError> {
+    pub(crate) fn take(
+        dir: &Path,
+        sharing: CacheSharing,
+        cancel: &CancelToken,
+    ) -> Result<Option<Self>, StoreError> {
         match sharing {
-            CacheSharing::Shared => Self::wait(&dir.join("0"), FlockOperation::NonBlockingLockShared, cancel),
-            CacheSharing::Locked => Self::wait(&dir.join("0"), FlockOperation::NonBlockingLockExclusive, cancel),
+            CacheSharing::Shared => Self::wait(
+                &dir.join("0"),
+                FlockOperation::NonBlockingLockShared,
+                cancel,
+            ),
+            CacheSharing::Locked => Self::wait(
+                &dir.join("0"),
+                FlockOperation::NonBlockingLockExclusive,
+                cancel,
+            ),
             CacheSharing::Private => {
                 for number in 0_u32.. {
                     let dir = dir.join(number.to_string());
-                    if let Some(mount) = Self::attempt(&dir, FlockOperation::NonBlockingLockExclusive)? {
+                    if let Some(mount) =
+                        Self::attempt(&dir, FlockOperation::NonBlockingLockExclusive)?
+                    {
                         return Ok(Some(mount));
                     }
                 }
@@ -49,7 +63,11 @@ impl CacheMount {
     }
 
     /// Tries until the lock is had, or nothing once `cancel` is cancelled.
-    fn wait(dir: &Path, lock: FlockOperation, cancel: &CancelToken) -> Result<Option<Self>, StoreError> {
+    fn wait(
+        dir: &Path,
+        lock: FlockOperation,
+        cancel: &CancelToken,
+    ) -> Result<Option<Self>, StoreError> {
         while !cancel.is_cancelled() {
             if let Some(mount) = Self::attempt(dir, lock)? {
                 return Ok(Some(mount));
@@ -60,12 +78,24 @@ impl CacheMount {
     }
 
     fn attempt(dir: &Path, lock: FlockOperation) -> Result<Option<Self>, StoreError> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(StoreError::io("create", dir))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(StoreError::io("create", dir))?;
         let path = dir.join("lock");
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path);
         let file = file.map_err(StoreError::io("open", &path))?;
         match rustix::fs::flock(&file, lock) {
-            Ok(()) => Ok(Some(Self { dir: dir.join("data"), _lock: file })),
+            Ok(()) => Ok(Some(Self {
+                dir: dir.join("data"),
+                _lock: file,
+            })),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(StoreError::io("lock", &path)(error.into())),
         }
@@ -98,18 +128,34 @@ mod t {
     fn sharing_is_as_buildkit_documents_it() {
         let dir = tempfile::tempdir().unwrap();
         let never = CancelToken::new();
-        let take = |sharing| CacheMount::take(dir.path(), sharing, &never).unwrap().unwrap();
+        let take = |sharing| {
+            CacheMount::take(dir.path(), sharing, &never)
+                .unwrap()
+                .unwrap()
+        };
         let (a, b) = (take(CacheSharing::Shared), take(CacheSharing::Shared));
         assert_eq!(a.dir, b.dir);
         let cancelled = CancelToken::new();
         cancelled.cancel();
-        assert!(CacheMount::take(dir.path(), CacheSharing::Locked, &cancelled).unwrap().is_none());
+        assert!(
+            CacheMount::take(dir.path(), CacheSharing::Locked, &cancelled)
+                .unwrap()
+                .is_none()
+        );
         let private = take(CacheSharing::Private);
         assert_ne!(private.dir, a.dir);
         drop((a, b));
         let locked = take(CacheSharing::Locked);
-        assert!(CacheMount::attempt(&dir.path().join("0"), FlockOperation::NonBlockingLockShared).unwrap().is_none());
+        assert!(
+            CacheMount::attempt(&dir.path().join("0"), FlockOperation::NonBlockingLockShared)
+                .unwrap()
+                .is_none()
+        );
         drop(locked);
-        assert!(CacheMount::attempt(&dir.path().join("0"), FlockOperation::NonBlockingLockShared).unwrap().is_some());
+        assert!(
+            CacheMount::attempt(&dir.path().join("0"), FlockOperation::NonBlockingLockShared)
+                .unwrap()
+                .is_some()
+        );
     }
 }

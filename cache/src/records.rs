@@ -115,7 +115,11 @@ pub struct Records {
 
 impl Records {
     pub(crate) fn new(store: &Path, journal: Journal) -> Self {
-        Self { dir: store.join("records"), slots: store.join("slots"), journal }
+        Self {
+            dir: store.join("records"),
+            slots: store.join("slots"),
+            journal,
+        }
     }
 
     fn path(&self, key: &CacheKey) -> PathBuf {
@@ -132,7 +136,9 @@ impl Records {
 impl CacheBackend for Records {
     fn lookup(&self, key: &CacheKey) -> Result<Option<Record>, RecordError> {
         let path = self.path(key);
-        let Some(bytes) = file::read(&path)? else { return Ok(None) };
+        let Some(bytes) = file::read(&path)? else {
+            return Ok(None);
+        };
         match decode(&bytes).filter(|record| record.key == *key) {
             Some(record) => Ok(Some(record)),
             None => {
@@ -146,12 +152,17 @@ impl CacheBackend for Records {
         let path = self.path(&record.key);
         self.journal.note(&path)?;
         file::write(&path, &encode(record))?;
-        file::write(&self.slot(&record.slot, &record.record.kind), record.key.hex().as_bytes())?;
+        file::write(
+            &self.slot(&record.slot, &record.record.kind),
+            record.key.hex().as_bytes(),
+        )?;
         Ok(())
     }
 
     fn latest(&self, slot: &str, kind: &str) -> Result<Option<Record>, RecordError> {
-        let Some(hex) = file::read(&self.slot(slot, kind))? else { return Ok(None) };
+        let Some(hex) = file::read(&self.slot(slot, kind))? else {
+            return Ok(None);
+        };
         match String::from_utf8(hex).ok().and_then(|hex| hex.parse().ok()) {
             Some(key) => self.lookup(&key),
             None => Ok(None),

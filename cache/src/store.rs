@@ -86,8 +86,12 @@ fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             ": the disk is full (free some space, or move the store with `--root`)"
         }
-        io::ErrorKind::ReadOnlyFilesystem => ": the file system is read-only (choose another place with `--root`)",
-        io::ErrorKind::PermissionDenied => ": permission denied (choose another place with `--root`)",
+        io::ErrorKind::ReadOnlyFilesystem => {
+            ": the file system is read-only (choose another place with `--root`)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            ": permission denied (choose another place with `--root`)"
+        }
         _ => "",
     }
 }
@@ -95,12 +99,21 @@ fn advice(error: &io::Error) -> &'static str {
 impl StoreError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 
     /// Whether the disk is full.
     pub fn is_disk_full(&self) -> bool {
-        let full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let full = |kind| {
+            matches!(
+                kind,
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+        };
         matches!(self, Self::Io { source, .. } if full(source.kind()))
     }
 }
@@ -144,7 +157,9 @@ impl Store {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path)?,
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                return Err(StoreError::NotADirectory { path: root.to_owned() });
+                return Err(StoreError::NotADirectory {
+                    path: root.to_owned(),
+                });
             }
             Err(error) => return Err(StoreError::io("open", &path)(error)),
         };
@@ -153,9 +168,14 @@ impl Store {
         }
         let user = rustix::process::geteuid().as_raw();
         if metadata.uid() != user {
-            return Err(StoreError::Owner { path, owner: metadata.uid(), user });
+            return Err(StoreError::Owner {
+                path,
+                owner: metadata.uid(),
+                user,
+            });
         }
-        rustix::fs::access(&path, rustix::fs::Access::WRITE_OK).map_err(|e| StoreError::io("write", &path)(e.into()))?;
+        rustix::fs::access(&path, rustix::fs::Access::WRITE_OK)
+            .map_err(|e| StoreError::io("write", &path)(e.into()))?;
         let journal = Journal::open(&path)?;
         Ok(Self {
             blobs: Blobs::new(path.join("blobs/sha256"), journal.clone()),
@@ -200,8 +220,15 @@ impl Store {
         let parent = self.path.join("tmp");
         let lock = Locked::create(&parent)?;
         let path = lock.path().with_extension("d");
-        fs::DirBuilder::new().mode(0o700).create(&path).map_err(StoreError::io("create", &path))?;
-        Ok(Scratch { path, trash: self.path.join("trash"), lock: Some(lock) })
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(StoreError::io("create", &path))?;
+        Ok(Scratch {
+            path,
+            trash: self.path.join("trash"),
+            lock: Some(lock),
+        })
     }
 
     /// Announces a build: what it names in the lease is not collected while it lives.
@@ -214,9 +241,21 @@ impl Store {
 
     fn layer_dir_path(&self, layer: &TreeId, domain: &str) -> PathBuf {
         let hex = layer.hex();
-        let safe: String =
-            domain.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '+') { c } else { '_' }).collect();
-        self.path.join("layers").join(&hex[..2]).join(&hex).join(safe)
+        let safe: String = domain
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || matches!(c, '-' | '+') {
+                    c
+                } else {
+                    '_'
+                }
+            })
+            .collect();
+        self.path
+            .join("layers")
+            .join(&hex[..2])
+            .join(&hex)
+            .join(safe)
     }
 
     /// The directory form of a layer that was written in the ownership domain `domain`, if it is there.
@@ -228,7 +267,12 @@ impl Store {
     ///
     /// # Errors
     /// If it cannot be moved.
-    pub fn adopt_layer_dir(&self, layer: &TreeId, domain: &str, from: &Path) -> Result<PathBuf, StoreError> {
+    pub fn adopt_layer_dir(
+        &self,
+        layer: &TreeId,
+        domain: &str,
+        from: &Path,
+    ) -> Result<PathBuf, StoreError> {
         let to = self.layer_dir_path(layer, domain);
         self.journal.note(&to)?;
         let parent = to.parent().unwrap_or(&self.path);
@@ -242,7 +286,10 @@ impl Store {
     }
 
     fn sharded(&self, kind: &str, hex: &str) -> PathBuf {
-        self.path.join(kind).join(&hex[..2]).join(format!("{hex}.json"))
+        self.path
+            .join(kind)
+            .join(&hex[..2])
+            .join(format!("{hex}.json"))
     }
 
     fn blobs_of(&self, layer: &TreeId) -> Result<LayerBlobs, StoreError> {
@@ -253,7 +300,11 @@ impl Store {
     ///
     /// # Errors
     /// If what is known cannot be read.
-    pub fn layer_blob(&self, layer: &TreeId, options: &BlobOptions) -> Result<Option<LayerBlob>, StoreError> {
+    pub fn layer_blob(
+        &self,
+        layer: &TreeId,
+        options: &BlobOptions,
+    ) -> Result<Option<LayerBlob>, StoreError> {
         let known = self.blobs_of(layer)?.blobs;
         let same = |(compression, clamp, _): &&(Compression, Option<i64>, LayerBlob)| {
             (compression, clamp) == (&options.compression, &options.clamp)
@@ -267,19 +318,30 @@ impl Store {
     /// If what is known cannot be read.
     pub fn layer_blobs(&self, layer: &TreeId) -> Result<Vec<LayerBlob>, StoreError> {
         let known = self.blobs_of(layer)?.blobs;
-        Ok(known.into_iter().filter(|(_, clamp, _)| clamp.is_none()).map(|(_, _, blob)| blob).collect())
+        Ok(known
+            .into_iter()
+            .filter(|(_, clamp, _)| clamp.is_none())
+            .map(|(_, _, blob)| blob)
+            .collect())
     }
 
     /// Remembers a layer's blob.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn set_layer_blob(&self, layer: &TreeId, options: &BlobOptions, blob: &LayerBlob) -> Result<(), StoreError> {
+    pub fn set_layer_blob(
+        &self,
+        layer: &TreeId,
+        options: &BlobOptions,
+        blob: &LayerBlob,
+    ) -> Result<(), StoreError> {
         let mut known = self.blobs_of(layer)?;
         known.blobs.retain(|(compression, clamp, _)| {
             (compression, clamp) != (&options.compression, &options.clamp)
         });
-        known.blobs.push((options.compression, options.clamp, blob.clone()));
+        known
+            .blobs
+            .push((options.compression, options.clamp, blob.clone()));
         self.write(&self.sharded("layer-blobs", &layer.hex()), &known)
     }
 
@@ -318,7 +380,9 @@ impl Store {
     /// The file that remembers the stats of a context's files. `selection` tells apart what is read of one directory.
     pub fn stat_cache(&self, context: &Path, selection: &str) -> PathBuf {
         let context = std::path::absolute(context).unwrap_or_else(|_| context.to_owned());
-        self.path.join("stats").join(hash(&format!("{}\0{selection}", context.display())))
+        self.path
+            .join("stats")
+            .join(hash(&format!("{}\0{selection}", context.display())))
     }
 
     fn write(&self, path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
@@ -338,7 +402,14 @@ impl Store {
         sharing: CacheSharing,
         cancel: &CancelToken,
     ) -> Result<Option<CacheMount>, StoreError> {
-        CacheMount::take(&self.path.join("mounts").join(hash(&format!("{domain}\0{id}"))), sharing, cancel)
+        CacheMount::take(
+            &self
+                .path
+                .join("mounts")
+                .join(hash(&format!("{domain}\0{id}"))),
+            sharing,
+            cancel,
+        )
     }
 
     /// Whether anything was published that no sync has made durable yet; see [`Store::sync`].
@@ -358,16 +429,23 @@ impl Store {
 
 fn make(path: &Path) -> Result<fs::Metadata, StoreError> {
     let create = |path: &Path| {
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path);
         made.map_err(|error| match error.kind() {
             io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-                StoreError::NotADirectory { path: path.parent().unwrap_or(path).to_owned() }
+                StoreError::NotADirectory {
+                    path: path.parent().unwrap_or(path).to_owned(),
+                }
             }
             _ => StoreError::io("create", path)(error),
         })
     };
     create(path)?;
-    for name in ["tmp", "trash", "leases", "images", "layers", "stats", "mounts", "unsynced"] {
+    for name in [
+        "tmp", "trash", "leases", "images", "layers", "stats", "mounts", "unsynced",
+    ] {
         create(&path.join(name))?;
     }
     fs::metadata(path).map_err(StoreError::io("open", path))
@@ -396,7 +474,11 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // Renamed first: an interrupted removal leaves garbage only where garbage is looked for. What cannot be
         // removed here (files of ids that are not mapped) is left there for gc.
-        let victim = self.path.file_name().map(|name| self.trash.join(name)).unwrap_or_default();
+        let victim = self
+            .path
+            .file_name()
+            .map(|name| self.trash.join(name))
+            .unwrap_or_default();
         let gone = match fs::rename(&self.path, &victim) {
             Ok(()) => fs::remove_dir_all(&victim),
             Err(_) => fs::remove_dir_all(&self.path),
@@ -405,4 +487,3 @@ impl Drop for Scratch {
         drop(self.lock.take());
     }
 }
-

@@ -272,7 +272,9 @@ pub struct Trees {
 
 impl std::fmt::Debug for Trees {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Trees").field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("Trees")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
     }
 }
 

@@ -69,13 +69,19 @@ fn blobs<'a>(export: &'a Export<'_>) -> BTreeMap<String, Piece<'a>> {
     let mut pieces = BTreeMap::new();
     for image in export.images {
         pieces.insert(path(&image.id), Piece::Bytes(&image.config));
-        pieces.insert(path(&image.descriptor.digest), Piece::Bytes(&image.manifest));
+        pieces.insert(
+            path(&image.descriptor.digest),
+            Piece::Bytes(&image.manifest),
+        );
         for (layer, _) in &image.layers {
             pieces.insert(path(&layer.digest), Piece::Blob(layer.digest, layer.size));
         }
     }
     if let Some(index) = export.index {
-        pieces.insert(path(&index.descriptor.digest), Piece::Bytes(&index.document));
+        pieces.insert(
+            path(&index.descriptor.digest),
+            Piece::Bytes(&index.document),
+        );
     }
     pieces
 }
@@ -86,8 +92,12 @@ fn index_json(export: &Export<'_>) -> Vec<u8> {
         let mut entry: Descriptor = export.top().clone();
         if let Some(name) = name {
             let tag = name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
-            entry.annotations.insert("io.containerd.image.name".into(), name.clone());
-            entry.annotations.insert("org.opencontainers.image.ref.name".into(), tag.to_owned());
+            entry
+                .annotations
+                .insert("io.containerd.image.name".into(), name.clone());
+            entry
+                .annotations
+                .insert("org.opencontainers.image.ref.name".into(), tag.to_owned());
         }
         entry
     };
@@ -140,10 +150,14 @@ pub(super) fn write_tar(
         header.set_mtime(0);
         header
     };
-    let archive = |source| ExportError::Write { path: PathBuf::from("the archive"), source };
+    let archive = |source| ExportError::Write {
+        path: PathBuf::from("the archive"),
+        source,
+    };
     for dir in ["blobs/", "blobs/sha256/"] {
         let mut header = header(tar::EntryType::Directory, 0, 0o755);
-        tar.append_data(&mut header, dir, io::empty()).map_err(archive)?;
+        tar.append_data(&mut header, dir, io::empty())
+            .map_err(archive)?;
     }
     let (index, manifest) = (index_json(export), manifest_json(export));
     let mut pieces = blobs(export);
@@ -159,12 +173,14 @@ pub(super) fn write_tar(
         match piece {
             Piece::Bytes(bytes) => {
                 let mut header = header(tar::EntryType::Regular, bytes.len() as u64, 0o644);
-                tar.append_data(&mut header, path, *bytes).map_err(archive)?;
+                tar.append_data(&mut header, path, *bytes)
+                    .map_err(archive)?;
             }
             Piece::Blob(digest, size) => {
                 let blob = export.engine.store().blobs().open(digest)?;
                 let mut header = header(tar::EntryType::Regular, *size, 0o644);
-                tar.append_data(&mut header, path, blob.take(*size)).map_err(archive)?;
+                tar.append_data(&mut header, path, blob.take(*size))
+                    .map_err(archive)?;
             }
         }
     }
@@ -190,7 +206,9 @@ fn write_directory(export: &Export<'_>, path: &Path) -> Result<Vec<Delivery>, Ex
             .tempfile_in(parent)
             .map_err(fail(parent))?;
         io::copy(from, &mut aside).map_err(fail(&target))?;
-        aside.persist(&target).map_err(|error| fail(&target)(error.error))?;
+        aside
+            .persist(&target)
+            .map_err(|error| fail(&target)(error.error))?;
         Ok(())
     };
     for (name, piece) in &blobs(export) {
@@ -210,25 +228,33 @@ fn write_directory(export: &Export<'_>, path: &Path) -> Result<Vec<Delivery>, Ex
     put("oci-layout", &mut &*LAYOUT)?;
     let index = merged_index(export, path)?;
     put("index.json", &mut &*index)?;
-    Ok(vec![Delivery::Directory { path: path.to_owned() }])
+    Ok(vec![Delivery::Directory {
+        path: path.to_owned(),
+    }])
 }
 
 /// The new `index.json`, with the entries of an earlier one that have other names.
 fn merged_index(export: &Export<'_>, path: &Path) -> Result<Vec<u8>, ExportError> {
     let ours = index_json(export);
-    let Ok(earlier) = fs::read(path.join("index.json")) else { return Ok(ours) };
-    let (Ok(mut ours), Ok(earlier)) =
-        (serde_json::from_slice::<Index>(&ours), serde_json::from_slice::<Index>(&earlier))
-    else {
+    let Ok(earlier) = fs::read(path.join("index.json")) else {
+        return Ok(ours);
+    };
+    let (Ok(mut ours), Ok(earlier)) = (
+        serde_json::from_slice::<Index>(&ours),
+        serde_json::from_slice::<Index>(&earlier),
+    ) else {
         return Ok(ours);
     };
     let name = |entry: &Descriptor| entry.annotations.get("io.containerd.image.name").cloned();
     let names: BTreeSet<_> = ours.manifests.iter().filter_map(name).collect();
     let digests: BTreeSet<_> = ours.manifests.iter().map(|entry| entry.digest).collect();
-    let kept = earlier.manifests.into_iter().filter(|entry| match name(entry) {
-        Some(name) => !names.contains(&name),
-        None => !digests.contains(&entry.digest),
-    });
+    let kept = earlier
+        .manifests
+        .into_iter()
+        .filter(|entry| match name(entry) {
+            Some(name) => !names.contains(&name),
+            None => !digests.contains(&entry.digest),
+        });
     ours.manifests.extend(kept);
     Ok(ours.to_json())
 }

@@ -49,36 +49,53 @@ impl Loader {
                 .stderr(Stdio::piped())
                 .spawn();
             if let Ok(child) = child {
-                return Ok(Self { program, child: RefCell::new(Some(child)) });
+                return Ok(Self {
+                    program,
+                    child: RefCell::new(Some(child)),
+                });
             }
         }
         Err(ExportError::NoLoader)
     }
 
     fn failed(&self, message: String) -> ExportError {
-        ExportError::Loader { program: self.program.to_owned(), message }
+        ExportError::Loader {
+            program: self.program.to_owned(),
+            message,
+        }
     }
 }
 
 impl Exporter for Loader {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         only(export, "docker")?;
-        let mut child = self.child.borrow_mut().take().expect("a loader is used once");
+        let mut child = self
+            .child
+            .borrow_mut()
+            .take()
+            .expect("a loader is used once");
         let mut stdin = child.stdin.take().expect("it was started with a pipe");
         let written = archive::write_tar(export, true, &mut stdin);
         let flushed = stdin.flush();
         drop(stdin);
         let mut said = String::new();
         if let Some(stderr) = &mut child.stderr {
-            stderr.read_to_string(&mut said).map_err(|error| self.failed(error.to_string()))?;
+            stderr
+                .read_to_string(&mut said)
+                .map_err(|error| self.failed(error.to_string()))?;
         }
-        let status = child.wait().map_err(|error| self.failed(error.to_string()))?;
+        let status = child
+            .wait()
+            .map_err(|error| self.failed(error.to_string()))?;
         if !status.success() {
             return Err(self.failed(said.trim().to_owned()));
         }
         written?;
         flushed.map_err(|error| self.failed(error.to_string()))?;
-        Ok(vec![Delivery::Loaded { into: self.program.to_owned(), names: export.names.to_vec() }])
+        Ok(vec![Delivery::Loaded {
+            into: self.program.to_owned(),
+            names: export.names.to_vec(),
+        }])
     }
 }
 

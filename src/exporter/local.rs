@@ -50,7 +50,9 @@ impl Exporter for Local {
             export.engine.prepare_files(&image.snapshot)?;
             write(export, image, &dest)?;
         }
-        Ok(vec![Delivery::Directory { path: self.dest.clone() }])
+        Ok(vec![Delivery::Directory {
+            path: self.dest.clone(),
+        }])
     }
 }
 
@@ -64,29 +66,34 @@ fn write(export: &Export<'_>, image: &ReadyImage, dest: &Path) -> Result<(), Exp
     let mut directories: Vec<(PathBuf, Meta)> = Vec::new();
     let mut links: std::collections::BTreeMap<u32, PathBuf> = std::collections::BTreeMap::new();
     let mut result = Ok(());
-    export.engine.store().trees().walk(&image.snapshot.root.tree, &mut |path, entry| {
-        if path.is_empty() {
-            return ControlFlow::Continue(());
-        }
-        let at = Path::new(OsStr::from_bytes(path));
-        let written = if export.cancel.is_cancelled() {
-            Err(ExportError::Cancelled)
-        } else {
-            place(export, image, &root, at, entry, &mut links).map_err(|source| fail(at)(source))
-        };
-        match written {
-            Ok(()) => {
-                if matches!(entry.node, Node::Dir(_)) {
-                    directories.push((at.to_owned(), entry.meta.clone()));
+    export
+        .engine
+        .store()
+        .trees()
+        .walk(&image.snapshot.root.tree, &mut |path, entry| {
+            if path.is_empty() {
+                return ControlFlow::Continue(());
+            }
+            let at = Path::new(OsStr::from_bytes(path));
+            let written = if export.cancel.is_cancelled() {
+                Err(ExportError::Cancelled)
+            } else {
+                place(export, image, &root, at, entry, &mut links)
+                    .map_err(|source| fail(at)(source))
+            };
+            match written {
+                Ok(()) => {
+                    if matches!(entry.node, Node::Dir(_)) {
+                        directories.push((at.to_owned(), entry.meta.clone()));
+                    }
+                    ControlFlow::Continue(())
                 }
-                ControlFlow::Continue(())
+                Err(error) => {
+                    result = Err(error);
+                    ControlFlow::Break(())
+                }
             }
-            Err(error) => {
-                result = Err(error);
-                ControlFlow::Break(())
-            }
-        }
-    })?;
+        })?;
     result?;
     // Directories last, deepest first: writing into them changes their times, and may need modes they will not have.
     for (path, meta) in directories.iter().rev() {
@@ -126,7 +133,10 @@ fn place(
                 return root.hard_link(first, root, path);
             }
             let mut from = open_merged(export, image, path.as_os_str().as_bytes(), node)?;
-            let mut to = root.open_with(path, OpenOptions::new().write(true).create_new(true).mode(0o600))?;
+            let mut to = root.open_with(
+                path,
+                OpenOptions::new().write(true).create_new(true).mode(0o600),
+            )?;
             copy_checked(&mut from, &mut to, node)?;
             to.set_permissions(Permissions::from_mode(entry.meta.mode & 0o7777))?;
             if let Some(link) = node.link {
@@ -144,7 +154,11 @@ fn place(
 }
 
 /// Copies a file, checking that it is the one the tree means.
-fn copy_checked(from: &mut impl io::Read, to: &mut impl io::Write, node: &rbuild_cache::FileNode) -> io::Result<()> {
+fn copy_checked(
+    from: &mut impl io::Read,
+    to: &mut impl io::Write,
+    node: &rbuild_cache::FileNode,
+) -> io::Result<()> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 16];
     let mut from = from.take(node.size + 1);
@@ -163,7 +177,18 @@ fn copy_checked(from: &mut impl io::Read, to: &mut impl io::Write, node: &rbuild
 }
 
 fn set_times(root: &Dir, path: &Path, meta: &Meta) -> io::Result<()> {
-    let time = Timespec { tv_sec: meta.mtime.secs, tv_nsec: meta.mtime.nanos.into() };
-    let times = Timestamps { last_access: time, last_modification: time };
-    Ok(rustix::fs::utimensat(root, path, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    let time = Timespec {
+        tv_sec: meta.mtime.secs,
+        tv_nsec: meta.mtime.nanos.into(),
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    Ok(rustix::fs::utimensat(
+        root,
+        path,
+        &times,
+        AtFlags::SYMLINK_NOFOLLOW,
+    )?)
 }

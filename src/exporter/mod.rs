@@ -51,7 +51,10 @@ pub struct ReadyImage {
 impl ReadyImage {
     /// Bytes of all layers.
     pub fn size(&self) -> u64 {
-        self.layers.iter().map(|(descriptor, _)| descriptor.size).sum()
+        self.layers
+            .iter()
+            .map(|(descriptor, _)| descriptor.size)
+            .sum()
     }
 }
 
@@ -82,7 +85,8 @@ pub struct Export<'a> {
 impl Export<'_> {
     /// What names the whole: the index, or the only image's manifest.
     pub fn top(&self) -> &Descriptor {
-        self.index.map_or(&self.images[0].descriptor, |index| &index.descriptor)
+        self.index
+            .map_or(&self.images[0].descriptor, |index| &index.descriptor)
     }
 }
 
@@ -159,7 +163,10 @@ pub enum ExportError {
 fn only<'a>(export: &'a Export<'_>, kind: &'static str) -> Result<&'a ReadyImage, ExportError> {
     match export.images {
         [image] => Ok(image),
-        images => Err(ExportError::OnePlatform { kind, count: images.len() }),
+        images => Err(ExportError::OnePlatform {
+            kind,
+            count: images.len(),
+        }),
     }
 }
 
@@ -177,8 +184,14 @@ fn deliver(
             Ok(vec![Delivery::Stdout])
         }
         Destination::File(path) => {
-            let fail = |source| ExportError::Write { path: path.clone(), source };
-            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let fail = |source| ExportError::Write {
+                path: path.clone(),
+                source,
+            };
+            let parent = path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
             let aside = tempfile::Builder::new()
                 .prefix(".rbuild-")
                 .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
@@ -189,7 +202,10 @@ fn deliver(
             let aside = out.into_inner().map_err(|error| fail(error.into_error()))?;
             let size = aside.as_file().metadata().map_err(fail)?.len();
             aside.persist(path).map_err(|error| fail(error.error))?;
-            Ok(vec![Delivery::File { path: path.clone(), size }])
+            Ok(vec![Delivery::File {
+                path: path.clone(),
+                size,
+            }])
         }
     }
 }

@@ -27,21 +27,30 @@ impl Push {
         }
         let registry = export.engine.registry();
         let top = export.top();
-        let document = export.index.map_or(&export.images[0].manifest, |index| &index.document);
+        let document = export
+            .index
+            .map_or(&export.images[0].manifest, |index| &index.document);
         Ok(registry.push_manifest(&reference, &top.media_type, document)?)
     }
 
-    fn image(export: &Export<'_>, reference: &Reference, image: &ReadyImage) -> Result<(), ExportError> {
+    fn image(
+        export: &Export<'_>,
+        reference: &Reference,
+        image: &ReadyImage,
+    ) -> Result<(), ExportError> {
         let registry = export.engine.registry();
         let blobs = export.engine.store().blobs();
-        image.layers.par_iter().try_for_each(|(layer, _)| -> Result<(), ExportError> {
-            let open = || {
-                let blob = blobs.open(&layer.digest).map_err(std::io::Error::other)?;
-                Ok(Box::new(blob) as Box<dyn Read>)
-            };
-            registry.push_blob(reference, &layer.digest, layer.size, None, &open)?;
-            Ok(())
-        })?;
+        image
+            .layers
+            .par_iter()
+            .try_for_each(|(layer, _)| -> Result<(), ExportError> {
+                let open = || {
+                    let blob = blobs.open(&layer.digest).map_err(std::io::Error::other)?;
+                    Ok(Box::new(blob) as Box<dyn Read>)
+                };
+                registry.push_blob(reference, &layer.digest, layer.size, None, &open)?;
+                Ok(())
+            })?;
         let open = || Ok(Box::new(&image.config[..]) as Box<dyn Read>);
         registry.push_blob(reference, &image.id, image.config.len() as u64, None, &open)?;
         if export.index.is_some() {
@@ -57,7 +66,10 @@ impl Exporter for Push {
         let mut deliveries = OwnStore.export(export)?;
         for name in export.names {
             let digest = Self::to(export, name)?;
-            deliveries.push(Delivery::Pushed { name: name.clone(), digest });
+            deliveries.push(Delivery::Pushed {
+                name: name.clone(),
+                digest,
+            });
         }
         Ok(deliveries)
     }

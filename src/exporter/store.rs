@@ -27,7 +27,11 @@ impl Exporter for OwnStore {
                         .into_iter()
                         .find(|blob| blob.digest == descriptor.digest)
                 {
-                    let known = KnownLayer { layer: layer.layer, diff_id: blob.diff_id, tar_size: blob.tar_size };
+                    let known = KnownLayer {
+                        layer: layer.layer,
+                        diff_id: blob.diff_id,
+                        tar_size: blob.tar_size,
+                    };
                     store.set_known_layer(&descriptor.digest, &known)?;
                 }
                 export.engine.protect(LeaseRoot::Tree(layer.layer.tree))?;
@@ -41,7 +45,11 @@ impl Exporter for OwnStore {
         let size = export.images.iter().map(|image| image.size()).sum();
         // An image without a name goes by its id.
         let unnamed = [image.id.to_string()];
-        let names = if export.names.is_empty() { &unnamed } else { export.names };
+        let names = if export.names.is_empty() {
+            &unnamed
+        } else {
+            export.names
+        };
         for name in names {
             let stored = StoredImage {
                 digest: top.digest,
@@ -56,6 +64,8 @@ impl Exporter for OwnStore {
                 store.images().set(name, &stored)?;
             }
         }
-        Ok(vec![Delivery::Store { names: export.names.to_vec() }])
+        Ok(vec![Delivery::Store {
+            names: export.names.to_vec(),
+        }])
     }
 }

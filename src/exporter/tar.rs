@@ -25,12 +25,22 @@ pub struct Tar {
 impl Exporter for Tar {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         let image = only(export, "tar")?;
-        let options = BlobOptions { compression: Compression::None, clamp: self.clamp };
+        let options = BlobOptions {
+            compression: Compression::None,
+            clamp: self.clamp,
+        };
         let open = |path: &[u8], node: &FileNode| open_merged(export, image, path, node);
         export.engine.prepare_files(&image.snapshot)?;
         deliver(&self.dest, &mut |out| {
             let trees = export.engine.store().trees();
-            rbuild_cache::write_layer(trees, &image.snapshot.root.tree, &options, &open, out, export.cancel)?;
+            rbuild_cache::write_layer(
+                trees,
+                &image.snapshot.root.tree,
+                &options,
+                &open,
+                out,
+                export.cancel,
+            )?;
             Ok(())
         })
     }

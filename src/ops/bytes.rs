@@ -65,39 +65,74 @@ const UNPOISONED: &str = "no thread panics while it holds this lock";
 
 impl Bytes {
     fn place(&self, digest: FileDigest, location: Location) {
-        self.locations.write().expect(UNPOISONED).entry(digest).or_insert(location);
+        self.locations
+            .write()
+            .expect(UNPOISONED)
+            .entry(digest)
+            .or_insert(location);
     }
 
     fn at(&self, digest: &FileDigest) -> Option<Location> {
-        self.locations.read().expect(UNPOISONED).get(digest).cloned()
+        self.locations
+            .read()
+            .expect(UNPOISONED)
+            .get(digest)
+            .cloned()
     }
 
     fn making(&self, layer: TreeId) -> Arc<Mutex<()>> {
-        Arc::clone(self.making.lock().expect(UNPOISONED).entry(layer).or_default())
+        Arc::clone(
+            self.making
+                .lock()
+                .expect(UNPOISONED)
+                .entry(layer)
+                .or_default(),
+        )
     }
 }
 
 impl Engine<'_> {
     /// Remembers that the files of a context's tree are to be had from it.
-    pub(super) fn place_context(&self, tree: &TreeRef, files: &Arc<ContextFiles>) -> Result<(), OpError> {
+    pub(super) fn place_context(
+        &self,
+        tree: &TreeRef,
+        files: &Arc<ContextFiles>,
+    ) -> Result<(), OpError> {
         self.each_file(tree, &mut |path, node| {
-            self.bytes.place(node.digest, Location::Context(Arc::clone(files), path.into()));
+            self.bytes.place(
+                node.digest,
+                Location::Context(Arc::clone(files), path.into()),
+            );
         })
     }
 
     /// Remembers where the files below `entry`, found at `path` of `snapshot`, are. Layers that have no directory
     /// form have the files taken out of their blobs in one pass each.
-    pub(super) fn place_copied(&self, snapshot: &Snapshot, path: &[u8], entry: &Entry) -> Result<(), OpError> {
+    pub(super) fn place_copied(
+        &self,
+        snapshot: &Snapshot,
+        path: &[u8],
+        entry: &Entry,
+    ) -> Result<(), OpError> {
         let mut wanted: BTreeMap<TreeId, (LayerRef, BTreeMap<Vec<u8>, FileNode>)> = BTreeMap::new();
         let mut note = |path: &[u8], node: &FileNode| -> Result<(), OpError> {
             if self.bytes.at(&node.digest).is_some() {
                 return Ok(());
             }
-            let Some(layer) = self.holder(snapshot, path, node)? else { return Ok(()) };
-            if self.store.layer_dir(&layer.layer.tree, &self.domain).is_some() {
-                self.bytes.place(node.digest, Location::Layer(layer.layer.tree, path.into()));
+            let Some(layer) = self.holder(snapshot, path, node)? else {
+                return Ok(());
+            };
+            if self
+                .store
+                .layer_dir(&layer.layer.tree, &self.domain)
+                .is_some()
+            {
+                self.bytes
+                    .place(node.digest, Location::Layer(layer.layer.tree, path.into()));
             } else {
-                let slot = wanted.entry(layer.layer.tree).or_insert_with(|| (layer.clone(), BTreeMap::new()));
+                let slot = wanted
+                    .entry(layer.layer.tree)
+                    .or_insert_with(|| (layer.clone(), BTreeMap::new()));
                 slot.1.insert(path.to_vec(), node.clone());
             }
             Ok(())
@@ -106,23 +141,40 @@ impl Engine<'_> {
             Node::File(node) => note(path, node)?,
             Node::Dir(_) => {
                 let mut result = Ok(());
-                self.store.trees().walk(&self.store.trees().subtree(entry).tree, &mut |below, found| {
-                    if let Node::File(node) = &found.node {
-                        result = note(&super::copy::join(path, below), node);
-                    }
-                    if result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-                })?;
+                self.store.trees().walk(
+                    &self.store.trees().subtree(entry).tree,
+                    &mut |below, found| {
+                        if let Node::File(node) = &found.node {
+                            result = note(&super::copy::join(path, below), node);
+                        }
+                        if result.is_ok() {
+                            ControlFlow::Continue(())
+                        } else {
+                            ControlFlow::Break(())
+                        }
+                    },
+                )?;
                 result?;
             }
             _ => {}
         }
-        wanted.into_values().try_for_each(|(layer, files)| self.spool_from_blob(&layer, &files))
+        wanted
+            .into_values()
+            .try_for_each(|(layer, files)| self.spool_from_blob(&layer, &files))
     }
 
     /// The layer of `snapshot` that a file of the merged tree comes from.
-    fn holder<'s>(&self, snapshot: &'s Snapshot, path: &[u8], node: &FileNode) -> Result<Option<&'s LayerRef>, OpError> {
+    fn holder<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        path: &[u8],
+        node: &FileNode,
+    ) -> Result<Option<&'s LayerRef>, OpError> {
         for layer in snapshot.layers.iter().rev() {
-            if let Some(found) = self.store.trees().lookup(&layer.layer.tree, path, Follow::NotLast)?
+            if let Some(found) =
+                self.store
+                    .trees()
+                    .lookup(&layer.layer.tree, path, Follow::NotLast)?
                 && found.path == path
                 && let Node::File(there) = &found.entry.node
                 && there.digest == node.digest
@@ -141,7 +193,11 @@ impl Engine<'_> {
             std::fs::write(&path, data).map_err(|source| OpError::io("write", &path, source))?;
             self.bytes.place(digest, Location::Spooled(path));
         }
-        Ok(FileNode { size: data.len() as u64, digest, link: None })
+        Ok(FileNode {
+            size: data.len() as u64,
+            digest,
+            link: None,
+        })
     }
 
     /// Keeps what a reader gives.
@@ -163,8 +219,14 @@ impl Engine<'_> {
         Ok(scratch.path().join(digest.hex()))
     }
 
-    fn spool_from_blob(&self, layer: &LayerRef, wanted: &BTreeMap<Vec<u8>, FileNode>) -> Result<(), OpError> {
-        let Some(blob) = self.any_blob(layer)? else { return Ok(()) };
+    fn spool_from_blob(
+        &self,
+        layer: &LayerRef,
+        wanted: &BTreeMap<Vec<u8>, FileNode>,
+    ) -> Result<(), OpError> {
+        let Some(blob) = self.any_blob(layer)? else {
+            return Ok(());
+        };
         self.spool_files(&layer.layer, blob, wanted)
     }
 
@@ -176,12 +238,16 @@ impl Engine<'_> {
         wanted: &BTreeMap<Vec<u8>, FileNode>,
     ) -> Result<(), OpError> {
         let paths = wanted.keys().cloned().collect();
-        rbuild_cache::extract_files(self.store.trees(), &tree.tree, archive, &paths, &mut |names, reader| {
-            match names.iter().find_map(|name| wanted.get(*name)) {
+        rbuild_cache::extract_files(
+            self.store.trees(),
+            &tree.tree,
+            archive,
+            &paths,
+            &mut |names, reader| match names.iter().find_map(|name| wanted.get(*name)) {
                 Some(node) => self.spool_reader(node.digest, reader),
                 None => Ok(()),
-            }
-        })?;
+            },
+        )?;
         Ok(())
     }
 
@@ -201,19 +267,36 @@ impl Engine<'_> {
 
     /// Gets ready to read every file of a snapshot: what is only in blobs is taken out of them, in one pass each.
     pub(crate) fn prepare_files(&self, snapshot: &Snapshot) -> Result<(), OpError> {
-        self.place_copied(snapshot, b"", &self.store.trees().root(&snapshot.root.tree)?)
+        self.place_copied(
+            snapshot,
+            b"",
+            &self.store.trees().root(&snapshot.root.tree)?,
+        )
     }
 
     /// Opens the file of the merged tree at a resolved path.
-    pub(crate) fn open_in(&self, snapshot: &Snapshot, path: &[u8], node: &FileNode) -> io::Result<File> {
-        match self.holder(snapshot, path, node).map_err(io::Error::other)? {
+    pub(crate) fn open_in(
+        &self,
+        snapshot: &Snapshot,
+        path: &[u8],
+        node: &FileNode,
+    ) -> io::Result<File> {
+        match self
+            .holder(snapshot, path, node)
+            .map_err(io::Error::other)?
+        {
             Some(layer) => self.open_file(layer, path, node),
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
     /// Opens one file of a layer.
-    pub(super) fn open_file(&self, layer: &LayerRef, path: &[u8], node: &FileNode) -> io::Result<File> {
+    pub(super) fn open_file(
+        &self,
+        layer: &LayerRef,
+        path: &[u8],
+        node: &FileNode,
+    ) -> io::Result<File> {
         if let Some(dir) = self.store.layer_dir(&layer.layer.tree, &self.domain) {
             return open_beneath(&dir, path);
         }
@@ -229,28 +312,57 @@ impl Engine<'_> {
                 None => {}
             }
             let wanted = BTreeMap::from([(path.to_vec(), node.clone())]);
-            self.spool_from_blob(layer, &wanted).map_err(io::Error::other)?;
+            self.spool_from_blob(layer, &wanted)
+                .map_err(io::Error::other)?;
         }
-        Err(io::Error::new(io::ErrorKind::NotFound, "the store no longer holds its bytes"))
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the store no longer holds its bytes",
+        ))
     }
 
     /// Reads a whole small file of a snapshot's merged tree; `None` if there is none.
-    pub(super) fn read_small(&self, snapshot: &Snapshot, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>, OpError> {
-        let Some(found) = self.store.trees().lookup(&snapshot.root.tree, path, Follow::All)? else { return Ok(None) };
-        let Node::File(node) = &found.entry.node else { return Ok(None) };
+    pub(super) fn read_small(
+        &self,
+        snapshot: &Snapshot,
+        path: &[u8],
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, OpError> {
+        let Some(found) = self
+            .store
+            .trees()
+            .lookup(&snapshot.root.tree, path, Follow::All)?
+        else {
+            return Ok(None);
+        };
+        let Node::File(node) = &found.entry.node else {
+            return Ok(None);
+        };
         let shown = || PathBuf::from(String::from_utf8_lossy(&found.path).into_owned());
         if node.size > limit {
-            return Err(OpError::io("read", &shown(), io::Error::from(io::ErrorKind::FileTooLarge)));
+            return Err(OpError::io(
+                "read",
+                &shown(),
+                io::Error::from(io::ErrorKind::FileTooLarge),
+            ));
         }
-        let Some(layer) = self.holder(snapshot, &found.path, node)? else { return Ok(None) };
+        let Some(layer) = self.holder(snapshot, &found.path, node)? else {
+            return Ok(None);
+        };
         let mut data = Vec::new();
-        let read = self.open_file(layer, &found.path, node).and_then(|mut f| io::Read::read_to_end(&mut f, &mut data));
+        let read = self
+            .open_file(layer, &found.path, node)
+            .and_then(|mut f| io::Read::read_to_end(&mut f, &mut data));
         read.map_err(|source| OpError::io("read", &shown(), source))?;
         Ok(Some(data))
     }
 
     /// The directory form of a layer, made if it is not there yet. Called inside the namespace.
-    pub(super) fn layer_dir(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<PathBuf, OpError> {
+    pub(super) fn layer_dir(
+        &self,
+        layer: &LayerRef,
+        cancel: &CancelToken,
+    ) -> Result<PathBuf, OpError> {
         let tree = layer.layer.tree;
         self.lease.protect(LeaseRoot::LayerDir(tree))?;
         let lock = self.bytes.making(tree);
@@ -268,7 +380,14 @@ impl Engine<'_> {
                 rbuild_cache::read_layer(self.store.trees(), blob, Some(&mut unpack))?;
                 unpack.finish(self.store.trees(), &tree)?;
             }
-            None => rbuild_cache::write_dir(self.store.trees(), &tree, &into, &open, self.ownership, cancel)?,
+            None => rbuild_cache::write_dir(
+                self.store.trees(),
+                &tree,
+                &into,
+                &open,
+                self.ownership,
+                cancel,
+            )?,
         }
         self.store.trees().persist(&tree)?;
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
@@ -301,7 +420,8 @@ impl Engine<'_> {
         let trees = self.store.trees();
         let blob = if need_bytes {
             let mut writer = self.store.blobs().unhashed_writer()?;
-            let blob = rbuild_cache::write_layer(trees, &tree, options, &open, &mut writer, cancel)?;
+            let blob =
+                rbuild_cache::write_layer(trees, &tree, options, &open, &mut writer, cancel)?;
             writer.commit_as(&blob.digest, blob.size)?;
             blob
         } else {
@@ -321,10 +441,18 @@ impl Engine<'_> {
                 wanted.insert(path.to_vec(), node.clone());
             }
         })?;
-        if wanted.is_empty() { Ok(()) } else { self.spool_from_blob(layer, &wanted) }
+        if wanted.is_empty() {
+            Ok(())
+        } else {
+            self.spool_from_blob(layer, &wanted)
+        }
     }
 
-    fn each_file(&self, tree: &TreeRef, f: &mut dyn FnMut(&[u8], &FileNode)) -> Result<(), OpError> {
+    fn each_file(
+        &self,
+        tree: &TreeRef,
+        f: &mut dyn FnMut(&[u8], &FileNode),
+    ) -> Result<(), OpError> {
         self.store.trees().walk(&tree.tree, &mut |path, entry| {
             if let Node::File(node) = &entry.node {
                 f(path, node);
@@ -340,11 +468,21 @@ fn open_beneath(dir: &std::path::Path, path: &[u8]) -> io::Result<File> {
     use rustix::fs::Mode;
     use rustix::fs::OFlags;
     use rustix::fs::ResolveFlags;
-    let root = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let root = rustix::fs::open(
+        dir,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     // A rename anywhere on the machine may make the kernel ask to try again (openat2(2), EAGAIN).
     loop {
-        match rustix::fs::openat2(&root, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), resolve) {
+        match rustix::fs::openat2(
+            &root,
+            path,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+            resolve,
+        ) {
             Ok(file) => return Ok(file.into()),
             Err(rustix::io::Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),

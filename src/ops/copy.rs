@@ -119,15 +119,23 @@ pub struct Source {
 ///
 /// # Errors
 /// If there are none, and that is an error.
-pub fn sources(trees: &Trees, tree: &TreeRef, action: &CopyAction) -> Result<Vec<Source>, CopyError> {
-    let pattern = |source| CopyError::Pattern { src: action.src.clone(), source };
+pub fn sources(
+    trees: &Trees,
+    tree: &TreeRef,
+    action: &CopyAction,
+) -> Result<Vec<Source>, CopyError> {
+    let pattern = |source| CopyError::Pattern {
+        src: action.src.clone(),
+        source,
+    };
     // `/./` marks where the kept parents begin.
     let (pivot, src) = match action.src.split_once("/./") {
         Some((pivot, rest)) if action.parents => (clean(pivot), clean(rest)),
         _ => (Vec::new(), clean(&action.src)),
     };
     let full = join(&pivot, &src);
-    let is_wild = action.allow_wildcard && full.iter().any(|b| matches!(b, b'*' | b'?' | b'[' | b'\\'));
+    let is_wild =
+        action.allow_wildcard && full.iter().any(|b| matches!(b, b'*' | b'?' | b'[' | b'\\'));
     let mut paths = Vec::new();
     if is_wild {
         expand(trees, tree, &full, &mut paths).map_err(|error| match error {
@@ -139,12 +147,18 @@ pub fn sources(trees: &Trees, tree: &TreeRef, action: &CopyAction) -> Result<Vec
     }
     let mut list = Vec::new();
     for path in paths {
-        let follow = if action.follow_symlinks { Follow::All } else { Follow::NotLast };
+        let follow = if action.follow_symlinks {
+            Follow::All
+        } else {
+            Follow::NotLast
+        };
         let Some(found) = trees.lookup(&tree.tree, &path, follow)? else {
             if is_wild {
                 continue; // a dangling link that a pattern met
             }
-            return Err(CopyError::NotFound { src: action.src.clone() });
+            return Err(CopyError::NotFound {
+                src: action.src.clone(),
+            });
         };
         let below_pivot = path.strip_prefix(pivot.as_slice()).unwrap_or(&path);
         let below_pivot = below_pivot.strip_prefix(b"/").unwrap_or(below_pivot);
@@ -153,10 +167,17 @@ pub fn sources(trees: &Trees, tree: &TreeRef, action: &CopyAction) -> Result<Vec
             None => (Vec::new(), below_pivot.to_vec()),
         };
         let parents = if action.parents { parents } else { Vec::new() };
-        list.push(Source { path: found.path, name, parents, entry: found.entry });
+        list.push(Source {
+            path: found.path,
+            name,
+            parents,
+            entry: found.entry,
+        });
     }
     if list.is_empty() && !action.allow_empty_wildcard {
-        return Err(CopyError::NotFound { src: action.src.clone() });
+        return Err(CopyError::NotFound {
+            src: action.src.clone(),
+        });
     }
     Ok(list)
 }
@@ -173,16 +194,28 @@ impl From<TreeError> for ExpandError {
 }
 
 /// All paths `pattern` matches, component by component; `**` matches any number of directories.
-fn expand(trees: &Trees, tree: &TreeRef, pattern: &[u8], into: &mut Vec<Vec<u8>>) -> Result<(), ExpandError> {
-    let parts: Vec<&[u8]> = pattern.split(|&b| b == b'/').filter(|part| !part.is_empty()).collect();
+fn expand(
+    trees: &Trees,
+    tree: &TreeRef,
+    pattern: &[u8],
+    into: &mut Vec<Vec<u8>>,
+) -> Result<(), ExpandError> {
+    let parts: Vec<&[u8]> = pattern
+        .split(|&b| b == b'/')
+        .filter(|part| !part.is_empty())
+        .collect();
     let mut open: Vec<(Vec<u8>, usize)> = vec![(Vec::new(), 0)];
     while let Some((path, at)) = open.pop() {
         let Some(part) = parts.get(at) else {
             into.push(path);
             continue;
         };
-        let Some(found) = trees.lookup(&tree.tree, &path, Follow::All)? else { continue };
-        let Node::Dir(dir) = &found.entry.node else { continue };
+        let Some(found) = trees.lookup(&tree.tree, &path, Follow::All)? else {
+            continue;
+        };
+        let Node::Dir(dir) = &found.entry.node else {
+            continue;
+        };
         let text = String::from_utf8_lossy(part);
         if *part == b"**" {
             open.push((path.clone(), at + 1));
@@ -193,7 +226,9 @@ fn expand(trees: &Trees, tree: &TreeRef, pattern: &[u8], into: &mut Vec<Vec<u8>>
                 if matches!(entry.node, Node::Dir(_)) {
                     open.push((child, at));
                 }
-            } else if wildcard(&text, &String::from_utf8_lossy(&entry.name)).map_err(ExpandError::Pattern)? {
+            } else if wildcard(&text, &String::from_utf8_lossy(&entry.name))
+                .map_err(ExpandError::Pattern)?
+            {
                 open.push((child, at + 1));
             }
         }
@@ -208,11 +243,21 @@ fn expand(trees: &Trees, tree: &TreeRef, pattern: &[u8], into: &mut Vec<Vec<u8>>
 ///
 /// # Errors
 /// If a pattern or mode is malformed, or a tree cannot be read.
-pub fn arriving(trees: &Trees, source: &Source, action: &CopyAction, change: &Change<'_>) -> Result<Entry, CopyError> {
-    let pattern = |source| CopyError::Pattern { src: action.src.clone(), source };
+pub fn arriving(
+    trees: &Trees,
+    source: &Source,
+    action: &CopyAction,
+    change: &Change<'_>,
+) -> Result<Entry, CopyError> {
+    let pattern = |source| CopyError::Pattern {
+        src: action.src.clone(),
+        source,
+    };
     let mut entry = source.entry.clone();
     entry.meta = change.meta(&entry.meta, &entry.node)?;
-    let Node::Dir(dir) = &entry.node else { return Ok(entry) };
+    let Node::Dir(dir) = &entry.node else {
+        return Ok(entry);
+    };
     if change.is_none() && action.exclude.is_empty() && action.include.is_empty() {
         return Ok(entry);
     }
@@ -230,7 +275,10 @@ pub fn arriving(trees: &Trees, source: &Source, action: &CopyAction, change: &Ch
         if exclude.matches(&text) || (!action.include.is_empty() && !include.matches(&text)) {
             return ControlFlow::Continue(());
         }
-        match (change.meta(&below.meta, &below.node), NewNode::of(&below.node)) {
+        match (
+            change.meta(&below.meta, &below.node),
+            NewNode::of(&below.node),
+        ) {
             (Ok(meta), Some(node)) => builder.insert(path, meta, node),
             (Ok(_), None) => {}
             (Err(error), _) => {
@@ -248,7 +296,11 @@ pub fn arriving(trees: &Trees, source: &Source, action: &CopyAction, change: &Ch
         return Ok(entry);
     };
     let (opaque, implied) = (dir.opaque, dir.implied);
-    entry.node = Node::Dir(DirNode { opaque, implied, ..root });
+    entry.node = Node::Dir(DirNode {
+        opaque,
+        implied,
+        ..root
+    });
     Ok(entry)
 }
 
@@ -271,19 +323,39 @@ impl<'a> Target<'a> {
     ///
     /// # Errors
     /// If nothing is there to copy, or something is in the way.
-    pub fn copy(&mut self, source: &TreeRef, action: &CopyAction, change: &Change<'_>) -> Result<(), CopyError> {
+    pub fn copy(
+        &mut self,
+        source: &TreeRef,
+        action: &CopyAction,
+        change: &Change<'_>,
+    ) -> Result<(), CopyError> {
         let owner = change.owner.unwrap_or((0, 0));
         let is_dir_dest = action.dest.ends_with('/') || clean(&action.dest).is_empty();
         let dest = clean(&action.dest);
-        let parent = if is_dir_dest { dest.as_slice() } else { split(&dest).0 };
+        let parent = if is_dir_dest {
+            dest.as_slice()
+        } else {
+            split(&dest).0
+        };
         self.make_dirs(parent, owner)?;
         for source in sources(self.trees, source, action)? {
             let entry = arriving(self.trees, &source, action, change)?;
-            let base = if source.parents.is_empty() { dest.clone() } else { join(&dest, &source.parents) };
+            let base = if source.parents.is_empty() {
+                dest.clone()
+            } else {
+                join(&dest, &source.parents)
+            };
             if !source.parents.is_empty() {
                 self.make_dirs(&base, owner)?;
             }
-            self.place(&base, &source.name, entry, action, owner, !source.parents.is_empty())?;
+            self.place(
+                &base,
+                &source.name,
+                entry,
+                action,
+                owner,
+                !source.parents.is_empty(),
+            )?;
         }
         Ok(())
     }
@@ -299,7 +371,9 @@ impl<'a> Target<'a> {
         keep_name: bool,
     ) -> Result<(), CopyError> {
         let there = self.trees.lookup(&self.root.tree, dest, Follow::All)?;
-        let into_dir = there.as_ref().is_some_and(|found| matches!(found.entry.node, Node::Dir(_)));
+        let into_dir = there
+            .as_ref()
+            .is_some_and(|found| matches!(found.entry.node, Node::Dir(_)));
         let is_dir = matches!(entry.node, Node::Dir(_));
         let contents = action.dir_copy_contents && is_dir && !keep_name;
         let mut path = there.map_or_else(|| dest.to_vec(), |found| found.path);
@@ -333,14 +407,38 @@ impl<'a> Target<'a> {
             let next = join(&resolved, part);
             match self.trees.lookup(&self.root.tree, &next, Follow::All)? {
                 Some(found) if matches!(found.entry.node, Node::Dir(_)) => resolved = found.path,
-                Some(found) => return Err(CopyError::NotADirectory { path: text(&found.path) }),
+                Some(found) => {
+                    return Err(CopyError::NotADirectory {
+                        path: text(&found.path),
+                    });
+                }
                 None => {
-                    if self.trees.lookup(&self.root.tree, &next, Follow::NotLast)?.is_some() {
+                    if self
+                        .trees
+                        .lookup(&self.root.tree, &next, Follow::NotLast)?
+                        .is_some()
+                    {
                         return Err(CopyError::NotADirectory { path: text(&next) }); // a dangling link
                     }
-                    let mtime = rbuild_cache::Timestamp { secs: self.now, nanos: 0 };
-                    let meta = Meta { mode: 0o755, uid, gid, mtime, xattrs: BTreeMap::new() };
-                    self.graft(&next, Entry { name: Vec::new(), meta, node: empty_dir(self.trees) })?;
+                    let mtime = rbuild_cache::Timestamp {
+                        secs: self.now,
+                        nanos: 0,
+                    };
+                    let meta = Meta {
+                        mode: 0o755,
+                        uid,
+                        gid,
+                        mtime,
+                        xattrs: BTreeMap::new(),
+                    };
+                    self.graft(
+                        &next,
+                        Entry {
+                            name: Vec::new(),
+                            meta,
+                            node: empty_dir(self.trees),
+                        },
+                    )?;
                     resolved = next;
                 }
             }
@@ -353,7 +451,9 @@ impl<'a> Target<'a> {
         if replace {
             return Ok(());
         }
-        let Some(found) = self.trees.lookup(&self.root.tree, path, Follow::NotLast)? else { return Ok(()) };
+        let Some(found) = self.trees.lookup(&self.root.tree, path, Follow::NotLast)? else {
+            return Ok(());
+        };
         self.check_below(path, &found.entry.node, &entry.node)
     }
 
@@ -366,17 +466,25 @@ impl<'a> Target<'a> {
                 let (there, new) = (self.trees.get(&there.tree)?, self.trees.get(&new.tree)?);
                 for entry in &new.entries {
                     if let Ok(at) = there.entries.binary_search_by(|e| e.name.cmp(&entry.name)) {
-                        self.check_below(&join(path, &entry.name), &there.entries[at].node, &entry.node)?;
+                        self.check_below(
+                            &join(path, &entry.name),
+                            &there.entries[at].node,
+                            &entry.node,
+                        )?;
                     }
                 }
                 Ok(())
             }
-            (Node::Dir(_), _) => {
-                Err(CopyError::Conflict { what: "a file", path: text(path), there: "a directory" })
-            }
-            (_, Node::Dir(_)) => {
-                Err(CopyError::Conflict { what: "a directory", path: text(path), there: "not a directory" })
-            }
+            (Node::Dir(_), _) => Err(CopyError::Conflict {
+                what: "a file",
+                path: text(path),
+                there: "a directory",
+            }),
+            (_, Node::Dir(_)) => Err(CopyError::Conflict {
+                what: "a directory",
+                path: text(path),
+                there: "not a directory",
+            }),
             _ => Ok(()),
         }
     }
@@ -386,17 +494,37 @@ impl<'a> Target<'a> {
     /// # Errors
     /// If a tree cannot be read.
     pub fn graft(&mut self, path: &[u8], mut entry: Entry) -> Result<(), CopyError> {
-        let parts: Vec<&[u8]> = path.split(|&b| b == b'/').filter(|part| !part.is_empty()).collect();
+        let parts: Vec<&[u8]> = path
+            .split(|&b| b == b'/')
+            .filter(|part| !part.is_empty())
+            .collect();
         for part in parts.iter().rev() {
             entry.name = part.to_vec();
-            let object = self.trees.put(Directory { entries: vec![entry] });
-            let node = DirNode { tree: object.tree, content: object.content, opaque: false, implied: true };
-            entry = Entry { name: Vec::new(), meta: Meta::default(), node: Node::Dir(node) };
+            let object = self.trees.put(Directory {
+                entries: vec![entry],
+            });
+            let node = DirNode {
+                tree: object.tree,
+                content: object.content,
+                opaque: false,
+                implied: true,
+            };
+            entry = Entry {
+                name: Vec::new(),
+                meta: Meta::default(),
+                node: Node::Dir(node),
+            };
         }
         if parts.is_empty() && !matches!(entry.node, Node::Dir(_)) {
-            return Err(CopyError::Conflict { what: "a file", path: String::new(), there: "a directory" });
+            return Err(CopyError::Conflict {
+                what: "a file",
+                path: String::new(),
+                there: "a directory",
+            });
         }
-        let layer = self.trees.put(Directory { entries: vec![entry] });
+        let layer = self.trees.put(Directory {
+            entries: vec![entry],
+        });
         self.root = self.trees.merge(&self.root.tree, &layer.tree)?;
         Ok(())
     }
@@ -406,14 +534,28 @@ impl<'a> Target<'a> {
     /// # Errors
     /// If a tree cannot be read.
     pub fn remove(&mut self, path: &[u8]) -> Result<(), CopyError> {
-        self.graft(path, Entry { name: Vec::new(), meta: Meta::default(), node: Node::Whiteout })
+        self.graft(
+            path,
+            Entry {
+                name: Vec::new(),
+                meta: Meta::default(),
+                node: Node::Whiteout,
+            },
+        )
     }
 }
 
 /// An explicit directory without entries.
 pub fn empty_dir(trees: &Trees) -> Node {
-    let object = trees.put(Directory { entries: Vec::new() });
-    Node::Dir(DirNode { tree: object.tree, content: object.content, opaque: false, implied: false })
+    let object = trees.put(Directory {
+        entries: Vec::new(),
+    });
+    Node::Dir(DirNode {
+        tree: object.tree,
+        content: object.content,
+        opaque: false,
+        implied: false,
+    })
 }
 
 /// Cleans a path as Go's `path.Clean("/" + path)` does, without the leading slash: `/a/./b/../c/` is `a/c`.

@@ -100,8 +100,14 @@ impl Engine<'_> {
         let mut record = own_record("exec", op);
         let mounts = op.mounts.iter().map(|mount| {
             let mut fields = mount_value(mount);
-            fields.insert("input".into(), mount.input.map_or(-1, |index| index as i64).into());
-            match mount.input.and_then(|index| self.local_input(vertex, index)) {
+            fields.insert(
+                "input".into(),
+                mount.input.map_or(-1, |index| index as i64).into(),
+            );
+            match mount
+                .input
+                .and_then(|index| self.local_input(vertex, index))
+            {
                 Some(local) => {
                     let tree = self.scan(local)?.tree;
                     fields.insert("content".into(), self.at_selector(&tree, &mount.selector)?);
@@ -112,7 +118,10 @@ impl Engine<'_> {
             }
             Ok(KeyValue::Map(fields))
         });
-        record.field("mounts", KeyValue::List(mounts.collect::<Result<_, OpError>>()?));
+        record.field(
+            "mounts",
+            KeyValue::List(mounts.collect::<Result<_, OpError>>()?),
+        );
         record.field("inputs", self.input_keys(vertex, inputs));
         Ok(record)
     }
@@ -125,14 +134,19 @@ impl Engine<'_> {
         let mut record = own_record("exec/content", op);
         let mounts = op.mounts.iter().map(|mount| {
             let mut fields = mount_value(mount);
-            if let (MountKind::Bind | MountKind::Cache { .. }, Some(index)) = (&mount.kind, mount.input) {
+            if let (MountKind::Bind | MountKind::Cache { .. }, Some(index)) =
+                (&mount.kind, mount.input)
+            {
                 let input = &inputs[index];
                 let root = input.output.outputs[input.index as usize].root;
                 fields.insert("content".into(), self.at_selector(&root, &mount.selector)?);
             }
             Ok(KeyValue::Map(fields))
         });
-        record.field("mounts", KeyValue::List(mounts.collect::<Result<_, OpError>>()?));
+        record.field(
+            "mounts",
+            KeyValue::List(mounts.collect::<Result<_, OpError>>()?),
+        );
         Ok(record)
     }
 
@@ -140,12 +154,21 @@ impl Engine<'_> {
     fn at_selector(&self, root: &TreeRef, selector: &str) -> Result<KeyValue, OpError> {
         let path = copy::clean(selector);
         if path.is_empty() {
-            return Ok(KeyValue::Content { content: root.content, tree: Some(root.tree) });
+            return Ok(KeyValue::Content {
+                content: root.content,
+                tree: Some(root.tree),
+            });
         }
         let trees = self.store.trees();
-        let Some(found) = trees.lookup(&root.tree, &path, Follow::All)? else { return Ok("nothing".into()) };
-        let tree = matches!(found.entry.node, Node::Dir(_)).then(|| trees.subtree(&found.entry).tree);
-        Ok(KeyValue::Content { content: found.entry.content(), tree })
+        let Some(found) = trees.lookup(&root.tree, &path, Follow::All)? else {
+            return Ok("nothing".into());
+        };
+        let tree =
+            matches!(found.entry.node, Node::Dir(_)).then(|| trees.subtree(&found.entry).tree);
+        Ok(KeyValue::Content {
+            content: found.entry.content(),
+            tree,
+        })
     }
 
     pub(super) fn exec(
@@ -158,7 +181,9 @@ impl Engine<'_> {
         let executor = self.executor()?;
         let empty = self.empty();
         let root_mount = op.mounts.iter().find(|mount| mount.dest == "/");
-        let root = root_mount.and_then(|mount| mount.input).map_or(&empty, |index| inputs[index]);
+        let root = root_mount
+            .and_then(|mount| mount.input)
+            .map_or(&empty, |index| inputs[index]);
         let keeps_root = root_mount.is_some_and(|mount| mount.output.is_some());
 
         let scratch = self.store.scratch()?;
@@ -174,14 +199,26 @@ impl Engine<'_> {
         }
         let mut mounts = Vec::new();
         let mut held = Vec::new();
-        for (index, mount) in op.mounts.iter().enumerate().filter(|(_, mount)| mount.dest != "/") {
+        for (index, mount) in op
+            .mounts
+            .iter()
+            .enumerate()
+            .filter(|(_, mount)| mount.dest != "/")
+        {
             let dir = scratch.path().join(format!("mount{index}"));
             if let Some(source) = self.mount_source(mount, inputs, &dir, &mut held, step)? {
-                mounts.push(sandbox::Mount { dest: PathBuf::from(&mount.dest), source });
+                mounts.push(sandbox::Mount {
+                    dest: PathBuf::from(&mount.dest),
+                    source,
+                });
             }
         }
         let spec = Step {
-            root: sandbox::Root { lowers: self.lowers(root, step.cancel)?, upper: Some(upper.clone()), work },
+            root: sandbox::Root {
+                lowers: self.lowers(root, step.cancel)?,
+                upper: Some(upper.clone()),
+                work,
+            },
             mounts,
             args: op.args.iter().map(OsString::from).collect(),
             env,
@@ -199,21 +236,33 @@ impl Engine<'_> {
             ulimits: op
                 .ulimits
                 .iter()
-                .map(|limit| sandbox::Ulimit { name: limit.name.clone(), soft: limit.soft, hard: limit.hard })
+                .map(|limit| sandbox::Ulimit {
+                    name: limit.name.clone(),
+                    soft: limit.soft,
+                    hard: limit.hard,
+                })
                 .collect(),
             stdin: None,
         };
         let mut log = |stream: Stream, data: &[u8]| {
             let stream = if stream == Stream::Stdout { 1 } else { 2 };
             let vertex = step.digest.to_owned();
-            (step.events)(Event::Log(LogEvent { vertex, stream, data: data.to_vec(), timestamp: clock::now() }));
+            (step.events)(Event::Log(LogEvent {
+                vertex,
+                stream,
+                data: data.to_vec(),
+                timestamp: clock::now(),
+            }));
         };
         let exit = executor.run(&spec, &mut log, step.cancel)?;
         if step.cancel.is_cancelled() {
             return Err(OpError::Cancelled);
         }
         if exit != Exit::Code(0) {
-            return Err(OpError::Failed { command: command(vertex, op), exit: ExitText(exit) });
+            return Err(OpError::Failed {
+                command: command(vertex, op),
+                exit: ExitText(exit),
+            });
         }
         if !keeps_root {
             return Ok(Vec::new());
@@ -223,8 +272,13 @@ impl Engine<'_> {
         // What was copied up and is as it was is no change; device nodes below live in the tree only.
         let layer = trees.reduce(&root.root.tree, &written.tree)?;
         trees.persist(&layer.tree)?;
-        self.store.adopt_layer_dir(&layer.tree, &self.domain, &upper)?;
-        let layer = LayerRef { layer, origin: None, created: Some(self.created()) };
+        self.store
+            .adopt_layer_dir(&layer.tree, &self.domain, &upper)?;
+        let layer = LayerRef {
+            layer,
+            origin: None,
+            created: Some(self.created()),
+        };
         Ok(vec![self.stack(root, layer)?])
     }
 
@@ -248,7 +302,11 @@ impl Engine<'_> {
             },
         });
         let spec = Step {
-            root: sandbox::Root { lowers: self.lowers(root, self.cancel)?, upper: Some(upper), work },
+            root: sandbox::Root {
+                lowers: self.lowers(root, self.cancel)?,
+                upper: Some(upper),
+                work,
+            },
             mounts: mounts.collect(),
             args: process.args.iter().map(OsString::from).collect(),
             env: environment(&[], &process.env, &identity.home),
@@ -269,13 +327,18 @@ impl Engine<'_> {
     fn executor(&self) -> Result<&dyn Executor, OpError> {
         self.executor
             .as_deref()
-            .ok_or_else(|| OpError::Unsupported { what: "running a process before the sandbox is set up".into() })
+            .ok_or_else(|| OpError::Unsupported {
+                what: "running a process before the sandbox is set up".into(),
+            })
     }
 
     /// The directories of a snapshot's layers, bottom first.
     fn lowers(&self, snapshot: &Snapshot, cancel: &CancelToken) -> Result<Vec<PathBuf>, OpError> {
         let empty = self.empty().root.tree;
-        let layers = snapshot.layers.iter().filter(|layer| layer.layer.tree != empty);
+        let layers = snapshot
+            .layers
+            .iter()
+            .filter(|layer| layer.layer.tree != empty);
         layers.map(|layer| self.layer_dir(layer, cancel)).collect()
     }
 
@@ -293,10 +356,19 @@ impl Engine<'_> {
                 let empty = self.empty();
                 let snapshot = mount.input.map_or(&empty, |index| inputs[index]);
                 let path = copy::clean(&mount.selector);
-                if self.store.trees().lookup(&snapshot.root.tree, &path, Follow::All)?.is_none() {
-                    return Err(copy::CopyError::NotFound { src: mount.selector.clone() }.into());
+                if self
+                    .store
+                    .trees()
+                    .lookup(&snapshot.root.tree, &path, Follow::All)?
+                    .is_none()
+                {
+                    return Err(copy::CopyError::NotFound {
+                        src: mount.selector.clone(),
+                    }
+                    .into());
                 }
-                std::fs::create_dir(scratch).map_err(|source| OpError::io("create", scratch, source))?;
+                std::fs::create_dir(scratch)
+                    .map_err(|source| OpError::io("create", scratch, source))?;
                 let (upper, work) = work_dirs(scratch)?;
                 MountSource::Overlay {
                     lowers: self.lowers(snapshot, step.cancel)?,
@@ -305,23 +377,48 @@ impl Engine<'_> {
                     subpath: PathBuf::from(&mount.selector),
                 }
             }
-            MountKind::Cache { id, sharing, mode, uid, gid } => {
-                let cache = self.store.cache_mount(id, &self.domain, *sharing, step.cancel)?;
+            MountKind::Cache {
+                id,
+                sharing,
+                mode,
+                uid,
+                gid,
+            } => {
+                let cache = self
+                    .store
+                    .cache_mount(id, &self.domain, *sharing, step.cancel)?;
                 let cache = cache.ok_or(OpError::Cancelled)?;
                 let path = cache.prepare(*mode, *uid, *gid)?;
                 held.push(cache);
-                MountSource::Bind { path, subpath: PathBuf::new(), readonly: mount.readonly }
+                MountSource::Bind {
+                    path,
+                    subpath: PathBuf::new(),
+                    readonly: mount.readonly,
+                }
             }
             MountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
-            MountKind::Secret { id, uid, gid, mode, optional } => match self.secret(id, *optional)? {
-                Some(data) => MountSource::File { data, mode: *mode, uid: *uid, gid: *gid },
+            MountKind::Secret {
+                id,
+                uid,
+                gid,
+                mode,
+                optional,
+            } => match self.secret(id, *optional)? {
+                Some(data) => MountSource::File {
+                    data,
+                    mode: *mode,
+                    uid: *uid,
+                    gid: *gid,
+                },
                 None => return Ok(None),
             },
             MountKind::Ssh { id, optional, .. } => {
                 if *optional {
                     return Ok(None);
                 }
-                return Err(OpError::Unsupported { what: format!("the ssh agent mount `{id}`") });
+                return Err(OpError::Unsupported {
+                    what: format!("the ssh agent mount `{id}`"),
+                });
             }
         }))
     }
@@ -329,9 +426,9 @@ impl Engine<'_> {
     fn secret(&self, id: &str, optional: bool) -> Result<Option<Vec<u8>>, OpError> {
         match self.options.secrets.get(id) {
             Some(SecretSource::Value(secret)) => Ok(Some(secret.0.clone())),
-            Some(SecretSource::File(path)) => {
-                std::fs::read(path).map(Some).map_err(|source| OpError::io("read the secret file", path, source))
-            }
+            Some(SecretSource::File(path)) => std::fs::read(path)
+                .map(Some)
+                .map_err(|source| OpError::io("read the secret file", path, source)),
             None if optional => Ok(None),
             None => Err(OpError::Secret { id: id.to_owned() }),
         }
@@ -363,7 +460,8 @@ fn work_dirs(parent: &Path) -> Result<(PathBuf, PathBuf), OpError> {
     }
     // Its mode is that of `/` in the step.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&upper, mode).map_err(|source| OpError::io("set the mode of", &upper, source))?;
+    std::fs::set_permissions(&upper, mode)
+        .map_err(|source| OpError::io("set the mode of", &upper, source))?;
     Ok((upper, work))
 }
 
@@ -416,16 +514,40 @@ fn own_record(kind: &str, op: &ExecOp) -> KeyRecord {
     } = op;
     let mut record = KeyRecord::new(kind);
     record
-        .field("args", args.iter().map(String::as_str).collect::<KeyValue>())
-        .field("env", env.iter().map(|pair| env_value(pair)).collect::<KeyValue>())
+        .field(
+            "args",
+            args.iter().map(String::as_str).collect::<KeyValue>(),
+        )
+        .field(
+            "env",
+            env.iter().map(|pair| env_value(pair)).collect::<KeyValue>(),
+        )
         .field("cwd", cwd.as_str())
         .field("user", user.as_str())
         .field("network", format!("{network:?}").to_lowercase())
         .field("security", format!("{security:?}").to_lowercase())
-        .field("secrets", secret_env.iter().map(|s| format!("{}={}", s.name, s.id)).collect::<KeyValue>())
+        .field(
+            "secrets",
+            secret_env
+                .iter()
+                .map(|s| format!("{}={}", s.name, s.id))
+                .collect::<KeyValue>(),
+        )
         .field("hostname", hostname.as_str())
-        .field("hosts", extra_hosts.iter().map(|(name, _)| name.as_str()).collect::<KeyValue>())
-        .field("ulimits", ulimits.iter().map(|u| format!("{}={}:{}", u.name, u.soft, u.hard)).collect::<KeyValue>());
+        .field(
+            "hosts",
+            extra_hosts
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect::<KeyValue>(),
+        )
+        .field(
+            "ulimits",
+            ulimits
+                .iter()
+                .map(|u| format!("{}={}:{}", u.name, u.soft, u.hard))
+                .collect::<KeyValue>(),
+        );
     record
 }
 
@@ -433,7 +555,17 @@ fn own_record(kind: &str, op: &ExecOp) -> KeyRecord {
 fn env_value(pair: &str) -> KeyValue {
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
     let upper = name.to_ascii_uppercase();
-    let secret = ["SECRET", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "CREDENTIAL", "PRIVATE", "API_KEY", "APIKEY"];
+    let secret = [
+        "SECRET",
+        "TOKEN",
+        "PASSWORD",
+        "PASSWD",
+        "PASSPHRASE",
+        "CREDENTIAL",
+        "PRIVATE",
+        "API_KEY",
+        "APIKEY",
+    ];
     if secret.iter().any(|word| upper.contains(word)) {
         return KeyValue::Map(BTreeMap::from([(name.to_owned(), hidden(name, value))]));
     }
@@ -444,18 +576,35 @@ fn env_value(pair: &str) -> KeyValue {
 fn mount_value(mount: &Mount) -> BTreeMap<String, KeyValue> {
     let kind: KeyValue = match &mount.kind {
         MountKind::Bind => "bind".into(),
-        MountKind::Cache { id, sharing, mode, uid, gid } => {
-            format!("cache {id} {sharing:?} {mode:o} {uid}:{gid}").into()
-        }
+        MountKind::Cache {
+            id,
+            sharing,
+            mode,
+            uid,
+            gid,
+        } => format!("cache {id} {sharing:?} {mode:o} {uid}:{gid}").into(),
         MountKind::Tmpfs { size } => format!("tmpfs {size}").into(),
-        MountKind::Secret { id, uid, gid, mode, optional } => {
-            format!("secret {id} {mode:o} {uid}:{gid} {optional}").into()
-        }
-        MountKind::Ssh { id, uid, gid, mode, optional } => format!("ssh {id} {mode:o} {uid}:{gid} {optional}").into(),
+        MountKind::Secret {
+            id,
+            uid,
+            gid,
+            mode,
+            optional,
+        } => format!("secret {id} {mode:o} {uid}:{gid} {optional}").into(),
+        MountKind::Ssh {
+            id,
+            uid,
+            gid,
+            mode,
+            optional,
+        } => format!("ssh {id} {mode:o} {uid}:{gid} {optional}").into(),
     };
     BTreeMap::from([
         ("dest".to_owned(), mount.dest.as_str().into()),
-        ("output".to_owned(), mount.output.map_or(-1, i64::from).into()),
+        (
+            "output".to_owned(),
+            mount.output.map_or(-1, i64::from).into(),
+        ),
         ("readonly".to_owned(), mount.readonly.into()),
         ("kind".to_owned(), kind),
     ])

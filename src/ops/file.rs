@@ -49,7 +49,8 @@ impl Engine<'_> {
         record.field("inputs", self.input_keys(vertex, inputs));
         let actions = op.actions.iter().map(|action| {
             let mut value = action_value(action, true);
-            if let (FileActionKind::Copy(copy), FileInput::Input(index)) = (&action.kind, action.secondary)
+            if let (FileActionKind::Copy(copy), FileInput::Input(index)) =
+                (&action.kind, action.secondary)
                 && let Some(local) = self.local_input(vertex, index)
             {
                 let scan = self.scan(local)?;
@@ -60,7 +61,10 @@ impl Engine<'_> {
             }
             Ok(value)
         });
-        record.field("actions", KeyValue::List(actions.collect::<Result<_, OpError>>()?));
+        record.field(
+            "actions",
+            KeyValue::List(actions.collect::<Result<_, OpError>>()?),
+        );
         Ok(record)
     }
 
@@ -92,7 +96,10 @@ impl Engine<'_> {
             }
             Ok(value)
         });
-        record.field("actions", KeyValue::List(actions.collect::<Result<_, OpError>>()?));
+        record.field(
+            "actions",
+            KeyValue::List(actions.collect::<Result<_, OpError>>()?),
+        );
         Ok(record)
     }
 
@@ -102,18 +109,30 @@ impl Engine<'_> {
         let trees = self.store.trees();
         let owner = match &action.owner {
             // By name it is looked up in the base, which is in the key itself: any number will do here.
-            Some(Owner { user: UserRef::Name(_), .. }) => Some((0, 0)),
+            Some(Owner {
+                user: UserRef::Name(_),
+                ..
+            }) => Some((0, 0)),
             Some(owner) => Some(Accounts::default().owner(owner).unwrap_or_default()),
             None => None,
         };
-        let change = Change { owner, mode: action.mode.as_ref(), timestamp: None };
+        let change = Change {
+            owner,
+            mode: action.mode.as_ref(),
+            timestamp: None,
+        };
         let mut list = Vec::new();
         for source in copy::sources(trees, tree, action)? {
             let entry = copy::arriving(trees, &source, action, &change)?;
             let tree = matches!(entry.node, Node::Dir(_)).then(|| trees.subtree(&entry).tree);
             list.push(KeyValue::List(vec![
-                String::from_utf8_lossy(&copy::join(&source.parents, &source.name)).into_owned().into(),
-                KeyValue::Content { content: entry.content(), tree },
+                String::from_utf8_lossy(&copy::join(&source.parents, &source.name))
+                    .into_owned()
+                    .into(),
+                KeyValue::Content {
+                    content: entry.content(),
+                    tree,
+                },
             ]));
         }
         Ok(KeyValue::List(list))
@@ -139,7 +158,10 @@ impl Engine<'_> {
             };
             let (lower, base) = pick(action.input);
             let root = self.action(&base, &pick(action.secondary).1, action)?;
-            let changed = Snapshot { layers: base.layers, root };
+            let changed = Snapshot {
+                layers: base.layers,
+                root,
+            };
             if let Some(output) = action.output {
                 outputs.push((output, self.as_layer(&lower, &changed)?));
             }
@@ -153,8 +175,15 @@ impl Engine<'_> {
     fn as_layer(&self, lower: &TreeRef, changed: &Snapshot) -> Result<Snapshot, OpError> {
         let layer = self.store.trees().diff(&lower.tree, &changed.root.tree)?;
         let mut layers = changed.layers.clone();
-        layers.push(LayerRef { layer, origin: None, created: Some(self.created()) });
-        Ok(Snapshot { layers, root: changed.root })
+        layers.push(LayerRef {
+            layer,
+            origin: None,
+            created: Some(self.created()),
+        });
+        Ok(Snapshot {
+            layers,
+            root: changed.root,
+        })
     }
 
     /// When a layer made now was made, nanoseconds since the epoch.
@@ -166,34 +195,78 @@ impl Engine<'_> {
     }
 
     /// Carries one action out and returns the merged tree after it.
-    fn action(&self, base: &Snapshot, secondary: &Snapshot, action: &FileAction) -> Result<TreeRef, OpError> {
+    fn action(
+        &self,
+        base: &Snapshot,
+        secondary: &Snapshot,
+        action: &FileAction,
+    ) -> Result<TreeRef, OpError> {
         let mut target = Target::new(self.store.trees(), base.root, self.file_time());
         match &action.kind {
             FileActionKind::Copy(copy) => self.copy_action(&mut target, base, secondary, copy)?,
-            FileActionKind::Mkdir { path, mode, make_parents, owner, timestamp } => {
+            FileActionKind::Mkdir {
+                path,
+                mode,
+                make_parents,
+                owner,
+                timestamp,
+            } => {
                 let owner = self.owner(base, owner.as_ref())?.unwrap_or((0, 0));
                 let path = copy::clean(path);
                 let (parent, last) = copy::split(&path);
-                let exists = self.store.trees().lookup(&target.root.tree, &path, Follow::All)?;
-                if !path.is_empty() && exists.is_none_or(|found| !matches!(found.entry.node, Node::Dir(_))) {
-                    let parent = if *make_parents { target.make_dirs(parent, owner)? } else { parent.to_vec() };
+                let exists = self
+                    .store
+                    .trees()
+                    .lookup(&target.root.tree, &path, Follow::All)?;
+                if !path.is_empty()
+                    && exists.is_none_or(|found| !matches!(found.entry.node, Node::Dir(_)))
+                {
+                    let parent = if *make_parents {
+                        target.make_dirs(parent, owner)?
+                    } else {
+                        parent.to_vec()
+                    };
                     let node = copy::empty_dir(self.store.trees());
-                    self.put(&mut target, &copy::join(&parent, last), *mode, owner, *timestamp, node)?;
+                    self.put(
+                        &mut target,
+                        &copy::join(&parent, last),
+                        *mode,
+                        owner,
+                        *timestamp,
+                        node,
+                    )?;
                 }
             }
-            FileActionKind::Mkfile { path, mode, data, owner, timestamp } => {
+            FileActionKind::Mkfile {
+                path,
+                mode,
+                data,
+                owner,
+                timestamp,
+            } => {
                 let owner = self.owner(base, owner.as_ref())?.unwrap_or((0, 0));
                 let node = Node::File(self.spool_data(data)?);
                 let path = self.resolved(&target, &copy::clean(path))?;
                 self.put(&mut target, &path, *mode, owner, *timestamp, node)?;
             }
-            FileActionKind::Symlink { target: to, path, owner, timestamp } => {
+            FileActionKind::Symlink {
+                target: to,
+                path,
+                owner,
+                timestamp,
+            } => {
                 let owner = self.owner(base, owner.as_ref())?.unwrap_or((0, 0));
-                let node = Node::Symlink { target: to.clone().into_bytes() };
+                let node = Node::Symlink {
+                    target: to.clone().into_bytes(),
+                };
                 let path = self.resolved(&target, &copy::clean(path))?;
                 self.put(&mut target, &path, 0o777, owner, *timestamp, node)?;
             }
-            FileActionKind::Rm { path, allow_not_found, allow_wildcard } => {
+            FileActionKind::Rm {
+                path,
+                allow_not_found,
+                allow_wildcard,
+            } => {
                 self.remove(&mut target, path, *allow_not_found, *allow_wildcard)?;
             }
         }
@@ -203,8 +276,14 @@ impl Engine<'_> {
     /// A path whose parent's links are resolved; the last component is taken literally.
     fn resolved(&self, target: &Target<'_>, path: &[u8]) -> Result<Vec<u8>, OpError> {
         let (parent, last) = copy::split(path);
-        let found = self.store.trees().lookup(&target.root.tree, parent, Follow::All)?;
-        Ok(copy::join(&found.map_or_else(|| parent.to_vec(), |found| found.path), last))
+        let found = self
+            .store
+            .trees()
+            .lookup(&target.root.tree, parent, Follow::All)?;
+        Ok(copy::join(
+            &found.map_or_else(|| parent.to_vec(), |found| found.path),
+            last,
+        ))
     }
 
     fn put(
@@ -218,11 +297,30 @@ impl Engine<'_> {
     ) -> Result<(), OpError> {
         let secs = timestamp.unwrap_or(target.now);
         let mtime = Timestamp { secs, nanos: 0 };
-        let meta = Meta { mode: mode & 0o7777, uid, gid, mtime, ..Meta::default() };
-        Ok(target.graft(path, Entry { name: Vec::new(), meta, node })?)
+        let meta = Meta {
+            mode: mode & 0o7777,
+            uid,
+            gid,
+            mtime,
+            ..Meta::default()
+        };
+        Ok(target.graft(
+            path,
+            Entry {
+                name: Vec::new(),
+                meta,
+                node,
+            },
+        )?)
     }
 
-    fn remove(&self, target: &mut Target<'_>, path: &str, missing_ok: bool, wild: bool) -> Result<(), OpError> {
+    fn remove(
+        &self,
+        target: &mut Target<'_>,
+        path: &str,
+        missing_ok: bool,
+        wild: bool,
+    ) -> Result<(), OpError> {
         let pattern = CopyAction {
             src: path.to_owned(),
             dest: "/".into(),
@@ -295,7 +393,9 @@ impl Engine<'_> {
     ) -> Result<Option<File>, OpError> {
         let shown = std::path::PathBuf::from(String::from_utf8_lossy(path).into_owned());
         for layer in source.layers.iter().rev() {
-            let Ok(file) = self.open_file(layer, path, node) else { continue };
+            let Ok(file) = self.open_file(layer, path, node) else {
+                continue;
+            };
             let is_tar = is_archive(&file).map_err(|error| OpError::io("read", &shown, error))?;
             return Ok(is_tar.then_some(file));
         }
@@ -303,9 +403,17 @@ impl Engine<'_> {
     }
 
     /// ADD of an archive: its tree below `dest`, its files kept aside.
-    fn unpack(&self, target: &mut Target<'_>, dest: &[u8], archive: File, change: &Change<'_>) -> Result<(), OpError> {
+    fn unpack(
+        &self,
+        target: &mut Target<'_>,
+        dest: &[u8],
+        archive: File,
+        change: &Change<'_>,
+    ) -> Result<(), OpError> {
         let trees = self.store.trees();
-        let mut again = archive.try_clone().map_err(|error| OpError::io("read", "archive".as_ref(), error))?;
+        let mut again = archive
+            .try_clone()
+            .map_err(|error| OpError::io("read", "archive".as_ref(), error))?;
         let read = rbuild_cache::read_layer(trees, archive, None)?;
         let mut wanted = std::collections::BTreeMap::new();
         trees.walk(&read.layer.tree, &mut |path, entry| {
@@ -314,7 +422,8 @@ impl Engine<'_> {
             }
             std::ops::ControlFlow::Continue(())
         })?;
-        std::io::Seek::rewind(&mut again).map_err(|error| OpError::io("read", "archive".as_ref(), error))?;
+        std::io::Seek::rewind(&mut again)
+            .map_err(|error| OpError::io("read", "archive".as_ref(), error))?;
         self.spool_files(&read.layer, again, &wanted)?;
         // As an archive's own files, names that look like whiteouts are what they say: the merge applies them.
         let whole = trees.merge(&trees.empty().tree, &read.layer.tree)?;
@@ -352,8 +461,14 @@ impl Engine<'_> {
 
     /// The image's account files.
     pub(super) fn accounts(&self, snapshot: &Snapshot) -> Result<Accounts, OpError> {
-        let read = |path: &[u8]| self.read_small(snapshot, path, ACCOUNTS_LIMIT).map(Option::unwrap_or_default);
-        Ok(Accounts { passwd: read(b"etc/passwd")?, group: read(b"etc/group")? })
+        let read = |path: &[u8]| {
+            self.read_small(snapshot, path, ACCOUNTS_LIMIT)
+                .map(Option::unwrap_or_default)
+        };
+        Ok(Accounts {
+            passwd: read(b"etc/passwd")?,
+            group: read(b"etc/group")?,
+        })
     }
 }
 
@@ -374,7 +489,11 @@ fn exact(path: &[u8], action: &CopyAction) -> String {
     match action.src.split_once("/./") {
         Some((pivot, _)) if action.parents => {
             let pivot = String::from_utf8_lossy(&copy::clean(pivot)).into_owned();
-            let rest = path.strip_prefix(&pivot).unwrap_or(&path).trim_start_matches('/').to_owned();
+            let rest = path
+                .strip_prefix(&pivot)
+                .unwrap_or(&path)
+                .trim_start_matches('/')
+                .to_owned();
             format!("{pivot}/./{rest}")
         }
         _ => path,
@@ -387,7 +506,10 @@ fn root_of(inputs: &[Input<'_, StepResult>], index: usize) -> TreeRef {
 }
 
 fn content_value(root: TreeRef) -> KeyValue {
-    KeyValue::Content { content: root.content, tree: Some(root.tree) }
+    KeyValue::Content {
+        content: root.content,
+        tree: Some(root.tree),
+    }
 }
 
 /// A file action's own part of a key. `with_src` is false where the content it selects is in the key instead.
@@ -403,7 +525,11 @@ fn action_value(action: &FileAction, with_src: bool) -> KeyValue {
                 UserRef::Id(id) => id.to_string(),
                 UserRef::Name(name) => name.clone(),
             };
-            KeyValue::from(format!("{}:{}", one(&owner.user), owner.group.as_ref().map(one).unwrap_or_default()))
+            KeyValue::from(format!(
+                "{}:{}",
+                one(&owner.user),
+                owner.group.as_ref().map(one).unwrap_or_default()
+            ))
         }
     };
     let time = |timestamp: &Option<i64>| timestamp.map_or(KeyValue::from("unset"), KeyValue::from);
@@ -413,7 +539,12 @@ fn action_value(action: &FileAction, with_src: bool) -> KeyValue {
             put("from", input_value(action.secondary));
             put("dest", copy.dest.as_str().into());
             put("chown", owner_value(&copy.owner));
-            put("chmod", copy.mode.as_ref().map_or("kept".into(), |mode| format!("{mode:?}").into()));
+            put(
+                "chmod",
+                copy.mode
+                    .as_ref()
+                    .map_or("kept".into(), |mode| format!("{mode:?}").into()),
+            );
             put("exclude", copy.exclude.iter().map(String::as_str).collect());
             put("include", copy.include.iter().map(String::as_str).collect());
             put("timestamp", time(&copy.timestamp));
@@ -428,18 +559,38 @@ fn action_value(action: &FileAction, with_src: bool) -> KeyValue {
             put("flags", flags.into_iter().collect());
             if with_src {
                 put("src", copy.src.as_str().into());
-                put("wildcard", [copy.allow_wildcard, copy.allow_empty_wildcard].into_iter().collect());
+                put(
+                    "wildcard",
+                    [copy.allow_wildcard, copy.allow_empty_wildcard]
+                        .into_iter()
+                        .collect(),
+                );
             }
         }
-        FileActionKind::Mkfile { path, mode, data, owner, timestamp } => {
+        FileActionKind::Mkfile {
+            path,
+            mode,
+            data,
+            owner,
+            timestamp,
+        } => {
             put("action", "mkfile".into());
             put("path", path.as_str().into());
             put("mode", (*mode).into());
-            put("data", KeyValue::from(ContentDigest::from_bytes(*blake3::hash(data).as_bytes())));
+            put(
+                "data",
+                KeyValue::from(ContentDigest::from_bytes(*blake3::hash(data).as_bytes())),
+            );
             put("chown", owner_value(owner));
             put("timestamp", time(timestamp));
         }
-        FileActionKind::Mkdir { path, mode, make_parents, owner, timestamp } => {
+        FileActionKind::Mkdir {
+            path,
+            mode,
+            make_parents,
+            owner,
+            timestamp,
+        } => {
             put("action", "mkdir".into());
             put("path", path.as_str().into());
             put("mode", (*mode).into());
@@ -447,17 +598,29 @@ fn action_value(action: &FileAction, with_src: bool) -> KeyValue {
             put("chown", owner_value(owner));
             put("timestamp", time(timestamp));
         }
-        FileActionKind::Symlink { target, path, owner, timestamp } => {
+        FileActionKind::Symlink {
+            target,
+            path,
+            owner,
+            timestamp,
+        } => {
             put("action", "symlink".into());
             put("path", path.as_str().into());
             put("target", target.as_str().into());
             put("chown", owner_value(owner));
             put("timestamp", time(timestamp));
         }
-        FileActionKind::Rm { path, allow_not_found, allow_wildcard } => {
+        FileActionKind::Rm {
+            path,
+            allow_not_found,
+            allow_wildcard,
+        } => {
             put("action", "rm".into());
             put("path", path.as_str().into());
-            put("flags", [*allow_not_found, *allow_wildcard].into_iter().collect());
+            put(
+                "flags",
+                [*allow_not_found, *allow_wildcard].into_iter().collect(),
+            );
         }
     }
     KeyValue::Map(fields)

@@ -136,7 +136,11 @@ pub enum OpError {
 
 impl OpError {
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io { action, path: path.to_owned(), source }
+        Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -196,7 +200,10 @@ pub struct Engine<'a> {
 
 impl std::fmt::Debug for Engine<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("options", &self.options).field("domain", &self.domain).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("options", &self.options)
+            .field("domain", &self.domain)
+            .finish_non_exhaustive()
     }
 }
 
@@ -265,7 +272,9 @@ impl<'a> Engine<'a> {
 
     /// The time files made by the build get, Unix seconds.
     fn file_time(&self) -> i64 {
-        self.options.source_date_epoch.unwrap_or_else(|| (clock::now().0 / 1_000_000_000) as i64)
+        self.options
+            .source_date_epoch
+            .unwrap_or_else(|| (clock::now().0 / 1_000_000_000) as i64)
     }
 
     /// Whether every layer still has its bytes, or can fetch them again.
@@ -274,13 +283,19 @@ impl<'a> Engine<'a> {
             let tree = &layer.layer.tree;
             let has_blob = || {
                 let blobs = self.store.layer_blobs(tree).unwrap_or_default();
-                blobs.iter().any(|blob| self.store.blobs().contains(&blob.digest))
+                blobs
+                    .iter()
+                    .any(|blob| self.store.blobs().contains(&blob.digest))
             };
             let fetchable = layer.origin.as_ref().is_some_and(|origin| {
-                self.store.blobs().contains(&origin.digest) || (origin.source.is_some() && !self.options.offline)
+                self.store.blobs().contains(&origin.digest)
+                    || (origin.source.is_some() && !self.options.offline)
             });
             if !fetchable && self.store.layer_dir(tree, &self.domain).is_none() && !has_blob() {
-                return Err(format!("the files of layer {} are no longer in the store", tree.short()));
+                return Err(format!(
+                    "the files of layer {} are no longer in the store",
+                    tree.short()
+                ));
             }
         }
         Ok(())
@@ -310,7 +325,11 @@ impl Evaluate for Engine<'_> {
     type Output = StepResult;
     type Error = OpError;
 
-    fn definition_record(&self, vertex: &Vertex, inputs: &[InputKey]) -> Result<KeyRecord, OpError> {
+    fn definition_record(
+        &self,
+        vertex: &Vertex,
+        inputs: &[InputKey],
+    ) -> Result<KeyRecord, OpError> {
         let mut record = match &vertex.op {
             Op::Source(source) => self.source_record(source)?,
             Op::Exec(exec) => self.exec_record(vertex, exec, inputs)?,
@@ -325,7 +344,11 @@ impl Evaluate for Engine<'_> {
         Ok(record)
     }
 
-    fn content_record(&self, vertex: &Vertex, inputs: &[Input<'_, StepResult>]) -> Result<Option<KeyRecord>, OpError> {
+    fn content_record(
+        &self,
+        vertex: &Vertex,
+        inputs: &[Input<'_, StepResult>],
+    ) -> Result<Option<KeyRecord>, OpError> {
         let record = match &vertex.op {
             Op::Source(_) | Op::Merge | Op::Diff => return Ok(None),
             Op::Exec(exec) => self.exec_content_record(exec, inputs)?,
@@ -341,7 +364,9 @@ impl Evaluate for Engine<'_> {
         // A context is at hand since its key was made; its files are read where they are.
         if let Op::Source(SourceOp::Local(local)) = &vertex.op {
             return match self.context(local) {
-                Ok(snapshot) => Load::Hit(StepResult { outputs: Arc::new(vec![snapshot]) }),
+                Ok(snapshot) => Load::Hit(StepResult {
+                    outputs: Arc::new(vec![snapshot]),
+                }),
                 Err(error) => Load::Unusable(error.to_string()),
             };
         }
@@ -350,13 +375,19 @@ impl Evaluate for Engine<'_> {
             Ok(None) => return Load::Miss,
             Err(error) => return Load::Unusable(error.to_string()),
         };
-        if let Err(reason) = record.outputs.iter().try_for_each(|snapshot| self.usable(snapshot)) {
+        if let Err(reason) = record
+            .outputs
+            .iter()
+            .try_for_each(|snapshot| self.usable(snapshot))
+        {
             return Load::Unusable(reason);
         }
         if let Err(error) = self.lease.protect(LeaseRoot::Record(*key)) {
             return Load::Unusable(error.to_string());
         }
-        Load::Hit(StepResult { outputs: Arc::new(record.outputs) })
+        Load::Hit(StepResult {
+            outputs: Arc::new(record.outputs),
+        })
     }
 
     fn execute(
@@ -365,8 +396,10 @@ impl Evaluate for Engine<'_> {
         inputs: &[Input<'_, StepResult>],
         step: &StepControl<'_>,
     ) -> Result<StepResult, OpError> {
-        let inputs: Vec<&Snapshot> =
-            inputs.iter().map(|input| &input.output.outputs[input.index as usize]).collect();
+        let inputs: Vec<&Snapshot> = inputs
+            .iter()
+            .map(|input| &input.output.outputs[input.index as usize])
+            .collect();
         let outputs = match &vertex.op {
             Op::Source(source) => vec![self.source(source, &vertex.platform, step)?],
             Op::Exec(exec) => self.exec(vertex, exec, &inputs, step)?,
@@ -374,12 +407,20 @@ impl Evaluate for Engine<'_> {
             Op::Merge => vec![self.merge(&inputs)?],
             Op::Diff => vec![self.diff(&inputs)?],
         };
-        Ok(StepResult { outputs: Arc::new(outputs) })
+        Ok(StepResult {
+            outputs: Arc::new(outputs),
+        })
     }
 
     fn earlier(&self, vertex: &Vertex, record: &KeyRecord) -> Option<Earlier> {
-        let earlier = self.backend().latest(&self.slot(vertex), &record.kind).ok()??;
-        Some(Earlier { record: earlier.record, duration_ms: earlier.duration_ms })
+        let earlier = self
+            .backend()
+            .latest(&self.slot(vertex), &record.kind)
+            .ok()??;
+        Some(Earlier {
+            record: earlier.record,
+            duration_ms: earlier.duration_ms,
+        })
     }
 
     fn store(
@@ -400,13 +441,15 @@ impl Evaluate for Engine<'_> {
             }
         }
         let (created, duration_ms) = match made {
-            Made::Executed { started, completed } => {
-                (completed.0, u64::try_from(completed.0.saturating_sub(started.0) / 1_000_000).unwrap_or(u64::MAX))
-            }
-            Made::Found { by } => self
-                .backend()
-                .lookup(by)?
-                .map_or_else(|| (clock::now().0, 0), |found| (found.created, found.duration_ms)),
+            Made::Executed { started, completed } => (
+                completed.0,
+                u64::try_from(completed.0.saturating_sub(started.0) / 1_000_000)
+                    .unwrap_or(u64::MAX),
+            ),
+            Made::Found { by } => self.backend().lookup(by)?.map_or_else(
+                || (clock::now().0, 0),
+                |found| (found.created, found.duration_ms),
+            ),
         };
         for record in records {
             let key = record.key();

@@ -22,25 +22,33 @@ use rbuild_llb::pattern::Selection;
 use super::Engine;
 use super::LocalRoot;
 use super::OpError;
+use super::transfer::Reporter;
+use super::transfer::Transfer;
 use crate::image::Document;
 use crate::registry::Layout;
 use crate::registry::MAX_DOCUMENT;
 use crate::registry::Reference;
 use crate::solver::StepControl;
-use super::transfer::Reporter;
-use super::transfer::Transfer;
 
 impl Engine<'_> {
     pub(super) fn source_record(&self, source: &SourceOp) -> Result<KeyRecord, OpError> {
         let mut record = KeyRecord::new("source");
-        let digest = |digest: &Option<rbuild_llb::OciDigest>| digest.map_or("unpinned".into(), KeyValue::from);
+        let digest = |digest: &Option<rbuild_llb::OciDigest>| {
+            digest.map_or("unpinned".into(), KeyValue::from)
+        };
         match source {
             SourceOp::Image(image) => record.field("image", digest(&image.digest)),
             // The same digest is the same image, wherever it was read.
             SourceOp::OciLayout(layout) => record.field("image", digest(&layout.digest)),
             SourceOp::Local(local) => {
                 let tree = self.scan(local)?.tree;
-                record.field("files", KeyValue::Content { content: tree.content, tree: Some(tree.tree) })
+                record.field(
+                    "files",
+                    KeyValue::Content {
+                        content: tree.content,
+                        tree: Some(tree.tree),
+                    },
+                )
             }
             SourceOp::Git(git) => record
                 .field("commit", git.commit.as_deref().unwrap_or("unpinned"))
@@ -59,7 +67,9 @@ impl Engine<'_> {
         self.options
             .locals
             .get(&local.name)
-            .ok_or_else(|| OpError::Unsupported { what: format!("the context `{}`, which was not given,", local.name) })
+            .ok_or_else(|| OpError::Unsupported {
+                what: format!("the context `{}`, which was not given,", local.name),
+            })
     }
 
     /// A local source's tree; each is scanned once a build.
@@ -69,11 +79,20 @@ impl Engine<'_> {
             return Ok(Arc::clone(scan));
         }
         let root = self.local(local)?;
-        let select = Selection::new(&local.include, &local.exclude)
-            .map_err(|error| OpError::Unsupported { what: format!("the pattern {error}") })?;
+        let select = Selection::new(&local.include, &local.exclude).map_err(|error| {
+            OpError::Unsupported {
+                what: format!("the pattern {error}"),
+            }
+        })?;
         let selection = format!("{:?} {:?}", local.include, local.exclude);
         let stats = self.store.stat_cache(&root.path, &selection);
-        let scan = rbuild_cache::scan_context(&root.path, &select, &stats, self.store.trees(), self.cancel)?;
+        let scan = rbuild_cache::scan_context(
+            &root.path,
+            &select,
+            &stats,
+            self.store.trees(),
+            self.cancel,
+        )?;
         let scan = Arc::new(scan);
         scans.insert(local.clone(), Arc::clone(&scan));
         Ok(scan)
@@ -84,7 +103,14 @@ impl Engine<'_> {
         let tree = self.scan(local)?.tree;
         let files = Arc::new(ContextFiles::open_root(&self.local(local)?.path)?);
         self.place_context(&tree, &files)?;
-        Ok(Snapshot { layers: vec![LayerRef { layer: tree, origin: None, created: None }], root: tree })
+        Ok(Snapshot {
+            layers: vec![LayerRef {
+                layer: tree,
+                origin: None,
+                created: None,
+            }],
+            root: tree,
+        })
     }
 
     pub(super) fn source(
@@ -97,16 +123,24 @@ impl Engine<'_> {
             SourceOp::Local(local) => self.context(local),
             SourceOp::Image(image) => {
                 let origin = match image.digest {
-                    Some(digest) if !image.reference.contains('@') => format!("{}@{digest}", image.reference),
+                    Some(digest) if !image.reference.contains('@') => {
+                        format!("{}@{digest}", image.reference)
+                    }
                     _ => image.reference.clone(),
                 };
                 self.image(image.digest, Some(origin), &Reporter::of(step))
             }
-            SourceOp::OciLayout(layout) => {
-                self.image(layout.digest, Some(format!("oci-layout://{}", layout.path)), &Reporter::of(step))
-            }
-            SourceOp::Git(git) => Err(OpError::Unsupported { what: format!("the git source `{}`", git.remote) }),
-            SourceOp::Http(http) => Err(OpError::Unsupported { what: format!("the url source `{}`", http.url) }),
+            SourceOp::OciLayout(layout) => self.image(
+                layout.digest,
+                Some(format!("oci-layout://{}", layout.path)),
+                &Reporter::of(step),
+            ),
+            SourceOp::Git(git) => Err(OpError::Unsupported {
+                what: format!("the git source `{}`", git.remote),
+            }),
+            SourceOp::Http(http) => Err(OpError::Unsupported {
+                what: format!("the url source `{}`", http.url),
+            }),
         }
     }
 
@@ -117,15 +151,23 @@ impl Engine<'_> {
         source: Option<String>,
         step: &Reporter<'_>,
     ) -> Result<Snapshot, OpError> {
-        let digest = digest.ok_or_else(|| OpError::Unsupported { what: "an image that was not pinned".into() })?;
+        let digest = digest.ok_or_else(|| OpError::Unsupported {
+            what: "an image that was not pinned".into(),
+        })?;
         let blobs = self.store.blobs();
         let bytes = blobs.read(&digest, MAX_DOCUMENT)?;
         let Ok(Document::Manifest(manifest)) = Document::parse(&bytes, None) else {
-            return Err(OpError::Unsupported { what: format!("image {digest}, whose manifest cannot be read,") });
+            return Err(OpError::Unsupported {
+                what: format!("image {digest}, whose manifest cannot be read,"),
+            });
         };
         let config = blobs.read(&manifest.config.digest, MAX_DOCUMENT)?;
         let config: rbuild_llb::ImageConfig = serde_json::from_slice(&config).map_err(|error| {
-            OpError::io("read the config of", digest.to_string().as_ref(), io::Error::other(error))
+            OpError::io(
+                "read the config of",
+                digest.to_string().as_ref(),
+                io::Error::other(error),
+            )
         })?;
         let origins: Vec<Origin> = manifest
             .layers
@@ -146,19 +188,33 @@ impl Engine<'_> {
         }
         // Layers come in side by side: waiting for the network is not work, so these are threads of their own.
         let known: Vec<Result<KnownLayer, OpError>> = std::thread::scope(|scope| {
-            let running: Vec<_> =
-                origins.iter().map(|origin| scope.spawn(|| self.layer(origin, step))).collect();
+            let running: Vec<_> = origins
+                .iter()
+                .map(|origin| scope.spawn(|| self.layer(origin, step)))
+                .collect();
             running
                 .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .map(|thread| {
+                    thread
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
                 .collect()
         });
         let mut snapshot = self.empty();
         for (origin, known) in origins.into_iter().zip(known) {
             let layer = known?.layer;
             // A layer this store made itself is not fetched from anywhere: its own forms are its bytes.
-            let made_here = self.store.layer_blobs(&layer.tree)?.iter().any(|blob| blob.digest == origin.digest);
-            let layer = LayerRef { layer, origin: (!made_here).then_some(origin), created: None };
+            let made_here = self
+                .store
+                .layer_blobs(&layer.tree)?
+                .iter()
+                .any(|blob| blob.digest == origin.digest);
+            let layer = LayerRef {
+                layer,
+                origin: (!made_here).then_some(origin),
+                created: None,
+            };
             snapshot = self.stack(&snapshot, layer)?;
         }
         Ok(snapshot)
@@ -171,7 +227,10 @@ impl Engine<'_> {
         reference: &str,
         events: &(dyn Fn(rbuild_llb::event::Event) + Sync),
     ) -> Result<Snapshot, OpError> {
-        let origin = format!("{}@{digest}", reference.split('@').next().unwrap_or(reference));
+        let origin = format!(
+            "{}@{digest}",
+            reference.split('@').next().unwrap_or(reference)
+        );
         self.image(Some(digest), Some(origin), &Reporter { digest: "", events })
     }
 
@@ -187,19 +246,31 @@ impl Engine<'_> {
         } else {
             let mut progress = Transfer::start(step, &origin.digest.to_string(), origin.size);
             let mut writer = self.store.blobs().writer()?;
-            let mut tee = Tee { from: self.open_origin(origin)?, to: &mut writer, progress: &mut progress };
+            let mut tee = Tee {
+                from: self.open_origin(origin)?,
+                to: &mut writer,
+                progress: &mut progress,
+            };
             let read = rbuild_cache::read_layer(trees, &mut tee, None)?;
             // What follows the archive belongs to the blob all the same.
-            io::copy(&mut tee, &mut io::sink())
-                .map_err(|error| OpError::io("download", origin.digest.to_string().as_ref(), error))?;
+            io::copy(&mut tee, &mut io::sink()).map_err(|error| {
+                OpError::io("download", origin.digest.to_string().as_ref(), error)
+            })?;
             writer.commit(Some((&origin.digest, origin.size)))?;
             progress.done();
             read
         };
         if read.diff_id != origin.diff_id {
-            return Err(OpError::DiffId { digest: origin.digest, wanted: origin.diff_id });
+            return Err(OpError::DiffId {
+                digest: origin.digest,
+                wanted: origin.diff_id,
+            });
         }
-        let known = KnownLayer { layer: read.layer, diff_id: read.diff_id, tar_size: read.tar_size };
+        let known = KnownLayer {
+            layer: read.layer,
+            diff_id: read.diff_id,
+            tar_size: read.tar_size,
+        };
         trees.persist(&known.layer.tree)?;
         self.store.set_known_layer(&origin.digest, &known)?;
         Ok(known)
@@ -221,15 +292,23 @@ impl Engine<'_> {
     fn open_origin(&self, origin: &Origin) -> Result<Box<dyn Read + Send>, OpError> {
         let source = origin.source.as_deref().unwrap_or_default();
         if let Some(path) = source.strip_prefix("oci-layout://") {
-            return Ok(Box::new(Layout::open(path.as_ref())?.blob(&origin.digest, origin.size)?));
+            return Ok(Box::new(
+                Layout::open(path.as_ref())?.blob(&origin.digest, origin.size)?,
+            ));
         }
         if self.options.offline {
-            return Err(OpError::Unsupported { what: format!("downloading {} with `--offline`", origin.digest) });
+            return Err(OpError::Unsupported {
+                what: format!("downloading {} with `--offline`", origin.digest),
+            });
         }
-        let reference: Reference = source
-            .parse()
-            .map_err(|_| OpError::Unsupported { what: format!("a layer that comes from nowhere ({source})") })?;
-        Ok(Box::new(self.registry.blob(&reference, &origin.digest, origin.size)?))
+        let reference: Reference = source.parse().map_err(|_| OpError::Unsupported {
+            what: format!("a layer that comes from nowhere ({source})"),
+        })?;
+        Ok(Box::new(self.registry.blob(
+            &reference,
+            &origin.digest,
+            origin.size,
+        )?))
     }
 }
 

@@ -22,7 +22,10 @@ pub struct Reporter<'a> {
 impl<'a> Reporter<'a> {
     /// Reports as part of a step.
     pub fn of(step: &'a StepControl<'a>) -> Self {
-        Self { digest: step.digest, events: step.events }
+        Self {
+            digest: step.digest,
+            events: step.events,
+        }
     }
 }
 
@@ -40,7 +43,14 @@ impl<'a> Transfer<'a> {
     /// Announces a transfer of `total` bytes.
     pub fn start(step: &'a Reporter<'a>, id: &str, total: u64) -> Self {
         let now = clock::now();
-        let transfer = Self { step, id: id.to_owned(), total, current: 0, started: now, reported: now };
+        let transfer = Self {
+            step,
+            id: id.to_owned(),
+            total,
+            current: 0,
+            started: now,
+            reported: now,
+        };
         transfer.report(now, None);
         transfer
     }

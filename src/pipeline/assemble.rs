@@ -17,11 +17,11 @@ use crate::clock;
 use crate::exporter::ReadyImage;
 use crate::exporter::ReadyIndex;
 use crate::image::Descriptor;
-use crate::image::history::FinishOptions;
 use crate::image::Format;
 use crate::image::ImageLayer;
-use crate::image::history::finish;
 use crate::image::Index;
+use crate::image::history::FinishOptions;
+use crate::image::history::finish;
 use crate::image::media_type;
 use crate::ops::Engine;
 use crate::ops::OpError;
@@ -61,8 +61,15 @@ fn image(
     snapshot: Snapshot,
     cancel: &CancelToken,
 ) -> Result<ReadyImage, OpError> {
-    let clamp = if spec.rewrite_timestamp { request.source_date_epoch } else { None };
-    let options = BlobOptions { compression: compression(spec), clamp };
+    let clamp = if spec.rewrite_timestamp {
+        request.source_date_epoch
+    } else {
+        None
+    };
+    let options = BlobOptions {
+        compression: compression(spec),
+        clamp,
+    };
     // Whoever reads blobs needs their bytes; rbuild's own store can make them again from directories.
     let keep = match spec.kind {
         OutputKind::Image { push } => push,
@@ -78,7 +85,10 @@ fn image(
                 engine.fetch_origin(origin)?;
             }
             let media_type = Format::Oci.layer(&origin.media_type);
-            return Ok((Descriptor::new(media_type, origin.digest, origin.size), origin.diff_id));
+            return Ok((
+                Descriptor::new(media_type, origin.digest, origin.size),
+                origin.diff_id,
+            ));
         }
         let blob = engine.layer_blob(layer, &options, keep, cancel)?;
         let suffix = match blob.compression {
@@ -87,12 +97,23 @@ fn image(
             rbuild_cache::Compression::Zstd { .. } => "+zstd",
         };
         let media_type = format!("{}{suffix}", media_type::OCI_LAYER);
-        Ok((Descriptor::new(media_type, blob.digest, blob.size), blob.diff_id))
+        Ok((
+            Descriptor::new(media_type, blob.digest, blob.size),
+            blob.diff_id,
+        ))
     };
     // One layer is compressed in parallel already; several small ones side by side as well.
     let described: Vec<(Descriptor, OciDigest)> = match snapshot.layers.len() {
-        0 | 1 => snapshot.layers.iter().map(layer).collect::<Result<_, _>>()?,
-        _ => snapshot.layers.par_iter().map(layer).collect::<Result<_, _>>()?,
+        0 | 1 => snapshot
+            .layers
+            .iter()
+            .map(layer)
+            .collect::<Result<_, _>>()?,
+        _ => snapshot
+            .layers
+            .par_iter()
+            .map(layer)
+            .collect::<Result<_, _>>()?,
     };
     let layers: Vec<ImageLayer> = described
         .iter()
@@ -116,7 +137,11 @@ fn image(
         config: finished.config,
         manifest: finished.manifest,
         descriptor: finished.descriptor,
-        layers: described.into_iter().map(|(descriptor, _)| descriptor).zip(snapshot.layers.clone()).collect(),
+        layers: described
+            .into_iter()
+            .map(|(descriptor, _)| descriptor)
+            .zip(snapshot.layers.clone())
+            .collect(),
         snapshot,
     })
 }
@@ -124,13 +149,21 @@ fn image(
 fn compression(spec: &OutputSpec) -> rbuild_cache::Compression {
     use rbuild_cache::Compression as Blob;
     match (spec.compression, &spec.kind) {
-        (Compression::Default, OutputKind::Image { push: false } | OutputKind::Tar { .. } | OutputKind::Local { .. } | OutputKind::CacheOnly) => {
-            Blob::None
-        }
+        (
+            Compression::Default,
+            OutputKind::Image { push: false }
+            | OutputKind::Tar { .. }
+            | OutputKind::Local { .. }
+            | OutputKind::CacheOnly,
+        ) => Blob::None,
         (Compression::Uncompressed, _) => Blob::None,
         (Compression::Default, _) => Blob::Gzip { level: 6 },
-        (Compression::Gzip(level), _) => Blob::Gzip { level: level.unwrap_or(6) },
-        (Compression::Zstd(level), _) => Blob::Zstd { level: level.unwrap_or(3) },
+        (Compression::Gzip(level), _) => Blob::Gzip {
+            level: level.unwrap_or(6),
+        },
+        (Compression::Zstd(level), _) => Blob::Zstd {
+            level: level.unwrap_or(3),
+        },
     }
 }
 
@@ -139,10 +172,16 @@ pub(super) fn index(images: &[ReadyImage]) -> Option<ReadyIndex> {
     if images.len() < 2 {
         return None;
     }
-    let entries = images.iter().map(|image| image.descriptor.clone()).collect();
+    let entries = images
+        .iter()
+        .map(|image| image.descriptor.clone())
+        .collect();
     let document = Index::new(Format::Oci, entries).to_json();
     let descriptor = Descriptor::of(media_type::OCI_INDEX, &document);
-    Some(ReadyIndex { document, descriptor })
+    Some(ReadyIndex {
+        document,
+        descriptor,
+    })
 }
 
 /// The export as progress shows it.

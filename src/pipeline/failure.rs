@@ -86,9 +86,10 @@ fn kind(error: &OpError) -> ErrorKind {
     match error {
         OpError::Failed { .. } => ErrorKind::Step,
         OpError::Copy(CopyError::Tree(_)) => ErrorKind::Environment,
-        OpError::Copy(_) | OpError::Owner(_) | OpError::Unsupported { .. } | OpError::Secret { .. } => {
-            ErrorKind::Request
-        }
+        OpError::Copy(_)
+        | OpError::Owner(_)
+        | OpError::Unsupported { .. }
+        | OpError::Secret { .. } => ErrorKind::Request,
         OpError::Context(error) if error.is_request() => ErrorKind::Request,
         OpError::Cancelled => ErrorKind::Interrupted,
         _ => ErrorKind::Environment,
@@ -96,7 +97,10 @@ fn kind(error: &OpError) -> ErrorKind {
 }
 
 pub(super) fn signals(error: std::io::Error) -> BuildError {
-    BuildError::new(ErrorKind::Environment, anyhow::Error::new(error).context("cannot listen for signals"))
+    BuildError::new(
+        ErrorKind::Environment,
+        anyhow::Error::new(error).context("cannot listen for signals"),
+    )
 }
 
 pub(super) fn plan(error: PlanError<OpError>, definition: &Definition, plan: &Plan) -> BuildError {
@@ -106,10 +110,16 @@ pub(super) fn plan(error: PlanError<OpError>, definition: &Definition, plan: &Pl
     }
 }
 
-pub(super) fn solve(error: SolveError<OpError>, definition: &Definition, plan: &Plan) -> BuildError {
+pub(super) fn solve(
+    error: SolveError<OpError>,
+    definition: &Definition,
+    plan: &Plan,
+) -> BuildError {
     match error {
         SolveError::Cancelled => BuildError::interrupted(),
-        SolveError::Failed { vertex: id, source, .. } => match definition.get(&id) {
+        SolveError::Failed {
+            vertex: id, source, ..
+        } => match definition.get(&id) {
             Some(vertex) => {
                 let span = vertex.meta.spans.first();
                 if let OpError::Failed { exit, .. } = &source {
@@ -124,7 +134,10 @@ pub(super) fn solve(error: SolveError<OpError>, definition: &Definition, plan: &
             }
             None => op(source),
         },
-        error => BuildError::new(ErrorKind::Environment, anyhow::Error::msg(error.to_string())),
+        error => BuildError::new(
+            ErrorKind::Environment,
+            anyhow::Error::msg(error.to_string()),
+        ),
     }
 }
 
@@ -134,15 +147,28 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
     let (needle, message, label, hint) = match &error {
         OpError::Copy(CopyError::NotFound { src }) => {
             let hint = ignored(plan, src);
-            let what = vertex.meta.name.split_whitespace().find(|word| matches!(*word, "COPY" | "ADD" | "RUN"));
-            let message = format!("`{}` source `{src}` is not in {}", what.unwrap_or("COPY"), place(vertex));
-            let label = if hint.is_some() { "nothing matches after `.dockerignore`" } else { "nothing matches" };
+            let what = vertex
+                .meta
+                .name
+                .split_whitespace()
+                .find(|word| matches!(*word, "COPY" | "ADD" | "RUN"));
+            let message = format!(
+                "`{}` source `{src}` is not in {}",
+                what.unwrap_or("COPY"),
+                place(vertex)
+            );
+            let label = if hint.is_some() {
+                "nothing matches after `.dockerignore`"
+            } else {
+                "nothing matches"
+            };
             (Some(src.clone()), message, label.to_owned(), hint)
         }
         OpError::Copy(CopyError::Tree(_)) => return op(error),
-        OpError::Copy(_) | OpError::Owner(_) | OpError::Unsupported { .. } | OpError::Secret { .. } => {
-            (None, error.to_string(), String::new(), None)
-        }
+        OpError::Copy(_)
+        | OpError::Owner(_)
+        | OpError::Unsupported { .. }
+        | OpError::Secret { .. } => (None, error.to_string(), String::new(), None),
         _ => return op(error),
     };
     let mut narrowed = span.clone();
@@ -158,14 +184,21 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
 
 /// Where `needle` stands as a word of its own.
 fn find_word(text: &str, needle: &str) -> Option<usize> {
-    let separate = |c: Option<char>| c.is_none_or(|c| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '='));
+    let separate = |c: Option<char>| {
+        c.is_none_or(|c| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '='))
+    };
     text.match_indices(needle).map(|(at, _)| at).find(|&at| {
-        separate(text[..at].chars().next_back()) && separate(text[at + needle.len()..].chars().next())
+        separate(text[..at].chars().next_back())
+            && separate(text[at + needle.len()..].chars().next())
     })
 }
 
 fn place(vertex: &Vertex) -> &'static str {
-    if vertex.meta.name.contains("--from") { "what it copies from" } else { "the build context" }
+    if vertex.meta.name.contains("--from") {
+        "what it copies from"
+    } else {
+        "the build context"
+    }
 }
 
 /// The ignore rule that hides `src`, if the file is there on disk.
@@ -182,12 +215,17 @@ fn ignored(plan: &Plan, src: &str) -> Option<String> {
         if pattern.is_empty() || pattern.starts_with('#') {
             continue;
         }
-        let (negated, bare) = pattern.strip_prefix('!').map_or((false, pattern), |bare| (true, bare));
+        let (negated, bare) = pattern
+            .strip_prefix('!')
+            .map_or((false, pattern), |bare| (true, bare));
         let set = rbuild_llb::pattern::PatternSet::new(&[bare.to_owned()]).ok()?;
         if set.matches(relative) {
             last = (!negated).then_some((number + 1, pattern));
         }
     }
     let (line, pattern) = last?;
-    Some(format!("`{}:{line}` excludes `{pattern}`; add `!{relative}` after it to keep the file", ignore.name))
+    Some(format!(
+        "`{}:{line}` excludes `{pattern}`; add `!{relative}` after it to keep the file",
+        ignore.name
+    ))
 }

@@ -49,7 +49,14 @@ impl<'a> Pinner<'a> {
         registry: &'a registry::Client,
     ) -> Self {
         let tag_max_age = request.settings.tag_max_age;
-        Self { pull: request.pull, offline: request.offline, tag_max_age, store, lease, registry }
+        Self {
+            pull: request.pull,
+            offline: request.offline,
+            tag_max_age,
+            store,
+            lease,
+            registry,
+        }
     }
 
     /// For `rbuild run`: what is there is taken as it is.
@@ -60,7 +67,14 @@ impl<'a> Pinner<'a> {
         registry: &'a registry::Client,
     ) -> Self {
         let tag_max_age = request.settings.tag_max_age;
-        Self { pull: false, offline: false, tag_max_age, store, lease, registry }
+        Self {
+            pull: false,
+            offline: false,
+            tag_max_age,
+            store,
+            lease,
+            registry,
+        }
     }
 
     /// The pin of an image by its normalised name.
@@ -73,7 +87,13 @@ impl<'a> Pinner<'a> {
         {
             return Ok(pin);
         }
-        self.image(&ImageSource { reference: name.to_owned(), digest: None }, platform)
+        self.image(
+            &ImageSource {
+                reference: name.to_owned(),
+                digest: None,
+            },
+            platform,
+        )
     }
 
     /// Pins what is not pinned yet. Several are asked for at once, on threads that are gone afterwards: this process
@@ -81,16 +101,26 @@ impl<'a> Pinner<'a> {
     pub(super) fn pin(&self, sources: &[SourceRequest], pins: &mut Pins) -> Result<(), BuildError> {
         let open: Vec<&SourceRequest> = sources
             .iter()
-            .filter(|request| !matches!(request.source, SourceOp::Local(_)) && pins.get(&request.source, &request.platform).is_none())
+            .filter(|request| {
+                !matches!(request.source, SourceOp::Local(_))
+                    && pins.get(&request.source, &request.platform).is_none()
+            })
             .collect();
         let answers: Vec<Result<Pin, BuildError>> = match open.as_slice() {
             [] => return Ok(()),
             [only] => vec![self.one(only)],
             several => std::thread::scope(|scope| {
-                let threads: Vec<_> = several.iter().map(|request| scope.spawn(|| self.one(request))).collect();
+                let threads: Vec<_> = several
+                    .iter()
+                    .map(|request| scope.spawn(|| self.one(request)))
+                    .collect();
                 threads
                     .into_iter()
-                    .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                    .map(|thread| {
+                        thread
+                            .join()
+                            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                    })
                     .collect()
             }),
         };
@@ -106,7 +136,8 @@ impl<'a> Pinner<'a> {
             SourceOp::OciLayout(layout) => self.layout(layout, &request.platform),
             SourceOp::Git(_) | SourceOp::Http(_) | SourceOp::Local(_) => {
                 let error = anyhow::anyhow!("git and URL sources are not supported yet");
-                Err(BuildError::new(ErrorKind::Request, error).hint("download it first and COPY it from the context"))
+                Err(BuildError::new(ErrorKind::Request, error)
+                    .hint("download it first and COPY it from the context"))
             }
         };
         pinned.map_err(|error| failure::at(error, request.span.as_ref()))
@@ -118,7 +149,11 @@ impl<'a> Pinner<'a> {
             .parse()
             .map_err(|error| BuildError::new(ErrorKind::Request, anyhow::Error::new(error)))?;
         if !self.pull
-            && let Some(stored) = self.store.images().get(&image.reference).map_err(failure::store)?
+            && let Some(stored) = self
+                .store
+                .images()
+                .get(&image.reference)
+                .map_err(failure::store)?
             && let Some(pin) = self.stored(&stored.digest, platform)?
         {
             return Ok(pin);
@@ -137,12 +172,23 @@ impl<'a> Pinner<'a> {
             }
         }
         if self.offline {
-            let error = anyhow::anyhow!("`{}` is not in the store, and `--offline` asks no registry", image.reference);
-            return Err(BuildError::new(ErrorKind::Environment, error).hint("build once without `--offline`"));
+            let error = anyhow::anyhow!(
+                "`{}` is not in the store, and `--offline` asks no registry",
+                image.reference
+            );
+            return Err(BuildError::new(ErrorKind::Environment, error)
+                .hint("build once without `--offline`"));
         }
-        let resolved = self.registry.resolve(&reference, platform).map_err(failure::registry)?;
+        let resolved = self
+            .registry
+            .resolve(&reference, platform)
+            .map_err(failure::registry)?;
         let pin = self.keep(&resolved)?;
-        let stored = StoredPin { manifest: resolved.manifest_digest, index: resolved.index, checked: now };
+        let stored = StoredPin {
+            manifest: resolved.manifest_digest,
+            index: resolved.index,
+            checked: now,
+        };
         self.store.set_pin(&key, &stored).map_err(failure::store)?;
         Ok(pin)
     }
@@ -159,7 +205,9 @@ impl<'a> Pinner<'a> {
         let blobs = self.store.blobs();
         for bytes in [&resolved.manifest_bytes, &resolved.config_bytes] {
             let digest = blobs.put(bytes).map_err(failure::blob)?;
-            self.lease.protect(LeaseRoot::Blob(digest)).map_err(failure::store)?;
+            self.lease
+                .protect(LeaseRoot::Blob(digest))
+                .map_err(failure::store)?;
         }
         pin_of(resolved.manifest_digest, &resolved.config_bytes)
     }
@@ -168,13 +216,23 @@ impl<'a> Pinner<'a> {
     /// another platform.
     fn stored(&self, digest: &OciDigest, platform: &Platform) -> Result<Option<Pin>, BuildError> {
         let blobs = self.store.blobs();
-        let read = |digest: &OciDigest| blobs.contains(digest).then(|| blobs.read(digest, MAX_DOCUMENT).ok()).flatten();
-        let Some(bytes) = read(digest) else { return Ok(None) };
+        let read = |digest: &OciDigest| {
+            blobs
+                .contains(digest)
+                .then(|| blobs.read(digest, MAX_DOCUMENT).ok())
+                .flatten()
+        };
+        let Some(bytes) = read(digest) else {
+            return Ok(None);
+        };
         let (digest, manifest) = match Document::parse(&bytes, None) {
             Ok(Document::Manifest(manifest)) => (*digest, manifest),
             Ok(Document::Index(index)) => {
-                let Some(entry) = index.matching(platform).first().map(|entry| entry.digest) else { return Ok(None) };
-                let Some(Ok(Document::Manifest(manifest))) = read(&entry).map(|bytes| Document::parse(&bytes, None))
+                let Some(entry) = index.matching(platform).first().map(|entry| entry.digest) else {
+                    return Ok(None);
+                };
+                let Some(Ok(Document::Manifest(manifest))) =
+                    read(&entry).map(|bytes| Document::parse(&bytes, None))
                 else {
                     return Ok(None);
                 };
@@ -182,10 +240,14 @@ impl<'a> Pinner<'a> {
             }
             Err(_) => return Ok(None),
         };
-        let Some(config) = read(&manifest.config.digest) else { return Ok(None) };
+        let Some(config) = read(&manifest.config.digest) else {
+            return Ok(None);
+        };
         let pin = pin_of(digest, &config)?;
         match &pin {
-            Pin::Image { config, .. } if !platform.fallbacks().contains(&config.platform()) => Ok(None),
+            Pin::Image { config, .. } if !platform.fallbacks().contains(&config.platform()) => {
+                Ok(None)
+            }
             _ => Ok(Some(pin)),
         }
     }
@@ -193,8 +255,12 @@ impl<'a> Pinner<'a> {
 
 fn pin_of(digest: OciDigest, config: &[u8]) -> Result<Pin, BuildError> {
     let config: ImageConfig = serde_json::from_slice(config).map_err(|error| {
-        let error = anyhow::Error::new(error).context(format!("the config of image {digest} cannot be read"));
+        let error = anyhow::Error::new(error)
+            .context(format!("the config of image {digest} cannot be read"));
         BuildError::new(ErrorKind::Environment, error)
     })?;
-    Ok(Pin::Image { digest, config: Box::new(config) })
+    Ok(Pin::Image {
+        digest,
+        config: Box::new(config),
+    })
 }

@@ -40,10 +40,15 @@ pub(super) fn read(request: &BuildRequest) -> Result<Plan, BuildError> {
     let mut locals = BTreeMap::new();
     let mut remark = None;
     let (path, text) = match (&request.context, &request.file) {
-        (ContextSource::Stdin, None) | (ContextSource::Directory(_), Some(PlanFile::Stdin)) => (None, stdin()?),
+        (ContextSource::Stdin, None) | (ContextSource::Directory(_), Some(PlanFile::Stdin)) => {
+            (None, stdin()?)
+        }
         (ContextSource::Stdin, Some(_)) => {
-            let error = anyhow::anyhow!("a context on standard input cannot be combined with `-f` yet");
-            return Err(BuildError::new(ErrorKind::Request, error).hint("give the context as a directory"));
+            let error =
+                anyhow::anyhow!("a context on standard input cannot be combined with `-f` yet");
+            return Err(
+                BuildError::new(ErrorKind::Request, error).hint("give the context as a directory")
+            );
         }
         (ContextSource::Directory(_), Some(PlanFile::Path(path))) => {
             let text = read_file(path)?.ok_or_else(|| missing(path))?;
@@ -52,7 +57,10 @@ pub(super) fn read(request: &BuildRequest) -> Result<Plan, BuildError> {
         (ContextSource::Directory(dir), None) => {
             let (path, text, others) = find(dir)?;
             if let Some(other) = others {
-                remark = Some(format!("using `{}`; `{other}` is there as well (choose with `-f`)", path.display()));
+                remark = Some(format!(
+                    "using `{}`; `{other}` is there as well (choose with `-f`)",
+                    path.display()
+                ));
             }
             (Some(path), text)
         }
@@ -60,23 +68,54 @@ pub(super) fn read(request: &BuildRequest) -> Result<Plan, BuildError> {
     let mut ignore = None;
     if let ContextSource::Directory(dir) = &request.context {
         check_directory(dir)?;
-        locals.insert("context".to_owned(), LocalRoot { path: dir.clone(), shown: dir.display().to_string() });
+        locals.insert(
+            "context".to_owned(),
+            LocalRoot {
+                path: dir.clone(),
+                shown: dir.display().to_string(),
+            },
+        );
         ignore = read_ignore(path.as_deref(), dir)?;
     }
     for (name, context) in &request.named_contexts {
         if let NamedContextSource::Directory(dir) = context {
             check_directory(dir)?;
-            locals.insert(name.clone(), LocalRoot { path: dir.clone(), shown: dir.display().to_string() });
+            locals.insert(
+                name.clone(),
+                LocalRoot {
+                    path: dir.clone(),
+                    shown: dir.display().to_string(),
+                },
+            );
         }
     }
-    let name = path.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string());
+    let name = path
+        .as_ref()
+        .map_or_else(|| "-".to_owned(), |path| path.display().to_string());
     let identity = match &path {
-        Some(path) => std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string(),
+        Some(path) => std::path::absolute(path)
+            .unwrap_or_else(|_| path.clone())
+            .display()
+            .to_string(),
         None => "-".to_owned(),
     };
-    let language = if name.ends_with(".toml") { "TOML" } else { "Dockerfile" };
-    let source = Arc::new(SourceFile { name, text, language });
-    Ok(Plan { source, ignore, locals, identity, remark })
+    let language = if name.ends_with(".toml") {
+        "TOML"
+    } else {
+        "Dockerfile"
+    };
+    let source = Arc::new(SourceFile {
+        name,
+        text,
+        language,
+    });
+    Ok(Plan {
+        source,
+        ignore,
+        locals,
+        identity,
+        remark,
+    })
 }
 
 fn check_directory(dir: &Path) -> Result<(), BuildError> {
@@ -84,7 +123,9 @@ fn check_directory(dir: &Path) -> Result<(), BuildError> {
     let error = match std::fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => return Ok(()),
         Ok(_) => anyhow::anyhow!("the context `{shown}` is not a directory"),
-        Err(error) => anyhow::Error::new(error).context(format!("cannot use the context `{shown}`")),
+        Err(error) => {
+            anyhow::Error::new(error).context(format!("cannot use the context `{shown}`"))
+        }
     };
     Err(BuildError::new(ErrorKind::Request, error))
 }
@@ -110,12 +151,16 @@ fn find(dir: &Path) -> Result<(PathBuf, String, Option<&'static str>), BuildErro
 
 /// `./Dockerfile` is shown as `Dockerfile`.
 fn tidy(path: &Path) -> PathBuf {
-    path.strip_prefix(".").map_or_else(|_| path.to_owned(), Path::to_owned)
+    path.strip_prefix(".")
+        .map_or_else(|_| path.to_owned(), Path::to_owned)
 }
 
 fn missing(path: &Path) -> BuildError {
     let error = io::Error::from(io::ErrorKind::NotFound);
-    BuildError::new(ErrorKind::Request, anyhow::Error::new(error).context(format!("cannot read `{}`", path.display())))
+    BuildError::new(
+        ErrorKind::Request,
+        anyhow::Error::new(error).context(format!("cannot read `{}`", path.display())),
+    )
 }
 
 /// The text of a file, or `None` if there is none. Bytes that are not UTF-8 are replaced.
@@ -143,9 +188,13 @@ fn read_text(from: impl io::Read) -> io::Result<String> {
     let mut bytes = Vec::new();
     from.take(LIMIT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LIMIT {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "it is larger than 16 MiB"));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "it is larger than 16 MiB",
+        ));
     }
-    Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+    Ok(String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
 }
 
 /// `<plan>.dockerignore` beside the plan, else `.dockerignore` in the context.
@@ -155,10 +204,17 @@ fn read_ignore(plan: Option<&Path>, context: &Path) -> Result<Option<Arc<SourceF
         name.push(".dockerignore");
         PathBuf::from(name)
     });
-    for path in beside.into_iter().chain([tidy(&context.join(".dockerignore"))]) {
+    for path in beside
+        .into_iter()
+        .chain([tidy(&context.join(".dockerignore"))])
+    {
         if let Some(text) = read_file(&path)? {
             let name = path.display().to_string();
-            return Ok(Some(Arc::new(SourceFile { name, text, language: "Dockerfile" })));
+            return Ok(Some(Arc::new(SourceFile {
+                name,
+                text,
+                language: "Dockerfile",
+            })));
         }
     }
     Ok(None)

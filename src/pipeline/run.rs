@@ -25,12 +25,16 @@ use crate::sandbox::Stream;
 ///
 /// # Errors
 /// If it could not be started.
-pub fn run_image(request: &RunRequest, output: &mut dyn FnMut(Stream, &[u8])) -> Result<u8, BuildError> {
+pub fn run_image(
+    request: &RunRequest,
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> Result<u8, BuildError> {
     let store = open_store(&request.settings)?;
     let lease = store.lease().map_err(failure::store)?;
     let registry = registry::Client::new(&request.settings);
     let platform = Platform::host();
-    let pin = Pinner::for_run(request, &store, &lease, &registry).image_named(&request.image, &platform)?;
+    let pin = Pinner::for_run(request, &store, &lease, &registry)
+        .image_named(&request.image, &platform)?;
     let Pin::Image { digest, config } = pin else {
         let error = anyhow::anyhow!("`{}` is not an image", request.image);
         return Err(BuildError::new(ErrorKind::Request, error));
@@ -41,9 +45,19 @@ pub fn run_image(request: &RunRequest, output: &mut dyn FnMut(Stream, &[u8])) ->
     let sandboxing = sandbox_settings(&request.settings, &store);
     let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
     sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
-    let mut engine = Engine::new(&store, &lease, &definition, &registry, &cancel, options, String::new());
+    let mut engine = Engine::new(
+        &store,
+        &lease,
+        &definition,
+        &registry,
+        &cancel,
+        options,
+        String::new(),
+    );
     engine.set_executor(Box::new(entered));
-    let snapshot = engine.image_snapshot(digest, &request.image, &|_| {}).map_err(failure::op)?;
+    let snapshot = engine
+        .image_snapshot(digest, &request.image, &|_| {})
+        .map_err(failure::op)?;
     let run = &config.config;
     let mut args: Vec<String> = match &request.entrypoint {
         Some(entrypoint) => vec![entrypoint.clone()],
@@ -59,17 +73,31 @@ pub fn run_image(request: &RunRequest, output: &mut dyn FnMut(Stream, &[u8])) ->
         return Err(BuildError::new(ErrorKind::Request, error).hint("name one after the image"));
     }
     let mut env = run.env.clone();
-    env.extend(request.env.iter().map(|(name, value)| format!("{name}={value}")));
-    let workdir = request.workdir.clone().unwrap_or_else(|| run.working_dir.clone());
+    env.extend(
+        request
+            .env
+            .iter()
+            .map(|(name, value)| format!("{name}={value}")),
+    );
+    let workdir = request
+        .workdir
+        .clone()
+        .unwrap_or_else(|| run.working_dir.clone());
     let process = Foreground {
         args,
         env,
-        workdir: if workdir.is_empty() { "/".to_owned() } else { workdir },
+        workdir: if workdir.is_empty() {
+            "/".to_owned()
+        } else {
+            workdir
+        },
         user: request.user.clone().unwrap_or_else(|| run.user.clone()),
         network: request.network,
         volumes: request.volumes.clone(),
     };
-    let exit = engine.foreground(&snapshot, &process, output).map_err(failure::op)?;
+    let exit = engine
+        .foreground(&snapshot, &process, output)
+        .map_err(failure::op)?;
     Ok(match exit {
         Exit::Code(code) => u8::try_from(code).unwrap_or(255),
         Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),

@@ -189,7 +189,10 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
 
 impl std::fmt::Debug for Sandbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sandbox").field("rung", &self.rung).field("domain", &self.domain).finish_non_exhaustive()
+        f.debug_struct("Sandbox")
+            .field("rung", &self.rung)
+            .field("domain", &self.domain)
+            .finish_non_exhaustive()
     }
 }
 

@@ -341,8 +341,12 @@ fn write_map(
 /// A short name for the ids of the namespace this process is in: files written under one are not readable as the
 /// same owners under another.
 pub(super) fn domain() -> io::Result<String> {
-    let read = |file: &str| Ok::<_, io::Error>(parse_map(&fs::read_to_string(file)?).collect::<Vec<_>>());
-    Ok(domain_of(&read("/proc/self/uid_map")?, &read("/proc/self/gid_map")?))
+    let read =
+        |file: &str| Ok::<_, io::Error>(parse_map(&fs::read_to_string(file)?).collect::<Vec<_>>());
+    Ok(domain_of(
+        &read("/proc/self/uid_map")?,
+        &read("/proc/self/gid_map")?,
+    ))
 }
 
 /// The domain that [`enter`] leads to if it is granted what [`plan`] asks for, or else our own id alone.
@@ -350,7 +354,13 @@ pub(super) fn expected_domain() -> String {
     match plan() {
         Ok(plan) => domain_of(&plan.uids, &plan.gids),
         Err(_) => {
-            let own = |outside| [Range { inside: 0, outside, count: 1 }];
+            let own = |outside| {
+                [Range {
+                    inside: 0,
+                    outside,
+                    count: 1,
+                }]
+            };
             let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
             domain_of(&own(uid.as_raw()), &own(gid.as_raw()))
         }

@@ -143,10 +143,7 @@ fn answer(case: Option<&Path>, request: &SourceRequest) -> Pin {
 }
 
 /// Outlines, pins and converts as the pipeline does.
-fn build(
-    case: Option<&Path>,
-    request: &FrontendRequest,
-) -> Result<Converted, Vec<Diagnostic>> {
+fn build(case: Option<&Path>, request: &FrontendRequest) -> Result<Converted, Vec<Diagnostic>> {
     let mut wanted = Dockerfile.outline(request)?.sources;
     let mut pins = Pins::default();
     for _ in 0..5 {
