@@ -1,5 +1,11 @@
 //! The integration tests: one binary, a module a topic. `tests/README.md` says how to run and write them.
 
+mod apt;
+mod bad_input;
+mod cache;
+mod concurrency;
+mod exporters;
+mod real_inputs;
 mod smoke;
 mod support;
 mod tidy;
