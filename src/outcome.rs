@@ -92,7 +92,7 @@ pub struct BuildError {
     /// Findings about input files and flags. Printed first, each with its own hints.
     pub diagnostics: Vec<Diagnostic>,
     /// The failed step, for [`ErrorKind::Step`].
-    pub step: Option<StepFailure>,
+    pub step: Option<Box<StepFailure>>,
     /// What happened, outermost first: `error: …`, then one `caused by: …` a cause.
     pub source: Option<anyhow::Error>,
     /// What to do about it.
@@ -140,7 +140,7 @@ impl BuildError {
         Self {
             kind: ErrorKind::Step,
             diagnostics: Vec::new(),
-            step: Some(step),
+            step: Some(Box::new(step)),
             source: None,
             hints: Vec::new(),
         }

@@ -239,6 +239,8 @@ pub enum OutputKind {
         /// Where to.
         dest: PathBuf,
     },
+    /// `type=cacheonly`: nowhere; the build is done for its cache or its exit code.
+    CacheOnly,
 }
 
 /// A file or standard output.

@@ -1,11 +1,14 @@
 //! The integration tests: one binary, a module a topic. `tests/README.md` says how to run and write them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod apt;
 mod bad_input;
 mod cache;
 mod concurrency;
 mod exporters;
 mod real_inputs;
+mod sandbox;
 mod smoke;
 mod support;
 mod tidy;

@@ -27,7 +27,10 @@ fn build(env: &TestEnv) -> Output {
 fn check(env: &TestEnv, code: i32, expected: impl IntoData, mend: impl FnOnce(&TestEnv)) {
     let output = build(env).code(code);
     assert!(!output.stderr.contains("panicked"), "{output}");
-    let left: Vec<_> = ["iid", "out.tar"].into_iter().filter(|name| env.path(name).exists()).collect();
+    let left: Vec<_> = ["iid", "out.tar"]
+        .into_iter()
+        .filter(|name| env.path(name).exists())
+        .collect();
     assert!(left.is_empty(), "{left:?} left behind:\n{output}");
     output.fails_with(expected);
     mend(env);
@@ -37,8 +40,12 @@ fn check(env: &TestEnv, code: i32, expected: impl IntoData, mend: impl FnOnce(&T
 /// A wrong Dockerfile, mended by a right one.
 #[track_caller]
 fn check_file(dockerfile: &str, expected: impl IntoData) {
-    let env = TestEnv::new().file("Dockerfile", dockerfile).file("there", "x");
-    check(&env, 2, expected, |env| env.write("Dockerfile", "FROM scratch\nCOPY there /\n"));
+    let env = TestEnv::new()
+        .file("Dockerfile", dockerfile)
+        .file("there", "x");
+    check(&env, 2, expected, |env| {
+        env.write("Dockerfile", "FROM scratch\nCOPY there /\n")
+    });
 }
 
 #[test]
@@ -57,7 +64,9 @@ fn file_hidden_by_dockerignore() {
         .file("Dockerfile", "FROM scratch\nCOPY app.py /\n")
         .file("app.py", "")
         .file(".dockerignore", "# comment\n*.py\n");
-    check(&env, 2, str![], |env| env.write(".dockerignore", "*.py\n!app.py\n"));
+    check(&env, 2, str![], |env| {
+        env.write(".dockerignore", "*.py\n!app.py\n")
+    });
 }
 
 #[test]
@@ -91,50 +100,84 @@ fn no_from() {
 
 #[test]
 fn unknown_target() {
-    let env = TestEnv::new().file("Dockerfile", "FROM scratch AS build\nCOPY there /\n").file("there", "");
-    env.rbuild(["--target=biuld", "."]).code(2).fails_with(str![]);
+    let env = TestEnv::new()
+        .file("Dockerfile", "FROM scratch AS build\nCOPY there /\n")
+        .file("there", "");
+    env.rbuild(["--target=biuld", "."])
+        .code(2)
+        .fails_with(str![]);
 }
 
 #[test]
 fn no_dockerfile() {
     let env = TestEnv::new();
     env.rbuild(["."]).code(2).fails_with(str![]);
-    env.rbuild(["-f", "no/such", "."]).code(2).fails_with(str![]);
+    env.rbuild(["-f", "no/such", "."])
+        .code(2)
+        .fails_with(str![]);
     env.rbuild(["no/context"]).code(2).fails_with(str![]);
 }
 
 /// All problems of a file at once.
 #[test]
 fn several_problems() {
-    check_file("FORM scratch\nFROM scratch\nCOPY --form=x a b\nEXPOSE 99999999\n", str![]);
+    check_file(
+        "FORM scratch\nFROM scratch\nCOPY --form=x a b\nEXPOSE 99999999\n",
+        str![],
+    );
 }
 
 #[test]
 fn image_that_does_not_exist() {
     let image = format!("{}/no/such:1", Registry::shared().host());
-    let env = TestEnv::new().file("Dockerfile", format!("FROM {image}\n")).file("there", "");
-    check(&env, 3, str![], |env| env.write("Dockerfile", "FROM scratch\nCOPY there /\n"));
+    let env = TestEnv::new()
+        .file("Dockerfile", format!("FROM {image}\n"))
+        .file("there", "");
+    check(&env, 3, str![], |env| {
+        env.write("Dockerfile", "FROM scratch\nCOPY there /\n")
+    });
 }
 
 #[test]
 fn registry_that_does_not_answer() {
     // Bound and not listening: nobody else gets the port, and connections are refused.
-    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&socket, &std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = std::net::SocketAddr::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap();
-    let env = TestEnv::new().file("Dockerfile", format!("FROM {address}/some/image:1\n")).file("there", "");
-    check(&env, 3, str![], |env| env.write("Dockerfile", "FROM scratch\nCOPY there /\n"));
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::STREAM,
+        None,
+    )
+    .unwrap();
+    rustix::net::bind(
+        &socket,
+        &std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0),
+    )
+    .unwrap();
+    let address =
+        std::net::SocketAddr::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap();
+    let env = TestEnv::new()
+        .file("Dockerfile", format!("FROM {address}/some/image:1\n"))
+        .file("there", "");
+    check(&env, 3, str![], |env| {
+        env.write("Dockerfile", "FROM scratch\nCOPY there /\n")
+    });
 }
 
 /// A registry of its own with busybox, and a build that needs every file of it.
 fn damaged_registry() -> (Registry, TestEnv, Vec<u8>, std::path::PathBuf) {
     let registry = Registry::start();
     Base::Busybox.publish(&registry);
-    let layer = Image::from_layout(&Base::Busybox.layout()).layers().remove(0);
+    let layer = Image::from_layout(&Base::Busybox.layout())
+        .layers()
+        .remove(0);
     let blob = registry.blob(&layer);
     let whole = fs::read(&blob).unwrap();
     let file = format!("FROM {}/library/busybox\nRUN true\n", registry.host());
-    (registry, TestEnv::new().file("Dockerfile", file), whole, blob)
+    (
+        registry,
+        TestEnv::new().file("Dockerfile", file),
+        whole,
+        blob,
+    )
 }
 
 #[test]
@@ -161,7 +204,10 @@ fn damaged_image_layout() {
     let layer = Image::from_layout(&env.outside("layout")).layer_blob(0);
     let whole = fs::read(&layer).unwrap();
     fs::write(&layer, &whole[1..]).unwrap();
-    let context = format!("--build-context=base=oci-layout://{}", env.outside("layout").display());
+    let context = format!(
+        "--build-context=base=oci-layout://{}",
+        env.outside("layout").display()
+    );
     env.rbuild([&context, "."]).code(3).fails_with(str![]);
     fs::write(&layer, &whole).unwrap();
     env.rbuild([&context, "."]).success();
@@ -170,9 +216,13 @@ fn damaged_image_layout() {
 /// Paths are confined to the context: `..` stops at it, and a link means what it would mean with the context as `/`.
 #[test]
 fn paths_do_not_leave_the_context() {
-    let env = TestEnv::new().file("there", "x").file("Dockerfile", "FROM scratch\nCOPY ../secret /\n");
+    let env = TestEnv::new()
+        .file("there", "x")
+        .file("Dockerfile", "FROM scratch\nCOPY ../secret /\n");
     fs::write(env.outside("secret"), "outside").unwrap();
-    check(&env, 2, str![], |env| env.write("Dockerfile", "FROM scratch\nCOPY ../there /\n"));
+    check(&env, 2, str![], |env| {
+        env.write("Dockerfile", "FROM scratch\nCOPY ../there /\n")
+    });
 
     let env = env.symlink("up", "..").symlink("absolute", "/etc");
     for source in ["up/secret", "absolute/passwd"] {
@@ -184,23 +234,42 @@ fn paths_do_not_leave_the_context() {
 #[test]
 fn dockerfile_through_a_link_out_of_the_context() {
     let env = TestEnv::new().symlink("Dockerfile", "../elsewhere");
-    fs::write(env.outside("elsewhere"), "FROM scratch\nCOPY Dockerfile /\n").unwrap();
+    fs::write(
+        env.outside("elsewhere"),
+        "FROM scratch\nCOPY Dockerfile /\n",
+    )
+    .unwrap();
     // docker reads it too: the file is named by the user, not by what is built. The image gets the link.
     env.rbuild(["-o", "out", "."]).success();
-    assert_eq!(fs::read_link(env.path("out/Dockerfile")).unwrap().to_str(), Some("../elsewhere"));
+    assert_eq!(
+        fs::read_link(env.path("out/Dockerfile")).unwrap().to_str(),
+        Some("../elsewhere")
+    );
 }
 
 #[test]
 fn special_file() {
     let env = TestEnv::new().file("Dockerfile", "FROM scratch\nCOPY . /\n");
-    rustix::fs::mknodat(rustix::fs::CWD, env.path("pipe"), rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
-    check(&env, 2, str![], |env| fs::remove_file(env.path("pipe")).unwrap());
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        env.path("pipe"),
+        rustix::fs::FileType::Fifo,
+        0o644.into(),
+        0,
+    )
+    .unwrap();
+    check(&env, 2, str![], |env| {
+        fs::remove_file(env.path("pipe")).unwrap()
+    });
 }
 
 #[test]
 fn unreadable_file() {
-    let env = TestEnv::new().file("Dockerfile", "FROM scratch\nCOPY . /\n").file("private", "x");
-    let set = |mode| fs::set_permissions(env.path("private"), fs::Permissions::from_mode(mode)).unwrap();
+    let env = TestEnv::new()
+        .file("Dockerfile", "FROM scratch\nCOPY . /\n")
+        .file("private", "x");
+    let set =
+        |mode| fs::set_permissions(env.path("private"), fs::Permissions::from_mode(mode)).unwrap();
     set(0);
     check(&env, 2, str![], |_| set(0o600));
 }
@@ -221,7 +290,12 @@ fn file_that_changes_during_the_build() {
         .spawn()
         .unwrap();
     let waiting = gate.wait();
-    OpenOptions::new().write(true).open(env.path("data")).unwrap().write_all(b"after!").unwrap();
+    OpenOptions::new()
+        .write(true)
+        .open(env.path("data"))
+        .unwrap()
+        .write_all(b"after!")
+        .unwrap();
     waiting.go_on();
     let output = env.finished(build).code(1);
     assert!(!env.path("iid").exists() && !env.path("out.tar").exists());
@@ -261,7 +335,9 @@ fn full_disk() {
         mount -o remount,size=64m "$RBUILD_ROOT"
         "$RBUILD" -q -t app . | cut -c 1-7
     "#;
-    env.run(&mut in_namespace(&env, &["--map-root-user"], script)).success().is(str![]);
+    env.run(&mut in_namespace(&env, &["--map-root-user"], script))
+        .success()
+        .is(str![]);
 }
 
 /// Bytes that do not compress: xorshift.
@@ -284,16 +360,30 @@ fn read_only_store() {
         mount -o remount,ro "$RBUILD_ROOT"
         "$RBUILD" -q .
     "#;
-    env.run(&mut in_namespace(&env, &["--map-root-user"], script)).code(3).is(str![]);
+    env.run(&mut in_namespace(&env, &["--map-root-user"], script))
+        .code(3)
+        .is(str![]);
 }
 
 #[test]
 fn another_users_store() {
-    let env = TestEnv::new().file("Dockerfile", "FROM scratch\nCOPY there /\n").file("there", "");
+    let env = TestEnv::new()
+        .file("Dockerfile", "FROM scratch\nCOPY there /\n")
+        .file("there", "");
     env.rbuild(["-q", "."]).success();
     let chown = |owner: &str| {
-        env.tool("unshare", ["--map-root-user", "--map-auto", "chown", "-R", owner, env.store().to_str().unwrap()])
-            .success();
+        env.tool(
+            "unshare",
+            [
+                "--map-root-user",
+                "--map-auto",
+                "chown",
+                "-R",
+                owner,
+                env.store().to_str().unwrap(),
+            ],
+        )
+        .success();
     };
     chown("1:1");
     env.rbuild(["-q", "."]).code(3).is(str![]);
@@ -304,7 +394,10 @@ fn another_users_store() {
 /// No user namespace can be made: copies still work, and a RUN is refused with what to do about it.
 #[test]
 fn no_user_namespaces() {
-    let env = TestEnv::new().bases([Base::Busybox]).file("Dockerfile", "FROM busybox\nCOPY there /\n").file("there", "");
+    let env = TestEnv::new()
+        .bases([Base::Busybox])
+        .file("Dockerfile", "FROM busybox\nCOPY there /\n")
+        .file("there", "");
     let script = r#"
         echo 0 > /proc/sys/user/max_user_namespaces
         exec setpriv --inh-caps=-all --ambient-caps=-all "$RBUILD" -q .
@@ -312,7 +405,9 @@ fn no_user_namespaces() {
     let options = ["--map-user=1000", "--map-group=1000", "--keep-caps"];
     env.run(&mut in_namespace(&env, &options, script)).success();
     env.write("Dockerfile", "FROM busybox\nCOPY there /\nRUN true\n");
-    env.run(&mut in_namespace(&env, &options, script)).code(3).is(str![]);
+    env.run(&mut in_namespace(&env, &options, script))
+        .code(3)
+        .is(str![]);
     env.rbuild(["-q", "."]).success();
 }
 
@@ -320,9 +415,14 @@ fn no_user_namespaces() {
 fn failing_step() {
     let env = TestEnv::new()
         .bases([Base::Busybox])
-        .file("Dockerfile", "FROM busybox\nCOPY there /\nRUN echo to stdout; echo to stderr >&2; exit 42\n")
+        .file(
+            "Dockerfile",
+            "FROM busybox\nCOPY there /\nRUN echo to stdout; echo to stderr >&2; exit 42\n",
+        )
         .file("there", "");
-    check(&env, 1, str![], |env| env.write("Dockerfile", "FROM busybox\nRUN true\n"));
+    check(&env, 1, str![], |env| {
+        env.write("Dockerfile", "FROM busybox\nRUN true\n")
+    });
 }
 
 #[test]
@@ -330,20 +430,34 @@ fn step_that_is_killed() {
     let env = TestEnv::new()
         .bases([Base::Busybox])
         .file("Dockerfile", "FROM busybox\nRUN kill -9 $$\n");
-    check(&env, 1, str![], |env| env.write("Dockerfile", "FROM busybox\nRUN true\n"));
+    check(&env, 1, str![], |env| {
+        env.write("Dockerfile", "FROM busybox\nRUN true\n")
+    });
 }
 
 #[test]
 fn command_that_is_not_there() {
-    let env = TestEnv::new().bases([Base::Busybox]).file("Dockerfile", "FROM busybox\nRUN [\"/bin/nothing\"]\n");
-    check(&env, 1, str![], |env| env.write("Dockerfile", "FROM busybox\nRUN true\n"));
+    let env = TestEnv::new()
+        .bases([Base::Busybox])
+        .file("Dockerfile", "FROM busybox\nRUN [\"/bin/nothing\"]\n");
+    check(&env, 1, str![], |env| {
+        env.write("Dockerfile", "FROM busybox\nRUN true\n")
+    });
 }
 
 #[test]
 fn wrong_flags() {
     let env = TestEnv::new().context("hello");
-    env.rbuild(["--no-such-flag", "."]).code(2).fails_with(str![]);
-    env.rbuild(["-o", "type=zip", "."]).code(2).fails_with(str![]);
-    env.rbuild(["-t", "Not A Name", "."]).code(2).fails_with(str![]);
-    env.rbuild(["--platform=plan9/vax/1/2", "."]).code(2).fails_with(str![]);
+    env.rbuild(["--no-such-flag", "."])
+        .code(2)
+        .fails_with(str![]);
+    env.rbuild(["-o", "type=zip", "."])
+        .code(2)
+        .fails_with(str![]);
+    env.rbuild(["-t", "Not A Name", "."])
+        .code(2)
+        .fails_with(str![]);
+    env.rbuild(["--platform=plan9/vax/1/2", "."])
+        .code(2)
+        .fails_with(str![]);
 }

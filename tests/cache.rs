@@ -28,7 +28,10 @@ fn times_and_ignored_files_change_nothing() {
     env.rbuild(PLAIN).success();
     let later = SystemTime::now() + Duration::from_secs(60);
     for name in ["first", "second"] {
-        File::open(env.path(name)).unwrap().set_modified(later).unwrap();
+        File::open(env.path(name))
+            .unwrap()
+            .set_modified(later)
+            .unwrap();
     }
     env.write("ignored", "other\n");
     let again = env.rbuild(PLAIN).success();
@@ -63,7 +66,11 @@ fn equal_output_cuts_the_rebuild_off() {
     env.rbuild(PLAIN).success();
     env.write("list", "c\nd\n");
     let same = env.rbuild(PLAIN).success();
-    assert_eq!(same.ran(), ["COPY list /", "RUN wc -l < /list > /lines"], "{same}");
+    assert_eq!(
+        same.ran(),
+        ["COPY list /", "RUN wc -l < /list > /lines"],
+        "{same}"
+    );
     env.write("list", "one\n");
     let other = env.rbuild(PLAIN).success();
     assert_eq!(other.ran().len(), 4, "{other}");
@@ -75,24 +82,41 @@ fn no_cache_runs_everything_or_a_stage() {
         .bases([Base::Busybox])
         .file("Dockerfile", "FROM busybox AS a\nRUN echo a > /a\nFROM busybox AS b\nCOPY --from=a /a /\nRUN echo b > /b\n");
     env.rbuild(PLAIN).success();
-    let all = env.rbuild(["--no-cache", "--progress=plain", "."]).success();
-    assert_eq!(all.ran(), ["COPY --from=a /a /", "RUN echo a > /a", "RUN echo b > /b"], "{all}");
-    let stage = env.rbuild(["--no-cache-filter=a", "--progress=plain", "."]).success();
+    let all = env
+        .rbuild(["--no-cache", "--progress=plain", "."])
+        .success();
+    assert_eq!(
+        all.ran(),
+        ["COPY --from=a /a /", "RUN echo a > /a", "RUN echo b > /b"],
+        "{all}"
+    );
+    let stage = env
+        .rbuild(["--no-cache-filter=a", "--progress=plain", "."])
+        .success();
     assert_eq!(stage.ran(), ["RUN echo a > /a"], "{stage}");
 }
 
 /// Arguments are in the key where they are declared, and only from there on.
 #[test]
 fn a_build_argument_counts_from_its_declaration() {
-    let env = TestEnv::new()
-        .bases([Base::Busybox])
-        .file("Dockerfile", "FROM busybox\nRUN echo before\nARG VERSION\nRUN echo $VERSION\n");
-    env.rbuild(["--build-arg=VERSION=1", "--progress=plain", "."]).success();
-    let other = env.rbuild(["--build-arg=VERSION=2", "--progress=plain", "."]).success();
+    let env = TestEnv::new().bases([Base::Busybox]).file(
+        "Dockerfile",
+        "FROM busybox\nRUN echo before\nARG VERSION\nRUN echo $VERSION\n",
+    );
+    env.rbuild(["--build-arg=VERSION=1", "--progress=plain", "."])
+        .success();
+    let other = env
+        .rbuild(["--build-arg=VERSION=2", "--progress=plain", "."])
+        .success();
     assert_eq!(other.ran(), ["RUN echo $VERSION"], "{other}");
     // Of the predefined proxies only the declared ones count.
     let proxied = env
-        .rbuild(["--build-arg=VERSION=2", "--build-arg=HTTP_PROXY=http://proxy.example.org", "--progress=plain", "."])
+        .rbuild([
+            "--build-arg=VERSION=2",
+            "--build-arg=HTTP_PROXY=http://proxy.example.org",
+            "--progress=plain",
+            ".",
+        ])
         .success();
     assert_eq!(proxied.ran(), [""; 0], "{proxied}");
 }
@@ -100,9 +124,10 @@ fn a_build_argument_counts_from_its_declaration() {
 /// Nothing of a stage that the target does not need is looked at.
 #[test]
 fn unreachable_stages_cost_nothing() {
-    let env = TestEnv::new()
-        .bases([Base::Busybox])
-        .file("Dockerfile", "FROM no.such.registry.invalid/x AS unused\nRUN false\nFROM busybox\nRUN true\n");
+    let env = TestEnv::new().bases([Base::Busybox]).file(
+        "Dockerfile",
+        "FROM no.such.registry.invalid/x AS unused\nRUN false\nFROM busybox\nRUN true\n",
+    );
     let output = env.rbuild(PLAIN).success();
     assert_eq!(output.ran(), ["RUN true"], "{output}");
 }
@@ -112,10 +137,26 @@ fn unreachable_stages_cost_nothing() {
 fn an_unchanged_build_is_answered_from_records_alone() {
     let env = two_copies();
     let first = env.rbuild(["-q", "."]).success();
-    let traced = env.run(env.tool_command("strace").args(["-f", "-qq", "-e", "trace=unshare,clone3,setns,connect,fsync,fdatasync,syncfs", "-o", "trace"])
-        .arg(env!("CARGO_BIN_EXE_rbuild")).args(["-q", "."])).success();
+    let traced = env
+        .run(
+            env.tool_command("strace")
+                .args([
+                    "-f",
+                    "-qq",
+                    "-e",
+                    "trace=unshare,clone3,setns,connect,fsync,fdatasync,syncfs",
+                    "-o",
+                    "trace",
+                ])
+                .arg(env!("CARGO_BIN_EXE_rbuild"))
+                .args(["-q", "."]),
+        )
+        .success();
     assert_eq!(traced.stdout, first.stdout);
     let trace = std::fs::read_to_string(env.path("trace")).unwrap();
-    let calls: Vec<&str> = trace.lines().filter(|line| !line.contains("CLONE_THREAD")).collect();
+    let calls: Vec<&str> = trace
+        .lines()
+        .filter(|line| !line.contains("CLONE_THREAD"))
+        .collect();
     assert_eq!(calls, [""; 0]);
 }

@@ -28,7 +28,8 @@ fn start(command: &mut Command) -> Child {
 fn is_running(word: &str) -> bool {
     fs::read_dir("/proc").unwrap().flatten().any(|entry| {
         fs::read(entry.path().join("cmdline")).is_ok_and(|line| {
-            line.split(|byte| *byte == 0).any(|argument| argument == word.as_bytes())
+            line.split(|byte| *byte == 0)
+                .any(|argument| argument == word.as_bytes())
         })
     })
 }
@@ -38,30 +39,50 @@ fn is_running(word: &str) -> bool {
 fn wait_until_gone(word: &str) {
     let start = Instant::now();
     while is_running(word) {
-        assert!(start.elapsed() < Duration::from_secs(10), "`{word}` is still running");
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "`{word}` is still running"
+        );
         std::thread::yield_now();
     }
 }
 
 /// A step that meets the gate with a process beside it that would run for long, had it not been told apart by `mark`.
 fn at_the_gate(gate: &Gate, mark: &str) -> TestEnv {
-    let file = format!("FROM busybox\nRUN echo first > /first\nRUN sleep {mark} & {}\n", gate.pass());
-    TestEnv::new().bases([Base::Busybox]).file("Dockerfile", file)
+    let file = format!(
+        "FROM busybox\nRUN echo first > /first\nRUN sleep {mark} & {}\n",
+        gate.pass()
+    );
+    TestEnv::new()
+        .bases([Base::Busybox])
+        .file("Dockerfile", file)
 }
 
 #[test]
 fn builds_share_a_store() {
     let env = TestEnv::new()
         .bases([Base::Busybox])
-        .file("Dockerfile", "FROM busybox\nCOPY data /\nRUN cat /data > /copy\nRUN echo $RANDOM > /random\n")
+        .file(
+            "Dockerfile",
+            "FROM busybox\nCOPY data /\nRUN cat /data > /copy\nRUN echo $RANDOM > /random\n",
+        )
         .file("data", "x".repeat(100_000));
-    let builds: Vec<Child> = (0..3).map(|_| start(&mut env.rbuild_command(["-q", "."]))).collect();
+    let builds: Vec<Child> = (0..3)
+        .map(|_| start(&mut env.rbuild_command(["-q", "."])))
+        .collect();
     for build in builds {
         let output = build.wait_with_output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     // They agree afterwards, whichever of them was first.
-    let (one, other) = (env.rbuild(["-q", "."]).success(), env.rbuild(["-q", "."]).success());
+    let (one, other) = (
+        env.rbuild(["-q", "."]).success(),
+        env.rbuild(["-q", "."]).success(),
+    );
     assert_eq!(one.stdout, other.stdout);
 }
 
@@ -75,13 +96,19 @@ fn independent_stages_run_at_once() {
         left.pass(),
         right.pass()
     );
-    let env = TestEnv::new().bases([Base::Busybox]).file("Dockerfile", file);
+    let env = TestEnv::new()
+        .bases([Base::Busybox])
+        .file("Dockerfile", file);
     let build = start(&mut env.rbuild_command(["-o", "out", "."]));
     let waiting = (left.wait(), right.wait());
     waiting.0.go_on();
     waiting.1.go_on();
     let output = build.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert_eq!(fs::read_to_string(env.path("out/r")).unwrap(), "r\n");
 }
 
@@ -99,8 +126,15 @@ fn a_killed_build_leaves_no_process_and_no_wrong_record() {
     let again = start(&mut env.rbuild_command(["--progress=plain", "-o", "out", "."]));
     gate.wait().go_on();
     let output = again.wait_with_output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(fs::read_to_string(env.path("out/first")).unwrap(), "first\n");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(
+        fs::read_to_string(env.path("out/first")).unwrap(),
+        "first\n"
+    );
     wait_until_gone("10001");
 }
 
@@ -109,7 +143,13 @@ fn an_interrupted_build_says_so_and_cleans_up() {
     for (signal, mark) in [(Signal::INT, "10002"), (Signal::TERM, "10003")] {
         let gate = Gate::new();
         let env = at_the_gate(&gate, mark);
-        let build = start(&mut env.rbuild_command(["--iidfile", "iid", "-o", "type=oci,dest=out.tar", "."]));
+        let build = start(&mut env.rbuild_command([
+            "--iidfile",
+            "iid",
+            "-o",
+            "type=oci,dest=out.tar",
+            ".",
+        ]));
         let _waiting = gate.wait();
         rustix::process::kill_process(Pid::from_child(&build), signal).unwrap();
         let output = build.wait_with_output().unwrap();
@@ -118,7 +158,10 @@ fn an_interrupted_build_says_so_and_cleans_up() {
         assert!(said.contains("interrupted"), "{said}");
         assert!(!is_running(mark));
         assert!(!env.path("iid").exists() && !env.path("out.tar").exists());
-        let left: Vec<_> = fs::read_dir(env.outside("tmp")).unwrap().flatten().collect();
+        let left: Vec<_> = fs::read_dir(env.outside("tmp"))
+            .unwrap()
+            .flatten()
+            .collect();
         assert!(left.is_empty(), "{left:?}");
     }
 }
@@ -133,11 +176,18 @@ fn a_failing_step_stops_the_others() {
         slow.pass(),
         failing.pass()
     );
-    let env = TestEnv::new().bases([Base::Busybox]).file("Dockerfile", file);
+    let env = TestEnv::new()
+        .bases([Base::Busybox])
+        .file("Dockerfile", file);
     let build = start(&mut env.rbuild_command(["."]));
     slow.wait().go_on();
     failing.wait().go_on();
     let output = build.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(!is_running("10004"));
 }

@@ -50,7 +50,10 @@ fn all_sorts() -> TestEnv {
 /// No step and no base: quick to build, in a process that never leaves its namespace.
 fn files_only() -> TestEnv {
     TestEnv::new()
-        .file("Dockerfile", "FROM scratch\nCOPY --chmod=0755 one /bin/\nCOPY two /etc/two\nCMD [\"/bin/one\"]\n")
+        .file(
+            "Dockerfile",
+            "FROM scratch\nCOPY --chmod=0755 one /bin/\nCOPY two /etc/two\nCMD [\"/bin/one\"]\n",
+        )
         .file("one", "1")
         .file("two", "22")
 }
@@ -79,7 +82,11 @@ fn config_history_and_layers_are_those_of_buildkit() {
         "Shell": ["/bin/sh", "-ec"]
     });
     assert_eq!(image.config["config"], config);
-    let own: Vec<String> = image.history().into_iter().skip_while(|by| !by.contains("LABEL")).collect();
+    let own: Vec<String> = image
+        .history()
+        .into_iter()
+        .skip_while(|by| !by.contains("LABEL"))
+        .collect();
     assert_eq!(
         own,
         [
@@ -109,11 +116,18 @@ fn config_history_and_layers_are_those_of_buildkit() {
     assert_eq!(
         contents,
         [
-            vec!["drw-r----- 1000/1000 srv", "-rw-r----- 1000/1000 srv/out.txt"],
+            vec![
+                "drw-r----- 1000/1000 srv",
+                "-rw-r----- 1000/1000 srv/out.txt"
+            ],
             // The link is followed: what it points to is copied.
             vec!["drw-r----- 1000/1000 srv", "-rwsr-xr-x 0/0 srv/link"],
             vec!["drwxr-xr-x 0/0 etc", "-rw-r--r-- 0/0 etc/motd"],
-            vec!["drwxr-xr-x 0/0 empty", "drwxr-xr-x 0/0 etc", "---------- 0/0 etc/.wh.motd"],
+            vec![
+                "drwxr-xr-x 0/0 empty",
+                "drwxr-xr-x 0/0 etc",
+                "---------- 0/0 etc/.wh.motd"
+            ],
             vec!["drw-r----- 1000/1000 srv", "drwxr-xr-x 1000/1000 srv/deep"],
         ]
     );
@@ -122,8 +136,17 @@ fn config_history_and_layers_are_those_of_buildkit() {
 #[test]
 fn skopeo_and_umoci_read_an_oci_archive() {
     let env = all_sorts();
-    env.rbuild(["-t", "example.org/app:1", "-o", "type=oci,dest=out.tar", "."]).success();
-    let inspected = env.tool("skopeo", ["inspect", "oci-archive:out.tar"]).success();
+    env.rbuild([
+        "-t",
+        "example.org/app:1",
+        "-o",
+        "type=oci,dest=out.tar",
+        ".",
+    ])
+    .success();
+    let inspected = env
+        .tool("skopeo", ["inspect", "oci-archive:out.tar"])
+        .success();
     let inspected: Value = serde_json::from_str(&inspected.stdout).unwrap();
     assert_eq!(inspected["Labels"]["version"], "1");
     assert_eq!(inspected["Layers"].as_array().unwrap().len(), 6);
@@ -132,18 +155,40 @@ fn skopeo_and_umoci_read_an_oci_archive() {
     let bundle = env.outside("bundle");
     env.tool(
         "umoci",
-        ["unpack", "--rootless", "--image", &image.reference("1"), bundle.to_str().unwrap()],
+        [
+            "unpack",
+            "--rootless",
+            "--image",
+            &image.reference("1"),
+            bundle.to_str().unwrap(),
+        ],
     )
     .success();
-    assert_eq!(fs::read_to_string(bundle.join("rootfs/srv/link")).unwrap(), "hello\n");
-    assert!(!bundle.join("rootfs/etc/motd").exists(), "deleted by a later layer");
+    assert_eq!(
+        fs::read_to_string(bundle.join("rootfs/srv/link")).unwrap(),
+        "hello\n"
+    );
+    assert!(
+        !bundle.join("rootfs/etc/motd").exists(),
+        "deleted by a later layer"
+    );
 }
 
 #[test]
 fn a_layout_directory_has_the_same_image_as_its_archive() {
     let env = files_only();
-    env.rbuild(["-o", "type=oci,dest=out.tar", "-o", "type=oci,tar=false,dest=out", "."]).success();
-    let (tar, dir) = (Image::from_oci_tar(&env, "out.tar"), Image::from_layout(&env.path("out")));
+    env.rbuild([
+        "-o",
+        "type=oci,dest=out.tar",
+        "-o",
+        "type=oci,tar=false,dest=out",
+        ".",
+    ])
+    .success();
+    let (tar, dir) = (
+        Image::from_oci_tar(&env, "out.tar"),
+        Image::from_layout(&env.path("out")),
+    );
     assert_eq!(tar.manifest, dir.manifest);
     assert_eq!(tar.config, dir.config);
     assert_eq!(
@@ -159,18 +204,33 @@ fn layers_are_compressed_as_asked() {
         let output = format!("type=oci,dest=out.tar,{options}");
         env.rbuild(["-o", &output, "."]).success();
         // skopeo decompresses every layer and compares it with its diff_id.
-        env.tool("skopeo", ["copy", "--quiet", "oci-archive:out.tar", "docker-archive:copy.tar:x:1"]).success();
+        env.tool(
+            "skopeo",
+            [
+                "copy",
+                "--quiet",
+                "oci-archive:out.tar",
+                "docker-archive:copy.tar:x:1",
+            ],
+        )
+        .success();
         fs::remove_file(env.path("copy.tar")).unwrap();
         let manifest = Image::from_oci_tar(&env, "out.tar").manifest;
         fs::remove_dir_all(env.outside("layout-of-out.tar")).unwrap();
         let layers = manifest["layers"].as_array().unwrap();
-        let types: BTreeSet<String> = layers.iter().map(|layer| layer["mediaType"].as_str().unwrap().to_owned()).collect();
+        let types: BTreeSet<String> = layers
+            .iter()
+            .map(|layer| layer["mediaType"].as_str().unwrap().to_owned())
+            .collect();
         types.into_iter().collect::<Vec<_>>().join(" ")
     };
     let tar = "application/vnd.oci.image.layer.v1.tar";
     assert_eq!(media_type("compression=uncompressed"), tar);
     assert_eq!(media_type("compression=gzip"), format!("{tar}+gzip"));
-    assert_eq!(media_type("compression=gzip,compression-level=9"), format!("{tar}+gzip"));
+    assert_eq!(
+        media_type("compression=gzip,compression-level=9"),
+        format!("{tar}+gzip")
+    );
     assert_eq!(media_type("compression=zstd"), format!("{tar}+zstd"));
     assert_eq!(media_type("oci-mediatypes=true"), format!("{tar}+gzip"));
 }
@@ -178,11 +238,25 @@ fn layers_are_compressed_as_asked() {
 #[test]
 fn docker_reads_its_archive() {
     let env = files_only();
-    env.rbuild(["-t", "example.org/app:1", "-o", "type=docker,dest=out.tar", "."]).success();
-    let inspected = env.tool("skopeo", ["inspect", "docker-archive:out.tar:example.org/app:1"]).success();
+    env.rbuild([
+        "-t",
+        "example.org/app:1",
+        "-o",
+        "type=docker,dest=out.tar",
+        ".",
+    ])
+    .success();
+    let inspected = env
+        .tool(
+            "skopeo",
+            ["inspect", "docker-archive:out.tar:example.org/app:1"],
+        )
+        .success();
     let inspected: Value = serde_json::from_str(&inspected.stdout).unwrap();
     assert_eq!(inspected["RepoTags"], json!(["example.org/app:1"]));
-    let manifest = env.tool("tar", ["-xOf", "out.tar", "manifest.json"]).success();
+    let manifest = env
+        .tool("tar", ["-xOf", "out.tar", "manifest.json"])
+        .success();
     let manifest: Value = serde_json::from_str(&manifest.stdout).unwrap();
     assert_eq!(manifest[0]["RepoTags"], json!(["example.org/app:1"]));
     assert_eq!(manifest[0]["Layers"].as_array().unwrap().len(), 2);
@@ -192,19 +266,47 @@ fn docker_reads_its_archive() {
 #[test]
 fn the_root_file_system_alone() {
     let env = all_sorts();
-    env.rbuild(["-o", "type=tar,dest=rootfs.tar", "-o", "type=local,dest=rootfs", "."]).success();
+    env.rbuild([
+        "-o",
+        "type=tar,dest=rootfs.tar",
+        "-o",
+        "type=local,dest=rootfs",
+        ".",
+    ])
+    .success();
     let entries = list_tar(&env.path("rootfs.tar"));
-    let find = |path: &str| entries.iter().find(|entry| entry.path == path).map(ToString::to_string);
+    let find = |path: &str| {
+        entries
+            .iter()
+            .find(|entry| entry.path == path)
+            .map(ToString::to_string)
+    };
     assert_eq!(find("srv/link").unwrap(), "-rwsr-xr-x 0/0 srv/link");
-    assert_eq!(find("srv/out.txt").unwrap(), "-rw-r----- 1000/1000 srv/out.txt");
+    assert_eq!(
+        find("srv/out.txt").unwrap(),
+        "-rw-r----- 1000/1000 srv/out.txt"
+    );
     assert_eq!(find("bin/sh").unwrap(), "lrwxrwxrwx 0/0 bin/sh -> busybox");
     assert_eq!(find("tmp").unwrap(), "drwxrwxrwt 0/0 tmp");
     assert_eq!(find("etc/motd"), None);
     assert!(entries.iter().all(|entry| !entry.path.contains(".wh.")));
 
-    assert_eq!(fs::read_to_string(env.path("rootfs/srv/link")).unwrap(), "hello\n");
-    assert_eq!(fs::read_link(env.path("rootfs/bin/sh")).unwrap().to_str(), Some("busybox"));
-    assert_eq!(fs::metadata(env.path("rootfs/tmp")).unwrap().permissions().mode() & 0o7777, 0o1777);
+    assert_eq!(
+        fs::read_to_string(env.path("rootfs/srv/link")).unwrap(),
+        "hello\n"
+    );
+    assert_eq!(
+        fs::read_link(env.path("rootfs/bin/sh")).unwrap().to_str(),
+        Some("busybox")
+    );
+    assert_eq!(
+        fs::metadata(env.path("rootfs/tmp"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o7777,
+        0o1777
+    );
     assert!(!env.path("rootfs/etc/motd").exists());
 }
 
@@ -214,18 +316,42 @@ fn short_forms_of_output() {
     let env = files_only();
     env.rbuild(["-o", "out", "."]).success();
     assert_eq!(fs::read_to_string(env.path("out/etc/two")).unwrap(), "22");
-    assert_eq!(fs::metadata(env.path("out/bin/one")).unwrap().permissions().mode() & 0o777, 0o755);
-    let archive = env.run(env.rbuild_command(["-o", "-", "."]).env("NO_COLOR", "1")).success();
+    assert_eq!(
+        fs::metadata(env.path("out/bin/one"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777,
+        0o755
+    );
+    let archive = env
+        .run(env.rbuild_command(["-o", "-", "."]).env("NO_COLOR", "1"))
+        .success();
     env.write("out.tar", archive.stdout);
-    let paths: Vec<String> = list_tar(&env.path("out.tar")).into_iter().map(|entry| entry.path).collect();
+    let paths: Vec<String> = list_tar(&env.path("out.tar"))
+        .into_iter()
+        .map(|entry| entry.path)
+        .collect();
     assert_eq!(paths, ["bin", "bin/one", "etc", "etc/two"]);
 }
 
 #[test]
 fn podman_is_handed_the_image() {
     let env = all_sorts();
-    env.rbuild(["--load", "-t", "example.org/app:1", "."]).success();
-    let said = env.tool("podman", ["run", "--rm", "--network=host", "--user=0", "example.org/app:1"]).success();
+    env.rbuild(["--load", "-t", "example.org/app:1", "."])
+        .success();
+    let said = env
+        .tool(
+            "podman",
+            [
+                "run",
+                "--rm",
+                "--network=host",
+                "--user=0",
+                "example.org/app:1",
+            ],
+        )
+        .success();
     assert_eq!(said.stdout, "hello\n");
 }
 
@@ -233,16 +359,31 @@ fn podman_is_handed_the_image() {
 fn metadata_names_what_was_built() {
     let env = files_only();
     env.rbuild([
-        "-t", "example.org/app:1", "-o", "type=oci,dest=out.tar", "--metadata-file", "meta.json", "--iidfile", "iid", ".",
+        "-t",
+        "example.org/app:1",
+        "-o",
+        "type=oci,dest=out.tar",
+        "--metadata-file",
+        "meta.json",
+        "--iidfile",
+        "iid",
+        ".",
     ])
     .success();
-    let metadata: Value = serde_json::from_slice(&fs::read(env.path("meta.json")).unwrap()).unwrap();
+    let metadata: Value =
+        serde_json::from_slice(&fs::read(env.path("meta.json")).unwrap()).unwrap();
     let index = env.tool("tar", ["-xOf", "out.tar", "index.json"]).success();
     let index: Value = serde_json::from_str(&index.stdout).unwrap();
-    assert_eq!(metadata["containerimage.digest"], index["manifests"][0]["digest"]);
+    assert_eq!(
+        metadata["containerimage.digest"],
+        index["manifests"][0]["digest"]
+    );
     assert_eq!(metadata["image.name"], "example.org/app:1");
     let image = Image::from_oci_tar(&env, "out.tar");
-    assert_eq!(metadata["containerimage.config.digest"], image.manifest["config"]["digest"]);
+    assert_eq!(
+        metadata["containerimage.config.digest"],
+        image.manifest["config"]["digest"]
+    );
     let id = fs::read_to_string(env.path("iid")).unwrap();
     assert_eq!(Value::from(id), metadata["containerimage.config.digest"]);
 }
@@ -252,8 +393,18 @@ fn metadata_names_what_was_built() {
 fn builds_are_reproducible_with_source_date_epoch() {
     let digest = || {
         let env = files_only();
-        let args = ["-o", "type=oci,dest=out.tar,rewrite-timestamp=true", "--metadata-file", "meta.json", "."];
-        env.run(env.rbuild_command(args).env("SOURCE_DATE_EPOCH", "1700000000")).success();
+        let args = [
+            "-o",
+            "type=oci,dest=out.tar,rewrite-timestamp=true",
+            "--metadata-file",
+            "meta.json",
+            ".",
+        ];
+        env.run(
+            env.rbuild_command(args)
+                .env("SOURCE_DATE_EPOCH", "1700000000"),
+        )
+        .success();
         let image = Image::from_oci_tar(&env, "out.tar");
         assert_eq!(image.config["created"], "2023-11-14T22:13:20Z");
         fs::read(env.path("meta.json")).unwrap()
@@ -264,9 +415,13 @@ fn builds_are_reproducible_with_source_date_epoch() {
 #[test]
 fn rbuild_lists_its_images() {
     let env = files_only();
-    env.rbuild(["-t", "app", "-t", "example.org/app:2", "."]).success();
+    env.rbuild(["-t", "app", "-t", "example.org/app:2", "."])
+        .success();
     let listed = env.rbuild(["images"]).success().stdout;
     for name in ["app", "example.org/app"] {
-        assert!(listed.lines().any(|line| line.starts_with(name)), "{listed}");
+        assert!(
+            listed.lines().any(|line| line.starts_with(name)),
+            "{listed}"
+        );
     }
 }

@@ -26,10 +26,22 @@ struct Server {
 impl Server {
     /// The server says `listening on port N` first.
     fn start(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let first = lines.next().expect("the server ended without a word").unwrap();
-        let port = first.strip_prefix("listening on port ").unwrap().trim().parse().unwrap();
+        let first = lines
+            .next()
+            .expect("the server ended without a word")
+            .unwrap();
+        let port = first
+            .strip_prefix("listening on port ")
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
         Self { child, port }
     }
 
@@ -72,32 +84,70 @@ const CA: &str = "--ca=/etc/ssl/certs/ca-certificates.crt";
 #[test]
 fn todo_application() {
     let env = TestEnv::new().bases([Base::Node]).context("todo");
-    env.rbuild([CA, "-t", "todo", "-o", "type=image", "-o", "type=oci,dest=todo.tar", "."]).success();
+    env.rbuild([
+        CA,
+        "-t",
+        "todo",
+        "-o",
+        "type=image",
+        "-o",
+        "type=oci,dest=todo.tar",
+        ".",
+    ])
+    .success();
 
-    let inspected = env.tool("skopeo", ["inspect", "--config", "oci-archive:todo.tar"]).success();
+    let inspected = env
+        .tool("skopeo", ["inspect", "--config", "oci-archive:todo.tar"])
+        .success();
     let inspected: Value = serde_json::from_str(&inspected.stdout).unwrap();
-    assert_eq!(inspected["config"]["Cmd"], serde_json::json!(["node", "src/index.js"]));
+    assert_eq!(
+        inspected["config"]["Cmd"],
+        serde_json::json!(["node", "src/index.js"])
+    );
     let environment = inspected["config"]["Env"].to_string();
-    assert!(!environment.contains("ca-certificates") && !environment.contains("rbuild"), "{environment}");
+    assert!(
+        !environment.contains("ca-certificates") && !environment.contains("rbuild"),
+        "{environment}"
+    );
 
     let run = ["run", "-e", "PORT=0", "todo"];
     Server::start(&mut env.rbuild_command(run)).check();
 
     // An edited source file: what npm installed is not installed again.
-    env.write("src/store.js", "const items = [];\nmodule.exports = { list: () => items };\n");
-    let again = env.rbuild([CA, "--progress=plain", "-t", "todo", "."]).success();
-    assert_eq!(again.ran(), ["COPY --from=build /app/src ./src", "COPY . ."], "{again}");
+    env.write(
+        "src/store.js",
+        "const items = [];\nmodule.exports = { list: () => items };\n",
+    );
+    let again = env
+        .rbuild([CA, "--progress=plain", "-t", "todo", "."])
+        .success();
+    assert_eq!(
+        again.ran(),
+        ["COPY --from=build /app/src ./src", "COPY . ."],
+        "{again}"
+    );
 }
 
 /// The image without any of our code: unpacked by umoci, run by runc as the user's own container.
 #[test]
 fn runc_runs_the_todo_application() {
     let env = TestEnv::new().bases([Base::Node]).context("todo");
-    env.rbuild([CA, "-t", "todo:1", "-o", "type=oci,dest=todo.tar", "."]).success();
+    env.rbuild([CA, "-t", "todo:1", "-o", "type=oci,dest=todo.tar", "."])
+        .success();
     let image = Image::from_oci_tar(&env, "todo.tar");
     let bundle = env.outside("bundle");
     let bundle = bundle.to_str().unwrap();
-    env.tool("umoci", ["unpack", "--rootless", "--image", &image.reference("1"), bundle]).success();
+    env.tool(
+        "umoci",
+        [
+            "unpack",
+            "--rootless",
+            "--image",
+            &image.reference("1"),
+            bundle,
+        ],
+    )
+    .success();
     let path = env.outside("bundle/config.json");
     let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     config["process"]["terminal"] = false.into();
@@ -110,6 +160,13 @@ fn runc_runs_the_todo_application() {
     std::fs::write(&path, config.to_string()).unwrap();
     let state = env.outside("runc");
     let mut command = env.tool_command("runc");
-    command.args(["--root", state.to_str().unwrap(), "run", "--bundle", bundle, "todo"]);
+    command.args([
+        "--root",
+        state.to_str().unwrap(),
+        "run",
+        "--bundle",
+        bundle,
+        "todo",
+    ]);
     Server::start(&mut command).check();
 }

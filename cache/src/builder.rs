@@ -79,6 +79,8 @@ impl NewNode {
 #[derive(Debug)]
 pub struct TreeBuilder {
     root: Item,
+    /// The last number [`TreeBuilder::link`] gave to a group: downwards, away from those that callers choose.
+    group: u32,
 }
 
 #[derive(Debug)]
@@ -112,18 +114,19 @@ impl Item {
         }
     }
 
-    fn is_whiteout(&self) -> bool {
-        matches!(self.kind, Kind::Leaf(Node::Whiteout))
-    }
-
-    /// This item's directory. What was hidden by a whiteout stays hidden by the directory that takes its place.
+    /// This item's directory. One that takes the place of a whiteout hides what that hid, and is a new one: the lower
+    /// directory's metadata does not become its own.
     fn as_dir(&mut self) -> (&mut Meta, &mut Dir) {
         if matches!(self.kind, Kind::Leaf(_)) {
-            let opaque = self.is_whiteout();
-            *self = Self::implied();
-            if let Kind::Dir(dir) = &mut self.kind {
-                dir.opaque = opaque;
-            }
+            let replaced = matches!(self.kind, Kind::Leaf(Node::Whiteout));
+            *self = Self {
+                meta: implied_meta(),
+                kind: Kind::Dir(Dir {
+                    opaque: replaced,
+                    implied: !replaced,
+                    ..Dir::default()
+                }),
+            };
         }
         match &mut self.kind {
             Kind::Dir(dir) => (&mut self.meta, dir),
@@ -143,6 +146,7 @@ impl TreeBuilder {
     pub fn new() -> Self {
         Self {
             root: Item::implied(),
+            group: u32::MAX,
         }
     }
 
@@ -171,6 +175,27 @@ impl TreeBuilder {
         let (old, dir) = self.root.as_dir();
         *old = meta;
         dir.implied = false;
+    }
+
+    /// Makes `path` another name of what is at `to`: for a file a hard link, for a symbolic link, device or fifo a copy.
+    /// `false` if nothing that can be linked is there.
+    #[must_use]
+    pub fn link(&mut self, path: &[u8], to: &[u8]) -> bool {
+        let Some((meta, mut node)) = self.get(to) else {
+            return false;
+        };
+        let meta = meta.clone();
+        match &mut node {
+            NewNode::Dir => return false,
+            NewNode::File(file) if file.link.is_none() => {
+                file.link = Some(self.group);
+                self.group -= 1;
+                self.insert(to, meta.clone(), node.clone());
+            }
+            _ => {}
+        }
+        self.insert(path, meta, node);
+        true
     }
 
     /// Says that the layers below lose what they have at `path`. What this layer has there stays

@@ -33,8 +33,6 @@ use rbuild_llb::TreeId;
 use serde::Deserialize;
 use serde::Serialize;
 
-pub(crate) use object::is_name;
-
 /// A modification time: seconds since 1970 and nanoseconds after that second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Timestamp {
@@ -250,6 +248,10 @@ pub enum TreeError {
     },
 }
 
+/// The most names a path in a tree may have. Merging and building go one call deeper for each directory, on threads with
+/// 2 MiB of stack.
+pub const MAX_DEPTH: usize = 512;
+
 /// No directory's object may be larger than this when it is decompressed: some millions of entries.
 const MAX_OBJECT: u64 = 1 << 30;
 /// Tree objects are small and written often; level 1 is within 4 % of level 3 on them.
@@ -266,6 +268,14 @@ struct Cached {
 pub struct Trees {
     dir: PathBuf,
     memory: RwLock<HashMap<TreeId, Cached>>,
+}
+
+impl std::fmt::Debug for Trees {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trees")
+            .field("dir", &self.dir)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Trees {
@@ -446,10 +456,13 @@ impl Trees {
                 continue;
             }
             let entry = match stack.last() {
-                Some((_, Some(Entry { node, .. }))) => match node {
-                    Node::Dir(dir) => self.get(&dir.tree)?.get(&name).cloned(),
-                    _ => None,
-                },
+                Some((
+                    _,
+                    Some(Entry {
+                        node: Node::Dir(dir),
+                        ..
+                    }),
+                )) => self.get(&dir.tree)?.get(&name).cloned(),
                 _ => None,
             };
             match entry {

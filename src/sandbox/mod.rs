@@ -123,21 +123,27 @@ pub struct Sandbox {
     oom: oom::Counter,
 }
 
+/// What [`Sandbox::domain`] will be if [`enter`] is granted all it asks for.
+pub fn expected_domain() -> String {
+    userns::expected_domain()
+}
+
 /// Moves this process into a user namespace and gets ready to run steps.
 ///
 /// The process must have one thread (a thread that was joined less than 100 ms ago is waited for). On error it may be
 /// inside all the same, and cannot go on to do other work.
 pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
-    let config = |doing| move |source| SandboxError::Zygote { doing, source };
+    let failed = |doing| move |source| SandboxError::Zygote { doing, source };
     // What is relative now, or behind a link, may be elsewhere later.
     let ca = settings
         .ca
         .as_ref()
         .map(std::path::absolute)
         .transpose()
-        .map_err(config("find the CA bundle"))?;
+        .map_err(failed("find the CA bundle"))?;
     let resolv_conf = rootfs::resolv_conf(|path| std::fs::read(path).ok());
     let oom = oom::Counter::new();
+    let user = rustix::process::geteuid().as_raw();
     let ids = match userns::enter(userns::plan()) {
         Ok(ids) => ids,
         Err(EnterError::Threads) => return Err(SandboxError::Threads),
@@ -148,7 +154,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         }
         Err(EnterError::Map(why)) => {
             return Err(SandboxError::Unavailable {
-                report: probe::no_map(&why),
+                report: probe::no_map(&why, user),
             });
         }
     };
@@ -161,17 +167,17 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
     })?;
     let (rung, remark) = match ids {
         Ids::Full => (Rung::Full, None),
-        Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why))),
+        Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why, user))),
     };
-    let domain = userns::domain().map_err(config("read the id maps"))?;
-    let mut config_ = Config {
+    let domain = userns::domain().map_err(failed("read the id maps"))?;
+    let mut config = Config {
         own_pids: true,
         single: rung == Rung::Single,
         ca,
         resolv_conf: Blob(resolv_conf),
     };
     let zygote =
-        Zygote::start(&mut config_).map_err(config("start the process that starts steps"))?;
+        Zygote::start(&mut config).map_err(failed("start the process that starts steps"))?;
     Ok(Sandbox {
         zygote,
         rung,
@@ -179,6 +185,15 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         remark,
         oom,
     })
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("rung", &self.rung)
+            .field("domain", &self.domain)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Sandbox {
@@ -335,7 +350,7 @@ fn read_some(
 /// Cancels `cancel` at the first SIGINT, SIGTERM or SIGHUP; the second ends the process. Starts a thread: call it after
 /// [`enter`].
 pub fn on_termination_signals(cancel: &CancelToken) -> io::Result<()> {
-    let event = sys::signal_event(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP])?;
+    let event = sys::signal_event(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP], true)?;
     let cancel = cancel.clone();
     std::thread::Builder::new()
         .name("signals".to_owned())

@@ -31,6 +31,7 @@ pub(super) fn new(
     attributes: MountAttrFlags,
 ) -> Result<OwnedFd> {
     let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(fs.as_fd(), "source", kind)?;
     for (key, value) in options {
         rustix::mount::fsconfig_set_string(fs.as_fd(), *key, *value)?;
     }
@@ -173,6 +174,7 @@ pub(super) fn write_file(at: impl AsFd, path: impl AsRef<Path>, mut data: &[u8])
 pub(super) fn overlay(layers: &[String], upper: Option<[&str; 2]>) -> Result<OwnedFd> {
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let set = |key: &str, value: &str| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value);
+    set("source", "overlay")?;
     // The topmost lower comes first.
     for (at, layer) in layers.iter().rev().enumerate() {
         match set("lowerdir+", layer) {

@@ -18,6 +18,7 @@ use super::userns;
 use super::userns::EnterError;
 use super::userns::Ids;
 use super::wire;
+use super::wire::wire_enum;
 use super::wire::wire_struct;
 
 /// What `rbuild doctor` shows of the sandbox.
@@ -80,66 +81,66 @@ fn finding(what: impl Into<String>, state: State, fix: Option<&str>) -> Finding 
 
 /// Tries out the sandbox. The process must have one thread; it stays where it is.
 pub fn probe(settings: &Settings) -> Report {
+    let user = rustix::process::geteuid().as_raw();
     let mut findings = vec![kernel()];
     let plan = userns::plan();
-    findings.push(match &plan {
-        Ok(_) if rustix::process::geteuid().is_root() => {
-            finding("running as root", State::Good, None)
-        }
-        Ok(plan) => finding(
-            format!(
-                "{} user ids and {} group ids in /etc/subuid and /etc/subgid",
-                count(&plan.uids),
-                count(&plan.gids)
-            ),
-            State::Good,
-            None,
-        ),
-        Err(why) => single(why),
-    });
+    findings.extend(plan.as_ref().ok().map(|plan| granted(plan, user)));
     let place = match settings.store.is_dir() {
         true => &settings.store,
         false => &settings.temp_dir,
     };
-    let trial = match try_in_child(plan, place) {
-        Ok(trial) => trial,
-        Err(e) => {
+    let mut rung = Rung::None;
+    match in_child(0, || wire::encode(&try_out(plan, place))).map(|bytes| wire::decode(&bytes)) {
+        Ok(Some(Trial { entered, checks })) => {
+            findings.extend(match entered {
+                Entered::Full => {
+                    rung = Rung::Full;
+                    vec![finding(
+                        "a user namespace with ranges of ids",
+                        State::Good,
+                        None,
+                    )]
+                }
+                Entered::Single { why } => {
+                    rung = Rung::Single;
+                    vec![single(&why, user)]
+                }
+                Entered::Refused { errno } => no_namespace(&os(errno)).findings,
+                Entered::Unmapped { why } => no_map(&why, user).findings,
+            });
+            findings.extend(checks.iter().map(|check| judge(check, place)));
+        }
+        tried => {
+            let why = tried
+                .err()
+                .map_or("the child ended early".to_owned(), |e| e.to_string());
             findings.push(finding(
-                format!("cannot try anything: {e}"),
+                format!("nothing can be tried: {why}"),
                 State::Missing,
                 None,
             ));
-            return Report {
-                rung: Rung::None,
-                findings,
-            };
         }
+    }
+    if findings.iter().any(|f| f.state == State::Missing) {
+        rung = Rung::None;
+    }
+    Report { rung, findings }
+}
+
+fn os(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+fn granted(plan: &userns::Plan, user: u32) -> Finding {
+    let what = match user {
+        0 => "running as root".to_owned(),
+        _ => format!(
+            "{} user ids and {} group ids in /etc/subuid and /etc/subgid",
+            count(&plan.uids),
+            count(&plan.gids)
+        ),
     };
-    let rung = match trial.entered.as_str() {
-        FULL => Rung::Full,
-        SINGLE => Rung::Single,
-        _ => Rung::None,
-    };
-    match trial.entered.as_str() {
-        FULL => findings.push(finding(
-            "user namespace with ranges of ids",
-            State::Good,
-            None,
-        )),
-        SINGLE => findings.push(single(&trial.why)),
-        UNSHARE => {
-            findings.extend(no_namespace(&io::Error::from_raw_os_error(trial.errno)).findings)
-        }
-        _ => findings.extend(no_map(&trial.why).findings),
-    }
-    for check in trial.checks {
-        findings.push(judge(&check, place));
-    }
-    let blocked = findings.iter().any(|f| f.state == State::Missing);
-    Report {
-        rung: if blocked { Rung::None } else { rung },
-        findings,
-    }
+    finding(what, State::Good, None)
 }
 
 fn count(ranges: &[userns::Range]) -> u64 {
@@ -166,28 +167,27 @@ fn sysctl(name: &str) -> Option<String> {
     Some(text.trim().to_owned())
 }
 
-fn single(why: &str) -> Finding {
+fn single(why: &str, user: u32) -> Finding {
     Finding {
         what: format!("one user id only: {why}"),
         state: State::Limited,
-        fix: Some(single_fix()),
+        fix: Some(single_fix(user)),
     }
 }
 
-fn single_fix() -> String {
-    let user = userns::user_name(rustix::process::getuid().as_raw())
-        .unwrap_or_else(|| rustix::process::getuid().as_raw().to_string());
+fn single_fix(user: u32) -> String {
     if userns::helper("newuidmap").is_err() {
         return "install newuidmap and newgidmap (package uidmap or shadow-utils)".to_owned();
     }
-    format!("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}")
+    let name = userns::user_name(user).unwrap_or_else(|| user.to_string());
+    format!("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}")
 }
 
-/// What steps on [`Rung::Single`] cannot do.
-pub(super) fn single_remark(why: &str) -> String {
+/// What steps on [`Rung::Single`] cannot do; `user` is who started the program.
+pub(super) fn single_remark(why: &str, user: u32) -> String {
     format!(
         "only one user id is mapped ({why}): changing a file's owner fails with `Invalid argument`; {}",
-        single_fix()
+        single_fix(user)
     )
 }
 
@@ -216,14 +216,14 @@ const APPARMOR: &str = "sudo sysctl kernel.apparmor_restrict_unprivileged_userns
                         `userns,` for rbuild";
 
 /// The report when the namespace has no ids.
-pub(super) fn no_map(why: &str) -> Report {
-    let fix = match rustix::process::getuid().is_root() {
+pub(super) fn no_map(why: &str, user: u32) -> Report {
+    let fix = match user {
         // user_namespaces(7): who maps id 0 of the parent needs CAP_SETFCAP there since Linux 5.12.
-        true => {
+        0 => {
             "as root in a container rbuild needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP: run it as another user, \
                  or do not drop them"
         }
-        false => "see user_namespaces(7), \"Defining user and group ID mappings\"",
+        _ => "see user_namespaces(7), \"Defining user and group ID mappings\"",
     };
     none(
         format!("the ids of the user namespace cannot be mapped: {why}"),
@@ -255,58 +255,62 @@ fn judge(check: &Check, place: &Path) -> Finding {
     if check.errno == 0 {
         return finding(name.as_str(), State::Good, None);
     }
-    let error = io::Error::from_raw_os_error(check.errno);
-    let what = format!("{name}: {error}");
-    match name.as_str() {
-        MOUNTS => no_mounts(&error).findings.remove(0),
-        OVERLAY => Finding {
-            what: format!("{what} (in `{}`)", place.display()),
-            state: State::Missing,
-            fix: Some(
-                "put the store (`--root`, RBUILD_ROOT) on ext4, xfs, btrfs or tmpfs; not on NFS or a container's own \
-                 root"
-                    .to_owned(),
-            ),
-        },
-        PROC => finding(
-            what,
-            State::Limited,
-            Some(
-                "steps share the builder's process ids; in a container, an unmasked /proc (podman: `--security-opt \
-                 unmask=ALL`)",
-            ),
+    let error = os(check.errno);
+    let (state, fix) = match name.as_str() {
+        MOUNTS => return no_mounts(&error).findings.remove(0),
+        STORE => (
+            State::Missing,
+            "choose another place for the store with `--root` or RBUILD_ROOT",
         ),
-        NETWORK => finding(what, State::Limited, Some("`--network=none` will fail")),
-        _ => finding(what, State::Missing, None),
-    }
+        OVERLAY => (State::Missing, OVERLAY_FIX),
+        PROC => (
+            State::Limited,
+            "steps share the builder's process ids; in a container, an unmasked /proc (podman: `--security-opt \
+             unmask=ALL`)",
+        ),
+        NETWORK => (State::Limited, "`--network=none` fails"),
+        _ => (State::Missing, "a kernel with CONFIG_SECCOMP_FILTER"),
+    };
+    let place = match name.as_str() {
+        STORE | OVERLAY => format!(" (in `{}`)", place.display()),
+        _ => String::new(),
+    };
+    finding(format!("{name}: {error}{place}"), state, Some(fix))
 }
 
-const FULL: &str = "full";
-const SINGLE: &str = "single";
-const UNSHARE: &str = "unshare";
-const MAP: &str = "map";
+/// What mends a store overlayfs refuses.
+pub(super) const OVERLAY_FIX: &str = "put the store (`--root` or RBUILD_ROOT) on a file system that takes overlay \
+                                      uppers and user xattrs: ext4, xfs, btrfs, tmpfs; not NFS, and not a container's \
+                                      own root";
 
 const MOUNTS: &str = "mounts in the user namespace";
+const STORE: &str = "writing to the store";
 const OVERLAY: &str = "overlayfs with user xattrs on the store's file system";
 const PROC: &str = "a /proc of its own for each step";
 const NETWORK: &str = "a network namespace with loopback";
-const SECCOMP: &str = "seccomp filters";
+const SECCOMP: &str = "a seccomp filter";
 
 /// What the child found.
 struct Trial {
-    /// `FULL`, `SINGLE`, `UNSHARE` or `MAP`.
-    entered: String,
-    errno: i32,
-    why: String,
+    entered: Entered,
     checks: Vec<Check>,
 }
-wire_struct!(Trial {
-    entered,
-    errno,
-    why,
-    checks
+wire_struct!(Trial { entered, checks });
+
+enum Entered {
+    Full,
+    Single { why: String },
+    Refused { errno: i32 },
+    Unmapped { why: String },
+}
+wire_enum!(Entered {
+    0 => Full,
+    1 => Single { why },
+    2 => Refused { errno },
+    3 => Unmapped { why },
 });
 
+/// Something tried, with the error number it failed with or 0.
 struct Check {
     name: String,
     errno: i32,
@@ -333,102 +337,93 @@ fn in_child(namespaces: i32, work: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u
     }
 }
 
-fn try_in_child(plan: Result<userns::Plan, String>, place: &Path) -> io::Result<Trial> {
-    let bytes = in_child(0, || wire::encode(&try_out(plan, place)))?;
-    Ok(wire::decode(&bytes).ok_or(io::ErrorKind::UnexpectedEof)?)
-}
-
 fn try_out(plan: Result<userns::Plan, String>, place: &Path) -> Trial {
-    let mut trial = Trial {
-        entered: FULL.to_owned(),
-        errno: 0,
-        why: String::new(),
+    let failed = |entered| Trial {
+        entered,
         checks: Vec::new(),
     };
-    match userns::enter(plan) {
-        Ok(Ids::Full) => {}
-        Ok(Ids::Single(why)) => {
-            SINGLE.clone_into(&mut trial.entered);
-            trial.why = why;
-        }
+    let entered = match userns::enter(plan) {
+        Ok(Ids::Full) => Entered::Full,
+        Ok(Ids::Single(why)) => Entered::Single { why },
         Err(EnterError::Unshare(e)) => {
-            UNSHARE.clone_into(&mut trial.entered);
-            trial.errno = e.raw_os_error().unwrap_or(0);
-            return trial;
+            return failed(Entered::Refused { errno: errno(&e) });
         }
         Err(EnterError::Threads) => {
-            UNSHARE.clone_into(&mut trial.entered);
-            trial.errno = libc::EINVAL;
-            return trial;
+            return failed(Entered::Refused {
+                errno: libc::EINVAL,
+            });
         }
-        Err(EnterError::Map(why)) => {
-            MAP.clone_into(&mut trial.entered);
-            trial.why = why;
-            return trial;
-        }
-    }
-    let mut check = |name: &str, result: io::Result<()>| {
-        trial.checks.push(Check {
-            name: name.to_owned(),
-            errno: result
-                .err()
-                .map_or(0, |e| e.raw_os_error().unwrap_or(libc::EIO)),
-        });
+        Err(EnterError::Map(why)) => return failed(Entered::Unmapped { why }),
     };
-    check(
-        MOUNTS,
-        rustix::mount::mount_change(
-            "/",
-            rustix::mount::MountPropagationFlags::PRIVATE
-                | rustix::mount::MountPropagationFlags::REC,
-        )
-        .map_err(io::Error::from),
-    );
-    check(OVERLAY, overlay(place));
-    check(
+    let private =
+        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    let dir = place.join(format!(
+        "probe-{}",
+        rustix::process::getpid().as_raw_nonzero()
+    ));
+    let store = fs::create_dir(&dir);
+    let mut tried = vec![
+        (
+            MOUNTS,
+            rustix::mount::mount_change("/", private).map_err(Into::into),
+        ),
+        (STORE, store),
+    ];
+    if tried[1].1.is_ok() {
+        tried.push((OVERLAY, overlay(&dir)));
+        // Left over it would be garbage in the store and nothing worse.
+        drop(fs::remove_dir_all(&dir));
+    }
+    tried.push((
         PROC,
         alone(libc::CLONE_NEWPID, || {
-            Ok(drop(mounts::new("proc", &[], MountAttrFlags::empty())?))
+            mounts::new("proc", &[], MountAttrFlags::empty())?;
+            Ok(())
         }),
-    );
-    check(NETWORK, alone(libc::CLONE_NEWNET, sys::loopback_up));
-    check(
+    ));
+    tried.push((NETWORK, alone(libc::CLONE_NEWNET, sys::loopback_up)));
+    tried.push((
         SECCOMP,
         alone(0, || sys::install_filter(&super::seccomp::program())),
-    );
-    trial
+    ));
+    let check = |(name, result): (&str, io::Result<()>)| Check {
+        name: name.to_owned(),
+        errno: result.err().map_or(0, |e| errno(&e)),
+    };
+    Trial {
+        entered,
+        checks: tried.into_iter().map(check).collect(),
+    }
+}
+
+fn errno(e: &io::Error) -> i32 {
+    e.raw_os_error().unwrap_or(libc::EIO)
 }
 
 /// One trial in a child of its own.
 fn alone(namespaces: i32, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-    let errno = |e: io::Error| e.raw_os_error().unwrap_or(libc::EIO);
     let bytes = in_child(namespaces, || {
-        let result = work().err().map_or(0, errno);
-        result.to_le_bytes().to_vec()
+        wire::encode(&work().err().map_or(0, |e| errno(&e)))
     })?;
     match wire::decode(&bytes) {
         Some(0) => Ok(()),
-        Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+        Some(errno) => Err(os(errno)),
         None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
 /// Replaces a directory of a lower layer, which takes an upper, a whiteout and an xattr.
-fn overlay(place: &Path) -> io::Result<()> {
-    let dir = tempfile::Builder::new().prefix("probe").tempdir_in(place)?;
+fn overlay(dir: &Path) -> io::Result<()> {
     for name in ["l/d", "u", "w"] {
-        fs::create_dir_all(dir.path().join(name))?;
+        fs::create_dir_all(dir.join(name))?;
     }
-    let before = std::env::current_dir()?;
-    std::env::set_current_dir(dir.path())?;
-    let tried = (|| -> io::Result<()> {
+    // A child of its own has no other use for its working directory.
+    alone(0, || {
+        std::env::set_current_dir(dir)?;
         let mount = mounts::overlay(&["l".to_owned()], Some(["u", "w"]))?;
         rustix::fs::unlinkat(&mount, "d", rustix::fs::AtFlags::REMOVEDIR)?;
         Ok(mounts::make_dirs(&mount, Path::new("d"))?)
-    })();
-    std::env::set_current_dir(before)?;
-    dir.close()?;
-    tried
+    })
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ use super::error::During;
 use super::error::Failure;
 use super::kernelfs;
 use super::mounts;
+use super::probe::OVERLAY_FIX;
 use super::step::Mount;
 use super::step::MountSource;
 use super::step::Root;
@@ -324,11 +325,9 @@ fn stack_with_mount_points(root: &Root, prepared: &[Prepared]) -> Result<OwnedFd
     drop(stacked);
     rustix::mount::unmount("root", UnmountFlags::DETACH).during("unmount the first root")?;
     if root.upper.is_some() {
-        // Overlay refuses a work directory that an earlier volatile mount was not removed from (overlayfs.rst,
-        // "Volatile mount"); the upper directory is as it was, nothing has run.
-        for dir in ["w/work/incompat/volatile", "w/work/incompat"] {
-            rustix::fs::unlinkat(CWD, dir, AtFlags::REMOVEDIR).during("stack the layers again")?;
-        }
+        // Overlay refuses a work directory that a volatile mount has left its mark in (overlayfs.rst, "Volatile
+        // mount"), since the upper directory may have lost writes. This one has seen none.
+        std::fs::remove_dir_all("w/work/incompat").during("stack the layers again")?;
     }
     names.push("top".to_owned());
     stack(&names, root)
@@ -363,27 +362,28 @@ fn stack(names: &[String], root: &Root) -> Result<OwnedFd, Failure> {
         mounts::attach(&mount, at)?;
         Ok(mount)
     });
-    mounted.map_err(|e| Failure::Setup {
-        doing: match &root.upper {
-            Some(upper) => format!(
-                "stack {} layers with overlayfs, writing to `{}`",
-                root.lowers.len(),
-                upper.display()
-            ),
-            None => format!("stack {} layers with overlayfs", root.lowers.len()),
-        },
-        hint: overlay_hint(e),
-        errno: e.raw_os_error(),
+    mounted.map_err(|e| {
+        let mut doing = format!("stack {} layers with overlayfs", root.lowers.len());
+        let paths = root
+            .lowers
+            .iter()
+            .chain(root.upper.as_ref().map(|_| &root.work));
+        if let Some(missing) = paths.chain(&root.upper).find(|path| !path.is_dir()) {
+            doing += &format!(", `{}` among them", missing.display());
+        } else if let Some(upper) = &root.upper {
+            doing += &format!(", writing to `{}`", upper.display());
+        }
+        Failure::Setup {
+            doing,
+            hint: overlay_hint(e),
+            errno: e.raw_os_error(),
+        }
     })
 }
 
 fn overlay_hint(e: Errno) -> Option<String> {
     match e {
-        Errno::INVAL | Errno::OPNOTSUPP | Errno::STALE => Some(
-            "the store must be on a file system that takes overlay uppers and user xattrs (ext4, xfs, btrfs, tmpfs; \
-             not NFS and not a container's own overlay root); choose another place with `--root`"
-                .to_owned(),
-        ),
+        Errno::INVAL | Errno::OPNOTSUPP | Errno::STALE => Some(OVERLAY_FIX.to_owned()),
         Errno::PERM | Errno::NODEV => {
             Some("overlayfs in a user namespace takes Linux 5.11; see `rbuild doctor`".to_owned())
         }
@@ -444,11 +444,13 @@ fn copy_xattrs(from: &OwnedFd, to: &Path) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Makes `root` the process' root. pivot_root(2), "pivot_root(".", ".")": the old root comes to lie over the new one
-/// and is unmounted.
+/// Makes `root` the process' root. pivot_root(2), "pivot_root(".", ".")": the old root comes to lie over the new one,
+/// and the scratch still lies over the old one. Each unmount takes away the topmost, and the second all that is
+/// mounted below the old root.
 fn pivot(root: BorrowedFd<'_>) -> Result<(), Failure> {
     rustix::process::fchdir(root)
         .and_then(|()| rustix::process::pivot_root(".", "."))
+        .and_then(|()| rustix::mount::unmount(".", UnmountFlags::DETACH))
         .and_then(|()| rustix::mount::unmount(".", UnmountFlags::DETACH))
         .and_then(|()| rustix::process::chdir("/"))
         .during("make the step's root the root")

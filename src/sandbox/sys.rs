@@ -88,33 +88,18 @@ pub(super) fn exec(path: &CString, argv: &[CString], envp: &[CString]) -> io::Er
     io::Error::last_os_error()
 }
 
-/// Makes `fd` the descriptor number `to` of this process, without close-on-exec.
+/// Makes the standard stream `to` (0, 1 or 2) what `fd` is, which is none of them.
 pub(super) fn dup_to(fd: impl AsFd, to: RawFd) -> io::Result<()> {
-    // SAFETY: the callers are children about to execute another program; what `to` was is not used again. dup2 of a
-    // descriptor onto itself would keep its close-on-exec flag, hence fcntl.
-    unsafe {
-        if fd.as_fd().as_raw_fd() == to {
-            checked(libc::c_long::from(libc::fcntl(to, libc::F_SETFD, 0)))?;
-        } else {
-            checked(libc::c_long::from(libc::dup2(fd.as_fd().as_raw_fd(), to)))?;
-        }
-    }
+    debug_assert!((0..3).contains(&to) && fd.as_fd().as_raw_fd() > 2);
+    // SAFETY: no owner closes a standard stream, so none is surprised by what it has become.
+    let result = unsafe { libc::dup2(fd.as_fd().as_raw_fd(), to) };
+    checked(libc::c_long::from(result))?;
     Ok(())
 }
 
 /// A copy of `fd` that is not one of the first three descriptors.
 pub(super) fn above_standard(fd: impl AsFd) -> rustix::io::Result<OwnedFd> {
     rustix::io::fcntl_dupfd_cloexec(fd, 3)
-}
-
-/// Takes over a descriptor the process was started with.
-pub(super) fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
-    // SAFETY: F_GETFD does nothing to an open descriptor and fails for any other.
-    checked(libc::c_long::from(unsafe {
-        libc::fcntl(fd, libc::F_GETFD)
-    }))?;
-    // SAFETY: it is open; the zygote takes it over once, as its first action.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Lets every descriptor from 3 on close when the process executes another program.
@@ -248,9 +233,9 @@ extern "C" fn note_signal(_: libc::c_int) {
     }
 }
 
-/// An eventfd that becomes readable when one of `signals` comes for the first time. The second time such a signal has
-/// its default action. Asked again, it leaves the old eventfd unused.
-pub(super) fn signal_event(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+/// An eventfd that becomes readable when one of `signals` comes. If `once`, a signal that comes again has its default
+/// action. Asked again, it leaves the old eventfd unused.
+pub(super) fn signal_event(signals: &[libc::c_int], once: bool) -> io::Result<OwnedFd> {
     let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
     // The handler's copy is never closed: a signal may come at any time.
     let kept = rustix::io::fcntl_dupfd_cloexec(&event, 3)?;
@@ -260,7 +245,7 @@ pub(super) fn signal_event(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
         unsafe {
             let mut action: libc::sigaction = std::mem::zeroed();
             action.sa_sigaction = note_signal as extern "C" fn(libc::c_int) as usize;
-            action.sa_flags = libc::SA_RESTART | libc::SA_RESETHAND;
+            action.sa_flags = libc::SA_RESTART | if once { libc::SA_RESETHAND } else { 0 };
             checked(libc::c_long::from(libc::sigaction(
                 signal,
                 &raw const action,

@@ -251,7 +251,9 @@ struct Running {
 }
 
 fn serve() -> io::Result<()> {
-    let socket = sys::above_standard(sys::inherited(0)?)?;
+    let socket = sys::above_standard(io::stdin())?;
+    // The first three descriptors stay taken, so that none that comes along is one of them.
+    sys::dup_to(File::open("/dev/null")?, 0)?;
     // Not a copy of the terminal's Ctrl-C: the builder decides when steps are killed.
     rustix::process::setsid()?;
     // The end of the socket says the same; this says it while a step's mounts are being made.
@@ -398,7 +400,7 @@ fn ending(status: &WaitIdStatus) -> (i32, i32) {
 fn supervise(config: &Config, step: Step, standard: &Standard, status: &OwnedFd) -> ! {
     let prepare = || -> io::Result<(OwnedFd, File)> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let wanted = sys::signal_event(&[libc::SIGTERM])?;
+        let wanted = sys::signal_event(&[libc::SIGTERM], false)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
         let tid = rustix::thread::gettid();
         let children = File::open(format!("/proc/self/task/{tid}/children"))?;

@@ -225,10 +225,10 @@ mod t {
             lane: Lane::Work,
             needs: needs.to_vec(),
         };
-        // 0 → 2 → 3 takes 6, 1 alone takes 5, 4 takes 6 but stands later.
+        // 0 → 2 → 3 takes 6, 1 alone takes 4, 4 takes 6 but stands later.
         let nodes = [
             node(1, &[]),
-            node(5, &[]),
+            node(4, &[]),
             node(2, &[0]),
             node(3, &[2]),
             node(6, &[]),

@@ -25,6 +25,7 @@ use rbuild_llb::event::Timestamp;
 pub use progress::EventSink;
 pub use progress::Progress;
 pub use progress::ProgressMode;
+pub(crate) use report::familiar;
 pub use report::render;
 
 use crate::outcome::BuildError;
@@ -75,6 +76,11 @@ pub fn say(text: &str) {
         "{}",
         text.trim_end_matches('\n')
     ));
+}
+
+/// Passes bytes on to standard error as they are.
+pub fn relay(bytes: &[u8]) {
+    drop(io::stderr().lock().write_all(bytes));
 }
 
 /// Says a remark that is no finding in a file: `warning: …`.

@@ -367,6 +367,7 @@ mod t {
     use crate::ui::testing::failed;
     use crate::ui::testing::log;
     use crate::ui::testing::ms;
+    use crate::ui::testing::recorded;
     use crate::ui::testing::start;
     use crate::ui::testing::status;
     use crate::ui::testing::vertex;
@@ -516,6 +517,24 @@ mod t {
 
 "#]]
         );
+    }
+
+    /// A build as BuildKit told it (`buildctl build --progress=rawjson`, moby/buildkit 73ed6825, a line a batch), and
+    /// what BuildKit's own plain display made of these batches, given to it 110 ms apart.
+    #[test]
+    fn a_recorded_build_looks_as_buildkit_shows_it() {
+        let recorded = include_str!("../../testdata/progress/parallel.jsonl");
+        let batches: Vec<(u64, Vec<Event>)> = recorded
+            .lines()
+            .enumerate()
+            .map(|(i, line)| (110 * i as u64, recorded::events(line)))
+            .collect();
+        let batches: Vec<(u64, &[Event])> = batches.iter().map(|(at, e)| (*at, &**e)).collect();
+        let shown = shown(&batches);
+        // BuildKit's display ends with the failed step's output; that is told with the error here.
+        let wanted = include_str!("../../testdata/progress/parallel.txt");
+        let (wanted, _) = wanted.split_once("------\n").unwrap();
+        assert_data_eq!(shown, wanted.to_owned());
     }
 
     #[test]

@@ -83,16 +83,18 @@ pub(crate) fn success(outcome: &BuildOutcome) -> String {
     let image = format!("{}, {}", outcome.id.short(), human::bytes(outcome.size));
     for delivery in &outcome.deliveries {
         let _ = match delivery {
-            Delivery::Store { names } => {
-                let (name, run) = match names.first() {
-                    Some(name) => (names.join(", "), familiar(name).to_owned()),
-                    None => ("image without a name".to_owned(), outcome.id.short()),
-                };
-                writeln!(
+            Delivery::Store { names } => match names.first() {
+                Some(name) => writeln!(
                     text,
-                    "built {name} ({image})\nrun it with `rbuild run {run}`, or hand it to docker or podman with `--load`"
-                )
-            }
+                    "built {} ({image})\nrun it with `rbuild run {}`, or hand it to docker or podman with `--load`",
+                    names.join(", "),
+                    familiar(name)
+                ),
+                None => writeln!(
+                    text,
+                    "built {image}\nname it with `-t NAME` to keep it and to run it, or hand it to docker or podman with `--load`"
+                ),
+            },
             Delivery::Pushed { name, digest } => writeln!(text, "pushed {name}@{digest}"),
             Delivery::Loaded { into, names } if names.is_empty() => {
                 writeln!(text, "loaded {} into {into} ({image})", outcome.id.short())
@@ -462,8 +464,8 @@ loaded docker.io/library/app:latest into podman (abababababab, 7.83MB)
         assert_data_eq!(
             success(&outcome(vec![Delivery::Store { names: Vec::new() }])),
             str![[r#"
-built image without a name (abababababab, 7.83MB)
-run it with `rbuild run abababababab`, or hand it to docker or podman with `--load`
+built abababababab, 7.83MB
+name it with `-t NAME` to keep it and to run it, or hand it to docker or podman with `--load`
 
 "#]]
         );

@@ -34,7 +34,9 @@ impl Gate {
         let (stream, _) = self.listener.accept().unwrap();
         // The request is read to its end: closing a socket with unread data would reset the connection.
         let request = BufReader::new(stream.try_clone().unwrap()).lines();
-        let headers = request.map_while(Result::ok).take_while(|line| !line.is_empty());
+        let headers = request
+            .map_while(Result::ok)
+            .take_while(|line| !line.is_empty());
         assert!(headers.count() > 0);
         Waiting { stream }
     }

@@ -88,7 +88,10 @@ impl Output {
             if rest == "CACHED" {
                 hits.push(id);
             }
-            if let Some((_, instruction)) = rest.strip_prefix('[').and_then(|rest| rest.split_once("] ")) {
+            if let Some((_, instruction)) = rest
+                .strip_prefix('[')
+                .and_then(|rest| rest.split_once("] "))
+            {
                 let is_step = !rest.starts_with("[internal]") && !instruction.starts_with("FROM ");
                 if is_step && !names.contains(&(id, instruction)) {
                     names.push((id, instruction));

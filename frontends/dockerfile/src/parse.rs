@@ -27,6 +27,7 @@ mod run;
 mod transfer;
 
 use flags::Flags;
+pub(crate) use health::format_duration;
 
 /// The instructions.
 pub(crate) const KEYWORDS: [&str; 18] = [

@@ -65,7 +65,11 @@ pub fn normalise_reference(text: &str) -> Result<String, ReferenceError> {
         let name = path.to_owned();
         return Err(ReferenceError::Uppercase { name });
     }
-    check(path, "repository name", path.split('/').all(valid_component))?;
+    check(
+        path,
+        "repository name",
+        path.split('/').all(valid_component),
+    )?;
     let library = match domain == "docker.io" && !path.contains('/') {
         true => "library/",
         false => "",
@@ -112,7 +116,9 @@ fn valid_domain(domain: &str) -> bool {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     let address = host
         .strip_prefix('[')
@@ -128,9 +134,9 @@ fn valid_component(part: &str) -> bool {
     let separators = part.split(word).filter(|s| !s.is_empty());
     part.starts_with(word)
         && part.ends_with(word)
-        && separators.into_iter().all(|s| {
-            matches!(s, "." | "_" | "__") || s.bytes().all(|b| b == b'-')
-        })
+        && separators
+            .into_iter()
+            .all(|s| matches!(s, "." | "_" | "__") || s.bytes().all(|b| b == b'-'))
 }
 
 fn valid_tag(tag: &str) -> bool {
@@ -176,8 +182,19 @@ mod t {
             format!("docker.io/library/node@{digest}")
         );
         for bad in [
-            "", "Node", "a//b", "a:", "a:b:c", "-a", "a-", "a...b", "a___b", "a@sha256:1", "a b",
-            "reg:x/app", &"a0".repeat(32),
+            "",
+            "Node",
+            "a//b",
+            "a:",
+            "a:b:c",
+            "-a",
+            "a-",
+            "a...b",
+            "a___b",
+            "a@sha256:1",
+            "a b",
+            "reg:x/app",
+            &"a0".repeat(32),
         ] {
             assert!(normalise_reference(bad).is_err(), "{bad}");
         }
