@@ -2,6 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod apt;
+mod bad_input;
+mod cache;
+mod concurrency;
+mod exporters;
+mod real_inputs;
 mod sandbox;
 mod smoke;
 mod support;

@@ -2,10 +2,10 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 
@@ -128,23 +128,10 @@ impl TestEnv {
         Output::new(output, self.root.to_str().unwrap())
     }
 
-    /// Runs a command to its end with `input` on its standard input.
-    pub(crate) fn feed(&self, command: &mut Command, input: &[u8]) -> Output {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
-        let mut stdin = child.stdin.take().unwrap();
-        std::thread::scope(|scope| {
-            // A command that ends before it has read everything has said why, which is what the test looks at.
-            scope.spawn(move || stdin.write_all(input));
-            Output::new(
-                child.wait_with_output().unwrap(),
-                self.root.to_str().unwrap(),
-            )
-        })
+    /// Waits for a command that was started with its output piped.
+    pub(crate) fn finished(&self, child: Child) -> Output {
+        let output = child.wait_with_output().unwrap();
+        Output::new(output, self.root.to_str().unwrap())
     }
 
     /// Nothing of the test's own environment gets through, so that a result does not depend on who runs it.

@@ -60,13 +60,17 @@ impl Image {
 
     /// What GNU tar says is in layer `n`; negative counts from the top.
     pub(crate) fn layer(&self, n: isize) -> Vec<TarEntry> {
+        list_tar(&self.layer_blob(n))
+    }
+
+    /// The file of layer `n`; negative counts from the top.
+    pub(crate) fn layer_blob(&self, n: isize) -> PathBuf {
         let layers = self.layers();
-        let at = if n < 0 {
-            layers.len().checked_add_signed(n).unwrap()
-        } else {
-            n.unsigned_abs()
+        let at = match n {
+            0.. => n.unsigned_abs(),
+            _ => layers.len().checked_add_signed(n).unwrap(),
         };
-        list_tar(&self.path(&layers[at]))
+        self.path(&layers[at])
     }
 
     /// The `created_by` of each history entry; those without a layer start with `(empty)`.

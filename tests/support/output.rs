@@ -67,6 +67,46 @@ impl Output {
         self.redacting().eq(&text[start..], expected);
     }
 
+    /// The instructions that were carried out and not answered from the cache, of a build with `--progress=plain`.
+    pub(crate) fn ran(&self) -> Vec<String> {
+        self.steps(false)
+    }
+
+    /// The instructions that were answered from the cache.
+    pub(crate) fn cached(&self) -> Vec<String> {
+        self.steps(true)
+    }
+
+    /// `#5 [build 2/4] RUN make` names a step, `#5 CACHED` says that it was not carried out. FROM is no step here.
+    fn steps(&self, cached: bool) -> Vec<String> {
+        let mut names: Vec<(&str, &str)> = Vec::new();
+        let mut hits: Vec<&str> = Vec::new();
+        for (id, rest) in self.stderr.lines().filter_map(|line| line.split_once(' ')) {
+            if !id.starts_with('#') {
+                continue;
+            }
+            if rest == "CACHED" {
+                hits.push(id);
+            }
+            if let Some((_, instruction)) = rest
+                .strip_prefix('[')
+                .and_then(|rest| rest.split_once("] "))
+            {
+                let is_step = !rest.starts_with("[internal]") && !instruction.starts_with("FROM ");
+                if is_step && !names.contains(&(id, instruction)) {
+                    names.push((id, instruction));
+                }
+            }
+        }
+        let mut found: Vec<String> = names
+            .into_iter()
+            .filter(|(id, _)| hits.contains(id) == cached)
+            .map(|(_, instruction)| instruction.to_owned())
+            .collect();
+        found.sort();
+        found
+    }
+
     fn redacting(&self) -> Assert {
         let patterns = [
             ("[DIGEST]", r"sha256:[0-9a-f]{64}|\b[0-9a-f]{64}\b"),
