@@ -76,7 +76,12 @@ fn source(out: &mut String, op: &SourceOp, vertex: &Vertex) {
         SourceOp::Git(git) => {
             let colon = if git.subdir.is_empty() { "" } else { ":" };
             let what = format!("{}{colon}{}", git.reference, git.subdir);
-            write!(out, "\n  git {} {what} keep={}", git.remote, git.keep_git_dir).unwrap();
+            write!(
+                out,
+                "\n  git {} {what} keep={}",
+                git.remote, git.keep_git_dir
+            )
+            .unwrap();
         }
         SourceOp::OciLayout(layout) => write!(out, "\n  layout {}", layout.path).unwrap(),
     }
@@ -204,7 +209,11 @@ fn file(out: &mut String, action: &FileAction, names: &[String]) {
         FileActionKind::Copy(action_copy) => copy(action_copy, &input(&action.secondary)),
         other => panic!("a Dockerfile has no such action: {other:?}"),
     };
-    let kept = if action.output.is_none() { " (kept)" } else { "" };
+    let kept = if action.output.is_none() {
+        " (kept)"
+    } else {
+        ""
+    };
     write!(out, "\n  {change} on {}{kept}", input(&action.input)).unwrap();
 }
 
