@@ -406,3 +406,6 @@ impl Drop for Scratch {
     }
 }
 
+
+#[cfg(test)]
+mod tests;
