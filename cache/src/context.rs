@@ -7,7 +7,7 @@
 //!
 //! A directory stands in the tree if it is selected, or if something in it is.
 //!
-//! The work is a walk by directory handle and stat(2); a file is read only if the [stat cache](crate::stat) does not know it.
+//! The work is a walk by directory handle and stat(2); a file is read only if the stat cache does not know it.
 //! Small contexts are walked on the calling thread. Larger ones get threads that have ended when [`scan_context`] returns: its caller
 //! may be about to enter a user namespace, which a process with a second thread cannot.
 

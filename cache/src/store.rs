@@ -487,3 +487,6 @@ impl Drop for Scratch {
         drop(self.lock.take());
     }
 }
+
+#[cfg(test)]
+mod tests;
