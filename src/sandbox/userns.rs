@@ -200,7 +200,9 @@ pub(super) fn enter(plan: Result<Plan, String>) -> Result<Ids, EnterError> {
         Err(why) => (None, why),
     };
     if let Err(e) = unshare_soon() {
-        granter.map(Granter::dismiss);
+        if let Some(granter) = granter {
+            granter.dismiss();
+        }
         return Err(e);
     }
     let why_single = match granter.map(Granter::grant) {

@@ -175,6 +175,12 @@ fn links_never_lead_out_of_the_root() {
         let mount = format!("--mount=type={kind},src={},sub=link,dst=/m", tree.display());
         assert_eq!(fixture.sh(&[&mount], "cat /m").stdout(), "own", "{kind}");
     }
+    let mount = format!(
+        "--mount=type=bind,src={}/tree/link,dst=/m",
+        fixture.dir.path().display()
+    );
+    let text = fixture.sh(&[&mount], "true").text();
+    assert!(text.contains("Too many levels of symbolic links"), "{text}");
 }
 
 #[test]
