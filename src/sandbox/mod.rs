@@ -123,6 +123,11 @@ pub struct Sandbox {
     oom: oom::Counter,
 }
 
+/// What [`Sandbox::domain`] will be if [`enter`] is granted all it asks for.
+pub fn expected_domain() -> String {
+    userns::expected_domain()
+}
+
 /// Moves this process into a user namespace and gets ready to run steps.
 ///
 /// The process must have one thread (a thread that was joined less than 100 ms ago is waited for). On error it may be
@@ -180,6 +185,15 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         remark,
         oom,
     })
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("rung", &self.rung)
+            .field("domain", &self.domain)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Sandbox {

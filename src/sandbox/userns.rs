@@ -358,16 +358,43 @@ fn write_map(
 /// A short name for the ids of the namespace this process is in: files written under one are not readable as the
 /// same owners under another.
 pub(super) fn domain() -> io::Result<String> {
+    let read =
+        |file: &str| Ok::<_, io::Error>(parse_map(&fs::read_to_string(file)?).collect::<Vec<_>>());
+    Ok(domain_of(
+        &read("/proc/self/uid_map")?,
+        &read("/proc/self/gid_map")?,
+    ))
+}
+
+/// The domain that [`enter`] leads to if it is granted what [`plan`] asks for, or else our own id alone.
+pub(super) fn expected_domain() -> String {
+    match plan() {
+        Ok(plan) => domain_of(&plan.uids, &plan.gids),
+        Err(_) => {
+            let own = |outside| {
+                [Range {
+                    inside: 0,
+                    outside,
+                    count: 1,
+                }]
+            };
+            let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+            domain_of(&own(uid.as_raw()), &own(gid.as_raw()))
+        }
+    }
+}
+
+fn domain_of(uids: &[Range], gids: &[Range]) -> String {
     let mut hasher = blake3::Hasher::new();
-    for file in ["/proc/self/uid_map", "/proc/self/gid_map"] {
-        for range in parse_map(&fs::read_to_string(file)?) {
+    for map in [uids, gids] {
+        for range in map {
             for number in [range.inside, range.outside, range.count] {
                 hasher.update(&number.to_le_bytes());
             }
         }
         hasher.update(b"/");
     }
-    Ok(hasher.finalize().to_hex()[..16].to_owned())
+    hasher.finalize().to_hex()[..16].to_owned()
 }
 
 #[cfg(test)]
