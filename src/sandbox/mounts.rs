@@ -225,7 +225,9 @@ pub(super) fn overlay(
     };
     configure().or_else(|errno| {
         let said = messages(&fs);
-        if said.contains("Unknown parameter 'lowerdir+'") {
+        // Before Linux 6.5 overlayfs took options as one string, had nothing to say, and refused what it did not know
+        // only at the end.
+        if errno == Errno::INVAL && (said.is_empty() || said.contains("Unknown parameter")) {
             return Ok(overlay_by_string(layers, upper)?);
         }
         Err(Refusal { errno, said })

@@ -232,10 +232,14 @@ fn prepare(mount: &Mount, number: usize) -> Result<Prepared, Failure> {
         }
     };
     let stat = rustix::fs::fstat(&tree).during(format_args!("look at {named}"))?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind == FileType::Symlink {
+        return Err(Errno::LOOP).during(format_args!("bind {named}, a symbolic link"));
+    }
     Ok(Prepared {
         dest: dest.clone(),
         mount: tree,
-        directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+        directory: kind == FileType::Directory,
         named,
     })
 }
