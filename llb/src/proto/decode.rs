@@ -123,7 +123,8 @@ impl Decoder<'_> {
                     input: digest,
                 });
             };
-            let missing = op.inputs.iter().map(|input| &input.digest);
+            // The first input is added first, as in BuildKit's order.
+            let missing = op.inputs.iter().rev().map(|input| &input.digest);
             let missing = missing.filter(|input| !self.ids.contains_key(*input));
             let before = open.len();
             open.extend(missing.map(|input| (input.clone(), digest.clone())));

@@ -58,7 +58,7 @@ pub(super) fn definition(
     for (id, vertex) in steps {
         if needed.contains(&id) {
             let op = encoder.op(vertex)?;
-            let digest = encoder.add(&op, &vertex.meta);
+            let digest = encoder.add(op, &vertex.meta);
             encoder.digests.insert(id, digest);
         }
     }
@@ -66,7 +66,7 @@ pub(super) fn definition(
         inputs: vec![encoder.input(&root)?],
         ..pb::Op::default()
     };
-    encoder.add(&result, &VertexMeta::default());
+    encoder.add(result, &VertexMeta::default());
     Ok(pb::Definition {
         def: encoder.ops,
         metadata: encoder.metadata,
@@ -88,8 +88,8 @@ struct Encoder {
 
 impl Encoder {
     /// Adds an op. Steps that differ only in what LLB does not say, such as the platform of a file op, are one op.
-    fn add(&mut self, op: &pb::Op, meta: &VertexMeta) -> String {
-        let bytes = op.encode_to_vec();
+    fn add(&mut self, op: pb::Op, meta: &VertexMeta) -> String {
+        let bytes = op_bytes(op);
         let digest = digest_of(&bytes);
         if let Some(known) = self.metadata.get_mut(&digest) {
             known.ignore_cache |= meta.ignore_cache;
@@ -261,10 +261,22 @@ impl Encoder {
             ..VertexMeta::default()
         };
         Ok(Some(pb::Input {
-            digest: self.add(&op, &meta),
+            digest: self.add(op, &meta),
             index: 0,
         }))
     }
+}
+
+/// An op as Go marshals it: what is in a `oneof` last, while prost goes by field numbers. The digests depend on it.
+pub(super) fn op_bytes(mut op: pb::Op) -> Vec<u8> {
+    let kind = op.op.take();
+    let mut bytes = op.encode_to_vec();
+    let kind = pb::Op {
+        op: kind,
+        ..pb::Op::default()
+    };
+    bytes.extend(kind.encode_to_vec());
+    bytes
 }
 
 fn range<T, U: TryFrom<T>>(field: &'static str, value: T) -> Result<U, EncodeError>
