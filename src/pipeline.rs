@@ -1,6 +1,7 @@
 //! One build, from request to image. [`build`] reads as the list in ARCHITECTURE.md, one call a line.
 
 mod assemble;
+pub mod durability;
 mod failure;
 mod pin;
 mod plan;
@@ -131,6 +132,7 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
         &cancel,
         &events,
     )?;
+    durability::sync_later(&store, &request.settings.root);
     write_reports(request, &outcome)?;
     Ok(outcome)
 }

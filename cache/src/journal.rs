@@ -79,9 +79,12 @@ impl Journal {
             .map_err(StoreError::io("write", &self.path))
     }
 
-    /// Whether this boot has published something that was not synced.
-    pub(crate) fn is_pending(&self) -> bool {
-        self.path.exists()
+    /// Whether something was noted through this handle.
+    pub(crate) fn has_notes(&self) -> bool {
+        self.open
+            .lock()
+            .expect("nothing panics while the journal is locked")
+            .is_some()
     }
 
     /// Makes what was noted so far durable.
@@ -174,13 +177,13 @@ mod t {
             fs::write(published(name), "").unwrap();
             if name == "settled" {
                 first.settle().unwrap();
-                assert!(!first.is_pending());
+                assert!(!first.path.exists());
             }
         }
         fs::create_dir(published("dir")).unwrap();
         first.note(&published("dir")).unwrap();
         fs::write(published("unrelated"), "").unwrap();
-        assert!(first.is_pending());
+        assert!(first.path.exists());
 
         Journal::open_as(store.path(), "boot-a").unwrap();
         assert!(published("lost").exists(), "the same boot loses nothing");
@@ -189,7 +192,7 @@ mod t {
             .map(|name| published(name).exists())
             .into();
         assert_eq!(left, [true, false, false, true]);
-        assert!(!second.is_pending());
+        assert!(!second.has_notes());
     }
 
     #[test]

@@ -412,9 +412,9 @@ impl Store {
         )
     }
 
-    /// Whether anything was published that no sync has made durable yet; see [`Store::sync`].
-    pub fn needs_sync(&self) -> bool {
-        self.journal.is_pending()
+    /// Whether anything was published through this handle; see [`Store::sync`].
+    pub fn has_published(&self) -> bool {
+        self.journal.has_notes()
     }
 
     /// Makes everything durable that was published so far: one `syncfs(2)`, which may take long. Meant to be run
