@@ -475,6 +475,24 @@ fn a_cancelled_layer_stops() {
 }
 
 #[test]
+fn a_panic_while_reading_is_not_a_deadlock() {
+    let mut fixture = Fixture::new();
+    fixture.file("x", b"1");
+    let layer = fixture.finish();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        write_layer(
+            &fixture.trees,
+            &layer.tree,
+            &PLAIN,
+            &|_, _| panic!("a bug"),
+            &mut io::sink(),
+            &CancelToken::new(),
+        )
+    }));
+    assert!(result.is_err());
+}
+
+#[test]
 fn one_change_moves_few_cuts() {
     let frames = |changed: Option<usize>, inserted: bool| {
         let mut fixture = Fixture::new();
