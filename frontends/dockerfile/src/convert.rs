@@ -37,7 +37,7 @@ use crate::lint::Rule;
 use crate::stages::Base;
 use crate::stages::Command;
 use crate::stages::Graph;
-use crate::suggest::nearest;
+use crate::suggest::nearest_variable;
 use crate::words::Shell;
 
 mod base;
@@ -382,7 +382,7 @@ impl<'a> Converter<'a> {
             return;
         }
         let mut message = format!("Usage of undefined variable '${name}'");
-        if let Some(near) = nearest(name, to.state.env.names()) {
+        if let Some(near) = nearest_variable(name, to.state.env.names()) {
             message.push_str(&format!(" (did you mean ${near}?)"));
         }
         self.lint.report(Rule::UndefinedVar, head, span, message);

@@ -67,7 +67,7 @@ struct Plan {
 impl Plan {
     fn new(request: &FrontendRequest, pins: &Pins) -> Result<Self, Vec<Diagnostic>> {
         let ast = parse::parse(&Site::file(&request.source))?;
-        let mut lint = Linter::new(&ast);
+        let mut lint = Linter::new(&ast)?;
         lint::check(&ast, &mut lint);
         Graph::check_defaults(&ast, request, &mut lint);
         let mut graph = Graph::new(&ast, request, &mut lint)?;

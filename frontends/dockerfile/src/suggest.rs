@@ -1,15 +1,32 @@
 //! "Did you mean".
 
-/// The candidate that is at most two edits away from `typed`, the nearest first and then the first given; none if
-/// `typed` is itself a candidate, because then the name was not the problem.
+/// The candidate that is at most two edits away from `typed`, whatever their case, the nearest first and then the
+/// first given; none if `typed` is itself a candidate, because then the name was not the problem.
 pub(crate) fn nearest<'a>(
     typed: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
     let typed = typed.to_lowercase();
+    pick(candidates, |candidate| {
+        distance(&typed, &candidate.to_lowercase())
+    })
+}
+
+/// The same for names of variables, whose case counts.
+pub(crate) fn nearest_variable<'a>(
+    typed: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    pick(candidates, |candidate| distance(typed, candidate))
+}
+
+fn pick<'a>(
+    candidates: impl IntoIterator<Item = &'a str>,
+    distance: impl Fn(&str) -> usize,
+) -> Option<&'a str> {
     let mut best: Option<(usize, &str)> = None;
     for candidate in candidates {
-        let edits = distance(&typed, &candidate.to_lowercase());
+        let edits = distance(candidate);
         if edits == 0 {
             return None;
         }

@@ -342,15 +342,15 @@ pub(crate) fn is_http(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
-/// `user[:group]`; `None` if it is empty.
+/// `user[:group]`, where an empty part is root; `None` if there is nothing.
 pub(super) fn owner(text: &str) -> Option<Owner> {
     let part = |text: &str| match (text, text.parse()) {
-        ("root", _) => UserRef::Id(0),
+        ("root" | "", _) => UserRef::Id(0),
         (_, Ok(id)) => UserRef::Id(id),
         _ => UserRef::Name(text.to_owned()),
     };
     let (user, group) = match text.split_once(':') {
-        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
+        Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
     (!text.is_empty()).then(|| Owner {
@@ -415,7 +415,8 @@ mod t {
             ("1:2", Some((id(1), Some(id(2))))),
             ("root:app", Some((id(0), Some(name("app"))))),
             ("app", Some((name("app"), None))),
-            ("app:", Some((name("app"), None))),
+            ("app:", Some((name("app"), Some(id(0))))),
+            (":2", Some((id(0), Some(id(2))))),
         ] {
             let want = want.map(|(user, group)| Owner { user, group });
             assert_eq!(owner(text), want, "{text}");

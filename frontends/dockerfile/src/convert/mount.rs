@@ -169,7 +169,12 @@ impl Converter<'_> {
             }
             _ => {}
         }
-        if matches!(dest.as_str(), "" | "/") {
+        // Without a target it is the working directory.
+        let dest = match dest.is_empty() {
+            true => paths::absolute("/", &to.state.dir),
+            false => dest,
+        };
+        if dest == "/" {
             return error("a mount needs a `target` other than `/`");
         }
         let kind = match fields.kind.as_str() {
