@@ -10,6 +10,8 @@ pub mod run;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rbuild_cache::FileNode;
+use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
 use rbuild_llb::CancelToken;
 use rbuild_llb::Definition;
@@ -331,11 +333,22 @@ fn deliver(
         let images = assemble::images(request, spec, engine, definition, solved, cancel)
             .map_err(failure::op)?;
         let index = assemble::index(&images);
+        if matches!(spec.kind, OutputKind::Tar { .. } | OutputKind::Local { .. }) {
+            for image in &images {
+                engine.prepare_files(&image.snapshot).map_err(failure::op)?;
+            }
+        }
+        let open = |snapshot: &Snapshot, path: &[u8], node: &FileNode| {
+            engine.open_in(snapshot, path, node)
+        };
         let export = Export {
             images: &images,
             index: index.as_ref(),
             names: &request.tags,
-            engine,
+            store: engine.store(),
+            lease: engine.lease(),
+            registry: engine.registry(),
+            open: &open,
             cancel,
         };
         let delivery = exporter.map(|exporter| {

@@ -177,7 +177,7 @@ pub(super) fn write_tar(
                     .map_err(archive)?;
             }
             Piece::Blob(digest, size) => {
-                let blob = export.engine.store().blobs().open(digest)?;
+                let blob = export.store.blobs().open(digest)?;
                 let mut header = header(tar::EntryType::Regular, *size, 0o644);
                 tar.append_data(&mut header, path, blob.take(*size))
                     .map_err(archive)?;
@@ -221,7 +221,7 @@ fn write_directory(export: &Export<'_>, path: &Path) -> Result<Vec<Delivery>, Ex
                 if fs::metadata(path.join(name)).is_ok_and(|there| there.len() == *size) {
                     continue;
                 }
-                put(name, &mut export.engine.store().blobs().open(digest)?)?;
+                put(name, &mut export.store.blobs().open(digest)?)?;
             }
         }
     }

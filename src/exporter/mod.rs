@@ -17,16 +17,18 @@ use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rbuild_cache::FileNode;
 use rbuild_cache::LayerRef;
+use rbuild_cache::Lease;
 use rbuild_cache::Snapshot;
+use rbuild_cache::Store;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 
 use crate::image::Descriptor;
-use crate::ops::Engine;
-use crate::ops::OpError;
 use crate::outcome::Delivery;
+use crate::registry;
 use crate::request::Destination;
 
 /// An image whose layers have their digests.
@@ -67,8 +69,10 @@ pub struct ReadyIndex {
     pub descriptor: Descriptor,
 }
 
+/// Opens a file of a snapshot's merged tree.
+pub type OpenMerged<'a> = dyn Fn(&Snapshot, &[u8], &FileNode) -> io::Result<File> + Sync + 'a;
+
 /// What an exporter works with.
-#[derive(Debug)]
 pub struct Export<'a> {
     /// One a platform.
     pub images: &'a [ReadyImage],
@@ -76,8 +80,14 @@ pub struct Export<'a> {
     pub index: Option<&'a ReadyIndex>,
     /// Normalised names.
     pub names: &'a [String],
-    /// Where bytes come from.
-    pub engine: &'a Engine<'a>,
+    /// Where blobs are.
+    pub store: &'a Store,
+    /// Keeps gc away from what is exported.
+    pub lease: &'a Lease,
+    /// Where images are sent.
+    pub registry: &'a registry::Client,
+    /// Opens a file of a snapshot's merged tree at a resolved path.
+    pub open: &'a OpenMerged<'a>,
     /// Stop when it says so.
     pub cancel: &'a CancelToken,
 }
@@ -114,9 +124,6 @@ pub enum ExportError {
     /// Standard output.
     #[error("cannot write to standard output")]
     Stdout(#[source] io::Error),
-    /// The bytes of the image.
-    #[error("cannot read the image's files")]
-    Bytes(#[from] OpError),
     /// A layer.
     #[error("cannot write the image's layer")]
     Layer(#[from] rbuild_cache::LayerError),
@@ -208,14 +215,4 @@ fn deliver(
             }])
         }
     }
-}
-
-/// Opens the file of the merged tree at `path`.
-fn open_merged(
-    export: &Export<'_>,
-    image: &ReadyImage,
-    path: &[u8],
-    node: &rbuild_cache::FileNode,
-) -> io::Result<File> {
-    export.engine.open_in(&image.snapshot, path, node)
 }

@@ -25,7 +25,7 @@ impl Push {
         for image in export.images {
             Self::image(export, &reference, image)?;
         }
-        let registry = export.engine.registry();
+        let registry = export.registry;
         let top = export.top();
         let document = export
             .index
@@ -38,8 +38,8 @@ impl Push {
         reference: &Reference,
         image: &ReadyImage,
     ) -> Result<(), ExportError> {
-        let registry = export.engine.registry();
-        let blobs = export.engine.store().blobs();
+        let registry = export.registry;
+        let blobs = export.store.blobs();
         image
             .layers
             .par_iter()

@@ -16,7 +16,7 @@ pub struct OwnStore;
 
 impl Exporter for OwnStore {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
-        let store = export.engine.store();
+        let store = export.store;
         for image in export.images {
             store.blobs().put(&image.config)?;
             store.blobs().put(&image.manifest)?;
@@ -34,7 +34,7 @@ impl Exporter for OwnStore {
                     };
                     store.set_known_layer(&descriptor.digest, &known)?;
                 }
-                export.engine.protect(LeaseRoot::Tree(layer.layer.tree))?;
+                export.lease.protect(LeaseRoot::Tree(layer.layer.tree))?;
             }
         }
         if let Some(index) = export.index {

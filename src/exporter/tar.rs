@@ -9,7 +9,6 @@ use super::ExportError;
 use super::Exporter;
 use super::deliver;
 use super::only;
-use super::open_merged;
 use crate::outcome::Delivery;
 use crate::request::Destination;
 
@@ -29,10 +28,9 @@ impl Exporter for Tar {
             compression: Compression::None,
             clamp: self.clamp,
         };
-        let open = |path: &[u8], node: &FileNode| open_merged(export, image, path, node);
-        export.engine.prepare_files(&image.snapshot)?;
+        let open = |path: &[u8], node: &FileNode| (export.open)(&image.snapshot, path, node);
         deliver(&self.dest, &mut |out| {
-            let trees = export.engine.store().trees();
+            let trees = export.store.trees();
             rbuild_cache::write_layer(
                 trees,
                 &image.snapshot.root.tree,

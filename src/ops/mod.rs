@@ -257,12 +257,9 @@ impl<'a> Engine<'a> {
         self.registry
     }
 
-    /// Protects something from gc as long as the build lives.
-    ///
-    /// # Errors
-    /// If the lease cannot be written.
-    pub fn protect(&self, root: LeaseRoot) -> Result<(), StoreError> {
-        self.lease.protect(root)
+    /// What keeps gc away.
+    pub fn lease(&self) -> &Lease {
+        self.lease
     }
 
     /// Where the build's steps keep and find each other's results.

@@ -2,10 +2,10 @@
 //!
 //! It does no I/O and runs nothing. [`Dockerfile`] is the way in; the way through:
 //!
-//! - [`lexer`]: logical lines, with the place of every byte; [`parse`]: the syntax tree ([`ast`]), all problems at once
-//! - [`words`]: quotes, escapes and variables; [`args`]: ARG outside stages
-//! - [`stages`]: which stages there are, what they need, what the target needs
-//! - [`convert`]: stages to vertices and image configs; [`lint`]: BuildKit's rules
+//! - `lexer`: logical lines, with the place of every byte; `parse`: the syntax tree (`ast`), all problems at once
+//! - `words`: quotes, escapes and variables; `args`: ARG outside stages
+//! - `stages`: which stages there are, what they need, what the target needs
+//! - `convert`: stages to vertices and image configs; `lint`: BuildKit's rules
 //!
 //! Sources of files (contexts, git, http) do not depend on what is built for, so they are asked for, and stand in the
 //! graph, with the build platform: builds for several platforms share them.
@@ -15,7 +15,6 @@ mod ast;
 mod convert;
 mod env;
 mod git;
-mod ignore;
 mod lexer;
 mod lint;
 mod parse;

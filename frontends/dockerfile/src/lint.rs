@@ -18,6 +18,7 @@ pub(crate) use checks::holds_secret;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rule {
     ConsistentInstructionCasing,
+    CopyIgnoredFile,
     DuplicateStageName,
     ExposeInvalidFormat,
     ExposeProtoCasing,
@@ -45,6 +46,7 @@ impl Rule {
     fn name(self) -> &'static str {
         match self {
             Self::ConsistentInstructionCasing => "ConsistentInstructionCasing",
+            Self::CopyIgnoredFile => "CopyIgnoredFile",
             Self::DuplicateStageName => "DuplicateStageName",
             Self::ExposeInvalidFormat => "ExposeInvalidFormat",
             Self::ExposeProtoCasing => "ExposeProtoCasing",

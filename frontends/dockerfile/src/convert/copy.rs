@@ -127,7 +127,10 @@ impl Converter<'_> {
             }
             let source = match from {
                 Some(source) => source,
-                None => Some(self.context(&head.span)),
+                None => {
+                    self.check_ignored("Copy", path, head);
+                    Some(self.context(&head.span))
+                }
             };
             copies.push(source, local(&copies, &path.text, copy.parents, false));
         }
@@ -173,6 +176,7 @@ impl Converter<'_> {
                 };
                 self.add_url(&remote, add, &mut copies)?;
             } else {
+                self.check_ignored("Add", path, head);
                 let source = self.context(&head.span);
                 let unpack = add.unpack.unwrap_or(true);
                 copies.push(Some(source), local(&copies, &path.text, false, unpack));

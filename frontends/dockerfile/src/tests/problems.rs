@@ -324,3 +324,30 @@ fn no_cut_makes_it_panic() {
         }
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_edit_makes_it_panic(
+        case in 0usize..1000,
+        edits in proptest::collection::vec((0usize..10_000, 0usize..5, "[ -~\\n\\t\\\\$\"'#é<{}]{0,3}"), 1..5),
+    ) {
+        let cases = cases();
+        let mut request = case_request(&cases[case % cases.len()]);
+        let mut text: Vec<char> = request.source.text.chars().collect();
+        for (at, cut, insert) in edits {
+            let at = at % (text.len() + 1);
+            let end = (at + cut).min(text.len());
+            text.splice(at..end, insert.chars());
+        }
+        request.source = file("Dockerfile", &text.iter().collect::<String>());
+        let len = request.source.text.len();
+        for error in build(None, &request).err().into_iter().flatten() {
+            for label in error.labels {
+                assert!(label.span.range.start <= label.span.range.end);
+                assert!(label.span.range.end <= len);
+            }
+        }
+    }
+}
