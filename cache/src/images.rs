@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::file;
+use crate::journal::Journal;
 use crate::store::StoreError;
 
 /// What a name stands for.
@@ -28,11 +29,12 @@ pub struct StoredImage {
 #[derive(Debug)]
 pub struct Images {
     dir: PathBuf,
+    journal: Journal,
 }
 
 impl Images {
-    pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+    pub(crate) fn new(dir: PathBuf, journal: Journal) -> Self {
+        Self { dir, journal }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -44,7 +46,7 @@ impl Images {
     /// # Errors
     /// If it cannot be written.
     pub fn set(&self, name: &str, image: &StoredImage) -> Result<(), StoreError> {
-        file::write_json(&self.path(name), image)
+        self.journal.write_json(&self.path(name), image)
     }
 
     /// The image called `name`.
