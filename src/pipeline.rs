@@ -8,6 +8,7 @@ mod plan;
 pub mod run;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use rbuild_cache::FileNode;
@@ -17,6 +18,7 @@ use rbuild_llb::CancelToken;
 use rbuild_llb::Definition;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Frontend as _;
+use rbuild_llb::Op;
 use rbuild_llb::Platform;
 use rbuild_llb::definition::PrunedDefinition;
 use rbuild_llb::event::Event;
@@ -27,6 +29,7 @@ use rbuild_llb::frontend::FrontendRequest;
 use rbuild_llb::frontend::NamedContext;
 use rbuild_llb::frontend::Outline;
 use rbuild_llb::frontend::Pins;
+use rbuild_llb::op::SourceOp;
 
 use rbuild_dockerfile::Dockerfile;
 
@@ -103,7 +106,7 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
     let exporters = exporters(request)?;
     let runs_process = looked_up
         .pending()
-        .any(|(_, vertex)| matches!(vertex.op, rbuild_llb::Op::Exec(_)));
+        .any(|(_, vertex)| matches!(vertex.op, Op::Exec(_)));
     if runs_process {
         progress.pause();
         let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
@@ -112,7 +115,18 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
     }
     sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
 
-    let send = |event| events.send(event);
+    // A context is looked at in every build: it is never what people mean by cached.
+    let contexts: BTreeSet<String> = definition
+        .iter()
+        .filter(|(_, vertex)| matches!(vertex.op, Op::Source(SourceOp::Local(_))))
+        .map(|(id, _)| solver::event_digest(&id))
+        .collect();
+    let send = |mut event| {
+        if let Event::Vertex(vertex) = &mut event {
+            vertex.cached &= !contexts.contains(&vertex.digest);
+        }
+        events.send(event);
+    };
     let solved = solver::solve(
         looked_up,
         &engine,

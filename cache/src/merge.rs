@@ -42,8 +42,9 @@ impl Trees {
         Ok(self.put_root(upper_meta, dir))
     }
 
-    /// The same layer with its implied directories' metadata taken from `base`. This is what a *directory* form has to
-    /// be written from: in an overlay mount the topmost directory's metadata shows.
+    /// The same layer with its implied directories described, with the metadata they have in `base`; only `/` stays
+    /// implied. This is what a *directory* form has to be written from: in an overlay mount the topmost directory's
+    /// metadata shows. It is also what BuildKit's layers hold, whose blobs name the directories above what changed.
     pub fn settle(&self, base: &TreeId, layer: &TreeId) -> Result<TreeRef, TreeError> {
         let (base_meta, base) = self.root_dir(base)?;
         let (layer_meta, layer) = self.root_dir(layer)?;
@@ -190,6 +191,7 @@ impl Trees {
                 (upper.tree, upper.content) = (entries.tree, entries.content);
                 if upper.implied {
                     entry.meta = lower.meta.clone();
+                    upper.implied = false;
                 }
             }
         }

@@ -2,7 +2,9 @@
 
 use rbuild_cache::BlobOptions;
 use rbuild_cache::Compression;
+use rbuild_cache::Directory;
 use rbuild_cache::FileNode;
+use rbuild_cache::Node;
 
 use super::Export;
 use super::ExportError;
@@ -29,16 +31,17 @@ impl Exporter for Tar {
             clamp: self.clamp,
         };
         let open = |path: &[u8], node: &FileNode| (export.open)(&image.snapshot, path, node);
+        let trees = export.store.trees();
+        // The archive holds what is below the root and not the root itself, as BuildKit's does.
+        let mut root = trees.root(&image.snapshot.root.tree)?;
+        if let Node::Dir(dir) = &mut root.node {
+            dir.implied = true;
+        }
+        let root = trees.put(Directory {
+            entries: vec![root],
+        });
         deliver(&self.dest, &mut |out| {
-            let trees = export.store.trees();
-            rbuild_cache::write_layer(
-                trees,
-                &image.snapshot.root.tree,
-                &options,
-                &open,
-                out,
-                export.cancel,
-            )?;
+            rbuild_cache::write_layer(trees, &root.tree, &options, &open, out, export.cancel)?;
             Ok(())
         })
     }

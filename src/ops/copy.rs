@@ -319,6 +319,22 @@ pub fn arriving(
     Ok(entry)
 }
 
+/// How directories are made that are missing above a destination.
+#[derive(Debug, Clone, Copy)]
+pub struct Made {
+    /// Owner and group.
+    pub owner: (u32, u32),
+    /// Permission bits.
+    pub mode: u32,
+}
+
+impl Made {
+    /// By the owner of what will be in them, open to all.
+    pub fn by(owner: (u32, u32)) -> Self {
+        Self { owner, mode: 0o755 }
+    }
+}
+
 /// The destination file system while a file op changes it.
 pub struct Target<'a> {
     trees: &'a Trees,
@@ -344,7 +360,14 @@ impl<'a> Target<'a> {
         action: &CopyAction,
         change: &Change<'_>,
     ) -> Result<(), CopyError> {
-        let owner = change.owner.unwrap_or((0, 0));
+        let made = Made {
+            owner: change.owner.unwrap_or((0, 0)),
+            // As BuildKit has it: directories that are made on the way take `--chmod` as well.
+            mode: match change.mode {
+                Some(change) => mode::apply(change, 0o755, true)?,
+                None => 0o755,
+            },
+        };
         let is_dir_dest = action.dest.ends_with('/') || clean(&action.dest).is_empty();
         let dest = clean(&action.dest);
         let parent = if is_dir_dest {
@@ -352,7 +375,7 @@ impl<'a> Target<'a> {
         } else {
             split(&dest).0
         };
-        self.make_dirs(parent, owner)?;
+        self.make_dirs(parent, made)?;
         for source in sources(self.trees, source, action)? {
             let entry = arriving(self.trees, &source, action, change)?;
             let base = if source.parents.is_empty() {
@@ -361,14 +384,14 @@ impl<'a> Target<'a> {
                 join(&dest, &source.parents)
             };
             if !source.parents.is_empty() {
-                self.make_dirs(&base, owner)?;
+                self.make_dirs(&base, made)?;
             }
             self.place(
                 &base,
                 &source.name,
                 entry,
                 action,
-                owner,
+                made,
                 !source.parents.is_empty(),
             )?;
         }
@@ -382,7 +405,7 @@ impl<'a> Target<'a> {
         name: &[u8],
         mut entry: Entry,
         action: &CopyAction,
-        owner: (u32, u32),
+        made: Made,
         keep_name: bool,
     ) -> Result<(), CopyError> {
         let there = self.trees.lookup(&self.root.tree, dest, Follow::All)?;
@@ -397,10 +420,10 @@ impl<'a> Target<'a> {
         }
         if contents && !into_dir {
             // The directory that takes the contents is made like any missing parent.
-            path = self.make_dirs(&path, owner)?;
+            path = self.make_dirs(&path, made)?;
         } else {
             let (parent, last) = split(&path);
-            let parent = self.make_dirs(parent, owner)?;
+            let parent = self.make_dirs(parent, made)?;
             path = join(&parent, last);
         }
         if contents && let Node::Dir(dir) = &mut entry.node {
@@ -415,7 +438,7 @@ impl<'a> Target<'a> {
     ///
     /// # Errors
     /// If something on the way is not a directory.
-    pub fn make_dirs(&mut self, path: &[u8], (uid, gid): (u32, u32)) -> Result<Vec<u8>, CopyError> {
+    pub fn make_dirs(&mut self, path: &[u8], made: Made) -> Result<Vec<u8>, CopyError> {
         let mut resolved = Vec::new();
         let mut rest = path.split(|&b| b == b'/').filter(|part| !part.is_empty());
         for part in rest.by_ref() {
@@ -440,9 +463,9 @@ impl<'a> Target<'a> {
                         nanos: 0,
                     };
                     let meta = Meta {
-                        mode: 0o755,
-                        uid,
-                        gid,
+                        mode: made.mode,
+                        uid: made.owner.0,
+                        gid: made.owner.1,
                         mtime,
                         xattrs: BTreeMap::new(),
                     };

@@ -222,7 +222,7 @@ impl Engine<'_> {
                     && exists.is_none_or(|found| !matches!(found.entry.node, Node::Dir(_)))
                 {
                     let parent = if *make_parents {
-                        target.make_dirs(parent, owner)?
+                        target.make_dirs(parent, copy::Made::by(owner))?
                     } else {
                         parent.to_vec()
                     };
@@ -370,7 +370,7 @@ impl Engine<'_> {
                 && let Some(archive) = self.open_archive(source, &found.path, node)?
             {
                 let owner = change.owner.unwrap_or((0, 0));
-                let dest = target.make_dirs(&copy::clean(&action.dest), owner)?;
+                let dest = target.make_dirs(&copy::clean(&action.dest), copy::Made::by(owner))?;
                 self.unpack(target, &dest, archive, &change)?;
                 continue;
             }

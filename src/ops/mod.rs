@@ -61,7 +61,7 @@ use crate::solver::StepControl;
 #[derive(Debug, thiserror::Error)]
 pub enum OpError {
     /// A RUN exited non-zero or was killed.
-    #[error("process `{command}` {exit}")]
+    #[error("process \"{command}\" did not complete successfully: {exit}")]
     Failed {
         /// As the user wrote it.
         command: String,
@@ -151,9 +151,9 @@ pub struct ExitText(pub Exit);
 impl std::fmt::Display for ExitText {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.0 {
-            Exit::Code(code) => write!(f, "did not complete successfully: exit code: {code}"),
-            Exit::Signal(signal) => write!(f, "was killed by signal {signal}"),
-            Exit::OutOfMemory => f.write_str("was killed because memory ran out"),
+            Exit::Code(code) => write!(f, "exit code: {code}"),
+            Exit::Signal(signal) => write!(f, "killed by signal {signal}"),
+            Exit::OutOfMemory => f.write_str("killed because memory ran out"),
         }
     }
 }

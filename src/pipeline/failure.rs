@@ -129,6 +129,21 @@ pub(super) fn solve(
                         span: span.cloned(),
                     });
                 }
+                if let OpError::Sandbox(error) = &source
+                    && error.exit_code().is_some()
+                {
+                    // A command that is not there, or cannot be executed, is the step's failure as any exit code.
+                    let failed = BuildError::step(StepFailure {
+                        vertex: solver::event_digest(&id),
+                        name: vertex.meta.name.clone(),
+                        ended: error.to_string(),
+                        span: span.cloned(),
+                    });
+                    return match error.hint() {
+                        Some(hint) => failed.hint(hint),
+                        None => failed,
+                    };
+                }
                 step(source, span, vertex, plan)
             }
             None => op(source),
@@ -145,23 +160,20 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
     let Some(span) = span else { return op(error) };
     let (needle, message, label, hint) = match &error {
         OpError::Copy(CopyError::NotFound { src }) => {
+            let written = written(span, src);
             let hint = ignored(plan, src);
             let what = vertex
                 .meta
                 .name
                 .split_whitespace()
-                .find(|word| matches!(*word, "COPY" | "ADD" | "RUN"));
-            let message = format!(
-                "`{}` source `{src}` is not in {}",
-                what.unwrap_or("COPY"),
-                place(vertex)
-            );
-            let label = if hint.is_some() {
-                "nothing matches after `.dockerignore`"
-            } else {
-                "nothing matches"
+                .find(|word| matches!(*word, "COPY" | "ADD" | "RUN"))
+                .unwrap_or("COPY");
+            let message = format!("`{what}` source `{written}` is not in {}", place(vertex));
+            let label = match hint {
+                Some(_) => "nothing matches after `.dockerignore`",
+                None => "nothing matches",
             };
-            (Some(src.clone()), message, label.to_owned(), hint)
+            (Some(written), message, label.to_owned(), hint)
         }
         OpError::Copy(CopyError::Tree(_)) => return op(error),
         OpError::Copy(_)
@@ -179,6 +191,18 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
     let mut diagnostic = Diagnostic::error(message, narrowed, label);
     diagnostic.hints.extend(hint);
     BuildError::request(vec![diagnostic])
+}
+
+/// A source as the user wrote it: the graph has it cleaned and absolute.
+fn written(span: &Span, src: &str) -> String {
+    let clean = crate::ops::copy::clean(src);
+    let mut words = span
+        .text()
+        .split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '[' | ']' | '='));
+    words
+        .find(|word| !word.is_empty() && crate::ops::copy::clean(word) == clean)
+        .unwrap_or(src)
+        .to_owned()
 }
 
 /// Where `needle` stands as a word of its own.

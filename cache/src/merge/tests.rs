@@ -236,7 +236,7 @@ fn a_difference_names_only_what_changed() {
         lines(&trees, layer),
         [
             "i  755",
-            "i a 700",
+            "d a 700",
             "i a/sub 711",
             "f a/sub/deep 5",
             "w link"
@@ -245,7 +245,7 @@ fn a_difference_names_only_what_changed() {
 }
 
 #[test]
-fn settling_takes_implied_metadata_from_the_base() {
+fn settling_describes_implied_directories_as_the_base_does() {
     let trees = trees();
     let base = tree(&trees, BASE);
     let layer = tree(&trees, &["f a/sub/new one", "f n/x one", "f b/x one"]);
