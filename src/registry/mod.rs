@@ -1,1 +1,49 @@
-//! The registry client; the only home of HTTP.
+//! Images in registries and in OCI image layouts; the only home of HTTP.
+//!
+//! [`Client`] pulls and pushes by the OCI distribution-spec, [`Layout`] reads the same things from a directory.
+//! Both hand out [`Resolved`] images and verifying readers. What to fetch, in which order and how many at once is
+//! the caller's: all calls block, and a [`Client`] is shared by cloning it.
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `reference` | docker's reference grammar |
+//! | `endpoint` | where a registry's requests go: mirrors, schemes |
+//! | `transport` | connections: TLS, proxies, redirects, time limits |
+//! | `auth` | challenges, tokens, credentials |
+//! | `client` | retries and the pull calls; `push` the others; `blob` the resuming reader |
+//! | `resolve` | from a name to the image for a platform |
+//! | `layout` | OCI image layouts |
+//!
+//! Invariants:
+//! - Every document and blob is compared with its digest and size before its end is reported; documents are at
+//!   most [`MAX_DOCUMENT`] bytes long.
+//! - Credentials go to the registry they are for and to the token server it names, never along a redirect to
+//!   another host, and over plain HTTP only to registries that are spoken to in plain HTTP.
+//! - No call leaves a thread behind, and none starts one: names are looked up on the calling thread.
+
+mod auth;
+mod blob;
+mod client;
+mod endpoint;
+mod error;
+pub mod layout;
+mod push;
+pub mod reference;
+mod resolve;
+mod transport;
+
+#[cfg(test)]
+mod tests;
+
+pub use blob::BlobReader;
+pub use client::Client;
+pub use error::RegistryError;
+pub use layout::Layout;
+pub use push::Pushed;
+pub use reference::ParseReferenceError;
+pub use reference::Reference;
+pub use resolve::Resolved;
+
+/// Manifests, indexes and configs larger than this are refused (distribution-spec, Pushing Manifests: registries
+/// should take at least that much).
+pub const MAX_DOCUMENT: u64 = 4 << 20;

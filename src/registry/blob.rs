@@ -1,0 +1,243 @@
+//! Blobs as they pass: compared with digest and size, and resumed where a connection broke.
+
+use std::io;
+use std::io::Read;
+
+use rbuild_llb::OciDigest;
+use sha2::Digest;
+use sha2::Sha256;
+use ureq::BodyReader;
+use ureq::http::Method;
+use ureq::http::StatusCode;
+use ureq::http::header;
+
+use super::client::Again;
+use super::client::Client;
+use super::client::Failure;
+use super::client::TRIES;
+use super::client::pull_scopes;
+use super::endpoint::Endpoint;
+use super::error::RegistryError;
+use super::reference::Reference;
+use super::transport::Request;
+
+/// A connection that brought this much before it broke does not count as a failed try.
+const PROGRESS: u64 = 1 << 20;
+
+/// Hashes what passes and says at its end whether it was the right thing.
+pub(super) struct Verifier {
+    digest: OciDigest,
+    size: u64,
+    seen: u64,
+    hasher: Sha256,
+}
+
+impl Verifier {
+    pub(super) fn new(digest: &OciDigest, size: u64) -> Self {
+        Self {
+            digest: *digest,
+            size,
+            seen: 0,
+            hasher: Sha256::new(),
+        }
+    }
+
+    /// Bytes that are still to come.
+    pub(super) fn missing(&self) -> u64 {
+        self.size - self.seen
+    }
+
+    /// Bytes that have passed.
+    pub(super) fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// Takes the next bytes, no more than are missing. With the last ones comes the verdict.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), RegistryError> {
+        self.hasher.update(bytes);
+        self.seen += bytes.len() as u64;
+        if self.missing() > 0 {
+            return Ok(());
+        }
+        let actual = OciDigest::from_bytes(self.hasher.finalize_reset().into());
+        if actual == self.digest {
+            return Ok(());
+        }
+        Err(RegistryError::DigestMismatch {
+            what: self.digest.to_string(),
+            expected: self.digest,
+            actual,
+        })
+    }
+
+    pub(super) fn wrong_size(&self, actual: u64) -> RegistryError {
+        RegistryError::SizeMismatch {
+            what: self.digest.to_string(),
+            expected: self.size,
+            actual,
+        }
+    }
+}
+
+/// A blob on its way from a registry. Its errors have a [`RegistryError`] inside.
+pub struct BlobReader {
+    client: Client,
+    reference: Reference,
+    verifier: Verifier,
+    body: Option<BodyReader<'static>>,
+    /// Breaks in a row without much progress between them.
+    broken: u32,
+    /// Where the last break was.
+    broken_at: u64,
+}
+
+impl BlobReader {
+    pub(super) fn open(
+        client: &Client,
+        reference: &Reference,
+        digest: &OciDigest,
+        size: u64,
+    ) -> Result<Self, RegistryError> {
+        let mut verifier = Verifier::new(digest, size);
+        let mut body = Some(request(client, reference, &verifier)?);
+        if size == 0 {
+            verifier.push(&[])?;
+            body = None;
+        }
+        Ok(Self {
+            client: client.clone(),
+            reference: reference.clone(),
+            verifier,
+            body,
+            broken: 0,
+            broken_at: 0,
+        })
+    }
+
+    fn reopen(&mut self, cause: io::Error) -> Result<(), RegistryError> {
+        if self.client.is_cancelled() {
+            return Err(RegistryError::Cancelled);
+        }
+        if self.verifier.seen - self.broken_at >= PROGRESS {
+            self.broken = 0;
+        }
+        self.broken_at = self.verifier.seen;
+        if self.broken + 1 == TRIES {
+            return Err(RegistryError::Unreachable {
+                registry: self.reference.registry.clone(),
+                source: cause.into(),
+            });
+        }
+        self.client.pause(self.broken);
+        self.broken += 1;
+        self.body = Some(request(&self.client, &self.reference, &self.verifier)?);
+        Ok(())
+    }
+
+    /// The last byte was read: there must be no more, and the connection goes back to the others.
+    fn finish(&mut self) -> Result<(), RegistryError> {
+        let rest = self.body.take().map(|mut body| body.read(&mut [0]));
+        match rest {
+            Some(Ok(n)) if n > 0 => Err(self.verifier.wrong_size(self.verifier.size + 1)),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Read for BlobReader {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let missing = self.verifier.missing();
+            let Some(body) = self.body.as_mut().filter(|_| missing > 0) else {
+                return Ok(0);
+            };
+            let most = buf
+                .len()
+                .min(usize::try_from(missing).unwrap_or(usize::MAX));
+            let cause = match body.read(&mut buf[..most]) {
+                Ok(0) => io::ErrorKind::UnexpectedEof.into(),
+                Ok(n) => {
+                    let passed = self.verifier.push(&buf[..n]);
+                    if self.verifier.missing() == 0 {
+                        self.finish().map_err(io::Error::other)?;
+                    }
+                    passed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                    return Ok(n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => error,
+            };
+            self.body = None;
+            self.reopen(cause).map_err(io::Error::other)?;
+        }
+    }
+}
+
+/// Asks for the bytes the verifier has not seen.
+fn request(
+    client: &Client,
+    reference: &Reference,
+    verifier: &Verifier,
+) -> Result<BodyReader<'static>, RegistryError> {
+    let scopes = pull_scopes(reference);
+    let tail = format!("blobs/{}", verifier.digest);
+    client.over_endpoints(&client.to_pull(reference), |endpoint| {
+        let mut request = Request::new(Method::GET, endpoint.url(&reference.repository, &tail));
+        if verifier.seen > 0 {
+            request = request.header(header::RANGE, format!("bytes={}-", verifier.seen));
+        }
+        let response = client.expect_success(endpoint, reference, &scopes, &request)?;
+        let skip = match response.status() {
+            StatusCode::PARTIAL_CONTENT if verifier.seen > 0 => {
+                let range = response.headers().get(header::CONTENT_RANGE);
+                let start = range
+                    .and_then(|value| value.to_str().ok())
+                    .and_then(|text| text.trim().strip_prefix("bytes "))
+                    .and_then(|text| text.split('-').next()?.trim().parse::<u64>().ok());
+                if start != Some(verifier.seen) {
+                    return Err(client.protocol(endpoint, "it sends another range".to_owned()));
+                }
+                0
+            }
+            StatusCode::OK => verifier.seen,
+            status => {
+                return Err(
+                    client.protocol(endpoint, format!("it sends a blob with status {status}"))
+                );
+            }
+        };
+        let expected = verifier.missing() + skip;
+        if let Some(length) = response.body().content_length()
+            && length != expected
+        {
+            return Err(verifier
+                .wrong_size(verifier.size - expected + length)
+                .into());
+        }
+        let mut body = response.into_body().into_reader();
+        self::skip(client, endpoint, &mut body, skip)?;
+        Ok(body)
+    })
+}
+
+/// Reads past what was seen already, from servers that know no ranges.
+fn skip(
+    client: &Client,
+    endpoint: &Endpoint,
+    body: &mut BodyReader<'static>,
+    bytes: u64,
+) -> Result<(), Failure> {
+    let skipped = io::copy(&mut body.take(bytes), &mut io::sink());
+    match skipped {
+        Ok(n) if n == bytes => Ok(()),
+        Ok(_) => Err(client.broken(endpoint, io::ErrorKind::UnexpectedEof.into())),
+        Err(error) => Err(client.broken(endpoint, error)),
+    }
+    .map_err(|failure| Failure {
+        again: Again::Later,
+        ..failure
+    })
+}

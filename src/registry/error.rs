@@ -1,0 +1,260 @@
+//! What goes wrong with registries and layouts, in the user's words.
+
+use std::io;
+use std::path::PathBuf;
+
+use rbuild_llb::OciDigest;
+use rbuild_llb::Platform;
+
+use crate::image::DocumentError;
+
+/// A failed call.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// 401 or 403. Registries answer so for repositories that do not exist, too.
+    #[error("`{registry}` denies access to `{reference}`{}", detail(message))]
+    Unauthorized {
+        /// Who refused.
+        registry: String,
+        /// What was asked for, as the user wrote it.
+        reference: String,
+        /// What the registry or its token server said.
+        message: Option<String>,
+        /// Where credentials were looked for, and what came of it.
+        credentials: String,
+    },
+    /// 404: no such repository, tag or digest.
+    #[error("`{registry}` has no `{reference}`{}", detail(message))]
+    NotFound {
+        /// Who was asked.
+        registry: String,
+        /// What was asked for, as the user wrote it.
+        reference: String,
+        /// What the registry said.
+        message: Option<String>,
+    },
+    /// No connection, or one that broke too often.
+    #[error("`{registry}` cannot be reached")]
+    Unreachable {
+        /// Who was asked.
+        registry: String,
+        /// What happened to the connection.
+        #[source]
+        source: ureq::Error,
+    },
+    /// The TLS handshake failed.
+    #[error("no secure connection to `{registry}` can be made")]
+    Tls {
+        /// Who was asked.
+        registry: String,
+        /// What rustls found.
+        #[source]
+        source: ureq::Error,
+    },
+    /// 429, after all tries.
+    #[error("`{registry}` answers too many requests for now{}", detail(message))]
+    TooManyRequests {
+        /// Who refused.
+        registry: String,
+        /// What the registry said.
+        message: Option<String>,
+    },
+    /// A status no other variant is for, after all tries.
+    #[error("`{registry}` answered {status} to {method} {url}{}", detail(message))]
+    Status {
+        /// Who answered.
+        registry: String,
+        /// The request's method.
+        method: String,
+        /// The request's URL, without its query.
+        url: String,
+        /// The status code.
+        status: u16,
+        /// What the registry said.
+        message: Option<String>,
+    },
+    /// An answer that breaks the protocol.
+    #[error("`{registry}` gave an answer that cannot be used: {why}")]
+    Protocol {
+        /// Who answered.
+        registry: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The bytes are not those the digest stands for.
+    #[error("`{what}` should have digest {expected}, but has {actual}")]
+    DigestMismatch {
+        /// What was read.
+        what: String,
+        /// The digest asked for.
+        expected: OciDigest,
+        /// The digest of the bytes.
+        actual: OciDigest,
+    },
+    /// More or fewer bytes than the descriptor says.
+    #[error("`{what}` should have {expected} bytes, but has {}{actual}", if actual > expected { "at least " } else { "" })]
+    SizeMismatch {
+        /// What was read.
+        what: String,
+        /// In the descriptor.
+        expected: u64,
+        /// Bytes there were.
+        actual: u64,
+    },
+    /// A document beyond [`super::MAX_DOCUMENT`].
+    #[error("`{what}` is larger than the {limit} bytes documents may have")]
+    TooLarge {
+        /// What was to be read.
+        what: String,
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A manifest or index that cannot be used.
+    #[error("`{what}` cannot be used as an image")]
+    Document {
+        /// The reference, or digest in a layout.
+        what: String,
+        /// Why.
+        #[source]
+        source: DocumentError,
+    },
+    /// An image config that cannot be read.
+    #[error("the config of `{what}` cannot be read")]
+    Config {
+        /// The reference, or layout.
+        what: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A Helm chart, a signature, some other artifact.
+    #[error("`{what}` is not a container image: its config is `{media_type}`")]
+    NotAnImage {
+        /// The reference, or layout.
+        what: String,
+        /// Of its config.
+        media_type: String,
+    },
+    /// Config and manifest disagree.
+    #[error("`{what}` has {layers} layers, but its config describes {described}")]
+    LayerCount {
+        /// The reference, or layout.
+        what: String,
+        /// In the manifest.
+        layers: usize,
+        /// `rootfs.diff_ids` of the config.
+        described: usize,
+    },
+    /// The index has no image that can stand in for the platform.
+    #[error("`{what}` has no image for {wanted}: there is {}", list(found))]
+    NoPlatform {
+        /// The reference, or layout.
+        what: String,
+        /// What was asked for.
+        wanted: Platform,
+        /// What the index has.
+        found: Vec<Platform>,
+    },
+    /// A `ca` file that cannot be read or holds no certificate.
+    #[error("`{}` is not a readable PEM file of certificates", path.display())]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// Why; `None` where it just holds none.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// A proxy URL that cannot be used. The URL may hold a password, so it is not shown.
+    #[error("the proxy for {scheme} requests is not an `http://` or `https://` URL")]
+    Proxy {
+        /// `http` or `https`.
+        scheme: String,
+    },
+    /// A file of a layout that cannot be read.
+    #[error("`{}` cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A directory that is not an OCI image layout.
+    #[error("`{}` is not an OCI image layout: {why}", path.display())]
+    NotALayout {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        why: &'static str,
+    },
+    /// A layout without the image asked for, or with several where none was named.
+    #[error("`{}` {}: {}", path.display(), wanted_image(wanted), list(found))]
+    NotInLayout {
+        /// The directory.
+        path: PathBuf,
+        /// The name or digest asked for.
+        wanted: Option<String>,
+        /// The names it has; digests where there are no names.
+        found: Vec<String>,
+    },
+    /// What was to be pushed cannot be read.
+    #[error("a blob to be pushed cannot be read")]
+    Source {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The build was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+fn detail(message: &Option<String>) -> String {
+    message
+        .as_ref()
+        .map_or_else(String::new, |text| format!(": {text}"))
+}
+
+fn list<T: std::fmt::Display>(items: &[T]) -> String {
+    if items.is_empty() {
+        return "nothing".to_owned();
+    }
+    let items: Vec<_> = items.iter().map(|item| format!("`{item}`")).collect();
+    items.join(", ")
+}
+
+fn wanted_image(wanted: &Option<String>) -> String {
+    match wanted {
+        Some(name) => format!("has no image `{name}`, but"),
+        None => "has not one image, so one must be named, but".to_owned(),
+    }
+}
+
+impl RegistryError {
+    /// What the user can do about it, for a line after `hint: `.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unauthorized { credentials, .. } => Some(credentials.clone()),
+            Self::Tls { registry, .. } => Some(format!(
+                "in config.toml, `[registry.\"{registry}\"]` takes `ca = [\"FILE.pem\"]` for a private authority, \
+                 `http = true` for a registry without TLS, `insecure = true` to trust any certificate"
+            )),
+            Self::TooManyRequests { registry, .. } => Some(format!(
+                "`docker login {registry}` may raise the limit; `mirrors` in config.toml avoids it"
+            )),
+            Self::Unreachable { registry, .. } => Some(format!(
+                "proxies are taken from HTTPS_PROXY and HTTP_PROXY; `--offline` builds with what is there already; \
+                 `[registry.\"{registry}\"] mirrors` in config.toml names other hosts"
+            )),
+            _ => None,
+        }
+    }
+
+    /// Whether asking another host for the same thing may help.
+    pub(super) fn is_worth_another_host(&self) -> bool {
+        !matches!(
+            self,
+            Self::Cancelled | Self::Source { .. } | Self::Ca { .. } | Self::Proxy { .. }
+        )
+    }
+}

@@ -1,0 +1,7 @@
+//! The client against a scripted server, against Debian's `docker-registry`, and layouts that `skopeo` reads.
+
+mod distribution;
+mod fixture;
+mod http;
+mod layouts;
+mod server;
