@@ -126,7 +126,7 @@ pub struct Manifest {
     pub layers: Vec<Descriptor>,
     /// The manifest this one says something about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<Descriptor>,
+    pub subject: Option<Box<Descriptor>>,
     /// Free-form.
     #[serde(
         default,
@@ -153,7 +153,7 @@ pub struct Index {
     pub manifests: Vec<Descriptor>,
     /// The manifest this index says something about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<Descriptor>,
+    pub subject: Option<Box<Descriptor>>,
     /// Free-form.
     #[serde(
         default,
@@ -167,7 +167,7 @@ pub struct Index {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Several.
     Index(Index),
 }
@@ -246,7 +246,7 @@ impl Document {
             Kind::Manifest => {
                 let mut manifest: Manifest = serde_json::from_slice(bytes).map_err(malformed)?;
                 manifest.media_type = named.unwrap_or_else(|| media_type::OCI_MANIFEST.to_owned());
-                Self::Manifest(manifest)
+                Self::Manifest(Box::new(manifest))
             }
             Kind::Index => {
                 let mut index: Index = serde_json::from_slice(bytes).map_err(malformed)?;
@@ -517,7 +517,7 @@ mod t {
         let bytes = manifest.to_json();
         assert_eq!(
             Document::parse(&bytes, None).unwrap(),
-            Document::Manifest(manifest)
+            Document::Manifest(Box::new(manifest))
         );
         for end in 0..bytes.len() {
             assert!(Document::parse(&bytes[..end], None).is_err());
