@@ -1,5 +1,6 @@
 //! The client against a scripted server, against Debian's `docker-registry`, and layouts that `skopeo` reads.
 
+mod auth;
 mod distribution;
 mod fixture;
 mod http;
