@@ -8,13 +8,14 @@
 //! - [`ops`]: evaluates one kind of step each; [`solver`]: decides which steps run, and runs them in parallel
 //! - [`sandbox`]: user namespaces, mounts, the process of a RUN; the only home of `unsafe`
 //! - [`registry`]: the only home of HTTP; [`image`]: manifests, configs, indexes; [`exporter`]: one file per output
-//! - [`clock`]: the only reader of the time
+//! - [`clock`]: the only reader of the time; [`outcome`]: how a build ends
 
 pub mod cli;
 pub mod clock;
 pub mod exporter;
 pub mod image;
 pub mod ops;
+pub mod outcome;
 pub mod pipeline;
 pub mod registry;
 pub mod request;

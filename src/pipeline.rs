@@ -1,1 +1,426 @@
-//! One build, from request to image.
+//! One build, from request to image. [`build`] reads as the list in ARCHITECTURE.md, one call a line.
+
+mod assemble;
+pub mod durability;
+mod failure;
+mod pin;
+mod plan;
+pub mod run;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rbuild_cache::FileNode;
+use rbuild_cache::Snapshot;
+use rbuild_cache::Store;
+use rbuild_llb::CancelToken;
+use rbuild_llb::Definition;
+use rbuild_llb::Diagnostic;
+use rbuild_llb::Frontend as _;
+use rbuild_llb::Platform;
+use rbuild_llb::definition::PrunedDefinition;
+use rbuild_llb::event::Event;
+use rbuild_llb::event::WarningEvent;
+use rbuild_llb::frontend::Conversion;
+use rbuild_llb::frontend::Converted;
+use rbuild_llb::frontend::FrontendRequest;
+use rbuild_llb::frontend::NamedContext;
+use rbuild_llb::frontend::Outline;
+use rbuild_llb::frontend::Pins;
+
+use rbuild_dockerfile::Dockerfile;
+
+use crate::clock;
+use crate::exporter::Export;
+use crate::exporter::Exporter;
+use crate::exporter::archive;
+use crate::exporter::load::Loader;
+use crate::exporter::local::Local;
+use crate::exporter::push::Push;
+use crate::exporter::store::OwnStore;
+use crate::exporter::tar::Tar;
+use crate::ops::Engine;
+use crate::ops::EngineOptions;
+use crate::ops::StepResult;
+use crate::outcome::BuildError;
+use crate::outcome::BuildOutcome;
+use crate::outcome::ErrorKind;
+use crate::registry;
+use crate::request::BuildRequest;
+use crate::request::NamedContextSource;
+use crate::request::OutputKind;
+use crate::request::OutputSpec;
+use crate::request::Settings;
+use crate::sandbox;
+use crate::solver;
+use crate::solver::SolveOptions;
+use crate::ui::EventSink;
+use crate::ui::Progress;
+
+/// How often convert may ask for more sources before something is wrong: a chain of ONBUILD triggers that name
+/// images with ONBUILD triggers of their own.
+const MAX_ROUNDS: usize = 32;
+
+/// Builds an image.
+///
+/// # Errors
+/// With everything the user is to be told.
+pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome, BuildError> {
+    let events = progress.events();
+    let plan = plan::read(request)?;
+    if let Some(remark) = &plan.remark {
+        remark_on(&events, remark);
+    }
+    let store = open_store(&request.settings)?;
+    let lease = store.lease().map_err(failure::store)?;
+    let registry = registry::Client::new(&request.settings);
+
+    let pinner = pin::Pinner::new(request, &store, &lease, &registry);
+    let definition = definition(request, &plan, &pinner, &events)?;
+
+    let cancel = CancelToken::new();
+    let options = EngineOptions {
+        locals: plan.locals.clone(),
+        secrets: request.secrets.clone(),
+        plan: plan.identity.clone(),
+        source_date_epoch: request.source_date_epoch,
+        offline: request.offline,
+    };
+    let sandboxing = sandbox_settings(&request.settings, &store);
+    let domain = sandbox::expected_domain();
+    let mut engine = Engine::new(
+        &store,
+        &lease,
+        &definition,
+        &registry,
+        &cancel,
+        options,
+        domain,
+    );
+    let looked_up = solver::plan(&definition, &engine)
+        .map_err(|error| failure::plan(error, &definition, &plan))?;
+
+    let exporters = exporters(request)?;
+    let runs_process = looked_up
+        .pending()
+        .any(|(_, vertex)| matches!(vertex.op, rbuild_llb::Op::Exec(_)));
+    if runs_process {
+        progress.pause();
+        let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
+        engine.set_executor(Box::new(entered));
+        progress.resume();
+    }
+    sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+
+    let send = |event| events.send(event);
+    let solved = solver::solve(
+        looked_up,
+        &engine,
+        SolveOptions {
+            jobs: request.jobs,
+            cancel: &cancel,
+            events: &send,
+            clock: &clock::now,
+        },
+    )
+    .map_err(|error| failure::solve(error, &definition, &plan))?;
+
+    let outcome = deliver(
+        request,
+        &engine,
+        &definition,
+        &solved,
+        exporters,
+        &cancel,
+        &events,
+    )?;
+    durability::sync_later(&store, &request.settings.root);
+    write_reports(request, &outcome)?;
+    Ok(outcome)
+}
+
+/// Lines 2 to 5: the pruned graphs of all platforms as one.
+fn definition(
+    request: &BuildRequest,
+    plan: &plan::Plan,
+    pinner: &pin::Pinner<'_>,
+    events: &EventSink,
+) -> Result<PrunedDefinition, BuildError> {
+    let platforms = match request.platforms.as_slice() {
+        [] => vec![Platform::host()],
+        list => list.to_vec(),
+    };
+    let mut whole = Definition::new();
+    let mut warned: Vec<Diagnostic> = Vec::new();
+    for platform in &platforms {
+        let frontend_request = frontend_request(request, plan, platform, platforms.len() > 1);
+        let Outline { sources, .. } = Dockerfile
+            .outline(&frontend_request)
+            .map_err(BuildError::request)?;
+        let mut pins = Pins::default();
+        pinner.pin(&sources, &mut pins)?;
+        let converted = convert(&frontend_request, &mut pins, pinner)?;
+        for warning in converted.warnings {
+            if !warned.contains(&warning) {
+                events.send(Event::Warning(WarningEvent {
+                    vertex: String::new(),
+                    diagnostic: warning.clone(),
+                }));
+                warned.push(warning);
+            }
+        }
+        for (_, vertex) in converted.definition.iter() {
+            whole.add(vertex.clone());
+        }
+        whole
+            .outputs
+            .extend(converted.definition.outputs.iter().cloned());
+    }
+    Ok(whole.prune())
+}
+
+fn convert(
+    request: &FrontendRequest,
+    pins: &mut Pins,
+    pinner: &pin::Pinner<'_>,
+) -> Result<Converted, BuildError> {
+    for _ in 0..MAX_ROUNDS {
+        match Dockerfile
+            .convert(request, pins)
+            .map_err(BuildError::request)?
+        {
+            Conversion::Done(converted) => return Ok(converted),
+            Conversion::NeedsSources(sources) => pinner.pin(&sources, pins)?,
+        }
+    }
+    let error = anyhow::anyhow!("ONBUILD triggers named new sources {MAX_ROUNDS} times over");
+    Err(BuildError::new(ErrorKind::Request, error))
+}
+
+fn frontend_request(
+    request: &BuildRequest,
+    plan: &plan::Plan,
+    platform: &Platform,
+    multi_platform: bool,
+) -> FrontendRequest {
+    let contexts = request.named_contexts.iter().map(|(name, context)| {
+        let context = match context {
+            NamedContextSource::Directory(_) => NamedContext::Local,
+            NamedContextSource::Image(source) => NamedContext::Image(source.clone()),
+        };
+        (name.clone(), context)
+    });
+    let mut build_args: BTreeMap<String, String> = request.proxy_args.clone();
+    build_args.extend(request.build_args.clone());
+    FrontendRequest {
+        source: plan.source.clone(),
+        ignore: plan.ignore.clone(),
+        target: request.target.clone(),
+        build_args,
+        labels: request.labels.clone(),
+        contexts: contexts.collect(),
+        target_platform: platform.clone(),
+        build_platform: Platform::host(),
+        multi_platform,
+        no_cache: request.no_cache.clone(),
+        network: request.network,
+        extra_hosts: request.extra_hosts.clone(),
+        ulimits: request.ulimits.clone(),
+        source_date_epoch: request.source_date_epoch,
+    }
+}
+
+/// The graph of a plan, for `rbuild debug dump-llb`.
+///
+/// # Errors
+/// As [`build`], up to where something would run.
+pub fn dump_llb(
+    request: &BuildRequest,
+    progress: &Progress,
+) -> Result<PrunedDefinition, BuildError> {
+    let plan = plan::read(request)?;
+    let store = open_store(&request.settings)?;
+    let lease = store.lease().map_err(failure::store)?;
+    let registry = registry::Client::new(&request.settings);
+    let pinner = pin::Pinner::new(request, &store, &lease, &registry);
+    definition(request, &plan, &pinner, &progress.events())
+}
+
+/// Opens rbuild's store, making it if it is not there.
+///
+/// # Errors
+/// If it is not usable.
+pub fn open_store(settings: &Settings) -> Result<Store, BuildError> {
+    Store::open(&settings.root).map_err(failure::store)
+}
+
+fn sandbox_settings(settings: &Settings, store: &Store) -> sandbox::Settings {
+    sandbox::Settings {
+        ca: settings.ca.clone(),
+        temp_dir: settings.temp_dir.clone(),
+        store: store.path().to_owned(),
+    }
+}
+
+/// An output with what writes it.
+struct Out<'a> {
+    spec: &'a OutputSpec,
+    /// `None` for `type=cacheonly`.
+    exporter: Option<Box<dyn Exporter>>,
+}
+
+/// What was asked for with no `-o`.
+const OWN_STORE: OutputSpec = OutputSpec {
+    kind: OutputKind::Image { push: false },
+    compression: crate::request::Compression::Default,
+    force_compression: false,
+    rewrite_timestamp: false,
+};
+
+/// The exporters, ready: what must be started outside the user namespace is.
+fn exporters(request: &BuildRequest) -> Result<Vec<Out<'_>>, BuildError> {
+    let specs: Vec<&OutputSpec> = match request.outputs.as_slice() {
+        [] => vec![&OWN_STORE],
+        outputs => outputs.iter().collect(),
+    };
+    let exporter = |spec: &OutputSpec| -> Result<Option<Box<dyn Exporter>>, BuildError> {
+        Ok(Some(match &spec.kind {
+            OutputKind::CacheOnly => return Ok(None),
+            OutputKind::Image { push: false } => Box::new(OwnStore),
+            OutputKind::Image { push: true } => Box::new(Push),
+            OutputKind::Oci { dest, tar } => Box::new(archive::Oci {
+                dest: dest.clone(),
+                tar: *tar,
+            }),
+            OutputKind::Docker { dest } => Box::new(archive::Docker { dest: dest.clone() }),
+            OutputKind::Load => Box::new(Loader::start().map_err(failure::export)?),
+            OutputKind::Tar { dest } => {
+                let clamp = spec
+                    .rewrite_timestamp
+                    .then_some(request.source_date_epoch)
+                    .flatten();
+                Box::new(Tar {
+                    dest: dest.clone(),
+                    clamp,
+                })
+            }
+            OutputKind::Local { dest } => Box::new(Local { dest: dest.clone() }),
+        }))
+    };
+    specs
+        .into_iter()
+        .map(|spec| {
+            Ok(Out {
+                spec,
+                exporter: exporter(spec)?,
+            })
+        })
+        .collect()
+}
+
+/// Lines 8 and 9.
+fn deliver(
+    request: &BuildRequest,
+    engine: &Engine<'_>,
+    definition: &PrunedDefinition,
+    solved: &[Option<StepResult>],
+    exporters: Vec<Out<'_>>,
+    cancel: &CancelToken,
+    events: &EventSink,
+) -> Result<BuildOutcome, BuildError> {
+    let mut outcome: Option<BuildOutcome> = None;
+    for Out { spec, exporter } in exporters {
+        let images = assemble::images(request, spec, engine, definition, solved, cancel)
+            .map_err(failure::op)?;
+        let index = assemble::index(&images);
+        if matches!(spec.kind, OutputKind::Tar { .. } | OutputKind::Local { .. }) {
+            for image in &images {
+                engine.prepare_files(&image.snapshot).map_err(failure::op)?;
+            }
+        }
+        let open = |snapshot: &Snapshot, path: &[u8], node: &FileNode| {
+            engine.open_in(snapshot, path, node)
+        };
+        let export = Export {
+            images: &images,
+            index: index.as_ref(),
+            names: &request.tags,
+            store: engine.store(),
+            lease: engine.lease(),
+            registry: engine.registry(),
+            open: &open,
+            cancel,
+        };
+        let delivery = exporter.map(|exporter| {
+            let step = assemble::ExportStep::start(spec, events);
+            let delivery = exporter.export(&export);
+            step.end(delivery.as_ref().err().map(ToString::to_string), events);
+            delivery
+        });
+        let delivery = delivery.transpose().map_err(failure::export)?;
+        let top = export.top().digest;
+        let outcome = outcome.get_or_insert_with(|| BuildOutcome {
+            id: if images.len() == 1 { images[0].id } else { top },
+            digest: top,
+            size: images.iter().map(crate::exporter::ReadyImage::size).sum(),
+            deliveries: Vec::new(),
+        });
+        outcome.deliveries.extend(delivery.unwrap_or_default());
+    }
+    Ok(outcome.expect("there is at least one output"))
+}
+
+/// `--iidfile` and `--metadata-file`: last, and each at once.
+fn write_reports(request: &BuildRequest, outcome: &BuildOutcome) -> Result<(), BuildError> {
+    if let Some(path) = &request.iidfile {
+        write_whole(path, outcome.id.to_string().as_bytes())?;
+    }
+    if let Some(path) = &request.metadata_file {
+        let mut metadata = serde_json::json!({
+            "containerimage.config.digest": outcome.id.to_string(),
+            "containerimage.digest": outcome.digest.to_string(),
+        });
+        if !request.tags.is_empty() {
+            metadata["image.name"] = request.tags.join(",").into();
+        }
+        let text =
+            serde_json::to_vec_pretty(&metadata).expect("a JSON value can always be written");
+        write_whole(path, &text)?;
+    }
+    Ok(())
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+    use std::io::Write as _;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut aside = tempfile::Builder::new()
+            .prefix(".rbuild-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(parent)?;
+        aside.write_all(bytes)?;
+        aside.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    write().map_err(|error| {
+        let error = anyhow::Error::new(error).context(format!("cannot write `{}`", path.display()));
+        BuildError::new(ErrorKind::Environment, error)
+    })
+}
+
+fn remark_on(events: &EventSink, text: &str) {
+    let diagnostic = Diagnostic {
+        severity: rbuild_llb::Severity::Warning,
+        rule: None,
+        message: text.to_owned(),
+        labels: Vec::new(),
+        hints: Vec::new(),
+    };
+    events.send(Event::Warning(WarningEvent {
+        vertex: String::new(),
+        diagnostic,
+    }));
+}

@@ -46,6 +46,10 @@ pub struct BuildRequest {
     pub ulimits: Vec<Ulimit>,
     /// `--secret`, by id.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// `--ssh`: agent sockets, by id.
+    pub ssh: BTreeMap<String, PathBuf>,
+    /// `--allow`.
+    pub allow: Entitlements,
     /// `--iidfile`.
     pub iidfile: Option<PathBuf>,
     /// `--metadata-file`.
@@ -137,6 +141,49 @@ pub enum SecretSource {
     Value(Secret),
 }
 
+/// What RUN may ask for only if the user allows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Entitlements {
+    /// `network.host`: `RUN --network=host`. Also given by `--network host`.
+    pub network_host: bool,
+    /// `security.insecure`: `RUN --security=insecure`.
+    pub security_insecure: bool,
+}
+
+/// One `rbuild run`.
+#[derive(Debug, Clone)]
+pub struct RunRequest {
+    /// The image, normalised: `docker.io/library/app:latest`.
+    pub image: String,
+    /// Replaces the image's CMD; empty keeps it.
+    pub args: Vec<String>,
+    /// `--entrypoint`: replaces the image's, and its CMD with it.
+    pub entrypoint: Option<String>,
+    /// `-e`, added to the image's.
+    pub env: BTreeMap<String, String>,
+    /// `-w`.
+    pub workdir: Option<String>,
+    /// `-u`: `user[:group]`, names or ids.
+    pub user: Option<String>,
+    /// `-v`.
+    pub volumes: Vec<Volume>,
+    /// `--network`.
+    pub network: NetworkMode,
+    /// Everything that is not about this one run.
+    pub settings: Settings,
+}
+
+/// A directory or file of this machine in a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// Here, absolute.
+    pub source: PathBuf,
+    /// There, absolute.
+    pub dest: String,
+    /// `:ro`
+    pub readonly: bool,
+}
+
 /// Bytes that must not be printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub Vec<u8>);
@@ -154,6 +201,8 @@ pub struct OutputSpec {
     pub kind: OutputKind,
     /// How layers are compressed.
     pub compression: Compression,
+    /// Layers of the base image too; they are exported as they came otherwise.
+    pub force_compression: bool,
     /// Set all times in layers that are later than SOURCE_DATE_EPOCH to it.
     pub rewrite_timestamp: bool,
 }
@@ -190,6 +239,8 @@ pub enum OutputKind {
         /// Where to.
         dest: PathBuf,
     },
+    /// `type=cacheonly`: nowhere; the build is done for its cache or its exit code.
+    CacheOnly,
 }
 
 /// A file or standard output.

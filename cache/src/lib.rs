@@ -1,1 +1,106 @@
+//! The store: everything that lies under `$RBUILD_ROOT`, and what is done with it. Nothing here knows a network, a
+//! Dockerfile or a process.
+//!
+//! ```text
+//! $RBUILD_ROOT/v1/              mode 0700, the user's own; another layout would be another number
+//!   blobs/sha256/ab/abcd…       OCI blobs: layers, configs, manifests                       [blobs]
+//!   trees/ab/abcd…              directory objects, zstd                                     [tree]
+//!   layers/ab/abcd…/DOMAIN      directory forms of layers, by the id map they were made in  [store]
+//!   layer-blobs/ab/abcd….json   tree → the blobs made of it                                 [store]
+//!   known/ab/abcd….json         blob → the tree it unpacks to                               [store]
+//!   records/ab/abcd…            cache key → result, with what the key was made of           [records]
+//!   slots/ab/abcd…              place in a plan → its newest key, to explain misses         [records]
+//!   pins/ab/abcd….json          tag and platform → manifest digest, and when it was asked   [store]
+//!   images/NAME                 name → image                                                [images]
+//!   stats/abcd…                 what a context's files looked like when they were hashed    [stat]
+//!   mounts/abcd…/N/data         cache mounts                                                [mounts]
+//!   leases/RANDOM               what living builds use; locked while they live              [lease]
+//!   tmp/RANDOM{,.d}             work in progress; locked while somebody works on it         [store]
+//!   trash/                      what is being deleted
+//!   unsynced/BOOT-ID            what no sync has made durable yet                           [journal]
+//! ```
+//!
+//! What always holds:
+//! - What has its final name is complete: everything is written aside and renamed.
+//! - Nothing waits for a disk: durability comes later, and what a power cut may have damaged is known (`journal`).
+//! - Any number of processes use one store; they meet in files and flock(2) alone.
+//! - Bytes that come back out are checked: blobs by SHA-256, trees by their id, files by the BLAKE3 in their tree.
 
+pub mod blobs;
+pub mod builder;
+pub mod context;
+pub mod dir;
+mod file;
+#[cfg(test)]
+mod fixture;
+pub mod frame;
+pub mod images;
+mod journal;
+pub mod layer;
+pub mod lease;
+pub mod merge;
+pub mod mounts;
+pub mod records;
+mod stat;
+pub mod store;
+mod tar;
+pub mod tree;
+
+pub use blobs::BlobError;
+pub use blobs::BlobWriter;
+pub use blobs::Blobs;
+pub use builder::NewNode;
+pub use builder::TreeBuilder;
+pub use context::ContextError;
+pub use context::ContextFiles;
+pub use context::Scan;
+pub use context::scan_context;
+pub use dir::Ownership;
+pub use dir::ScanKind;
+pub use dir::Unpack;
+pub use dir::scan_dir;
+pub use dir::write_dir;
+pub use frame::Compression;
+pub use frame::FrameError;
+pub use images::Images;
+pub use images::StoredImage;
+pub use layer::BLOB_VERSION;
+pub use layer::BlobOptions;
+pub use layer::LayerBlob;
+pub use layer::LayerError;
+pub use layer::OpenFile;
+pub use layer::ReadLayer;
+pub use layer::TakeFile;
+pub use layer::extract_files;
+pub use layer::read_layer;
+pub use layer::write_layer;
+pub use lease::Lease;
+pub use lease::LeaseRoot;
+pub use mounts::CacheMount;
+pub use records::CacheBackend;
+pub use records::LayerRef;
+pub use records::Origin;
+pub use records::Record;
+pub use records::RecordError;
+pub use records::Records;
+pub use records::Snapshot;
+pub use store::KnownLayer;
+pub use store::Scratch;
+pub use store::Store;
+pub use store::StoreError;
+pub use store::StoredPin;
+pub use tar::read::TarError;
+pub use tree::DirNode;
+pub use tree::Directory;
+pub use tree::Entry;
+pub use tree::FileNode;
+pub use tree::Follow;
+pub use tree::Found;
+pub use tree::MAX_DEPTH;
+pub use tree::Meta;
+pub use tree::Node;
+pub use tree::Resolved;
+pub use tree::Timestamp;
+pub use tree::TreeError;
+pub use tree::TreeRef;
+pub use tree::Trees;

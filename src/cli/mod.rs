@@ -1,1 +1,291 @@
 //! Argv and environment to a validated request; the only reader of either.
+//!
+//! `rbuild .` is `rbuild build .`: if the first word that is no flag names no command, the command is `build`, so
+//! flags may stand before and after it as docker's users write them. A directory with the name of a command is
+//! built as `./images`.
+
+mod build;
+mod config;
+mod debug;
+mod doctor;
+mod env;
+mod flags;
+mod images;
+mod output;
+mod run;
+mod sources;
+mod values;
+
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Args as _;
+use clap::Command;
+use clap::CommandFactory as _;
+use clap::Parser;
+use clap::Subcommand;
+
+use crate::outcome::BuildError;
+use crate::outcome::ErrorKind;
+use crate::pipeline::durability;
+use crate::request::Settings;
+use crate::sandbox;
+use crate::ui;
+use crate::ui::Progress;
+use crate::ui::Terminal;
+use env::Env;
+use flags::BuildFlags;
+use flags::GlobalFlags;
+
+/// Build container images from Dockerfiles, without root and without a daemon
+#[derive(Debug, Parser)]
+#[command(
+    name = "rbuild",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    args_override_self = true
+)]
+struct Cli {
+    #[command(flatten)]
+    global: GlobalFlags,
+    #[command(subcommand)]
+    command: Cmd,
+}
+
+#[derive(Debug, Subcommand)]
+enum Cmd {
+    /// Build an image; the default command: `rbuild .`
+    #[command(args_override_self = true)]
+    Build(Box<BuildFlags>),
+    /// List the images in rbuild's store
+    Images(images::ListFlags),
+    /// Give an image in the store another name
+    Tag(images::TagFlags),
+    /// Take names of images out of the store
+    Rmi(images::RemoveFlags),
+    /// Run a command in an image of the store
+    Run(Box<run::RunFlags>),
+    /// Say what this machine can do for builds, and what would mend the rest
+    Doctor,
+    /// Look inside
+    #[command(subcommand)]
+    Debug(debug::DebugCommand),
+}
+
+/// What a subcommand has besides its own flags.
+struct Session {
+    settings: Settings,
+    env: Env,
+    terminal: Terminal,
+    /// Tars are not written there then.
+    stdout_is_terminal: bool,
+    /// `--debug`
+    debug: bool,
+    /// The names of all commands.
+    subcommands: Vec<String>,
+}
+
+/// A failure that is not told yet; `progress`, finished, has the last output of a failed step.
+struct Failed {
+    error: BuildError,
+    progress: Option<Progress>,
+}
+
+impl From<BuildError> for Failed {
+    fn from(error: BuildError) -> Self {
+        Self {
+            error,
+            progress: None,
+        }
+    }
+}
+
+/// The program.
+pub fn main() -> ExitCode {
+    // Steps are started by a process that is this program again, before it has done anything else.
+    if let Some(code) = sandbox::zygote_main_if_asked(env::argv()) {
+        return code;
+    }
+    if let [_, argument, root] = env::argv().as_slice()
+        && argument == durability::ARGUMENT
+    {
+        return durability::sync(root.as_ref());
+    }
+    let env = Env::read();
+    let no_color = env.text("NO_COLOR").is_some();
+    let dumb = env.text("TERM").as_deref() == Some("dumb");
+    let terminal = Terminal::of_stderr(no_color, dumb);
+    let cli = match parse(env::argv()) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, terminal),
+    };
+    dispatch(cli, env, terminal).unwrap_or_else(|failed| {
+        ui::failure(&failed.error, failed.progress.as_ref(), terminal);
+        failed.error.kind.exit_code().into()
+    })
+}
+
+fn parse(argv: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    command.build();
+    Cli::try_parse_from(arrange(argv, &command))
+}
+
+/// Help and version are data; what is wrong with the flags is talk.
+fn usage(error: &clap::Error, terminal: Terminal) -> ExitCode {
+    if !error.use_stderr() {
+        return match print(error.render().to_string().as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => error.kind.exit_code().into(),
+        };
+    }
+    let text = error.render();
+    match terminal.color {
+        true => ui::say(&text.ansi().to_string()),
+        false => ui::say(&text.to_string()),
+    }
+    ErrorKind::Request.exit_code().into()
+}
+
+fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> {
+    let (settings, remarks) = config::settings(&cli.global, &env)
+        .map_err(|problem| BuildError::request(vec![problem]))?;
+    for remark in &remarks {
+        ui::remark(remark, terminal);
+    }
+    let subcommands = Cli::command();
+    let subcommands = subcommands
+        .get_subcommands()
+        .map(|c| c.get_name().to_owned());
+    let session = Session {
+        settings,
+        env,
+        terminal,
+        stdout_is_terminal: ui::stdout_is_terminal(),
+        debug: cli.global.debug,
+        subcommands: subcommands.collect(),
+    };
+    match cli.command {
+        Cmd::Build(flags) => build::run(&flags, &session)?,
+        Cmd::Images(flags) => images::list(&flags, &session)?,
+        Cmd::Tag(flags) => images::tag(&flags, &session)?,
+        Cmd::Rmi(flags) => images::remove(&flags, &session)?,
+        Cmd::Run(flags) => return run::run(&flags, &session),
+        Cmd::Doctor => doctor::run(&session)?,
+        Cmd::Debug(command) => debug::run(&command, &session)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes data to standard output.
+fn print(bytes: &[u8]) -> Result<(), BuildError> {
+    ui::data(bytes).map_err(|error| {
+        let error = anyhow::Error::new(error).context("cannot write to standard output");
+        BuildError::new(ErrorKind::Environment, error)
+    })
+}
+
+/// Puts the command first: the first word that is neither a flag nor a flag's value, or `build`.
+fn arrange(mut argv: Vec<OsString>, command: &Command) -> Vec<OsString> {
+    let is_command = |word: &OsStr| command.get_subcommands().any(|c| c.get_name() == word);
+    match first_word(&argv) {
+        Some(at) if is_command(&argv[at]) => argv[1..=at].rotate_right(1),
+        None if argv.len() < 2 || argv.iter().any(|a| is_about_the_program(a)) => {}
+        _ => argv.insert(1, "build".into()),
+    }
+    argv
+}
+
+fn is_about_the_program(arg: &OsStr) -> bool {
+    ["-h", "--help", "-V", "--version"]
+        .iter()
+        .any(|a| arg == *a)
+}
+
+/// Where the first word is. Before the command is known, flags are taken for those of `build`.
+fn first_word(argv: &[OsString]) -> Option<usize> {
+    let flags = BuildFlags::augment_args(GlobalFlags::augment_args(Command::new("build")));
+    let takes_value = |arg: &clap::Arg| {
+        arg.get_action().takes_values() && !arg.is_require_equals_set() && !arg.is_positional()
+    };
+    let value_follows = |arg: &str| match arg.strip_prefix("--") {
+        Some(name) => flags
+            .get_arguments()
+            .any(|a| a.get_long() == Some(name) && takes_value(a)),
+        None => {
+            // In `-qf`, the first flag that takes a value has the rest of the word for it, if there is a rest.
+            let letters = &arg[1..];
+            let first = letters.char_indices().find(|(_, c)| {
+                let known = flags.get_arguments().find(|a| a.get_short() == Some(*c));
+                known.is_some_and(takes_value)
+            });
+            first.is_some_and(|(at, c)| at + c.len_utf8() == letters.len())
+        }
+    };
+    let mut at = 1;
+    while at < argv.len() {
+        let text = argv[at].to_string_lossy();
+        match &*text {
+            // What follows are words that are no commands.
+            "--" => return None,
+            "-" => return Some(at),
+            flag if flag.starts_with('-') => at += if value_follows(flag) { 2 } else { 1 },
+            _ => return Some(at),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn the_command_may_stand_anywhere_or_be_left_out() {
+        let mut command = Cli::command();
+        command.build();
+        for (given, want) in [
+            (".", "build ."),
+            ("build .", "build ."),
+            ("-t app .", "build -t app ."),
+            ("-t images .", "build -t images ."),
+            ("-qt images .", "build -qt images ."),
+            ("-tapp build .", "build -tapp ."),
+            ("--pull build .", "build --pull ."),
+            (
+                "--tag=x --root /r debug dump-llb .",
+                "debug --tag=x --root /r dump-llb .",
+            ),
+            ("./build", "build ./build"),
+            ("-- build", "build -- build"),
+            ("-f - -", "build -f - -"),
+            ("-", "build -"),
+            ("--pull", "build --pull"),
+            ("--help", "--help"),
+            ("build --help", "build --help"),
+            ("-V", "-V"),
+            ("help build", "help build"),
+        ] {
+            let argv = ["rbuild"].into_iter().chain(given.split(' '));
+            let argv = arrange(argv.map(OsString::from).collect(), &command);
+            let got: Vec<_> = argv[1..].iter().map(|a| a.to_string_lossy()).collect();
+            assert_eq!(got.join(" "), want, "{given}");
+        }
+        assert_eq!(arrange(vec!["rbuild".into()], &command).len(), 1);
+    }
+
+    #[test]
+    fn clap_finds_the_definitions_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn unknown_flags_get_a_suggestion() {
+        let argv = ["rbuild", ".", "--no-cahe"].map(OsString::from);
+        let error = parse(argv.to_vec()).unwrap_err();
+        assert!(error.use_stderr());
+        assert!(error.to_string().contains("'--no-cache'"), "{error}");
+    }
+}

@@ -1,4 +1,477 @@
-//! Evaluates ops: one file per kind.
+//! Evaluates ops: [`source`], [`file`], [`exec`] and [`stack`] (merge and diff) each know one kind.
+//!
+//! [`Engine`] is the real [`Evaluate`]. It owns nothing that outlives the build but what it puts into the store, and
+//! it is told everything (contexts, secrets, pins are in the graph) when it is made. A step's result is a
+//! [`Snapshot`]: layers, and the merged tree they add up to.
 
+pub mod bytes;
+pub mod copy;
+pub mod exec;
+pub mod file;
 pub mod mode;
 pub mod owner;
+pub mod source;
+pub mod stack;
+pub mod transfer;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use rbuild_cache::CacheBackend;
+use rbuild_cache::ContextError;
+use rbuild_cache::LayerError;
+use rbuild_cache::Lease;
+use rbuild_cache::LeaseRoot;
+use rbuild_cache::Ownership;
+use rbuild_cache::Record;
+use rbuild_cache::RecordError;
+use rbuild_cache::Scan;
+use rbuild_cache::Snapshot;
+use rbuild_cache::Store;
+use rbuild_cache::StoreError;
+use rbuild_cache::TreeError;
+use rbuild_llb::CacheKey;
+use rbuild_llb::CancelToken;
+use rbuild_llb::Definition;
+use rbuild_llb::KeyRecord;
+use rbuild_llb::Op;
+use rbuild_llb::Vertex;
+use rbuild_llb::key::KeyValue;
+use rbuild_llb::op::LocalSource;
+use rbuild_llb::op::SourceOp;
+
+use crate::clock;
+use crate::registry;
+use crate::request::SecretSource;
+use crate::sandbox::Exit;
+use crate::sandbox::SandboxError;
+use crate::solver::Earlier;
+use crate::solver::Evaluate;
+use crate::solver::Input;
+use crate::solver::InputKey;
+use crate::solver::Load;
+use crate::solver::Made;
+use crate::solver::StepControl;
+
+/// Why a step could not be evaluated.
+#[derive(Debug, thiserror::Error)]
+pub enum OpError {
+    /// A RUN exited non-zero or was killed.
+    #[error("process `{command}` {exit}")]
+    Failed {
+        /// As the user wrote it.
+        command: String,
+        /// How it ended.
+        exit: ExitText,
+    },
+    /// COPY or ADD.
+    #[error(transparent)]
+    Copy(#[from] copy::CopyError),
+    /// A user or group.
+    #[error(transparent)]
+    Owner(#[from] owner::OwnerError),
+    /// A context.
+    #[error(transparent)]
+    Context(#[from] ContextError),
+    /// The graph asks for what this version cannot do.
+    #[error("{what} is not supported here")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+    },
+    /// A secret that was not given.
+    #[error("secret `{id}` is required and was not given")]
+    Secret {
+        /// Its id.
+        id: String,
+    },
+    /// The sandbox.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] registry::RegistryError),
+    /// A layer.
+    #[error(transparent)]
+    Layer(#[from] LayerError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A tree.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    /// A record.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// A blob.
+    #[error(transparent)]
+    Blob(#[from] rbuild_cache::BlobError),
+    /// Input or output.
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        /// A verb.
+        action: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The base image is not what its config says.
+    #[error("layer {digest} of the base does not unpack to the diff id its config names, {wanted}")]
+    DiffId {
+        /// The blob.
+        digest: rbuild_llb::OciDigest,
+        /// What the config says.
+        wanted: rbuild_llb::OciDigest,
+    },
+    /// The build was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl OpError {
+    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// How a process ended, as a clause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitText(pub Exit);
+
+impl std::fmt::Display for ExitText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Exit::Code(code) => write!(f, "did not complete successfully: exit code: {code}"),
+            Exit::Signal(signal) => write!(f, "was killed by signal {signal}"),
+            Exit::OutOfMemory => f.write_str("was killed because memory ran out"),
+        }
+    }
+}
+
+/// A directory that a local source reads.
+#[derive(Debug, Clone)]
+pub struct LocalRoot {
+    /// The directory.
+    pub path: PathBuf,
+    /// As the user named it.
+    pub shown: String,
+}
+
+/// What the engine is told about the build.
+#[derive(Debug, Clone, Default)]
+pub struct EngineOptions {
+    /// The directories behind local sources, by name.
+    pub locals: BTreeMap<String, LocalRoot>,
+    /// Secrets by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// What earlier builds of the same plan are found under, to explain misses.
+    pub plan: String,
+    /// Times of files the build itself makes, Unix seconds; `None` for now.
+    pub source_date_epoch: Option<i64>,
+    /// Whether the network may be asked.
+    pub offline: bool,
+}
+
+/// Evaluates the ops of one build.
+pub struct Engine<'a> {
+    pub(crate) store: &'a Store,
+    pub(crate) lease: &'a Lease,
+    pub(crate) definition: &'a Definition,
+    pub(crate) registry: &'a registry::Client,
+    pub(crate) cancel: &'a CancelToken,
+    pub(crate) options: EngineOptions,
+    /// The id map directory forms are written in; see [`rbuild_cache::Store::layer_dir`].
+    pub(crate) domain: String,
+    pub(crate) ownership: Ownership,
+    executor: Option<Box<dyn exec::Executor>>,
+    scans: Mutex<BTreeMap<LocalSource, Arc<Scan>>>,
+    bytes: bytes::Bytes,
+}
+
+impl std::fmt::Debug for Engine<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine")
+            .field("options", &self.options)
+            .field("domain", &self.domain)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All outputs of a step.
+#[derive(Debug, Clone)]
+pub struct StepResult {
+    /// By output index.
+    pub outputs: Arc<Vec<Snapshot>>,
+}
+
+impl<'a> Engine<'a> {
+    /// An engine that cannot run processes yet.
+    pub fn new(
+        store: &'a Store,
+        lease: &'a Lease,
+        definition: &'a Definition,
+        registry: &'a registry::Client,
+        cancel: &'a CancelToken,
+        options: EngineOptions,
+        domain: String,
+    ) -> Self {
+        Self {
+            store,
+            lease,
+            definition,
+            registry,
+            cancel,
+            options,
+            domain,
+            ownership: Ownership::Keep,
+            executor: None,
+            scans: Mutex::default(),
+            bytes: bytes::Bytes::default(),
+        }
+    }
+
+    /// Lets the engine run processes: called once this process is inside its user namespace.
+    pub fn set_executor(&mut self, executor: Box<dyn exec::Executor>) {
+        self.domain = executor.domain().to_owned();
+        self.ownership = executor.ownership();
+        self.executor = Some(executor);
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        self.store
+    }
+
+    /// The registries.
+    pub fn registry(&self) -> &registry::Client {
+        self.registry
+    }
+
+    /// What keeps gc away.
+    pub fn lease(&self) -> &Lease {
+        self.lease
+    }
+
+    /// Where the build's steps keep and find each other's results.
+    fn backend(&self) -> &dyn CacheBackend {
+        self.store.records()
+    }
+
+    /// The time files made by the build get, Unix seconds.
+    fn file_time(&self) -> i64 {
+        self.options
+            .source_date_epoch
+            .unwrap_or_else(|| (clock::now().0 / 1_000_000_000) as i64)
+    }
+
+    /// Whether every layer still has its bytes, or can fetch them again.
+    fn usable(&self, snapshot: &Snapshot) -> Result<(), String> {
+        for layer in &snapshot.layers {
+            let tree = &layer.layer.tree;
+            let has_blob = || {
+                let blobs = self.store.layer_blobs(tree).unwrap_or_default();
+                blobs
+                    .iter()
+                    .any(|blob| self.store.blobs().contains(&blob.digest))
+            };
+            let fetchable = layer.origin.as_ref().is_some_and(|origin| {
+                self.store.blobs().contains(&origin.digest)
+                    || (origin.source.is_some() && !self.options.offline)
+            });
+            if !fetchable && self.store.layer_dir(tree, &self.domain).is_none() && !has_blob() {
+                return Err(format!(
+                    "the files of layer {} are no longer in the store",
+                    tree.short()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the input at `index` of `vertex` is, if it is a local source.
+    fn local_input(&self, vertex: &Vertex, index: usize) -> Option<&LocalSource> {
+        let edge = vertex.inputs.get(index)?;
+        match &self.definition.get(&edge.vertex)?.op {
+            Op::Source(SourceOp::Local(local)) => Some(local),
+            _ => None,
+        }
+    }
+
+    /// The definition keys of the inputs that are not local sources; those enter by what is taken from them.
+    fn input_keys(&self, vertex: &Vertex, inputs: &[InputKey]) -> KeyValue {
+        let keys = inputs.iter().enumerate();
+        keys.map(|(index, input)| match self.local_input(vertex, index) {
+            Some(_) => KeyValue::from("local"),
+            None => KeyValue::List(vec![KeyValue::from(input.key), KeyValue::from(input.index)]),
+        })
+        .collect()
+    }
+}
+
+impl Evaluate for Engine<'_> {
+    type Output = StepResult;
+    type Error = OpError;
+
+    fn definition_record(
+        &self,
+        vertex: &Vertex,
+        inputs: &[InputKey],
+    ) -> Result<KeyRecord, OpError> {
+        let mut record = match &vertex.op {
+            Op::Source(source) => self.source_record(source)?,
+            Op::Exec(exec) => self.exec_record(vertex, exec, inputs)?,
+            Op::File(file) => self.file_record(vertex, file, inputs)?,
+            Op::Merge | Op::Diff => {
+                let mut record = KeyRecord::new(vertex.op.kind());
+                record.field("inputs", self.input_keys(vertex, inputs));
+                record
+            }
+        };
+        record.field("platform", vertex.platform.to_string());
+        Ok(record)
+    }
+
+    fn content_record(
+        &self,
+        vertex: &Vertex,
+        inputs: &[Input<'_, StepResult>],
+    ) -> Result<Option<KeyRecord>, OpError> {
+        let record = match &vertex.op {
+            Op::Source(_) | Op::Merge | Op::Diff => return Ok(None),
+            Op::Exec(exec) => self.exec_content_record(exec, inputs)?,
+            Op::File(file) => self.file_content_record(file, inputs)?,
+        };
+        Ok(Some(record).map(|mut record| {
+            record.field("platform", vertex.platform.to_string());
+            record
+        }))
+    }
+
+    fn load(&self, vertex: &Vertex, key: &CacheKey) -> Load<StepResult> {
+        // A context is at hand since its key was made; its files are read where they are.
+        if let Op::Source(SourceOp::Local(local)) = &vertex.op {
+            return match self.context(local) {
+                Ok(snapshot) => Load::Hit(StepResult {
+                    outputs: Arc::new(vec![snapshot]),
+                }),
+                Err(error) => Load::Unusable(error.to_string()),
+            };
+        }
+        let record = match self.backend().lookup(key) {
+            Ok(Some(record)) => record,
+            Ok(None) => return Load::Miss,
+            Err(error) => return Load::Unusable(error.to_string()),
+        };
+        if let Err(reason) = record
+            .outputs
+            .iter()
+            .try_for_each(|snapshot| self.usable(snapshot))
+        {
+            return Load::Unusable(reason);
+        }
+        if let Err(error) = self.lease.protect(LeaseRoot::Record(*key)) {
+            return Load::Unusable(error.to_string());
+        }
+        Load::Hit(StepResult {
+            outputs: Arc::new(record.outputs),
+        })
+    }
+
+    fn execute(
+        &self,
+        vertex: &Vertex,
+        inputs: &[Input<'_, StepResult>],
+        step: &StepControl<'_>,
+    ) -> Result<StepResult, OpError> {
+        let inputs: Vec<&Snapshot> = inputs
+            .iter()
+            .map(|input| &input.output.outputs[input.index as usize])
+            .collect();
+        let outputs = match &vertex.op {
+            Op::Source(source) => vec![self.source(source, &vertex.platform, step)?],
+            Op::Exec(exec) => self.exec(vertex, exec, &inputs, step)?,
+            Op::File(file) => self.file(file, &inputs, step)?,
+            Op::Merge => vec![self.merge(&inputs)?],
+            Op::Diff => vec![self.diff(&inputs)?],
+        };
+        Ok(StepResult {
+            outputs: Arc::new(outputs),
+        })
+    }
+
+    fn earlier(&self, vertex: &Vertex, record: &KeyRecord) -> Option<Earlier> {
+        let earlier = self
+            .backend()
+            .latest(&self.slot(vertex), &record.kind)
+            .ok()??;
+        Some(Earlier {
+            record: earlier.record,
+            duration_ms: earlier.duration_ms,
+        })
+    }
+
+    fn store(
+        &self,
+        vertex: &Vertex,
+        records: &[KeyRecord],
+        output: &StepResult,
+        made: Made<'_>,
+    ) -> Result<(), OpError> {
+        // A context is read anew each time; its files are no result.
+        if matches!(&vertex.op, Op::Source(SourceOp::Local(_))) {
+            return Ok(());
+        }
+        for snapshot in output.outputs.iter() {
+            self.store.trees().persist(&snapshot.root.tree)?;
+            for layer in &snapshot.layers {
+                self.store.trees().persist(&layer.layer.tree)?;
+            }
+        }
+        let (created, duration_ms) = match made {
+            Made::Executed { started, completed } => (
+                completed.0,
+                u64::try_from(completed.0.saturating_sub(started.0) / 1_000_000)
+                    .unwrap_or(u64::MAX),
+            ),
+            Made::Found { by } => self.backend().lookup(by)?.map_or_else(
+                || (clock::now().0, 0),
+                |found| (found.created, found.duration_ms),
+            ),
+        };
+        for record in records {
+            let key = record.key();
+            self.backend().publish(&Record {
+                key,
+                record: record.clone(),
+                slot: self.slot(vertex),
+                outputs: output.outputs.to_vec(),
+                created,
+                duration_ms,
+                name: vertex.meta.name.clone(),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Engine<'_> {
+    /// Which step of which plan this is, whatever it says now: the place in the file, not the text.
+    pub(crate) fn slot(&self, vertex: &Vertex) -> String {
+        let name = &vertex.meta.name;
+        let place = match (name.starts_with('['), name.find(']')) {
+            (true, Some(end)) => &name[..=end],
+            _ => name,
+        };
+        format!("{}\u{0}{}\u{0}{place}", self.options.plan, vertex.platform)
+    }
+}

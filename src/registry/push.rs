@@ -35,13 +35,13 @@ impl Client {
     ///
     /// # Errors
     /// [`RegistryError`]; `Source` if the blob cannot be read.
-    pub fn push_blob(
+    pub fn push_blob<'a>(
         &self,
-        to: &Reference,
-        digest: &OciDigest,
+        to: &'a Reference,
+        digest: &'a OciDigest,
         size: u64,
-        mount_from: Option<&str>,
-        open: &OpenBlob<'_>,
+        mount_from: Option<&'a str>,
+        open: &'a OpenBlob<'a>,
     ) -> Result<Pushed, RegistryError> {
         let blob = Blob {
             to,

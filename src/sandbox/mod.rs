@@ -1,1 +1,364 @@
-//! User namespaces, mounts and the process of a RUN step; the only home of `unsafe`.
+//! Runs the process of a RUN step, without root, in namespaces of its own; the only home of `unsafe`.
+//!
+//! It knows directories and processes; what a layer, an image or a cache mount is, its caller knows. It keeps nothing
+//! on disk.
+//!
+//! [`enter`] moves the calling process, which must not have started a thread, into a user and a mount namespace, and
+//! starts the [`zygote`]; then [`Sandbox::run`] may be called from any number of threads. `main` must hand its
+//! arguments to [`zygote_main_if_asked`] before anything else, since the zygote is this program. [`probe`] tells what
+//! works here and what would mend the rest.
+//!
+//! ```text
+//! builder      user + mount namespace; the ids of the rung
+//! └ zygote     + pid namespace, of which it is process 1
+//!   └ step     + mount, pid, IPC, UTS, perhaps network namespace; process 1 is the step's own
+//! ```
+//!
+//! The ladder: with ranges of ids ([`Rung::Full`]; as root, all ids there are, each mapped to itself), with the
+//! caller's own id alone ([`Rung::Single`]), or not at all.
+//!
+//! What always holds:
+//! - A step outlives neither its `run` nor the builder, however either ends. Nor does one of its processes.
+//! - In [`Security::Sandbox`] docker's capabilities, seccomp filter, masked and read-only paths hold, as root too:
+//!   otherwise a step without any capability could write `/proc/sys/kernel/core_pattern`, which uid 0 owns.
+//! - A step sees no file of the host but what it is given; nothing is written to its root's `upper` but by itself.
+//! - no_new_privs stays off: su, sudo and ping work.
+
+mod caps;
+mod child;
+mod error;
+mod kernelfs;
+mod mounts;
+mod oom;
+mod probe;
+mod rootfs;
+mod seccomp;
+mod step;
+mod sys;
+mod userns;
+mod wire;
+mod zygote;
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rbuild_llb::cancel::CancelToken;
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+
+pub use error::SandboxError;
+pub use probe::Finding;
+pub use probe::Report;
+pub use probe::State;
+pub use probe::probe;
+pub use step::Mount;
+pub use step::MountSource;
+pub use step::Network;
+pub use step::Root;
+pub use step::Security;
+pub use step::Step;
+pub use step::Ulimit;
+pub use zygote::zygote_main_if_asked;
+
+use child::Config;
+use child::Standard;
+use userns::EnterError;
+use userns::Ids;
+use wire::Blob;
+use zygote::Zygote;
+
+/// What holds for all steps of a build.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// A PEM bundle that steps are given and told of by the usual variables.
+    pub ca: Option<PathBuf>,
+    /// Where [`probe`] makes a private directory to try out mounts, if there is no store yet.
+    pub temp_dir: PathBuf,
+    /// The store: uppers are on its file system.
+    pub store: PathBuf,
+}
+
+/// Which ids there are in the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rung {
+    /// Ranges of ids: chown, su and package managers work.
+    Full,
+    /// One id: files can belong to nobody else, and a program that insists fails.
+    Single,
+    /// There is no user namespace: no steps.
+    None,
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited.
+    Code(i32),
+    /// A signal ended it.
+    Signal(i32),
+    /// The kernel killed it, or a process of it, for want of memory.
+    OutOfMemory,
+}
+
+/// Where output was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// This process is inside; steps can run.
+pub struct Sandbox {
+    zygote: Zygote,
+    rung: Rung,
+    domain: String,
+    remark: Option<String>,
+    oom: oom::Counter,
+}
+
+/// What [`Sandbox::domain`] will be if [`enter`] is granted all it asks for.
+pub fn expected_domain() -> String {
+    userns::expected_domain()
+}
+
+/// Moves this process into a user namespace and gets ready to run steps.
+///
+/// The process must have one thread (a thread that was joined less than 100 ms ago is waited for). On error it may be
+/// inside all the same, and cannot go on to do other work.
+pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
+    let failed = |doing| move |source| SandboxError::Zygote { doing, source };
+    // What is relative now, or behind a link, may be elsewhere later.
+    let ca = settings
+        .ca
+        .as_ref()
+        .map(std::path::absolute)
+        .transpose()
+        .map_err(failed("find the CA bundle"))?;
+    let resolv_conf = rootfs::resolv_conf(|path| std::fs::read(path).ok());
+    let oom = oom::Counter::new();
+    let user = rustix::process::geteuid().as_raw();
+    let ids = match userns::enter(userns::plan()) {
+        Ok(ids) => ids,
+        Err(EnterError::Threads) => return Err(SandboxError::Threads),
+        Err(EnterError::Unshare(source)) => {
+            return Err(SandboxError::Unavailable {
+                report: probe::no_namespace(&source),
+            });
+        }
+        Err(EnterError::Map(why)) => {
+            return Err(SandboxError::Unavailable {
+                report: probe::no_map(&why, user),
+            });
+        }
+    };
+    rustix::mount::mount_change(
+        "/",
+        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
+    )
+    .map_err(|e| SandboxError::Unavailable {
+        report: probe::no_mounts(&e.into()),
+    })?;
+    let (rung, remark) = match ids {
+        Ids::Full => (Rung::Full, None),
+        Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why, user))),
+    };
+    let domain = userns::domain().map_err(failed("read the id maps"))?;
+    let mut config = Config {
+        own_pids: true,
+        single: rung == Rung::Single,
+        ca,
+        resolv_conf: Blob(resolv_conf),
+    };
+    let zygote =
+        Zygote::start(&mut config).map_err(failed("start the process that starts steps"))?;
+    Ok(Sandbox {
+        zygote,
+        rung,
+        domain,
+        remark,
+        oom,
+    })
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("rung", &self.rung)
+            .field("domain", &self.domain)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sandbox {
+    /// The rung that holds; never [`Rung::None`].
+    pub fn rung(&self) -> Rung {
+        self.rung
+    }
+
+    /// Names the id map: files written under one have other owners under another.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// What a failed step's message should mention: which ids are missing, why, and how to get them.
+    pub fn remark(&self) -> Option<&str> {
+        self.remark.as_deref()
+    }
+
+    /// Runs a step to its end, handing on what it writes as it comes. When `cancel` is cancelled, the step is killed.
+    /// When this returns, all processes of the step have ended.
+    pub fn run(
+        &self,
+        step: &Step,
+        output: &mut dyn FnMut(Stream, &[u8]),
+        cancel: &CancelToken,
+    ) -> Result<Exit, SandboxError> {
+        let failed = |doing| move |source| SandboxError::Zygote { doing, source };
+        let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
+        let (out, stdout) = pipe().map_err(failed("make a pipe"))?;
+        let (err, stderr) = pipe().map_err(failed("make a pipe"))?;
+        let stdin = match &step.stdin {
+            Some(data) => {
+                Some(zygote::memory("stdin", data).map_err(failed("pass standard input"))?)
+            }
+            None => None,
+        };
+        let standard = Standard {
+            stdin,
+            stdout,
+            stderr,
+        };
+        let status = self
+            .zygote
+            .start_step(step, &standard)
+            .map_err(failed("ask for a step to be started"))?;
+        drop(standard);
+        let status = Arc::new(status);
+        let killer = Arc::clone(&status);
+        let _killed_on_cancel = cancel.on_cancel(move || {
+            // It fails if the step has ended, which is what is wanted.
+            _ = rustix::net::shutdown(&*killer, rustix::net::Shutdown::Write);
+        });
+        let ended = follow(
+            &status,
+            [(out, Stream::Stdout), (err, Stream::Stderr)],
+            output,
+        )
+        .map_err(failed("follow the step"))?;
+        if cancel.is_cancelled() {
+            return Err(SandboxError::Cancelled);
+        }
+        let exit = match ended {
+            Ended::Failed(failure) => return Err(failure.into()),
+            Ended::Code(code) => Exit::Code(code),
+            Ended::Signal(signal) => Exit::Signal(signal),
+        };
+        // A shell reports a child killed by signal 9 as 137.
+        let killed = matches!(exit, Exit::Signal(libc::SIGKILL) | Exit::Code(137));
+        Ok(match killed && self.oom.grew() {
+            true => Exit::OutOfMemory,
+            false => exit,
+        })
+    }
+}
+
+/// How a step ended, as the zygote tells it.
+enum Ended {
+    Failed(error::Failure),
+    Code(i32),
+    Signal(i32),
+}
+
+/// Hands on output until the step is gone.
+fn follow(
+    status: &OwnedFd,
+    streams: [(OwnedFd, Stream); 2],
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> io::Result<Ended> {
+    let mut open = streams.map(Some);
+    let mut buffer = vec![0; 64 << 10];
+    let mut failed = None;
+    let mut ended = None;
+    let gone = loop {
+        let mut polled = vec![PollFd::new(status, PollFlags::IN)];
+        for (fd, _) in open.iter().flatten() {
+            polled.push(PollFd::new(fd, PollFlags::IN));
+        }
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
+        let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        let streams = open.iter_mut().filter(|stream| stream.is_some());
+        for (stream, _) in streams.zip(&ready[1..]).filter(|(_, ready)| **ready) {
+            read_some(stream, &mut buffer, output)?;
+        }
+        if !ready[0] {
+            continue;
+        }
+        let report = zygote::receive(status)?
+            .and_then(|(bytes, _)| wire::decode(&bytes))
+            .ok_or_else(|| io::Error::other("the process that starts steps is gone"))?;
+        match report {
+            zygote::Report::Failed { failure } => failed = Some(failure),
+            zygote::Report::Ended { code, signal } => ended = Some((code, signal)),
+            zygote::Report::Gone { code, signal } => break (code, signal),
+        }
+    };
+    // Whoever wrote has ended; a descriptor that was sent away must not keep us waiting.
+    for stream in &mut open {
+        if let Some((fd, _)) = stream {
+            rustix::io::ioctl_fionbio(fd.as_fd(), true)?;
+        }
+        while stream.is_some() && read_some(stream, &mut buffer, output)? {}
+    }
+    Ok(match (failed, ended.unwrap_or(gone)) {
+        (Some(failure), _) => Ended::Failed(failure),
+        (None, (code, 0)) => Ended::Code(code),
+        (None, (_, signal)) => Ended::Signal(signal),
+    })
+}
+
+/// Reads once; closes the stream at its end. Whether more may come at once.
+fn read_some(
+    stream: &mut Option<(OwnedFd, Stream)>,
+    buffer: &mut [u8],
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> io::Result<bool> {
+    let Some((fd, kind)) = stream else {
+        return Ok(false);
+    };
+    match rustix::io::read(fd, &mut *buffer) {
+        Ok(0) => {
+            *stream = None;
+            Ok(false)
+        }
+        Ok(len) => {
+            output(*kind, &buffer[..len]);
+            Ok(true)
+        }
+        Err(Errno::INTR) => Ok(true),
+        Err(Errno::AGAIN) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Cancels `cancel` at the first SIGINT, SIGTERM or SIGHUP; the second ends the process. Starts a thread: call it after
+/// [`enter`].
+pub fn on_termination_signals(cancel: &CancelToken) -> io::Result<()> {
+    let event = sys::signal_event(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP], true)?;
+    let cancel = cancel.clone();
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            let read = || rustix::io::read(&event, &mut [0_u8; 8]);
+            if rustix::io::retry_on_intr(read).is_ok() {
+                cancel.cancel();
+            }
+        })?;
+    Ok(())
+}

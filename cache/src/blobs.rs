@@ -1,0 +1,269 @@
+//! OCI blobs, found by their SHA-256.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Read as _;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+
+use rbuild_llb::OciDigest;
+use sha2::Digest as _;
+use sha2::Sha256;
+
+use crate::journal::Journal;
+use crate::store::StoreError;
+
+/// The blobs of a store.
+#[derive(Debug)]
+pub struct Blobs {
+    dir: PathBuf,
+    journal: Journal,
+}
+
+/// What can go wrong with blobs.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The content is not what it was said to be.
+    #[error("blob {wanted} has the content of {got}")]
+    Digest {
+        /// What was asked for.
+        wanted: OciDigest,
+        /// What came.
+        got: OciDigest,
+    },
+    /// The content is longer or shorter than it was said to be.
+    #[error("blob {digest} has {got} bytes instead of {wanted}")]
+    Size {
+        /// The blob.
+        digest: OciDigest,
+        /// Bytes that were announced.
+        wanted: u64,
+        /// Bytes that came.
+        got: u64,
+    },
+    /// It is not in the store.
+    #[error("blob {digest} is not in the store")]
+    Missing {
+        /// The blob.
+        digest: OciDigest,
+    },
+    /// It is larger than the caller can take.
+    #[error("blob {digest} is larger than {limit} bytes")]
+    TooLarge {
+        /// The blob.
+        digest: OciDigest,
+        /// Bytes that would do.
+        limit: u64,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Blobs {
+    pub(crate) fn new(dir: PathBuf, journal: Journal) -> Self {
+        Self { dir, journal }
+    }
+
+    /// Where the blob is, or would be.
+    pub fn path(&self, digest: &OciDigest) -> PathBuf {
+        let hex = digest.hex();
+        self.dir.join(&hex[..2]).join(hex)
+    }
+
+    /// Whether the blob is there.
+    pub fn contains(&self, digest: &OciDigest) -> bool {
+        self.path(digest).exists()
+    }
+
+    /// Opens a blob.
+    ///
+    /// # Errors
+    /// If it is not there.
+    pub fn open(&self, digest: &OciDigest) -> Result<File, BlobError> {
+        let path = self.path(digest);
+        File::open(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => BlobError::Missing { digest: *digest },
+            _ => StoreError::io("open", &path)(error).into(),
+        })
+    }
+
+    /// Reads a blob of at most `limit` bytes, checking its digest.
+    ///
+    /// # Errors
+    /// If it is not there, too large or damaged; a damaged one is removed.
+    pub fn read(&self, digest: &OciDigest, limit: u64) -> Result<Vec<u8>, BlobError> {
+        let path = self.path(digest);
+        let mut bytes = Vec::new();
+        let read = self.open(digest)?.take(limit + 1).read_to_end(&mut bytes);
+        read.map_err(StoreError::io("read", &path))?;
+        if bytes.len() as u64 > limit {
+            return Err(BlobError::TooLarge {
+                digest: *digest,
+                limit,
+            });
+        }
+        let got = sha256(&bytes);
+        if got != *digest {
+            drop(fs::remove_file(&path));
+            return Err(BlobError::Digest {
+                wanted: *digest,
+                got,
+            });
+        }
+        Ok(bytes)
+    }
+
+    /// Stores bytes that are at hand. Nothing is written if they are there already.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn put(&self, bytes: &[u8]) -> Result<OciDigest, BlobError> {
+        let digest = sha256(bytes);
+        let there =
+            fs::metadata(self.path(&digest)).is_ok_and(|there| there.len() == bytes.len() as u64);
+        if !there {
+            let path = self.path(&digest);
+            self.journal.note(&path)?;
+            crate::file::write(&path, bytes)?;
+        }
+        Ok(digest)
+    }
+
+    /// Starts a blob whose content comes in pieces.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn writer(&self) -> Result<BlobWriter<'_>, BlobError> {
+        Ok(BlobWriter {
+            hasher: Some(Sha256::new()),
+            ..self.unhashed_writer()?
+        })
+    }
+
+    /// Starts a blob whose digest whoever writes it works out; it is committed with [`BlobWriter::commit_as`].
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn unhashed_writer(&self) -> Result<BlobWriter<'_>, BlobError> {
+        let create = || {
+            tempfile::Builder::new()
+                .prefix(".aside-")
+                .tempfile_in(&self.dir)
+        };
+        let file = match create() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&self.dir).map_err(StoreError::io("create", &self.dir))?;
+                create()
+            }
+            file => file,
+        };
+        let file = file.map_err(StoreError::io("create a file in", &self.dir))?;
+        Ok(BlobWriter {
+            blobs: self,
+            file,
+            hasher: None,
+            size: 0,
+        })
+    }
+}
+
+fn sha256(bytes: &[u8]) -> OciDigest {
+    OciDigest::from_bytes(Sha256::digest(bytes).into())
+}
+
+/// A blob that is being written. Dropped without a commit, it is gone.
+pub struct BlobWriter<'a> {
+    blobs: &'a Blobs,
+    file: tempfile::NamedTempFile,
+    /// `None` where the writer's user hashes what passes anyway.
+    hasher: Option<Sha256>,
+    size: u64,
+}
+
+impl std::fmt::Debug for BlobWriter<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlobWriter")
+            .field("file", &self.file.path())
+            .field("size", &self.size)
+            .finish()
+    }
+}
+
+impl BlobWriter<'_> {
+    /// Publishes what was written, checked against what was announced.
+    ///
+    /// # Errors
+    /// If it is something else, or cannot be stored.
+    pub fn commit(
+        self,
+        expected: Option<(&OciDigest, u64)>,
+    ) -> Result<(OciDigest, u64), BlobError> {
+        let hasher = self
+            .hasher
+            .clone()
+            .expect("a writer that does not hash is committed with `commit_as`");
+        let digest = OciDigest::from_bytes(hasher.finalize().into());
+        let size = self.size;
+        if let Some((wanted, announced)) = expected {
+            if size != announced {
+                return Err(BlobError::Size {
+                    digest: *wanted,
+                    wanted: announced,
+                    got: size,
+                });
+            }
+            if digest != *wanted {
+                return Err(BlobError::Digest {
+                    wanted: *wanted,
+                    got: digest,
+                });
+            }
+        }
+        self.publish(&digest)?;
+        Ok((digest, size))
+    }
+
+    /// Publishes what was written under a digest its writer has worked out.
+    ///
+    /// # Errors
+    /// If it has another length, or cannot be stored.
+    pub fn commit_as(self, digest: &OciDigest, size: u64) -> Result<(), BlobError> {
+        if self.size != size {
+            return Err(BlobError::Size {
+                digest: *digest,
+                wanted: size,
+                got: self.size,
+            });
+        }
+        self.publish(digest)
+    }
+
+    fn publish(self, digest: &OciDigest) -> Result<(), BlobError> {
+        let path = self.blobs.path(digest);
+        let parent: &Path = path.parent().unwrap_or(&self.blobs.dir);
+        self.blobs.journal.note(&path)?;
+        fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+        self.file
+            .persist(&path)
+            .map_err(|error| StoreError::io("write", &path)(error.error))?;
+        Ok(())
+    }
+}
+
+impl Write for BlobWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.file.write(bytes)?;
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes[..count]);
+        }
+        self.size += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}

@@ -1,0 +1,492 @@
+//! Writing a layer's directory form.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::io::Read as _;
+use std::io::Seek as _;
+use std::io::SeekFrom;
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd as _;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rayon::iter::IntoParallelRefIterator as _;
+use rayon::iter::ParallelIterator as _;
+use rbuild_llb::CancelToken;
+use rbuild_llb::FileDigest;
+use rbuild_llb::TreeId;
+use rustix::fs::AtFlags;
+use rustix::fs::FileType;
+use rustix::fs::Gid;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::Timespec;
+use rustix::fs::Timestamps;
+use rustix::fs::Uid;
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use super::CAPABILITY;
+use super::OVERLAY;
+use super::OVERLAY_OPAQUE;
+use super::Ownership;
+use super::beneath::Beneath;
+use super::beneath::readable;
+use super::beneath::split;
+use crate::layer::LayerError;
+use crate::layer::OpenFile;
+use crate::layer::show;
+use crate::tree::Entry;
+use crate::tree::FileNode;
+use crate::tree::Meta;
+use crate::tree::Node;
+use crate::tree::Trees;
+
+/// Files written by one job: enough to make opening their directory cheap, few enough to spread a big directory.
+const BATCH: usize = 64;
+const CHUNK: usize = 256 << 10;
+
+/// Writes the directory form of a layer into the empty directory `into`, files in parallel on rayon's current pool.
+///
+/// Implied directories get the metadata they have in the tree, so it should be a
+/// [settled](crate::tree::Trees::settle) one.
+pub fn write_dir(
+    trees: &Trees,
+    layer: &TreeId,
+    into: &Path,
+    open: &OpenFile<'_>,
+    owners: Ownership,
+    cancel: &CancelToken,
+) -> Result<(), LayerError> {
+    let unpack = Unpack::new(into, owners)?;
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut links = Links::default();
+    let mut collected = Ok(());
+    trees.walk(layer, &mut |path, entry| {
+        match &entry.node {
+            Node::Dir(_) => collected = unpack.make_dir(path).map(drop),
+            Node::File(file) if !links.is_later(path, entry, file) => {
+                let (parent, name) = split(path);
+                let fits = batches
+                    .last()
+                    .is_some_and(|batch| batch.dir == parent && batch.files.len() < BATCH);
+                if !fits {
+                    batches.push(Batch {
+                        dir: parent.to_vec(),
+                        files: Vec::new(),
+                    });
+                }
+                if let Some(batch) = batches.last_mut() {
+                    let file = (name.to_vec(), entry.meta.clone(), file.clone());
+                    batch.files.push(file);
+                }
+            }
+            _ => {}
+        }
+        match collected {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    })?;
+    collected?;
+    batches
+        .par_iter()
+        .try_for_each(|batch| batch.write(&unpack, open, cancel))?;
+    for (path, first) in &links.later {
+        unpack.hard_link(path, first)?;
+    }
+    unpack.finish(trees, layer)
+}
+
+/// Files of one directory.
+struct Batch {
+    dir: Vec<u8>,
+    files: Vec<(Vec<u8>, Meta, FileNode)>,
+}
+
+impl Batch {
+    fn write(
+        &self,
+        unpack: &Unpack,
+        open: &OpenFile<'_>,
+        cancel: &CancelToken,
+    ) -> Result<(), LayerError> {
+        let dir = unpack
+            .beneath
+            .dir(&self.dir)
+            .map_err(|source| failed("open", &self.dir, source))?;
+        let mut buffer = Vec::new();
+        for (name, meta, node) in &self.files {
+            if cancel.is_cancelled() {
+                return Err(LayerError::Cancelled);
+            }
+            let mut path = self.dir.clone();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+            let file = open(&path, node).map_err(|source| LayerError::ReadFile {
+                path: show(&path),
+                source,
+            })?;
+            let mut out = FileWriter::create(dir.as_fd(), path)?;
+            out.copy(&file, node, &mut buffer)?;
+            out.finish(meta, unpack.owners)?;
+        }
+        Ok(())
+    }
+}
+
+/// Hard-link groups.
+#[derive(Default)]
+struct Links {
+    first: BTreeMap<(u32, u64, FileDigest), (Vec<u8>, Meta)>,
+    /// Further members, with the first one of their group.
+    later: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Links {
+    /// Whether a file is a further name of one that was seen before.
+    fn is_later(&mut self, path: &[u8], entry: &Entry, file: &FileNode) -> bool {
+        let Some(link) = file.link else {
+            return false;
+        };
+        let key = (link, file.size, file.digest);
+        match self.first.get(&key) {
+            Some((first, meta)) if *meta == entry.meta => {
+                self.later.push((path.to_vec(), first.clone()));
+                true
+            }
+            Some(_) => false,
+            None => {
+                self.first.insert(key, (path.to_vec(), entry.meta.clone()));
+                false
+            }
+        }
+    }
+}
+
+/// A directory form that is being written while its archive is read
+/// ([`read_layer`](crate::layer::read_layer) writes the files, [`finish`](Self::finish) the rest).
+pub struct Unpack {
+    beneath: Beneath,
+    owners: Ownership,
+    /// The directory of the last file: archives come directory by directory.
+    last: Option<(Vec<u8>, OwnedFd)>,
+}
+
+impl Unpack {
+    /// Writes into the empty directory `into`.
+    pub fn new(into: &Path, owners: Ownership) -> Result<Self, LayerError> {
+        let beneath = Beneath::open(into)
+            .map_err(|source| failed("open the layer's directory", b"", source))?;
+        Ok(Self {
+            beneath,
+            owners,
+            last: None,
+        })
+    }
+
+    /// Makes everything that is not a file and gives directories their metadata. `layer` is the tree that was read,
+    /// best [settled](Trees::settle).
+    pub fn finish(self, trees: &Trees, layer: &TreeId) -> Result<(), LayerError> {
+        trees.root(layer)?;
+        let mut dirs: Vec<(Vec<u8>, Meta, bool)> = Vec::new();
+        let mut result = Ok(());
+        trees.walk(layer, &mut |path, entry| {
+            result = match &entry.node {
+                Node::File(_) => Ok(()),
+                Node::Dir(dir) => {
+                    dirs.push((path.to_vec(), entry.meta.clone(), dir.opaque));
+                    self.make_dir(path).map(drop)
+                }
+                _ => self.special(path, entry),
+            };
+            match result {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        })?;
+        result?;
+        // The deepest first: a directory's time changes with what is made in it, and a mode may shut us out.
+        for (path, meta, opaque) in dirs.iter().rev() {
+            self.describe_dir(path, meta, *opaque)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn owners(&self) -> Ownership {
+        self.owners
+    }
+
+    /// Makes an empty file.
+    pub(crate) fn file(&mut self, path: &[u8]) -> Result<FileWriter, LayerError> {
+        let (parent, _) = split(path);
+        if !matches!(&self.last, Some((last, _)) if last == parent) {
+            self.last = Some((parent.to_vec(), self.make_dir(parent)?));
+        }
+        let (_, dir) = self.last.as_ref().expect("set above");
+        FileWriter::create(dir.as_fd(), path.to_vec())
+    }
+
+    /// Makes `path` another name of the file `to`.
+    pub(crate) fn link(&mut self, path: &[u8], to: &[u8]) -> Result<(), LayerError> {
+        self.make_dir(split(path).0)?;
+        self.hard_link(path, to)
+    }
+
+    /// Removes what is at `path`.
+    pub(crate) fn remove(&mut self, path: &[u8]) -> Result<(), LayerError> {
+        self.last = None;
+        self.beneath
+            .remove(path)
+            .map_err(|source| failed("remove", path, source))
+    }
+
+    fn make_dir(&self, path: &[u8]) -> Result<OwnedFd, LayerError> {
+        self.beneath
+            .make_dir(path)
+            .map_err(|source| failed("make the directory", path, source))
+    }
+
+    fn hard_link(&self, path: &[u8], to: &[u8]) -> Result<(), LayerError> {
+        let ((parent, name), (to_parent, to_name)) = (split(path), split(to));
+        let linked = self.beneath.dir(parent).and_then(|dir| {
+            let to_dir = self.beneath.dir(to_parent)?;
+            // Without AT_SYMLINK_FOLLOW.
+            rustix::fs::linkat(to_dir, to_name, dir, name, AtFlags::empty())?;
+            Ok(())
+        });
+        linked.map_err(|source| failed("link", path, source))
+    }
+
+    fn special(&self, path: &[u8], entry: &Entry) -> Result<(), LayerError> {
+        let (parent, name) = split(path);
+        let make = |dir: OwnedFd| -> Result<bool, Errno> {
+            match &entry.node {
+                Node::Symlink { target } => {
+                    rustix::fs::symlinkat(target.as_slice(), &dir, name)?;
+                }
+                Node::Fifo => {
+                    rustix::fs::mknodat(&dir, name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+                }
+                Node::Whiteout => {
+                    let device = FileType::CharacterDevice;
+                    rustix::fs::mknodat(&dir, name, device, Mode::empty(), 0)?;
+                    return Ok(false);
+                }
+                Node::Char { .. } | Node::Block { .. } | Node::File(_) | Node::Dir(_) => {
+                    return Ok(false);
+                }
+            }
+            if self.owners == Ownership::Keep {
+                let (uid, gid) = ids(&entry.meta);
+                rustix::fs::chownat(&dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+            if matches!(entry.node, Node::Fifo) {
+                // Follows symbolic links, but this name was made a moment ago in a directory of ours.
+                rustix::fs::chmodat(&dir, name, mode(&entry.meta), AtFlags::empty())?;
+            }
+            let times = times(&entry.meta);
+            rustix::fs::utimensat(&dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(true)
+        };
+        let dir = self
+            .beneath
+            .dir(parent)
+            .map_err(|source| failed("open", parent, source))?;
+        let owned = make(dir).map_err(|errno| failed("make", path, errno.into()))?;
+        if owned {
+            check_owner(path, &entry.meta, self.owners)?;
+        }
+        Ok(())
+    }
+
+    fn describe_dir(&self, path: &[u8], meta: &Meta, opaque: bool) -> Result<(), LayerError> {
+        let dir = self
+            .beneath
+            .dir(path)
+            .and_then(|dir| readable(dir.as_fd()))
+            .map_err(|source| failed("open", path, source))?;
+        if opaque {
+            rustix::fs::fsetxattr(&dir, OVERLAY_OPAQUE, b"y", XattrFlags::empty())
+                .map_err(|errno| failed("mark as opaque", path, errno.into()))?;
+        }
+        describe(dir.as_fd(), path, meta, self.owners)
+    }
+}
+
+/// A file being written. Its metadata comes last, and so does its name's place in the tree.
+pub(crate) struct FileWriter {
+    file: File,
+    path: Vec<u8>,
+    /// The file ends in a hole, so its length must be set.
+    hole: u64,
+}
+
+impl FileWriter {
+    fn create(dir: BorrowedFd<'_>, path: Vec<u8>) -> Result<Self, LayerError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let name = split(&path).1;
+        match rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(fd) => Ok(Self {
+                file: fd.into(),
+                path,
+                hole: 0,
+            }),
+            Err(errno) => Err(failed("make", &path, errno.into())),
+        }
+    }
+
+    /// Leaves out `len` zeros.
+    pub(crate) fn hole(&mut self, len: u64) {
+        self.hole += len;
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
+        let hole = std::mem::take(&mut self.hole);
+        let write = || -> io::Result<()> {
+            if hole > 0 {
+                let hole = i64::try_from(hole).map_err(|_| io::ErrorKind::FileTooLarge)?;
+                self.file.seek(SeekFrom::Current(hole))?;
+            }
+            self.file.write_all(bytes)
+        };
+        let mut write = write;
+        write().map_err(|source| failed("write", &self.path, source))
+    }
+
+    /// Copies a file that the tree knows.
+    fn copy(
+        &mut self,
+        mut from: &File,
+        node: &FileNode,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), LayerError> {
+        let room = usize::try_from(node.size + 1).unwrap_or(CHUNK).min(CHUNK);
+        if buffer.len() < room {
+            buffer.resize(room, 0);
+        }
+        let mut hasher = blake3::Hasher::new();
+        loop {
+            let len = match from.read(buffer) {
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(source) => {
+                    return Err(LayerError::ReadFile {
+                        path: show(&self.path),
+                        source,
+                    });
+                }
+            };
+            hasher.update(&buffer[..len]);
+            if len == 0 || hasher.count() > node.size {
+                break;
+            }
+            self.write(&buffer[..len])?;
+        }
+        let digest = FileDigest::from_bytes(*hasher.finalize().as_bytes());
+        if (hasher.count(), digest) != (node.size, node.digest) {
+            return Err(LayerError::FileChanged {
+                path: show(&self.path),
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(mut self, meta: &Meta, owners: Ownership) -> Result<(), LayerError> {
+        if self.hole > 0 {
+            let hole = std::mem::take(&mut self.hole);
+            self.file
+                .stream_position()
+                .and_then(|end| self.file.set_len(end + hole))
+                .map_err(|source| failed("write", &self.path, source))?;
+        }
+        describe(self.file.as_fd(), &self.path, meta, owners)
+    }
+}
+
+/// Gives an open file or directory its metadata. The order matters: a change of owner drops setuid bits and
+/// capabilities, and a mode without write permission keeps its owner from setting xattrs.
+fn describe(
+    fd: BorrowedFd<'_>,
+    path: &[u8],
+    meta: &Meta,
+    owners: Ownership,
+) -> Result<(), LayerError> {
+    check_owner(path, meta, owners)?;
+    if owners == Ownership::Keep {
+        let (uid, gid) = ids(meta);
+        rustix::fs::fchown(fd, uid, gid).map_err(|errno| match errno {
+            // An id that the user namespace does not map.
+            Errno::INVAL => foreign(path, meta),
+            errno => failed("set the owner of", path, errno.into()),
+        })?;
+    }
+    for (name, value) in &meta.xattrs {
+        let escaped;
+        let name = match name.strip_prefix(OVERLAY) {
+            Some(rest) => {
+                escaped = [OVERLAY, b"overlay.", rest].concat();
+                &escaped
+            }
+            None if name.starts_with(b"user.") || name == CAPABILITY => name,
+            None => continue,
+        };
+        match rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()) {
+            Err(Errno::PERM) if owners == Ownership::Logical && name == CAPABILITY => {}
+            set => {
+                set.map_err(|errno| failed("set an extended attribute of", path, errno.into()))?
+            }
+        }
+    }
+    rustix::fs::fchmod(fd, mode(meta))
+        .map_err(|errno| failed("set the mode of", path, errno.into()))?;
+    rustix::fs::futimens(fd, &times(meta))
+        .map_err(|errno| failed("set the times of", path, errno.into()))
+}
+
+fn check_owner(path: &[u8], meta: &Meta, owners: Ownership) -> Result<(), LayerError> {
+    if owners == Ownership::Single && (meta.uid, meta.gid) != (0, 0) {
+        return Err(foreign(path, meta));
+    }
+    Ok(())
+}
+
+fn foreign(path: &[u8], meta: &Meta) -> LayerError {
+    LayerError::Owner {
+        path: show(path),
+        uid: meta.uid,
+        gid: meta.gid,
+    }
+}
+
+fn ids(meta: &Meta) -> (Option<Uid>, Option<Gid>) {
+    (Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))
+}
+
+fn mode(meta: &Meta) -> Mode {
+    Mode::from_raw_mode(meta.mode & 0o7777)
+}
+
+fn times(meta: &Meta) -> Timestamps {
+    let time = Timespec {
+        tv_sec: meta.mtime.secs,
+        tv_nsec: meta.mtime.nanos.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
+
+pub(super) fn failed(action: &'static str, path: &[u8], source: io::Error) -> LayerError {
+    LayerError::Directory {
+        action,
+        path: show(path),
+        source,
+    }
+}

@@ -1,0 +1,188 @@
+//! Cache records: one checksummed file a key.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use rbuild_llb::CacheKey;
+use rbuild_llb::KeyRecord;
+use rbuild_llb::OciDigest;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::file;
+use crate::journal::Journal;
+use crate::store::StoreError;
+use crate::tree::TreeRef;
+
+/// A file system as layers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Bottom first.
+    pub layers: Vec<LayerRef>,
+    /// What they add up to.
+    pub root: TreeRef,
+}
+
+/// One layer of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRef {
+    /// Its tree.
+    pub layer: TreeRef,
+    /// The blob a base image brought it as, which is exported as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// When a build made it, nanoseconds since the epoch; `None` for a base's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created: Option<u128>,
+}
+
+/// Where a base's layer comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// SHA-256 of the blob.
+    pub digest: OciDigest,
+    /// Its bytes.
+    pub size: u64,
+    /// As the manifest says.
+    pub media_type: String,
+    /// SHA-256 of the uncompressed tar.
+    pub diff_id: OciDigest,
+    /// A reference with a digest, or `oci-layout://` and a directory, where it can be fetched again.
+    pub source: Option<String>,
+}
+
+/// The result of a step, found by a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The key.
+    pub key: CacheKey,
+    /// What it was computed from.
+    pub record: KeyRecord,
+    /// Whom it is compared with when it misses: the same place in the same plan.
+    pub slot: String,
+    /// By output index.
+    pub outputs: Vec<Snapshot>,
+    /// When the step ended, nanoseconds since the epoch.
+    pub created: u128,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// As progress showed it.
+    pub name: String,
+}
+
+/// Why a record cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The file is not what was written; it has been removed.
+    #[error("the cache record `{}` is damaged", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Finds and keeps results of steps: this machine's store, or a cache somewhere else.
+pub trait CacheBackend: Sync {
+    /// The record of a key.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn lookup(&self, key: &CacheKey) -> Result<Option<Record>, RecordError>;
+
+    /// Keeps a record.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    fn publish(&self, record: &Record) -> Result<(), RecordError>;
+
+    /// The newest record of a slot and of the kind of step `kind`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn latest(&self, slot: &str, kind: &str) -> Result<Option<Record>, RecordError>;
+}
+
+/// The records of a store.
+#[derive(Debug)]
+pub struct Records {
+    dir: PathBuf,
+    slots: PathBuf,
+    journal: Journal,
+}
+
+impl Records {
+    pub(crate) fn new(store: &Path, journal: Journal) -> Self {
+        Self {
+            dir: store.join("records"),
+            slots: store.join("slots"),
+            journal,
+        }
+    }
+
+    fn path(&self, key: &CacheKey) -> PathBuf {
+        let hex = key.hex();
+        self.dir.join(&hex[..2]).join(hex)
+    }
+
+    fn slot(&self, slot: &str, kind: &str) -> PathBuf {
+        let hex = blake3::hash(format!("{kind}\0{slot}").as_bytes()).to_hex();
+        self.slots.join(&hex[..2]).join(hex.as_str())
+    }
+}
+
+impl CacheBackend for Records {
+    fn lookup(&self, key: &CacheKey) -> Result<Option<Record>, RecordError> {
+        let path = self.path(key);
+        let Some(bytes) = file::read(&path)? else {
+            return Ok(None);
+        };
+        match decode(&bytes).filter(|record| record.key == *key) {
+            Some(record) => Ok(Some(record)),
+            None => {
+                drop(std::fs::remove_file(&path));
+                Err(RecordError::Damaged { path })
+            }
+        }
+    }
+
+    fn publish(&self, record: &Record) -> Result<(), RecordError> {
+        let path = self.path(&record.key);
+        self.journal.note(&path)?;
+        file::write(&path, &encode(record))?;
+        file::write(
+            &self.slot(&record.slot, &record.record.kind),
+            record.key.hex().as_bytes(),
+        )?;
+        Ok(())
+    }
+
+    fn latest(&self, slot: &str, kind: &str) -> Result<Option<Record>, RecordError> {
+        let Some(hex) = file::read(&self.slot(slot, kind))? else {
+            return Ok(None);
+        };
+        match String::from_utf8(hex).ok().and_then(|hex| hex.parse().ok()) {
+            Some(key) => self.lookup(&key),
+            None => Ok(None),
+        }
+    }
+}
+
+/// BLAKE3 of the body in hexadecimal, a line end, the body: JSON.
+fn encode(record: &Record) -> Vec<u8> {
+    let body = serde_json::to_vec(record).expect("a record can always be written as JSON");
+    let mut bytes = blake3::hash(&body).to_hex().as_bytes().to_vec();
+    bytes.push(b'\n');
+    bytes.extend(body);
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<Record> {
+    let (sum, body) = (bytes.get(..64)?, bytes.get(65..)?);
+    if blake3::hash(body).to_hex().as_bytes() != sum {
+        return None;
+    }
+    serde_json::from_slice(body).ok()
+}

@@ -1,0 +1,492 @@
+//! Opening the store, and what does not deserve a room of its own: layer forms, pins, scratch directories.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+use rbuild_llb::CancelToken;
+use rbuild_llb::ContentDigest;
+use rbuild_llb::OciDigest;
+use rbuild_llb::TreeId;
+use rbuild_llb::op::CacheSharing;
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::blobs::Blobs;
+use crate::file;
+use crate::frame::Compression;
+use crate::images::Images;
+use crate::journal::Journal;
+use crate::layer::BlobOptions;
+use crate::layer::LayerBlob;
+use crate::lease::Lease;
+use crate::lease::Locked;
+use crate::mounts::CacheMount;
+use crate::records::Records;
+use crate::tree::TreeRef;
+use crate::tree::Trees;
+
+/// The store of one user. Any number of processes may have it open.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    blobs: Blobs,
+    trees: Trees,
+    records: Records,
+    images: Images,
+    journal: Journal,
+}
+
+/// Why the store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It belongs to somebody else.
+    #[error("the store `{}` belongs to user {owner}, and this is user {user}: choose another with `--root`", path.display())]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        user: u32,
+    },
+    /// Something that is no directory is in its place.
+    #[error("the store `{}` is not a directory: remove it, or choose another with `--root`", path.display())]
+    NotADirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A file of it cannot be read or written.
+    #[error("cannot {action} `{}` in the store{}", path.display(), advice(source))]
+    Io {
+        /// A verb.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of it says something else than it should.
+    #[error("`{}` in the store is damaged; it is ignored once it is removed", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": the disk is full (free some space, or move the store with `--root`)"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            ": the file system is read-only (choose another place with `--root`)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            ": permission denied (choose another place with `--root`)"
+        }
+        _ => "",
+    }
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    /// Whether the disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        let full = |kind| {
+            matches!(
+                kind,
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+        };
+        matches!(self, Self::Io { source, .. } if full(source.kind()))
+    }
+}
+
+/// Who a tag was last time it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredPin {
+    /// Digest of the platform's manifest; the manifest and its config are blobs.
+    pub manifest: OciDigest,
+    /// Digest of the index it was chosen from.
+    pub index: Option<OciDigest>,
+    /// When the registry was asked, Unix seconds.
+    pub checked: u64,
+}
+
+/// What is known of a blob that was pulled or written: the tree it unpacks to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownLayer {
+    /// The tree.
+    pub layer: TreeRef,
+    /// SHA-256 of the uncompressed tar.
+    pub diff_id: OciDigest,
+    /// Bytes of the uncompressed tar.
+    pub tar_size: u64,
+}
+
+/// The blobs made of one layer.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct LayerBlobs {
+    blobs: Vec<(Compression, Option<i64>, LayerBlob)>,
+}
+
+impl Store {
+    /// Opens the store below `root`, making it if it is not there. Its files are the user's own, mode 0700.
+    ///
+    /// # Errors
+    /// If it belongs to somebody else or cannot be written.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let path = root.join("v1");
+        let metadata = match fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                return Err(StoreError::NotADirectory {
+                    path: root.to_owned(),
+                });
+            }
+            Err(error) => return Err(StoreError::io("open", &path)(error)),
+        };
+        if !metadata.is_dir() {
+            return Err(StoreError::NotADirectory { path });
+        }
+        let user = rustix::process::geteuid().as_raw();
+        if metadata.uid() != user {
+            return Err(StoreError::Owner {
+                path,
+                owner: metadata.uid(),
+                user,
+            });
+        }
+        rustix::fs::access(&path, rustix::fs::Access::WRITE_OK)
+            .map_err(|e| StoreError::io("write", &path)(e.into()))?;
+        let journal = Journal::open(&path)?;
+        Ok(Self {
+            blobs: Blobs::new(path.join("blobs/sha256"), journal.clone()),
+            trees: Trees::open(&path.join("trees")),
+            records: Records::new(&path, journal.clone()),
+            images: Images::new(path.join("images")),
+            journal,
+            path,
+        })
+    }
+
+    /// The directory of this version's store.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The OCI blobs.
+    pub fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// The trees.
+    pub fn trees(&self) -> &Trees {
+        &self.trees
+    }
+
+    /// The cache records.
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// The named images.
+    pub fn images(&self) -> &Images {
+        &self.images
+    }
+
+    /// A private directory for work in progress, on the store's file system.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn scratch(&self) -> Result<Scratch, StoreError> {
+        let parent = self.path.join("tmp");
+        let lock = Locked::create(&parent)?;
+        let path = lock.path().with_extension("d");
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(StoreError::io("create", &path))?;
+        Ok(Scratch {
+            path,
+            trash: self.path.join("trash"),
+            lock: Some(lock),
+        })
+    }
+
+    /// Announces a build: what it names in the lease is not collected while it lives.
+    ///
+    /// # Errors
+    /// If the lease cannot be written.
+    pub fn lease(&self) -> Result<Lease, StoreError> {
+        Lease::create(&self.path.join("leases"))
+    }
+
+    fn layer_dir_path(&self, layer: &TreeId, domain: &str) -> PathBuf {
+        let hex = layer.hex();
+        let safe: String = domain
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || matches!(c, '-' | '+') {
+                    c
+                } else {
+                    '_'
+                }
+            })
+            .collect();
+        self.path
+            .join("layers")
+            .join(&hex[..2])
+            .join(&hex)
+            .join(safe)
+    }
+
+    /// The directory form of a layer that was written in the ownership domain `domain`, if it is there.
+    pub fn layer_dir(&self, layer: &TreeId, domain: &str) -> Option<PathBuf> {
+        Some(self.layer_dir_path(layer, domain)).filter(|path| path.is_dir())
+    }
+
+    /// Moves a finished directory form into its place. If there is one already, that one stays.
+    ///
+    /// # Errors
+    /// If it cannot be moved.
+    pub fn adopt_layer_dir(
+        &self,
+        layer: &TreeId,
+        domain: &str,
+        from: &Path,
+    ) -> Result<PathBuf, StoreError> {
+        let to = self.layer_dir_path(layer, domain);
+        self.journal.note(&to)?;
+        let parent = to.parent().unwrap_or(&self.path);
+        fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+        match fs::rename(from, &to) {
+            Ok(()) => Ok(to),
+            // An equal form that another build was quicker to make, with files in it or without.
+            Err(_) if to.is_dir() => Ok(to),
+            Err(error) => Err(StoreError::io("write", &to)(error)),
+        }
+    }
+
+    fn sharded(&self, kind: &str, hex: &str) -> PathBuf {
+        self.path
+            .join(kind)
+            .join(&hex[..2])
+            .join(format!("{hex}.json"))
+    }
+
+    fn blobs_of(&self, layer: &TreeId) -> Result<LayerBlobs, StoreError> {
+        Ok(file::read_json(&self.sharded("layer-blobs", &layer.hex()))?.unwrap_or_default())
+    }
+
+    /// The blob of a layer that was written with `options`. Its bytes may be gone: see [`Blobs::contains`].
+    ///
+    /// # Errors
+    /// If what is known cannot be read.
+    pub fn layer_blob(
+        &self,
+        layer: &TreeId,
+        options: &BlobOptions,
+    ) -> Result<Option<LayerBlob>, StoreError> {
+        let known = self.blobs_of(layer)?.blobs;
+        let same = |(compression, clamp, _): &&(Compression, Option<i64>, LayerBlob)| {
+            (compression, clamp) == (&options.compression, &options.clamp)
+        };
+        Ok(known.iter().find(same).map(|(_, _, blob)| blob.clone()))
+    }
+
+    /// All blobs that were made of a layer as it is, with its own times.
+    ///
+    /// # Errors
+    /// If what is known cannot be read.
+    pub fn layer_blobs(&self, layer: &TreeId) -> Result<Vec<LayerBlob>, StoreError> {
+        let known = self.blobs_of(layer)?.blobs;
+        Ok(known
+            .into_iter()
+            .filter(|(_, clamp, _)| clamp.is_none())
+            .map(|(_, _, blob)| blob)
+            .collect())
+    }
+
+    /// Remembers a layer's blob.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn set_layer_blob(
+        &self,
+        layer: &TreeId,
+        options: &BlobOptions,
+        blob: &LayerBlob,
+    ) -> Result<(), StoreError> {
+        let mut known = self.blobs_of(layer)?;
+        known.blobs.retain(|(compression, clamp, _)| {
+            (compression, clamp) != (&options.compression, &options.clamp)
+        });
+        known
+            .blobs
+            .push((options.compression, options.clamp, blob.clone()));
+        self.write(&self.sharded("layer-blobs", &layer.hex()), &known)
+    }
+
+    /// The tree of a blob that was seen before.
+    ///
+    /// # Errors
+    /// If what is known cannot be read.
+    pub fn known_layer(&self, blob: &OciDigest) -> Result<Option<KnownLayer>, StoreError> {
+        file::read_json(&self.sharded("known", &blob.hex()))
+    }
+
+    /// Remembers the tree of a blob.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn set_known_layer(&self, blob: &OciDigest, known: &KnownLayer) -> Result<(), StoreError> {
+        self.write(&self.sharded("known", &blob.hex()), known)
+    }
+
+    /// What is pinned under `key`.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn pin(&self, key: &str) -> Result<Option<StoredPin>, StoreError> {
+        file::read_json(&self.sharded("pins", &hash(key)))
+    }
+
+    /// Pins.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn set_pin(&self, key: &str, pin: &StoredPin) -> Result<(), StoreError> {
+        self.write(&self.sharded("pins", &hash(key)), pin)
+    }
+
+    /// The file that remembers the stats of a context's files. `selection` tells apart what is read of one directory.
+    pub fn stat_cache(&self, context: &Path, selection: &str) -> PathBuf {
+        let context = std::path::absolute(context).unwrap_or_else(|_| context.to_owned());
+        self.path
+            .join("stats")
+            .join(hash(&format!("{}\0{selection}", context.display())))
+    }
+
+    fn write(&self, path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+        self.journal.note(path)?;
+        file::write_json(path, value)
+    }
+
+    /// The cache mount called `id`, in the ownership domain `domain`; waits for one that is in use. Nothing if
+    /// `cancel` is cancelled while waiting.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn cache_mount(
+        &self,
+        id: &str,
+        domain: &str,
+        sharing: CacheSharing,
+        cancel: &CancelToken,
+    ) -> Result<Option<CacheMount>, StoreError> {
+        CacheMount::take(
+            &self
+                .path
+                .join("mounts")
+                .join(hash(&format!("{domain}\0{id}"))),
+            sharing,
+            cancel,
+        )
+    }
+
+    /// Whether anything was published through this handle; see [`Store::sync`].
+    pub fn has_published(&self) -> bool {
+        self.journal.has_notes()
+    }
+
+    /// Makes everything durable that was published so far: one `syncfs(2)`, which may take long. Meant to be run
+    /// by a process nobody waits for.
+    ///
+    /// # Errors
+    /// If the file system reports a write error; then what was published stays marked as not durable.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        self.journal.settle()
+    }
+}
+
+fn make(path: &Path) -> Result<fs::Metadata, StoreError> {
+    let create = |path: &Path| {
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path);
+        made.map_err(|error| match error.kind() {
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                StoreError::NotADirectory {
+                    path: path.parent().unwrap_or(path).to_owned(),
+                }
+            }
+            _ => StoreError::io("create", path)(error),
+        })
+    };
+    create(path)?;
+    for name in [
+        "tmp", "trash", "leases", "images", "layers", "stats", "mounts", "unsynced",
+    ] {
+        create(&path.join(name))?;
+    }
+    fs::metadata(path).map_err(StoreError::io("open", path))
+}
+
+fn hash(text: &str) -> String {
+    ContentDigest::from_bytes(*blake3::hash(text.as_bytes()).as_bytes()).hex()
+}
+
+/// A directory for work in progress. What is left in it is thrown away when it is dropped.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    trash: PathBuf,
+    lock: Option<Locked>,
+}
+
+impl Scratch {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Renamed first: an interrupted removal leaves garbage only where garbage is looked for. What cannot be
+        // removed here (files of ids that are not mapped) is left there for gc.
+        let victim = self
+            .path
+            .file_name()
+            .map(|name| self.trash.join(name))
+            .unwrap_or_default();
+        let gone = match fs::rename(&self.path, &victim) {
+            Ok(()) => fs::remove_dir_all(&victim),
+            Err(_) => fs::remove_dir_all(&self.path),
+        };
+        drop(gone);
+        drop(self.lock.take());
+    }
+}
+
+#[cfg(test)]
+mod tests;

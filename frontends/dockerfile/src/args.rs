@@ -1,0 +1,104 @@
+//! Build arguments outside stages: those before the first FROM, and the predefined ones.
+
+use std::collections::BTreeMap;
+
+use rbuild_llb::Diagnostic;
+use rbuild_llb::Span;
+use rbuild_llb::frontend::FrontendRequest;
+use rbuild_llb::op::ProxyEnv;
+
+use crate::ast::Ast;
+use crate::env::Env;
+use crate::words::Shell;
+
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// `--build-arg`s, SOURCE_DATE_EPOCH among them where the request has it.
+pub(crate) fn build_args(request: &FrontendRequest) -> BTreeMap<String, String> {
+    let mut args = request.build_args.clone();
+    if let Some(epoch) = request.source_date_epoch {
+        args.insert(EPOCH.to_owned(), epoch.to_string());
+    }
+    args
+}
+
+/// The platform variables, then the ARGs before the first FROM.
+pub(crate) fn global_args(ast: &Ast, request: &FrontendRequest) -> Result<Env, Vec<Diagnostic>> {
+    let given = build_args(request);
+    let mut env = Env::default();
+    let target = match (&request.target, ast.stages.last()) {
+        (Some(target), _) => target.clone(),
+        (None, Some(stage)) => stage
+            .name
+            .as_ref()
+            .map_or("default".to_owned(), |name| name.text.to_lowercase()),
+        (None, None) => "default".to_owned(),
+    };
+    let (to, on) = (&request.target_platform, &request.build_platform);
+    for (name, value) in [
+        ("BUILDPLATFORM", on.to_string()),
+        ("BUILDOS", on.os.clone()),
+        ("BUILDOSVERSION", String::new()),
+        ("BUILDARCH", on.arch.clone()),
+        ("BUILDVARIANT", on.variant.clone()),
+        ("TARGETPLATFORM", to.to_string()),
+        ("TARGETOS", to.os.clone()),
+        ("TARGETOSVERSION", String::new()),
+        ("TARGETARCH", to.arch.clone()),
+        ("TARGETVARIANT", to.variant.clone()),
+        ("TARGETSTAGE", target),
+    ] {
+        env.set(name, given.get(name).cloned().unwrap_or(value));
+    }
+    let shell = Shell::new(ast.escape);
+    let mut errors = Vec::new();
+    for arg in ast.meta.iter().flat_map(|(_, args)| args) {
+        let name = &arg.name.text;
+        if let Some(value) = given.get(name) {
+            env.set(name, value);
+        } else if let Some(default) = &arg.default {
+            match shell.expand(&default.text, &env) {
+                Ok(value) => env.set(name, value.text),
+                Err(error) => {
+                    let span = default.span.clone();
+                    errors.push(Diagnostic::error(error.to_string(), span, ""));
+                }
+            }
+        }
+    }
+    let epoch = given.get(EPOCH).map(String::as_str).or(env.get(EPOCH));
+    if let Some(epoch) = epoch.filter(|epoch| !epoch.is_empty() && epoch.parse::<i64>().is_err()) {
+        let named = ast.meta.iter().flat_map(|(_, args)| args);
+        let span = match named.into_iter().rfind(|arg| arg.name.text == EPOCH) {
+            Some(arg) => arg.name.span.clone(),
+            None => Span::new(&request.source, 0..0),
+        };
+        let message = format!("`{EPOCH}` is `{epoch}`, which is no number of seconds");
+        let hint = "taking it from a context or a stage is not supported";
+        errors.push(Diagnostic::error(message, span, "").hint(hint));
+    }
+    match errors.is_empty() {
+        true => Ok(env),
+        false => Err(errors),
+    }
+}
+
+/// The proxy variables among the build arguments, each in both spellings, as BuildKit hands them to a process.
+pub(crate) fn proxy_env(args: &BTreeMap<String, String>) -> ProxyEnv {
+    let mut env = Vec::new();
+    for name in [
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "FTP_PROXY",
+        "NO_PROXY",
+        "ALL_PROXY",
+    ] {
+        let mut given = args.iter().rev();
+        let value = given.find(|(key, _)| key.eq_ignore_ascii_case(name));
+        if let Some((_, value)) = value.filter(|(_, value)| !value.is_empty()) {
+            env.push(format!("{name}={value}"));
+            env.push(format!("{}={value}", name.to_lowercase()));
+        }
+    }
+    ProxyEnv { env }
+}

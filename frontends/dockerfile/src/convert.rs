@@ -1,0 +1,530 @@
+//! Stages to the build graph, with the semantics of BuildKit's dockerfile2llb.
+//!
+//! A stage is a [`State`] that its instructions change one after the other. Words of an instruction are expanded
+//! with the variables as they were before it, whatever the instruction itself sets.
+
+use std::collections::BTreeMap;
+
+use rbuild_llb::Definition;
+use rbuild_llb::Diagnostic;
+use rbuild_llb::Edge;
+use rbuild_llb::ImageConfig;
+use rbuild_llb::Op;
+use rbuild_llb::Platform;
+use rbuild_llb::Span;
+use rbuild_llb::Vertex;
+use rbuild_llb::config::History;
+use rbuild_llb::definition::Output;
+use rbuild_llb::definition::VertexMeta;
+use rbuild_llb::frontend::FrontendRequest;
+use rbuild_llb::frontend::NoCache;
+use rbuild_llb::frontend::Pins;
+use rbuild_llb::frontend::SourceRequest;
+use rbuild_llb::op::LocalSource;
+use rbuild_llb::op::ProxyEnv;
+use rbuild_llb::op::SourceOp;
+use rbuild_llb::pattern::read_ignore_file;
+
+use crate::args::build_args;
+use crate::args::proxy_env;
+use crate::ast::Ast;
+use crate::ast::Head;
+use crate::ast::Kind;
+use crate::ast::Word;
+use crate::env::Env;
+use crate::lint::Linter;
+use crate::lint::Rule;
+use crate::stages::Base;
+use crate::stages::Command;
+use crate::stages::Graph;
+use crate::suggest::nearest_variable;
+use crate::words::Shell;
+
+mod base;
+mod config;
+mod copy;
+mod ignored;
+mod mount;
+mod ports;
+mod quote;
+mod remote;
+mod run;
+mod signal;
+
+use ignored::Ignored;
+pub(crate) use mount::check as check_mounts;
+pub(crate) use mount::needs_context as mounts_context;
+pub(crate) use remote::foreseen;
+
+/// PATH where a base sets none.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Who made a history entry.
+const HISTORY_COMMENT: &str = "buildkit.dockerfile.v0";
+
+type Converted<T> = Result<T, Box<Diagnostic>>;
+
+/// A stage so far.
+#[derive(Debug, Clone)]
+struct State {
+    /// The file system; `None` is an empty one.
+    root: Option<Edge>,
+    platform: Platform,
+    /// What a RUN sees: ENV and ARG.
+    env: Env,
+    /// Absolute; the working directory of a RUN.
+    dir: String,
+    user: String,
+    config: ImageConfig,
+    /// ARGs declared, in order, with the values they had.
+    args: Vec<(String, Option<String>)>,
+    /// Whether a WORKDIR of this file, and not of the base, set the directory.
+    workdir_set: bool,
+}
+
+/// A stage being converted.
+struct Building {
+    state: State,
+    /// As names of steps show it; may be empty.
+    name: String,
+    /// Steps named so far, and in all.
+    step: usize,
+    total: usize,
+    /// Whether the instruction at hand is a trigger of the base.
+    onbuild: bool,
+    ignore_cache: bool,
+    /// The last CMD, ENTRYPOINT and HEALTHCHECK of this stage.
+    cmd: Option<Head>,
+    entrypoint: Option<Head>,
+    healthcheck: Option<Head>,
+}
+
+/// Converts what a target needs.
+pub(crate) struct Converter<'a> {
+    request: &'a FrontendRequest,
+    graph: &'a Graph,
+    pins: &'a Pins,
+    shell: Shell,
+    build_args: BTreeMap<String, String>,
+    proxy_env: ProxyEnv,
+    context: SourceOp,
+    /// What is left out of it, for the rule that reports copies of such files.
+    ignored: Option<Ignored>,
+    lint: Linter,
+    definition: Definition,
+    states: BTreeMap<usize, State>,
+    missing: Vec<SourceRequest>,
+    errors: Vec<Diagnostic>,
+}
+
+/// What conversion gives.
+pub(crate) struct Finished {
+    pub(crate) definition: Definition,
+    /// Sources that ADD names and that are not pinned yet; the graph is of no use while there are any.
+    pub(crate) missing: Vec<SourceRequest>,
+    pub(crate) lint: Linter,
+}
+
+fn ignored(request: &FrontendRequest) -> Vec<String> {
+    let file = request.ignore.as_ref();
+    file.map_or_else(Vec::new, |file| read_ignore_file(&file.text))
+}
+
+/// The main build context.
+pub(crate) fn main_context(request: &FrontendRequest) -> SourceOp {
+    SourceOp::Local(LocalSource {
+        name: "context".to_owned(),
+        include: Vec::new(),
+        exclude: ignored(request),
+    })
+}
+
+/// Whether a source of ADD is not in the build context.
+pub(crate) fn is_remote(path: &str) -> bool {
+    copy::is_http(path) || crate::git::parse(path).is_some()
+}
+
+impl<'a> Converter<'a> {
+    pub(crate) fn new(
+        ast: &Ast,
+        request: &'a FrontendRequest,
+        graph: &'a Graph,
+        pins: &'a Pins,
+        lint: Linter,
+    ) -> Self {
+        let build_args = build_args(request);
+        Self {
+            request,
+            graph,
+            pins,
+            shell: Shell::new(ast.escape),
+            proxy_env: proxy_env(&build_args),
+            build_args,
+            context: main_context(request),
+            ignored: Ignored::new(&ignored(request)),
+            lint,
+            definition: Definition::new(),
+            states: BTreeMap::new(),
+            missing: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Converts the target and all it needs. All problems are reported.
+    pub(crate) fn convert(mut self) -> Result<Finished, Vec<Diagnostic>> {
+        let reachable = self.graph.reachable();
+        let (stages, others): (Vec<usize>, Vec<usize>) =
+            reachable.iter().partition(|at| **at < self.graph.stages);
+        for at in others.into_iter().chain(stages) {
+            if let Err(error) = self.node(at) {
+                self.errors.push(*error);
+            }
+        }
+        if !self.errors.is_empty() {
+            return Err(self.errors);
+        }
+        let target = self.graph.target;
+        if let Some(mut state) = self.states.remove(&target) {
+            self.finish_config(&mut state.config);
+            let node = &self.graph.nodes[target];
+            self.definition.outputs.push(Output {
+                name: match node.named {
+                    true => node.name.clone(),
+                    false => target.to_string(),
+                },
+                platform: self.request.target_platform.clone(),
+                root: state.root,
+                config: state.config,
+            });
+        }
+        Ok(Finished {
+            definition: self.definition,
+            missing: self.missing,
+            lint: self.lint,
+        })
+    }
+
+    fn node(&mut self, at: usize) -> Converted<()> {
+        let node = &self.graph.nodes[at];
+        let steps = node.commands.iter().filter(|command| {
+            let kind = &command.instruction.kind;
+            command.onbuild
+                || matches!(
+                    kind,
+                    Kind::Add(_) | Kind::Copy(_) | Kind::Run(_) | Kind::Workdir(_)
+                )
+        });
+        let from = !matches!(node.base, Base::Scratch | Base::Stage(_));
+        let stage = node.head.is_some() && !node.replaced;
+        let total = if stage {
+            steps.count() + usize::from(from)
+        } else {
+            0
+        };
+        let mut building = Building {
+            state: State {
+                root: None,
+                platform: self.graph.platform(at, self.request),
+                env: Env::default(),
+                dir: "/".to_owned(),
+                user: String::new(),
+                config: ImageConfig::default(),
+                args: Vec::new(),
+                workdir_set: false,
+            },
+            name: match self.graph.alone {
+                true => String::new(),
+                false => node.name.clone(),
+            },
+            step: 0,
+            total,
+            onbuild: false,
+            ignore_cache: self.ignores_cache(at),
+            cmd: None,
+            entrypoint: None,
+            healthcheck: None,
+        };
+        self.base(at, &mut building)?;
+        if stage {
+            building.state.start();
+            for command in &node.commands {
+                building.onbuild = command.onbuild;
+                if let Err(error) = self.command(at, command, &mut building) {
+                    self.errors.push(*error);
+                }
+            }
+        }
+        self.states.insert(at, building.state);
+        Ok(())
+    }
+
+    fn ignores_cache(&self, at: usize) -> bool {
+        let node = &self.graph.nodes[at];
+        match &self.request.no_cache {
+            NoCache::Off => false,
+            NoCache::All => true,
+            NoCache::Stages(names) => {
+                node.named && names.iter().any(|n| n.eq_ignore_ascii_case(&node.name))
+            }
+        }
+    }
+
+    fn command(&mut self, at: usize, command: &Command, to: &mut Building) -> Converted<()> {
+        let head = &command.instruction.head;
+        match &command.instruction.kind {
+            Kind::Add(add) => self.add(add, head, to),
+            Kind::Copy(copy) => {
+                let from = match command.sources.first() {
+                    Some(source) => Some(self.source(at, *source, command)?),
+                    None => None,
+                };
+                self.copy(copy, from, head, to)
+            }
+            Kind::Run(run) => {
+                let mut from = Vec::new();
+                for source in &command.sources {
+                    from.push(match source {
+                        Some(_) => Some(self.source(at, *source, command)?),
+                        None => None,
+                    });
+                }
+                self.run(run, &from, head, to)
+            }
+            Kind::Arg(args) => self.arg(args, head, to),
+            Kind::Cmd(line) => self.cmd(line, head, to),
+            Kind::Entrypoint(line) => self.entrypoint(line, head, to),
+            Kind::Env(pairs) => self.env(pairs, head, to),
+            Kind::Expose(ports) => self.expose(ports, head, to),
+            Kind::Healthcheck(check) => self.healthcheck(check, head, to),
+            Kind::Label(pairs) => self.label(pairs, head, to),
+            Kind::Maintainer(word) => {
+                to.state.config.author.clone_from(&word.text);
+                to.state.history(format!("MAINTAINER {}", word.text), true);
+                Ok(())
+            }
+            Kind::Onbuild(trigger) => {
+                to.state.config.config.on_build.push(trigger.clone());
+                Ok(())
+            }
+            Kind::Shell(shell) => {
+                to.state.config.config.shell = Some(shell.clone());
+                let line = format!("SHELL [{}]", shell.join(" "));
+                to.state.history(line, true);
+                Ok(())
+            }
+            Kind::StopSignal(word) => self.stop_signal(word, head, to),
+            Kind::User(word) => self.user(word, head, to),
+            Kind::Volume(words) => self.volume(words, head, to),
+            Kind::Workdir(word) => self.workdir(word, head, to),
+        }
+    }
+
+    /// The file system of a node that an instruction of stage `at` takes files from.
+    fn source(
+        &self,
+        at: usize,
+        source: Option<usize>,
+        command: &Command,
+    ) -> Converted<Option<Edge>> {
+        let Some(source) = source else {
+            return Ok(None);
+        };
+        if let Some(state) = self.states.get(&source) {
+            return Ok(state.root);
+        }
+        let (node, here) = (&self.graph.nodes[source], &self.graph.nodes[at]);
+        let span = crate::stages::source_span(command);
+        if source < at {
+            // It had an error of its own, which is reported.
+            return Ok(None);
+        }
+        let message = format!(
+            "cannot take files from stage `{}`: it needs to be defined before stage `{}`",
+            node.name, here.name
+        );
+        let error = Diagnostic::error(message, span, "");
+        let defined = node.head.as_ref().map(|head| head.span.clone());
+        Err(Box::new(match defined {
+            Some(span) => error.also(span, "defined here"),
+            None => error,
+        }))
+    }
+
+    /// Expands a word of an instruction with the variables of the stage.
+    fn expand(&mut self, word: &Word, head: &Head, to: &Building) -> Converted<String> {
+        let shell = self.shell;
+        self.expand_with(shell, word, head, to)
+    }
+
+    fn expand_with(
+        &mut self,
+        shell: Shell,
+        word: &Word,
+        head: &Head,
+        to: &Building,
+    ) -> Converted<String> {
+        let expanded = shell
+            .expand(&word.text, &to.state.env)
+            .map_err(|error| Diagnostic::error(error.to_string(), word.span.clone(), ""))?;
+        for name in &expanded.missing {
+            self.undefined(name, &word.span, head, to);
+        }
+        Ok(expanded.text)
+    }
+
+    fn expand_option(
+        &mut self,
+        word: Option<&Word>,
+        head: &Head,
+        to: &Building,
+    ) -> Converted<Option<Word>> {
+        let Some(word) = word else {
+            return Ok(None);
+        };
+        let text = self.expand(word, head, to)?;
+        let span = word.span.clone();
+        Ok(Some(Word { text, span }).filter(|word| !word.text.is_empty()))
+    }
+
+    fn undefined(&mut self, name: &str, span: &Span, head: &Head, to: &Building) {
+        if to.state.args.iter().any(|(arg, _)| arg == name) {
+            return;
+        }
+        let mut message = format!("Usage of undefined variable '${name}'");
+        if let Some(near) = nearest_variable(name, to.state.env.names()) {
+            message.push_str(&format!(" (did you mean ${near}?)"));
+        }
+        self.lint.report(Rule::UndefinedVar, head, span, message);
+    }
+
+    /// Adds a step that no instruction stands for.
+    fn internal(&mut self, op: Op, platform: &Platform, name: &str, span: &Span) -> Edge {
+        Edge::of(self.definition.add(Vertex {
+            op,
+            inputs: Vec::new(),
+            platform: platform.clone(),
+            meta: VertexMeta {
+                name: name.to_owned(),
+                spans: vec![span.clone()],
+                ignore_cache: false,
+            },
+        }))
+    }
+
+    /// Adds a step whose output 0 becomes the stage's file system.
+    fn step(&mut self, op: Op, inputs: Vec<Edge>, meta: VertexMeta, to: &mut Building) {
+        let id = self.definition.add(Vertex {
+            op,
+            inputs,
+            platform: to.state.platform.clone(),
+            meta,
+        });
+        to.state.root = Some(Edge::of(id));
+    }
+
+    /// The text of an instruction with its variables expanded, for people.
+    fn title(shell: Shell, text: &str, env: &Env) -> String {
+        let text = shell
+            .expand(text, env)
+            .map_or_else(|_| text.to_owned(), |expanded| expanded.text);
+        match text.split_once(' ') {
+            Some((keyword, rest)) => format!("{} {rest}", keyword.to_uppercase()),
+            None => text.to_uppercase(),
+        }
+    }
+
+    /// `[linux/amd64 build 2/5] RUN …`; counts the step.
+    fn prefixed(&self, title: &str, to: &mut Building) -> String {
+        if to.total == 0 {
+            return title.to_owned();
+        }
+        let mut name = "[".to_owned();
+        if self.request.multi_platform {
+            let platform = &to.state.platform;
+            name.push_str(&format!("{platform}{} ", cross(platform, &to.state.env)));
+        }
+        if !to.name.is_empty() {
+            name.push_str(&format!("{} ", to.name));
+        }
+        to.step += 1;
+        let width = to.total.to_string().len();
+        let onbuild = if to.onbuild { "ONBUILD " } else { "" };
+        format!("{name}{:width$}/{}] {onbuild}{title}", to.step, to.total)
+    }
+}
+
+/// `->arm64` where the platform variables a stage declared say that it builds for another platform than it runs on.
+fn cross(base: &Platform, env: &Env) -> String {
+    let get = |name: &str| env.get(name).filter(|value| !value.is_empty());
+    let target = match get("TARGETPLATFORM").and_then(|text| text.parse::<Platform>().ok()) {
+        Some(platform) => platform,
+        None => Platform::new(
+            get("TARGETOS").unwrap_or(&base.os),
+            get("TARGETARCH").unwrap_or(&base.arch),
+            get("TARGETVARIANT").unwrap_or_default(),
+        ),
+    };
+    match (target.os == base.os, target.arch == base.arch) {
+        (true, true) => String::new(),
+        (true, false) if target.variant.is_empty() => format!("->{}", target.arch),
+        (true, false) => format!("->{}/{}", target.arch, target.variant),
+        (false, _) => format!("->{target}"),
+    }
+}
+
+impl State {
+    /// Prepares the state for the instructions of a stage, from the config it starts with.
+    fn start(&mut self) {
+        let config = &mut self.config.config;
+        if !config.env.iter().any(|pair| pair.starts_with("PATH=")) {
+            config.env.push(format!("PATH={DEFAULT_PATH}"));
+        }
+        for pair in &config.env {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            self.env.set(name, value);
+        }
+        if !config.working_dir.is_empty() {
+            self.dir = crate::paths::absolute("/", &config.working_dir);
+        }
+        if !config.user.is_empty() {
+            self.user.clone_from(&config.user);
+        }
+    }
+
+    /// Notes an instruction in the image's history. Times are the engine's to fill in.
+    fn history(&mut self, created_by: String, empty_layer: bool) {
+        self.config.history.push(History {
+            created_by,
+            comment: HISTORY_COMMENT.to_owned(),
+            empty_layer,
+            ..History::default()
+        });
+    }
+}
+
+/// What is shown of the step that an instruction becomes.
+fn meta(name: String, head: &Head, ignore_cache: bool) -> VertexMeta {
+    VertexMeta {
+        name,
+        spans: vec![head.span.clone()],
+        ignore_cache,
+    }
+}
+
+/// The inputs of a step, each once.
+#[derive(Debug, Default)]
+struct Inputs {
+    list: Vec<Edge>,
+}
+
+impl Inputs {
+    fn add(&mut self, edge: Edge) -> usize {
+        match self.list.iter().position(|have| *have == edge) {
+            Some(at) => at,
+            None => {
+                self.list.push(edge);
+                self.list.len() - 1
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What stages start from.
+
+use rbuild_llb::Diagnostic;
+use rbuild_llb::Edge;
+use rbuild_llb::ImageConfig;
+use rbuild_llb::OciDigest;
+use rbuild_llb::Op;
+use rbuild_llb::Span;
+use rbuild_llb::Vertex;
+use rbuild_llb::definition::VertexMeta;
+use rbuild_llb::frontend::Pin;
+use rbuild_llb::op::SourceOp;
+
+use super::Building;
+use super::Converted;
+use super::Converter;
+use super::DEFAULT_PATH;
+use crate::lint::Rule;
+use crate::stages::Base;
+
+impl Converter<'_> {
+    /// Sets a stage up with its base.
+    pub(super) fn base(&mut self, at: usize, to: &mut Building) -> Converted<()> {
+        match &self.graph.nodes[at].base {
+            Base::Scratch => {
+                let config = &mut to.state.config;
+                *config = ImageConfig::scratch(&to.state.platform);
+                config.config.working_dir = "/".to_owned();
+                config.config.env.push(format!("PATH={DEFAULT_PATH}"));
+            }
+            Base::Stage(base) => match self.states.get(base) {
+                Some(base) => {
+                    to.state = base.clone();
+                    to.state.config.config.on_build.clear();
+                }
+                None => {
+                    // Unreachable bases do not exist and failed ones are reported; nothing can be said of this one.
+                    to.state.config = ImageConfig::scratch(&to.state.platform);
+                }
+            },
+            Base::Image { source, context } => {
+                self.image(at, source, context.as_deref(), to)?;
+            }
+            Base::Files { source, context } => self.files(at, source, context, to)?,
+        }
+        Ok(())
+    }
+
+    fn image(
+        &mut self,
+        at: usize,
+        source: &SourceOp,
+        context: Option<&str>,
+        to: &mut Building,
+    ) -> Converted<()> {
+        let node = &self.graph.nodes[at];
+        let Some(Pin::Image { digest, config }) = self.pins.get(source, &to.state.platform) else {
+            return Err(unpinned(&node.base_name, &node.at));
+        };
+        to.state.config = (**config).clone();
+        to.state.config.created = None;
+        to.state.config.config.on_build.clear();
+        let layers = config.history.iter().any(|entry| !entry.empty_layer);
+        if config.rootfs.diff_ids.is_empty() && !layers {
+            return Ok(());
+        }
+        let (pinned, reference) = pinned_image(source, *digest);
+        let name = match context {
+            Some(context) => format!("[context {context}] {reference}"),
+            None => self.prefixed(&format!("FROM {reference}"), to),
+        };
+        let span = node.head.as_ref().map_or(&node.at, |head| &head.span);
+        to.state.root = Some(self.vertex(Op::Source(pinned), name, span, to));
+        let (want, have) = (&to.state.platform, config.platform());
+        if let Some(head) = node.head.as_ref().filter(|_| !config.os.is_empty())
+            && (want.os != have.os || want.arch != have.arch)
+        {
+            let message = format!(
+                "Base image {} was pulled with platform \"{have}\", expected \"{want}\" for current build",
+                node.base_name
+            );
+            let rule = Rule::InvalidBaseImagePlatform;
+            self.lint.report(rule, head, &node.at, message);
+        }
+        Ok(())
+    }
+
+    fn files(
+        &mut self,
+        at: usize,
+        source: &SourceOp,
+        context: &str,
+        to: &mut Building,
+    ) -> Converted<()> {
+        let node = &self.graph.nodes[at];
+        let Some(pinned) = self.pin_files(source) else {
+            return Err(unpinned(&node.base_name, &node.at));
+        };
+        let what = match source {
+            SourceOp::Local(_) => "load from client",
+            SourceOp::Git(git) => &git.remote,
+            SourceOp::Http(http) => &http.url,
+            SourceOp::Image(_) | SourceOp::OciLayout(_) => "load image",
+        };
+        let name = format!("[context {context}] {what}");
+        let config = &mut to.state.config;
+        *config = ImageConfig::scratch(&to.state.platform);
+        config.config.working_dir = "/".to_owned();
+        config.config.env.push(format!("PATH={DEFAULT_PATH}"));
+        let platform = self.request.build_platform.clone();
+        to.state.root = Some(self.internal(Op::Source(pinned), &platform, &name, &node.at));
+        Ok(())
+    }
+
+    /// A source of files with what its pin says; `None` if it needs a pin and has none.
+    pub(super) fn pin_files(&self, source: &SourceOp) -> Option<SourceOp> {
+        let pin = self.pins.get(source, &self.request.build_platform);
+        let mut source = source.clone();
+        match (&mut source, pin) {
+            (SourceOp::Local(_), _) => {}
+            (SourceOp::Git(git), Some(Pin::Git { commit })) => git.commit = Some(commit.clone()),
+            (SourceOp::Http(http), Some(Pin::Http { checksum })) => {
+                http.checksum = Some(*checksum);
+            }
+            (SourceOp::Git(git), _) if git.commit.is_some() => {}
+            (SourceOp::Http(http), _) if http.checksum.is_some() => {}
+            _ => return None,
+        }
+        Some(source)
+    }
+
+    fn vertex(&mut self, op: Op, name: String, span: &Span, to: &Building) -> Edge {
+        Edge::of(self.definition.add(Vertex {
+            op,
+            inputs: Vec::new(),
+            platform: to.state.platform.clone(),
+            meta: VertexMeta {
+                name,
+                spans: vec![span.clone()],
+                ignore_cache: false,
+            },
+        }))
+    }
+
+    /// The main build context, one step for all that use it.
+    pub(super) fn context(&mut self, span: &Span) -> Edge {
+        let platform = self.request.build_platform.clone();
+        let op = Op::Source(self.context.clone());
+        self.internal(op, &platform, "[internal] load build context", span)
+    }
+
+    /// The config as the result has it: with the labels asked for and the platform built for.
+    pub(super) fn finish_config(&self, config: &mut ImageConfig) {
+        let labels = &self.request.labels;
+        let labels = labels.iter().map(|(k, v)| (k.clone(), v.clone()));
+        config.config.labels.extend(labels);
+        let target = &self.request.target_platform;
+        let same = config.os == target.os && config.architecture == target.arch;
+        let variant = std::mem::take(&mut config.variant);
+        config.set_platform(target);
+        if target.variant.is_empty() && same {
+            config.variant = variant;
+        }
+        let platform = config.platform();
+        config.set_platform(&platform);
+    }
+}
+
+fn unpinned(name: &str, span: &Span) -> Box<Diagnostic> {
+    let message = format!("`{name}` could not be resolved");
+    Box::new(Diagnostic::error(message, span.clone(), ""))
+}
+
+/// An image source with its digest, and how it is shown.
+fn pinned_image(source: &SourceOp, digest: OciDigest) -> (SourceOp, String) {
+    let mut source = source.clone();
+    let shown = match &mut source {
+        SourceOp::Image(image) => {
+            image.digest = Some(digest);
+            let name = image.reference.split('@').next().unwrap_or_default();
+            format!("{name}@{digest}")
+        }
+        SourceOp::OciLayout(layout) => {
+            layout.digest = Some(digest);
+            format!("{}@{digest}", layout.path)
+        }
+        _ => digest.to_string(),
+    };
+    (source, shown)
+}

@@ -1,0 +1,195 @@
+//! RUN.
+
+use rbuild_llb::Diagnostic;
+use rbuild_llb::Edge;
+use rbuild_llb::Op;
+use rbuild_llb::op::ExecOp;
+use rbuild_llb::op::Mount;
+use rbuild_llb::op::MountKind;
+use rbuild_llb::op::NetworkMode;
+use rbuild_llb::op::SecurityMode;
+
+use super::Building;
+use super::Converted;
+use super::Converter;
+use super::Inputs;
+use super::meta;
+use super::mount::Mounts;
+use crate::ast::CommandLine;
+use crate::ast::Head;
+use crate::ast::Run;
+use crate::env::Env;
+use crate::lexer::heredoc_operator;
+use crate::words::Shell;
+
+/// Where the file of a here-document with a `#!` line is mounted.
+const SCRIPTS: &str = "/dev/pipes/";
+
+impl Converter<'_> {
+    /// RUN; `from` has the file system of each mount that names one.
+    pub(super) fn run(
+        &mut self,
+        run: &Run,
+        from: &[Option<Option<Edge>>],
+        head: &Head,
+        to: &mut Building,
+    ) -> Converted<()> {
+        if let Some(device) = run.devices.first() {
+            let message = "`RUN --device` is not supported";
+            return Err(Box::new(Diagnostic::error(
+                message,
+                device.span.clone(),
+                "",
+            )));
+        }
+        let mut inputs = Inputs::default();
+        let mut mounts = Mounts {
+            list: vec![Mount {
+                input: to.state.root.map(|edge| inputs.add(edge)),
+                selector: String::new(),
+                dest: "/".to_owned(),
+                output: Some(0),
+                readonly: false,
+                kind: MountKind::Bind,
+            }],
+            ..Mounts::default()
+        };
+        let mut title = head.text.clone();
+        let command = self.script(run, head, to, &mut inputs, &mut mounts, &mut title);
+        for (mount, from) in run.mounts.iter().zip(from) {
+            self.mount(mount, *from, head, to, &mut inputs, &mut mounts)?;
+        }
+        let args = to.state.arguments(&command);
+        if args.is_empty() {
+            let message = "`RUN` has no command";
+            return Err(Box::new(Diagnostic::error(message, head.span.clone(), "")));
+        }
+        let mut env = to.state.env.clone();
+        let mut shown = env.clone();
+        for secret in &mounts.secret_env {
+            shown.set(&secret.name, "****");
+        }
+        if let Some(socket) = mounts.ssh_socket()
+            && env.get("SSH_AUTH_SOCK").is_none()
+        {
+            env.set("SSH_AUTH_SOCK", socket);
+        }
+        let line = history(&args, &to.state.args, &to.state.env);
+        let op = Op::Exec(ExecOp {
+            args,
+            env: env.pairs(),
+            cwd: to.state.dir.clone(),
+            user: to.state.user.clone(),
+            mounts: mounts.list,
+            network: network(run, self.request.network),
+            security: security(run),
+            secret_env: mounts.secret_env,
+            hostname: self.build_arg("BUILDKIT_SANDBOX_HOSTNAME").to_owned(),
+            extra_hosts: self.request.extra_hosts.clone(),
+            ulimits: self.request.ulimits.clone(),
+            proxy_env: self.proxy_env.clone(),
+        });
+        let shell = Shell {
+            raw_quotes: true,
+            keep_unset: true,
+            ..self.shell
+        };
+        let title = Self::title(shell, &title, &shown);
+        let name = self.prefixed(&title, to);
+        let meta = meta(name, head, to.ignore_cache);
+        self.step(op, inputs.list, meta, to);
+        to.state.history(line, false);
+        Ok(())
+    }
+
+    pub(super) fn build_arg(&self, name: &str) -> &str {
+        self.build_args.get(name).map_or("", String::as_str)
+    }
+
+    /// The command with its here-documents put in: a single one is the script itself, which the shell runs, or the
+    /// program its `#!` line names; more go to the shell as they are.
+    fn script(
+        &mut self,
+        run: &Run,
+        head: &Head,
+        to: &Building,
+        inputs: &mut Inputs,
+        mounts: &mut Mounts,
+        title: &mut String,
+    ) -> CommandLine {
+        let (CommandLine::Shell(line), Some(first)) = (&run.command, run.heredocs.first()) else {
+            return run.command.clone();
+        };
+        if heredoc_operator(line).is_none() {
+            let mut script = line.clone();
+            for heredoc in &run.heredocs {
+                script.push_str(&format!("\n{}{}", heredoc.content, heredoc.name));
+            }
+            return CommandLine::Shell(script);
+        }
+        title.push_str(&format!(" ({})", summary(&first.content)));
+        let data = first.data();
+        if !data.starts_with("#!") {
+            return CommandLine::Shell(data);
+        }
+        let script = self.inline(&first.name, 0o755, data, head, to);
+        mounts.list.push(Mount {
+            input: Some(inputs.add(script)),
+            selector: "/".to_owned(),
+            dest: SCRIPTS.to_owned(),
+            output: None,
+            readonly: true,
+            kind: MountKind::Bind,
+        });
+        CommandLine::Shell(crate::paths::absolute(SCRIPTS, &first.name))
+    }
+}
+
+/// `--network`; the default is what the request says.
+fn network(run: &Run, default: NetworkMode) -> NetworkMode {
+    match run.network.as_ref().map(|word| word.text.as_str()) {
+        Some("none") => NetworkMode::None,
+        Some("host") => NetworkMode::Host,
+        _ => default,
+    }
+}
+
+fn security(run: &Run) -> SecurityMode {
+    match run.security.as_ref().map(|word| word.text.as_str()) {
+        Some("insecure") => SecurityMode::Insecure,
+        _ => SecurityMode::Sandbox,
+    }
+}
+
+/// `RUN |1 A=1 /bin/sh -c true # buildkit`: the build arguments in front, with the values the process sees.
+fn history(args: &[String], declared: &[(String, Option<String>)], env: &Env) -> String {
+    let mut shown: Vec<(&str, String)> = Vec::new();
+    for (name, value) in declared {
+        let value = match env.get(name) {
+            Some(value) => value.to_owned(),
+            None => value.clone().unwrap_or_default(),
+        };
+        let pair = format!("{name}={value}");
+        match shown.iter_mut().find(|(have, _)| have == name) {
+            Some((_, have)) => *have = pair,
+            None => shown.push((name, pair)),
+        }
+    }
+    let mut words = vec!["RUN".to_owned()];
+    if !shown.is_empty() {
+        words.push(format!("|{}", shown.len()));
+    }
+    words.extend(shown.into_iter().map(|(_, pair)| pair));
+    words.extend(args.iter().cloned());
+    words.push("# buildkit".to_owned());
+    words.join(" ")
+}
+
+/// The first line of a script, with dots if there are more.
+fn summary(script: &str) -> String {
+    let script = script.trim();
+    match script.split_once('\n') {
+        Some((first, _)) => format!("{}...", first.trim_end_matches('\r')),
+        None => script.to_owned(),
+    }
+}

@@ -1,0 +1,272 @@
+//! Git URLs in ADD, as BuildKit reads them (frontend/dockerfile/dfgitutil): `URL#ref:subdir`, or the same as a query.
+
+use std::collections::BTreeMap;
+
+use rbuild_llb::op::GitSource;
+
+use crate::paths::clean;
+
+/// What a git URL says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GitUrl {
+    /// Where and what.
+    pub(crate) source: GitSource,
+    /// `keep-git-dir`, if the URL says it.
+    pub(crate) keep_git_dir: Option<bool>,
+    /// The commit, or its first digits, that the reference must be.
+    pub(crate) checksum: Option<String>,
+}
+
+/// Why a git URL cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum GitError {
+    #[error("query `{key}` of a git URL has no value")]
+    NoValue { key: String },
+    #[error("query `{key}` of a git URL has several values")]
+    Repeated { key: String },
+    #[error("unexpected query `{key}` of a git URL")]
+    Unknown { key: String },
+    #[error("invalid value `{value}` of the query `{key}` of a git URL")]
+    Value { key: String, value: String },
+    #[error("`{first}` and `{second}` of a git URL contradict each other")]
+    Conflict { first: String, second: String },
+    #[error("`{key}={value}` of a git URL is not supported")]
+    Unsupported { key: String, value: String },
+    #[error("credentials in a git URL are not supported: they would stand in the image's history")]
+    Credentials,
+}
+
+/// Reads a git URL; `None` if the text is none.
+pub(crate) fn parse(text: &str) -> Option<Result<GitUrl, GitError>> {
+    let (url, fragment) = match text.split_once('#') {
+        Some((url, fragment)) => (url, fragment),
+        None => (text, ""),
+    };
+    let (remote, query) = match url.split_once('?') {
+        Some((remote, query)) => (remote, query),
+        None => (url, ""),
+    };
+    let authority = match remote.split_once("://") {
+        Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
+            "git" | "ssh" => None,
+            "http" | "https" if rest.contains('/') && rest.ends_with(".git") => {
+                rest.split('/').next()
+            }
+            _ => return None,
+        },
+        None if is_scp(remote) => None,
+        None => return None,
+    };
+    if authority.is_some_and(|authority| authority.contains('@')) {
+        return Some(Err(GitError::Credentials));
+    }
+    Some(assemble(remote, query, fragment))
+}
+
+/// `user@host:path`
+fn is_scp(remote: &str) -> bool {
+    let Some((user, rest)) = remote.split_once('@') else {
+        return false;
+    };
+    let Some((host, _)) = rest.split_once(':') else {
+        return false;
+    };
+    let name = |text: &str, extra: [char; 2]| {
+        !text.is_empty()
+            && text
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || extra.contains(&c))
+    };
+    name(user, ['-', '_']) && name(host, ['-', '.'])
+}
+
+fn assemble(remote: &str, query: &str, fragment: &str) -> Result<GitUrl, GitError> {
+    let (reference, subdir) = match fragment.split_once(':') {
+        Some((reference, subdir)) => (reference, subdir),
+        None => (fragment, ""),
+    };
+    let query = parse_query(query)?;
+    let mut reference = reference.to_owned();
+    let mut subdir = clean(&format!("/{subdir}"))[1..].to_owned();
+    let (mut keep_git_dir, mut checksum) = (None, None);
+    let agree = |have: &mut String, new: String| match have.is_empty() || *have == new {
+        true => {
+            *have = new;
+            Ok(())
+        }
+        false => Err(GitError::Conflict {
+            first: have.clone(),
+            second: new,
+        }),
+    };
+    if let (Some(tag), Some(branch)) = (query.get("tag"), query.get("branch")) {
+        return Err(GitError::Conflict {
+            first: tag.clone(),
+            second: branch.clone(),
+        });
+    }
+    for (key, value) in query {
+        let full = |prefix: &str| match value.starts_with(prefix) {
+            true => value.clone(),
+            false => format!("{prefix}{value}"),
+        };
+        match key.as_str() {
+            "ref" => agree(&mut reference, value)?,
+            "tag" => agree(&mut reference, full("refs/tags/"))?,
+            "branch" => agree(&mut reference, full("refs/heads/"))?,
+            "subdir" => agree(&mut subdir, value)?,
+            "checksum" | "commit" => checksum = Some(value),
+            "keep-git-dir" => keep_git_dir = Some(boolean(&key, &value)?),
+            "submodules" if boolean(&key, &value)? => {}
+            "fetch-by-commit" if !boolean(&key, &value)? => {}
+            "mtime" if value == "checkout" => {}
+            "mtime" if value != "commit" => return Err(GitError::Value { key, value }),
+            "mtime" | "submodules" | "fetch-by-commit" => {
+                return Err(GitError::Unsupported { key, value });
+            }
+            _ => return Err(GitError::Unknown { key }),
+        }
+    }
+    Ok(GitUrl {
+        source: GitSource {
+            remote: remote.to_owned(),
+            commit: is_commit(&reference).then(|| reference.clone()),
+            reference,
+            subdir,
+            keep_git_dir: keep_git_dir.unwrap_or(false),
+        },
+        keep_git_dir,
+        checksum,
+    })
+}
+
+/// Whether a reference is a whole commit id (SHA-1 or SHA-256), which needs no look-up.
+fn is_commit(reference: &str) -> bool {
+    matches!(reference.len(), 40 | 64)
+        && reference
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn parse_query(query: &str) -> Result<BTreeMap<String, String>, GitError> {
+    let mut pairs = BTreeMap::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = match pair.split_once('=') {
+            Some((key, value)) => (key, value),
+            None => (pair, ""),
+        };
+        let (key, mut value) = (unescape(key), unescape(value));
+        if value.is_empty() {
+            match key.as_str() {
+                "submodules" | "keep-git-dir" | "fetch-by-commit" => value = "true".to_owned(),
+                _ => return Err(GitError::NoValue { key }),
+            }
+        }
+        if pairs.insert(key.clone(), value).is_some() {
+            return Err(GitError::Repeated { key });
+        }
+    }
+    Ok(pairs)
+}
+
+/// Go's `strconv.ParseBool`.
+fn boolean(key: &str, value: &str) -> Result<bool, GitError> {
+    crate::words::parse_bool(value).ok_or_else(|| GitError::Value {
+        key: key.to_owned(),
+        value: value.to_owned(),
+    })
+}
+
+/// `%2F`, and `+` for a blank, as queries have them.
+fn unescape(text: &str) -> String {
+    unescape_path(&text.replace('+', " "))
+}
+
+/// `%2F`, as paths of URLs have it.
+pub(crate) fn unescape_path(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let hex = text
+            .get(at + 1..at + 3)
+            .filter(|_| byte == b'%')
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        out.push(hex.unwrap_or(byte));
+        at += if hex.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn urls_that_name_repositories() {
+        for (text, remote, reference, subdir) in [
+            ("https://h/o/r.git", "https://h/o/r.git", "", ""),
+            (
+                "https://h/o/r.git#v1:sub/dir",
+                "https://h/o/r.git",
+                "v1",
+                "sub/dir",
+            ),
+            ("https://h/o/r.git#:../sub", "https://h/o/r.git", "", "sub"),
+            ("git@h:o/r.git#main", "git@h:o/r.git", "main", ""),
+            ("git://h/r", "git://h/r", "", ""),
+            ("ssh://git@h/r", "ssh://git@h/r", "", ""),
+            (
+                "https://h/r.git?tag=v1",
+                "https://h/r.git",
+                "refs/tags/v1",
+                "",
+            ),
+            (
+                "https://h/r.git?branch=a%2Fb&subdir=s",
+                "https://h/r.git",
+                "refs/heads/a/b",
+                "s",
+            ),
+        ] {
+            let url = parse(text).unwrap().unwrap().source;
+            assert_eq!(
+                (
+                    url.remote.as_str(),
+                    url.reference.as_str(),
+                    url.subdir.as_str()
+                ),
+                (remote, reference, subdir),
+                "{text}"
+            );
+        }
+        for text in [
+            "https://h/file.tar.gz",
+            "github.com/o/r",
+            "./r.git",
+            "a b",
+            "ftp://h/r.git",
+        ] {
+            assert!(parse(text).is_none(), "{text}");
+        }
+        for text in [
+            "https://h/r.git?x=1",
+            "https://h/r.git?ref=",
+            "https://h/r.git?ref=a#b",
+            "https://h/r.git?tag=a&branch=b",
+            "https://h/r.git?submodules=false",
+            "https://u:p@h/r.git",
+        ] {
+            assert!(parse(text).unwrap().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_whole_commit_is_pinned_as_it_is() {
+        let commit = "a".repeat(40);
+        let url = parse(&format!("https://h/r.git#{commit}"))
+            .unwrap()
+            .unwrap();
+        assert_eq!(url.source.commit, Some(commit));
+    }
+}

@@ -1,0 +1,428 @@
+//! Shell words: quotes, escapes and variables, as BuildKit's frontend/dockerfile/shell has them.
+//!
+//! `$v ${v} ${v:-w} ${v-w} ${v:+w} ${v+w} ${v:?w} ${v?w} ${v#p} ${v##p} ${v%p} ${v%%p} ${v/p/r} ${v//p/r}`.
+//! Nothing is executed and there is no globbing of files.
+
+use std::collections::BTreeSet;
+
+use crate::env::Env;
+
+mod pattern;
+
+use pattern::Pattern;
+
+/// Nested expansions deeper than this are refused, so that no input can exhaust the stack.
+const MAX_DEPTH: usize = 64;
+
+/// How words are read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shell {
+    /// The escape character.
+    pub(crate) escape: char,
+    /// Quotes stay in the result.
+    pub(crate) raw_quotes: bool,
+    /// Escape characters stay in the result.
+    pub(crate) raw_escapes: bool,
+    /// Quotes are ordinary characters.
+    pub(crate) skip_quotes: bool,
+    /// Variables that are not set stay as they are written.
+    pub(crate) keep_unset: bool,
+}
+
+/// What a word expands to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Expansion {
+    /// As one word.
+    pub(crate) text: String,
+    /// Split at white space outside quotes, after expansion.
+    pub(crate) words: Vec<String>,
+    /// Variables that were set.
+    pub(crate) used: BTreeSet<String>,
+    /// Variables that were not set.
+    pub(crate) missing: BTreeSet<String>,
+}
+
+/// Why a word cannot be expanded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WordError {
+    #[error("a single quote is not closed")]
+    SingleQuote,
+    #[error("a double quote is not closed")]
+    DoubleQuote,
+    #[error("missing `}}` after `${{`")]
+    Brace,
+    #[error("missing `/` in a `${{name/pattern/replacement}}`")]
+    Slash,
+    #[error("bad substitution")]
+    Substitution,
+    #[error("unsupported modifier `{modifier}` in a substitution")]
+    Modifier { modifier: String },
+    #[error("{name}: {message}")]
+    Required { name: String, message: String },
+    #[error("invalid pattern `{pattern}` in a substitution: `\\{escaped}` is no escape")]
+    Pattern { pattern: String, escaped: char },
+    #[error("expansions are nested more than {MAX_DEPTH} deep")]
+    Depth,
+}
+
+impl Shell {
+    /// The rules for words of a Dockerfile whose escape character is `escape`.
+    pub(crate) fn new(escape: char) -> Self {
+        Self {
+            escape,
+            raw_quotes: false,
+            raw_escapes: false,
+            skip_quotes: false,
+            keep_unset: false,
+        }
+    }
+
+    /// Expands `word`.
+    pub(crate) fn expand(&self, word: &str, env: &Env) -> Result<Expansion, WordError> {
+        let mut scan = Scan {
+            shell: *self,
+            chars: word.chars().collect(),
+            at: 0,
+            depth: 0,
+            env,
+            found: Expansion::default(),
+        };
+        let mut out = Out::default();
+        scan.until(None, self.raw_escapes, &mut out)?;
+        out.end_word();
+        Ok(Expansion {
+            text: out.text,
+            words: out.words,
+            ..scan.found
+        })
+    }
+}
+
+/// Collects the result as one word and as words.
+#[derive(Default)]
+struct Out {
+    text: String,
+    words: Vec<String>,
+    word: String,
+}
+
+impl Out {
+    /// A character that stands for itself, blanks included.
+    fn raw(&mut self, c: char) {
+        self.text.push(c);
+        self.word.push(c);
+    }
+
+    fn raw_str(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.word.push_str(text);
+    }
+
+    /// A character that ends the word if it is white space.
+    fn splitting(&mut self, c: char) {
+        self.text.push(c);
+        match c.is_whitespace() {
+            true => self.end_word(),
+            false => self.word.push(c),
+        }
+    }
+
+    fn end_word(&mut self) {
+        if !self.word.is_empty() {
+            self.words.push(std::mem::take(&mut self.word));
+        }
+    }
+}
+
+struct Scan<'a> {
+    shell: Shell,
+    chars: Vec<char>,
+    at: usize,
+    depth: usize,
+    env: &'a Env,
+    found: Expansion,
+}
+
+impl Scan<'_> {
+    fn peek(&self) -> Option<char> {
+        self.chars.get(self.at).copied()
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let c = self.peek()?;
+        self.at += 1;
+        Some(c)
+    }
+
+    /// Reads up to and with `stop`, or to the end.
+    fn until(&mut self, stop: Option<char>, raw: bool, out: &mut Out) -> Result<(), WordError> {
+        while let Some(c) = self.peek() {
+            if Some(c) == stop {
+                self.at += 1;
+                return Ok(());
+            }
+            match c {
+                '$' => {
+                    let value = self.dollar()?;
+                    value.chars().for_each(|c| out.splitting(c));
+                }
+                '<' => self.heredoc(out),
+                '\'' if !self.shell.skip_quotes => self.single(out)?,
+                '"' if !self.shell.skip_quotes => self.double(raw, out)?,
+                _ if c == self.shell.escape => {
+                    self.at += 1;
+                    if raw {
+                        out.raw(c);
+                    }
+                    match self.next() {
+                        Some(c) => out.raw(c),
+                        None => break,
+                    }
+                }
+                _ => {
+                    self.at += 1;
+                    out.splitting(c);
+                }
+            }
+        }
+        match stop {
+            Some('/') => Err(WordError::Slash),
+            Some(_) => Err(WordError::Brace),
+            None => Ok(()),
+        }
+    }
+
+    /// `<<` with the blanks after it is one word with what follows.
+    fn heredoc(&mut self, out: &mut Out) {
+        self.at += 1;
+        out.raw('<');
+        if self.peek() == Some('<') {
+            self.at += 1;
+            out.raw('<');
+            while let Some(c @ ('\t' | '\r' | ' ')) = self.peek() {
+                self.at += 1;
+                out.raw(c);
+            }
+        }
+    }
+
+    fn single(&mut self, out: &mut Out) -> Result<(), WordError> {
+        let mut value = String::new();
+        self.at += 1;
+        loop {
+            match self.next() {
+                None => return Err(WordError::SingleQuote),
+                Some('\'') => break,
+                Some(c) => value.push(c),
+            }
+        }
+        self.quoted('\'', &value, out);
+        Ok(())
+    }
+
+    fn double(&mut self, raw: bool, out: &mut Out) -> Result<(), WordError> {
+        let mut value = String::new();
+        self.at += 1;
+        loop {
+            match self.peek() {
+                None => return Err(WordError::DoubleQuote),
+                Some('"') => break self.at += 1,
+                Some('$') => value.push_str(&self.dollar()?),
+                Some(c) => {
+                    self.at += 1;
+                    if c != self.shell.escape {
+                        value.push(c);
+                        continue;
+                    }
+                    if raw {
+                        value.push(c);
+                    }
+                    match self.peek() {
+                        None => {}
+                        Some(next) if matches!(next, '"' | '$') || next == c => {
+                            self.at += 1;
+                            value.push(next);
+                        }
+                        Some(_) => value.push(c),
+                    }
+                }
+            }
+        }
+        self.quoted('"', &value, out);
+        Ok(())
+    }
+
+    fn quoted(&self, quote: char, value: &str, out: &mut Out) {
+        let quotes = self.shell.raw_quotes;
+        if quotes {
+            out.raw(quote);
+        }
+        out.raw_str(value);
+        if quotes {
+            out.raw(quote);
+        }
+    }
+
+    fn lookup(&mut self, name: &str) -> Option<String> {
+        let value = self.env.get(name).map(str::to_owned);
+        let names = match value {
+            Some(_) => &mut self.found.used,
+            None => &mut self.found.missing,
+        };
+        names.insert(name.to_owned());
+        value
+    }
+
+    /// A word nested in `${…}`, as text.
+    fn nested(&mut self, stop: char, raw: bool) -> Result<String, WordError> {
+        let mut out = Out::default();
+        self.until(Some(stop), raw, &mut out)?;
+        Ok(out.text)
+    }
+
+    fn dollar(&mut self) -> Result<String, WordError> {
+        self.at += 1;
+        if self.peek() != Some('{') {
+            let name = self.name();
+            if name.is_empty() {
+                return Ok("$".to_owned());
+            }
+            return Ok(match self.lookup(&name) {
+                Some(value) => value,
+                None if self.shell.keep_unset => format!("${name}"),
+                None => String::new(),
+            });
+        }
+        self.at += 1;
+        if self.depth == MAX_DEPTH {
+            return Err(WordError::Depth);
+        }
+        self.depth += 1;
+        let value = self.braces();
+        self.depth -= 1;
+        value
+    }
+
+    /// What stands between `${` and `}`.
+    fn braces(&mut self) -> Result<String, WordError> {
+        match self.peek() {
+            None => return Err(WordError::Brace),
+            Some('{' | '}' | ':') => return Err(WordError::Substitution),
+            Some(_) => {}
+        }
+        let name = self.name();
+        let first = self.next().ok_or(WordError::Brace)?;
+        let unsupported = |modifier: String| Err(WordError::Modifier { modifier });
+        match first {
+            '}' => {
+                let value = self.lookup(&name);
+                Ok(match value {
+                    Some(value) => value,
+                    None if self.shell.keep_unset => format!("${{{name}}}"),
+                    None => String::new(),
+                })
+            }
+            ':' => match self.next() {
+                Some(c @ ('-' | '+' | '?')) => self.conditional(&name, c, true),
+                Some(c) => unsupported(format!(":{c}")),
+                None => Err(WordError::Brace),
+            },
+            '-' | '+' | '?' => self.conditional(&name, first, false),
+            '#' | '%' => self.trim(&name, first),
+            '/' => self.replace(&name),
+            c => unsupported(c.to_string()),
+        }
+    }
+
+    fn conditional(&mut self, name: &str, op: char, colon: bool) -> Result<String, WordError> {
+        let word = self.nested('}', false)?;
+        let value = self.lookup(name);
+        if self.shell.keep_unset && value.is_none() {
+            let colon = if colon { ":" } else { "" };
+            return Ok(format!("${{{name}{colon}{op}{word}}}"));
+        }
+        let given = value
+            .as_deref()
+            .is_some_and(|value| !(colon && value.is_empty()));
+        match (op, given) {
+            ('-', false) | ('+', true) => Ok(word),
+            ('+', false) => Ok(String::new()),
+            ('?', false) => {
+                let message = match (word.is_empty(), &value) {
+                    (false, _) => word,
+                    (true, None) => "is not allowed to be unset".to_owned(),
+                    (true, Some(_)) => "is not allowed to be empty".to_owned(),
+                };
+                let name = name.to_owned();
+                Err(WordError::Required { name, message })
+            }
+            _ => Ok(value.unwrap_or_default()),
+        }
+    }
+
+    fn trim(&mut self, name: &str, op: char) -> Result<String, WordError> {
+        let word = self.nested('}', true)?;
+        let Some(value) = self.lookup(name).or_else(|| self.empty()) else {
+            return Ok(format!("${{{name}{op}{word}}}"));
+        };
+        let (longest, word) = match word.strip_prefix(op) {
+            Some(word) => (true, word),
+            None => (false, word.as_str()),
+        };
+        let pattern = Pattern::parse(word)?;
+        Ok(match op {
+            '#' => pattern.trim_start(&value, longest),
+            _ => pattern.trim_end(&value, longest),
+        })
+    }
+
+    fn replace(&mut self, name: &str) -> Result<String, WordError> {
+        let all = self.peek() == Some('/');
+        if all {
+            self.at += 1;
+        }
+        let word = self.nested('/', true)?;
+        let replacement = self.nested('}', true)?;
+        let Some(value) = self.lookup(name).or_else(|| self.empty()) else {
+            return Ok(format!("${{{name}/{word}/{replacement}}}"));
+        };
+        Ok(Pattern::parse(&word)?.replace(&value, &replacement, all))
+    }
+
+    /// What an unset variable counts as, if it is not to be kept as written.
+    fn empty(&self) -> Option<String> {
+        (!self.shell.keep_unset).then(String::new)
+    }
+
+    /// A name, a number or one special character; empty if there is none.
+    fn name(&mut self) -> String {
+        let start = self.at;
+        let part = |c: char| c.is_alphanumeric() || c == '_';
+        match self.peek() {
+            Some(c) if c.is_numeric() => {
+                while self.peek().is_some_and(char::is_numeric) {
+                    self.at += 1;
+                }
+            }
+            Some('@' | '*' | '#' | '?' | '-' | '$' | '!') => self.at += 1,
+            _ => {
+                while self.peek().is_some_and(part) {
+                    self.at += 1;
+                }
+            }
+        }
+        self.chars[start..self.at].iter().collect()
+    }
+}
+
+/// Go's `strconv.ParseBool`.
+pub(crate) fn parse_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,428 @@
+//! `rbuild build`: flags to a [`BuildRequest`], the build, and what is said at its end.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::thread;
+
+use rbuild_llb::Diagnostic;
+use rbuild_llb::frontend::NoCache;
+use rbuild_llb::op::NetworkMode;
+use rbuild_llb::op::Ulimit;
+
+use super::Failed;
+use super::Session;
+use super::config;
+use super::env::Env;
+use super::flags::BuildFlags;
+use super::output;
+use super::sources;
+use super::sources::Secrets;
+use super::values;
+use super::values::invalid;
+use super::values::problem;
+use crate::outcome::BuildError;
+use crate::pipeline;
+use crate::request::BuildRequest;
+use crate::request::ContextSource;
+use crate::request::Destination;
+use crate::request::Entitlements;
+use crate::request::OutputKind;
+use crate::request::OutputSpec;
+use crate::request::PlanFile;
+use crate::ui;
+use crate::ui::Progress;
+use crate::ui::ProgressMode;
+
+/// What `--progress` and `-q` make of standard error and standard output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Talk {
+    pub(crate) mode: ProgressMode,
+    /// The image id goes to standard output.
+    pub(crate) print_id: bool,
+}
+
+/// A request with what only the terminal needs to know.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) request: BuildRequest,
+    pub(crate) talk: Talk,
+    /// Values that must not be shown.
+    pub(crate) secrets: Vec<Vec<u8>>,
+}
+
+/// Runs the command.
+pub(crate) fn run(flags: &BuildFlags, session: &Session) -> Result<(), Failed> {
+    let prepared = prepare(flags, session).map_err(BuildError::request)?;
+    let Talk { mode, print_id } = prepared.talk;
+    let progress = Progress::start(mode, session.terminal, prepared.secrets);
+    let result = pipeline::build(&prepared.request, &progress);
+    progress.finish();
+    ui::warnings(&progress, session.debug, session.terminal);
+    match result {
+        Ok(outcome) => {
+            ui::success(&outcome, &progress);
+            if print_id {
+                super::print(format!("{}\n", outcome.id).as_bytes())?;
+            }
+            Ok(())
+        }
+        Err(error) => Err(Failed {
+            error,
+            progress: Some(progress),
+        }),
+    }
+}
+
+/// Collects problems, so that all of them are told at once.
+#[derive(Default)]
+struct Problems(Vec<Diagnostic>);
+
+impl Problems {
+    fn take<T: Default>(&mut self, result: Result<T, Diagnostic>) -> T {
+        result.unwrap_or_else(|problem| {
+            self.0.push(problem);
+            T::default()
+        })
+    }
+
+    fn all<'a, T>(
+        &mut self,
+        texts: impl IntoIterator<Item = &'a String>,
+        parse: impl Fn(&'a str) -> Result<T, Diagnostic>,
+    ) -> Vec<T> {
+        // An empty value is no value: scripts pass unset variables.
+        let texts = texts.into_iter().filter(|text| !text.is_empty());
+        texts
+            .filter_map(|text| self.take(parse(text).map(Some)))
+            .collect()
+    }
+}
+
+/// Validates the flags.
+pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared, Vec<Diagnostic>> {
+    let (settings, env) = (session.settings.clone(), &session.env);
+    let mut problems = Problems::default();
+    for (flag, hint) in flags.unsupported() {
+        problems
+            .0
+            .push(problem(format!("`{flag}` is not supported")).hint(hint));
+    }
+    let talk = problems.take(talk(flags, env).map(Some));
+    let context = problems.take(sources::context(&flags.context, &session.subcommands).map(Some));
+    let (tags, outputs) = outputs(flags, &mut problems);
+    let network = problems.take(values::network(&flags.network).map(Some));
+    let secrets = secrets(flags, env, &mut problems);
+    let build_args = build_args(flags, env, &mut problems);
+    let source_date_epoch = problems.take(source_date_epoch(&build_args));
+    let proxy_args = problems.take(config::proxy_args(&settings, env));
+    let labels = problems.all(&flags.label, |text| values::key_value("label", text));
+    let labels = labels
+        .into_iter()
+        .map(|(k, v)| (k.to_owned(), v.unwrap_or_default().to_owned()));
+    let request = BuildRequest {
+        context: context.clone().unwrap_or(ContextSource::Stdin),
+        file: flags.file.as_ref().map(|file| match file.to_str() {
+            Some("-") => PlanFile::Stdin,
+            _ => PlanFile::Path(file.clone()),
+        }),
+        target: flags.target.clone().filter(|target| !target.is_empty()),
+        build_args,
+        proxy_args,
+        labels: labels.collect(),
+        named_contexts: problems
+            .all(&flags.build_context, sources::named_context)
+            .into_iter()
+            .collect(),
+        platforms: platforms(flags, env, &mut problems),
+        tags,
+        outputs,
+        no_cache: no_cache(flags),
+        pull: flags.pull,
+        offline: flags.offline,
+        network: network.unwrap_or(NetworkMode::Default),
+        extra_hosts: extra_hosts(flags, &mut problems),
+        ulimits: ulimits(flags, &mut problems),
+        secrets: secrets.sources,
+        ssh: problems
+            .all(&flags.ssh, |text| sources::ssh(text, env))
+            .into_iter()
+            .collect(),
+        allow: entitlements(flags, &mut problems),
+        iidfile: flags.iidfile.clone(),
+        metadata_file: flags.metadata_file.clone(),
+        jobs: flags.jobs.map_or_else(default_jobs, usize::from),
+        source_date_epoch,
+        settings,
+    };
+    if let Some(file) = flags.file.as_deref().and_then(|file| file.to_str())
+        && sources::is_remote(file)
+    {
+        let why = "remote Dockerfiles are not supported yet";
+        problems
+            .0
+            .push(invalid("file", file, why).hint("fetch it, and name the file"));
+    }
+    conflicts(
+        &request,
+        talk.as_ref(),
+        session.stdout_is_terminal,
+        &mut problems,
+    );
+    match (talk, problems.0.is_empty()) {
+        (Some(talk), true) => Ok(Prepared {
+            request,
+            talk,
+            secrets: secrets.values,
+        }),
+        _ => Err(problems.0),
+    }
+}
+
+/// What is right in itself, but not together.
+fn conflicts(
+    request: &BuildRequest,
+    talk: Option<&Talk>,
+    stdout_is_terminal: bool,
+    problems: &mut Problems,
+) {
+    if request.context == ContextSource::Stdin && request.file == Some(PlanFile::Stdin) {
+        let message = "standard input cannot be both the context and the Dockerfile";
+        problems.0.push(problem(message).hint("name one of them"));
+    }
+    if request.pull && request.offline {
+        problems
+            .0
+            .push(problem("`--pull` asks the network, `--offline` does not"));
+    }
+    let pushes = |output: &OutputSpec| matches!(output.kind, OutputKind::Image { push: true });
+    if request.outputs.iter().any(pushes) {
+        if request.tags.is_empty() {
+            let hint = "add `-t registry.example.org/name:tag`";
+            problems
+                .0
+                .push(problem("there is no name to push the image under").hint(hint));
+        }
+        if request.offline {
+            problems.0.push(problem("`--offline` does not push"));
+        }
+    }
+    let one_platform =
+        |output: &OutputSpec| matches!(output.kind, OutputKind::Docker { .. } | OutputKind::Load);
+    if request.platforms.len() > 1 && request.outputs.iter().any(one_platform) {
+        let message = "docker's archive holds one platform only";
+        let hint = "use `-o type=oci,dest=FILE`, push, or build one platform at a time";
+        problems.0.push(problem(message).hint(hint));
+    }
+    let to_stdout = request.outputs.iter().filter(|output| {
+        matches!(
+            &output.kind,
+            OutputKind::Tar {
+                dest: Destination::Stdout
+            } | OutputKind::Docker {
+                dest: Destination::Stdout
+            } | OutputKind::Oci {
+                dest: Destination::Stdout,
+                ..
+            }
+        )
+    });
+    match to_stdout.count() {
+        0 => {}
+        1 if stdout_is_terminal => {
+            let message = "a tar is not written to a terminal";
+            problems
+                .0
+                .push(problem(message).hint("redirect standard output, or add `dest=FILE`"));
+        }
+        1 if talk.is_some_and(|talk| talk.print_id) => {
+            let message = "standard output cannot hold both a tar and the image id";
+            problems
+                .0
+                .push(problem(message).hint("use `--progress none`, or add `dest=FILE`"));
+        }
+        1 => {}
+        _ => problems
+            .0
+            .push(problem("only one output can be written to standard output")),
+    }
+}
+
+fn talk(flags: &BuildFlags, env: &Env) -> Result<Talk, Diagnostic> {
+    let word = match (&*flags.progress, env.text("BUILDKIT_PROGRESS")) {
+        ("" | "auto", Some(word)) if !flags.quiet => word,
+        ("" | "auto", _) => "auto".to_owned(),
+        (word, _) => word.to_owned(),
+    };
+    let mode = match &*word {
+        "auto" => ProgressMode::Auto,
+        "tty" => ProgressMode::Tty,
+        "plain" => ProgressMode::Plain,
+        "rawjson" => ProgressMode::RawJson,
+        "quiet" | "none" => ProgressMode::Quiet,
+        _ => {
+            let words = "wanted `auto`, `tty`, `plain`, `rawjson`, `quiet` or `none`";
+            return Err(invalid("progress", &word, words));
+        }
+    };
+    if flags.quiet && !matches!(&*word, "auto" | "quiet") {
+        let message = format!("`--progress {word}` and `--quiet` cannot be used together");
+        return Err(problem(message));
+    }
+    Ok(Talk {
+        mode: if flags.quiet {
+            ProgressMode::Quiet
+        } else {
+            mode
+        },
+        print_id: flags.quiet || word == "quiet",
+    })
+}
+
+/// The names of the image, and its outputs with `--push` and `--load` among them.
+fn outputs(flags: &BuildFlags, problems: &mut Problems) -> (Vec<String>, Vec<OutputSpec>) {
+    let parsed = problems.all(&flags.output, output::parse);
+    let names = parsed.iter().flat_map(|output| &output.names);
+    let names: Vec<String> = flags.tag.iter().chain(names).cloned().collect();
+    let mut tags: Vec<String> = Vec::new();
+    for tag in problems.all(&names, |text| sources::image_name("tag", text)) {
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
+    }
+    let mut outputs: Vec<OutputSpec> = parsed.into_iter().map(|output| output.spec).collect();
+    if flags.push {
+        let image = outputs
+            .iter_mut()
+            .find(|output| matches!(output.kind, OutputKind::Image { .. }));
+        match image {
+            Some(image) => image.kind = OutputKind::Image { push: true },
+            None => outputs.push(output::plain(OutputKind::Image { push: true })),
+        }
+    }
+    if flags.load && !outputs.iter().any(|output| output.kind == OutputKind::Load) {
+        outputs.push(output::plain(OutputKind::Load));
+    }
+    (tags, outputs)
+}
+
+fn secrets(flags: &BuildFlags, env: &Env, problems: &mut Problems) -> Secrets {
+    let mut secrets = Secrets::default();
+    for (id, source, value) in problems.all(&flags.secret, |text| sources::secret(text, env)) {
+        secrets.sources.insert(id, source);
+        secrets.values.push(value);
+    }
+    secrets
+}
+
+/// `--build-arg`, those without a value from the environment, and SOURCE_DATE_EPOCH, which buildx passes on too.
+fn build_args(flags: &BuildFlags, env: &Env, problems: &mut Problems) -> BTreeMap<String, String> {
+    const EPOCH: &str = "SOURCE_DATE_EPOCH";
+    let mut args = BTreeMap::new();
+    for (key, value) in problems.all(&flags.build_arg, |text| {
+        values::key_value("build-arg", text)
+    }) {
+        match (value, env.get(key)) {
+            (Some(value), _) => {
+                args.insert(key.to_owned(), value.to_owned());
+            }
+            (None, Some(value)) => {
+                args.insert(key.to_owned(), value.to_string_lossy().into_owned());
+            }
+            (None, None) => {}
+        }
+    }
+    if let (false, Some(epoch)) = (args.contains_key(EPOCH), env.text(EPOCH)) {
+        args.insert(EPOCH.to_owned(), epoch);
+    }
+    args
+}
+
+fn source_date_epoch(build_args: &BTreeMap<String, String>) -> Result<Option<i64>, Diagnostic> {
+    match build_args.get("SOURCE_DATE_EPOCH").map(String::as_str) {
+        None | Some("") => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|_| {
+            problem(format!(
+                "SOURCE_DATE_EPOCH is `{text}`: wanted seconds since 1970, a whole number"
+            ))
+        }),
+    }
+}
+
+/// Each once, in order. DOCKER_DEFAULT_PLATFORM is what `--platform` is when it is not given.
+fn platforms(flags: &BuildFlags, env: &Env, problems: &mut Problems) -> Vec<rbuild_llb::Platform> {
+    let default: Vec<String> = env.text("DOCKER_DEFAULT_PLATFORM").into_iter().collect();
+    let given = if flags.platform.is_empty() {
+        &default
+    } else {
+        &flags.platform
+    };
+    let mut list = Vec::new();
+    for platform in problems.all(given, values::platforms).into_iter().flatten() {
+        if !list.contains(&platform) {
+            list.push(platform);
+        }
+    }
+    list
+}
+
+fn no_cache(flags: &BuildFlags) -> NoCache {
+    let stages = flags
+        .no_cache_filter
+        .iter()
+        .flat_map(|list| list.split(','));
+    let stages: BTreeSet<String> = stages
+        .filter(|s| !s.is_empty())
+        .map(str::to_owned)
+        .collect();
+    match (flags.no_cache, stages.is_empty()) {
+        (true, _) => NoCache::All,
+        (false, true) => NoCache::Off,
+        (false, false) => NoCache::Stages(stages),
+    }
+}
+
+/// Each `--add-host` is a CSV record of mappings.
+fn extra_hosts(flags: &BuildFlags, problems: &mut Problems) -> Vec<(String, String)> {
+    let records = problems.all(&flags.add_host, |text| {
+        values::csv(text).map_err(|why| invalid("add-host", text, why))
+    });
+    let mappings: Vec<String> = records.into_iter().flatten().collect();
+    let hosts = problems.all(&mappings, values::host);
+    hosts.into_iter().flatten().collect()
+}
+
+/// The last of each name, by name.
+fn ulimits(flags: &BuildFlags, problems: &mut Problems) -> Vec<Ulimit> {
+    let limits = problems.all(&flags.ulimit, values::ulimit);
+    let by_name: BTreeMap<String, Ulimit> =
+        limits.into_iter().map(|l| (l.name.clone(), l)).collect();
+    by_name.into_values().collect()
+}
+
+fn entitlements(flags: &BuildFlags, problems: &mut Problems) -> Entitlements {
+    let mut allow = Entitlements {
+        network_host: flags.network == "host",
+        security_insecure: false,
+    };
+    for word in flags.allow.iter().flat_map(|list| list.split(',')) {
+        match word {
+            "" => {}
+            "network.host" => allow.network_host = true,
+            "security.insecure" => allow.security_insecure = true,
+            _ => problems.0.push(
+                invalid("allow", word, "there is nothing of that name to allow")
+                    .hint("what can be allowed is `network.host` and `security.insecure`"),
+            ),
+        }
+    }
+    allow
+}
+
+/// Steps wait for processes more than they compute.
+fn default_jobs() -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    (2 * cores).max(8)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,354 @@
+use super::*;
+use crate::cli::Cmd;
+use crate::cli::flags::GlobalFlags;
+use crate::cli::parse;
+use crate::request::Compression;
+use crate::request::NamedContextSource;
+use crate::ui::Terminal;
+use rbuild_llb::op::SourceOp;
+use snapbox::assert_data_eq;
+use snapbox::str;
+
+/// The request of `rbuild ARGS…`; `args` are split at spaces.
+fn try_prepare(args: &str, env: Env) -> Result<Prepared, String> {
+    let argv = ["rbuild"].into_iter().chain(args.split(' '));
+    let cli = parse(argv.map(Into::into).collect()).map_err(|error| error.to_string())?;
+    let Cmd::Build(flags) = cli.command else {
+        panic!("`{args}` is another command");
+    };
+    let terminal = Terminal {
+        tty: false,
+        color: false,
+    };
+    let (settings, _) = config::settings(&GlobalFlags::default(), &env).unwrap();
+    let session = Session {
+        settings,
+        env,
+        terminal,
+        stdout_is_terminal: args.starts_with("-o - "),
+        debug: false,
+        subcommands: vec!["images".to_owned()],
+    };
+    prepare(&flags, &session).map_err(|problems| {
+        let rendered = problems.iter().map(|p| ui::render(p, false) + "\n");
+        rendered.collect()
+    })
+}
+
+fn home() -> Env {
+    Env::of([("HOME", "/home/nobody")])
+}
+
+fn request(args: &str) -> BuildRequest {
+    try_prepare(args, home()).unwrap().request
+}
+
+fn refusal(args: &str) -> String {
+    try_prepare(args, home()).map(|p| p.request).unwrap_err()
+}
+
+#[test]
+fn every_flag_reaches_the_request() {
+    let request = request(
+        "-f Dockerfile.dev -t app -t ghcr.io/me/app:1 --target web --build-arg A=1=2 --build-arg=B= \
+         --label x=y --label z --build-context base=docker-image://alpine --platform linux/arm64,amd64 \
+         --platform arm64 --no-cache-filter a,b --pull --network none --add-host db:10.0.0.1 \
+         --add-host=v6=[::1] --ulimit nofile=1:2 --ulimit cpu=1 --ulimit nofile=3 --iidfile id --metadata-file m.json \
+         --jobs 3 --allow security.insecure -o type=image,name=third:3 -o out --push /",
+    );
+    assert_eq!(request.context, ContextSource::Directory("/".into()));
+    assert_eq!(request.file, Some(PlanFile::Path("Dockerfile.dev".into())));
+    assert_eq!(
+        request.tags,
+        [
+            "docker.io/library/app:latest",
+            "ghcr.io/me/app:1",
+            "docker.io/library/third:3"
+        ]
+    );
+    assert_eq!(request.target.as_deref(), Some("web"));
+    let pairs = |map: &BTreeMap<String, String>| {
+        let pairs = map.iter().map(|(k, v)| format!("{k}={v}"));
+        pairs.collect::<Vec<_>>()
+    };
+    assert_eq!(pairs(&request.build_args), ["A=1=2", "B="]);
+    assert_eq!(pairs(&request.labels), ["x=y", "z="]);
+    let NamedContextSource::Image(SourceOp::Image(image)) = &request.named_contexts["base"] else {
+        panic!("{:?}", request.named_contexts);
+    };
+    assert_eq!(image.reference, "docker.io/library/alpine:latest");
+    let platforms: Vec<String> = request.platforms.iter().map(ToString::to_string).collect();
+    assert_eq!(platforms, ["linux/arm64", "linux/amd64"]);
+    assert_eq!(
+        request.no_cache,
+        NoCache::Stages(["a".to_owned(), "b".to_owned()].into())
+    );
+    assert!(request.pull && !request.offline);
+    assert_eq!(request.network, NetworkMode::None);
+    assert_eq!(
+        request.extra_hosts,
+        [
+            ("db".to_owned(), "10.0.0.1".to_owned()),
+            ("v6".to_owned(), "::1".to_owned())
+        ]
+    );
+    let limits: Vec<_> = request
+        .ulimits
+        .iter()
+        .map(|l| (&*l.name, l.soft, l.hard))
+        .collect();
+    assert_eq!(limits, [("cpu", 1, 1), ("nofile", 3, 3)]);
+    assert_eq!(request.iidfile, Some("id".into()));
+    assert_eq!(request.metadata_file, Some("m.json".into()));
+    assert_eq!(request.jobs, 3);
+    assert_eq!(
+        request.allow,
+        Entitlements {
+            network_host: false,
+            security_insecure: true
+        }
+    );
+    let kinds: Vec<&OutputKind> = request.outputs.iter().map(|o| &o.kind).collect();
+    assert_eq!(
+        kinds,
+        [
+            &OutputKind::Image { push: true },
+            &OutputKind::Local { dest: "out".into() }
+        ]
+    );
+}
+
+#[test]
+fn a_bare_request_has_docker_s_defaults() {
+    let request = request("/");
+    assert!(request.outputs.is_empty() && request.tags.is_empty() && request.platforms.is_empty());
+    assert_eq!((request.file, request.target), (None, None));
+    assert_eq!(
+        (request.no_cache, request.network),
+        (NoCache::Off, NetworkMode::Default)
+    );
+    assert!(request.jobs >= 8);
+    assert_eq!(request.allow, Entitlements::default());
+    assert_eq!(request.source_date_epoch, None);
+}
+
+#[test]
+fn switches_take_a_value_only_with_an_equals_sign() {
+    let request =
+        request("--pull --no-cache=false --push=0 --load -q --rm --force-rm=true --compress /");
+    assert!(request.pull);
+    assert_eq!(request.no_cache, NoCache::Off);
+    assert_eq!(request.outputs, [output::plain(OutputKind::Load)]);
+    assert!(
+        try_prepare("--pull=maybe /", home())
+            .unwrap_err()
+            .contains("`maybe` is neither")
+    );
+}
+
+#[test]
+fn the_last_of_a_repeated_flag_counts() {
+    let request = request("--target a --target b --progress plain --progress tty /");
+    assert_eq!(request.target.as_deref(), Some("b"));
+}
+
+#[test]
+fn push_and_load_add_to_outputs() {
+    let outputs = |args: &str| -> Vec<OutputKind> {
+        let outputs = request(args).outputs;
+        outputs.into_iter().map(|o| o.kind).collect()
+    };
+    let push = OutputKind::Image { push: true };
+    assert_eq!(outputs("-t a --push /"), std::slice::from_ref(&push));
+    assert_eq!(outputs("-t a --push --load /"), [push, OutputKind::Load]);
+    assert_eq!(outputs("--load -o type=docker /"), [OutputKind::Load]);
+    let kept = request("-t a --push -o type=image,compression=zstd /");
+    assert_eq!(kept.outputs.len(), 1);
+    assert_eq!(kept.outputs[0].compression, Compression::Zstd(None));
+}
+
+#[test]
+fn the_environment_fills_in() {
+    let env = Env::of([
+        ("HOME", "/home/nobody"),
+        ("FROM_ENV", "value"),
+        ("SOURCE_DATE_EPOCH", "1700000000"),
+        ("DOCKER_DEFAULT_PLATFORM", "linux/arm64"),
+        ("http_proxy", "http://proxy"),
+    ]);
+    let request = try_prepare("--build-arg FROM_ENV --build-arg UNSET /", env.clone())
+        .unwrap()
+        .request;
+    assert_eq!(request.build_args["FROM_ENV"], "value");
+    assert!(!request.build_args.contains_key("UNSET"));
+    assert_eq!(request.build_args["SOURCE_DATE_EPOCH"], "1700000000");
+    assert_eq!(request.source_date_epoch, Some(1_700_000_000));
+    assert_eq!(request.platforms[0].arch, "arm64");
+    assert_eq!(request.proxy_args["http_proxy"], "http://proxy");
+    let flags_win = "--build-arg SOURCE_DATE_EPOCH=1 --platform amd64 /";
+    let request = try_prepare(flags_win, env).unwrap().request;
+    assert_eq!(request.source_date_epoch, Some(1));
+    assert_eq!(request.platforms[0].arch, "amd64");
+}
+
+#[test]
+fn what_is_said_and_what_is_printed() {
+    let talk = |args: &str, progress: &str| {
+        let env = Env::of([("HOME", "/home/nobody"), ("BUILDKIT_PROGRESS", progress)]);
+        let talk = try_prepare(&format!("{args} /"), env).map(|p| p.talk);
+        talk.map(|talk| (talk.mode, talk.print_id))
+    };
+    for (args, variable, want) in [
+        ("--progress=auto", "", (ProgressMode::Auto, false)),
+        ("--progress=auto", "plain", (ProgressMode::Plain, false)),
+        ("--progress tty", "plain", (ProgressMode::Tty, false)),
+        ("--progress rawjson", "", (ProgressMode::RawJson, false)),
+        ("--progress quiet", "", (ProgressMode::Quiet, true)),
+        ("--progress none", "", (ProgressMode::Quiet, false)),
+        ("-q", "", (ProgressMode::Quiet, true)),
+        ("-q", "plain", (ProgressMode::Quiet, true)),
+        ("-q --progress quiet", "", (ProgressMode::Quiet, true)),
+    ] {
+        assert_eq!(talk(args, variable), Ok(want), "{args} {variable}");
+    }
+    assert_eq!(
+        talk("-q --progress plain", ""),
+        Err("error: `--progress plain` and `--quiet` cannot be used together\n".to_owned())
+    );
+    let words = "wanted `auto`, `tty`, `plain`, `rawjson`, `quiet` or `none`";
+    let refused = Err(format!("error: `--progress fancy`: {words}\n"));
+    assert_eq!(talk("--progress fancy", ""), refused);
+    assert_eq!(talk("--progress auto", "fancy"), refused);
+}
+
+#[test]
+fn secrets_are_kept_for_the_mask() {
+    let env = Env::of([("HOME", "/home/nobody"), ("TOKEN", "swordfish")]);
+    let prepared = try_prepare("--secret id=t,env=TOKEN /", env).unwrap();
+    assert_eq!(prepared.secrets, [b"swordfish".to_vec()]);
+    assert!(!format!("{:?}", prepared.request).contains("swordfish"));
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    assert_data_eq!(
+        refusal("-t App --ulimit x --network bridge --platform a/b/c/d --allow device /nowhere"),
+        str![[r#"
+error: the build context `/nowhere` does not exist
+error: `--tag`: `App` is not an image reference: a repository is written in lower case
+error: `--network bridge`: wanted `default`, `host` or `none`
+error: `--platform a/b/c/d`: `a/b/c/d` is not a platform: wanted OS/ARCH[/VARIANT], such as `linux/amd64` or `linux/arm/v7`
+error: `--ulimit x`: wanted `name=soft` or `name=soft:hard`
+error: `--allow device`: there is nothing of that name to allow
+hint: what can be allowed is `network.host` and `security.insecure`
+
+"#]]
+    );
+}
+
+#[test]
+fn contradictions() {
+    let text: String = [
+        "-f - -",
+        "--pull --offline /",
+        "--push /",
+        "--push -t a --offline /",
+        "--load --platform amd64,arm64 /",
+        "-o type=oci -o - /",
+        "-o - /",
+        "-q -o - /",
+        "-f https://example.org/Dockerfile /",
+        "--build-arg SOURCE_DATE_EPOCH=context /",
+    ]
+    .iter()
+    .map(|args| refusal(args))
+    .collect();
+    assert_data_eq!(
+        text,
+        str![[r#"
+error: standard input cannot be both the context and the Dockerfile
+hint: name one of them
+error: `--pull` asks the network, `--offline` does not
+error: there is no name to push the image under
+hint: add `-t registry.example.org/name:tag`
+error: `--offline` does not push
+error: docker's archive holds one platform only
+hint: use `-o type=oci,dest=FILE`, push, or build one platform at a time
+error: only one output can be written to standard output
+error: a tar is not written to a terminal
+hint: redirect standard output, or add `dest=FILE`
+error: standard output cannot hold both a tar and the image id
+hint: use `--progress none`, or add `dest=FILE`
+error: `--file https://example.org/Dockerfile`: remote Dockerfiles are not supported yet
+hint: fetch it, and name the file
+error: SOURCE_DATE_EPOCH is `context`: wanted seconds since 1970, a whole number
+
+"#]]
+    );
+}
+
+#[test]
+fn what_is_not_supported_is_refused() {
+    let text: String = [
+        "--annotation a=b /",
+        "--attest type=sbom /",
+        "--provenance=mode=max /",
+        "--sbom true /",
+        "--builder mine /",
+        "--cache-from x --cache-to y /",
+        "--call outline --check /",
+        "--cgroup-parent x --resource memory=1g -m 1g /",
+        "--shm-size 1g --policy x --squash --security-opt x --isolation hyperv /",
+    ]
+    .iter()
+    .map(|args| refusal(args))
+    .collect();
+    assert_data_eq!(
+        text,
+        str![[r#"
+error: `--annotation` is not supported
+hint: use `--label`, or annotate the pushed image with another tool
+error: `--attest` is not supported
+hint: leave it out or set it to `false`; an SBOM can be made from the finished image
+error: `--provenance` is not supported
+hint: leave it out or set it to `false`; an SBOM can be made from the finished image
+error: `--sbom` is not supported
+hint: leave it out or set it to `false`; an SBOM can be made from the finished image
+error: `--builder` is not supported
+hint: leave it out: rbuild has no builder instances, it builds where it is
+error: `--cache-from` is not supported
+hint: keep rbuild's store between builds instead, as with `--root`
+error: `--cache-to` is not supported
+hint: keep rbuild's store between builds instead, as with `--root`
+error: `--call` is not supported
+hint: every build shows the findings of `check`; leave it out
+error: `--check` is not supported
+hint: every build shows its findings; leave it out, and add `--debug` to see them in full
+error: `--cgroup-parent` is not supported
+hint: limit the whole build from outside, as with `systemd-run --user --scope -p MemoryMax=2G rbuild …`
+error: `--resource` is not supported
+hint: limit the whole build from outside, as with `systemd-run --user --scope -p MemoryMax=2G rbuild …`
+error: `--memory` is not supported
+hint: limit the whole build from outside, as with `systemd-run --user --scope -p MemoryMax=2G rbuild …`
+error: `--policy` is not supported
+hint: leave it out
+error: `--shm-size` is not supported
+hint: mount memory in the step: `RUN --mount=type=tmpfs,target=/dev/shm`
+error: `--isolation` is not supported
+hint: leave it out: steps are always isolated in the same way
+error: `--security-opt` is not supported
+hint: write `RUN --security=insecure` and allow it with `--allow security.insecure`
+error: `--squash` is not supported
+hint: copy the result into one layer: `FROM scratch` and `COPY --from=stage / /`
+
+"#]]
+    );
+    for harmless in [
+        "--attest type=sbom,disabled=true /",
+        "--provenance=false --sbom=false /",
+        "--builder= --builder default /",
+        "--call build --check=false --shm-size 0 --squash=false /",
+    ] {
+        request(harmless);
+    }
+}

@@ -1,0 +1,438 @@
+//! `config.toml`, and how it is merged with flags and environment into [`Settings`]: a flag beats the environment,
+//! the environment beats the file.
+//!
+//! ```toml
+//! root = "/var/cache/rbuild"
+//! ca = "/etc/ssl/company.pem"
+//! tag-max-age = "24h"
+//!
+//! [registry."docker.io"]              # BuildKit's table
+//! mirrors = ["mirror.example.org"]
+//! http = true
+//! insecure = true
+//! ca = ["/etc/ssl/registry.pem"]
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rbuild_llb::Diagnostic;
+use rbuild_llb::SourceFile;
+use rbuild_llb::Span;
+use serde::Deserialize;
+
+use super::env::Env;
+use super::flags::GlobalFlags;
+use super::values;
+use super::values::problem;
+use crate::request::ProxySettings;
+use crate::request::RegistrySettings;
+use crate::request::Settings;
+
+/// Seconds a tag's pinned digest is used without asking again.
+const TAG_MAX_AGE: u64 = 24 * 3600;
+
+/// The file, as it is written.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Config {
+    root: Option<PathBuf>,
+    ca: Option<PathBuf>,
+    tag_max_age: Option<MaxAge>,
+    #[serde(default)]
+    registry: BTreeMap<String, Registry>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Registry {
+    #[serde(default)]
+    mirrors: Vec<String>,
+    http: Option<bool>,
+    #[serde(default)]
+    insecure: bool,
+    #[serde(default)]
+    ca: Vec<PathBuf>,
+}
+
+/// A duration, as a string or in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(try_from = "toml::Value")]
+struct MaxAge(u64);
+
+impl TryFrom<toml::Value> for MaxAge {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        match value {
+            toml::Value::String(text) => values::duration(&text).map(Self),
+            toml::Value::Integer(seconds) if seconds >= 0 => Ok(Self(seconds.unsigned_abs())),
+            other => Err(format!("`{other}` is not a duration such as \"24h\" or 0")),
+        }
+    }
+}
+
+/// The settings, and remarks on how they came about.
+pub(crate) fn settings(
+    flags: &GlobalFlags,
+    env: &Env,
+) -> Result<(Settings, Vec<String>), Diagnostic> {
+    let config = match env.xdg("XDG_CONFIG_HOME", ".config") {
+        Some(dir) => read(&dir.join("rbuild/config.toml"))?,
+        None => Config::default(),
+    };
+    let mut remarks = Vec::new();
+    let chosen = flags
+        .root
+        .clone()
+        .or_else(|| env.path("RBUILD_ROOT"))
+        .or(config.root);
+    let root = match chosen {
+        Some(root) => root,
+        None => default_root(env, &mut remarks),
+    };
+    let registries = config.registry.into_iter().map(|(host, registry)| {
+        let settings = RegistrySettings {
+            mirrors: registry.mirrors,
+            http: registry.http,
+            insecure: registry.insecure,
+            ca: registry.ca,
+        };
+        (host, settings)
+    });
+    let settings = Settings {
+        root,
+        temp_dir: env.path("TMPDIR").unwrap_or_else(|| "/tmp".into()),
+        registries: registries.collect(),
+        docker_config: docker_config(env),
+        ca: flags.ca.clone().or(config.ca),
+        tag_max_age: config.tag_max_age.map_or(TAG_MAX_AGE, |age| age.0),
+        proxies: proxies(env),
+    };
+    Ok((settings, remarks))
+}
+
+fn read(path: &Path) -> Result<Config, Diagnostic> {
+    match fs::read_to_string(path) {
+        Ok(text) => parse(&path.to_string_lossy(), text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Config::default()),
+        Err(error) => Err(problem(format!(
+            "cannot read `{}`: {error}",
+            path.display()
+        ))),
+    }
+}
+
+fn parse(name: &str, text: String) -> Result<Config, Diagnostic> {
+    toml::from_str(&text).map_err(|error| {
+        let file = Arc::new(SourceFile {
+            name: name.to_owned(),
+            text,
+            language: "TOML",
+        });
+        let span = Span::new(&file, error.span().unwrap_or(0..0));
+        let message = error.message().replace('\n', ", ");
+        match message.split_once(", expected ") {
+            Some((what, wanted)) if what.starts_with("unknown") => {
+                Diagnostic::error(what, span, "").hint(format!("expected {wanted}"))
+            }
+            _ => Diagnostic::error(message, span, ""),
+        }
+    })
+}
+
+/// `$XDG_DATA_HOME/rbuild`, unless that is on NFS, where neither locks nor overlays work as they should.
+fn default_root(env: &Env, remarks: &mut Vec<String>) -> PathBuf {
+    let private = || {
+        let uid = rustix::process::geteuid().as_raw();
+        PathBuf::from(format!("/var/tmp/rbuild-{uid}"))
+    };
+    match env.xdg("XDG_DATA_HOME", ".local/share") {
+        Some(data) if is_on_nfs(&data) => {
+            let root = private();
+            remarks.push(format!(
+                "`{}` is on NFS: using `{}` (set RBUILD_ROOT to choose another place)",
+                data.display(),
+                root.display()
+            ));
+            root
+        }
+        Some(data) => data.join("rbuild"),
+        None => {
+            let root = private();
+            remarks.push(format!(
+                "HOME is not set: using `{}` (set RBUILD_ROOT to choose another place)",
+                root.display()
+            ));
+            root
+        }
+    }
+}
+
+/// Looks at the closest directory above that exists.
+fn is_on_nfs(path: &Path) -> bool {
+    // linux/magic.h, NFS_SUPER_MAGIC.
+    const NFS: i128 = 0x6969;
+    path.ancestors()
+        .find_map(|dir| rustix::fs::statfs(dir).ok())
+        .is_some_and(|fs| i128::from(fs.f_type) == NFS)
+}
+
+/// docker's `config.json`, if there is one.
+fn docker_config(env: &Env) -> Option<PathBuf> {
+    let dir = env
+        .path("DOCKER_CONFIG")
+        .or_else(|| Some(env.path("HOME")?.join(".docker")))?;
+    Some(dir.join("config.json")).filter(|file| file.exists())
+}
+
+fn proxies(env: &Env) -> ProxySettings {
+    let all = env.proxy("ALL_PROXY");
+    let no_proxy = env.proxy("NO_PROXY").unwrap_or_default();
+    let hosts = no_proxy.split(',').map(str::trim).filter(|h| !h.is_empty());
+    ProxySettings {
+        http: env.proxy("HTTP_PROXY").or_else(|| all.clone()),
+        https: env.proxy("HTTPS_PROXY").or(all),
+        no_proxy: hosts.map(str::to_owned).collect(),
+    }
+}
+
+/// The predefined proxy variables for steps: those of the environment, overridden by the `proxies` of docker's
+/// config, in both cases as docker's command passes them.
+pub(crate) fn proxy_args(
+    settings: &Settings,
+    env: &Env,
+) -> Result<BTreeMap<String, String>, Diagnostic> {
+    const NAMES: [(&str, &str); 5] = [
+        ("HTTP_PROXY", "httpProxy"),
+        ("HTTPS_PROXY", "httpsProxy"),
+        ("FTP_PROXY", "ftpProxy"),
+        ("ALL_PROXY", "allProxy"),
+        ("NO_PROXY", "noProxy"),
+    ];
+    let configured = match &settings.docker_config {
+        Some(file) => docker_proxies(file)?,
+        None => BTreeMap::new(),
+    };
+    let mut args = BTreeMap::new();
+    for (name, key) in NAMES {
+        let lower = name.to_ascii_lowercase();
+        match configured.get(key) {
+            Some(value) if !value.is_empty() => {
+                args.insert(name.to_owned(), value.clone());
+                args.insert(lower, value.clone());
+            }
+            _ => {
+                for name in [name, &lower] {
+                    args.extend(env.text(name).map(|value| (name.to_owned(), value)));
+                }
+            }
+        }
+    }
+    Ok(args)
+}
+
+fn docker_proxies(file: &Path) -> Result<BTreeMap<String, String>, Diagnostic> {
+    #[derive(Default, Deserialize)]
+    struct DockerConfig {
+        #[serde(default)]
+        proxies: BTreeMap<String, BTreeMap<String, String>>,
+    }
+    let unusable = |why: String| {
+        problem(format!("cannot use docker's `{}`: {why}", file.display()))
+            .hint("mend it, or set DOCKER_CONFIG to a directory with another `config.json`")
+    };
+    let bytes = fs::read(file).map_err(|error| unusable(error.to_string()))?;
+    let config: DockerConfig =
+        serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?;
+    Ok(config.proxies.get("default").cloned().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+    use snapbox::assert_data_eq;
+    use snapbox::str;
+
+    fn with_config(text: &str, vars: &[(&str, &str)], flags: &GlobalFlags) -> Settings {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("rbuild")).unwrap();
+        fs::write(dir.path().join("rbuild/config.toml"), text).unwrap();
+        let mut env = Env::of([("HOME", "/home/me")]);
+        env.set("XDG_CONFIG_HOME", dir.path().to_str().unwrap());
+        for (name, value) in vars {
+            env.set(name, value);
+        }
+        settings(flags, &env).unwrap().0
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_file() {
+        let file = "root = '/file'\nca = '/file.pem'\ntag-max-age = 0\n";
+        let plain = with_config(file, &[], &GlobalFlags::default());
+        assert_eq!(
+            (plain.root, plain.ca, plain.tag_max_age),
+            ("/file".into(), Some("/file.pem".into()), 0)
+        );
+        let env = [("RBUILD_ROOT", "/env")];
+        assert_eq!(
+            with_config(file, &env, &GlobalFlags::default()).root,
+            Path::new("/env")
+        );
+        let flags = GlobalFlags {
+            root: Some("/flag".into()),
+            ca: Some("/flag.pem".into()),
+            debug: false,
+        };
+        let flagged = with_config(file, &env, &flags);
+        assert_eq!(
+            (flagged.root, flagged.ca),
+            ("/flag".into(), Some("/flag.pem".into()))
+        );
+        let nothing = with_config("", &[("TMPDIR", "/scratch")], &GlobalFlags::default());
+        assert_eq!(nothing.root, Path::new("/home/me/.local/share/rbuild"));
+        assert_eq!(
+            (nothing.temp_dir, nothing.tag_max_age),
+            ("/scratch".into(), 86_400)
+        );
+    }
+
+    #[test]
+    fn buildkits_registry_table() {
+        let text = r#"
+            tag-max-age = "1h"
+            [registry."docker.io"]
+            mirrors = ["mirror.example.org", "localhost:5000/cache"]
+            [registry."registry.example.org:5000"]
+            http = true
+            insecure = true
+            ca = ["/ca.pem"]
+        "#;
+        let settings = with_config(text, &[], &GlobalFlags::default());
+        assert_eq!(settings.tag_max_age, 3600);
+        assert_eq!(
+            settings.registries["docker.io"].mirrors,
+            ["mirror.example.org", "localhost:5000/cache"]
+        );
+        assert_eq!(
+            settings.registries["registry.example.org:5000"],
+            RegistrySettings {
+                mirrors: Vec::new(),
+                http: Some(true),
+                insecure: true,
+                ca: vec!["/ca.pem".into()],
+            }
+        );
+    }
+
+    #[test]
+    fn mistakes_are_pointed_at() {
+        let texts = [
+            "rooot = 'x'\n",
+            "[registry.'docker.io']\nmirror = 'x'\n",
+            "tag-max-age = 'soon'\n",
+            "tag-max-age = -1\n",
+            "root = 3\n",
+            "root = \n",
+        ];
+        let rendered: String = texts
+            .iter()
+            .map(|text| {
+                let error = parse("config.toml", (*text).to_owned()).unwrap_err();
+                crate::ui::render(&error, false) + "\n\n"
+            })
+            .collect();
+        assert_data_eq!(
+            rendered,
+            str![[r#"
+error: unknown field `rooot`
+ --> config.toml:1:1
+  |
+1 | rooot = 'x'
+  | ^^^^^
+  |
+hint: expected one of `root`, `ca`, `tag-max-age`, `registry`
+
+error: unknown field `mirror`
+ --> config.toml:2:1
+  |
+2 | mirror = 'x'
+  | ^^^^^^
+  |
+hint: expected one of `mirrors`, `http`, `insecure`, `ca`
+
+error: `soon` is not a duration such as `24h`, `90m` or `0`
+ --> config.toml:1:15
+  |
+1 | tag-max-age = 'soon'
+  |               ^^^^^^
+
+error: `-1` is not a duration such as "24h" or 0
+ --> config.toml:1:15
+  |
+1 | tag-max-age = -1
+  |               ^^
+
+error: invalid type: integer `3`, expected path string
+ --> config.toml:1:8
+  |
+1 | root = 3
+  |        ^
+
+error: string values must be quoted, expected literal string
+ --> config.toml:1:8
+  |
+1 | root = 
+  |        ^
+
+
+"#]]
+        );
+    }
+
+    #[test]
+    fn proxies_of_both_sources() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.json");
+        fs::write(
+            &file,
+            r#"{"auths": {}, "proxies": {"default": {"httpProxy": "http://p:1", "noProxy": "a,b"}}}"#,
+        )
+        .unwrap();
+        let env = Env::of([
+            ("DOCKER_CONFIG", dir.path().to_str().unwrap()),
+            ("HOME", "/nowhere"),
+            ("HTTP_PROXY", "http://env"),
+            ("https_proxy", "http://env:2"),
+            ("no_proxy", "localhost, .example.org,"),
+            ("ALL_PROXY", "socks5://x"),
+        ]);
+        let (settings, _) = settings(&GlobalFlags::default(), &env).unwrap();
+        assert_eq!(settings.proxies.http.as_deref(), Some("http://env"));
+        assert_eq!(settings.proxies.https.as_deref(), Some("http://env:2"));
+        assert_eq!(settings.proxies.no_proxy, ["localhost", ".example.org"]);
+        let args = proxy_args(&settings, &env).unwrap();
+        let args: Vec<(&str, &str)> = args.iter().map(|(k, v)| (&**k, &**v)).collect();
+        assert_eq!(
+            args,
+            [
+                ("ALL_PROXY", "socks5://x"),
+                ("HTTP_PROXY", "http://p:1"),
+                ("NO_PROXY", "a,b"),
+                ("http_proxy", "http://p:1"),
+                ("https_proxy", "http://env:2"),
+                ("no_proxy", "a,b"),
+            ]
+        );
+        fs::write(&file, "{").unwrap();
+        let error = proxy_args(&settings, &env).unwrap_err();
+        assert!(
+            error.message.starts_with("cannot use docker's `"),
+            "{error:?}"
+        );
+    }
+}

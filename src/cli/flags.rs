@@ -1,0 +1,358 @@
+//! The flags of `rbuild build`: those of `docker buildx build`, with its value syntax, and a few of our own.
+
+use std::path::PathBuf;
+
+use clap::ArgAction;
+use clap::Args;
+
+use super::values::boolean;
+
+/// What every subcommand takes.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct GlobalFlags {
+    /// Directory of rbuild's store [env: RBUILD_ROOT]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        value_name = "DIR"
+    )]
+    pub(crate) root: Option<PathBuf>,
+
+    /// PEM bundle to trust for registries and inside steps
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        value_name = "FILE"
+    )]
+    pub(crate) ca: Option<PathBuf>,
+
+    /// Show warnings in full
+    #[arg(short = 'D', long, global = true, help_heading = "Common options")]
+    pub(crate) debug: bool,
+}
+
+/// The flags of a build. Boolean ones are bare or have `=true` or `=false`, as docker's do. What is not supported is
+/// taken, so that it can be refused with what to do instead, but is not in the help.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct BuildFlags {
+    /// Directory to build, or `-` for a Dockerfile or tar on standard input
+    #[arg(value_name = "CONTEXT")]
+    pub(crate) context: PathBuf,
+
+    /// Add a line to /etc/hosts in steps: `host:ip`
+    #[arg(long, value_name = "HOST:IP")]
+    pub(crate) add_host: Vec<String>,
+
+    /// Allow steps what is refused by default: `network.host`, `security.insecure`
+    #[arg(long, value_name = "ENTITLEMENT")]
+    pub(crate) allow: Vec<String>,
+
+    /// Add an annotation to the image
+    #[arg(long, value_name = "KEY=VALUE", hide = true)]
+    pub(crate) annotation: Vec<String>,
+
+    /// Attestations: `type=sbom,disabled=true`
+    #[arg(long, value_name = "OPTIONS", hide = true)]
+    pub(crate) attest: Vec<String>,
+
+    /// Set a build argument: `KEY=value`, or `KEY` to take it from the environment
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    pub(crate) build_arg: Vec<String>,
+
+    /// Another context: `name=dir`, `name=docker-image://ref`, `name=oci-layout://dir[:tag]`
+    #[arg(long, value_name = "NAME=SOURCE")]
+    pub(crate) build_context: Vec<String>,
+
+    /// Builder instance: rbuild has none
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub(crate) builder: Option<String>,
+
+    /// Where to import cache from
+    #[arg(long, value_name = "OPTIONS", hide = true)]
+    pub(crate) cache_from: Vec<String>,
+
+    /// Where to export cache to
+    #[arg(long, value_name = "OPTIONS", hide = true)]
+    pub(crate) cache_to: Vec<String>,
+
+    /// What to do: `build`
+    #[arg(
+        long,
+        value_name = "METHOD",
+        default_value = "build",
+        hide_default_value = true,
+        hide = true
+    )]
+    pub(crate) call: String,
+
+    /// Parent cgroup of steps
+    #[arg(long, value_name = "CGROUP", hide = true)]
+    pub(crate) cgroup_parent: Option<String>,
+
+    /// Shorthand for `--call=check`
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
+          hide = true,
+        default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
+    pub(crate) check: bool,
+
+    /// The Dockerfile, or `-` for standard input [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// Write the image id to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) iidfile: Option<PathBuf>,
+
+    /// How many steps run at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) jobs: Option<u16>,
+
+    /// Set a label of the image
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) label: Vec<String>,
+
+    /// Hand the image to docker or podman
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
+    pub(crate) load: bool,
+
+    /// Write what was built to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata_file: Option<PathBuf>,
+
+    /// Network of steps: `default`, `host`, `none`
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "default",
+        hide_default_value = true
+    )]
+    pub(crate) network: String,
+
+    /// Run every step
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
+    pub(crate) no_cache: bool,
+
+    /// Run every step of these stages
+    #[arg(long, value_name = "STAGE,…")]
+    pub(crate) no_cache_filter: Vec<String>,
+
+    /// Use what is in the store and ask no network
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
+    pub(crate) offline: bool,
+
+    /// Where the image goes: `type=oci,dest=image.tar`, `type=local,dest=dir`, a directory, or `-`
+    #[arg(short, long, value_name = "OPTIONS")]
+    pub(crate) output: Vec<String>,
+
+    /// What to build for: `linux/amd64,linux/arm64`
+    #[arg(long, value_name = "OS/ARCH,…")]
+    pub(crate) platform: Vec<String>,
+
+    /// Source policy
+    #[arg(long, value_name = "OPTIONS", hide = true)]
+    pub(crate) policy: Vec<String>,
+
+    /// Progress: `auto`, `tty`, `plain`, `rawjson`, `quiet`, `none` [env: BUILDKIT_PROGRESS]
+    #[arg(
+        long,
+        value_name = "MODE",
+        default_value = "auto",
+        hide_default_value = true
+    )]
+    pub(crate) progress: String,
+
+    /// Shorthand for `--attest=type=provenance`
+    #[arg(long, value_name = "OPTIONS", hide = true)]
+    pub(crate) provenance: Option<String>,
+
+    /// Ask registries again what tags mean
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
+    pub(crate) pull: bool,
+
+    /// Send the image to the registries of its tags
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
+    pub(crate) push: bool,
+
+    /// Say nothing, and print the image id
+    #[arg(short, long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
+    pub(crate) quiet: bool,
+
+    /// Resource limits of steps
+    #[arg(long, value_name = "KEY=VALUE", hide = true)]
+    pub(crate) resource: Vec<String>,
+
+    /// Shorthand for `--attest=type=sbom`
+    #[arg(long, value_name = "OPTIONS", hide = true)]
+    pub(crate) sbom: Option<String>,
+
+    /// A secret for steps: `id=name,src=file`, `id=name,env=VARIABLE`
+    #[arg(long, value_name = "OPTIONS")]
+    pub(crate) secret: Vec<String>,
+
+    /// Size of /dev/shm in steps
+    #[arg(long, value_name = "BYTES", hide = true)]
+    pub(crate) shm_size: Option<String>,
+
+    /// An ssh agent for steps: `default`, `id=socket`
+    #[arg(long, value_name = "ID[=SOCKET]")]
+    pub(crate) ssh: Vec<String>,
+
+    /// A name for the image
+    #[arg(short, long, value_name = "NAME[:TAG]")]
+    pub(crate) tag: Vec<String>,
+
+    /// The stage to build
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+
+    /// A resource limit of steps' processes: `nofile=1024:4096`
+    #[arg(long, value_name = "NAME=SOFT[:HARD]")]
+    pub(crate) ulimit: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) legacy: LegacyFlags,
+}
+
+/// What `docker build` once took, and buildx still does, hidden.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct LegacyFlags {
+    #[arg(short, long, hide = true)]
+    pub(crate) memory: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) memory_swap: Option<String>,
+    #[arg(short, long, hide = true)]
+    pub(crate) cpu_shares: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) cpu_period: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) cpu_quota: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) cpuset_cpus: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) cpuset_mems: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) isolation: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) security_opt: Vec<String>,
+    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = boolean)]
+    pub(crate) squash: bool,
+    /// There are no intermediate containers to remove or to keep.
+    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "true",
+          default_missing_value = "true", value_parser = boolean)]
+    pub(crate) rm: bool,
+    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = boolean)]
+    pub(crate) force_rm: bool,
+    /// The context is read where it is.
+    #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = boolean)]
+    pub(crate) compress: bool,
+}
+
+impl BuildFlags {
+    /// The flags that are given but cannot be honoured, with what to do instead.
+    pub(crate) fn unsupported(&self) -> Vec<(String, &'static str)> {
+        let legacy = &self.legacy;
+        let limits = "limit the whole build from outside, as with `systemd-run --user --scope -p MemoryMax=2G rbuild …`";
+        let attestation =
+            "leave it out or set it to `false`; an SBOM can be made from the finished image";
+        let cache = "keep rbuild's store between builds instead, as with `--root`";
+        let security =
+            "write `RUN --security=insecure` and allow it with `--allow security.insecure`";
+        let rows = [
+            (
+                !self.annotation.is_empty(),
+                "annotation",
+                "use `--label`, or annotate the pushed image with another tool",
+            ),
+            (
+                self.attest.iter().any(|a| asks_for_attestation(a)),
+                "attest",
+                attestation,
+            ),
+            (
+                wanted(self.provenance.as_deref()),
+                "provenance",
+                attestation,
+            ),
+            (wanted(self.sbom.as_deref()), "sbom", attestation),
+            (
+                given(self.builder.as_deref(), &["", "default"]),
+                "builder",
+                "leave it out: rbuild has no builder instances, it builds where it is",
+            ),
+            (!self.cache_from.is_empty(), "cache-from", cache),
+            (!self.cache_to.is_empty(), "cache-to", cache),
+            (
+                !matches!(&*self.call, "" | "build"),
+                "call",
+                "every build shows the findings of `check`; leave it out",
+            ),
+            (
+                self.check,
+                "check",
+                "every build shows its findings; leave it out, and add `--debug` to see them in full",
+            ),
+            (
+                given(self.cgroup_parent.as_deref(), &[""]),
+                "cgroup-parent",
+                limits,
+            ),
+            (!self.policy.is_empty(), "policy", "leave it out"),
+            (!self.resource.is_empty(), "resource", limits),
+            (
+                given(self.shm_size.as_deref(), &["", "0"]),
+                "shm-size",
+                "mount memory in the step: `RUN --mount=type=tmpfs,target=/dev/shm`",
+            ),
+            (legacy.memory.is_some(), "memory", limits),
+            (legacy.memory_swap.is_some(), "memory-swap", limits),
+            (legacy.cpu_shares.is_some(), "cpu-shares", limits),
+            (legacy.cpu_period.is_some(), "cpu-period", limits),
+            (legacy.cpu_quota.is_some(), "cpu-quota", limits),
+            (legacy.cpuset_cpus.is_some(), "cpuset-cpus", limits),
+            (legacy.cpuset_mems.is_some(), "cpuset-mems", limits),
+            (
+                given(legacy.isolation.as_deref(), &["", "default"]),
+                "isolation",
+                "leave it out: steps are always isolated in the same way",
+            ),
+            (!legacy.security_opt.is_empty(), "security-opt", security),
+            (
+                legacy.squash,
+                "squash",
+                "copy the result into one layer: `FROM scratch` and `COPY --from=stage / /`",
+            ),
+        ];
+        let given = rows.into_iter().filter(|(given, _, _)| *given);
+        given
+            .map(|(_, flag, hint)| (format!("--{flag}"), hint))
+            .collect()
+    }
+}
+
+fn given(value: Option<&str>, nothing: &[&str]) -> bool {
+    value.is_some_and(|value| !nothing.contains(&value))
+}
+
+/// Whether `--provenance` or `--sbom` asks for something.
+fn wanted(value: Option<&str>) -> bool {
+    value.is_some_and(|value| !value.is_empty() && boolean(value) != Ok(false))
+}
+
+/// Whether an `--attest` asks for something: `type=sbom,disabled=true` does not.
+fn asks_for_attestation(text: &str) -> bool {
+    !text
+        .split(',')
+        .filter_map(|field| field.strip_prefix("disabled="))
+        .any(|value| boolean(value) == Ok(true))
+}

@@ -1,0 +1,260 @@
+//! `type=oci` and `type=docker`: the OCI image layout (OCI image-spec, image-layout.md) as a tar or a directory; for
+//! docker with the `manifest.json` that `docker load` reads, as BuildKit writes it.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use rbuild_llb::OciDigest;
+
+use super::Export;
+use super::ExportError;
+use super::Exporter;
+use super::deliver;
+use super::only;
+use crate::image::Descriptor;
+use crate::image::Format;
+use crate::image::Index;
+use crate::outcome::Delivery;
+use crate::request::Destination;
+
+/// `type=oci`.
+#[derive(Debug)]
+pub struct Oci {
+    /// Where to; a directory unless `tar`.
+    pub dest: Destination,
+    /// As a tar.
+    pub tar: bool,
+}
+
+/// `type=docker`.
+#[derive(Debug)]
+pub struct Docker {
+    /// Where to.
+    pub dest: Destination,
+}
+
+impl Exporter for Oci {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
+        match (&self.dest, self.tar) {
+            (Destination::File(path), false) => write_directory(export, path),
+            (dest, _) => deliver(dest, &mut |out| write_tar(export, false, out)),
+        }
+    }
+}
+
+impl Exporter for Docker {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
+        only(export, "docker")?;
+        deliver(&self.dest, &mut |out| write_tar(export, true, out))
+    }
+}
+
+/// One file of the layout.
+enum Piece<'a> {
+    Bytes(&'a [u8]),
+    Blob(OciDigest, u64),
+}
+
+/// The blobs by path, without those that are there already.
+fn blobs<'a>(export: &'a Export<'_>) -> BTreeMap<String, Piece<'a>> {
+    let path = |digest: &OciDigest| format!("blobs/sha256/{}", digest.hex());
+    let mut pieces = BTreeMap::new();
+    for image in export.images {
+        pieces.insert(path(&image.id), Piece::Bytes(&image.config));
+        pieces.insert(
+            path(&image.descriptor.digest),
+            Piece::Bytes(&image.manifest),
+        );
+        for (layer, _) in &image.layers {
+            pieces.insert(path(&layer.digest), Piece::Blob(layer.digest, layer.size));
+        }
+    }
+    if let Some(index) = export.index {
+        pieces.insert(
+            path(&index.descriptor.digest),
+            Piece::Bytes(&index.document),
+        );
+    }
+    pieces
+}
+
+/// `index.json`: the image once for each of its names, as BuildKit does.
+fn index_json(export: &Export<'_>) -> Vec<u8> {
+    let entry = |name: Option<&String>| {
+        let mut entry: Descriptor = export.top().clone();
+        if let Some(name) = name {
+            let tag = name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
+            entry
+                .annotations
+                .insert("io.containerd.image.name".into(), name.clone());
+            entry
+                .annotations
+                .insert("org.opencontainers.image.ref.name".into(), tag.to_owned());
+        }
+        entry
+    };
+    let entries = match export.names {
+        [] => vec![entry(None)],
+        names => names.iter().map(|name| entry(Some(name))).collect(),
+    };
+    Index::new(Format::Oci, entries).to_json()
+}
+
+const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// Docker's `manifest.json`.
+fn manifest_json(export: &Export<'_>) -> Vec<u8> {
+    let path = |digest: &OciDigest| format!("blobs/sha256/{}", digest.hex());
+    let list: Vec<_> = export
+        .images
+        .iter()
+        .map(|image| {
+            json!({
+                "Config": path(&image.id),
+                "RepoTags": export.names.iter().map(|name| familiar(name)).collect::<Vec<_>>(),
+                "Layers": image.layers.iter().map(|(layer, _)| path(&layer.digest)).collect::<Vec<_>>(),
+            })
+        })
+        .collect();
+    serde_json::to_vec(&list).expect("a JSON value can always be written")
+}
+
+/// The short form docker shows: `docker.io/library/app:1` is `app:1`.
+pub(super) fn familiar(name: &str) -> &str {
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    name.strip_prefix("library/").unwrap_or(name)
+}
+
+/// Writes the layout as a tar. Everything in it that is not content is constant, so equal images are equal bytes.
+pub(super) fn write_tar(
+    export: &Export<'_>,
+    docker: bool,
+    out: &mut (dyn Write + Send),
+) -> Result<(), ExportError> {
+    let mut tar = tar::Builder::new(out);
+    let header = |kind, size, mode| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_size(size);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header
+    };
+    let archive = |source| ExportError::Write {
+        path: PathBuf::from("the archive"),
+        source,
+    };
+    for dir in ["blobs/", "blobs/sha256/"] {
+        let mut header = header(tar::EntryType::Directory, 0, 0o755);
+        tar.append_data(&mut header, dir, io::empty())
+            .map_err(archive)?;
+    }
+    let (index, manifest) = (index_json(export), manifest_json(export));
+    let mut pieces = blobs(export);
+    pieces.insert("index.json".into(), Piece::Bytes(&index));
+    pieces.insert("oci-layout".into(), Piece::Bytes(LAYOUT));
+    if docker {
+        pieces.insert("manifest.json".into(), Piece::Bytes(&manifest));
+    }
+    for (path, piece) in &pieces {
+        if export.cancel.is_cancelled() {
+            return Err(ExportError::Cancelled);
+        }
+        match piece {
+            Piece::Bytes(bytes) => {
+                let mut header = header(tar::EntryType::Regular, bytes.len() as u64, 0o644);
+                tar.append_data(&mut header, path, *bytes)
+                    .map_err(archive)?;
+            }
+            Piece::Blob(digest, size) => {
+                let blob = export.store.blobs().open(digest)?;
+                let mut header = header(tar::EntryType::Regular, *size, 0o644);
+                tar.append_data(&mut header, path, blob.take(*size))
+                    .map_err(archive)?;
+            }
+        }
+    }
+    tar.finish().map_err(archive)?;
+    Ok(())
+}
+
+/// Writes the layout as a directory, adding to one that is there: blobs are immutable, so only `index.json` has a
+/// moment, and that is a rename.
+fn write_directory(export: &Export<'_>, path: &Path) -> Result<Vec<Delivery>, ExportError> {
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ExportError::Write { path, source }
+    };
+    let dir = path.join("blobs/sha256");
+    fs::create_dir_all(&dir).map_err(fail(&dir))?;
+    let put = |name: &str, from: &mut dyn Read| -> Result<(), ExportError> {
+        let target = path.join(name);
+        let parent = target.parent().unwrap_or(path);
+        let mut aside = tempfile::Builder::new()
+            .prefix(".rbuild-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(parent)
+            .map_err(fail(parent))?;
+        io::copy(from, &mut aside).map_err(fail(&target))?;
+        aside
+            .persist(&target)
+            .map_err(|error| fail(&target)(error.error))?;
+        Ok(())
+    };
+    for (name, piece) in &blobs(export) {
+        if export.cancel.is_cancelled() {
+            return Err(ExportError::Cancelled);
+        }
+        match piece {
+            Piece::Bytes(bytes) => put(name, &mut &**bytes)?,
+            Piece::Blob(digest, size) => {
+                if fs::metadata(path.join(name)).is_ok_and(|there| there.len() == *size) {
+                    continue;
+                }
+                put(name, &mut export.store.blobs().open(digest)?)?;
+            }
+        }
+    }
+    put("oci-layout", &mut &*LAYOUT)?;
+    let index = merged_index(export, path)?;
+    put("index.json", &mut &*index)?;
+    Ok(vec![Delivery::Directory {
+        path: path.to_owned(),
+    }])
+}
+
+/// The new `index.json`, with the entries of an earlier one that have other names.
+fn merged_index(export: &Export<'_>, path: &Path) -> Result<Vec<u8>, ExportError> {
+    let ours = index_json(export);
+    let Ok(earlier) = fs::read(path.join("index.json")) else {
+        return Ok(ours);
+    };
+    let (Ok(mut ours), Ok(earlier)) = (
+        serde_json::from_slice::<Index>(&ours),
+        serde_json::from_slice::<Index>(&earlier),
+    ) else {
+        return Ok(ours);
+    };
+    let name = |entry: &Descriptor| entry.annotations.get("io.containerd.image.name").cloned();
+    let names: BTreeSet<_> = ours.manifests.iter().filter_map(name).collect();
+    let digests: BTreeSet<_> = ours.manifests.iter().map(|entry| entry.digest).collect();
+    let kept = earlier
+        .manifests
+        .into_iter()
+        .filter(|entry| match name(entry) {
+            Some(name) => !names.contains(&name),
+            None => !digests.contains(&entry.digest),
+        });
+    ours.manifests.extend(kept);
+    Ok(ours.to_json())
+}

@@ -1,0 +1,191 @@
+//! `type=local`: the root file system as a directory of the user's own files.
+//!
+//! Owners are the user's, as BuildKit's client makes them; modes and times are the image's. What is there already
+//! stays unless the image has the same name. Device nodes are left out. Every write goes through a handle of the
+//! destination, so that no link of the image leads outside of it.
+
+use std::ffi::OsStr;
+use std::io;
+use std::io::Read as _;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use cap_std::fs::OpenOptions;
+use cap_std::fs::OpenOptionsExt as _;
+use cap_std::fs::Permissions;
+use cap_std::fs::PermissionsExt as _;
+use rustix::fs::AtFlags;
+use rustix::fs::Timespec;
+use rustix::fs::Timestamps;
+
+use rbuild_cache::Entry;
+use rbuild_cache::Meta;
+use rbuild_cache::Node;
+
+use super::Export;
+use super::ExportError;
+use super::Exporter;
+use super::ReadyImage;
+use crate::outcome::Delivery;
+
+/// `type=local`.
+#[derive(Debug)]
+pub struct Local {
+    /// The directory.
+    pub dest: PathBuf,
+}
+
+impl Exporter for Local {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
+        for image in export.images {
+            let mut dest = self.dest.clone();
+            if export.images.len() > 1 {
+                dest.push(image.platform.to_string().replace('/', "_"));
+            }
+            write(export, image, &dest)?;
+        }
+        Ok(vec![Delivery::Directory {
+            path: self.dest.clone(),
+        }])
+    }
+}
+
+fn write(export: &Export<'_>, image: &ReadyImage, dest: &Path) -> Result<(), ExportError> {
+    let fail = |path: &Path| {
+        let path = dest.join(path);
+        move |source| ExportError::Write { path, source }
+    };
+    std::fs::create_dir_all(dest).map_err(fail(Path::new("")))?;
+    let root = Dir::open_ambient_dir(dest, ambient_authority()).map_err(fail(Path::new("")))?;
+    let mut directories: Vec<(PathBuf, Meta)> = Vec::new();
+    let mut links: std::collections::BTreeMap<u32, PathBuf> = std::collections::BTreeMap::new();
+    let mut result = Ok(());
+    export
+        .store
+        .trees()
+        .walk(&image.snapshot.root.tree, &mut |path, entry| {
+            if path.is_empty() {
+                return ControlFlow::Continue(());
+            }
+            let at = Path::new(OsStr::from_bytes(path));
+            let written = if export.cancel.is_cancelled() {
+                Err(ExportError::Cancelled)
+            } else {
+                place(export, image, &root, at, entry, &mut links)
+                    .map_err(|source| fail(at)(source))
+            };
+            match written {
+                Ok(()) => {
+                    if matches!(entry.node, Node::Dir(_)) {
+                        directories.push((at.to_owned(), entry.meta.clone()));
+                    }
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    result = Err(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+    result?;
+    // Directories last, deepest first: writing into them changes their times, and may need modes they will not have.
+    for (path, meta) in directories.iter().rev() {
+        let set = |path: &Path| -> io::Result<()> {
+            root.set_permissions(path, Permissions::from_mode(meta.mode & 0o7777))?;
+            set_times(&root, path, meta)
+        };
+        set(path).map_err(fail(path))?;
+    }
+    Ok(())
+}
+
+fn place(
+    export: &Export<'_>,
+    image: &ReadyImage,
+    root: &Dir,
+    path: &Path,
+    entry: &Entry,
+    links: &mut std::collections::BTreeMap<u32, PathBuf>,
+) -> io::Result<()> {
+    let there = root.symlink_metadata(path).ok();
+    if let Node::Dir(_) = &entry.node {
+        return match there {
+            Some(there) if there.is_dir() => Ok(()),
+            Some(_) => root.remove_file(path).and_then(|()| root.create_dir(path)),
+            None => root.create_dir(path),
+        };
+    }
+    match there {
+        Some(there) if there.is_dir() => root.remove_dir_all(path)?,
+        Some(_) => root.remove_file(path)?,
+        None => {}
+    }
+    match &entry.node {
+        Node::File(node) => {
+            if let Some(first) = node.link.and_then(|link| links.get(&link)) {
+                return root.hard_link(first, root, path);
+            }
+            let mut from = (export.open)(&image.snapshot, path.as_os_str().as_bytes(), node)?;
+            let mut to = root.open_with(
+                path,
+                OpenOptions::new().write(true).create_new(true).mode(0o600),
+            )?;
+            copy_checked(&mut from, &mut to, node)?;
+            to.set_permissions(Permissions::from_mode(entry.meta.mode & 0o7777))?;
+            if let Some(link) = node.link {
+                links.insert(link, path.to_owned());
+            }
+        }
+        Node::Symlink { target } => root.symlink_contents(OsStr::from_bytes(target), path)?,
+        Node::Fifo => {
+            let mode = rustix::fs::Mode::from_raw_mode(entry.meta.mode & 0o7777);
+            rustix::fs::mknodat(root, path, rustix::fs::FileType::Fifo, mode, 0)?;
+        }
+        Node::Dir(_) | Node::Char { .. } | Node::Block { .. } | Node::Whiteout => return Ok(()),
+    }
+    set_times(root, path, &entry.meta)
+}
+
+/// Copies a file, checking that it is the one the tree means.
+fn copy_checked(
+    from: &mut impl io::Read,
+    to: &mut impl io::Write,
+    node: &rbuild_cache::FileNode,
+) -> io::Result<()> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 16];
+    let mut from = from.take(node.size + 1);
+    loop {
+        let count = from.read(&mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(&buffer[..count]);
+        to.write_all(&buffer[..count])?;
+    }
+    if hasher.finalize().as_bytes() != node.digest.as_bytes() {
+        return Err(io::Error::other("it changed while the build was running"));
+    }
+    to.flush()
+}
+
+fn set_times(root: &Dir, path: &Path, meta: &Meta) -> io::Result<()> {
+    let time = Timespec {
+        tv_sec: meta.mtime.secs,
+        tv_nsec: meta.mtime.nanos.into(),
+    };
+    let times = Timestamps {
+        last_access: time,
+        last_modification: time,
+    };
+    Ok(rustix::fs::utimensat(
+        root,
+        path,
+        &times,
+        AtFlags::SYMLINK_NOFOLLOW,
+    )?)
+}

@@ -1,0 +1,45 @@
+//! `type=tar`: the root file system as one tar.
+
+use rbuild_cache::BlobOptions;
+use rbuild_cache::Compression;
+use rbuild_cache::FileNode;
+
+use super::Export;
+use super::ExportError;
+use super::Exporter;
+use super::deliver;
+use super::only;
+use crate::outcome::Delivery;
+use crate::request::Destination;
+
+/// `type=tar`.
+#[derive(Debug)]
+pub struct Tar {
+    /// Where to.
+    pub dest: Destination,
+    /// Times later than this become it, Unix seconds.
+    pub clamp: Option<i64>,
+}
+
+impl Exporter for Tar {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
+        let image = only(export, "tar")?;
+        let options = BlobOptions {
+            compression: Compression::None,
+            clamp: self.clamp,
+        };
+        let open = |path: &[u8], node: &FileNode| (export.open)(&image.snapshot, path, node);
+        deliver(&self.dest, &mut |out| {
+            let trees = export.store.trees();
+            rbuild_cache::write_layer(
+                trees,
+                &image.snapshot.root.tree,
+                &options,
+                &open,
+                out,
+                export.cancel,
+            )?;
+            Ok(())
+        })
+    }
+}

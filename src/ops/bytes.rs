@@ -1,0 +1,491 @@
+//! Where the bytes of a layer's files are, and making a layer's directory or blob out of them when first needed.
+//!
+//! A tree is not content. A file's bytes are in a directory form, in a blob, or still where the build took them from
+//! (a context); this module knows which, and whoever reads checks them against the tree's BLAKE3 as they pass.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::RwLock;
+
+use rbuild_cache::BlobOptions;
+use rbuild_cache::ContextFiles;
+use rbuild_cache::Entry;
+use rbuild_cache::FileNode;
+use rbuild_cache::Follow;
+use rbuild_cache::LayerBlob;
+use rbuild_cache::LayerRef;
+use rbuild_cache::LeaseRoot;
+use rbuild_cache::Node;
+use rbuild_cache::Scratch;
+use rbuild_cache::Snapshot;
+use rbuild_cache::TreeRef;
+use rbuild_cache::Unpack;
+use rbuild_llb::CancelToken;
+use rbuild_llb::FileDigest;
+use rbuild_llb::TreeId;
+
+use super::Engine;
+use super::OpError;
+
+/// Where one file's bytes can be had besides the layer's own forms.
+#[derive(Debug, Clone)]
+enum Location {
+    /// In a context, below its directory handle.
+    Context(Arc<ContextFiles>, Box<[u8]>),
+    /// In another layer, at a path.
+    Layer(TreeId, Box<[u8]>),
+    /// In a file of our own.
+    Spooled(PathBuf),
+}
+
+/// What the build has learned about where bytes are.
+#[derive(Default)]
+pub struct Bytes {
+    locations: RwLock<HashMap<FileDigest, Location>>,
+    /// Layers some thread is making a form of: others wait instead of making it twice.
+    making: Mutex<HashMap<TreeId, Arc<Mutex<()>>>>,
+    /// Files extracted from blobs and files made by the build itself; gone with the build.
+    spool: Mutex<Option<Scratch>>,
+}
+
+impl std::fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bytes").finish_non_exhaustive()
+    }
+}
+
+const UNPOISONED: &str = "no thread panics while it holds this lock";
+
+impl Bytes {
+    fn place(&self, digest: FileDigest, location: Location) {
+        self.locations
+            .write()
+            .expect(UNPOISONED)
+            .entry(digest)
+            .or_insert(location);
+    }
+
+    fn at(&self, digest: &FileDigest) -> Option<Location> {
+        self.locations
+            .read()
+            .expect(UNPOISONED)
+            .get(digest)
+            .cloned()
+    }
+
+    fn making(&self, layer: TreeId) -> Arc<Mutex<()>> {
+        Arc::clone(
+            self.making
+                .lock()
+                .expect(UNPOISONED)
+                .entry(layer)
+                .or_default(),
+        )
+    }
+}
+
+impl Engine<'_> {
+    /// Remembers that the files of a context's tree are to be had from it.
+    pub(super) fn place_context(
+        &self,
+        tree: &TreeRef,
+        files: &Arc<ContextFiles>,
+    ) -> Result<(), OpError> {
+        self.each_file(tree, &mut |path, node| {
+            self.bytes.place(
+                node.digest,
+                Location::Context(Arc::clone(files), path.into()),
+            );
+        })
+    }
+
+    /// Remembers where the files below `entry`, found at `path` of `snapshot`, are. Layers that have no directory
+    /// form have the files taken out of their blobs in one pass each.
+    pub(super) fn place_copied(
+        &self,
+        snapshot: &Snapshot,
+        path: &[u8],
+        entry: &Entry,
+    ) -> Result<(), OpError> {
+        let mut wanted: BTreeMap<TreeId, (LayerRef, BTreeMap<Vec<u8>, FileNode>)> = BTreeMap::new();
+        let mut note = |path: &[u8], node: &FileNode| -> Result<(), OpError> {
+            if self.bytes.at(&node.digest).is_some() {
+                return Ok(());
+            }
+            let Some(layer) = self.holder(snapshot, path, node)? else {
+                return Ok(());
+            };
+            if self
+                .store
+                .layer_dir(&layer.layer.tree, &self.domain)
+                .is_some()
+            {
+                self.bytes
+                    .place(node.digest, Location::Layer(layer.layer.tree, path.into()));
+            } else {
+                let slot = wanted
+                    .entry(layer.layer.tree)
+                    .or_insert_with(|| (layer.clone(), BTreeMap::new()));
+                slot.1.insert(path.to_vec(), node.clone());
+            }
+            Ok(())
+        };
+        match &entry.node {
+            Node::File(node) => note(path, node)?,
+            Node::Dir(_) => {
+                let mut result = Ok(());
+                self.store.trees().walk(
+                    &self.store.trees().subtree(entry).tree,
+                    &mut |below, found| {
+                        if let Node::File(node) = &found.node {
+                            result = note(&super::copy::join(path, below), node);
+                        }
+                        if result.is_ok() {
+                            ControlFlow::Continue(())
+                        } else {
+                            ControlFlow::Break(())
+                        }
+                    },
+                )?;
+                result?;
+            }
+            _ => {}
+        }
+        wanted
+            .into_values()
+            .try_for_each(|(layer, files)| self.spool_from_blob(&layer, &files))
+    }
+
+    /// The layer of `snapshot` that a file of the merged tree comes from.
+    fn holder<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        path: &[u8],
+        node: &FileNode,
+    ) -> Result<Option<&'s LayerRef>, OpError> {
+        for layer in snapshot.layers.iter().rev() {
+            if let Some(found) =
+                self.store
+                    .trees()
+                    .lookup(&layer.layer.tree, path, Follow::NotLast)?
+                && found.path == path
+                && let Node::File(there) = &found.entry.node
+                && there.digest == node.digest
+            {
+                return Ok(Some(layer));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Keeps bytes the build itself made.
+    pub(super) fn spool_data(&self, data: &[u8]) -> Result<FileNode, OpError> {
+        let digest = FileDigest::from_bytes(*blake3::hash(data).as_bytes());
+        if self.bytes.at(&digest).is_none() {
+            let path = self.spool_path(&digest)?;
+            std::fs::write(&path, data).map_err(|source| OpError::io("write", &path, source))?;
+            self.bytes.place(digest, Location::Spooled(path));
+        }
+        Ok(FileNode {
+            size: data.len() as u64,
+            digest,
+            link: None,
+        })
+    }
+
+    /// Keeps what a reader gives.
+    fn spool_reader(&self, digest: FileDigest, from: &mut dyn io::Read) -> io::Result<()> {
+        let path = self.spool_path(&digest).map_err(io::Error::other)?;
+        let mut file = File::create(&path)?;
+        io::copy(from, &mut file)?;
+        file.flush()?;
+        self.bytes.place(digest, Location::Spooled(path));
+        Ok(())
+    }
+
+    fn spool_path(&self, digest: &FileDigest) -> Result<PathBuf, OpError> {
+        let mut spool = self.bytes.spool.lock().expect(UNPOISONED);
+        if spool.is_none() {
+            *spool = Some(self.store.scratch()?);
+        }
+        let scratch = spool.as_ref().expect("it was set just now");
+        Ok(scratch.path().join(digest.hex()))
+    }
+
+    fn spool_from_blob(
+        &self,
+        layer: &LayerRef,
+        wanted: &BTreeMap<Vec<u8>, FileNode>,
+    ) -> Result<(), OpError> {
+        let Some(blob) = self.any_blob(layer)? else {
+            return Ok(());
+        };
+        self.spool_files(&layer.layer, blob, wanted)
+    }
+
+    /// Keeps single files of an archive whose tree is known.
+    pub(super) fn spool_files(
+        &self,
+        tree: &TreeRef,
+        archive: File,
+        wanted: &BTreeMap<Vec<u8>, FileNode>,
+    ) -> Result<(), OpError> {
+        let paths = wanted.keys().cloned().collect();
+        rbuild_cache::extract_files(
+            self.store.trees(),
+            &tree.tree,
+            archive,
+            &paths,
+            &mut |names, reader| match names.iter().find_map(|name| wanted.get(*name)) {
+                Some(node) => self.spool_reader(node.digest, reader),
+                None => Ok(()),
+            },
+        )?;
+        Ok(())
+    }
+
+    /// A blob of the layer in any compression, fetched if its origin can give it.
+    fn any_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
+        if let Some(origin) = &layer.origin {
+            self.fetch_origin(origin)?;
+            return Ok(Some(self.store.blobs().open(&origin.digest)?));
+        }
+        for blob in self.store.layer_blobs(&layer.layer.tree)? {
+            if self.store.blobs().contains(&blob.digest) {
+                return Ok(Some(self.store.blobs().open(&blob.digest)?));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Gets ready to read every file of a snapshot: what is only in blobs is taken out of them, in one pass each.
+    pub(crate) fn prepare_files(&self, snapshot: &Snapshot) -> Result<(), OpError> {
+        self.place_copied(
+            snapshot,
+            b"",
+            &self.store.trees().root(&snapshot.root.tree)?,
+        )
+    }
+
+    /// Opens the file of the merged tree at a resolved path.
+    pub(crate) fn open_in(
+        &self,
+        snapshot: &Snapshot,
+        path: &[u8],
+        node: &FileNode,
+    ) -> io::Result<File> {
+        match self
+            .holder(snapshot, path, node)
+            .map_err(io::Error::other)?
+        {
+            Some(layer) => self.open_file(layer, path, node),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// Opens one file of a layer.
+    pub(super) fn open_file(
+        &self,
+        layer: &LayerRef,
+        path: &[u8],
+        node: &FileNode,
+    ) -> io::Result<File> {
+        if let Some(dir) = self.store.layer_dir(&layer.layer.tree, &self.domain) {
+            return open_beneath(&dir, path);
+        }
+        for _ in 0..2 {
+            match self.bytes.at(&node.digest) {
+                Some(Location::Context(files, at)) => return files.open(&at),
+                Some(Location::Spooled(path)) => return File::open(path),
+                Some(Location::Layer(tree, at)) => {
+                    if let Some(dir) = self.store.layer_dir(&tree, &self.domain) {
+                        return open_beneath(&dir, &at);
+                    }
+                }
+                None => {}
+            }
+            let wanted = BTreeMap::from([(path.to_vec(), node.clone())]);
+            self.spool_from_blob(layer, &wanted)
+                .map_err(io::Error::other)?;
+        }
+        Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            "the store no longer holds its bytes",
+        ))
+    }
+
+    /// Reads a whole small file of a snapshot's merged tree; `None` if there is none.
+    pub(super) fn read_small(
+        &self,
+        snapshot: &Snapshot,
+        path: &[u8],
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, OpError> {
+        let Some(found) = self
+            .store
+            .trees()
+            .lookup(&snapshot.root.tree, path, Follow::All)?
+        else {
+            return Ok(None);
+        };
+        let Node::File(node) = &found.entry.node else {
+            return Ok(None);
+        };
+        let shown = || PathBuf::from(String::from_utf8_lossy(&found.path).into_owned());
+        if node.size > limit {
+            return Err(OpError::io(
+                "read",
+                &shown(),
+                io::Error::from(io::ErrorKind::FileTooLarge),
+            ));
+        }
+        let Some(layer) = self.holder(snapshot, &found.path, node)? else {
+            return Ok(None);
+        };
+        let mut data = Vec::new();
+        let read = self
+            .open_file(layer, &found.path, node)
+            .and_then(|mut f| io::Read::read_to_end(&mut f, &mut data));
+        read.map_err(|source| OpError::io("read", &shown(), source))?;
+        Ok(Some(data))
+    }
+
+    /// The directory form of a layer, made if it is not there yet. Called inside the namespace.
+    pub(super) fn layer_dir(
+        &self,
+        layer: &LayerRef,
+        cancel: &CancelToken,
+    ) -> Result<PathBuf, OpError> {
+        let tree = layer.layer.tree;
+        self.lease.protect(LeaseRoot::LayerDir(tree))?;
+        let lock = self.bytes.making(tree);
+        let _only_one = lock.lock().expect(UNPOISONED);
+        if let Some(dir) = self.store.layer_dir(&tree, &self.domain) {
+            return Ok(dir);
+        }
+        let scratch = self.store.scratch()?;
+        let into = scratch.path().join("fs");
+        std::fs::create_dir(&into).map_err(|source| OpError::io("create", &into, source))?;
+        let open = |path: &[u8], node: &FileNode| self.open_file(layer, path, node);
+        match self.any_blob(layer)? {
+            Some(blob) => {
+                let mut unpack = Unpack::new(&into, self.ownership)?;
+                rbuild_cache::read_layer(self.store.trees(), blob, Some(&mut unpack))?;
+                unpack.finish(self.store.trees(), &tree)?;
+            }
+            None => rbuild_cache::write_dir(
+                self.store.trees(),
+                &tree,
+                &into,
+                &open,
+                self.ownership,
+                cancel,
+            )?,
+        }
+        self.store.trees().persist(&tree)?;
+        Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
+    }
+
+    /// A layer's blob in the given form, written if it is not there yet. With `keep` false only its digests are
+    /// wanted, and the bytes are kept only if the layer has no directory form to make them from again.
+    pub(crate) fn layer_blob(
+        &self,
+        layer: &LayerRef,
+        options: &BlobOptions,
+        keep: bool,
+        cancel: &CancelToken,
+    ) -> Result<LayerBlob, OpError> {
+        let tree = layer.layer.tree;
+        let lock = self.bytes.making(tree);
+        let _only_one = lock.lock().expect(UNPOISONED);
+        let has_dir = self.store.layer_dir(&tree, &self.domain).is_some();
+        let need_bytes = keep || !has_dir;
+        if let Some(blob) = self.store.layer_blob(&tree, options)? {
+            self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+            if !need_bytes || self.store.blobs().contains(&blob.digest) {
+                return Ok(blob);
+            }
+        }
+        if !has_dir {
+            self.spool_whole(layer)?;
+        }
+        let open = |path: &[u8], node: &FileNode| self.open_file(layer, path, node);
+        let trees = self.store.trees();
+        let blob = if need_bytes {
+            let mut writer = self.store.blobs().unhashed_writer()?;
+            let blob =
+                rbuild_cache::write_layer(trees, &tree, options, &open, &mut writer, cancel)?;
+            writer.commit_as(&blob.digest, blob.size)?;
+            blob
+        } else {
+            rbuild_cache::write_layer(trees, &tree, options, &open, &mut io::sink(), cancel)?
+        };
+        trees.persist(&tree)?;
+        self.store.set_layer_blob(&tree, options, &blob)?;
+        self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+        Ok(blob)
+    }
+
+    /// Before a layer without a directory is read file by file: takes what is only in a blob out of it in one pass.
+    fn spool_whole(&self, layer: &LayerRef) -> Result<(), OpError> {
+        let mut wanted = BTreeMap::new();
+        self.each_file(&layer.layer, &mut |path, node| {
+            if self.bytes.at(&node.digest).is_none() {
+                wanted.insert(path.to_vec(), node.clone());
+            }
+        })?;
+        if wanted.is_empty() {
+            Ok(())
+        } else {
+            self.spool_from_blob(layer, &wanted)
+        }
+    }
+
+    fn each_file(
+        &self,
+        tree: &TreeRef,
+        f: &mut dyn FnMut(&[u8], &FileNode),
+    ) -> Result<(), OpError> {
+        self.store.trees().walk(&tree.tree, &mut |path, entry| {
+            if let Node::File(node) = &entry.node {
+                f(path, node);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(())
+    }
+}
+
+/// Opens a file of a directory form, whatever links the layer holds: none is followed, none leads out.
+fn open_beneath(dir: &std::path::Path, path: &[u8]) -> io::Result<File> {
+    use rustix::fs::Mode;
+    use rustix::fs::OFlags;
+    use rustix::fs::ResolveFlags;
+    let root = rustix::fs::open(
+        dir,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    // A rename anywhere on the machine may make the kernel ask to try again (openat2(2), EAGAIN).
+    loop {
+        match rustix::fs::openat2(
+            &root,
+            path,
+            OFlags::RDONLY | OFlags::CLOEXEC,
+            Mode::empty(),
+            resolve,
+        ) {
+            Ok(file) => return Ok(file.into()),
+            Err(rustix::io::Errno::AGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,610 @@
+//! COPY and ADD on trees: which entries of the source are meant, and where they land.
+//!
+//! The rules are those of BuildKit's file op (fsutil's copy): the destination's symbolic links are followed, also
+//! the last one; a source directory's *contents* are copied; the destination directory keeps its own metadata if it
+//! was there, directories below it take the source's; missing parents are made with mode 0755. Subtrees that are
+//! copied as they are share their directory objects with the source, so `COPY . .` of any size is a few merges.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use rbuild_cache::DirNode;
+use rbuild_cache::Directory;
+use rbuild_cache::Entry;
+use rbuild_cache::Follow;
+use rbuild_cache::Meta;
+use rbuild_cache::NewNode;
+use rbuild_cache::Node;
+use rbuild_cache::TreeBuilder;
+use rbuild_cache::TreeError;
+use rbuild_cache::TreeRef;
+use rbuild_cache::Trees;
+use rbuild_llb::op::CopyAction;
+use rbuild_llb::op::ModeChange;
+use rbuild_llb::pattern::PatternError;
+use rbuild_llb::pattern::PatternSet;
+use rbuild_llb::pattern::wildcard;
+
+use super::mode;
+
+/// Why a copy cannot be done.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The source is not there.
+    #[error("`{src}` is not there to copy")]
+    NotFound {
+        /// As written.
+        src: String,
+    },
+    /// A pattern is malformed.
+    #[error("bad pattern in `{src}`")]
+    Pattern {
+        /// As written.
+        src: String,
+        /// What is wrong with it.
+        #[source]
+        source: PatternError,
+    },
+    /// A directory would replace something that is none, or a file a directory.
+    #[error("cannot copy {what} over `/{path}`, which is {there}")]
+    Conflict {
+        /// What was to be copied.
+        what: &'static str,
+        /// Path in the image.
+        path: String,
+        /// What is there.
+        there: &'static str,
+    },
+    /// A directory above the destination is something else.
+    #[error("`/{path}` is not a directory")]
+    NotADirectory {
+        /// Path in the image.
+        path: String,
+    },
+    /// `--chmod`.
+    #[error(transparent)]
+    Mode(#[from] mode::ModeError),
+    /// A tree cannot be read.
+    #[error("cannot read a file tree")]
+    Tree(#[from] TreeError),
+}
+
+/// How copied entries are changed on their way.
+#[derive(Debug, Clone, Default)]
+pub struct Change<'a> {
+    /// `--chown`, resolved.
+    pub owner: Option<(u32, u32)>,
+    /// `--chmod`.
+    pub mode: Option<&'a ModeChange>,
+    /// Times all entries get.
+    pub timestamp: Option<i64>,
+}
+
+impl Change<'_> {
+    fn is_none(&self) -> bool {
+        self.owner.is_none() && self.mode.is_none() && self.timestamp.is_none()
+    }
+
+    fn meta(&self, meta: &Meta, node: &Node) -> Result<Meta, CopyError> {
+        let mut meta = meta.clone();
+        if let Some((uid, gid)) = self.owner {
+            (meta.uid, meta.gid) = (uid, gid);
+        }
+        if let Some(change) = self.mode
+            && !matches!(node, Node::Symlink { .. })
+        {
+            meta.mode = mode::apply(change, meta.mode, matches!(node, Node::Dir(_)))?;
+        }
+        if let Some(secs) = self.timestamp {
+            meta.mtime = rbuild_cache::Timestamp { secs, nanos: 0 };
+        }
+        Ok(meta)
+    }
+}
+
+/// One source of a copy.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Path in the source tree with its links resolved.
+    pub path: Vec<u8>,
+    /// The name it gets if the destination is a directory.
+    pub name: Vec<u8>,
+    /// Directories between the source's root and it, kept below the destination with `--parents`.
+    pub parents: Vec<u8>,
+    /// What is there.
+    pub entry: Entry,
+}
+
+/// The entries of `tree` that `action` copies, in the order of their names.
+///
+/// # Errors
+/// If there are none, and that is an error.
+pub fn sources(
+    trees: &Trees,
+    tree: &TreeRef,
+    action: &CopyAction,
+) -> Result<Vec<Source>, CopyError> {
+    let pattern = |source| CopyError::Pattern {
+        src: action.src.clone(),
+        source,
+    };
+    // `/./` marks where the kept parents begin.
+    let (pivot, src) = match action.src.split_once("/./") {
+        Some((pivot, rest)) if action.parents => (clean(pivot), clean(rest)),
+        _ => (Vec::new(), clean(&action.src)),
+    };
+    let full = join(&pivot, &src);
+    let is_wild =
+        action.allow_wildcard && full.iter().any(|b| matches!(b, b'*' | b'?' | b'[' | b'\\'));
+    let mut paths = Vec::new();
+    if is_wild {
+        expand(trees, tree, &full, &mut paths).map_err(|error| match error {
+            ExpandError::Pattern(source) => pattern(source),
+            ExpandError::Tree(source) => CopyError::Tree(source),
+        })?;
+    } else {
+        paths.push(full.clone());
+    }
+    let mut list = Vec::new();
+    for path in paths {
+        let follow = if action.follow_symlinks {
+            Follow::All
+        } else {
+            Follow::NotLast
+        };
+        let Some(found) = trees.lookup(&tree.tree, &path, follow)? else {
+            if is_wild {
+                continue; // a dangling link that a pattern met
+            }
+            return Err(CopyError::NotFound {
+                src: action.src.clone(),
+            });
+        };
+        let below_pivot = path.strip_prefix(pivot.as_slice()).unwrap_or(&path);
+        let below_pivot = below_pivot.strip_prefix(b"/").unwrap_or(below_pivot);
+        let (parents, name) = match below_pivot.iter().rposition(|&b| b == b'/') {
+            Some(at) => (below_pivot[..at].to_vec(), below_pivot[at + 1..].to_vec()),
+            None => (Vec::new(), below_pivot.to_vec()),
+        };
+        let parents = if action.parents { parents } else { Vec::new() };
+        list.push(Source {
+            path: found.path,
+            name,
+            parents,
+            entry: found.entry,
+        });
+    }
+    if list.is_empty() && !action.allow_empty_wildcard {
+        return Err(CopyError::NotFound {
+            src: action.src.clone(),
+        });
+    }
+    Ok(list)
+}
+
+enum ExpandError {
+    Pattern(PatternError),
+    Tree(TreeError),
+}
+
+impl From<TreeError> for ExpandError {
+    fn from(error: TreeError) -> Self {
+        Self::Tree(error)
+    }
+}
+
+/// All paths `pattern` matches, component by component; `**` matches any number of directories.
+fn expand(
+    trees: &Trees,
+    tree: &TreeRef,
+    pattern: &[u8],
+    into: &mut Vec<Vec<u8>>,
+) -> Result<(), ExpandError> {
+    let parts: Vec<&[u8]> = pattern
+        .split(|&b| b == b'/')
+        .filter(|part| !part.is_empty())
+        .collect();
+    let mut open: Vec<(Vec<u8>, usize)> = vec![(Vec::new(), 0)];
+    while let Some((path, at)) = open.pop() {
+        let Some(part) = parts.get(at) else {
+            into.push(path);
+            continue;
+        };
+        let Some(found) = trees.lookup(&tree.tree, &path, Follow::All)? else {
+            continue;
+        };
+        let Node::Dir(dir) = &found.entry.node else {
+            continue;
+        };
+        let text = String::from_utf8_lossy(part);
+        if *part == b"**" {
+            open.push((path.clone(), at + 1));
+        }
+        for entry in &trees.get(&dir.tree)?.entries {
+            let child = join(&path, &entry.name);
+            if *part == b"**" {
+                if matches!(entry.node, Node::Dir(_)) {
+                    open.push((child, at));
+                }
+            } else if wildcard(&text, &String::from_utf8_lossy(&entry.name))
+                .map_err(ExpandError::Pattern)?
+            {
+                open.push((child, at + 1));
+            }
+        }
+    }
+    into.sort();
+    into.dedup();
+    Ok(())
+}
+
+/// A source's entry as it will arrive: filtered by `--exclude` and changed by `--chown` and `--chmod`. What needs
+/// no change keeps its directory objects.
+///
+/// # Errors
+/// If a pattern or mode is malformed, or a tree cannot be read.
+pub fn arriving(
+    trees: &Trees,
+    source: &Source,
+    action: &CopyAction,
+    change: &Change<'_>,
+) -> Result<Entry, CopyError> {
+    let pattern = |source| CopyError::Pattern {
+        src: action.src.clone(),
+        source,
+    };
+    let mut entry = source.entry.clone();
+    entry.meta = change.meta(&entry.meta, &entry.node)?;
+    let Node::Dir(dir) = &entry.node else {
+        return Ok(entry);
+    };
+    if change.is_none() && action.exclude.is_empty() && action.include.is_empty() {
+        return Ok(entry);
+    }
+    let exclude = PatternSet::new(&action.exclude).map_err(pattern)?;
+    let include = PatternSet::new(&action.include).map_err(pattern)?;
+    let whole = trees.subtree(&entry);
+    let mut builder = TreeBuilder::new();
+    builder.set_root(entry.meta.clone());
+    let mut failed = None;
+    let mut taken = false;
+    // Directories that are not wanted themselves, but stand above something that is, come with their metadata.
+    let mut above: Vec<(Vec<u8>, Meta)> = Vec::new();
+    trees.walk(&whole.tree, &mut |path, below| {
+        if path.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        above.retain(|(dir, _)| path.starts_with(dir) && path.get(dir.len()) == Some(&b'/'));
+        let meta = match change.meta(&below.meta, &below.node) {
+            Ok(meta) => meta,
+            Err(error) => {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
+        };
+        let text = String::from_utf8_lossy(path);
+        let wanted =
+            !exclude.matches(&text) && (action.include.is_empty() || include.matches(&text));
+        match NewNode::of(&below.node) {
+            Some(node) if wanted => {
+                for (dir, meta) in above.drain(..) {
+                    builder.insert(&dir, meta, NewNode::Dir);
+                }
+                builder.insert(path, meta, node);
+                taken = true;
+            }
+            Some(NewNode::Dir) => above.push((path.to_vec(), meta)),
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    })?;
+    if !taken && !action.include.is_empty() && !action.allow_empty_wildcard {
+        return Err(CopyError::NotFound {
+            src: action.include.join(" "),
+        });
+    }
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let filtered = builder.finish(trees);
+    let Node::Dir(root) = trees.root(&filtered.tree)?.node else {
+        return Ok(entry);
+    };
+    let (opaque, implied) = (dir.opaque, dir.implied);
+    entry.node = Node::Dir(DirNode {
+        opaque,
+        implied,
+        ..root
+    });
+    Ok(entry)
+}
+
+/// The destination file system while a file op changes it.
+pub struct Target<'a> {
+    trees: &'a Trees,
+    /// The merged tree.
+    pub root: TreeRef,
+    /// The time new directories get, Unix seconds.
+    pub now: i64,
+}
+
+impl<'a> Target<'a> {
+    /// Starts from a merged tree.
+    pub fn new(trees: &'a Trees, root: TreeRef, now: i64) -> Self {
+        Self { trees, root, now }
+    }
+
+    /// Copies what `action` means out of `source`.
+    ///
+    /// # Errors
+    /// If nothing is there to copy, or something is in the way.
+    pub fn copy(
+        &mut self,
+        source: &TreeRef,
+        action: &CopyAction,
+        change: &Change<'_>,
+    ) -> Result<(), CopyError> {
+        let owner = change.owner.unwrap_or((0, 0));
+        let is_dir_dest = action.dest.ends_with('/') || clean(&action.dest).is_empty();
+        let dest = clean(&action.dest);
+        let parent = if is_dir_dest {
+            dest.as_slice()
+        } else {
+            split(&dest).0
+        };
+        self.make_dirs(parent, owner)?;
+        for source in sources(self.trees, source, action)? {
+            let entry = arriving(self.trees, &source, action, change)?;
+            let base = if source.parents.is_empty() {
+                dest.clone()
+            } else {
+                join(&dest, &source.parents)
+            };
+            if !source.parents.is_empty() {
+                self.make_dirs(&base, owner)?;
+            }
+            self.place(
+                &base,
+                &source.name,
+                entry,
+                action,
+                owner,
+                !source.parents.is_empty(),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Puts one entry at `dest`, or below it as `name` if the rules say so.
+    fn place(
+        &mut self,
+        dest: &[u8],
+        name: &[u8],
+        mut entry: Entry,
+        action: &CopyAction,
+        owner: (u32, u32),
+        keep_name: bool,
+    ) -> Result<(), CopyError> {
+        let there = self.trees.lookup(&self.root.tree, dest, Follow::All)?;
+        let into_dir = there
+            .as_ref()
+            .is_some_and(|found| matches!(found.entry.node, Node::Dir(_)));
+        let is_dir = matches!(entry.node, Node::Dir(_));
+        let contents = action.dir_copy_contents && is_dir && !keep_name;
+        let mut path = there.map_or_else(|| dest.to_vec(), |found| found.path);
+        if into_dir && !contents && !name.is_empty() {
+            path = join(&path, name);
+        }
+        if contents && !into_dir {
+            // The directory that takes the contents is made like any missing parent.
+            path = self.make_dirs(&path, owner)?;
+        } else {
+            let (parent, last) = split(&path);
+            let parent = self.make_dirs(parent, owner)?;
+            path = join(&parent, last);
+        }
+        if contents && let Node::Dir(dir) = &mut entry.node {
+            dir.implied = true;
+        }
+        self.check(&path, &entry, action.always_replace_existing_dest_paths)?;
+        self.graft(&path, entry)
+    }
+
+    /// Makes the directories of `path` that are missing, following links as `mkdir -p` does, and returns the
+    /// resolved path.
+    ///
+    /// # Errors
+    /// If something on the way is not a directory.
+    pub fn make_dirs(&mut self, path: &[u8], (uid, gid): (u32, u32)) -> Result<Vec<u8>, CopyError> {
+        let mut resolved = Vec::new();
+        let mut rest = path.split(|&b| b == b'/').filter(|part| !part.is_empty());
+        for part in rest.by_ref() {
+            let next = join(&resolved, part);
+            match self.trees.lookup(&self.root.tree, &next, Follow::All)? {
+                Some(found) if matches!(found.entry.node, Node::Dir(_)) => resolved = found.path,
+                Some(found) => {
+                    return Err(CopyError::NotADirectory {
+                        path: text(&found.path),
+                    });
+                }
+                None => {
+                    if self
+                        .trees
+                        .lookup(&self.root.tree, &next, Follow::NotLast)?
+                        .is_some()
+                    {
+                        return Err(CopyError::NotADirectory { path: text(&next) }); // a dangling link
+                    }
+                    let mtime = rbuild_cache::Timestamp {
+                        secs: self.now,
+                        nanos: 0,
+                    };
+                    let meta = Meta {
+                        mode: 0o755,
+                        uid,
+                        gid,
+                        mtime,
+                        xattrs: BTreeMap::new(),
+                    };
+                    self.graft(
+                        &next,
+                        Entry {
+                            name: Vec::new(),
+                            meta,
+                            node: empty_dir(self.trees),
+                        },
+                    )?;
+                    resolved = next;
+                }
+            }
+        }
+        Ok(resolved)
+    }
+
+    /// Refuses what the file system would refuse: a directory over a file, a file over a directory.
+    fn check(&self, path: &[u8], entry: &Entry, replace: bool) -> Result<(), CopyError> {
+        if replace {
+            return Ok(());
+        }
+        let Some(found) = self.trees.lookup(&self.root.tree, path, Follow::NotLast)? else {
+            return Ok(());
+        };
+        self.check_below(path, &found.entry.node, &entry.node)
+    }
+
+    fn check_below(&self, path: &[u8], there: &Node, node: &Node) -> Result<(), CopyError> {
+        match (there, node) {
+            (Node::Dir(there), Node::Dir(new)) => {
+                if there.tree == new.tree {
+                    return Ok(());
+                }
+                let (there, new) = (self.trees.get(&there.tree)?, self.trees.get(&new.tree)?);
+                for entry in &new.entries {
+                    if let Ok(at) = there.entries.binary_search_by(|e| e.name.cmp(&entry.name)) {
+                        self.check_below(
+                            &join(path, &entry.name),
+                            &there.entries[at].node,
+                            &entry.node,
+                        )?;
+                    }
+                }
+                Ok(())
+            }
+            (Node::Dir(_), _) => Err(CopyError::Conflict {
+                what: "a file",
+                path: text(path),
+                there: "a directory",
+            }),
+            (_, Node::Dir(_)) => Err(CopyError::Conflict {
+                what: "a directory",
+                path: text(path),
+                there: "not a directory",
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Merges one entry in at a resolved path.
+    ///
+    /// # Errors
+    /// If a tree cannot be read.
+    pub fn graft(&mut self, path: &[u8], mut entry: Entry) -> Result<(), CopyError> {
+        let parts: Vec<&[u8]> = path
+            .split(|&b| b == b'/')
+            .filter(|part| !part.is_empty())
+            .collect();
+        for part in parts.iter().rev() {
+            entry.name = part.to_vec();
+            let object = self.trees.put(Directory {
+                entries: vec![entry],
+            });
+            let node = DirNode {
+                tree: object.tree,
+                content: object.content,
+                opaque: false,
+                implied: true,
+            };
+            entry = Entry {
+                name: Vec::new(),
+                meta: Meta::default(),
+                node: Node::Dir(node),
+            };
+        }
+        if parts.is_empty() && !matches!(entry.node, Node::Dir(_)) {
+            return Err(CopyError::Conflict {
+                what: "a file",
+                path: String::new(),
+                there: "a directory",
+            });
+        }
+        let layer = self.trees.put(Directory {
+            entries: vec![entry],
+        });
+        self.root = self.trees.merge(&self.root.tree, &layer.tree)?;
+        Ok(())
+    }
+
+    /// Removes a resolved path.
+    ///
+    /// # Errors
+    /// If a tree cannot be read.
+    pub fn remove(&mut self, path: &[u8]) -> Result<(), CopyError> {
+        self.graft(
+            path,
+            Entry {
+                name: Vec::new(),
+                meta: Meta::default(),
+                node: Node::Whiteout,
+            },
+        )
+    }
+}
+
+/// An explicit directory without entries.
+pub fn empty_dir(trees: &Trees) -> Node {
+    let object = trees.put(Directory {
+        entries: Vec::new(),
+    });
+    Node::Dir(DirNode {
+        tree: object.tree,
+        content: object.content,
+        opaque: false,
+        implied: false,
+    })
+}
+
+/// Cleans a path as Go's `path.Clean("/" + path)` does, without the leading slash: `/a/./b/../c/` is `a/c`.
+pub fn clean(path: &str) -> Vec<u8> {
+    let mut parts: Vec<&str> = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            part => parts.push(part),
+        }
+    }
+    parts.join("/").into_bytes()
+}
+
+/// `a/b`
+pub fn join(a: &[u8], b: &[u8]) -> Vec<u8> {
+    match (a.is_empty(), b.is_empty()) {
+        (true, _) => b.to_vec(),
+        (_, true) => a.to_vec(),
+        _ => [a, b"/", b].concat(),
+    }
+}
+
+/// The directory and the last component.
+pub fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|&b| b == b'/') {
+        Some(at) => (&path[..at], &path[at + 1..]),
+        None => (&[], path),
+    }
+}
+
+fn text(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).into_owned()
+}

@@ -1,0 +1,614 @@
+//! RUN: inputs become directories, the sandbox runs the process, what it wrote becomes a layer.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+use std::path::PathBuf;
+
+use rbuild_cache::Follow;
+use rbuild_cache::LayerRef;
+use rbuild_cache::Node;
+use rbuild_cache::Ownership;
+use rbuild_cache::ScanKind;
+use rbuild_cache::Snapshot;
+use rbuild_cache::TreeRef;
+use rbuild_llb::CancelToken;
+use rbuild_llb::KeyRecord;
+use rbuild_llb::Vertex;
+use rbuild_llb::event::Event;
+use rbuild_llb::event::LogEvent;
+use rbuild_llb::key::KeyValue;
+use rbuild_llb::op::ExecOp;
+use rbuild_llb::op::Mount;
+use rbuild_llb::op::MountKind;
+use rbuild_llb::op::NetworkMode;
+use rbuild_llb::op::SecurityMode;
+
+use super::Engine;
+use super::ExitText;
+use super::OpError;
+use super::StepResult;
+use super::copy;
+use super::file::hidden;
+use crate::clock;
+use crate::request::SecretSource;
+use crate::request::Volume;
+use crate::sandbox;
+use crate::sandbox::Exit;
+use crate::sandbox::MountSource;
+use crate::sandbox::Network;
+use crate::sandbox::Sandbox;
+use crate::sandbox::SandboxError;
+use crate::sandbox::Security;
+use crate::sandbox::Step;
+use crate::sandbox::Stream;
+use crate::solver::Input;
+use crate::solver::InputKey;
+use crate::solver::StepControl;
+
+/// Runs the process of a step. The real one is the sandbox.
+pub trait Executor: Send + Sync + std::fmt::Debug {
+    /// The id map in which this executor's directories are written.
+    fn domain(&self) -> &str;
+
+    /// How owners are kept in them.
+    fn ownership(&self) -> Ownership;
+
+    /// Runs one step to its end.
+    ///
+    /// # Errors
+    /// If it could not be started.
+    fn run(
+        &self,
+        step: &Step,
+        output: &mut dyn FnMut(Stream, &[u8]),
+        cancel: &CancelToken,
+    ) -> Result<Exit, SandboxError>;
+}
+
+impl Executor for Sandbox {
+    fn domain(&self) -> &str {
+        Sandbox::domain(self)
+    }
+
+    fn ownership(&self) -> Ownership {
+        match self.rung() {
+            sandbox::Rung::Single => Ownership::Logical,
+            _ => Ownership::Keep,
+        }
+    }
+
+    fn run(
+        &self,
+        step: &Step,
+        output: &mut dyn FnMut(Stream, &[u8]),
+        cancel: &CancelToken,
+    ) -> Result<Exit, SandboxError> {
+        Sandbox::run(self, step, output, cancel)
+    }
+}
+
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Engine<'_> {
+    pub(super) fn exec_record(
+        &self,
+        vertex: &Vertex,
+        op: &ExecOp,
+        inputs: &[InputKey],
+    ) -> Result<KeyRecord, OpError> {
+        let mut record = own_record("exec", op);
+        let mounts = op.mounts.iter().map(|mount| {
+            let mut fields = mount_value(mount);
+            fields.insert(
+                "input".into(),
+                mount.input.map_or(-1, |index| index as i64).into(),
+            );
+            match mount
+                .input
+                .and_then(|index| self.local_input(vertex, index))
+            {
+                Some(local) => {
+                    let tree = self.scan(local)?.tree;
+                    fields.insert("content".into(), self.at_selector(&tree, &mount.selector)?);
+                }
+                None => {
+                    fields.insert("selector".into(), mount.selector.as_str().into());
+                }
+            }
+            Ok(KeyValue::Map(fields))
+        });
+        record.field(
+            "mounts",
+            KeyValue::List(mounts.collect::<Result<_, OpError>>()?),
+        );
+        record.field("inputs", self.input_keys(vertex, inputs));
+        Ok(record)
+    }
+
+    pub(super) fn exec_content_record(
+        &self,
+        op: &ExecOp,
+        inputs: &[Input<'_, StepResult>],
+    ) -> Result<KeyRecord, OpError> {
+        let mut record = own_record("exec/content", op);
+        let mounts = op.mounts.iter().map(|mount| {
+            let mut fields = mount_value(mount);
+            if let (MountKind::Bind | MountKind::Cache { .. }, Some(index)) =
+                (&mount.kind, mount.input)
+            {
+                let input = &inputs[index];
+                let root = input.output.outputs[input.index as usize].root;
+                fields.insert("content".into(), self.at_selector(&root, &mount.selector)?);
+            }
+            Ok(KeyValue::Map(fields))
+        });
+        record.field(
+            "mounts",
+            KeyValue::List(mounts.collect::<Result<_, OpError>>()?),
+        );
+        Ok(record)
+    }
+
+    /// The content of what a mount shows.
+    fn at_selector(&self, root: &TreeRef, selector: &str) -> Result<KeyValue, OpError> {
+        let path = copy::clean(selector);
+        if path.is_empty() {
+            return Ok(KeyValue::Content {
+                content: root.content,
+                tree: Some(root.tree),
+            });
+        }
+        let trees = self.store.trees();
+        let Some(found) = trees.lookup(&root.tree, &path, Follow::All)? else {
+            return Ok("nothing".into());
+        };
+        let tree =
+            matches!(found.entry.node, Node::Dir(_)).then(|| trees.subtree(&found.entry).tree);
+        Ok(KeyValue::Content {
+            content: found.entry.content(),
+            tree,
+        })
+    }
+
+    pub(super) fn exec(
+        &self,
+        vertex: &Vertex,
+        op: &ExecOp,
+        inputs: &[&Snapshot],
+        step: &StepControl<'_>,
+    ) -> Result<Vec<Snapshot>, OpError> {
+        let executor = self.executor()?;
+        let empty = self.empty();
+        let root_mount = op.mounts.iter().find(|mount| mount.dest == "/");
+        let root = root_mount
+            .and_then(|mount| mount.input)
+            .map_or(&empty, |index| inputs[index]);
+        let keeps_root = root_mount.is_some_and(|mount| mount.output.is_some());
+
+        let scratch = self.store.scratch()?;
+        let (upper, work) = work_dirs(scratch.path())?;
+        let identity = self.accounts(root)?.identity(&op.user)?;
+        let mut env = environment(&op.proxy_env.env, &op.env, &identity.home);
+        for secret in &op.secret_env {
+            if let Some(value) = self.secret(&secret.id, secret.optional)? {
+                let mut pair = OsString::from(format!("{}=", secret.name));
+                pair.push(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&value));
+                env.push(pair);
+            }
+        }
+        let mut mounts = Vec::new();
+        let mut held = Vec::new();
+        for (index, mount) in op
+            .mounts
+            .iter()
+            .enumerate()
+            .filter(|(_, mount)| mount.dest != "/")
+        {
+            let dir = scratch.path().join(format!("mount{index}"));
+            if let Some(source) = self.mount_source(mount, inputs, &dir, &mut held, step)? {
+                mounts.push(sandbox::Mount {
+                    dest: PathBuf::from(&mount.dest),
+                    source,
+                });
+            }
+        }
+        let spec = Step {
+            root: sandbox::Root {
+                lowers: self.lowers(root, step.cancel)?,
+                upper: Some(upper.clone()),
+                work,
+            },
+            mounts,
+            args: op.args.iter().map(OsString::from).collect(),
+            env,
+            cwd: PathBuf::from(if op.cwd.is_empty() { "/" } else { &op.cwd }),
+            uid: identity.uid,
+            gid: identity.gid,
+            groups: identity.groups,
+            network: network(op.network),
+            security: match op.security {
+                SecurityMode::Sandbox => Security::Sandbox,
+                SecurityMode::Insecure => Security::Insecure,
+            },
+            hostname: op.hostname.clone(),
+            hosts: op.extra_hosts.clone(),
+            ulimits: op
+                .ulimits
+                .iter()
+                .map(|limit| sandbox::Ulimit {
+                    name: limit.name.clone(),
+                    soft: limit.soft,
+                    hard: limit.hard,
+                })
+                .collect(),
+            stdin: None,
+        };
+        let mut log = |stream: Stream, data: &[u8]| {
+            let stream = if stream == Stream::Stdout { 1 } else { 2 };
+            let vertex = step.digest.to_owned();
+            (step.events)(Event::Log(LogEvent {
+                vertex,
+                stream,
+                data: data.to_vec(),
+                timestamp: clock::now(),
+            }));
+        };
+        let exit = executor.run(&spec, &mut log, step.cancel)?;
+        if step.cancel.is_cancelled() {
+            return Err(OpError::Cancelled);
+        }
+        if exit != Exit::Code(0) {
+            return Err(OpError::Failed {
+                command: command(vertex, op),
+                exit: ExitText(exit),
+            });
+        }
+        if !keeps_root {
+            return Ok(Vec::new());
+        }
+        let trees = self.store.trees();
+        let mut written = rbuild_cache::scan_dir(trees, &upper, ScanKind::Upper, step.cancel)?;
+        if self.ownership == Ownership::Logical {
+            written = trees.keep_owners(&root.root.tree, &written.tree)?;
+        }
+        // What was copied up and is as it was is no change; device nodes below live in the tree only.
+        let layer = trees.reduce(&root.root.tree, &written.tree)?;
+        trees.persist(&layer.tree)?;
+        self.store
+            .adopt_layer_dir(&layer.tree, &self.domain, &upper)?;
+        let layer = LayerRef {
+            layer,
+            origin: None,
+            created: Some(self.created()),
+        };
+        Ok(vec![self.stack(root, layer)?])
+    }
+
+    /// Runs a process on top of a snapshot; what it writes there is dropped.
+    pub(crate) fn foreground(
+        &self,
+        root: &Snapshot,
+        process: &Foreground,
+        output: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<Exit, OpError> {
+        let executor = self.executor()?;
+        let scratch = self.store.scratch()?;
+        let (upper, work) = work_dirs(scratch.path())?;
+        let identity = self.accounts(root)?.identity(&process.user)?;
+        let mounts = process.volumes.iter().map(|volume| sandbox::Mount {
+            dest: PathBuf::from(&volume.dest),
+            source: MountSource::Bind {
+                path: volume.source.clone(),
+                subpath: PathBuf::new(),
+                readonly: volume.readonly,
+            },
+        });
+        let spec = Step {
+            root: sandbox::Root {
+                lowers: self.lowers(root, self.cancel)?,
+                upper: Some(upper),
+                work,
+            },
+            mounts: mounts.collect(),
+            args: process.args.iter().map(OsString::from).collect(),
+            env: environment(&[], &process.env, &identity.home),
+            cwd: PathBuf::from(&process.workdir),
+            uid: identity.uid,
+            gid: identity.gid,
+            groups: identity.groups,
+            network: network(process.network),
+            security: Security::Sandbox,
+            hostname: String::new(),
+            hosts: Vec::new(),
+            ulimits: Vec::new(),
+            stdin: None,
+        };
+        Ok(executor.run(&spec, output, self.cancel)?)
+    }
+
+    fn executor(&self) -> Result<&dyn Executor, OpError> {
+        self.executor
+            .as_deref()
+            .ok_or_else(|| OpError::Unsupported {
+                what: "running a process before the sandbox is set up".into(),
+            })
+    }
+
+    /// The directories of a snapshot's layers, bottom first.
+    fn lowers(&self, snapshot: &Snapshot, cancel: &CancelToken) -> Result<Vec<PathBuf>, OpError> {
+        let empty = self.empty().root.tree;
+        let layers = snapshot
+            .layers
+            .iter()
+            .filter(|layer| layer.layer.tree != empty);
+        layers.map(|layer| self.layer_dir(layer, cancel)).collect()
+    }
+
+    /// What is mounted, or nothing where an optional secret is missing.
+    fn mount_source(
+        &self,
+        mount: &Mount,
+        inputs: &[&Snapshot],
+        scratch: &Path,
+        held: &mut Vec<rbuild_cache::CacheMount>,
+        step: &StepControl<'_>,
+    ) -> Result<Option<MountSource>, OpError> {
+        Ok(Some(match &mount.kind {
+            MountKind::Bind => {
+                let empty = self.empty();
+                let snapshot = mount.input.map_or(&empty, |index| inputs[index]);
+                let path = copy::clean(&mount.selector);
+                if self
+                    .store
+                    .trees()
+                    .lookup(&snapshot.root.tree, &path, Follow::All)?
+                    .is_none()
+                {
+                    return Err(copy::CopyError::NotFound {
+                        src: mount.selector.clone(),
+                    }
+                    .into());
+                }
+                std::fs::create_dir(scratch)
+                    .map_err(|source| OpError::io("create", scratch, source))?;
+                let (upper, work) = work_dirs(scratch)?;
+                MountSource::Overlay {
+                    lowers: self.lowers(snapshot, step.cancel)?,
+                    upper: (!mount.readonly).then_some(upper),
+                    work,
+                    subpath: PathBuf::from(&mount.selector),
+                }
+            }
+            MountKind::Cache {
+                id,
+                sharing,
+                mode,
+                uid,
+                gid,
+            } => {
+                let cache = self
+                    .store
+                    .cache_mount(id, &self.domain, *sharing, step.cancel)?;
+                let cache = cache.ok_or(OpError::Cancelled)?;
+                let path = cache.prepare(*mode, *uid, *gid)?;
+                held.push(cache);
+                MountSource::Bind {
+                    path,
+                    subpath: PathBuf::new(),
+                    readonly: mount.readonly,
+                }
+            }
+            MountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
+            MountKind::Secret {
+                id,
+                uid,
+                gid,
+                mode,
+                optional,
+            } => match self.secret(id, *optional)? {
+                Some(data) => MountSource::File {
+                    data,
+                    mode: *mode,
+                    uid: *uid,
+                    gid: *gid,
+                },
+                None => return Ok(None),
+            },
+            MountKind::Ssh { id, optional, .. } => {
+                if *optional {
+                    return Ok(None);
+                }
+                return Err(OpError::Unsupported {
+                    what: format!("the ssh agent mount `{id}`"),
+                });
+            }
+        }))
+    }
+
+    fn secret(&self, id: &str, optional: bool) -> Result<Option<Vec<u8>>, OpError> {
+        match self.options.secrets.get(id) {
+            Some(SecretSource::Value(secret)) => Ok(Some(secret.0.clone())),
+            Some(SecretSource::File(path)) => std::fs::read(path)
+                .map(Some)
+                .map_err(|source| OpError::io("read the secret file", path, source)),
+            None if optional => Ok(None),
+            None => Err(OpError::Secret { id: id.to_owned() }),
+        }
+    }
+}
+
+/// A process of `rbuild run`.
+#[derive(Debug, Clone)]
+pub struct Foreground {
+    /// argv.
+    pub args: Vec<String>,
+    /// `KEY=value`; the last of equal keys counts.
+    pub env: Vec<String>,
+    /// Working directory.
+    pub workdir: String,
+    /// `user[:group]`.
+    pub user: String,
+    /// What it may reach.
+    pub network: NetworkMode,
+    /// Directories of this machine.
+    pub volumes: Vec<Volume>,
+}
+
+/// Makes the two directories an overlay writes to.
+fn work_dirs(parent: &Path) -> Result<(PathBuf, PathBuf), OpError> {
+    let (upper, work) = (parent.join("upper"), parent.join("work"));
+    for dir in [&upper, &work] {
+        std::fs::create_dir(dir).map_err(|source| OpError::io("create", dir, source))?;
+    }
+    // Its mode is that of `/` in the step.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&upper, mode)
+        .map_err(|source| OpError::io("set the mode of", &upper, source))?;
+    Ok((upper, work))
+}
+
+/// The whole environment: defaults first, so that what the step sets wins.
+fn environment(proxies: &[String], env: &[String], home: &str) -> Vec<OsString> {
+    let named = |name: &str| env.iter().any(|pair| pair.split('=').next() == Some(name));
+    let mut whole: Vec<String> = Vec::new();
+    if !named("PATH") {
+        whole.push(DEFAULT_PATH.into());
+    }
+    whole.extend(proxies.iter().cloned());
+    whole.extend(env.iter().cloned());
+    if !named("HOME") {
+        whole.push(format!("HOME={home}"));
+    }
+    whole.into_iter().map(OsString::from).collect()
+}
+
+fn network(mode: NetworkMode) -> Network {
+    match mode {
+        NetworkMode::Default | NetworkMode::Host => Network::Host,
+        NetworkMode::None => Network::None,
+    }
+}
+
+/// What the user wrote, for messages.
+fn command(vertex: &Vertex, op: &ExecOp) -> String {
+    match op.args.is_empty() {
+        true => vertex.meta.name.clone(),
+        false => op.args.join(" "),
+    }
+}
+
+/// The part of an exec's key that is its own: everything but its inputs.
+fn own_record(kind: &str, op: &ExecOp) -> KeyRecord {
+    // Destructured: a new field must be put into the key or named here as left out.
+    let ExecOp {
+        args,
+        env,
+        cwd,
+        user,
+        mounts: _, // with the inputs
+        network,
+        security,
+        secret_env,
+        hostname,
+        extra_hosts,
+        ulimits,
+        proxy_env: _, // never in the key
+    } = op;
+    let mut record = KeyRecord::new(kind);
+    record
+        .field(
+            "args",
+            args.iter().map(String::as_str).collect::<KeyValue>(),
+        )
+        .field(
+            "env",
+            env.iter().map(|pair| env_value(pair)).collect::<KeyValue>(),
+        )
+        .field("cwd", cwd.as_str())
+        .field("user", user.as_str())
+        .field("network", format!("{network:?}").to_lowercase())
+        .field("security", format!("{security:?}").to_lowercase())
+        .field(
+            "secrets",
+            secret_env
+                .iter()
+                .map(|s| format!("{}={}", s.name, s.id))
+                .collect::<KeyValue>(),
+        )
+        .field("hostname", hostname.as_str())
+        .field(
+            "hosts",
+            extra_hosts
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect::<KeyValue>(),
+        )
+        .field(
+            "ulimits",
+            ulimits
+                .iter()
+                .map(|u| format!("{}={}:{}", u.name, u.soft, u.hard))
+                .collect::<KeyValue>(),
+        );
+    record
+}
+
+/// A variable, its value hidden where the name says that it is secret.
+fn env_value(pair: &str) -> KeyValue {
+    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    let upper = name.to_ascii_uppercase();
+    let secret = [
+        "SECRET",
+        "TOKEN",
+        "PASSWORD",
+        "PASSWD",
+        "PASSPHRASE",
+        "CREDENTIAL",
+        "PRIVATE",
+        "API_KEY",
+        "APIKEY",
+    ];
+    if secret.iter().any(|word| upper.contains(word)) {
+        return KeyValue::Map(BTreeMap::from([(name.to_owned(), hidden(name, value))]));
+    }
+    pair.into()
+}
+
+/// A mount's own part of a key.
+fn mount_value(mount: &Mount) -> BTreeMap<String, KeyValue> {
+    let kind: KeyValue = match &mount.kind {
+        MountKind::Bind => "bind".into(),
+        MountKind::Cache {
+            id,
+            sharing,
+            mode,
+            uid,
+            gid,
+        } => format!("cache {id} {sharing:?} {mode:o} {uid}:{gid}").into(),
+        MountKind::Tmpfs { size } => format!("tmpfs {size}").into(),
+        MountKind::Secret {
+            id,
+            uid,
+            gid,
+            mode,
+            optional,
+        } => format!("secret {id} {mode:o} {uid}:{gid} {optional}").into(),
+        MountKind::Ssh {
+            id,
+            uid,
+            gid,
+            mode,
+            optional,
+        } => format!("ssh {id} {mode:o} {uid}:{gid} {optional}").into(),
+    };
+    BTreeMap::from([
+        ("dest".to_owned(), mount.dest.as_str().into()),
+        (
+            "output".to_owned(),
+            mount.output.map_or(-1, i64::from).into(),
+        ),
+        ("readonly".to_owned(), mount.readonly.into()),
+        ("kind".to_owned(), kind),
+    ])
+}

@@ -1,0 +1,643 @@
+//! File ops: copies, directories, files and removals, worked out on the merged tree; the layer is what changed.
+
+use std::fs::File;
+
+use rbuild_cache::Entry;
+use rbuild_cache::Follow;
+use rbuild_cache::LayerRef;
+use rbuild_cache::Meta;
+use rbuild_cache::Node;
+use rbuild_cache::Snapshot;
+use rbuild_cache::Timestamp;
+use rbuild_cache::TreeRef;
+use rbuild_llb::ContentDigest;
+use rbuild_llb::KeyRecord;
+use rbuild_llb::Vertex;
+use rbuild_llb::encode::Encoder;
+use rbuild_llb::key::KeyValue;
+use rbuild_llb::op::CopyAction;
+use rbuild_llb::op::FileAction;
+use rbuild_llb::op::FileActionKind;
+use rbuild_llb::op::FileInput;
+use rbuild_llb::op::FileOp;
+use rbuild_llb::op::Owner;
+use rbuild_llb::op::UserRef;
+
+use super::Engine;
+use super::OpError;
+use super::StepResult;
+use super::copy;
+use super::copy::Change;
+use super::copy::Target;
+use super::owner::Accounts;
+use crate::clock;
+use crate::solver::Input;
+use crate::solver::InputKey;
+use crate::solver::StepControl;
+
+/// `/etc/passwd` and `/etc/group` larger than this are not what they claim to be.
+const ACCOUNTS_LIMIT: u64 = 16 << 20;
+
+impl Engine<'_> {
+    pub(super) fn file_record(
+        &self,
+        vertex: &Vertex,
+        op: &FileOp,
+        inputs: &[InputKey],
+    ) -> Result<KeyRecord, OpError> {
+        let mut record = KeyRecord::new("file");
+        record.field("inputs", self.input_keys(vertex, inputs));
+        let actions = op.actions.iter().map(|action| {
+            let mut value = action_value(action, true);
+            if let (FileActionKind::Copy(copy), FileInput::Input(index)) =
+                (&action.kind, action.secondary)
+                && let Some(local) = self.local_input(vertex, index)
+            {
+                let scan = self.scan(local)?;
+                if let KeyValue::Map(fields) = &mut value {
+                    fields.remove("src");
+                    fields.insert("files".into(), self.selected(&scan.tree, copy)?);
+                }
+            }
+            Ok(value)
+        });
+        record.field(
+            "actions",
+            KeyValue::List(actions.collect::<Result<_, OpError>>()?),
+        );
+        Ok(record)
+    }
+
+    pub(super) fn file_content_record(
+        &self,
+        op: &FileOp,
+        inputs: &[Input<'_, StepResult>],
+    ) -> Result<KeyRecord, OpError> {
+        let content = |input: FileInput| match input {
+            FileInput::Input(index) => Some(root_of(inputs, index)),
+            FileInput::Scratch | FileInput::Action(_) => None,
+        };
+        let mut record = KeyRecord::new("file/content");
+        let actions = op.actions.iter().map(|action| {
+            let mut value = action_value(action, false);
+            if let KeyValue::Map(fields) = &mut value {
+                if let Some(root) = content(action.input) {
+                    fields.insert("base".into(), content_value(root));
+                }
+                match (&action.kind, content(action.secondary)) {
+                    (FileActionKind::Copy(copy), Some(root)) => {
+                        fields.insert("files".into(), self.selected(&root, copy)?);
+                    }
+                    (FileActionKind::Copy(copy), None) => {
+                        fields.insert("src".into(), copy.src.as_str().into());
+                    }
+                    _ => {}
+                }
+            }
+            Ok(value)
+        });
+        record.field(
+            "actions",
+            KeyValue::List(actions.collect::<Result<_, OpError>>()?),
+        );
+        Ok(record)
+    }
+
+    /// What a copy takes from a tree: names below the destination with the content that arrives there. Owners and
+    /// modes that the copy sets itself are those it sets.
+    fn selected(&self, tree: &TreeRef, action: &CopyAction) -> Result<KeyValue, OpError> {
+        let trees = self.store.trees();
+        let owner = match &action.owner {
+            // By name it is looked up in the base, which is in the key itself: any number will do here.
+            Some(Owner {
+                user: UserRef::Name(_),
+                ..
+            }) => Some((0, 0)),
+            Some(owner) => Some(Accounts::default().owner(owner).unwrap_or_default()),
+            None => None,
+        };
+        let change = Change {
+            owner,
+            mode: action.mode.as_ref(),
+            timestamp: None,
+        };
+        let mut list = Vec::new();
+        for source in copy::sources(trees, tree, action)? {
+            let entry = copy::arriving(trees, &source, action, &change)?;
+            let tree = matches!(entry.node, Node::Dir(_)).then(|| trees.subtree(&entry).tree);
+            list.push(KeyValue::List(vec![
+                String::from_utf8_lossy(&copy::join(&source.parents, &source.name))
+                    .into_owned()
+                    .into(),
+                KeyValue::Content {
+                    content: entry.content(),
+                    tree,
+                },
+            ]));
+        }
+        Ok(KeyValue::List(list))
+    }
+
+    pub(super) fn file(
+        &self,
+        op: &FileOp,
+        inputs: &[&Snapshot],
+        step: &StepControl<'_>,
+    ) -> Result<Vec<Snapshot>, OpError> {
+        // Actions that build on each other are one layer: each result is the layers below, and the merged tree now.
+        let mut results: Vec<(TreeRef, Snapshot)> = Vec::new();
+        let mut outputs: Vec<(u32, Snapshot)> = Vec::new();
+        for action in &op.actions {
+            if step.cancel.is_cancelled() {
+                return Err(OpError::Cancelled);
+            }
+            let pick = |input: FileInput| match input {
+                FileInput::Scratch => (self.empty().root, self.empty()),
+                FileInput::Input(at) => (inputs[at].root, inputs[at].clone()),
+                FileInput::Action(at) => results[at].clone(),
+            };
+            let (lower, base) = pick(action.input);
+            let root = self.action(&base, &pick(action.secondary).1, action)?;
+            let changed = Snapshot {
+                layers: base.layers,
+                root,
+            };
+            if let Some(output) = action.output {
+                outputs.push((output, self.as_layer(&lower, &changed)?));
+            }
+            results.push((lower, changed));
+        }
+        outputs.sort_by_key(|(index, _)| *index);
+        Ok(outputs.into_iter().map(|(_, snapshot)| snapshot).collect())
+    }
+
+    /// Turns "these layers, which add up to `lower`, but this merged tree" into one layer more.
+    fn as_layer(&self, lower: &TreeRef, changed: &Snapshot) -> Result<Snapshot, OpError> {
+        let layer = self.store.trees().diff(&lower.tree, &changed.root.tree)?;
+        let mut layers = changed.layers.clone();
+        layers.push(LayerRef {
+            layer,
+            origin: None,
+            created: Some(self.created()),
+        });
+        Ok(Snapshot {
+            layers,
+            root: changed.root,
+        })
+    }
+
+    /// When a layer made now was made, nanoseconds since the epoch.
+    pub(super) fn created(&self) -> u128 {
+        match self.options.source_date_epoch {
+            Some(secs) => u128::try_from(secs).unwrap_or(0) * 1_000_000_000,
+            None => clock::now().0,
+        }
+    }
+
+    /// Carries one action out and returns the merged tree after it.
+    fn action(
+        &self,
+        base: &Snapshot,
+        secondary: &Snapshot,
+        action: &FileAction,
+    ) -> Result<TreeRef, OpError> {
+        let mut target = Target::new(self.store.trees(), base.root, self.file_time());
+        match &action.kind {
+            FileActionKind::Copy(copy) => self.copy_action(&mut target, base, secondary, copy)?,
+            FileActionKind::Mkdir {
+                path,
+                mode,
+                make_parents,
+                owner,
+                timestamp,
+            } => {
+                let owner = self.owner(base, owner.as_ref())?.unwrap_or((0, 0));
+                let path = copy::clean(path);
+                let (parent, last) = copy::split(&path);
+                let exists = self
+                    .store
+                    .trees()
+                    .lookup(&target.root.tree, &path, Follow::All)?;
+                if !path.is_empty()
+                    && exists.is_none_or(|found| !matches!(found.entry.node, Node::Dir(_)))
+                {
+                    let parent = if *make_parents {
+                        target.make_dirs(parent, owner)?
+                    } else {
+                        parent.to_vec()
+                    };
+                    let node = copy::empty_dir(self.store.trees());
+                    self.put(
+                        &mut target,
+                        &copy::join(&parent, last),
+                        *mode,
+                        owner,
+                        *timestamp,
+                        node,
+                    )?;
+                }
+            }
+            FileActionKind::Mkfile {
+                path,
+                mode,
+                data,
+                owner,
+                timestamp,
+            } => {
+                let owner = self.owner(base, owner.as_ref())?.unwrap_or((0, 0));
+                let node = Node::File(self.spool_data(data)?);
+                let path = self.resolved(&target, &copy::clean(path))?;
+                self.put(&mut target, &path, *mode, owner, *timestamp, node)?;
+            }
+            FileActionKind::Symlink {
+                target: to,
+                path,
+                owner,
+                timestamp,
+            } => {
+                let owner = self.owner(base, owner.as_ref())?.unwrap_or((0, 0));
+                let node = Node::Symlink {
+                    target: to.clone().into_bytes(),
+                };
+                let path = self.resolved(&target, &copy::clean(path))?;
+                self.put(&mut target, &path, 0o777, owner, *timestamp, node)?;
+            }
+            FileActionKind::Rm {
+                path,
+                allow_not_found,
+                allow_wildcard,
+            } => {
+                self.remove(&mut target, path, *allow_not_found, *allow_wildcard)?;
+            }
+        }
+        Ok(target.root)
+    }
+
+    /// A path whose parent's links are resolved; the last component is taken literally.
+    fn resolved(&self, target: &Target<'_>, path: &[u8]) -> Result<Vec<u8>, OpError> {
+        let (parent, last) = copy::split(path);
+        let found = self
+            .store
+            .trees()
+            .lookup(&target.root.tree, parent, Follow::All)?;
+        Ok(copy::join(
+            &found.map_or_else(|| parent.to_vec(), |found| found.path),
+            last,
+        ))
+    }
+
+    fn put(
+        &self,
+        target: &mut Target<'_>,
+        path: &[u8],
+        mode: u32,
+        (uid, gid): (u32, u32),
+        timestamp: Option<i64>,
+        node: Node,
+    ) -> Result<(), OpError> {
+        let secs = timestamp.unwrap_or(target.now);
+        let mtime = Timestamp { secs, nanos: 0 };
+        let meta = Meta {
+            mode: mode & 0o7777,
+            uid,
+            gid,
+            mtime,
+            ..Meta::default()
+        };
+        Ok(target.graft(
+            path,
+            Entry {
+                name: Vec::new(),
+                meta,
+                node,
+            },
+        )?)
+    }
+
+    fn remove(
+        &self,
+        target: &mut Target<'_>,
+        path: &str,
+        missing_ok: bool,
+        wild: bool,
+    ) -> Result<(), OpError> {
+        let pattern = CopyAction {
+            src: path.to_owned(),
+            dest: "/".into(),
+            owner: None,
+            mode: None,
+            follow_symlinks: false,
+            dir_copy_contents: false,
+            attempt_unpack: false,
+            create_dest_path: false,
+            allow_wildcard: wild,
+            allow_empty_wildcard: missing_ok,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            always_replace_existing_dest_paths: false,
+            timestamp: None,
+            parents: false,
+        };
+        match copy::sources(self.store.trees(), &target.root, &pattern) {
+            Ok(list) => {
+                for source in list {
+                    target.remove(&source.path)?;
+                }
+                Ok(())
+            }
+            Err(copy::CopyError::NotFound { .. }) if missing_ok => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn copy_action(
+        &self,
+        target: &mut Target<'_>,
+        base: &Snapshot,
+        source: &Snapshot,
+        action: &CopyAction,
+    ) -> Result<(), OpError> {
+        let change = Change {
+            owner: self.owner(base, action.owner.as_ref())?,
+            mode: action.mode.as_ref(),
+            timestamp: action.timestamp,
+        };
+        let trees = self.store.trees();
+        for found in copy::sources(trees, &source.root, action)? {
+            self.place_copied(source, &found.path, &found.entry)?;
+            if action.attempt_unpack
+                && let Node::File(node) = &found.entry.node
+                && let Some(archive) = self.open_archive(source, &found.path, node)?
+            {
+                let owner = change.owner.unwrap_or((0, 0));
+                let dest = target.make_dirs(&copy::clean(&action.dest), owner)?;
+                self.unpack(target, &dest, archive, &change)?;
+                continue;
+            }
+            let one = CopyAction {
+                src: exact(&found.path, action),
+                allow_wildcard: false,
+                ..action.clone()
+            };
+            target.copy(&source.root, &one, &change)?;
+        }
+        Ok(())
+    }
+
+    /// The file, if it is a tar (compressed with gzip, zstd or not at all).
+    fn open_archive(
+        &self,
+        source: &Snapshot,
+        path: &[u8],
+        node: &rbuild_cache::FileNode,
+    ) -> Result<Option<File>, OpError> {
+        let shown = std::path::PathBuf::from(String::from_utf8_lossy(path).into_owned());
+        for layer in source.layers.iter().rev() {
+            let Ok(file) = self.open_file(layer, path, node) else {
+                continue;
+            };
+            let is_tar = is_archive(&file).map_err(|error| OpError::io("read", &shown, error))?;
+            return Ok(is_tar.then_some(file));
+        }
+        Ok(None)
+    }
+
+    /// ADD of an archive: its tree below `dest`, its files kept aside.
+    fn unpack(
+        &self,
+        target: &mut Target<'_>,
+        dest: &[u8],
+        archive: File,
+        change: &Change<'_>,
+    ) -> Result<(), OpError> {
+        let trees = self.store.trees();
+        let mut again = archive
+            .try_clone()
+            .map_err(|error| OpError::io("read", "archive".as_ref(), error))?;
+        let read = rbuild_cache::read_layer(trees, archive, None)?;
+        let mut wanted = std::collections::BTreeMap::new();
+        trees.walk(&read.layer.tree, &mut |path, entry| {
+            if let Node::File(node) = &entry.node {
+                wanted.insert(path.to_vec(), node.clone());
+            }
+            std::ops::ControlFlow::Continue(())
+        })?;
+        std::io::Seek::rewind(&mut again)
+            .map_err(|error| OpError::io("read", "archive".as_ref(), error))?;
+        self.spool_files(&read.layer, again, &wanted)?;
+        // As an archive's own files, names that look like whiteouts are what they say: the merge applies them.
+        let whole = trees.merge(&trees.empty().tree, &read.layer.tree)?;
+        let action = CopyAction {
+            src: "/".into(),
+            dest: format!("/{}", String::from_utf8_lossy(dest)),
+            owner: None,
+            mode: None,
+            follow_symlinks: false,
+            dir_copy_contents: true,
+            attempt_unpack: false,
+            create_dest_path: true,
+            allow_wildcard: false,
+            allow_empty_wildcard: true,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            always_replace_existing_dest_paths: true,
+            timestamp: None,
+            parents: false,
+        };
+        Ok(target.copy(&whole, &action, change)?)
+    }
+
+    /// `--chown`, looked up in the image.
+    fn owner(&self, base: &Snapshot, owner: Option<&Owner>) -> Result<Option<(u32, u32)>, OpError> {
+        let Some(owner) = owner else { return Ok(None) };
+        let by_name = |user: &UserRef| matches!(user, UserRef::Name(_));
+        let accounts = if by_name(&owner.user) || owner.group.as_ref().is_some_and(by_name) {
+            self.accounts(base)?
+        } else {
+            Accounts::default()
+        };
+        Ok(Some(accounts.owner(owner)?))
+    }
+
+    /// The image's account files.
+    pub(super) fn accounts(&self, snapshot: &Snapshot) -> Result<Accounts, OpError> {
+        let read = |path: &[u8]| {
+            self.read_small(snapshot, path, ACCOUNTS_LIMIT)
+                .map(Option::unwrap_or_default)
+        };
+        Ok(Accounts {
+            passwd: read(b"etc/passwd")?,
+            group: read(b"etc/group")?,
+        })
+    }
+}
+
+/// Whether a file is something ADD unpacks: a tar by its `ustar` magic, or what gzip or zstd made. Reads without
+/// moving the file's position.
+fn is_archive(file: &File) -> std::io::Result<bool> {
+    use std::os::unix::fs::FileExt as _;
+    let mut head = [0; 512];
+    let count = file.read_at(&mut head, 0)?;
+    let head = &head[..count];
+    let compressed = head.starts_with(&[0x1f, 0x8b]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
+    Ok(compressed || head.get(257..262).is_some_and(|magic| magic == b"ustar"))
+}
+
+/// The source path again, after a pattern has been expanded, with what `--parents` keeps still marked.
+fn exact(path: &[u8], action: &CopyAction) -> String {
+    let path = String::from_utf8_lossy(path).into_owned();
+    match action.src.split_once("/./") {
+        Some((pivot, _)) if action.parents => {
+            let pivot = String::from_utf8_lossy(&copy::clean(pivot)).into_owned();
+            let rest = path
+                .strip_prefix(&pivot)
+                .unwrap_or(&path)
+                .trim_start_matches('/')
+                .to_owned();
+            format!("{pivot}/./{rest}")
+        }
+        _ => path,
+    }
+}
+
+fn root_of(inputs: &[Input<'_, StepResult>], index: usize) -> TreeRef {
+    let input = &inputs[index];
+    input.output.outputs[input.index as usize].root
+}
+
+fn content_value(root: TreeRef) -> KeyValue {
+    KeyValue::Content {
+        content: root.content,
+        tree: Some(root.tree),
+    }
+}
+
+/// A file action's own part of a key. `with_src` is false where the content it selects is in the key instead.
+fn action_value(action: &FileAction, with_src: bool) -> KeyValue {
+    let mut fields = std::collections::BTreeMap::new();
+    let mut put = |name: &str, value: KeyValue| fields.insert(name.to_owned(), value);
+    put("input", input_value(action.input));
+    put("output", action.output.map_or(-1, i64::from).into());
+    let owner_value = |owner: &Option<Owner>| match owner {
+        None => KeyValue::from("kept"),
+        Some(owner) => {
+            let one = |user: &UserRef| match user {
+                UserRef::Id(id) => id.to_string(),
+                UserRef::Name(name) => name.clone(),
+            };
+            KeyValue::from(format!(
+                "{}:{}",
+                one(&owner.user),
+                owner.group.as_ref().map(one).unwrap_or_default()
+            ))
+        }
+    };
+    let time = |timestamp: &Option<i64>| timestamp.map_or(KeyValue::from("unset"), KeyValue::from);
+    match &action.kind {
+        FileActionKind::Copy(copy) => {
+            put("action", "copy".into());
+            put("from", input_value(action.secondary));
+            put("dest", copy.dest.as_str().into());
+            put("chown", owner_value(&copy.owner));
+            put(
+                "chmod",
+                copy.mode
+                    .as_ref()
+                    .map_or("kept".into(), |mode| format!("{mode:?}").into()),
+            );
+            put("exclude", copy.exclude.iter().map(String::as_str).collect());
+            put("include", copy.include.iter().map(String::as_str).collect());
+            put("timestamp", time(&copy.timestamp));
+            let flags = [
+                copy.follow_symlinks,
+                copy.dir_copy_contents,
+                copy.attempt_unpack,
+                copy.create_dest_path,
+                copy.always_replace_existing_dest_paths,
+                copy.parents,
+            ];
+            put("flags", flags.into_iter().collect());
+            if with_src {
+                put("src", copy.src.as_str().into());
+                put(
+                    "wildcard",
+                    [copy.allow_wildcard, copy.allow_empty_wildcard]
+                        .into_iter()
+                        .collect(),
+                );
+            }
+        }
+        FileActionKind::Mkfile {
+            path,
+            mode,
+            data,
+            owner,
+            timestamp,
+        } => {
+            put("action", "mkfile".into());
+            put("path", path.as_str().into());
+            put("mode", (*mode).into());
+            put(
+                "data",
+                KeyValue::from(ContentDigest::from_bytes(*blake3::hash(data).as_bytes())),
+            );
+            put("chown", owner_value(owner));
+            put("timestamp", time(timestamp));
+        }
+        FileActionKind::Mkdir {
+            path,
+            mode,
+            make_parents,
+            owner,
+            timestamp,
+        } => {
+            put("action", "mkdir".into());
+            put("path", path.as_str().into());
+            put("mode", (*mode).into());
+            put("parents", (*make_parents).into());
+            put("chown", owner_value(owner));
+            put("timestamp", time(timestamp));
+        }
+        FileActionKind::Symlink {
+            target,
+            path,
+            owner,
+            timestamp,
+        } => {
+            put("action", "symlink".into());
+            put("path", path.as_str().into());
+            put("target", target.as_str().into());
+            put("chown", owner_value(owner));
+            put("timestamp", time(timestamp));
+        }
+        FileActionKind::Rm {
+            path,
+            allow_not_found,
+            allow_wildcard,
+        } => {
+            put("action", "rm".into());
+            put("path", path.as_str().into());
+            put(
+                "flags",
+                [*allow_not_found, *allow_wildcard].into_iter().collect(),
+            );
+        }
+    }
+    KeyValue::Map(fields)
+}
+
+fn input_value(input: FileInput) -> KeyValue {
+    match input {
+        FileInput::Scratch => "scratch".into(),
+        FileInput::Input(index) => format!("input {index}").into(),
+        FileInput::Action(index) => format!("action {index}").into(),
+    }
+}
+
+/// BLAKE3 of a value that looks secret, so that equal values give equal keys without being stored.
+pub(super) fn hidden(name: &str, value: &str) -> KeyValue {
+    let mut encoder = Encoder::new();
+    encoder.put(name).put(value);
+    let digest = blake3::derive_key("rbuild 2026 hidden key field", encoder.bytes());
+    KeyValue::Hidden(ContentDigest::from_bytes(digest))
+}

@@ -1,0 +1,76 @@
+//! Merge and diff: layers stacked and taken apart again, without touching a file.
+
+use rbuild_cache::LayerRef;
+use rbuild_cache::Snapshot;
+
+use super::Engine;
+use super::OpError;
+
+impl Engine<'_> {
+    /// The inputs' layers on top of each other.
+    pub(super) fn merge(&self, inputs: &[&Snapshot]) -> Result<Snapshot, OpError> {
+        let mut result = self.empty();
+        for layer in inputs.iter().flat_map(|input| &input.layers) {
+            result = self.stack(&result, layer.clone())?;
+        }
+        Ok(result)
+    }
+
+    /// The layers the second input has on top of the first; where it is not built on the first, one layer with the
+    /// difference of the two file systems.
+    pub(super) fn diff(&self, inputs: &[&Snapshot]) -> Result<Snapshot, OpError> {
+        let [lower, upper] = inputs else {
+            return Err(OpError::Unsupported {
+                what: format!("a diff of {} inputs", inputs.len()),
+            });
+        };
+        let layers = match upper.layers.strip_prefix(lower.layers.as_slice()) {
+            Some(rest) => rest.to_vec(),
+            None => {
+                let layer = self
+                    .store
+                    .trees()
+                    .diff(&lower.root.tree, &upper.root.tree)?;
+                self.place_copied(upper, b"", &self.store.trees().root(&upper.root.tree)?)?;
+                vec![LayerRef {
+                    layer,
+                    origin: None,
+                    created: None,
+                }]
+            }
+        };
+        layers
+            .into_iter()
+            .try_fold(self.empty(), |snapshot, layer| self.stack(&snapshot, layer))
+    }
+
+    /// A file system without files.
+    pub(crate) fn empty(&self) -> Snapshot {
+        Snapshot {
+            layers: Vec::new(),
+            root: self.store.trees().empty(),
+        }
+    }
+
+    /// `snapshot` with one more layer on top.
+    ///
+    /// A directory that the layer only implies gets the metadata it has below: in an overlay mount the topmost
+    /// directory's shows, so a layer's directory form, and with it the layer's identity, depends on it.
+    pub(super) fn stack(
+        &self,
+        snapshot: &Snapshot,
+        mut layer: LayerRef,
+    ) -> Result<Snapshot, OpError> {
+        layer.layer = self
+            .store
+            .trees()
+            .settle(&snapshot.root.tree, &layer.layer.tree)?;
+        let root = self
+            .store
+            .trees()
+            .merge(&snapshot.root.tree, &layer.layer.tree)?;
+        let mut layers = snapshot.layers.clone();
+        layers.push(layer);
+        Ok(Snapshot { layers, root })
+    }
+}

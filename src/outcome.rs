@@ -1,0 +1,206 @@
+//! How a build ends: [`BuildOutcome`], or [`BuildError`] as every other subcommand too. The kind of an error decides
+//! the exit code, here and nowhere else.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use rbuild_llb::Diagnostic;
+use rbuild_llb::OciDigest;
+use rbuild_llb::Span;
+
+/// What a build made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildOutcome {
+    /// The image id, what `-q` and `--iidfile` give: the digest of the config, of the index for several platforms.
+    pub id: OciDigest,
+    /// Digest of the manifest or index.
+    pub digest: OciDigest,
+    /// Bytes of the layers as they are stored.
+    pub size: u64,
+    /// Where it went, in the order of the outputs.
+    pub deliveries: Vec<Delivery>,
+}
+
+/// Where an output went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// rbuild's own store.
+    Store {
+        /// Normalised names; may be empty, then the id is its only name.
+        names: Vec<String>,
+    },
+    /// A registry.
+    Pushed {
+        /// Normalised.
+        name: String,
+        /// Of what was pushed.
+        digest: OciDigest,
+    },
+    /// Another program's store.
+    Loaded {
+        /// `docker` or `podman`.
+        into: String,
+        /// The names it has there.
+        names: Vec<String>,
+    },
+    /// A file.
+    File {
+        /// As the user wrote it.
+        path: PathBuf,
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// A directory.
+    Directory {
+        /// As the user wrote it.
+        path: PathBuf,
+    },
+    /// Standard output: nothing is said about it.
+    Stdout,
+}
+
+/// Whose turn it is to change something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// A step's process failed: the author of the Dockerfile.
+    Step,
+    /// The request or a file is wrong: who typed it.
+    Request,
+    /// The machine, the network or the disk cannot do it: who runs it.
+    Environment,
+    /// Ctrl-C or a termination signal: nobody.
+    Interrupted,
+}
+
+impl ErrorKind {
+    /// The process' exit code; 0 is success.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Step => 1,
+            Self::Request => 2,
+            Self::Environment => 3,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+/// Why a command failed, with all that is to be told about it.
+#[derive(Debug)]
+pub struct BuildError {
+    /// What sort of failure.
+    pub kind: ErrorKind,
+    /// Findings about input files and flags. Printed first, each with its own hints.
+    pub diagnostics: Vec<Diagnostic>,
+    /// The failed step, for [`ErrorKind::Step`].
+    pub step: Option<Box<StepFailure>>,
+    /// What happened, outermost first: `error: …`, then one `caused by: …` a cause.
+    pub source: Option<anyhow::Error>,
+    /// What to do about it.
+    pub hints: Vec<String>,
+}
+
+/// A step whose process failed.
+#[derive(Debug)]
+pub struct StepFailure {
+    /// `digest` of the step in events: the last lines of its output are found by it.
+    pub vertex: String,
+    /// As progress shows it: `[build 2/5] RUN npm ci`.
+    pub name: String,
+    /// How the process ended: `exit code 1`, `killed by signal 9 (SIGKILL)`, `out of memory`.
+    pub ended: String,
+    /// The instruction.
+    pub span: Option<Span>,
+}
+
+impl BuildError {
+    /// A failure that is told by an error chain.
+    pub fn new(kind: ErrorKind, source: impl Into<anyhow::Error>) -> Self {
+        Self {
+            kind,
+            diagnostics: Vec::new(),
+            step: None,
+            source: Some(source.into()),
+            hints: Vec::new(),
+        }
+    }
+
+    /// The request or its files are wrong.
+    pub fn request(diagnostics: Vec<Diagnostic>) -> Self {
+        Self {
+            kind: ErrorKind::Request,
+            diagnostics,
+            step: None,
+            source: None,
+            hints: Vec::new(),
+        }
+    }
+
+    /// A step's process failed.
+    pub fn step(step: StepFailure) -> Self {
+        Self {
+            kind: ErrorKind::Step,
+            diagnostics: Vec::new(),
+            step: Some(Box::new(step)),
+            source: None,
+            hints: Vec::new(),
+        }
+    }
+
+    /// The user or the system asked for an end.
+    pub fn interrupted() -> Self {
+        Self {
+            kind: ErrorKind::Interrupted,
+            diagnostics: Vec::new(),
+            step: None,
+            source: None,
+            hints: Vec::new(),
+        }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for BuildError {
+    /// One line, for logs; the terminal gets [`crate::ui`]'s rendering.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.step, &self.source, self.diagnostics.first()) {
+            (Some(step), _, _) => write!(f, "{}: {}", step.name, step.ended),
+            (None, Some(source), _) => write!(f, "{source:#}"),
+            (None, None, Some(diagnostic)) => f.write_str(&diagnostic.message),
+            (None, None, None) => f.write_str("interrupted"),
+        }
+    }
+}
+
+impl std::error::Error for BuildError {}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_its_exit_code() {
+        let kinds = [
+            ErrorKind::Step,
+            ErrorKind::Request,
+            ErrorKind::Environment,
+            ErrorKind::Interrupted,
+        ];
+        assert_eq!(kinds.map(ErrorKind::exit_code), [1, 2, 3, 130]);
+    }
+
+    #[test]
+    fn one_line_names_the_whole_chain() {
+        let cause = std::io::Error::other("disk full");
+        let error = BuildError::new(
+            ErrorKind::Environment,
+            anyhow::Error::new(cause).context("cannot write `/v1/blobs`"),
+        );
+        assert_eq!(error.to_string(), "cannot write `/v1/blobs`: disk full");
+    }
+}

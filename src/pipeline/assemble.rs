@@ -1,0 +1,222 @@
+//! Line 8 of the pipeline: layers + config → manifest; several platforms → index.
+
+use rayon::prelude::*;
+
+use rbuild_cache::BlobOptions;
+use rbuild_cache::LayerRef;
+use rbuild_cache::Snapshot;
+use rbuild_llb::CancelToken;
+use rbuild_llb::OciDigest;
+use rbuild_llb::definition::Output;
+use rbuild_llb::definition::PrunedDefinition;
+use rbuild_llb::event::Event;
+use rbuild_llb::event::Timestamp;
+use rbuild_llb::event::VertexEvent;
+
+use crate::clock;
+use crate::exporter::ReadyImage;
+use crate::exporter::ReadyIndex;
+use crate::image::Descriptor;
+use crate::image::Format;
+use crate::image::ImageLayer;
+use crate::image::Index;
+use crate::image::history::FinishOptions;
+use crate::image::history::finish;
+use crate::image::media_type;
+use crate::ops::Engine;
+use crate::ops::OpError;
+use crate::ops::StepResult;
+use crate::request::BuildRequest;
+use crate::request::Compression;
+use crate::request::OutputKind;
+use crate::request::OutputSpec;
+use crate::ui::EventSink;
+
+/// The images of all platforms, their layers as blobs.
+pub(super) fn images(
+    request: &BuildRequest,
+    spec: &OutputSpec,
+    engine: &Engine<'_>,
+    definition: &PrunedDefinition,
+    solved: &[Option<StepResult>],
+    cancel: &CancelToken,
+) -> Result<Vec<ReadyImage>, OpError> {
+    let outputs = definition.outputs.iter().zip(solved);
+    outputs
+        .map(|(output, solved)| {
+            let snapshot = match (solved, output.root) {
+                (Some(solved), Some(edge)) => solved.outputs[edge.output as usize].clone(),
+                _ => engine.empty(),
+            };
+            image(request, spec, engine, output, snapshot, cancel)
+        })
+        .collect()
+}
+
+fn image(
+    request: &BuildRequest,
+    spec: &OutputSpec,
+    engine: &Engine<'_>,
+    output: &Output,
+    snapshot: Snapshot,
+    cancel: &CancelToken,
+) -> Result<ReadyImage, OpError> {
+    let clamp = if spec.rewrite_timestamp {
+        request.source_date_epoch
+    } else {
+        None
+    };
+    let options = BlobOptions {
+        compression: compression(spec),
+        clamp,
+    };
+    // Whoever reads blobs needs their bytes; rbuild's own store can make them again from directories.
+    let keep = match spec.kind {
+        OutputKind::Image { push } => push,
+        OutputKind::Oci { .. } | OutputKind::Docker { .. } | OutputKind::Load => true,
+        OutputKind::Tar { .. } | OutputKind::Local { .. } | OutputKind::CacheOnly => false,
+    };
+    let layer = |layer: &LayerRef| -> Result<(Descriptor, OciDigest), OpError> {
+        if let Some(origin) = &layer.origin
+            && !spec.force_compression
+            && clamp.is_none()
+        {
+            if keep {
+                engine.fetch_origin(origin)?;
+            }
+            let media_type = Format::Oci.layer(&origin.media_type);
+            return Ok((
+                Descriptor::new(media_type, origin.digest, origin.size),
+                origin.diff_id,
+            ));
+        }
+        let blob = engine.layer_blob(layer, &options, keep, cancel)?;
+        let suffix = match blob.compression {
+            rbuild_cache::Compression::None => "",
+            rbuild_cache::Compression::Gzip { .. } => "+gzip",
+            rbuild_cache::Compression::Zstd { .. } => "+zstd",
+        };
+        let media_type = format!("{}{suffix}", media_type::OCI_LAYER);
+        Ok((
+            Descriptor::new(media_type, blob.digest, blob.size),
+            blob.diff_id,
+        ))
+    };
+    // One layer is compressed in parallel already; several small ones side by side as well.
+    let described: Vec<(Descriptor, OciDigest)> = match snapshot.layers.len() {
+        0 | 1 => snapshot
+            .layers
+            .iter()
+            .map(layer)
+            .collect::<Result<_, _>>()?,
+        _ => snapshot
+            .layers
+            .par_iter()
+            .map(layer)
+            .collect::<Result<_, _>>()?,
+    };
+    let layers: Vec<ImageLayer> = described
+        .iter()
+        .zip(&snapshot.layers)
+        .map(|((descriptor, diff_id), layer)| ImageLayer {
+            blob: descriptor.clone(),
+            diff_id: *diff_id,
+            created: layer.created.map(Timestamp),
+            created_by: String::new(),
+        })
+        .collect();
+    let options = FinishOptions {
+        format: Format::Oci,
+        epoch: request.source_date_epoch,
+        annotations: Default::default(),
+    };
+    let finished = finish(&output.config, &layers, &options);
+    Ok(ReadyImage {
+        platform: output.platform.clone(),
+        id: finished.config_descriptor.digest,
+        config: finished.config,
+        manifest: finished.manifest,
+        descriptor: finished.descriptor,
+        layers: described
+            .into_iter()
+            .map(|(descriptor, _)| descriptor)
+            .zip(snapshot.layers.clone())
+            .collect(),
+        snapshot,
+    })
+}
+
+fn compression(spec: &OutputSpec) -> rbuild_cache::Compression {
+    use rbuild_cache::Compression as Blob;
+    match (spec.compression, &spec.kind) {
+        (
+            Compression::Default,
+            OutputKind::Image { push: false }
+            | OutputKind::Tar { .. }
+            | OutputKind::Local { .. }
+            | OutputKind::CacheOnly,
+        ) => Blob::None,
+        (Compression::Uncompressed, _) => Blob::None,
+        (Compression::Default, _) => Blob::Gzip { level: 6 },
+        (Compression::Gzip(level), _) => Blob::Gzip {
+            level: level.unwrap_or(6),
+        },
+        (Compression::Zstd(level), _) => Blob::Zstd {
+            level: level.unwrap_or(3),
+        },
+    }
+}
+
+/// The index over several platforms.
+pub(super) fn index(images: &[ReadyImage]) -> Option<ReadyIndex> {
+    if images.len() < 2 {
+        return None;
+    }
+    let entries = images
+        .iter()
+        .map(|image| image.descriptor.clone())
+        .collect();
+    let document = Index::new(Format::Oci, entries).to_json();
+    let descriptor = Descriptor::of(media_type::OCI_INDEX, &document);
+    Some(ReadyIndex {
+        document,
+        descriptor,
+    })
+}
+
+/// The export as progress shows it.
+pub(super) struct ExportStep {
+    event: VertexEvent,
+}
+
+impl ExportStep {
+    pub(super) fn start(spec: &OutputSpec, events: &EventSink) -> Self {
+        let what = match &spec.kind {
+            OutputKind::Image { .. } => "exporting to image",
+            OutputKind::Oci { .. } => "exporting to oci image format",
+            OutputKind::Docker { .. } => "exporting to docker image format",
+            OutputKind::Load => "loading into the local engine",
+            OutputKind::Tar { .. } => "sending tarball",
+            OutputKind::Local { .. } => "exporting to client directory",
+            OutputKind::CacheOnly => "keeping the cache only",
+        };
+        let hash = blake3::hash(format!("export {:?}", spec.kind).as_bytes());
+        let event = VertexEvent {
+            digest: format!("sha256:{}", hash.to_hex()),
+            inputs: Vec::new(),
+            name: what.to_owned(),
+            started: Some(clock::now()),
+            completed: None,
+            cached: false,
+            error: String::new(),
+        };
+        events.send(Event::Vertex(event.clone()));
+        Self { event }
+    }
+
+    pub(super) fn end(mut self, error: Option<String>, events: &EventSink) {
+        self.event.completed = Some(clock::now());
+        self.event.error = error.unwrap_or_default();
+        events.send(Event::Vertex(self.event));
+    }
+}

@@ -1,0 +1,230 @@
+//! Errors of the rooms below as what the user is told: whose turn it is, where, and what to do.
+
+use rbuild_llb::Definition;
+use rbuild_llb::Diagnostic;
+use rbuild_llb::Span;
+use rbuild_llb::Vertex;
+
+use super::plan::Plan;
+use crate::exporter::ExportError;
+use crate::ops::OpError;
+use crate::ops::copy::CopyError;
+use crate::outcome::BuildError;
+use crate::outcome::ErrorKind;
+use crate::outcome::StepFailure;
+use crate::registry::RegistryError;
+use crate::sandbox::SandboxError;
+use crate::solver;
+use crate::solver::PlanError;
+use crate::solver::SolveError;
+
+pub(super) fn store(error: rbuild_cache::StoreError) -> BuildError {
+    BuildError::new(ErrorKind::Environment, error)
+}
+
+pub(super) fn blob(error: rbuild_cache::BlobError) -> BuildError {
+    BuildError::new(ErrorKind::Environment, error)
+}
+
+pub(super) fn registry(error: RegistryError) -> BuildError {
+    let hint = error.hint();
+    let error = BuildError::new(ErrorKind::Environment, error);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+pub(super) fn sandbox(error: SandboxError) -> BuildError {
+    let hint = error.hint();
+    let mut error = BuildError::new(ErrorKind::Environment, error);
+    error.hints.extend(hint);
+    error
+}
+
+pub(super) fn export(error: ExportError) -> BuildError {
+    match error {
+        ExportError::Cancelled => BuildError::interrupted(),
+        ExportError::Registry(error) => registry(error),
+        ExportError::OnePlatform { .. } => BuildError::new(ErrorKind::Request, error)
+            .hint("use `type=oci`, or name one platform with `--platform`"),
+        ExportError::NoLoader => BuildError::new(ErrorKind::Environment, error)
+            .hint("write a file with `-o type=docker,dest=image.tar` and load it where docker is"),
+        error => BuildError::new(ErrorKind::Environment, error),
+    }
+}
+
+/// Adds where an input was named.
+pub(super) fn at(mut error: BuildError, span: Option<&Span>) -> BuildError {
+    if let (Some(span), Some(source)) = (span, error.source.take()) {
+        let mut chain = source.chain().map(ToString::to_string);
+        let message = chain.next().unwrap_or_default();
+        let label = chain.last().unwrap_or_default();
+        let mut diagnostic = Diagnostic::error(message, span.clone(), label);
+        diagnostic.hints = std::mem::take(&mut error.hints);
+        error.diagnostics.push(diagnostic);
+    }
+    error
+}
+
+/// An error that belongs to no step.
+pub(super) fn op(error: OpError) -> BuildError {
+    match error {
+        OpError::Cancelled => BuildError::interrupted(),
+        OpError::Registry(error) => registry(error),
+        OpError::Sandbox(error) => sandbox(error),
+        OpError::Layer(rbuild_cache::LayerError::Cancelled) => BuildError::interrupted(),
+        error => {
+            let kind = kind(&error);
+            BuildError::new(kind, error)
+        }
+    }
+}
+
+fn kind(error: &OpError) -> ErrorKind {
+    match error {
+        OpError::Failed { .. } => ErrorKind::Step,
+        OpError::Copy(CopyError::Tree(_)) => ErrorKind::Environment,
+        OpError::Copy(_)
+        | OpError::Owner(_)
+        | OpError::Unsupported { .. }
+        | OpError::Secret { .. } => ErrorKind::Request,
+        OpError::Context(error) if error.is_request() => ErrorKind::Request,
+        OpError::Cancelled => ErrorKind::Interrupted,
+        _ => ErrorKind::Environment,
+    }
+}
+
+pub(super) fn signals(error: std::io::Error) -> BuildError {
+    BuildError::new(
+        ErrorKind::Environment,
+        anyhow::Error::new(error).context("cannot listen for signals"),
+    )
+}
+
+pub(super) fn plan(error: PlanError<OpError>, definition: &Definition, plan: &Plan) -> BuildError {
+    match definition.get(&error.vertex) {
+        Some(vertex) => step(error.source, vertex.meta.spans.first(), vertex, plan),
+        None => op(error.source),
+    }
+}
+
+pub(super) fn solve(
+    error: SolveError<OpError>,
+    definition: &Definition,
+    plan: &Plan,
+) -> BuildError {
+    match error {
+        SolveError::Cancelled => BuildError::interrupted(),
+        SolveError::Failed {
+            vertex: id, source, ..
+        } => match definition.get(&id) {
+            Some(vertex) => {
+                let span = vertex.meta.spans.first();
+                if let OpError::Failed { exit, .. } = &source {
+                    return BuildError::step(StepFailure {
+                        vertex: solver::event_digest(&id),
+                        name: vertex.meta.name.clone(),
+                        ended: exit.to_string(),
+                        span: span.cloned(),
+                    });
+                }
+                step(source, span, vertex, plan)
+            }
+            None => op(source),
+        },
+        error => BuildError::new(
+            ErrorKind::Environment,
+            anyhow::Error::msg(error.to_string()),
+        ),
+    }
+}
+
+/// An error of a step that did not come from a process: shown at its instruction.
+fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> BuildError {
+    let Some(span) = span else { return op(error) };
+    let (needle, message, label, hint) = match &error {
+        OpError::Copy(CopyError::NotFound { src }) => {
+            let hint = ignored(plan, src);
+            let what = vertex
+                .meta
+                .name
+                .split_whitespace()
+                .find(|word| matches!(*word, "COPY" | "ADD" | "RUN"));
+            let message = format!(
+                "`{}` source `{src}` is not in {}",
+                what.unwrap_or("COPY"),
+                place(vertex)
+            );
+            let label = if hint.is_some() {
+                "nothing matches after `.dockerignore`"
+            } else {
+                "nothing matches"
+            };
+            (Some(src.clone()), message, label.to_owned(), hint)
+        }
+        OpError::Copy(CopyError::Tree(_)) => return op(error),
+        OpError::Copy(_)
+        | OpError::Owner(_)
+        | OpError::Unsupported { .. }
+        | OpError::Secret { .. } => (None, error.to_string(), String::new(), None),
+        _ => return op(error),
+    };
+    let mut narrowed = span.clone();
+    if let Some(needle) = needle
+        && let Some(at) = find_word(span.text(), &needle)
+    {
+        narrowed.range = span.range.start + at..span.range.start + at + needle.len();
+    }
+    let mut diagnostic = Diagnostic::error(message, narrowed, label);
+    diagnostic.hints.extend(hint);
+    BuildError::request(vec![diagnostic])
+}
+
+/// Where `needle` stands as a word of its own.
+fn find_word(text: &str, needle: &str) -> Option<usize> {
+    let separate = |c: Option<char>| {
+        c.is_none_or(|c| c.is_whitespace() || matches!(c, '"' | '\'' | ',' | '='))
+    };
+    text.match_indices(needle).map(|(at, _)| at).find(|&at| {
+        separate(text[..at].chars().next_back())
+            && separate(text[at + needle.len()..].chars().next())
+    })
+}
+
+fn place(vertex: &Vertex) -> &'static str {
+    if vertex.meta.name.contains("--from") {
+        "what it copies from"
+    } else {
+        "the build context"
+    }
+}
+
+/// The ignore rule that hides `src`, if the file is there on disk.
+fn ignored(plan: &Plan, src: &str) -> Option<String> {
+    let root = plan.locals.get("context")?;
+    let relative = src.trim_start_matches('/');
+    if relative.is_empty() || relative.contains("..") || !root.path.join(relative).exists() {
+        return None;
+    }
+    let ignore = plan.ignore.as_ref()?;
+    let mut last = None;
+    for (number, line) in ignore.text.lines().enumerate() {
+        let pattern = line.trim();
+        if pattern.is_empty() || pattern.starts_with('#') {
+            continue;
+        }
+        let (negated, bare) = pattern
+            .strip_prefix('!')
+            .map_or((false, pattern), |bare| (true, bare));
+        let set = rbuild_llb::pattern::PatternSet::new(&[bare.to_owned()]).ok()?;
+        if set.matches(relative) {
+            last = (!negated).then_some((number + 1, pattern));
+        }
+    }
+    let (line, pattern) = last?;
+    Some(format!(
+        "`{}:{line}` excludes `{pattern}`; add `!{relative}` after it to keep the file",
+        ignore.name
+    ))
+}

@@ -1,0 +1,266 @@
+//! Line 4 of the pipeline: tag → digest + image config.
+//!
+//! The table of mutable sources: a tag uses its pinned result and is asked for again when that is older than
+//! `tag-max-age` or with `--pull`; a digest and `--offline` are never asked. An image of rbuild's own store stands
+//! in for a registry's of the same name, unless `--pull`.
+
+use rbuild_cache::Lease;
+use rbuild_cache::LeaseRoot;
+use rbuild_cache::Store;
+use rbuild_cache::StoredPin;
+use rbuild_llb::ImageConfig;
+use rbuild_llb::OciDigest;
+use rbuild_llb::Platform;
+use rbuild_llb::frontend::Pin;
+use rbuild_llb::frontend::Pins;
+use rbuild_llb::frontend::SourceRequest;
+use rbuild_llb::op::ImageSource;
+use rbuild_llb::op::OciLayoutSource;
+use rbuild_llb::op::SourceOp;
+
+use super::failure;
+use crate::clock;
+use crate::image::Document;
+use crate::outcome::BuildError;
+use crate::outcome::ErrorKind;
+use crate::registry;
+use crate::registry::Layout;
+use crate::registry::MAX_DOCUMENT;
+use crate::registry::Reference;
+use crate::registry::Resolved;
+use crate::request::BuildRequest;
+use crate::request::RunRequest;
+
+/// Finds out what sources are, each at most once.
+pub(super) struct Pinner<'a> {
+    pull: bool,
+    offline: bool,
+    tag_max_age: u64,
+    store: &'a Store,
+    lease: &'a Lease,
+    registry: &'a registry::Client,
+}
+
+impl<'a> Pinner<'a> {
+    pub(super) fn new(
+        request: &'a BuildRequest,
+        store: &'a Store,
+        lease: &'a Lease,
+        registry: &'a registry::Client,
+    ) -> Self {
+        let tag_max_age = request.settings.tag_max_age;
+        Self {
+            pull: request.pull,
+            offline: request.offline,
+            tag_max_age,
+            store,
+            lease,
+            registry,
+        }
+    }
+
+    /// For `rbuild run`: what is there is taken as it is.
+    pub(super) fn for_run(
+        request: &RunRequest,
+        store: &'a Store,
+        lease: &'a Lease,
+        registry: &'a registry::Client,
+    ) -> Self {
+        let tag_max_age = request.settings.tag_max_age;
+        Self {
+            pull: false,
+            offline: false,
+            tag_max_age,
+            store,
+            lease,
+            registry,
+        }
+    }
+
+    /// The pin of an image by its normalised name.
+    pub(super) fn image_named(&self, name: &str, platform: &Platform) -> Result<Pin, BuildError> {
+        // An id is tried first: it is also a valid name of a repository nobody means.
+        let short = name.strip_prefix("docker.io/library/").unwrap_or(name);
+        let short = short.strip_suffix(":latest").unwrap_or(short);
+        if let Some(stored) = self.store.images().by_id(short).map_err(failure::store)?
+            && let Some(pin) = self.stored(&stored.digest, platform)?
+        {
+            return Ok(pin);
+        }
+        self.image(
+            &ImageSource {
+                reference: name.to_owned(),
+                digest: None,
+            },
+            platform,
+        )
+    }
+
+    /// Pins what is not pinned yet. Several are asked for at once, on threads that are gone afterwards: this process
+    /// enters its user namespace later, which only a single-threaded one may.
+    pub(super) fn pin(&self, sources: &[SourceRequest], pins: &mut Pins) -> Result<(), BuildError> {
+        let open: Vec<&SourceRequest> = sources
+            .iter()
+            .filter(|request| {
+                !matches!(request.source, SourceOp::Local(_))
+                    && pins.get(&request.source, &request.platform).is_none()
+            })
+            .collect();
+        let answers: Vec<Result<Pin, BuildError>> = match open.as_slice() {
+            [] => return Ok(()),
+            [only] => vec![self.one(only)],
+            several => std::thread::scope(|scope| {
+                let threads: Vec<_> = several
+                    .iter()
+                    .map(|request| scope.spawn(|| self.one(request)))
+                    .collect();
+                threads
+                    .into_iter()
+                    .map(|thread| {
+                        thread
+                            .join()
+                            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                    })
+                    .collect()
+            }),
+        };
+        for (request, answer) in open.into_iter().zip(answers) {
+            pins.insert(request.source.clone(), request.platform.clone(), answer?);
+        }
+        Ok(())
+    }
+
+    fn one(&self, request: &SourceRequest) -> Result<Pin, BuildError> {
+        let pinned = match &request.source {
+            SourceOp::Image(image) => self.image(image, &request.platform),
+            SourceOp::OciLayout(layout) => self.layout(layout, &request.platform),
+            SourceOp::Git(_) | SourceOp::Http(_) | SourceOp::Local(_) => {
+                let error = anyhow::anyhow!("git and URL sources are not supported yet");
+                Err(BuildError::new(ErrorKind::Request, error)
+                    .hint("download it first and COPY it from the context"))
+            }
+        };
+        pinned.map_err(|error| failure::at(error, request.span.as_ref()))
+    }
+
+    fn image(&self, image: &ImageSource, platform: &Platform) -> Result<Pin, BuildError> {
+        let reference: Reference = image
+            .reference
+            .parse()
+            .map_err(|error| BuildError::new(ErrorKind::Request, anyhow::Error::new(error)))?;
+        if !self.pull
+            && let Some(stored) = self
+                .store
+                .images()
+                .get(&image.reference)
+                .map_err(failure::store)?
+            && let Some(pin) = self.stored(&stored.digest, platform)?
+        {
+            return Ok(pin);
+        }
+        let key = format!("{} {platform}", image.reference);
+        let known = self.store.pin(&key).map_err(failure::store)?;
+        let now = (clock::now().0 / 1_000_000_000) as u64;
+        if let Some(known) = &known {
+            let fixed = reference.digest.is_some() || self.offline;
+            let age = now.saturating_sub(known.checked);
+            let fresh = !self.pull && age < self.tag_max_age;
+            if (fixed || fresh)
+                && let Some(pin) = self.stored(&known.manifest, platform)?
+            {
+                return Ok(pin);
+            }
+        }
+        if self.offline {
+            let error = anyhow::anyhow!(
+                "`{}` is not in the store, and `--offline` asks no registry",
+                image.reference
+            );
+            return Err(BuildError::new(ErrorKind::Environment, error)
+                .hint("build once without `--offline`"));
+        }
+        let resolved = self
+            .registry
+            .resolve(&reference, platform)
+            .map_err(failure::registry)?;
+        let pin = self.keep(&resolved)?;
+        let stored = StoredPin {
+            manifest: resolved.manifest_digest,
+            index: resolved.index,
+            checked: now,
+        };
+        self.store.set_pin(&key, &stored).map_err(failure::store)?;
+        Ok(pin)
+    }
+
+    fn layout(&self, layout: &OciLayoutSource, platform: &Platform) -> Result<Pin, BuildError> {
+        let resolved = Layout::open(layout.path.as_ref())
+            .and_then(|opened| opened.resolve(layout.reference.as_deref(), platform))
+            .map_err(failure::registry)?;
+        self.keep(&resolved)
+    }
+
+    /// Puts manifest and config into the store, where convert and the source op find them.
+    fn keep(&self, resolved: &Resolved) -> Result<Pin, BuildError> {
+        let blobs = self.store.blobs();
+        for bytes in [&resolved.manifest_bytes, &resolved.config_bytes] {
+            let digest = blobs.put(bytes).map_err(failure::blob)?;
+            self.lease
+                .protect(LeaseRoot::Blob(digest))
+                .map_err(failure::store)?;
+        }
+        pin_of(resolved.manifest_digest, &resolved.config_bytes)
+    }
+
+    /// The pin of an image whose manifest, or index, is in the store; nothing if it is incomplete there or for
+    /// another platform.
+    fn stored(&self, digest: &OciDigest, platform: &Platform) -> Result<Option<Pin>, BuildError> {
+        let blobs = self.store.blobs();
+        let read = |digest: &OciDigest| {
+            blobs
+                .contains(digest)
+                .then(|| blobs.read(digest, MAX_DOCUMENT).ok())
+                .flatten()
+        };
+        let Some(bytes) = read(digest) else {
+            return Ok(None);
+        };
+        let (digest, manifest) = match Document::parse(&bytes, None) {
+            Ok(Document::Manifest(manifest)) => (*digest, manifest),
+            Ok(Document::Index(index)) => {
+                let Some(entry) = index.matching(platform).first().map(|entry| entry.digest) else {
+                    return Ok(None);
+                };
+                let Some(Ok(Document::Manifest(manifest))) =
+                    read(&entry).map(|bytes| Document::parse(&bytes, None))
+                else {
+                    return Ok(None);
+                };
+                (entry, manifest)
+            }
+            Err(_) => return Ok(None),
+        };
+        let Some(config) = read(&manifest.config.digest) else {
+            return Ok(None);
+        };
+        let pin = pin_of(digest, &config)?;
+        match &pin {
+            Pin::Image { config, .. } if !platform.fallbacks().contains(&config.platform()) => {
+                Ok(None)
+            }
+            _ => Ok(Some(pin)),
+        }
+    }
+}
+
+fn pin_of(digest: OciDigest, config: &[u8]) -> Result<Pin, BuildError> {
+    let config: ImageConfig = serde_json::from_slice(config).map_err(|error| {
+        let error = anyhow::Error::new(error)
+            .context(format!("the config of image {digest} cannot be read"));
+        BuildError::new(ErrorKind::Environment, error)
+    })?;
+    Ok(Pin::Image {
+        digest,
+        config: Box::new(config),
+    })
+}

@@ -1,0 +1,221 @@
+//! Line 2 of the pipeline: finding and reading the plan file, its ignore file, and the context.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::io::Read as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rbuild_llb::SourceFile;
+
+use crate::ops::LocalRoot;
+use crate::outcome::BuildError;
+use crate::outcome::ErrorKind;
+use crate::request::BuildRequest;
+use crate::request::ContextSource;
+use crate::request::NamedContextSource;
+use crate::request::PlanFile;
+
+/// A Dockerfile or plan with what surrounds it.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) source: Arc<SourceFile>,
+    pub(super) ignore: Option<Arc<SourceFile>>,
+    /// Directories behind local sources.
+    pub(super) locals: BTreeMap<String, LocalRoot>,
+    /// What identifies this plan among all plans of this machine.
+    pub(super) identity: String,
+    /// Something worth saying about the choice.
+    pub(super) remark: Option<String>,
+}
+
+/// Tried in this order when `-f` is not given.
+const NAMES: [&str; 3] = ["rbuild.toml", "Dockerfile", "Containerfile"];
+
+/// A file larger than this is no Dockerfile.
+const LIMIT: u64 = 16 << 20;
+
+pub(super) fn read(request: &BuildRequest) -> Result<Plan, BuildError> {
+    let mut locals = BTreeMap::new();
+    let mut remark = None;
+    let (path, text) = match (&request.context, &request.file) {
+        (ContextSource::Stdin, None) | (ContextSource::Directory(_), Some(PlanFile::Stdin)) => {
+            (None, stdin()?)
+        }
+        (ContextSource::Stdin, Some(_)) => {
+            let error =
+                anyhow::anyhow!("a context on standard input cannot be combined with `-f` yet");
+            return Err(
+                BuildError::new(ErrorKind::Request, error).hint("give the context as a directory")
+            );
+        }
+        (ContextSource::Directory(_), Some(PlanFile::Path(path))) => {
+            let text = read_file(path)?.ok_or_else(|| missing(path))?;
+            (Some(path.clone()), text)
+        }
+        (ContextSource::Directory(dir), None) => {
+            let (path, text, others) = find(dir)?;
+            if let Some(other) = others {
+                remark = Some(format!(
+                    "using `{}`; `{other}` is there as well (choose with `-f`)",
+                    path.display()
+                ));
+            }
+            (Some(path), text)
+        }
+    };
+    let mut ignore = None;
+    if let ContextSource::Directory(dir) = &request.context {
+        check_directory(dir)?;
+        locals.insert(
+            "context".to_owned(),
+            LocalRoot {
+                path: dir.clone(),
+                shown: dir.display().to_string(),
+            },
+        );
+        ignore = read_ignore(path.as_deref(), dir)?;
+    }
+    for (name, context) in &request.named_contexts {
+        if let NamedContextSource::Directory(dir) = context {
+            check_directory(dir)?;
+            locals.insert(
+                name.clone(),
+                LocalRoot {
+                    path: dir.clone(),
+                    shown: dir.display().to_string(),
+                },
+            );
+        }
+    }
+    let name = path
+        .as_ref()
+        .map_or_else(|| "-".to_owned(), |path| path.display().to_string());
+    let identity = match &path {
+        Some(path) => std::path::absolute(path)
+            .unwrap_or_else(|_| path.clone())
+            .display()
+            .to_string(),
+        None => "-".to_owned(),
+    };
+    let language = if name.ends_with(".toml") {
+        "TOML"
+    } else {
+        "Dockerfile"
+    };
+    let source = Arc::new(SourceFile {
+        name,
+        text,
+        language,
+    });
+    Ok(Plan {
+        source,
+        ignore,
+        locals,
+        identity,
+        remark,
+    })
+}
+
+fn check_directory(dir: &Path) -> Result<(), BuildError> {
+    let shown = dir.display();
+    let error = match std::fs::metadata(dir) {
+        Ok(metadata) if metadata.is_dir() => return Ok(()),
+        Ok(_) => anyhow::anyhow!("the context `{shown}` is not a directory"),
+        Err(error) => {
+            anyhow::Error::new(error).context(format!("cannot use the context `{shown}`"))
+        }
+    };
+    Err(BuildError::new(ErrorKind::Request, error))
+}
+
+/// The first of the default names that is in `dir`, and another one if there are two.
+fn find(dir: &Path) -> Result<(PathBuf, String, Option<&'static str>), BuildError> {
+    check_directory(dir)?;
+    let mut found: Option<(PathBuf, String)> = None;
+    for name in NAMES {
+        let path = tidy(&dir.join(name));
+        match (read_file(&path)?, found.take()) {
+            (Some(_), Some((path, text))) => return Ok((path, text, Some(name))),
+            (Some(text), None) => found = Some((path, text)),
+            (None, earlier) => found = earlier,
+        }
+    }
+    found.map(|(path, text)| (path, text, None)).ok_or_else(|| {
+        let names = NAMES.map(|name| format!("`{name}`")).join(", ");
+        let error = anyhow::anyhow!("there is none of {names} in `{}`", dir.display());
+        BuildError::new(ErrorKind::Request, error).hint("name the file with `-f`")
+    })
+}
+
+/// `./Dockerfile` is shown as `Dockerfile`.
+fn tidy(path: &Path) -> PathBuf {
+    path.strip_prefix(".")
+        .map_or_else(|_| path.to_owned(), Path::to_owned)
+}
+
+fn missing(path: &Path) -> BuildError {
+    let error = io::Error::from(io::ErrorKind::NotFound);
+    BuildError::new(
+        ErrorKind::Request,
+        anyhow::Error::new(error).context(format!("cannot read `{}`", path.display())),
+    )
+}
+
+/// The text of a file, or `None` if there is none. Bytes that are not UTF-8 are replaced.
+fn read_file(path: &Path) -> Result<Option<String>, BuildError> {
+    let fail = |error: io::Error| {
+        let error = anyhow::Error::new(error).context(format!("cannot read `{}`", path.display()));
+        BuildError::new(ErrorKind::Request, error)
+    };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(fail(error)),
+    };
+    read_text(file).map(Some).map_err(fail)
+}
+
+fn stdin() -> Result<String, BuildError> {
+    read_text(io::stdin()).map_err(|error| {
+        let error = anyhow::Error::new(error).context("cannot read the plan from standard input");
+        BuildError::new(ErrorKind::Request, error)
+    })
+}
+
+fn read_text(from: impl io::Read) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    from.take(LIMIT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LIMIT {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "it is larger than 16 MiB",
+        ));
+    }
+    Ok(String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+}
+
+/// `<plan>.dockerignore` beside the plan, else `.dockerignore` in the context.
+fn read_ignore(plan: Option<&Path>, context: &Path) -> Result<Option<Arc<SourceFile>>, BuildError> {
+    let beside = plan.map(|path| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".dockerignore");
+        PathBuf::from(name)
+    });
+    for path in beside
+        .into_iter()
+        .chain([tidy(&context.join(".dockerignore"))])
+    {
+        if let Some(text) = read_file(&path)? {
+            let name = path.display().to_string();
+            return Ok(Some(Arc::new(SourceFile {
+                name,
+                text,
+                language: "Dockerfile",
+            })));
+        }
+    }
+    Ok(None)
+}

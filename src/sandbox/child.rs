@@ -1,0 +1,288 @@
+//! The process of a step, from its birth to execve(2).
+
+use std::ffi::CString;
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::PathBuf;
+
+use rustix::fs::Gid;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::Uid;
+use rustix::io::Errno as Os;
+use rustix::thread::CapabilitySet;
+use rustix::thread::UnshareFlags;
+
+use super::caps;
+use super::error::During;
+use super::error::Errno;
+use super::error::Failure;
+use super::rootfs;
+use super::seccomp;
+use super::step::Network;
+use super::step::Security;
+use super::step::Step;
+use super::step::Ulimit;
+use super::sys;
+use super::wire::Blob;
+use super::wire::wire_struct;
+
+/// What holds for all steps of a build.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Config {
+    /// Whether a step gets a pid namespace and a `/proc` of its own.
+    pub(super) own_pids: bool,
+    /// Only one user id and one group id are mapped.
+    pub(super) single: bool,
+    /// The CA bundle, on the host.
+    pub(super) ca: Option<PathBuf>,
+    /// Content of `/etc/resolv.conf`.
+    pub(super) resolv_conf: Blob,
+}
+
+wire_struct!(Config {
+    own_pids,
+    single,
+    ca,
+    resolv_conf
+});
+
+/// Descriptors of the step's process.
+pub(super) struct Standard {
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+/// BuildKit's name for all its steps.
+const HOSTNAME: &str = "buildkitsandbox";
+
+/// Docker's, for steps that set none (BuildKit, util/system/path.go).
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Variables by which programs find a CA bundle.
+const CA_VARIABLES: [&str; 7] = [
+    "CARGO_HTTP_CAINFO",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "NODE_EXTRA_CA_CERTS",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_FILE",
+];
+
+/// Carries out a step in this process, which must be in new mount, IPC and UTS namespaces. Returns only if the step's
+/// program could not be executed.
+pub(super) fn run(config: &Config, mut step: Step, standard: &Standard) -> Failure {
+    if step.hostname.is_empty() {
+        HOSTNAME.clone_into(&mut step.hostname);
+    }
+    match prepare(config, &step, standard) {
+        Ok(()) => exec(config, &step),
+        Err(failure) => failure,
+    }
+}
+
+fn prepare(config: &Config, step: &Step, standard: &Standard) -> Result<(), Failure> {
+    sys::reset_signals();
+    rustix::process::setsid().during("start a session")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    match rustix::system::sethostname(step.hostname.as_bytes()) {
+        // A container's seccomp filter may forbid it; the step then sees the container's name.
+        Ok(()) | Err(Os::PERM) => {}
+        Err(e) => return Err(e).during(format_args!("set the host name `{}`", step.hostname)),
+    }
+    if step.network == Network::None {
+        sys::loopback_up().during("bring up the loopback device")?;
+    }
+    rootfs::enter(config, step)?;
+    standard_streams(standard).during("connect the standard streams")?;
+    for limit in &step.ulimits {
+        set_limit(limit)?;
+    }
+    rustix::process::chdir(&step.cwd).map_err(|e| Failure::WorkingDirectory {
+        path: step.cwd.clone(),
+        errno: e.errno(),
+    })?;
+    let other = config.single && (step.uid, step.gid) != (0, 0);
+    if other {
+        map_single(step).during(format_args!("become user {}:{}", step.uid, step.gid))?;
+    }
+    if step.security == Security::Sandbox {
+        // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.
+        sys::install_filter(&seccomp::program()).during("install the seccomp filter")?;
+    }
+    if step.security == Security::Sandbox {
+        caps::bound(caps::DEFAULT).during("limit the capabilities")?;
+    }
+    if !other {
+        become_user(config, step)?;
+    }
+    let keep = match (step.security, step.uid) {
+        (_, 1..) => CapabilitySet::empty(),
+        (Security::Sandbox, 0) => caps::DEFAULT,
+        (Security::Insecure, 0) => CapabilitySet::all(),
+    };
+    caps::limit(keep).during("drop capabilities")?;
+    sys::close_others_on_exec().during("close other descriptors")
+}
+
+fn standard_streams(standard: &Standard) -> io::Result<()> {
+    match &standard.stdin {
+        Some(stdin) => sys::dup_to(stdin, 0)?,
+        None => {
+            let null =
+                rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            sys::dup_to(null, 0)?;
+        }
+    }
+    sys::dup_to(&standard.stdout, 1)?;
+    sys::dup_to(&standard.stderr, 2)
+}
+
+fn set_limit(limit: &Ulimit) -> Result<(), Failure> {
+    let doing = format!("set the limit {}={}:{}", limit.name, limit.soft, limit.hard);
+    let resource = match limit.name.as_str() {
+        "as" => libc::RLIMIT_AS,
+        "core" => libc::RLIMIT_CORE,
+        "cpu" => libc::RLIMIT_CPU,
+        "data" => libc::RLIMIT_DATA,
+        "fsize" => libc::RLIMIT_FSIZE,
+        "locks" => libc::RLIMIT_LOCKS,
+        "memlock" => libc::RLIMIT_MEMLOCK,
+        "msgqueue" => libc::RLIMIT_MSGQUEUE,
+        "nice" => libc::RLIMIT_NICE,
+        "nofile" => libc::RLIMIT_NOFILE,
+        "nproc" => libc::RLIMIT_NPROC,
+        "rss" => libc::RLIMIT_RSS,
+        "rtprio" => libc::RLIMIT_RTPRIO,
+        "rttime" => libc::RLIMIT_RTTIME,
+        "sigpending" => libc::RLIMIT_SIGPENDING,
+        "stack" => libc::RLIMIT_STACK,
+        _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)).during(doing),
+    };
+    // -1 is RLIM_INFINITY, all bits set.
+    sys::set_limit(resource, limit.soft as u64, limit.hard as u64).map_err(|e| Failure::Setup {
+        doing,
+        hint: (e.errno() == libc::EPERM).then(|| {
+            "only root can raise a hard limit: raise that of the shell that starts rbuild"
+                .to_owned()
+        }),
+        errno: e.errno(),
+    })
+}
+
+/// Takes on the step's ids. setresuid(2) to another user than 0 comes last, since it leaves no capability.
+fn become_user(config: &Config, step: &Step) -> Result<(), Failure> {
+    let ids = || {
+        // A single id has no groups, and the kernel forbids to set any.
+        if !config.single {
+            let groups: Vec<Gid> = step.groups.iter().copied().map(Gid::from_raw).collect();
+            rustix::thread::set_thread_groups(&groups)?;
+        }
+        let (uid, gid) = (Uid::from_raw(step.uid), Gid::from_raw(step.gid));
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid)
+    };
+    ids().map_err(|e| Failure::Setup {
+        doing: format!("become user {}:{}", step.uid, step.gid),
+        hint: (e == Os::INVAL)
+            .then(|| "the id is outside of the ranges in /etc/subuid and /etc/subgid".to_owned()),
+        errno: e.errno(),
+    })
+}
+
+/// With one id mapped, another user is that id seen through one more user namespace, in which all our files are the
+/// step's own. Its capability sets begin full again, so this comes before they are limited.
+fn map_single(step: &Step) -> io::Result<()> {
+    sys::unshare(UnshareFlags::NEWUSER)?;
+    std::fs::write("/proc/self/uid_map", format!("{} 0 1", step.uid))?;
+    std::fs::write("/proc/self/gid_map", format!("{} 0 1", step.gid))
+}
+
+/// Executes the step's program.
+fn exec(config: &Config, step: &Step) -> Failure {
+    let env = environment(step, config.ca.is_some());
+    let path = env
+        .iter()
+        .rev()
+        .find_map(|e| e.as_bytes().strip_prefix(b"PATH="))
+        .unwrap_or(DEFAULT_PATH.as_bytes())
+        .to_owned();
+    let command = step.args.first().cloned().unwrap_or_default();
+    let strings = |list: &[OsString]| -> Result<Vec<CString>, std::ffi::NulError> {
+        list.iter().map(|s| CString::new(s.as_bytes())).collect()
+    };
+    let (argv, envp) = match (strings(&step.args), strings(&env)) {
+        (Ok(argv), Ok(envp)) => (argv, envp),
+        _ => {
+            return Failure::NotExecutable {
+                path: command.into(),
+                errno: libc::EINVAL,
+            };
+        }
+    };
+    search(&command, &path, |candidate| {
+        sys::exec(candidate, &argv, &envp)
+    })
+}
+
+/// As execvp(3) searches, but an error other than "not there" is told of the file it concerns.
+fn search(command: &OsStr, path: &[u8], execute: impl Fn(&CString) -> io::Error) -> Failure {
+    let not_found = |path| Failure::NotFound {
+        command: command.to_owned(),
+        path,
+    };
+    let failed = |path: &[u8]| -> Option<Failure> {
+        let errno = execute(&CString::new(path).ok()?).errno();
+        let path = PathBuf::from(OsString::from_vec(path.to_owned()));
+        // Present all the same: what is not there is the interpreter.
+        let absent = matches!(errno, libc::ENOENT | libc::ENOTDIR)
+            && rustix::fs::access(&path, rustix::fs::Access::EXISTS).is_err();
+        (!absent).then_some(Failure::NotExecutable { path, errno })
+    };
+    if command.is_empty() {
+        return not_found(None);
+    }
+    if command.as_bytes().contains(&b'/') {
+        return failed(command.as_bytes()).unwrap_or_else(|| not_found(None));
+    }
+    let mut first = None;
+    for dir in path.split(|&b| b == b':') {
+        let dir = if dir.is_empty() { b"." } else { dir };
+        match failed(&[dir, b"/", command.as_bytes()].concat()) {
+            None => {}
+            Some(Failure::NotExecutable {
+                path,
+                errno: errno @ libc::EACCES,
+            }) => {
+                first.get_or_insert(Failure::NotExecutable { path, errno });
+            }
+            Some(failure) => return failure,
+        }
+    }
+    first.unwrap_or_else(|| not_found(Some(String::from_utf8_lossy(path).into_owned())))
+}
+
+/// The step's environment, with the names of the CA bundle it does not set itself.
+fn environment(step: &Step, ca: bool) -> Vec<OsString> {
+    let mut env = step.env.clone();
+    if !ca {
+        return env;
+    }
+    for name in CA_VARIABLES {
+        let set = |e: &OsString| {
+            e.as_bytes()
+                .strip_prefix(name.as_bytes())
+                .is_some_and(|rest| rest.starts_with(b"="))
+        };
+        if !step.env.iter().any(set) {
+            env.push(format!("{name}={}", rootfs::CA_PATH).into());
+        }
+    }
+    env
+}

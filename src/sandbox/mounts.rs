@@ -1,0 +1,271 @@
+//! Mounts by descriptor (fsopen(2) and its family), and paths resolved inside a root.
+
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Component;
+use std::path::Path;
+use std::path::PathBuf;
+
+use rustix::fs::CWD;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::ResolveFlags;
+use rustix::io::Errno;
+use rustix::mount::FsMountFlags;
+use rustix::mount::FsOpenFlags;
+use rustix::mount::MountAttrFlags;
+use rustix::mount::MoveMountFlags;
+use rustix::mount::OpenTreeFlags;
+
+use super::sys;
+
+type Result<T> = rustix::io::Result<T>;
+
+/// A file system that is mounted nowhere yet.
+pub(super) fn new(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd> {
+    let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    rustix::mount::fsconfig_set_string(fs.as_fd(), "source", kind)?;
+    for (key, value) in options {
+        rustix::mount::fsconfig_set_string(fs.as_fd(), *key, *value)?;
+    }
+    rustix::mount::fsconfig_create(fs.as_fd())?;
+    rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Another mount of what `path` below `at` is, mounted nowhere yet; with the mounts below it if `recursive`. A
+/// symbolic link at the end is not followed.
+pub(super) fn copy(at: impl AsFd, path: impl AsRef<Path>, recursive: bool) -> Result<OwnedFd> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_SYMLINK_NOFOLLOW
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    rustix::mount::open_tree(at, path.as_ref(), flags)
+}
+
+/// Mounts `mount` on what `at` is open on.
+pub(super) fn attach(mount: impl AsFd, at: impl AsFd) -> Result<()> {
+    rustix::mount::move_mount(
+        mount,
+        "",
+        at,
+        "",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
+    )
+}
+
+/// Makes a mount and the mounts below it read-only, whatever is done to the file system elsewhere.
+pub(super) fn make_read_only(mount: impl AsFd) -> std::io::Result<()> {
+    sys::set_mount_attributes(mount, MountAttrFlags::MOUNT_ATTR_RDONLY, true)
+}
+
+/// Opens `path` (`O_PATH`) as a process whose root is `root` would, links followed.
+pub(super) fn open_in(root: impl AsFd, path: impl AsRef<Path>) -> Result<OwnedFd> {
+    open_in_with(root, path, OFlags::PATH)
+}
+
+/// As [`open_in`], a directory, for calls that take no `O_PATH` descriptor.
+pub(super) fn open_dir_in(root: impl AsFd, path: impl AsRef<Path>) -> Result<OwnedFd> {
+    open_in_with(root, path, OFlags::RDONLY | OFlags::DIRECTORY)
+}
+
+fn open_in_with(root: impl AsFd, path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
+    loop {
+        let opened = rustix::fs::openat2(
+            root.as_fd(),
+            path.as_ref(),
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT,
+        );
+        match opened {
+            // A rename somewhere on the system raced with `..` (openat2(2)).
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            opened => return opened,
+        }
+    }
+}
+
+/// The path of `path` inside `root` with all links followed, whether it exists or not; relative to `root`, without
+/// `..`. Nobody may be changing the tree.
+pub(super) fn real_path(root: impl AsFd, path: &Path) -> Result<PathBuf> {
+    let mut todo: Vec<OsString> = components(path).rev().collect();
+    let mut real = PathBuf::new();
+    let mut links = 0;
+    while let Some(name) = todo.pop() {
+        if name == ".." {
+            real.pop();
+            continue;
+        }
+        let link = open_in_with(&root, Path::new("/").join(&real), OFlags::PATH)
+            .and_then(|dir| rustix::fs::readlinkat(dir, name.as_os_str(), Vec::new()));
+        match link {
+            Ok(target) => {
+                links += 1;
+                // The kernel's own limit (path_resolution(7)).
+                if links > 40 {
+                    return Err(Errno::LOOP);
+                }
+                let target = Path::new(OsStr::from_bytes(target.as_bytes())).to_owned();
+                if target.is_absolute() {
+                    real.clear();
+                }
+                todo.extend(components(&target).rev());
+            }
+            Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => real.push(name),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(real)
+}
+
+fn components(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {
+    path.components().filter_map(|c| match c {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::Prefix(_) | Component::RootDir | Component::CurDir => None,
+    })
+}
+
+/// Makes the directory `path` below `at`, and those above it.
+pub(super) fn make_dirs(at: impl AsFd, path: &Path) -> Result<()> {
+    let at = at.as_fd();
+    match rustix::fs::mkdirat(at, path, Mode::from_raw_mode(0o755)) {
+        Err(Errno::NOENT) => {
+            if let Some(parent) = path.parent() {
+                make_dirs(at, parent)?;
+            }
+            rustix::fs::mkdirat(at, path, Mode::from_raw_mode(0o755))
+        }
+        Err(Errno::EXIST) => Ok(()),
+        result => result,
+    }
+}
+
+/// Makes an empty file below `at`.
+pub(super) fn make_file(at: impl AsFd, path: impl AsRef<Path>) -> Result<()> {
+    write_file(at, path, &[])
+}
+
+/// Makes a file with `data` below `at`.
+pub(super) fn write_file(at: impl AsFd, path: impl AsRef<Path>, mut data: &[u8]) -> Result<()> {
+    let file = rustix::fs::openat(
+        at,
+        path.as_ref(),
+        OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC,
+        Mode::from_raw_mode(0o644),
+    )?;
+    while !data.is_empty() {
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, data))?;
+        data = &data[written..];
+    }
+    Ok(())
+}
+
+/// Why overlayfs refused a mount.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// The error.
+    pub(super) errno: Errno,
+    /// What the kernel says of it; empty if nothing.
+    pub(super) said: String,
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        let said = String::new();
+        Self { errno, said }
+    }
+}
+
+impl From<Refusal> for std::io::Error {
+    fn from(refusal: Refusal) -> Self {
+        refusal.errno.into()
+    }
+}
+
+/// An overlay of `layers` (bottom first), mounted nowhere yet. The layers, `upper` and `work` are names in the current
+/// directory: a mount option holds 255 bytes, and mount(2) without `lowerdir+` (before Linux 6.5) a page for all.
+///
+/// `userxattr` is what makes opaque directories possible in a user namespace; `volatile` leaves out the sync of the
+/// whole file system that an unmount does otherwise.
+pub(super) fn overlay(
+    layers: &[String],
+    upper: Option<[&str; 2]>,
+) -> std::result::Result<OwnedFd, Refusal> {
+    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let set = |key: &str, value: &str| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value);
+    let configure = || {
+        set("source", "overlay")?;
+        // The topmost lower comes first.
+        for layer in layers.iter().rev() {
+            set("lowerdir+", layer)?;
+        }
+        if let Some([upper, work]) = upper {
+            set("upperdir", upper)?;
+            set("workdir", work)?;
+            rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile")?;
+        }
+        rustix::mount::fsconfig_set_flag(fs.as_fd(), "userxattr")?;
+        rustix::mount::fsconfig_create(fs.as_fd())?;
+        rustix::mount::fsmount(
+            fs.as_fd(),
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )
+    };
+    configure().or_else(|errno| {
+        let said = messages(&fs);
+        // Before Linux 6.5 overlayfs took options as one string, had nothing to say, and refused what it did not know
+        // only at the end.
+        if errno == Errno::INVAL && (said.is_empty() || said.contains("Unknown parameter")) {
+            return Ok(overlay_by_string(layers, upper)?);
+        }
+        Err(Refusal { errno, said })
+    })
+}
+
+/// What a file system in the making has to say: one message a read, each with a letter for its severity in front.
+fn messages(fs: &OwnedFd) -> String {
+    let mut said = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(len @ 1..) = rustix::io::read(fs, &mut buffer[..]) {
+        let text = String::from_utf8_lossy(&buffer[..len]);
+        let message = text
+            .trim_end()
+            .trim_start_matches(|c: char| "eiw".contains(c));
+        said.push(message.trim_start().to_owned());
+    }
+    said.join("; ")
+}
+
+fn overlay_by_string(layers: &[String], upper: Option<[&str; 2]>) -> Result<OwnedFd> {
+    let topmost_first: Vec<&str> = layers.iter().rev().map(String::as_str).collect();
+    let mut options = format!("userxattr,lowerdir={}", topmost_first.join(":"));
+    if let Some([upper, work]) = upper {
+        options += &format!(",volatile,upperdir={upper},workdir={work}");
+    }
+    let options = std::ffi::CString::new(options).map_err(|_| Errno::INVAL)?;
+    // mount(2) needs a place; the copy is what is kept.
+    let place = "overlay";
+    make_dirs(CWD, Path::new(place))?;
+    rustix::mount::mount(
+        "overlay",
+        place,
+        "overlay",
+        rustix::mount::MountFlags::empty(),
+        Some(options.as_c_str()),
+    )?;
+    let mount = copy(CWD, place, false)?;
+    rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH)?;
+    Ok(mount)
+}

@@ -1,0 +1,452 @@
+//! What works here, found out by doing it in a process that then ends; and what would mend the rest.
+
+use std::fs;
+use std::io;
+use std::io::Read as _;
+use std::path::Path;
+
+use rustix::mount::MountAttrFlags;
+use rustix::process::WaitId;
+use rustix::process::WaitIdOptions;
+
+use super::Rung;
+use super::Settings;
+use super::mounts;
+use super::sys;
+use super::sys::Fork;
+use super::userns;
+use super::userns::EnterError;
+use super::userns::Ids;
+use super::wire;
+use super::wire::wire_enum;
+use super::wire::wire_struct;
+
+/// What `rbuild doctor` shows of the sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The best rung that holds.
+    pub rung: Rung,
+    /// What was looked at or tried, in order.
+    pub findings: Vec<Finding>,
+}
+
+/// One thing looked at or tried.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What, and how it came out.
+    pub what: String,
+    /// How much that matters.
+    pub state: State,
+    /// What would mend it.
+    pub fix: Option<String>,
+}
+
+/// How a finding came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum State {
+    /// As it should be.
+    Good,
+    /// Some steps fail, or are slower.
+    Limited,
+    /// No step can run.
+    Missing,
+}
+
+impl Report {
+    /// The worst finding, for a message.
+    pub fn reason(&self) -> &str {
+        self.worst()
+            .map_or("nothing is known to be wrong", |f| f.what.as_str())
+    }
+
+    /// What would mend the worst finding.
+    pub fn fix(&self) -> Option<String> {
+        self.worst()?.fix.clone()
+    }
+
+    fn worst(&self) -> Option<&Finding> {
+        // The first of the worst: later ones may follow from it.
+        let bad = self.findings.iter().filter(|f| f.state != State::Good);
+        bad.rev().max_by_key(|f| f.state)
+    }
+}
+
+fn finding(what: impl Into<String>, state: State, fix: Option<&str>) -> Finding {
+    Finding {
+        what: what.into(),
+        state,
+        fix: fix.map(str::to_owned),
+    }
+}
+
+/// Tries out the sandbox. The process must have one thread; it stays where it is.
+pub fn probe(settings: &Settings) -> Report {
+    let user = rustix::process::geteuid().as_raw();
+    let mut findings = vec![kernel()];
+    let plan = userns::plan();
+    findings.extend(plan.as_ref().ok().map(|plan| granted(plan, user)));
+    let place = match settings.store.is_dir() {
+        true => &settings.store,
+        false => &settings.temp_dir,
+    };
+    let mut rung = Rung::None;
+    match in_child(0, || wire::encode(&try_out(plan, place))).map(|bytes| wire::decode(&bytes)) {
+        Ok(Some(Trial { entered, checks })) => {
+            findings.extend(match entered {
+                Entered::Full => {
+                    rung = Rung::Full;
+                    vec![finding(
+                        "a user namespace with ranges of ids",
+                        State::Good,
+                        None,
+                    )]
+                }
+                Entered::Single { why } => {
+                    rung = Rung::Single;
+                    vec![single(&why, user)]
+                }
+                Entered::Refused { errno } => no_namespace(&os(errno)).findings,
+                Entered::Unmapped { why } => no_map(&why, user).findings,
+            });
+            findings.extend(checks.iter().map(|check| judge(check, place)));
+        }
+        tried => {
+            let why = tried
+                .err()
+                .map_or("the child ended early".to_owned(), |e| e.to_string());
+            findings.push(finding(
+                format!("nothing can be tried: {why}"),
+                State::Missing,
+                None,
+            ));
+        }
+    }
+    if findings.iter().any(|f| f.state == State::Missing) {
+        rung = Rung::None;
+    }
+    Report { rung, findings }
+}
+
+fn os(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+fn granted(plan: &userns::Plan, user: u32) -> Finding {
+    let what = match user {
+        0 => "running as root".to_owned(),
+        _ => format!(
+            "{} user ids and {} group ids in /etc/subuid and /etc/subgid",
+            count(&plan.uids),
+            count(&plan.gids)
+        ),
+    };
+    finding(what, State::Good, None)
+}
+
+fn count(ranges: &[userns::Range]) -> u64 {
+    ranges.iter().skip(1).map(|r| u64::from(r.count)).sum()
+}
+
+fn kernel() -> Finding {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0_u32);
+    match (next(), next()) < (5, 11) {
+        true => finding(
+            format!("Linux {release} has no overlayfs for user namespaces"),
+            State::Missing,
+            Some("Linux 5.11 or later"),
+        ),
+        false => finding(format!("Linux {release}"), State::Good, None),
+    }
+}
+
+fn sysctl(name: &str) -> Option<String> {
+    let text = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
+    Some(text.trim().to_owned())
+}
+
+fn single(why: &str, user: u32) -> Finding {
+    Finding {
+        what: format!("one user id only: {why}"),
+        state: State::Limited,
+        fix: Some(single_fix(user)),
+    }
+}
+
+fn single_fix(user: u32) -> String {
+    if rustix::thread::no_new_privs().unwrap_or(false) {
+        return "allow setuid programs (docker, podman: without `--security-opt no-new-privileges`; Kubernetes: \
+                `allowPrivilegeEscalation: true`)"
+            .to_owned();
+    }
+    if userns::helper("newuidmap").is_err() {
+        return "install newuidmap and newgidmap (package uidmap or shadow-utils)".to_owned();
+    }
+    let name = userns::user_name(user).unwrap_or_else(|| user.to_string());
+    format!("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}")
+}
+
+/// What steps on [`Rung::Single`] cannot do; `user` is who started the program.
+pub(super) fn single_remark(why: &str, user: u32) -> String {
+    format!(
+        "only one user id is mapped ({why}): changing a file's owner fails with `Invalid argument`; {}",
+        single_fix(user)
+    )
+}
+
+/// The report when unshare(2) failed.
+pub(super) fn no_namespace(error: &io::Error) -> Report {
+    let is = |name: &str, value: &str| sysctl(name).as_deref() == Some(value);
+    let fix = match error.raw_os_error() {
+        Some(libc::ENOSPC) if is("user/max_user_namespaces", "0") => {
+            "sudo sysctl user.max_user_namespaces=10000"
+        }
+        Some(libc::ENOSPC) => "user.max_user_namespaces is used up: end other builds, or raise it",
+        Some(libc::EINVAL | libc::ENOSYS) => "a kernel with CONFIG_USER_NS",
+        _ if is("kernel/unprivileged_userns_clone", "0") => {
+            "sudo sysctl kernel.unprivileged_userns_clone=1"
+        }
+        _ if is("kernel/apparmor_restrict_unprivileged_userns", "1") => APPARMOR,
+        _ => {
+            "in a container: a seccomp profile that allows unshare, clone and mount (docker: `--security-opt \
+             seccomp=unconfined`; Kubernetes: `seccompProfile: {type: Unconfined}`)"
+        }
+    };
+    none(format!("the kernel refuses a user namespace: {error}"), fix)
+}
+
+const APPARMOR: &str = "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with \
+                        `userns,` for rbuild";
+
+/// The report when the namespace has no ids.
+pub(super) fn no_map(why: &str, user: u32) -> Report {
+    let fix = match user {
+        // user_namespaces(7): who maps id 0 of the parent needs CAP_SETFCAP there since Linux 5.12.
+        0 => {
+            "as root in a container rbuild needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP: run it as another user, \
+                 or do not drop them"
+        }
+        _ => "see user_namespaces(7), \"Defining user and group ID mappings\"",
+    };
+    none(
+        format!("the ids of the user namespace cannot be mapped: {why}"),
+        fix,
+    )
+}
+
+/// The report when the namespace gives no power over mounts.
+pub(super) fn no_mounts(error: &io::Error) -> Report {
+    let fix = match sysctl("kernel/apparmor_restrict_unprivileged_userns").as_deref() {
+        Some("1") => APPARMOR,
+        _ => "a security module denies mounts in user namespaces: see the kernel's log",
+    };
+    none(
+        format!("mounts are refused in the user namespace: {error}"),
+        fix,
+    )
+}
+
+fn none(what: String, fix: &str) -> Report {
+    Report {
+        rung: Rung::None,
+        findings: vec![finding(what, State::Missing, Some(fix))],
+    }
+}
+
+fn judge(check: &Check, place: &Path) -> Finding {
+    let name = &check.name;
+    if check.errno == 0 {
+        return finding(name.as_str(), State::Good, None);
+    }
+    let error = os(check.errno);
+    let (state, fix) = match name.as_str() {
+        MOUNTS => return no_mounts(&error).findings.remove(0),
+        STORE => (
+            State::Missing,
+            "choose another place for the store with `--root` or RBUILD_ROOT",
+        ),
+        OVERLAY => (State::Missing, OVERLAY_FIX),
+        PROC => (
+            State::Limited,
+            "steps share the builder's process ids; in a container, an unmasked /proc (podman: `--security-opt \
+             unmask=ALL`)",
+        ),
+        NETWORK => (State::Limited, "`--network=none` fails"),
+        _ => (State::Missing, "a kernel with CONFIG_SECCOMP_FILTER"),
+    };
+    let place = match name.as_str() {
+        STORE | OVERLAY => format!(" (in `{}`)", place.display()),
+        _ => String::new(),
+    };
+    finding(format!("{name}: {error}{place}"), state, Some(fix))
+}
+
+/// What mends a store overlayfs refuses.
+pub(super) const OVERLAY_FIX: &str = "put the store (`--root` or RBUILD_ROOT) on a file system that takes overlay \
+                                      uppers and user xattrs: ext4, xfs, btrfs, tmpfs; not NFS, and not a container's \
+                                      own root";
+
+const MOUNTS: &str = "mounts in the user namespace";
+const STORE: &str = "writing to the store";
+const OVERLAY: &str = "overlayfs with user xattrs on the store's file system";
+const PROC: &str = "a /proc of its own for each step";
+const NETWORK: &str = "a network namespace with loopback";
+const SECCOMP: &str = "a seccomp filter";
+
+/// What the child found.
+struct Trial {
+    entered: Entered,
+    checks: Vec<Check>,
+}
+wire_struct!(Trial { entered, checks });
+
+enum Entered {
+    Full,
+    Single { why: String },
+    Refused { errno: i32 },
+    Unmapped { why: String },
+}
+wire_enum!(Entered {
+    0 => Full,
+    1 => Single { why },
+    2 => Refused { errno },
+    3 => Unmapped { why },
+});
+
+/// Something tried, with the error number it failed with or 0.
+struct Check {
+    name: String,
+    errno: i32,
+}
+wire_struct!(Check { name, errno });
+
+/// Runs `work` in a child, in new namespaces, and takes back what it sends.
+fn in_child(namespaces: i32, work: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u8>> {
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    match sys::fork(namespaces)? {
+        Fork::Child => {
+            let sent = io::Write::write_all(&mut fs::File::from(write), &work());
+            sys::exit_child(i32::from(sent.is_err()));
+        }
+        Fork::Parent(pid, _) => {
+            drop(write);
+            let mut bytes = Vec::new();
+            fs::File::from(read).read_to_end(&mut bytes)?;
+            rustix::io::retry_on_intr(|| {
+                rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED)
+            })?;
+            Ok(bytes)
+        }
+    }
+}
+
+fn try_out(plan: Result<userns::Plan, String>, place: &Path) -> Trial {
+    let failed = |entered| Trial {
+        entered,
+        checks: Vec::new(),
+    };
+    let entered = match userns::enter(plan) {
+        Ok(Ids::Full) => Entered::Full,
+        Ok(Ids::Single(why)) => Entered::Single { why },
+        Err(EnterError::Unshare(e)) => {
+            return failed(Entered::Refused { errno: errno(&e) });
+        }
+        Err(EnterError::Threads) => {
+            return failed(Entered::Refused {
+                errno: libc::EINVAL,
+            });
+        }
+        Err(EnterError::Map(why)) => return failed(Entered::Unmapped { why }),
+    };
+    let private =
+        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
+    let dir = place.join(format!(
+        "probe-{}",
+        rustix::process::getpid().as_raw_nonzero()
+    ));
+    let store = fs::create_dir(&dir);
+    let mut tried = vec![
+        (
+            MOUNTS,
+            rustix::mount::mount_change("/", private).map_err(Into::into),
+        ),
+        (STORE, store),
+    ];
+    if tried[1].1.is_ok() {
+        tried.push((OVERLAY, overlay(&dir)));
+        // Left over it would be garbage in the store and nothing worse.
+        drop(fs::remove_dir_all(&dir));
+    }
+    tried.push((
+        PROC,
+        alone(libc::CLONE_NEWPID, || {
+            mounts::new("proc", &[], MountAttrFlags::empty())?;
+            Ok(())
+        }),
+    ));
+    tried.push((NETWORK, alone(libc::CLONE_NEWNET, sys::loopback_up)));
+    tried.push((
+        SECCOMP,
+        alone(0, || sys::install_filter(&super::seccomp::program())),
+    ));
+    let check = |(name, result): (&str, io::Result<()>)| Check {
+        name: name.to_owned(),
+        errno: result.err().map_or(0, |e| errno(&e)),
+    };
+    Trial {
+        entered,
+        checks: tried.into_iter().map(check).collect(),
+    }
+}
+
+fn errno(e: &io::Error) -> i32 {
+    e.raw_os_error().unwrap_or(libc::EIO)
+}
+
+/// One trial in a child of its own.
+fn alone(namespaces: i32, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let bytes = in_child(namespaces, || {
+        wire::encode(&work().err().map_or(0, |e| errno(&e)))
+    })?;
+    match wire::decode(&bytes) {
+        Some(0) => Ok(()),
+        Some(errno) => Err(os(errno)),
+        None => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Replaces a directory of a lower layer, which takes an upper, a whiteout and an xattr.
+fn overlay(dir: &Path) -> io::Result<()> {
+    for name in ["l/d", "u", "w"] {
+        fs::create_dir_all(dir.join(name))?;
+    }
+    // A child of its own has no other use for its working directory.
+    alone(0, || {
+        std::env::set_current_dir(dir)?;
+        let mount = mounts::overlay(&["l".to_owned()], Some(["u", "w"]))?;
+        rustix::fs::unlinkat(&mount, "d", rustix::fs::AtFlags::REMOVEDIR)?;
+        Ok(mounts::make_dirs(&mount, Path::new("d"))?)
+    })
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn a_report_quotes_the_first_of_its_worst_findings() {
+        let report = Report {
+            rung: Rung::None,
+            findings: vec![
+                finding("fine", State::Good, None),
+                finding("slow", State::Limited, Some("a")),
+                finding("broken", State::Missing, Some("b")),
+                finding("broken by that", State::Missing, Some("c")),
+            ],
+        };
+        assert_eq!(report.reason(), "broken");
+        assert_eq!(report.fix().as_deref(), Some("b"));
+    }
+}

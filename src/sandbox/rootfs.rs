@@ -1,0 +1,485 @@
+//! The file system of a step.
+//!
+//! Everything is put together in the step's own mount namespace and vanishes with it. Names are made in one small
+//! memory file system, the *scratch*, mounted over the host's `/proc` there:
+//!
+//! ```text
+//! l0 l1 …  links to the layers; short names, since mount options are short
+//! u w      links to upper and work directory
+//! stub     the lowest layer: mount points that no layer has
+//! top      a layer above all, made only when a mount point cannot come from below
+//! root     where the overlay is mounted
+//! f0 f1 …  files in memory
+//! ```
+//!
+//! Mount points come from the stub and so never show in the upper directory, nor does a change of their parents'
+//! times. A stub is of no use below a layer that deletes the name or has a symbolic link on the way; what is still
+//! missing once the layers are stacked is put into `top`, with its parents' metadata copied there, and the layers are
+//! stacked again.
+//!
+//! Overlay is the one stacker so far; another one replaces [`stack`].
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::path::PathBuf;
+
+use rustix::fs::AtFlags;
+use rustix::fs::CWD;
+use rustix::fs::FileType;
+use rustix::fs::Gid;
+use rustix::fs::Mode;
+use rustix::fs::Timespec;
+use rustix::fs::Timestamps;
+use rustix::fs::Uid;
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+use rustix::mount::UnmountFlags;
+
+use super::child::Config;
+use super::error::During;
+use super::error::Failure;
+use super::kernelfs;
+use super::mounts;
+use super::probe::OVERLAY_FIX;
+use super::step::Mount;
+use super::step::MountSource;
+use super::step::Root;
+use super::step::Step;
+
+/// Where the CA bundle is in a step.
+pub(super) const CA_PATH: &str = "/run/rbuild/ca.pem";
+
+/// overlayfs' limit of 500 (fs/overlayfs/params.h, OVL_MAX_STACK) less `stub` and `top`.
+const MAX_LOWERS: usize = 498;
+
+/// Something to be mounted.
+struct Prepared {
+    dest: PathBuf,
+    mount: OwnedFd,
+    directory: bool,
+    named: String,
+}
+
+/// Makes the step's file system and moves the process into it. Afterwards `/` is the step's and nothing of the
+/// host's can be reached by a path.
+pub(super) fn enter(config: &Config, step: &Step) -> Result<(), Failure> {
+    let proc = kernelfs::proc(config).during("mount /proc")?;
+    let scratch = mounts::new(
+        "tmpfs",
+        &[("mode", "0755")],
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
+    )
+    .during("mount a tmpfs")?;
+    // It has to be somewhere, and the host's `/proc` is there everywhere and needed no more.
+    rustix::fs::openat(CWD, "/proc", path_flags(), Mode::empty())
+        .and_then(|at| mounts::attach(&scratch, at))
+        .and_then(|()| rustix::process::fchdir(&scratch))
+        .during("mount a tmpfs in the step's namespace")?;
+
+    let mut prepared = etc_files(config, step)?;
+    for mount in &step.mounts {
+        prepared.push(prepare(mount, prepared.len())?);
+    }
+    // As docker does: parents before children.
+    prepared.sort_by_key(|p| p.dest.components().count());
+
+    let root = stack_with_mount_points(&step.root, &prepared)?;
+    kernelfs::mount_all(step, root.as_fd(), &proc)?;
+    for p in &prepared {
+        let doing = format_args!("mount {} on `{}`", p.named, p.dest.display());
+        place(root.as_fd(), p)
+            .and_then(|at| mounts::attach(&p.mount, at))
+            .during(doing)?;
+    }
+    pivot(root.as_fd())
+}
+
+/// Where a mount goes. All mount points were there before anything was mounted; one that is missing now lies in
+/// another mount, and is made there, as docker does.
+fn place(root: BorrowedFd<'_>, mount: &Prepared) -> rustix::io::Result<OwnedFd> {
+    match mounts::open_in(root, &mount.dest) {
+        Err(Errno::NOENT) => {}
+        opened => return opened,
+    }
+    let real = mounts::real_path(root, &mount.dest)?;
+    match (mount.directory, real.parent()) {
+        (true, _) => mounts::make_dirs(root, &real)?,
+        (false, Some(parent)) if parent != Path::new("") => {
+            mounts::make_dirs(root, parent)?;
+            mounts::make_file(root, &real)?;
+        }
+        (false, _) => mounts::make_file(root, &real)?,
+    }
+    mounts::open_in(root, &mount.dest)
+}
+
+fn path_flags() -> rustix::fs::OFlags {
+    rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC
+}
+
+/// `/etc/hosts`, `/etc/resolv.conf` and the CA bundle.
+fn etc_files(config: &Config, step: &Step) -> Result<Vec<Prepared>, Failure> {
+    let hosts = hosts(&step.hostname, &step.hosts);
+    let mut files = vec![
+        memory_file("/etc/hosts", hosts.as_bytes(), 0)?,
+        memory_file("/etc/resolv.conf", &config.resolv_conf.0, 1)?,
+    ];
+    if let Some(ca) = &config.ca {
+        let bind = Mount {
+            dest: CA_PATH.into(),
+            source: MountSource::Bind {
+                path: ca.clone(),
+                subpath: PathBuf::new(),
+                readonly: true,
+            },
+        };
+        files.push(prepare(&bind, files.len())?);
+    }
+    Ok(files)
+}
+
+/// The lines BuildKit writes, then the extra ones.
+fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
+    let mut text =
+        format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in extra {
+        writeln!(text, "{address}\t{name}").expect("a string takes everything");
+    }
+    text
+}
+
+fn memory_file(dest: &str, data: &[u8], number: usize) -> Result<Prepared, Failure> {
+    let name = format!("f{number}");
+    let make = || {
+        mounts::write_file(CWD, &name, data)?;
+        mounts::copy(CWD, &name, false)
+    };
+    let mount = make().during(format_args!("make `{dest}`"))?;
+    mounts::make_read_only(&mount).during(format_args!("make `{dest}` read-only"))?;
+    Ok(Prepared {
+        dest: dest.into(),
+        mount,
+        directory: false,
+        named: "a file".to_owned(),
+    })
+}
+
+fn prepare(mount: &Mount, number: usize) -> Result<Prepared, Failure> {
+    let dest = &mount.dest;
+    let (tree, named) = match &mount.source {
+        MountSource::Bind {
+            path,
+            subpath,
+            readonly,
+        } => {
+            let named = format!("`{}`", path.join(subpath).display());
+            let doing = format_args!("bind {named} for `{}`", dest.display());
+            let tree = match subpath.as_os_str().is_empty() {
+                true => mounts::copy(CWD, path, true),
+                false => rustix::fs::openat(CWD, path, path_flags(), Mode::empty())
+                    .and_then(|root| mounts::open_in(root, subpath))
+                    .and_then(|inside| mounts::copy(inside, "", true)),
+            }
+            .during(doing)?;
+            if *readonly {
+                mounts::make_read_only(&tree).during(doing)?;
+            }
+            (tree, named)
+        }
+        MountSource::Overlay {
+            lowers,
+            upper,
+            work,
+            subpath,
+        } => {
+            let doing = format_args!("stack the layers for `{}`", dest.display());
+            let tree = layers(&format!("m{number}"), lowers, upper.as_ref(), work, subpath)
+                .map_err(|refusal| refusal.errno)
+                .during(doing)?;
+            (tree, "layers".to_owned())
+        }
+        MountSource::Tmpfs { size } => {
+            let size = size.to_string();
+            let options = [("mode", "1777"), ("size", size.as_str())];
+            let tree = mounts::new(
+                "tmpfs",
+                &options[..1 + usize::from(size != "0")],
+                MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
+            )
+            .during(format_args!("make a tmpfs for `{}`", dest.display()))?;
+            (tree, "a tmpfs".to_owned())
+        }
+        MountSource::File {
+            data,
+            mode,
+            uid,
+            gid,
+        } => {
+            let display = dest.display().to_string();
+            let file = memory_file(&display, data, number)?;
+            let name = format!("f{number}");
+            rustix::fs::chown(&name, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))
+                .and_then(|()| rustix::fs::chmod(&name, Mode::from_raw_mode(*mode)))
+                .during(format_args!("give `{display}` to {uid}:{gid}"))?;
+            return Ok(Prepared {
+                dest: dest.clone(),
+                ..file
+            });
+        }
+    };
+    let stat = rustix::fs::fstat(&tree).during(format_args!("look at {named}"))?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind == FileType::Symlink {
+        return Err(Errno::LOOP).during(format_args!("bind {named}, a symbolic link"));
+    }
+    Ok(Prepared {
+        dest: dest.clone(),
+        mount: tree,
+        directory: kind == FileType::Directory,
+        named,
+    })
+}
+
+/// The overlay of a mount, or a path inside it.
+fn layers(
+    prefix: &str,
+    lowers: &[PathBuf],
+    upper: Option<&PathBuf>,
+    work: &Path,
+    subpath: &Path,
+) -> Result<OwnedFd, mounts::Refusal> {
+    let names = link_all(prefix, lowers)?;
+    let (u, w, place) = (
+        format!("{prefix}u"),
+        format!("{prefix}w"),
+        format!("{prefix}r"),
+    );
+    match upper {
+        Some(upper) => {
+            rustix::fs::symlink(upper, &u)?;
+            rustix::fs::symlink(work, &w)?;
+        }
+        None => {
+            mounts::make_dirs(CWD, Path::new(&u))?;
+            mounts::make_dirs(CWD, Path::new(&w))?;
+        }
+    }
+    let mount = mounts::overlay(&names, Some([&u, &w]))?;
+    if subpath.as_os_str().is_empty() {
+        return Ok(mount);
+    }
+    // A part can be copied out of a mount that is mounted somewhere only.
+    mounts::make_dirs(CWD, Path::new(&place))?;
+    let at = rustix::fs::openat(CWD, &place, path_flags(), Mode::empty())?;
+    mounts::attach(&mount, at)?;
+    Ok(mounts::copy(mounts::open_in(&mount, subpath)?, "", true)?)
+}
+
+/// Links to `paths`, named `prefix` and a number.
+fn link_all(prefix: &str, paths: &[PathBuf]) -> rustix::io::Result<Vec<String>> {
+    let mut names = Vec::with_capacity(paths.len() + 2);
+    for (number, path) in paths.iter().enumerate() {
+        let name = format!("{prefix}{number}");
+        rustix::fs::symlink(path, &name)?;
+        names.push(name);
+    }
+    Ok(names)
+}
+
+/// The root with a place for every mount.
+fn stack_with_mount_points(root: &Root, prepared: &[Prepared]) -> Result<OwnedFd, Failure> {
+    let fixed = ["proc", "sys", "dev"].map(|name| (Path::new(name), true));
+    let wanted: Vec<(&Path, bool)> = fixed
+        .into_iter()
+        .chain(prepared.iter().map(|p| (p.dest.as_path(), p.directory)))
+        .collect();
+    for (path, directory) in &wanted {
+        make_mount_point("stub", relative(path), *directory)
+            .during(format_args!("make a mount point for `{}`", path.display()))?;
+    }
+    let mut names = vec!["stub".to_owned()];
+    names.extend(link_all("l", &root.lowers).during("name the layers")?);
+    if let Some(upper) = &root.upper {
+        rustix::fs::symlink(upper, "u")
+            .and_then(|()| rustix::fs::symlink(&root.work, "w"))
+            .during("name the layers")?;
+    }
+    mounts::make_dirs(CWD, Path::new("root")).during("make the root's mount point")?;
+    let stacked = stack(&names, root)?;
+
+    let mut missing = Vec::new();
+    for (path, directory) in wanted {
+        match mounts::open_in(&stacked, path) {
+            Ok(_) => {}
+            // ENOTDIR: a link to what is a file in the stub.
+            Err(Errno::NOENT | Errno::NOTDIR) => missing.push((path, directory)),
+            Err(e) => {
+                return Err(e).during(format_args!("find the mount point `{}`", path.display()));
+            }
+        }
+    }
+    if missing.is_empty() {
+        return Ok(stacked);
+    }
+    for (path, directory) in missing {
+        let doing = format_args!("make a mount point for `{}`", path.display());
+        let real = mounts::real_path(&stacked, path).during(doing)?;
+        make_mount_point("top", &real, directory).during(doing)?;
+        copy_parents(stacked.as_fd(), &real).during(doing)?;
+    }
+    drop(stacked);
+    rustix::mount::unmount("root", UnmountFlags::DETACH).during("unmount the first root")?;
+    if root.upper.is_some() {
+        // Overlay refuses a work directory that a volatile mount has left its mark in (overlayfs.rst, "Volatile
+        // mount"), since the upper directory may have lost writes. This one has seen none.
+        std::fs::remove_dir_all("w/work/incompat").during("stack the layers again")?;
+    }
+    names.push("top".to_owned());
+    stack(&names, root)
+}
+
+fn relative(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
+}
+
+fn make_mount_point(layer: &str, path: &Path, directory: bool) -> rustix::io::Result<()> {
+    let path = Path::new(layer).join(path);
+    if directory {
+        return mounts::make_dirs(CWD, &path);
+    }
+    if let Some(parent) = path.parent() {
+        mounts::make_dirs(CWD, parent)?;
+    }
+    mounts::make_file(CWD, &path)
+}
+
+/// Mounts the layers on `root`.
+fn stack(names: &[String], root: &Root) -> Result<OwnedFd, Failure> {
+    let upper = root.upper.is_some().then_some(["u", "w"]);
+    let mut names = names.to_vec();
+    if upper.is_none() && names.len() < 2 {
+        // Without an upper directory overlay wants two layers.
+        mounts::make_dirs(CWD, Path::new("void")).during("make an empty layer")?;
+        names.insert(0, "void".to_owned());
+    }
+    let mounted = mounts::overlay(&names, upper).and_then(|mount| {
+        let at = rustix::fs::openat(CWD, "root", path_flags(), Mode::empty())?;
+        mounts::attach(&mount, at)?;
+        Ok(mount)
+    });
+    mounted.map_err(|refusal| refused(refusal, root))
+}
+
+fn refused(refusal: mounts::Refusal, root: &Root) -> Failure {
+    let mut doing = format!("stack {} layers with overlayfs", root.lowers.len());
+    let paths = root
+        .lowers
+        .iter()
+        .chain(root.upper.as_ref().map(|_| &root.work));
+    if let Some(missing) = paths.chain(&root.upper).find(|path| !path.is_dir()) {
+        doing += &format!(", `{}` among them", missing.display());
+    } else if let Some(upper) = &root.upper {
+        doing += &format!(", writing to `{}`", upper.display());
+    }
+    if !refusal.said.is_empty() {
+        doing += &format!(" ({})", refusal.said);
+    }
+    let hint = match refusal.errno {
+        Errno::INVAL if root.lowers.len() > MAX_LOWERS => {
+            Some(format!("overlayfs takes {MAX_LOWERS} layers: squash some"))
+        }
+        Errno::INVAL | Errno::OPNOTSUPP | Errno::STALE => Some(OVERLAY_FIX.to_owned()),
+        Errno::PERM | Errno::NODEV => {
+            Some("overlayfs in a user namespace takes Linux 5.11; see `rbuild doctor`".to_owned())
+        }
+        _ => None,
+    };
+    Failure::Setup {
+        doing,
+        hint,
+        errno: refusal.errno.raw_os_error(),
+    }
+}
+
+/// Gives the directories above `path` in `top` what they have in the merged tree, since they hide it.
+fn copy_parents(merged: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<()> {
+    for dir in path.ancestors().skip(1) {
+        let top = Path::new("top").join(dir);
+        let original = match mounts::open_dir_in(merged, Path::new("/").join(dir)) {
+            Err(Errno::NOENT) => continue,
+            opened => opened?,
+        };
+        let stat = rustix::fs::fstat(&original)?;
+        let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        rustix::fs::chown(&top, Some(owner.0), Some(owner.1))?;
+        rustix::fs::chmod(&top, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+        copy_xattrs(&original, &top)?;
+        let times = Timestamps {
+            last_access: Timespec {
+                tv_sec: stat.st_atime,
+                tv_nsec: stat.st_atime_nsec as i64,
+            },
+            last_modification: Timespec {
+                tv_sec: stat.st_mtime,
+                tv_nsec: stat.st_mtime_nsec as i64,
+            },
+        };
+        rustix::fs::utimensat(CWD, &top, &times, AtFlags::empty())?;
+    }
+    Ok(())
+}
+
+fn copy_xattrs(from: &OwnedFd, to: &Path) -> rustix::io::Result<()> {
+    let mut names = vec![0; 64 << 10];
+    let len = match rustix::fs::flistxattr(from, &mut names[..]) {
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        len => len?,
+    };
+    let mut value = vec![0; 64 << 10];
+    let names: BTreeSet<&[u8]> = names[..len]
+        .split(|&b| b == 0)
+        .filter(|name| !name.is_empty())
+        .collect();
+    for name in names {
+        let len = rustix::fs::fgetxattr(from, name, &mut value[..])?;
+        match rustix::fs::setxattr(to, name, &value[..len], rustix::fs::XattrFlags::empty()) {
+            // tmpfs has no user xattrs before Linux 6.6, and no file system sets a label without being asked by the
+            // security module that owns it.
+            Err(Errno::OPNOTSUPP | Errno::PERM) => {}
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+/// Makes `root` the process' root. pivot_root(2), "pivot_root(".", ".")": the old root comes to lie over the new one,
+/// and is unmounted with all that is below it.
+fn pivot(root: BorrowedFd<'_>) -> Result<(), Failure> {
+    rustix::process::fchdir(root)
+        .and_then(|()| rustix::process::pivot_root(".", "."))
+        .and_then(|()| rustix::mount::unmount(".", UnmountFlags::DETACH))
+        .and_then(|()| rustix::process::chdir("/"))
+        .during("make the step's root the root")
+}
+
+/// The resolver configuration for steps: the host's, unless it names systemd's stub on a loopback address and the
+/// file behind that is there.
+pub(super) fn resolv_conf(read: impl Fn(&str) -> Option<Vec<u8>>) -> Vec<u8> {
+    let text = read("/etc/resolv.conf").unwrap_or_default();
+    let only_loopback = {
+        let mut servers = text
+            .split(|&b| b == b'\n')
+            .filter_map(|line| line.trim_ascii().strip_prefix(b"nameserver"))
+            .map(<[u8]>::trim_ascii)
+            .peekable();
+        servers.peek().is_some() && servers.all(|s| s.starts_with(b"127.") || s == b"::1")
+    };
+    if only_loopback && let Some(real) = read("/run/systemd/resolve/resolv.conf") {
+        return real;
+    }
+    text
+}

@@ -1,0 +1,332 @@
+//! The seccomp filter of a step: docker's default profile as a list of what is denied.
+//!
+//! Docker allows some 350 system calls by name and denies the rest with `EPERM`. Here the calls that its profile denies
+//! to a container with the default capabilities are named and the rest is allowed: calls newer than this list then
+//! fail by the kernel's own checks or with its own `ENOSYS`, which programs know how to handle, and not with an `EPERM`
+//! that they do not. clone3(2) fails with `ENOSYS`, as docker answers it: its flags lie in memory a filter cannot
+//! read, and the C library falls back to clone(2), whose flags are checked.
+//!
+//! The program is written here and not by `seccompiler`, which kills a process that makes calls of the machine's
+//! 32-bit sister (i386, arm): images for `linux/386` run on amd64. What is allowed whatever its arguments comes out of
+//! the kernel's cache (Linux 5.11) and costs next to nothing.
+
+use libc::BPF_ABS;
+use libc::BPF_ALU;
+use libc::BPF_AND;
+use libc::BPF_JEQ;
+use libc::BPF_JGE;
+use libc::BPF_JMP;
+use libc::BPF_K;
+use libc::BPF_LD;
+use libc::BPF_RET;
+use libc::BPF_W;
+use libc::sock_filter;
+
+const NONE: u16 = u16::MAX;
+
+/// Number of a call on x86_64, aarch64, i386 and arm (EABI).
+type Numbers = [u16; 4];
+
+/// What is denied with `EPERM` whatever its arguments (docker, "Significant syscalls blocked by the default profile",
+/// and what the profile ties to capabilities outside [`super::caps::DEFAULT`]).
+#[rustfmt::skip]
+const DENIED: &[(&str, Numbers)] = &[
+    ("_sysctl", [156, NONE, 149, 149]),
+    ("acct", [163, 89, 51, 51]),
+    ("add_key", [248, 217, 286, 309]),
+    ("bpf", [321, 280, 357, 386]),
+    ("clock_settime", [227, 112, 264, 262]),
+    ("clock_settime64", [NONE, NONE, 404, 404]),
+    ("create_module", [174, NONE, 127, NONE]),
+    ("delete_module", [176, 106, 129, 129]),
+    ("fanotify_init", [300, 262, 338, 367]),
+    ("finit_module", [313, 273, 350, 379]),
+    ("fsconfig", [431, 431, 431, 431]),
+    ("fsmount", [432, 432, 432, 432]),
+    ("fsopen", [430, 430, 430, 430]),
+    ("fspick", [433, 433, 433, 433]),
+    ("get_kernel_syms", [177, NONE, 130, NONE]),
+    ("get_mempolicy", [239, 236, 275, 320]),
+    ("init_module", [175, 105, 128, 128]),
+    ("io_uring_enter", [426, 426, 426, 426]),
+    ("io_uring_register", [427, 427, 427, 427]),
+    ("io_uring_setup", [425, 425, 425, 425]),
+    ("ioperm", [173, NONE, 101, NONE]),
+    ("iopl", [172, NONE, 110, NONE]),
+    ("kcmp", [312, 272, 349, 378]),
+    ("kexec_file_load", [320, 294, NONE, 401]),
+    ("kexec_load", [246, 104, 283, 347]),
+    ("keyctl", [250, 219, 288, 311]),
+    ("lookup_dcookie", [212, 18, 253, 249]),
+    ("mbind", [237, 235, 274, 319]),
+    ("migrate_pages", [256, 238, 294, NONE]),
+    ("mount", [165, 40, 21, 21]),
+    ("mount_setattr", [442, 442, 442, 442]),
+    ("move_mount", [429, 429, 429, 429]),
+    ("move_pages", [279, 239, 317, 344]),
+    ("nfsservctl", [180, 42, 169, 169]),
+    ("open_by_handle_at", [304, 265, 342, 371]),
+    ("open_tree", [428, 428, 428, 428]),
+    ("open_tree_attr", [467, 467, 467, 467]),
+    ("perf_event_open", [298, 241, 336, 364]),
+    ("pidfd_getfd", [438, 438, 438, 438]),
+    ("pivot_root", [155, 41, 217, 218]),
+    ("process_madvise", [440, 440, 440, 440]),
+    ("query_module", [178, NONE, 167, NONE]),
+    ("quotactl", [179, 60, 131, 131]),
+    ("quotactl_fd", [443, 443, 443, 443]),
+    ("reboot", [169, 142, 88, 88]),
+    ("request_key", [249, 218, 287, 310]),
+    ("set_mempolicy", [238, 237, 276, 321]),
+    ("set_mempolicy_home_node", [450, 450, 450, 450]),
+    ("setdomainname", [171, 162, 121, 121]),
+    ("sethostname", [170, 161, 74, 74]),
+    ("setns", [308, 268, 346, 375]),
+    ("settimeofday", [164, 170, 79, 79]),
+    ("stime", [NONE, NONE, 25, NONE]),
+    ("swapoff", [168, 225, 115, 115]),
+    ("swapon", [167, 224, 87, 87]),
+    ("sysfs", [139, NONE, 135, 135]),
+    ("syslog", [103, 116, 103, 103]),
+    ("umount", [NONE, NONE, 22, NONE]),
+    ("umount2", [166, 39, 52, 52]),
+    ("unshare", [272, 97, 310, 337]),
+    ("uselib", [134, NONE, 86, 86]),
+    ("userfaultfd", [323, 282, 374, 388]),
+    ("ustat", [136, NONE, 62, 62]),
+    ("vhangup", [153, 58, 111, 111]),
+    ("vm86", [NONE, NONE, 166, NONE]),
+    ("vm86old", [NONE, NONE, 113, NONE]),
+];
+
+const CLONE: Numbers = [56, 220, 120, 120];
+const CLONE3: Numbers = [435; 4];
+const PERSONALITY: Numbers = [135, 92, 136, 136];
+const SOCKET: Numbers = [41, 198, 359, 281];
+
+/// All `CLONE_NEW…` flags but `CLONE_NEWTIME`, which clone(2) does not take.
+const NAMESPACES: u32 = 0x7E02_0000;
+
+/// `PER_LINUX`, `PER_LINUX32`, `UNAME26` with each, and the question what it is.
+const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
+
+const AF_VSOCK: u32 = 40;
+
+/// `AUDIT_ARCH_…` (linux/audit.h) of this machine and of its 32-bit sister, with their columns in [`Numbers`].
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURES: [(u32, usize); 2] = [(0xC000_003E, 0), (0x4000_0003, 2)];
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURES: [(u32, usize); 2] = [(0xC000_00B7, 1), (0x4000_0028, 3)];
+
+/// Offsets in `struct seccomp_data`. Both machines are little endian: an argument's low half comes first.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ARGUMENT_0: u32 = 16;
+
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+/// The program. x32 calls (x86_64 with bit 30 set) and unknown architectures get `ENOSYS`.
+pub(super) fn program() -> Vec<sock_filter> {
+    let mut program = vec![load(ARCHITECTURE)];
+    for (architecture, column) in ARCHITECTURES {
+        let table = table(column);
+        // Conditional jumps reach 255 instructions; a table is shorter.
+        program.push(unless_equal(architecture, table.len() as u8));
+        program.extend(table);
+    }
+    program.push(ret(ENOSYS));
+    program
+}
+
+fn table(column: usize) -> Vec<sock_filter> {
+    let mut table = vec![load(NUMBER)];
+    if column == 0 {
+        table.push(jump(BPF_JGE, 0x4000_0000, 0, 1));
+        table.push(ret(ENOSYS));
+    }
+    table.push(unless_equal(u32::from(CLONE3[column]), 1));
+    table.push(ret(ENOSYS));
+
+    table.push(unless_equal(u32::from(CLONE[column]), 5));
+    table.push(load(ARGUMENT_0));
+    table.push(statement(BPF_ALU | BPF_AND | BPF_K, NAMESPACES));
+    table.push(unless_equal(0, 1));
+    table.push(ret(ALLOW));
+    table.push(ret(EPERM));
+
+    table.push(unless_equal(u32::from(SOCKET[column]), 4));
+    table.push(load(ARGUMENT_0));
+    table.push(unless_equal(AF_VSOCK, 1));
+    table.push(ret(EPERM));
+    table.push(ret(ALLOW));
+
+    let values = PERSONALITIES.len() as u8;
+    table.push(unless_equal(u32::from(PERSONALITY[column]), values + 3));
+    table.push(load(ARGUMENT_0));
+    for (at, value) in (0..).zip(PERSONALITIES) {
+        table.push(jump(BPF_JEQ, value, values - at, 0));
+    }
+    table.push(ret(EPERM));
+    table.push(ret(ALLOW));
+
+    let mut denied: Vec<u16> = DENIED
+        .iter()
+        .map(|(_, numbers)| numbers[column])
+        .filter(|&number| number != NONE)
+        .collect();
+    denied.sort_unstable();
+    table.extend(search(&denied));
+    table
+}
+
+/// Denies the numbers in `sorted`, allows others. By halves: the kernel runs the program for every call there is when
+/// it is installed, to fill its cache, and takes 0.3 ms for a plain list.
+fn search(sorted: &[u16]) -> Vec<sock_filter> {
+    if sorted.len() > 4 {
+        let (low, high) = sorted.split_at(sorted.len() / 2);
+        let below = search(low);
+        let mut program = vec![jump(BPF_JGE, u32::from(high[0]), below.len() as u8, 0)];
+        program.extend(below);
+        program.extend(search(high));
+        return program;
+    }
+    let count = sorted.len() as u8;
+    let mut program: Vec<_> = (0..)
+        .zip(sorted)
+        .map(|(at, &number)| jump(BPF_JEQ, u32::from(number), count - at, 0))
+        .collect();
+    program.push(ret(ALLOW));
+    program.push(ret(EPERM));
+    program
+}
+
+fn statement(code: u32, k: u32) -> sock_filter {
+    sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf: 0,
+        k,
+    }
+}
+
+fn load(offset: u32) -> sock_filter {
+    statement(BPF_LD | BPF_W | BPF_ABS, offset)
+}
+
+fn ret(action: u32) -> sock_filter {
+    statement(BPF_RET | BPF_K, action)
+}
+
+fn jump(condition: u32, k: u32, then: u8, otherwise: u8) -> sock_filter {
+    sock_filter {
+        code: (BPF_JMP | condition | BPF_K) as u16,
+        jt: then,
+        jf: otherwise,
+        k,
+    }
+}
+
+/// Skips `count` instructions unless the value is `k`.
+fn unless_equal(k: u32, count: u8) -> sock_filter {
+    jump(BPF_JEQ, k, 0, count)
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    /// Runs the program as linux/Documentation/networking/filter.rst describes it, for the instructions used here.
+    fn answer(architecture: u32, number: u32, argument: u32) -> u32 {
+        let program = program();
+        let (mut at, mut value) = (0, 0);
+        loop {
+            let i = program[at];
+            at += 1;
+            let code = u32::from(i.code);
+            match code {
+                c if c == BPF_LD | BPF_W | BPF_ABS => {
+                    value = match i.k {
+                        NUMBER => number,
+                        ARCHITECTURE => architecture,
+                        ARGUMENT_0 => argument,
+                        k => panic!("load of {k}"),
+                    }
+                }
+                c if c == BPF_ALU | BPF_AND | BPF_K => value &= i.k,
+                c if c == BPF_RET | BPF_K => return i.k,
+                c => {
+                    let holds = match c & !(BPF_JMP | BPF_K) {
+                        BPF_JEQ => value == i.k,
+                        BPF_JGE => value >= i.k,
+                        _ => panic!("code {c}"),
+                    };
+                    at += usize::from(if holds { i.jt } else { i.jf });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn calls_are_answered_as_docker_answers_them() {
+        for (architecture, column) in ARCHITECTURES {
+            let check = |call: u16, argument: u32, expected: u32| {
+                assert_eq!(
+                    answer(architecture, u32::from(call), argument),
+                    expected,
+                    "call {call} of {architecture:x} with {argument:x}"
+                );
+            };
+            for (_, numbers) in DENIED {
+                if numbers[column] != NONE {
+                    check(numbers[column], 0, EPERM);
+                }
+            }
+            check(CLONE[column], libc::SIGCHLD as u32, ALLOW);
+            check(CLONE[column], libc::CLONE_NEWUSER as u32, EPERM);
+            check(CLONE[column], libc::CLONE_NEWNS as u32, EPERM);
+            check(CLONE3[column], 0, ENOSYS);
+            check(SOCKET[column], libc::AF_INET as u32, ALLOW);
+            check(SOCKET[column], AF_VSOCK, EPERM);
+            for value in PERSONALITIES {
+                check(PERSONALITY[column], value, ALLOW);
+            }
+            // ADDR_NO_RANDOMIZE.
+            check(PERSONALITY[column], 0x4_0000, EPERM);
+            // One that no kernel has yet.
+            check(2000, 0, ALLOW);
+        }
+        assert_eq!(answer(0x0, 1, 0), ENOSYS);
+    }
+
+    #[test]
+    fn numbers_are_those_of_this_machine() {
+        let column = ARCHITECTURES[0].1;
+        let number = |name: &str| {
+            let row = DENIED.iter().find(|(n, _)| *n == name).unwrap();
+            libc::c_long::from(row.1[column])
+        };
+        assert_eq!(number("mount"), libc::SYS_mount);
+        assert_eq!(number("umount2"), libc::SYS_umount2);
+        assert_eq!(number("unshare"), libc::SYS_unshare);
+        assert_eq!(number("setns"), libc::SYS_setns);
+        assert_eq!(number("bpf"), libc::SYS_bpf);
+        assert_eq!(number("keyctl"), libc::SYS_keyctl);
+        assert_eq!(number("pidfd_getfd"), libc::SYS_pidfd_getfd);
+        assert_eq!(libc::c_long::from(CLONE[column]), libc::SYS_clone);
+        assert_eq!(
+            libc::c_long::from(PERSONALITY[column]),
+            libc::SYS_personality
+        );
+        assert_eq!(libc::c_long::from(SOCKET[column]), libc::SYS_socket);
+    }
+
+    #[test]
+    fn names_are_sorted_and_tables_within_reach_of_a_jump() {
+        assert!(DENIED.is_sorted_by(|a, b| a.0 < b.0));
+        for (_, column) in ARCHITECTURES {
+            assert!(table(column).len() < 256);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! System calls that rustix does not have, or has only as unsafe functions; the one file with `unsafe` in it.
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
+use std::sync::atomic::AtomicI32;
+use std::sync::atomic::Ordering;
+
+use rustix::mount::MountAttrFlags;
+use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
+
+/// Which side of a [`fork`] this is.
+pub(super) enum Fork {
+    /// The child.
+    Child,
+    /// The parent, with the child's id in the parent's pid namespace and its pidfd.
+    Parent(Pid, OwnedFd),
+}
+
+fn checked(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(result)
+}
+
+/// Whether the process has one thread. A thread that was joined may still be counted for a moment.
+pub(super) fn single_threaded() -> io::Result<bool> {
+    // A directory's link count is 2 and one for each directory in it (proc(5), /proc/pid/task).
+    let tasks = rustix::fs::stat("/proc/self/task")?;
+    Ok(tasks.st_nlink == 3)
+}
+
+/// Makes a copy of the process in new namespaces, `CLONE_NEW…` bits in `namespaces`. Fails with `EDEADLK` in a process
+/// with threads, whose locks the copy would hold for ever.
+///
+/// clone(2) and not clone3(2), which container runtimes answer with `ENOSYS`.
+pub(super) fn fork(namespaces: libc::c_int) -> io::Result<Fork> {
+    if !single_threaded()? {
+        return Err(io::Error::from_raw_os_error(libc::EDEADLK));
+    }
+    let flags = (namespaces | libc::CLONE_PIDFD | libc::SIGCHLD) as libc::c_ulong;
+    let mut pidfd: RawFd = -1;
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: without CLONE_VM and with no stack this is fork: the child goes on with a copy of this memory, in which
+    // no other thread can hold a lock. The kernel writes the pidfd to the third argument on all architectures
+    // (clone(2), "C library/kernel differences"); the last two are not used by these flags.
+    let pid = checked(unsafe {
+        libc::syscall(libc::SYS_clone, flags, none, &raw mut pidfd, none, none)
+    })?;
+    if pid == 0 {
+        return Ok(Fork::Child);
+    }
+    // SAFETY: the kernel has just made this descriptor for us.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    let pid = Pid::from_raw(pid as i32).expect("clone returned a positive id");
+    Ok(Fork::Parent(pid, pidfd))
+}
+
+/// Ends a forked child at once: nothing of the parent's is flushed or dropped twice.
+pub(super) fn exit_child(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// Moves the process into new namespaces.
+pub(super) fn unshare(namespaces: UnshareFlags) -> rustix::io::Result<()> {
+    debug_assert!(!namespaces.contains(UnshareFlags::FILES));
+    // SAFETY: only CLONE_FILES can hurt, and it is not asked for.
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }
+}
+
+/// Replaces the process; returns only why it could not.
+pub(super) fn exec(path: &CString, argv: &[CString], envp: &[CString]) -> io::Error {
+    let pointers = |list: &[CString]| -> Vec<*const libc::c_char> {
+        let end = std::iter::once(std::ptr::null());
+        list.iter().map(|s| s.as_ptr()).chain(end).collect()
+    };
+    let (argv, envp) = (pointers(argv), pointers(envp));
+    // SAFETY: both lists end in a null pointer, and they and their strings live until the call returns.
+    unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Makes the standard stream `to` (0, 1 or 2) what `fd` is, which is none of them.
+pub(super) fn dup_to(fd: impl AsFd, to: RawFd) -> io::Result<()> {
+    debug_assert!((0..3).contains(&to) && fd.as_fd().as_raw_fd() > 2);
+    // SAFETY: no owner closes a standard stream, so none is surprised by what it has become.
+    let result = unsafe { libc::dup2(fd.as_fd().as_raw_fd(), to) };
+    checked(libc::c_long::from(result))?;
+    Ok(())
+}
+
+/// A copy of `fd` that is not one of the first three descriptors.
+pub(super) fn above_standard(fd: impl AsFd) -> rustix::io::Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 3)
+}
+
+/// Lets every descriptor from 3 on close when the process executes another program.
+pub(super) fn close_others_on_exec() -> io::Result<()> {
+    // SAFETY: changes a flag of descriptors, and nothing in memory.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3 as libc::c_uint,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })?;
+    Ok(())
+}
+
+/// Default action for all signals, none blocked: execve(2) keeps what is ignored, and Rust's runtime ignores SIGPIPE.
+pub(super) fn reset_signals() {
+    for signal in 1..=64 {
+        // SAFETY: SIG_DFL runs no code of ours. It fails, without effect, for SIGKILL, SIGSTOP and the two signals
+        // the C library keeps to itself.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: sigset_t is plain data that sigemptyset fills in.
+    unsafe {
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Changes attributes of the mount `mount` is the root of, or of the whole tree of mounts.
+pub(super) fn set_mount_attributes(
+    mount: impl AsFd,
+    set: MountAttrFlags,
+    recursive: bool,
+) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: u64::from(set.bits()),
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: path and attributes outlive the call, and the size is that of the attributes.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// Installs a seccomp filter without no_new_privs, which takes CAP_SYS_ADMIN in the user namespace.
+pub(super) fn install_filter(program: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_ptr().cast_mut(),
+    };
+    // SAFETY: the kernel copies the program, which outlives the call, and does not write to it.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const program,
+        )
+    })?;
+    Ok(())
+}
+
+/// Brings up the loopback device of the network namespace.
+pub(super) fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        None,
+    )?;
+    // SAFETY: ifreq is plain data; zeroes are a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, and this one outlives the call.
+    checked(libc::c_long::from(unsafe {
+        libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
+    }))?;
+    Ok(())
+}
+
+/// Leaves the session keyring, with the keys the user has in it, for a new and empty one.
+pub(super) fn new_session_keyring() -> io::Result<()> {
+    // SAFETY: the null pointer stands for a name; no memory is touched.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            libc::KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    })?;
+    Ok(())
+}
+
+/// Sets a resource limit, `resource` a `RLIMIT_…` number.
+pub(super) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    // SAFETY: the limit outlives the call; a null pointer asks for no old value.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            &raw const limit,
+            std::ptr::null_mut::<libc::rlimit64>(),
+        )
+    })?;
+    Ok(())
+}
+
+static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn note_signal(_: libc::c_int) {
+    let one = 1_u64.to_ne_bytes();
+    // SAFETY: write(2) is async-signal-safe, the buffer has the eight bytes an eventfd takes. errno is left as it was
+    // for the code that was interrupted.
+    unsafe {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        libc::write(
+            SIGNALLED.load(Ordering::Relaxed),
+            one.as_ptr().cast(),
+            one.len(),
+        );
+        *errno = before;
+    }
+}
+
+/// An eventfd that becomes readable when one of `signals` comes. If `once`, a signal that comes again has its default
+/// action. Asked again, it leaves the old eventfd unused.
+pub(super) fn signal_event(signals: &[libc::c_int], once: bool) -> io::Result<OwnedFd> {
+    let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+    // The handler's copy is never closed: a signal may come at any time.
+    let kept = rustix::io::fcntl_dupfd_cloexec(&event, 3)?;
+    SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(kept), Ordering::Relaxed);
+    for &signal in signals {
+        // SAFETY: the handler only does what signal-safety(7) allows.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = note_signal as extern "C" fn(libc::c_int) as usize;
+            action.sa_flags = libc::SA_RESTART | if once { libc::SA_RESETHAND } else { 0 };
+            checked(libc::c_long::from(libc::sigaction(
+                signal,
+                &raw const action,
+                std::ptr::null_mut(),
+            )))?;
+        }
+    }
+    Ok(event)
+}

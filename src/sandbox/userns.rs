@@ -1,0 +1,456 @@
+//! Into a user namespace, with as many ids as the system grants.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::io::Read as _;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use rustix::process::Pid;
+use rustix::process::WaitId;
+use rustix::process::WaitIdOptions;
+use rustix::thread::UnshareFlags;
+
+use super::sys;
+use super::sys::Fork;
+
+/// A line of a `uid_map`: `count` ids from `inside` are `outside` and up in the parent namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) inside: u32,
+    pub(super) outside: u32,
+    pub(super) count: u32,
+}
+
+/// The ids asked for, and who can grant them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) uids: Vec<Range>,
+    pub(super) gids: Vec<Range>,
+    pub(super) grant: Grant,
+}
+
+/// Who writes the maps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Grant {
+    /// We may: we are root.
+    Ourselves,
+    /// The setuid programs of shadow-utils.
+    Helpers { uid: PathBuf, gid: PathBuf },
+}
+
+/// How the namespace was entered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ids {
+    /// With ranges.
+    Full,
+    /// With our own id alone, and why.
+    Single(String),
+}
+
+/// Why no user namespace was entered.
+#[derive(Debug)]
+pub(super) enum EnterError {
+    Threads,
+    Unshare(io::Error),
+    Map(String),
+}
+
+/// Directories that hold newuidmap, searched in order; the last is where NixOS keeps its setuid programs.
+const HELPER_DIRECTORIES: [&str; 6] = [
+    "/usr/bin",
+    "/bin",
+    "/usr/sbin",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+    "/run/wrappers/bin",
+];
+
+/// What to ask for, or why there is nothing but the single id.
+pub(super) fn plan() -> Result<Plan, String> {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    if uid.is_root() {
+        let identity = |file: &str| {
+            let text = fs::read_to_string(file).map_err(|e| format!("cannot read {file}: {e}"))?;
+            Ok::<_, String>(identity(&text))
+        };
+        return Ok(Plan {
+            uids: identity("/proc/self/uid_map")?,
+            gids: identity("/proc/self/gid_map")?,
+            grant: Grant::Ourselves,
+        });
+    }
+    let user = user_name(uid.as_raw());
+    let ranges = |file: &str, own: u32| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        let ranges = subordinate(&text, user.as_deref(), uid.as_raw());
+        if ranges.is_empty() {
+            let user = user.clone().unwrap_or_else(|| uid.to_string());
+            return Err(format!("{file} has no range for {user}"));
+        }
+        Ok(stack(own, &ranges))
+    };
+    if rustix::thread::no_new_privs().unwrap_or(false) {
+        return Err("no_new_privs is set, so newuidmap has no privileges".to_owned());
+    }
+    Ok(Plan {
+        uids: ranges("/etc/subuid", uid.as_raw())?,
+        gids: ranges("/etc/subgid", gid.as_raw())?,
+        grant: Grant::Helpers {
+            uid: helper("newuidmap")?,
+            gid: helper("newgidmap")?,
+        },
+    })
+}
+
+/// Every id that exists here, mapped to itself.
+fn identity(map: &str) -> Vec<Range> {
+    parse_map(map)
+        .map(|range| Range {
+            outside: range.inside,
+            ..range
+        })
+        .collect()
+}
+
+fn parse_map(map: &str) -> impl Iterator<Item = Range> {
+    map.lines().filter_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse);
+        let mut next = || numbers.next()?.ok();
+        Some(Range {
+            inside: next()?,
+            outside: next()?,
+            count: next()?,
+        })
+    })
+}
+
+/// The ranges `/etc/subuid` gives a user, by name or number (subuid(5)).
+fn subordinate(text: &str, name: Option<&str>, uid: u32) -> Vec<(u32, u32)> {
+    let uid = uid.to_string();
+    text.lines()
+        .filter_map(|line| {
+            let mut fields = line.trim().split(':');
+            let owner = fields.next()?;
+            if owner != uid && Some(owner) != name {
+                return None;
+            }
+            let (start, count) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+            (count > 0).then_some((start, count))
+        })
+        .collect()
+}
+
+/// Our own id as 0, the ranges from 1 on.
+fn stack(own: u32, ranges: &[(u32, u32)]) -> Vec<Range> {
+    let mut map = vec![Range {
+        inside: 0,
+        outside: own,
+        count: 1,
+    }];
+    let mut inside = 1_u32;
+    for &(outside, count) in ranges {
+        let count = count.min(u32::MAX - inside);
+        map.push(Range {
+            inside,
+            outside,
+            count,
+        });
+        inside += count;
+    }
+    map
+}
+
+/// A user's name in `/etc/passwd`. The C library's lookup would want its plug-ins, which a static program cannot load.
+pub(super) fn user_name(uid: u32) -> Option<String> {
+    let uid = uid.to_string();
+    fs::read_to_string("/etc/passwd")
+        .ok()?
+        .lines()
+        .find_map(|line| {
+            let mut fields = line.split(':');
+            let name = fields.next()?;
+            (fields.nth(1)? == uid).then(|| name.to_owned())
+        })
+}
+
+pub(super) fn helper(name: &str) -> Result<PathBuf, String> {
+    HELPER_DIRECTORIES
+        .iter()
+        .map(|dir| Path::new(dir).join(name))
+        .find(|path| path.is_file())
+        .ok_or_else(|| format!("{name} is not installed"))
+}
+
+/// Moves this process, which must have one thread, into new user and mount namespaces.
+pub(super) fn enter(plan: Result<Plan, String>) -> Result<Ids, EnterError> {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let (granter, why_single) = match plan {
+        Ok(plan) => match Granter::start(plan) {
+            Ok(granter) => (Some(granter), String::new()),
+            Err(e) if e.raw_os_error() == Some(libc::EDEADLK) => return Err(EnterError::Threads),
+            Err(e) => (None, format!("cannot start a process: {e}")),
+        },
+        Err(why) => (None, why),
+    };
+    if let Err(e) = unshare_soon() {
+        if let Some(granter) = granter {
+            granter.dismiss();
+        }
+        return Err(e);
+    }
+    let why_single = match granter.map(Granter::grant) {
+        Some(Ok(())) => return Ok(Ids::Full),
+        Some(Err(why)) => why,
+        None => why_single,
+    };
+    single(uid.as_raw(), gid.as_raw()).map_err(|e| {
+        EnterError::Map(format!("{why_single}; mapping our own id failed too: {e}"))
+    })?;
+    Ok(Ids::Single(why_single))
+}
+
+/// unshare(2) refuses `CLONE_NEWUSER` to a process with threads. One that was joined may still be on its way out.
+fn unshare_soon() -> Result<(), EnterError> {
+    let patience = Instant::now() + Duration::from_millis(100);
+    loop {
+        match sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::INVAL) if Instant::now() < patience => {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            Err(rustix::io::Errno::INVAL) if !sys::single_threaded().unwrap_or(true) => {
+                return Err(EnterError::Threads);
+            }
+            Err(e) => return Err(EnterError::Unshare(e.into())),
+        }
+    }
+}
+
+/// Maps our own ids to 0. Without privileges the group map takes giving up setgroups(2) (user_namespaces(7)).
+fn single(uid: u32, gid: u32) -> io::Result<()> {
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+}
+
+/// Two children that stay outside, one a map, and write it when told to: once inside the namespace this process has no
+/// power over its parent's ids.
+struct Granter {
+    go: OwnedFd,
+    said: OwnedFd,
+    children: [Pid; 2],
+}
+
+impl Granter {
+    fn start(plan: Plan) -> io::Result<Self> {
+        // A thread that was joined may still be counted.
+        let patience = Instant::now() + Duration::from_millis(100);
+        while !sys::single_threaded()? && Instant::now() < patience {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        let target = rustix::process::getpid();
+        let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (said, say) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let (uid, gid) = match &plan.grant {
+            Grant::Ourselves => (None, None),
+            Grant::Helpers { uid, gid } => (Some(uid), Some(gid)),
+        };
+        let maps = [("uid_map", &plan.uids, uid), ("gid_map", &plan.gids, gid)];
+        let mut children = [target; 2];
+        for (child, (map, ranges, helper)) in children.iter_mut().zip(maps) {
+            match sys::fork(0)? {
+                Fork::Parent(pid, _) => *child = pid,
+                Fork::Child => {
+                    drop(go);
+                    // End of file: the parent is gone or did not come inside.
+                    let told = rustix::io::read(&wait, &mut [0_u8]) == Ok(1);
+                    let result = match told {
+                        true => write_map(target, map, ranges, helper),
+                        false => Ok(()),
+                    };
+                    if let Err(why) = &result {
+                        // Nobody is left to hear of a failed write.
+                        _ = rustix::io::write(&say, format!("{why}\n").as_bytes());
+                    }
+                    sys::exit_child(i32::from(result.is_err()));
+                }
+            }
+        }
+        Ok(Self { go, said, children })
+    }
+
+    /// Sends the children away, with nothing done.
+    fn dismiss(self) {
+        drop(self.go);
+        for child in self.children {
+            // Gone is what it is to be.
+            _ = ended_well(child);
+        }
+    }
+
+    /// Has the maps of this process, now inside, written.
+    fn grant(self) -> Result<(), String> {
+        let failed = |e: &dyn std::fmt::Display| format!("cannot have the id maps written: {e}");
+        rustix::io::write(&self.go, &[0; 2]).map_err(|e| failed(&e))?;
+        drop(self.go);
+        let mut ok = true;
+        for child in self.children {
+            ok &= ended_well(child).map_err(|e| failed(&e))?;
+        }
+        if ok {
+            return Ok(());
+        }
+        let mut said = String::new();
+        fs::File::from(self.said)
+            .read_to_string(&mut said)
+            .map_err(|e| failed(&e))?;
+        Err(said.trim().replace('\n', "; "))
+    }
+}
+
+/// Waits for a child; whether it exited with 0.
+fn ended_well(child: Pid) -> rustix::io::Result<bool> {
+    let status = rustix::io::retry_on_intr(|| {
+        rustix::process::waitid(WaitId::Pid(child), WaitIdOptions::EXITED)
+    })?;
+    Ok(status.is_some_and(|s| s.exit_status() == Some(0)))
+}
+
+fn write_map(
+    target: Pid,
+    map: &str,
+    ranges: &[Range],
+    helper: Option<&PathBuf>,
+) -> Result<(), String> {
+    let target = target.as_raw_nonzero();
+    let Some(helper) = helper else {
+        let mut text = String::new();
+        for r in ranges {
+            writeln!(text, "{} {} {}", r.inside, r.outside, r.count)
+                .expect("a string takes everything");
+        }
+        let path = format!("/proc/{target}/{map}");
+        return fs::write(&path, text).map_err(|e| format!("cannot write {path}: {e}"));
+    };
+    let mut command = Command::new(helper);
+    command.arg(target.to_string()).stdin(Stdio::null());
+    for r in ranges {
+        command.args([r.inside, r.outside, r.count].map(|n| n.to_string()));
+    }
+    match command.output() {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => Err(format!(
+            "{}: {}",
+            helper.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+        Err(e) => Err(format!("cannot execute {}: {e}", helper.display())),
+    }
+}
+
+/// A short name for the ids of the namespace this process is in: files written under one are not readable as the
+/// same owners under another.
+pub(super) fn domain() -> io::Result<String> {
+    let read =
+        |file: &str| Ok::<_, io::Error>(parse_map(&fs::read_to_string(file)?).collect::<Vec<_>>());
+    Ok(domain_of(
+        &read("/proc/self/uid_map")?,
+        &read("/proc/self/gid_map")?,
+    ))
+}
+
+/// The domain that [`enter`] leads to if it is granted what [`plan`] asks for, or else our own id alone.
+pub(super) fn expected_domain() -> String {
+    match plan() {
+        Ok(plan) => domain_of(&plan.uids, &plan.gids),
+        Err(_) => {
+            let own = |outside| {
+                [Range {
+                    inside: 0,
+                    outside,
+                    count: 1,
+                }]
+            };
+            let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+            domain_of(&own(uid.as_raw()), &own(gid.as_raw()))
+        }
+    }
+}
+
+fn domain_of(uids: &[Range], gids: &[Range]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for map in [uids, gids] {
+        for range in map {
+            for number in [range.inside, range.outside, range.count] {
+                hasher.update(&number.to_le_bytes());
+            }
+        }
+        hasher.update(b"/");
+    }
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn subordinate_ranges_are_found_by_name_and_number() {
+        let text = "alice:100000:65536\nbob:165536:65536\n1000:300000:10\nbob:1:0\nbad:x:1\n\n";
+        let check = |name, uid, expected: &[(u32, u32)]| {
+            assert_eq!(subordinate(text, name, uid), expected);
+        };
+        check(Some("alice"), 1000, &[(100_000, 65536), (300_000, 10)]);
+        check(Some("bob"), 1001, &[(165_536, 65536)]);
+        check(None, 1000, &[(300_000, 10)]);
+        check(Some("bad"), 7, &[]);
+    }
+
+    #[test]
+    fn ranges_are_stacked_behind_our_own_id() {
+        let range = |inside, outside, count| Range {
+            inside,
+            outside,
+            count,
+        };
+        assert_eq!(
+            stack(1000, &[(100_000, 65536), (300_000, 10)]),
+            [
+                range(0, 1000, 1),
+                range(1, 100_000, 65536),
+                range(65537, 300_000, 10)
+            ]
+        );
+        assert_eq!(
+            stack(0, &[(5, u32::MAX)]).last(),
+            Some(&range(1, 5, u32::MAX - 1))
+        );
+    }
+
+    #[test]
+    fn root_keeps_the_ids_it_has() {
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(
+            identity(map),
+            [
+                Range {
+                    inside: 0,
+                    outside: 0,
+                    count: 1
+                },
+                Range {
+                    inside: 1,
+                    outside: 1,
+                    count: 65536
+                }
+            ]
+        );
+    }
+}

@@ -1,0 +1,457 @@
+//! The zygote: a small single-threaded process that starts the steps.
+//!
+//! Forking the builder would copy its page tables (116 ms at 500 MB), and clone(2) with `CLONE_VM` would suspend it
+//! while a step's mounts are made. So a process that executed this program anew, and holds nothing, forks once a step.
+//! It is process 1 of a pid namespace: when it ends, for whatever reason, the kernel ends all steps with it.
+//!
+//! ```text
+//! builder                         zygote                            step's child
+//!   Config            ─────────▶
+//!                     ◀─────────  Hello
+//!   step, status, stdout, stderr ▶  clone                ─────────▶  mounts, ids, filter
+//!                     ◀───────────────────────────────────────────  Report::Failed, or execve
+//!   end of file       ─────────▶  kills                  ─────────▶
+//!                     ◀─────────  Report::Gone                       (all its processes have ended)
+//! ```
+//!
+//! Each step has a socket of its own for status, so the builder's threads do not share anything but the first socket,
+//! on which a message is atomic. The builder's end being shut down or closed is the order to kill.
+//!
+//! Where `/proc` cannot be mounted there are no pid namespaces. Then a [reaper](supervise) stands between zygote and
+//! step, to which the kernel hands all orphans of the step.
+
+use std::ffi::CString;
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::io::IoSlice;
+use std::io::IoSliceMut;
+use std::io::Read as _;
+use std::io::Seek as _;
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::fs::MemfdFlags;
+use rustix::net::AddressFamily;
+use rustix::net::RecvAncillaryBuffer;
+use rustix::net::RecvAncillaryMessage;
+use rustix::net::RecvFlags;
+use rustix::net::SendAncillaryBuffer;
+use rustix::net::SendAncillaryMessage;
+use rustix::net::SendFlags;
+use rustix::net::SocketFlags;
+use rustix::net::SocketType;
+use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::WaitId;
+use rustix::process::WaitIdOptions;
+use rustix::process::WaitIdStatus;
+
+use super::child;
+use super::child::Config;
+use super::child::Standard;
+use super::error::Failure;
+use super::mounts;
+use super::step::Network;
+use super::step::Step;
+use super::sys;
+use super::sys::Fork;
+use super::wire;
+use super::wire::wire_enum;
+use super::wire::wire_struct;
+
+/// The argument that makes this program a zygote.
+const ARGUMENT: &str = "__zygote";
+
+/// What the zygote found out about itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Hello {
+    /// A new `/proc` can be mounted.
+    pub(super) proc: bool,
+}
+wire_struct!(Hello { proc });
+
+/// What a step's status socket carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Report {
+    /// The program was not executed.
+    Failed { failure: Failure },
+    /// The program ended, in this way.
+    Ended { code: i32, signal: i32 },
+    /// All processes of the step have ended; the step's own in this way, unless an `Ended` came before.
+    Gone { code: i32, signal: i32 },
+}
+wire_enum!(Report {
+    0 => Failed { failure },
+    1 => Ended { code, signal },
+    2 => Gone { code, signal },
+});
+
+/// A message with its descriptors.
+pub(super) fn send(
+    socket: impl AsFd,
+    bytes: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> rustix::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        let fits = control.push(SendAncillaryMessage::ScmRights(fds));
+        debug_assert!(fits, "no message has more than eight descriptors");
+    }
+    let bytes = [IoSlice::new(bytes)];
+    rustix::io::retry_on_intr(|| {
+        rustix::net::sendmsg(&socket, &bytes, &mut control, SendFlags::NOSIGNAL)
+    })?;
+    Ok(())
+}
+
+/// A message; `None` at the end.
+pub(super) fn receive(socket: impl AsFd) -> rustix::io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0; 64 << 10];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        rustix::net::recvmsg(
+            &socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+    })?;
+    let fds = control
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    bytes.truncate(received.bytes);
+    Ok((received.bytes > 0).then_some((bytes, fds)))
+}
+
+/// A connected pair of sockets that keep messages apart.
+pub(super) fn pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+}
+
+/// A file in memory with `bytes`, read from its start.
+pub(super) fn memory(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
+    let mut file = File::from(fd);
+    io::Write::write_all(&mut file, bytes)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// The builder's end.
+pub(super) struct Zygote {
+    socket: OwnedFd,
+    pid: Pid,
+}
+
+impl Zygote {
+    /// Starts a zygote in the namespaces of this process, which must have one thread, and a pid namespace of its own
+    /// if `/proc` can be mounted there.
+    pub(super) fn start(config: &mut Config) -> io::Result<Self> {
+        config.own_pids = true;
+        let (zygote, hello) = Self::spawn(config)?;
+        if hello.proc {
+            return Ok(zygote);
+        }
+        drop(zygote);
+        config.own_pids = false;
+        Ok(Self::spawn(config)?.0)
+    }
+
+    fn spawn(config: &Config) -> io::Result<(Self, Hello)> {
+        let (ours, theirs) = pair()?;
+        let theirs = sys::above_standard(theirs)?;
+        let program = CString::from(c"/proc/self/exe");
+        let argv = [CString::from(c"rbuild"), CString::new(ARGUMENT)?];
+        let namespaces = if config.own_pids {
+            libc::CLONE_NEWPID
+        } else {
+            0
+        };
+        let pid = match sys::fork(namespaces)? {
+            Fork::Parent(pid, _) => pid,
+            Fork::Child => {
+                if sys::dup_to(&theirs, 0).is_ok() {
+                    sys::exec(&program, &argv, &[]);
+                }
+                sys::exit_child(1);
+            }
+        };
+        drop(theirs);
+        let zygote = Self { socket: ours, pid };
+        send(&zygote.socket, &wire::encode(config), &[])?;
+        let hello = receive(&zygote.socket)?
+            .and_then(|(bytes, _)| wire::decode(&bytes))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok((zygote, hello))
+    }
+
+    /// Has a step started. Its status socket is the answer.
+    pub(super) fn start_step(&self, step: &Step, standard: &Standard) -> io::Result<OwnedFd> {
+        let (ours, theirs) = pair()?;
+        let payload = memory("step", &wire::encode(step))?;
+        let mut fds = vec![
+            payload.as_fd(),
+            theirs.as_fd(),
+            standard.stdout.as_fd(),
+            standard.stderr.as_fd(),
+        ];
+        fds.extend(standard.stdin.as_ref().map(AsFd::as_fd));
+        send(&self.socket, &[1], &fds)?;
+        Ok(ours)
+    }
+}
+
+impl Drop for Zygote {
+    fn drop(&mut self) {
+        // End of file tells it to end. An error here means that it has.
+        _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+        _ = rustix::io::retry_on_intr(|| {
+            rustix::process::waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED)
+        });
+    }
+}
+
+/// The zygote's whole life, if `args` (with the program's name) ask for one; the first thing `main` calls.
+pub fn zygote_main_if_asked(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let mut args = args.into_iter().skip(1);
+    if args.next().as_deref() != Some(OsStr::new(ARGUMENT)) || args.next().is_some() {
+        return None;
+    }
+    Some(match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    })
+}
+
+/// A step under way.
+struct Running {
+    pid: Pid,
+    process: OwnedFd,
+    status: OwnedFd,
+    killed: bool,
+}
+
+fn serve() -> io::Result<()> {
+    let socket = sys::above_standard(io::stdin())?;
+    // The first three descriptors stay taken, so that none that comes along is one of them.
+    sys::dup_to(File::open("/dev/null")?, 0)?;
+    // Not a copy of the terminal's Ctrl-C: the builder decides when steps are killed.
+    rustix::process::setsid()?;
+    // An insecure step must not find the user's keys. Where keyrings are forbidden to us they are to it.
+    drop(sys::new_session_keyring());
+    // The end of the socket says the same; this says it while a step's mounts are being made.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let Some((bytes, _)) = receive(&socket)? else {
+        return Ok(());
+    };
+    let config: Config = wire::decode(&bytes).ok_or(io::ErrorKind::InvalidData)?;
+    let hello = Hello {
+        proc: config.own_pids
+            && mounts::new("proc", &[], rustix::mount::MountAttrFlags::empty()).is_ok(),
+    };
+    send(&socket, &wire::encode(&hello), &[])?;
+
+    let mut running: Vec<Running> = Vec::new();
+    loop {
+        let mut polled = Vec::with_capacity(1 + 2 * running.len());
+        polled.push(PollFd::new(&socket, PollFlags::IN));
+        for step in &running {
+            polled.push(PollFd::new(&step.process, PollFlags::IN));
+            // A killed step's socket stays readable; without events it still tells of its end being closed.
+            let events = if step.killed {
+                PollFlags::empty()
+            } else {
+                PollFlags::IN
+            };
+            polled.push(PollFd::new(&step.status, events));
+        }
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
+        let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        for (step, ready) in running.iter_mut().zip(ready[1..].chunks(2)) {
+            if ready[1] && !step.killed {
+                step.killed = true;
+                kill(&config, step);
+            }
+        }
+        let mut at = 1;
+        running.retain(|step| {
+            let ended = ready[at] && reap(step);
+            at += 2;
+            !ended
+        });
+        if ready[0] {
+            match receive(&socket)? {
+                Some((_, fds)) => running.extend(start(&config, fds)),
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+fn kill(config: &Config, step: &Running) {
+    // A reaper ends its step itself, then itself. A process that has ended is what was wanted.
+    let signal = match config.own_pids {
+        true => Signal::KILL,
+        false => Signal::TERM,
+    };
+    _ = rustix::process::pidfd_send_signal(&step.process, signal);
+}
+
+fn start(config: &Config, fds: Vec<OwnedFd>) -> Option<Running> {
+    let mut fds = fds.into_iter();
+    let (payload, status, stdout, stderr) = (fds.next()?, fds.next()?, fds.next()?, fds.next()?);
+    let standard = Standard {
+        stdin: fds.next(),
+        stdout,
+        stderr,
+    };
+    let forked = read_step(payload).and_then(|step| {
+        let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+        if config.own_pids {
+            namespaces |= libc::CLONE_NEWPID;
+        }
+        if step.network == Network::None {
+            namespaces |= libc::CLONE_NEWNET;
+        }
+        Ok((sys::fork(namespaces)?, step))
+    });
+    match forked {
+        Ok((Fork::Parent(pid, process), _)) => Some(Running {
+            pid,
+            process,
+            status,
+            killed: false,
+        }),
+        Ok((Fork::Child, step)) => match config.own_pids {
+            true => carry_out(config, step, &standard, &status),
+            false => supervise(config, step, &standard, &status),
+        },
+        Err(e) => {
+            let failure = Failure::Setup {
+                doing: "start a process for the step".to_owned(),
+                hint: None,
+                errno: e.raw_os_error().unwrap_or(0),
+            };
+            tell(&status, &Report::Failed { failure });
+            tell(&status, &Report::Gone { code: 1, signal: 0 });
+            None
+        }
+    }
+}
+
+fn read_step(payload: OwnedFd) -> io::Result<Step> {
+    let mut bytes = Vec::new();
+    File::from(payload).read_to_end(&mut bytes)?;
+    Ok(wire::decode(&bytes).ok_or(io::ErrorKind::InvalidData)?)
+}
+
+/// Nobody listens any more if this fails.
+fn tell(status: &OwnedFd, report: &Report) {
+    _ = send(status, &wire::encode(report), &[]);
+}
+
+/// The child's side of a step.
+fn carry_out(config: &Config, step: Step, standard: &Standard, status: &OwnedFd) -> ! {
+    let failure = child::run(config, step, standard);
+    tell(status, &Report::Failed { failure });
+    sys::exit_child(1);
+}
+
+/// Reports and forgets a step whose process has ended.
+fn reap(step: &Running) -> bool {
+    match rustix::process::waitid(WaitId::Pid(step.pid), WaitIdOptions::EXITED) {
+        Ok(Some(ended)) => {
+            let (code, signal) = ending(&ended);
+            tell(&step.status, &Report::Gone { code, signal });
+            true
+        }
+        Ok(None) | Err(_) => false,
+    }
+}
+
+fn ending(status: &WaitIdStatus) -> (i32, i32) {
+    (
+        status.exit_status().unwrap_or(0),
+        status.terminating_signal().unwrap_or(0),
+    )
+}
+
+/// Runs a step in a child of this process, which stands in for the pid namespace's process 1: orphans become its
+/// children, and when the step ends, or SIGTERM comes, it kills children until there are none.
+///
+/// The step sees this process and can kill it; its orphans then become the zygote's, and end with the build.
+fn supervise(config: &Config, step: Step, standard: &Standard, status: &OwnedFd) -> ! {
+    let prepare = || -> io::Result<(OwnedFd, File)> {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+        let wanted = sys::signal_event(&[libc::SIGTERM], false)?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+        let tid = rustix::thread::gettid();
+        let children = File::open(format!("/proc/self/task/{tid}/children"))?;
+        Ok((wanted, children))
+    };
+    let prepared = prepare().and_then(|prepared| Ok((prepared, sys::fork(0)?)));
+    let ((wanted, children), pid, process) = match prepared {
+        Ok((_, Fork::Child)) => carry_out(config, step, standard, status),
+        Ok((prepared, Fork::Parent(pid, process))) => (prepared, pid, process),
+        Err(e) => {
+            let failure = Failure::Setup {
+                doing: "start a process for the step".to_owned(),
+                hint: None,
+                errno: e.raw_os_error().unwrap_or(0),
+            };
+            tell(status, &Report::Failed { failure });
+            sys::exit_child(1);
+        }
+    };
+    let mut polled = [
+        PollFd::new(&process, PollFlags::IN),
+        PollFd::new(&wanted, PollFlags::IN),
+    ];
+    _ = rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None));
+    if !polled[0].revents().is_empty()
+        && let Ok(Some(ended)) = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED)
+    {
+        let (code, signal) = ending(&ended);
+        tell(status, &Report::Ended { code, signal });
+    }
+    while kill_children(&children) {
+        // Those killed, and those that had ended.
+        _ = rustix::process::waitid(WaitId::All, WaitIdOptions::EXITED);
+    }
+    sys::exit_child(0);
+}
+
+/// Kills all children; whether there were any.
+fn kill_children(mut children: &File) -> bool {
+    let mut list = String::new();
+    if children.rewind().is_err() || children.read_to_string(&mut list).is_err() {
+        return false;
+    }
+    let mut any = false;
+    for pid in list.split_whitespace().filter_map(|pid| pid.parse().ok()) {
+        if let Some(pid) = Pid::from_raw(pid) {
+            any = true;
+            _ = rustix::process::kill_process(pid, Signal::KILL);
+        }
+    }
+    any
+}

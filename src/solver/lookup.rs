@@ -1,0 +1,383 @@
+//! What is cached, what must run, and why; nothing runs here.
+//!
+//! Three passes over the graph, none of them recursive:
+//!
+//! 1. inputs first: every definition key;
+//! 2. users first: what somebody needs is looked up by its definition key; if it is not there, its inputs are
+//!    needed;
+//! 3. inputs first: what was not there, but has all its inputs, is looked up by its content key.
+//!
+//! A step that must run whatever the cache says may come out differently under the same definition key, so what
+//! is made of it is only ever looked up by content.
+
+use std::collections::BTreeMap;
+
+use rbuild_llb::CacheKey;
+use rbuild_llb::KeyRecord;
+use rbuild_llb::Vertex;
+use rbuild_llb::VertexId;
+use rbuild_llb::definition::PrunedDefinition;
+
+use super::Earlier;
+use super::Evaluate;
+use super::Input;
+use super::InputKey;
+use super::Load;
+use super::miss;
+use super::miss::Explanation;
+use super::miss::ListChanges;
+use super::miss::Miss;
+
+/// What a build of a definition comes to.
+#[derive(Debug)]
+pub struct Plan<'a, O> {
+    /// Inputs before users, as in the definition.
+    pub(super) steps: Vec<Step<'a, O>>,
+    /// The position of the step each output of the definition names.
+    pub(super) roots: Vec<Option<usize>>,
+}
+
+/// One step of the plan.
+#[derive(Debug)]
+pub(super) struct Step<'a, O> {
+    pub id: VertexId,
+    pub vertex: &'a Vertex,
+    /// Position and output of each input.
+    pub inputs: Vec<(usize, u32)>,
+    pub state: State<O>,
+}
+
+/// What is to be done about a step.
+#[derive(Debug)]
+pub(super) enum State<O> {
+    /// Nothing: all that is made of it is there.
+    Unneeded,
+    /// Nothing: it is there.
+    Cached {
+        output: O,
+        /// If it was found by its content: the definition record it must be published under as well, so that the
+        /// next build finds it sooner, and the key it was found by.
+        publish: Option<(KeyRecord, CacheKey)>,
+    },
+    /// It must run, unless its content key hits once its inputs are known.
+    Run(Pending),
+}
+
+/// A step that must run.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub definition: KeyRecord,
+    /// The content record, where all inputs were known; it was looked up in vain.
+    pub content: Option<KeyRecord>,
+    pub miss: Miss,
+    /// How long it took the last time, in milliseconds.
+    pub expected: Option<u64>,
+}
+
+/// A step whose keys could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot look up `{name}` in the cache")]
+pub struct PlanError<E: std::error::Error + 'static> {
+    /// The step.
+    pub vertex: VertexId,
+    /// Its name.
+    pub name: String,
+    /// Why.
+    #[source]
+    pub source: E,
+}
+
+/// Looks up every step that somebody needs. Reads the store, and writes nothing.
+///
+/// # Errors
+/// If [`Evaluate`] cannot make the record of a step.
+pub fn plan<'a, E: Evaluate>(
+    definition: &'a PrunedDefinition,
+    evaluate: &E,
+) -> Result<Plan<'a, E::Output>, PlanError<E::Error>> {
+    let mut lookup = Lookup::new(definition, evaluate)?;
+    lookup.by_definition();
+    lookup.by_content()?;
+    Ok(lookup.finish())
+}
+
+/// A step on its way through the passes.
+struct Found<'a, O> {
+    id: VertexId,
+    vertex: &'a Vertex,
+    inputs: Vec<(usize, u32)>,
+    definition: KeyRecord,
+    key: CacheKey,
+    /// Whether it, or something it is made of, must run whatever the cache says.
+    forced: bool,
+    answer: Answer<O>,
+}
+
+enum Answer<O> {
+    /// Nobody needs it so far.
+    Unneeded,
+    Hit {
+        output: O,
+        by: Option<CacheKey>,
+    },
+    Miss {
+        unusable: Option<String>,
+        content: Option<KeyRecord>,
+    },
+}
+
+struct Lookup<'a, 'e, E: Evaluate> {
+    evaluate: &'e E,
+    steps: Vec<Found<'a, E::Output>>,
+    roots: Vec<Option<usize>>,
+}
+
+impl<'a, 'e, E: Evaluate> Lookup<'a, 'e, E> {
+    /// The first pass.
+    fn new(definition: &'a PrunedDefinition, evaluate: &'e E) -> Result<Self, PlanError<E::Error>> {
+        let mut positions: BTreeMap<VertexId, usize> = BTreeMap::new();
+        let mut steps: Vec<Found<'a, E::Output>> = Vec::with_capacity(definition.len());
+        for (id, vertex) in definition.iter() {
+            let inputs: Vec<(usize, u32)> = vertex
+                .inputs
+                .iter()
+                .map(|edge| (positions[&edge.vertex], edge.output))
+                .collect();
+            let keys: Vec<InputKey> = inputs
+                .iter()
+                .map(|&(at, index)| InputKey {
+                    key: steps[at].key,
+                    index,
+                })
+                .collect();
+            let record = evaluate
+                .definition_record(vertex, &keys)
+                .map_err(|source| plan_error(id, vertex, source))?;
+            positions.insert(id, steps.len());
+            steps.push(Found {
+                id,
+                vertex,
+                key: record.key(),
+                definition: record,
+                forced: vertex.meta.ignore_cache || inputs.iter().any(|&(at, _)| steps[at].forced),
+                inputs,
+                answer: Answer::Unneeded,
+            });
+        }
+        let roots = definition.outputs.iter();
+        Ok(Self {
+            evaluate,
+            steps,
+            roots: roots
+                .map(|output| output.root.map(|edge| positions[&edge.vertex]))
+                .collect(),
+        })
+    }
+
+    /// The second pass.
+    fn by_definition(&mut self) {
+        let mut needed = vec![false; self.steps.len()];
+        for &root in self.roots.iter().flatten() {
+            needed[root] = true;
+        }
+        for (position, step) in self.steps.iter_mut().enumerate().rev() {
+            if !needed[position] {
+                continue;
+            }
+            let answer = if step.forced {
+                Load::Miss
+            } else {
+                self.evaluate.load(step.vertex, &step.key)
+            };
+            step.answer = match answer {
+                Load::Hit(output) => Answer::Hit { output, by: None },
+                Load::Miss => Answer::missing(None),
+                Load::Unusable(why) => Answer::missing(Some(why)),
+            };
+            if matches!(step.answer, Answer::Miss { .. }) {
+                step.inputs.iter().for_each(|&(at, _)| needed[at] = true);
+            }
+        }
+    }
+
+    /// The third pass.
+    fn by_content(&mut self) -> Result<(), PlanError<E::Error>> {
+        for position in 0..self.steps.len() {
+            let (before, rest) = self.steps.split_at_mut(position);
+            let step = &mut rest[0];
+            let Answer::Miss { unusable, content } = &mut step.answer else {
+                continue;
+            };
+            if step.vertex.meta.ignore_cache {
+                continue;
+            }
+            let inputs: Option<Vec<Input<'_, E::Output>>> = step
+                .inputs
+                .iter()
+                .map(|&(at, index)| match &before[at].answer {
+                    Answer::Hit { output, .. } => Some(Input { output, index }),
+                    Answer::Miss { .. } | Answer::Unneeded => None,
+                })
+                .collect();
+            let Some(inputs) = inputs else { continue };
+            let record = self
+                .evaluate
+                .content_record(step.vertex, &inputs)
+                .map_err(|source| plan_error(step.id, step.vertex, source))?;
+            let Some(record) = record else { continue };
+            let key = record.key();
+            match self.evaluate.load(step.vertex, &key) {
+                Load::Hit(output) => {
+                    step.answer = Answer::Hit {
+                        output,
+                        by: Some(key),
+                    };
+                }
+                Load::Miss => *content = Some(record),
+                Load::Unusable(why) => {
+                    *content = Some(record);
+                    unusable.get_or_insert(why);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Plan<'a, E::Output> {
+        let runs: Vec<bool> = self
+            .steps
+            .iter()
+            .map(|step| matches!(step.answer, Answer::Miss { .. }))
+            .collect();
+        let mut steps = Vec::with_capacity(self.steps.len());
+        for step in self.steps {
+            let state = match step.answer {
+                Answer::Unneeded => State::Unneeded,
+                Answer::Hit { output, by } => State::Cached {
+                    output,
+                    publish: by.map(|key| (step.definition, key)),
+                },
+                Answer::Miss { unusable, content } => {
+                    let record = content.as_ref().unwrap_or(&step.definition);
+                    let earlier = self.evaluate.earlier(step.vertex, record);
+                    let rebuilt = (0..step.inputs.len())
+                        .filter(|&input| runs[step.inputs[input].0])
+                        .collect();
+                    State::Run(Pending {
+                        miss: why(step.vertex, record, earlier.as_ref(), unusable, rebuilt),
+                        expected: earlier.map(|earlier| earlier.duration_ms),
+                        definition: step.definition,
+                        content,
+                    })
+                }
+            };
+            steps.push(Step {
+                id: step.id,
+                vertex: step.vertex,
+                inputs: step.inputs,
+                state,
+            });
+        }
+        Plan {
+            steps,
+            roots: self.roots,
+        }
+    }
+}
+
+impl<O> Answer<O> {
+    fn missing(unusable: Option<String>) -> Self {
+        Self::Miss {
+            unusable,
+            content: None,
+        }
+    }
+}
+
+/// Why a step must run: what only this step knows first, what its inputs brought on last.
+fn why(
+    vertex: &Vertex,
+    record: &KeyRecord,
+    earlier: Option<&Earlier>,
+    unusable: Option<String>,
+    rebuilt: Vec<usize>,
+) -> Miss {
+    if vertex.meta.ignore_cache {
+        return Miss::NoCache;
+    }
+    if let Some(reason) = unusable {
+        return Miss::Unusable { reason };
+    }
+    let Some(earlier) = earlier.filter(|earlier| earlier.record.kind == record.kind) else {
+        return Miss::FirstTime;
+    };
+    let own = miss::compare(&earlier.record, record, false);
+    if !own.is_empty() {
+        return Miss::Changed(own);
+    }
+    if !rebuilt.is_empty() {
+        return Miss::Inputs(rebuilt);
+    }
+    let all = miss::compare(&earlier.record, record, true);
+    if all.is_empty() {
+        Miss::Removed
+    } else {
+        Miss::Changed(all)
+    }
+}
+
+fn plan_error<E: std::error::Error>(id: VertexId, vertex: &Vertex, source: E) -> PlanError<E> {
+    PlanError {
+        vertex: id,
+        name: vertex.meta.name.clone(),
+        source,
+    }
+}
+
+impl<O: Clone> Plan<'_, O> {
+    /// Whether nothing must run: [`solve`](super::solve) then starts no thread.
+    pub fn is_complete(&self) -> bool {
+        let mut states = self.steps.iter().map(|step| &step.state);
+        !states.any(|state| matches!(state, State::Run(_)))
+    }
+
+    /// The steps that must run, inputs first.
+    pub fn pending(&self) -> impl Iterator<Item = (VertexId, &Vertex)> {
+        self.steps
+            .iter()
+            .filter(|step| matches!(step.state, State::Run(_)))
+            .map(|step| (step.id, step.vertex))
+    }
+
+    /// The result of the step each output of the definition names, in their order; `None` for an empty file
+    /// system. Nothing unless the plan [is complete](Self::is_complete).
+    pub fn outputs(&self) -> Option<Vec<Option<O>>> {
+        self.roots
+            .iter()
+            .map(|root| match root {
+                None => Some(None),
+                Some(position) => match &self.steps[*position].state {
+                    State::Cached { output, .. } => Some(Some(output.clone())),
+                    State::Unneeded | State::Run(_) => None,
+                },
+            })
+            .collect()
+    }
+
+    /// Why the steps that must run must, inputs first. `list` names the files that changed.
+    pub fn explain(&self, list: &ListChanges<'_>) -> Vec<Explanation> {
+        let mut explanations = Vec::new();
+        for step in &self.steps {
+            if let State::Run(pending) = &step.state {
+                let mut miss = pending.miss.clone();
+                miss.list(list);
+                explanations.push(Explanation {
+                    vertex: step.id,
+                    step: miss::label(step.vertex),
+                    miss,
+                });
+            }
+        }
+        explanations
+    }
+}

@@ -1,0 +1,648 @@
+//! The loop: one thread owns the state of the graph, workers run steps and tell it what happened.
+//!
+//! The channel to the loop is bounded, so that a step that writes faster than its output can be shown waits
+//! instead of filling the memory. The loop never waits for a worker but by reading that channel.
+
+use std::any::Any;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::sync::mpsc;
+use std::sync::mpsc::Receiver;
+use std::sync::mpsc::Sender;
+use std::sync::mpsc::SyncSender;
+use std::thread;
+use std::thread::Scope;
+
+use rbuild_llb::CancelToken;
+use rbuild_llb::KeyRecord;
+use rbuild_llb::Op;
+use rbuild_llb::Vertex;
+use rbuild_llb::VertexId;
+use rbuild_llb::event::Event;
+use rbuild_llb::event::Timestamp;
+use rbuild_llb::event::VertexEvent;
+
+use super::Evaluate;
+use super::Input;
+use super::Load;
+use super::Made;
+use super::StepControl;
+use super::event_digest;
+use super::lookup::Pending;
+use super::lookup::Plan;
+use super::lookup::State;
+use super::queue::Lane;
+use super::queue::Node;
+use super::queue::Queue;
+use super::tail::Tail;
+
+/// Events that may wait for the loop before the steps that send them do.
+const BACKLOG: usize = 1024;
+/// Assumed of a step that never ran here, in milliseconds.
+const UNKNOWN_MS: u64 = 1000;
+/// The `error` of a step that was stopped. It is the text of Go's `context.Canceled`, by which consumers of
+/// BuildKit's progress tell a step that was stopped from one that failed.
+const CANCELED: &str = "context canceled";
+
+/// How to solve.
+#[derive(Clone, Copy)]
+pub struct SolveOptions<'a> {
+    /// Steps that run at once, at least 1. Sources are counted apart, up to the same number.
+    pub jobs: usize,
+    /// Stops everything.
+    pub cancel: &'a CancelToken,
+    /// Gets every event, on the calling thread.
+    pub events: &'a dyn Fn(Event),
+    /// The time.
+    pub clock: &'a (dyn Fn() -> Timestamp + Sync),
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum SolveError<E: std::error::Error + 'static> {
+    /// A step failed; it is the first that did.
+    #[error("`{name}` failed")]
+    Failed {
+        /// The step.
+        vertex: VertexId,
+        /// Its name.
+        name: String,
+        /// Its last lines of output, oldest first.
+        log_tail: Vec<String>,
+        /// Why.
+        #[source]
+        source: E,
+    },
+    /// The code that evaluates a step is wrong.
+    #[error("`{name}` panicked: {message}")]
+    Panicked {
+        /// The step.
+        vertex: VertexId,
+        /// Its name.
+        name: String,
+        /// What the panic said.
+        message: String,
+    },
+    /// No thread could be had to run a step on.
+    #[error("cannot start a thread for `{name}`")]
+    Thread {
+        /// The step.
+        name: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It was asked to stop.
+    #[error("the build was cancelled")]
+    Cancelled,
+}
+
+/// Runs what the plan says must run, and gives the result of the step each output of the definition names, in
+/// their order: all outputs of that step; `None` for an empty file system.
+///
+/// # Errors
+/// The first step that failed, after those that ran at the time were stopped; or that it was cancelled.
+pub fn solve<E: Evaluate>(
+    plan: Plan<'_, E::Output>,
+    evaluate: &E,
+    options: SolveOptions<'_>,
+) -> Result<Vec<Option<E::Output>>, SolveError<E::Error>> {
+    let digests: Vec<String> = plan.steps.iter().map(|s| event_digest(&s.id)).collect();
+    let mut graph = Vec::with_capacity(plan.steps.len());
+    let mut states = Vec::with_capacity(plan.steps.len());
+    for (step, digest) in plan.steps.into_iter().zip(&digests) {
+        graph.push(Step {
+            id: step.id,
+            vertex: step.vertex,
+            inputs: step.inputs,
+            digest,
+        });
+        states.push(step.state);
+    }
+    let stop = CancelToken::new();
+    let (tell, told) = mpsc::sync_channel(BACKLOG);
+    let _on_cancel = options.cancel.on_cancel({
+        let (stop, tell) = (stop.clone(), tell.clone());
+        move || {
+            stop.cancel();
+            // A full channel wakes the loop as well.
+            drop(tell.try_send(Message::Wake));
+        }
+    });
+    let shared = Shared {
+        evaluate,
+        graph: &graph,
+        stop: &stop,
+        clock: options.clock,
+    };
+    let mut progress = Loop::begin(&shared, options, states)?;
+    thread::scope(|scope| progress.run(scope, &tell, told));
+    progress.end(&plan.roots)
+}
+
+/// One step of the graph.
+struct Step<'a> {
+    id: VertexId,
+    vertex: &'a Vertex,
+    inputs: Vec<(usize, u32)>,
+    digest: &'a str,
+}
+
+/// What the workers see.
+struct Shared<'a, E: Evaluate> {
+    evaluate: &'a E,
+    graph: &'a [Step<'a>],
+    stop: &'a CancelToken,
+    clock: &'a (dyn Fn() -> Timestamp + Sync),
+}
+
+impl<E: Evaluate> Clone for Shared<'_, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E: Evaluate> Copy for Shared<'_, E> {}
+
+/// What a worker is asked to do.
+struct Job<O> {
+    position: usize,
+    pending: Box<Pending>,
+    inputs: Vec<(O, u32)>,
+}
+
+/// What the loop is told.
+enum Message<O, E> {
+    /// The build was cancelled.
+    Wake,
+    /// The step does more than look itself up.
+    Started { position: usize, at: Timestamp },
+    /// The step has something to say.
+    Event { position: usize, event: Event },
+    /// The worker is done with the step.
+    Ended {
+        worker: usize,
+        position: usize,
+        at: Timestamp,
+        outcome: Outcome<O, E>,
+    },
+}
+
+/// How a step ended.
+enum Outcome<O, E> {
+    /// Its inputs came out as they were once before.
+    Found(O),
+    /// It ran.
+    Built(O),
+    Failed(E),
+    Panicked(String),
+    Cancelled,
+}
+
+/// What the loop knows of a step.
+enum Progress<O> {
+    /// Nothing needs it.
+    Unneeded,
+    /// It must run.
+    Waiting(Box<Pending>),
+    /// A worker has it.
+    Running {
+        started: Option<Timestamp>,
+        tail: Tail,
+    },
+    /// Its result.
+    Done(O),
+    /// There will be no result.
+    Lost,
+}
+
+/// The state of a solve.
+struct Loop<'a, E: Evaluate> {
+    shared: &'a Shared<'a, E>,
+    options: SolveOptions<'a>,
+    progress: Vec<Progress<E::Output>>,
+    queue: Queue,
+    /// Positions in the graph, by position in the queue; and the other way round.
+    queued: Vec<usize>,
+    place: Vec<Option<usize>>,
+    /// Steps that run, by [`Lane`].
+    running: [usize; 2],
+    /// Why nothing more is started.
+    failure: Option<SolveError<E::Error>>,
+}
+
+/// The threads steps run on, made when first needed.
+struct Workers<O> {
+    jobs: Vec<Sender<Job<O>>>,
+    idle: Vec<usize>,
+}
+
+type Tell<E> = SyncSender<Message<<E as Evaluate>::Output, <E as Evaluate>::Error>>;
+type Told<E> = Receiver<Message<<E as Evaluate>::Output, <E as Evaluate>::Error>>;
+
+impl<'a, E: Evaluate> Loop<'a, E> {
+    /// Reports all steps, publishes what was found by content, and queues what must run.
+    fn begin(
+        shared: &'a Shared<'a, E>,
+        options: SolveOptions<'a>,
+        states: Vec<State<E::Output>>,
+    ) -> Result<Self, SolveError<E::Error>> {
+        let mut queued = Vec::new();
+        let mut place = vec![None; states.len()];
+        let mut nodes = Vec::new();
+        for (position, state) in states.iter().enumerate() {
+            if let State::Run(pending) = state {
+                let step = &shared.graph[position];
+                let mut needs: Vec<usize> = step
+                    .inputs
+                    .iter()
+                    .filter_map(|&(at, _)| place[at])
+                    .collect();
+                needs.sort_unstable();
+                needs.dedup();
+                place[position] = Some(queued.len());
+                queued.push(position);
+                nodes.push(Node {
+                    cost: pending.expected.unwrap_or(UNKNOWN_MS).max(1),
+                    lane: lane(step.vertex),
+                    needs,
+                });
+            }
+        }
+        let mut this = Self {
+            shared,
+            options,
+            progress: Vec::with_capacity(states.len()),
+            queue: Queue::new(&nodes),
+            queued,
+            place,
+            running: [0; 2],
+            failure: None,
+        };
+        for (position, state) in states.into_iter().enumerate() {
+            let progress = match state {
+                State::Unneeded => {
+                    this.report_cached(position);
+                    Progress::Unneeded
+                }
+                State::Cached { output, publish } => {
+                    if let Some((record, by)) = publish {
+                        let vertex = shared.graph[position].vertex;
+                        shared
+                            .evaluate
+                            .store(vertex, &[record], &output, Made::Found { by: &by })
+                            .map_err(|source| {
+                                failed(&shared.graph[position], source, Tail::default())
+                            })?;
+                    }
+                    this.report_cached(position);
+                    Progress::Done(output)
+                }
+                State::Run(pending) => {
+                    this.report(position, None, None, false, String::new());
+                    Progress::Waiting(Box::new(pending))
+                }
+            };
+            this.progress.push(progress);
+        }
+        Ok(this)
+    }
+
+    fn run<'scope, 'env>(
+        &mut self,
+        scope: &'scope Scope<'scope, 'env>,
+        tell: &Tell<E>,
+        told: Told<E>,
+    ) where
+        'a: 'scope,
+    {
+        let mut workers = Workers {
+            jobs: Vec::new(),
+            idle: Vec::new(),
+        };
+        loop {
+            if self.failure.is_none() && self.options.cancel.is_cancelled() {
+                self.fail(SolveError::Cancelled);
+            }
+            self.start_ready(scope, &mut workers, tell);
+            if self.running == [0; 2] {
+                return;
+            }
+            let message = told.recv().expect("`tell` lives as long as this loop");
+            self.handle(message, &mut workers);
+        }
+    }
+
+    /// The result, or why there is none.
+    fn end(
+        mut self,
+        roots: &[Option<usize>],
+    ) -> Result<Vec<Option<E::Output>>, SolveError<E::Error>> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        let outputs = roots.iter().map(|root| {
+            root.map(|position| match &self.progress[position] {
+                Progress::Done(output) => output.clone(),
+                _ => unreachable!("the loop ends without failure when every step it needs is done"),
+            })
+        });
+        Ok(outputs.collect())
+    }
+
+    /// Gives every step that is ready to a worker, as far as the limits allow.
+    fn start_ready<'scope, 'env>(
+        &mut self,
+        scope: &'scope Scope<'scope, 'env>,
+        workers: &mut Workers<E::Output>,
+        tell: &Tell<E>,
+    ) where
+        'a: 'scope,
+    {
+        for lane in [Lane::Fetch, Lane::Work] {
+            while self.failure.is_none() && self.running[lane as usize] < self.options.jobs.max(1) {
+                let Some(place) = self.queue.pop(lane) else {
+                    break;
+                };
+                let position = self.queued[place];
+                let worker = match workers.idle.pop() {
+                    Some(worker) => worker,
+                    None => match workers.start(scope, *self.shared, tell) {
+                        Ok(worker) => worker,
+                        Err(source) => {
+                            let name = self.shared.graph[position].vertex.meta.name.clone();
+                            return self.fail(SolveError::Thread { name, source });
+                        }
+                    },
+                };
+                let job = self.take_job(position);
+                self.running[lane as usize] += 1;
+                workers.jobs[worker]
+                    .send(job)
+                    .expect("a worker ends only when its sender is dropped");
+            }
+        }
+    }
+
+    fn take_job(&mut self, position: usize) -> Job<E::Output> {
+        let inputs = self.shared.graph[position].inputs.iter();
+        let inputs = inputs
+            .map(|&(at, index)| match &self.progress[at] {
+                Progress::Done(output) => (output.clone(), index),
+                _ => unreachable!("a step is ready when all of its inputs are done"),
+            })
+            .collect();
+        let running = Progress::Running {
+            started: None,
+            tail: Tail::default(),
+        };
+        match std::mem::replace(&mut self.progress[position], running) {
+            Progress::Waiting(pending) => Job {
+                position,
+                pending,
+                inputs,
+            },
+            _ => unreachable!("the queue gives every step once"),
+        }
+    }
+
+    fn handle(&mut self, message: Message<E::Output, E::Error>, workers: &mut Workers<E::Output>) {
+        match message {
+            Message::Wake => {}
+            Message::Started { position, at } => {
+                if let Progress::Running { started, .. } = &mut self.progress[position] {
+                    *started = Some(at);
+                }
+                self.report(position, Some(at), None, false, String::new());
+            }
+            Message::Event { position, event } => {
+                if let Event::Log(log) = &event
+                    && let Progress::Running { tail, .. } = &mut self.progress[position]
+                {
+                    tail.push(log);
+                }
+                (self.options.events)(event);
+            }
+            Message::Ended {
+                worker,
+                position,
+                at,
+                outcome,
+            } => {
+                workers.idle.push(worker);
+                self.running[lane(self.shared.graph[position].vertex) as usize] -= 1;
+                self.ended(position, at, outcome);
+            }
+        }
+    }
+
+    fn ended(&mut self, position: usize, at: Timestamp, outcome: Outcome<E::Output, E::Error>) {
+        let Progress::Running { started, tail } =
+            std::mem::replace(&mut self.progress[position], Progress::Lost)
+        else {
+            unreachable!("a worker ends the step it was given")
+        };
+        let step = &self.shared.graph[position];
+        let (cached, error, failure) = match outcome {
+            Outcome::Found(output) => {
+                self.done(position, output);
+                (true, String::new(), None)
+            }
+            Outcome::Built(output) => {
+                self.done(position, output);
+                (false, String::new(), None)
+            }
+            Outcome::Cancelled if started.is_none() => return,
+            Outcome::Cancelled => (false, CANCELED.to_owned(), None),
+            Outcome::Failed(source) => {
+                let text = chain(&source);
+                (false, text, Some(failed(step, source, tail)))
+            }
+            Outcome::Panicked(message) => {
+                let failure = SolveError::Panicked {
+                    vertex: step.id,
+                    name: step.vertex.meta.name.clone(),
+                    message,
+                };
+                (false, failure.to_string(), Some(failure))
+            }
+        };
+        self.report(position, started.or(Some(at)), Some(at), cached, error);
+        if let Some(failure) = failure {
+            self.fail(failure);
+        }
+    }
+
+    fn done(&mut self, position: usize, output: E::Output) {
+        self.progress[position] = Progress::Done(output);
+        let place = self.place[position].expect("what ran was queued");
+        self.queue.finish(place);
+    }
+
+    /// Starts nothing more, and stops what runs. Only the first reason counts.
+    fn fail(&mut self, failure: SolveError<E::Error>) {
+        self.failure.get_or_insert(failure);
+        self.shared.stop.cancel();
+    }
+
+    fn report_cached(&self, position: usize) {
+        let now = (self.options.clock)();
+        self.report(position, Some(now), Some(now), true, String::new());
+    }
+
+    fn report(
+        &self,
+        position: usize,
+        started: Option<Timestamp>,
+        completed: Option<Timestamp>,
+        cached: bool,
+        error: String,
+    ) {
+        let graph = self.shared.graph;
+        let step = &graph[position];
+        let inputs = step.inputs.iter();
+        (self.options.events)(Event::Vertex(VertexEvent {
+            digest: step.digest.to_owned(),
+            inputs: inputs.map(|&(at, _)| graph[at].digest.to_owned()).collect(),
+            name: step.vertex.meta.name.clone(),
+            started,
+            completed,
+            cached,
+            error,
+        }));
+    }
+}
+
+impl<O: Clone + Send + Sync + 'static> Workers<O> {
+    fn start<'scope, 'env, 'a: 'scope, E: Evaluate<Output = O>>(
+        &mut self,
+        scope: &'scope Scope<'scope, 'env>,
+        shared: Shared<'a, E>,
+        tell: &Tell<E>,
+    ) -> io::Result<usize> {
+        let worker = self.jobs.len();
+        let (give, jobs) = mpsc::channel::<Job<O>>();
+        let tell = tell.clone();
+        thread::Builder::new()
+            .name(format!("step-{worker}"))
+            .spawn_scoped(scope, move || {
+                for job in jobs {
+                    let position = job.position;
+                    let outcome = catch_unwind(AssertUnwindSafe(|| shared.work(job, &tell)))
+                        .unwrap_or_else(|panic| Outcome::Panicked(panic_message(&*panic)));
+                    let at = (shared.clock)();
+                    let ended = Message::Ended {
+                        worker,
+                        position,
+                        at,
+                        outcome,
+                    };
+                    if tell.send(ended).is_err() {
+                        return;
+                    }
+                }
+            })?;
+        self.jobs.push(give);
+        Ok(worker)
+    }
+}
+
+impl<E: Evaluate> Shared<'_, E> {
+    /// Carries out one job, on a worker's thread.
+    fn work(&self, job: Job<E::Output>, tell: &Tell<E>) -> Outcome<E::Output, E::Error> {
+        if self.stop.is_cancelled() {
+            return Outcome::Cancelled;
+        }
+        // An error of a step that was told to stop says nothing about the step.
+        self.try_work(job, tell).unwrap_or_else(|error| {
+            if self.stop.is_cancelled() {
+                Outcome::Cancelled
+            } else {
+                Outcome::Failed(error)
+            }
+        })
+    }
+
+    fn try_work(
+        &self,
+        job: Job<E::Output>,
+        tell: &Tell<E>,
+    ) -> Result<Outcome<E::Output, E::Error>, E::Error> {
+        let position = job.position;
+        let Step { vertex, digest, .. } = &self.graph[position];
+        let inputs: Vec<Input<'_, E::Output>> = job
+            .inputs
+            .iter()
+            .map(|(output, index)| Input {
+                output,
+                index: *index,
+            })
+            .collect();
+        let mut records: Vec<KeyRecord> = vec![job.pending.definition];
+        match job.pending.content {
+            Some(missed) => records.push(missed),
+            None => {
+                if let Some(record) = self.evaluate.content_record(vertex, &inputs)? {
+                    let key = record.key();
+                    if !vertex.meta.ignore_cache
+                        && let Load::Hit(output) = self.evaluate.load(vertex, &key)
+                    {
+                        let made = Made::Found { by: &key };
+                        self.evaluate.store(vertex, &records, &output, made)?;
+                        return Ok(Outcome::Found(output));
+                    }
+                    records.push(record);
+                }
+            }
+        }
+        let started = (self.clock)();
+        let at = started;
+        // Only a loop that is gone does not listen, and then nobody does.
+        drop(tell.send(Message::Started { position, at }));
+        let control = StepControl {
+            cancel: self.stop,
+            digest,
+            events: &|event| drop(tell.send(Message::Event { position, event })),
+        };
+        let output = self.evaluate.execute(vertex, &inputs, &control)?;
+        let completed = (self.clock)();
+        let made = Made::Executed { started, completed };
+        self.evaluate.store(vertex, &records, &output, made)?;
+        Ok(Outcome::Built(output))
+    }
+}
+
+fn lane(vertex: &Vertex) -> Lane {
+    match vertex.op {
+        Op::Source(_) => Lane::Fetch,
+        Op::Exec(_) | Op::File(_) | Op::Merge | Op::Diff => Lane::Work,
+    }
+}
+
+fn failed<E: std::error::Error>(step: &Step<'_>, source: E, tail: Tail) -> SolveError<E> {
+    SolveError::Failed {
+        vertex: step.id,
+        name: step.vertex.meta.name.clone(),
+        log_tail: tail.into_lines(),
+        source,
+    }
+}
+
+/// An error with all its causes in one line, as Go prints them.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
+}

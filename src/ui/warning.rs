@@ -1,0 +1,145 @@
+//! Lint findings in the forms BuildKit and buildx give them.
+
+use std::fmt::Write as _;
+
+use rbuild_llb::Diagnostic;
+
+use super::report;
+
+/// `FromAsCasing: 'as' and 'FROM' keywords' casing do not match (line 1)`.
+pub(crate) fn short(diagnostic: &Diagnostic) -> String {
+    let mut text = String::new();
+    if let Some(rule) = diagnostic.rule {
+        text.push_str(rule);
+        text.push_str(": ");
+    }
+    text.push_str(&diagnostic.message);
+    if let Some(label) = diagnostic.labels.first() {
+        let _ = write!(text, " (line {})", label.span.lines().0);
+    }
+    text
+}
+
+/// Where BuildKit's documentation explains a rule.
+pub(crate) fn rule_url(rule: &str) -> String {
+    let mut url = String::from("https://docs.docker.com/go/dockerfile/rule/");
+    let letters: Vec<char> = rule.chars().collect();
+    for (i, c) in letters.iter().enumerate() {
+        let after_small = i > 0 && letters[i - 1].is_lowercase();
+        let before_small = letters.get(i + 1).is_some_and(|next| next.is_lowercase());
+        if i > 0 && c.is_uppercase() && (after_small || before_small) {
+            url.push('-');
+        }
+        url.extend(c.to_lowercase());
+    }
+    url.push('/');
+    url
+}
+
+/// All findings, as buildx ends a build with them: a line each, or in full.
+pub(crate) fn summary(warnings: &[Diagnostic], expand: bool, color: bool) -> String {
+    if warnings.is_empty() {
+        return String::new();
+    }
+    let (yellow, reset) = if color {
+        ("\x1b[33m", "\x1b[0m")
+    } else {
+        ("", "")
+    };
+    let count = match warnings.len() {
+        1 => "1 warning found".to_owned(),
+        n => format!("{n} warnings found"),
+    };
+    let how = if expand {
+        ""
+    } else {
+        " (use --debug to expand)"
+    };
+    let mut text = format!("\n {yellow}{count}{how}:{reset}\n");
+    for warning in warnings {
+        if !expand {
+            let _ = writeln!(text, " - {}", short(warning));
+            continue;
+        }
+        let _ = writeln!(text, "\n{}", report::render(warning, color));
+        if let Some(rule) = warning.rule {
+            let _ = writeln!(text, "more info: {}", rule_url(rule));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+    use rbuild_llb::SourceFile;
+    use rbuild_llb::Span;
+    use snapbox::assert_data_eq;
+    use snapbox::str;
+    use std::sync::Arc;
+
+    #[test]
+    fn urls_of_buildkits_rules() {
+        // From BuildKit's frontend/dockerfile/linter/ruleset.go.
+        for (rule, want) in [
+            ("StageNameCasing", "stage-name-casing"),
+            ("JSONArgsRecommended", "json-args-recommended"),
+            ("UndefinedArgInFrom", "undefined-arg-in-from"),
+            ("SecretsUsedInArgOrEnv", "secrets-used-in-arg-or-env"),
+        ] {
+            assert_eq!(
+                rule_url(rule),
+                format!("https://docs.docker.com/go/dockerfile/rule/{want}/")
+            );
+        }
+    }
+
+    #[test]
+    fn summary_as_buildx_prints_it() {
+        let file = Arc::new(SourceFile {
+            name: "Dockerfile".into(),
+            text: "FROM a as b\nMAINTAINER me\n".into(),
+            language: "Dockerfile",
+        });
+        let warnings = [
+            Diagnostic::warning(
+                "FromAsCasing",
+                "'as' and 'FROM' keywords' casing do not match",
+                Span::new(&file, 7..9),
+                "",
+            ),
+            Diagnostic::warning(
+                "MaintainerDeprecated",
+                "Maintainer instruction is deprecated in favor of using label",
+                Span::new(&file, 12..22),
+                "",
+            ),
+        ];
+        assert_eq!(summary(&[], false, false), "");
+        assert_data_eq!(
+            summary(&warnings, false, false),
+            str![[r#"
+
+ 2 warnings found (use --debug to expand):
+ - FromAsCasing: 'as' and 'FROM' keywords' casing do not match (line 1)
+ - MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label (line 2)
+
+"#]]
+        );
+        assert_data_eq!(
+            summary(&warnings[..1], true, false),
+            str![[r#"
+
+ 1 warning found:
+
+warning: 'as' and 'FROM' keywords' casing do not match
+ --> Dockerfile:1:8
+  |
+1 | FROM a as b
+  |        ^^
+more info: https://docs.docker.com/go/dockerfile/rule/from-as-casing/
+
+"#]]
+        );
+    }
+}

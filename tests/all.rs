@@ -1,0 +1,30 @@
+//! The integration tests: one binary, a module a topic. `tests/README.md` says how to run and write them.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod apt;
+mod bad_input;
+mod cache;
+mod concurrency;
+mod exporters;
+mod real_inputs;
+mod sandbox;
+mod smoke;
+mod support;
+mod tidy;
+
+/// A file that no `mod` line names would never be compiled.
+#[test]
+fn every_file_is_a_module() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let listed = include_str!("all.rs");
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if let Some(module) = name.strip_suffix(".rs").filter(|module| *module != "all") {
+            assert!(
+                listed.contains(&format!("\nmod {module};\n")),
+                "tests/all.rs has no `mod {module};`"
+            );
+        }
+    }
+}

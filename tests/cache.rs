@@ -1,0 +1,162 @@
+//! What runs again, and what does not.
+
+use std::fs::File;
+use std::time::Duration;
+use std::time::SystemTime;
+
+use crate::support::Base;
+use crate::support::TestEnv;
+
+const PLAIN: [&str; 2] = ["--progress=plain", "."];
+
+fn two_copies() -> TestEnv {
+    TestEnv::new()
+        .bases([Base::Busybox])
+        .file(
+            "Dockerfile",
+            "FROM busybox\nCOPY first /\nRUN cat /first\nCOPY second /\nRUN cat /second\n",
+        )
+        .file(".dockerignore", "ignored\n")
+        .file("first", "1\n")
+        .file("second", "2\n")
+        .file("ignored", "3\n")
+}
+
+#[test]
+fn times_and_ignored_files_change_nothing() {
+    let env = two_copies();
+    env.rbuild(PLAIN).success();
+    let later = SystemTime::now() + Duration::from_secs(60);
+    for name in ["first", "second"] {
+        File::open(env.path(name))
+            .unwrap()
+            .set_modified(later)
+            .unwrap();
+    }
+    env.write("ignored", "other\n");
+    let again = env.rbuild(PLAIN).success();
+    assert_eq!(again.ran(), [""; 0], "{again}");
+    assert_eq!(again.cached().len(), 4, "{again}");
+}
+
+#[test]
+fn a_changed_file_runs_its_copy_and_what_follows() {
+    let env = two_copies();
+    env.rbuild(PLAIN).success();
+    env.write("second", "changed\n");
+    let again = env.rbuild(PLAIN).success();
+    assert_eq!(again.ran(), ["COPY second /", "RUN cat /second"], "{again}");
+    // Back to what it was: that is in the cache too.
+    env.write("second", "2\n");
+    let back = env.rbuild(PLAIN).success();
+    assert_eq!(back.ran(), [""; 0], "{back}");
+}
+
+/// A step that ran again and left the same files cuts the rebuild off: what is copied from it did not change.
+#[test]
+fn equal_output_cuts_the_rebuild_off() {
+    let env = TestEnv::new()
+        .bases([Base::Busybox])
+        .file(
+            "Dockerfile",
+            "FROM busybox AS count\nCOPY list /\nRUN wc -l < /list > /lines\n\
+             FROM busybox\nCOPY --from=count /lines /\nRUN cat /lines\n",
+        )
+        .file("list", "a\nb\n");
+    env.rbuild(PLAIN).success();
+    env.write("list", "c\nd\n");
+    let same = env.rbuild(PLAIN).success();
+    assert_eq!(
+        same.ran(),
+        ["COPY list /", "RUN wc -l < /list > /lines"],
+        "{same}"
+    );
+    env.write("list", "one\n");
+    let other = env.rbuild(PLAIN).success();
+    assert_eq!(other.ran().len(), 4, "{other}");
+}
+
+#[test]
+fn no_cache_runs_everything_or_a_stage() {
+    let env = TestEnv::new()
+        .bases([Base::Busybox])
+        .file("Dockerfile", "FROM busybox AS a\nRUN echo a > /a\nFROM busybox AS b\nCOPY --from=a /a /\nRUN echo b > /b\n");
+    env.rbuild(PLAIN).success();
+    let all = env
+        .rbuild(["--no-cache", "--progress=plain", "."])
+        .success();
+    assert_eq!(
+        all.ran(),
+        ["COPY --from=a /a /", "RUN echo a > /a", "RUN echo b > /b"],
+        "{all}"
+    );
+    let stage = env
+        .rbuild(["--no-cache-filter=a", "--progress=plain", "."])
+        .success();
+    assert_eq!(stage.ran(), ["RUN echo a > /a"], "{stage}");
+}
+
+/// Arguments are in the key where they are declared, and only from there on.
+#[test]
+fn a_build_argument_counts_from_its_declaration() {
+    let env = TestEnv::new().bases([Base::Busybox]).file(
+        "Dockerfile",
+        "FROM busybox\nRUN echo before\nARG VERSION\nRUN echo $VERSION\n",
+    );
+    env.rbuild(["--build-arg=VERSION=1", "--progress=plain", "."])
+        .success();
+    let other = env
+        .rbuild(["--build-arg=VERSION=2", "--progress=plain", "."])
+        .success();
+    assert_eq!(other.ran(), ["RUN echo $VERSION"], "{other}");
+    // Of the predefined proxies only the declared ones count.
+    let proxied = env
+        .rbuild([
+            "--build-arg=VERSION=2",
+            "--build-arg=HTTP_PROXY=http://proxy.example.org",
+            "--progress=plain",
+            ".",
+        ])
+        .success();
+    assert_eq!(proxied.ran(), [""; 0], "{proxied}");
+}
+
+/// Nothing of a stage that the target does not need is looked at.
+#[test]
+fn unreachable_stages_cost_nothing() {
+    let env = TestEnv::new().bases([Base::Busybox]).file(
+        "Dockerfile",
+        "FROM no.such.registry.invalid/x AS unused\nRUN false\nFROM busybox\nRUN true\n",
+    );
+    let output = env.rbuild(PLAIN).success();
+    assert_eq!(output.ran(), ["RUN true"], "{output}");
+}
+
+/// An unchanged build needs neither the network nor a user namespace.
+#[test]
+fn an_unchanged_build_is_answered_from_records_alone() {
+    let env = two_copies();
+    let first = env.rbuild(["-q", "."]).success();
+    let traced = env
+        .run(
+            env.tool_command("strace")
+                .args([
+                    "-f",
+                    "-qq",
+                    "-e",
+                    "trace=unshare,clone3,setns,connect,fsync,fdatasync,syncfs",
+                    "-o",
+                    "trace",
+                ])
+                .arg(env!("CARGO_BIN_EXE_rbuild"))
+                .args(["-q", "."]),
+        )
+        .success();
+    assert_eq!(traced.stdout, first.stdout);
+    let trace = std::fs::read_to_string(env.path("trace")).unwrap();
+    let calls: Vec<&str> = trace
+        .lines()
+        .filter(|line| !line.contains("CLONE_THREAD"))
+        .collect();
+    assert_eq!(calls, [""; 0]);
+}

@@ -1,0 +1,427 @@
+//! What comes out, as other programs see it. Config, history and layers are what BuildKit makes of the same file.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::support::Base;
+use crate::support::Image;
+use crate::support::TestEnv;
+use crate::support::list_tar;
+
+/// Every instruction that leaves something in the config, and layers with links, owners, modes and a whiteout.
+const ALL_SORTS: &str = r#"FROM busybox AS build
+ARG GREETING=hello
+WORKDIR /src
+COPY a.txt sub/ ./
+RUN echo $GREETING > out.txt && ln -s out.txt link && chmod 4755 out.txt
+
+FROM busybox
+LABEL org.example.title="an image" version=1
+ENV A=1 B="two words"
+EXPOSE 8080 53/udp
+VOLUME /data
+COPY --from=build --chown=app:app --chmod=0640 /src/out.txt /srv/
+COPY --from=build /src/link /srv/link
+COPY <<EOF /etc/motd
+welcome
+EOF
+RUN rm /etc/motd && mkdir /empty
+USER app
+WORKDIR /srv/deep
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=5s CMD test -f /srv/out.txt
+SHELL ["/bin/sh", "-ec"]
+ENTRYPOINT ["/bin/cat"]
+CMD ["/srv/out.txt"]
+"#;
+
+fn all_sorts() -> TestEnv {
+    TestEnv::new()
+        .bases([Base::Busybox])
+        .file("Dockerfile", ALL_SORTS)
+        .file("a.txt", "a\n")
+        .file("sub/b.txt", "b\n")
+}
+
+/// No step and no base: quick to build, in a process that never leaves its namespace.
+fn files_only() -> TestEnv {
+    TestEnv::new()
+        .file(
+            "Dockerfile",
+            "FROM scratch\nCOPY --chmod=0755 one /bin/\nCOPY two /etc/two\nCMD [\"/bin/one\"]\n",
+        )
+        .file("one", "1")
+        .file("two", "22")
+}
+
+#[test]
+fn config_history_and_layers_are_those_of_buildkit() {
+    let env = all_sorts();
+    env.rbuild(["-o", "type=oci,dest=out.tar", "."]).success();
+    let image = Image::from_oci_tar(&env, "out.tar");
+    let config = json!({
+        "User": "app",
+        "ExposedPorts": {"53/udp": {}, "8080/tcp": {}},
+        "Env": [
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "A=1",
+            "B=two words"
+        ],
+        "Entrypoint": ["/bin/cat"],
+        "Cmd": ["/srv/out.txt"],
+        "Volumes": {"/data": {}},
+        "WorkingDir": "/srv/deep",
+        "Labels": {"org.example.title": "an image", "version": "1"},
+        "StopSignal": "SIGTERM",
+        "ArgsEscaped": true,
+        "Healthcheck": {"Test": ["CMD-SHELL", "test -f /srv/out.txt"], "Interval": 5_000_000_000_u64},
+        "Shell": ["/bin/sh", "-ec"]
+    });
+    assert_eq!(image.config["config"], config);
+    let own: Vec<String> = image
+        .history()
+        .into_iter()
+        .skip_while(|by| !by.contains("LABEL"))
+        .collect();
+    assert_eq!(
+        own,
+        [
+            "(empty) LABEL org.example.title=an image version=1",
+            "(empty) ENV A=1 B=two words",
+            "(empty) EXPOSE [53/udp 8080/tcp]",
+            "(empty) VOLUME [/data]",
+            "COPY --chown=app:app --chmod=0640 /src/out.txt /srv/ # buildkit",
+            "COPY /src/link /srv/link # buildkit",
+            "COPY <<EOF /etc/motd # buildkit",
+            "RUN /bin/sh -c rm /etc/motd && mkdir /empty # buildkit",
+            "(empty) USER app",
+            "WORKDIR /srv/deep",
+            "(empty) STOPSIGNAL SIGTERM",
+            "(empty) HEALTHCHECK {Test:[CMD-SHELL test -f /srv/out.txt] Interval:5s Timeout:0s StartPeriod:0s \
+             StartInterval:0s Retries:0}",
+            "(empty) SHELL [/bin/sh -ec]",
+            "(empty) ENTRYPOINT [\"/bin/cat\"]",
+            "(empty) CMD [\"/srv/out.txt\"]",
+        ]
+    );
+    // The base's layer, and one for each instruction that changes files.
+    assert_eq!(image.layers().len(), 6);
+    let contents: Vec<Vec<String>> = (-5..0)
+        .map(|n| image.layer(n).iter().map(ToString::to_string).collect())
+        .collect();
+    assert_eq!(
+        contents,
+        [
+            vec![
+                "drw-r----- 1000/1000 srv",
+                "-rw-r----- 1000/1000 srv/out.txt"
+            ],
+            // The link is followed: what it points to is copied.
+            vec!["drw-r----- 1000/1000 srv", "-rwsr-xr-x 0/0 srv/link"],
+            vec!["drwxr-xr-x 0/0 etc", "-rw-r--r-- 0/0 etc/motd"],
+            vec![
+                "drwxr-xr-x 0/0 empty",
+                "drwxr-xr-x 0/0 etc",
+                "---------- 0/0 etc/.wh.motd"
+            ],
+            vec!["drw-r----- 1000/1000 srv", "drwxr-xr-x 1000/1000 srv/deep"],
+        ]
+    );
+}
+
+#[test]
+fn skopeo_and_umoci_read_an_oci_archive() {
+    let env = all_sorts();
+    env.rbuild([
+        "-t",
+        "example.org/app:1",
+        "-o",
+        "type=oci,dest=out.tar",
+        ".",
+    ])
+    .success();
+    let inspected = env
+        .tool("skopeo", ["inspect", "oci-archive:out.tar"])
+        .success();
+    let inspected: Value = serde_json::from_str(&inspected.stdout).unwrap();
+    assert_eq!(inspected["Labels"]["version"], "1");
+    assert_eq!(inspected["Layers"].as_array().unwrap().len(), 6);
+
+    let image = Image::from_oci_tar(&env, "out.tar");
+    let bundle = env.outside("bundle");
+    env.tool(
+        "umoci",
+        [
+            "unpack",
+            "--rootless",
+            "--image",
+            &image.reference("1"),
+            bundle.to_str().unwrap(),
+        ],
+    )
+    .success();
+    assert_eq!(
+        fs::read_to_string(bundle.join("rootfs/srv/link")).unwrap(),
+        "hello\n"
+    );
+    assert!(
+        !bundle.join("rootfs/etc/motd").exists(),
+        "deleted by a later layer"
+    );
+}
+
+#[test]
+fn a_layout_directory_has_the_same_image_as_its_archive() {
+    let env = files_only();
+    env.rbuild([
+        "-o",
+        "type=oci,dest=out.tar",
+        "-o",
+        "type=oci,tar=false,dest=out",
+        ".",
+    ])
+    .success();
+    let (tar, dir) = (
+        Image::from_oci_tar(&env, "out.tar"),
+        Image::from_layout(&env.path("out")),
+    );
+    assert_eq!(tar.manifest, dir.manifest);
+    assert_eq!(tar.config, dir.config);
+    assert_eq!(
+        fs::read_to_string(env.path("out/oci-layout")).unwrap(),
+        r#"{"imageLayoutVersion":"1.0.0"}"#
+    );
+}
+
+#[test]
+fn layers_are_compressed_as_asked() {
+    let env = files_only();
+    let media_type = |options: &str| {
+        let output = format!("type=oci,dest=out.tar,{options}");
+        env.rbuild(["-o", &output, "."]).success();
+        // skopeo decompresses every layer and compares it with its diff_id.
+        env.tool(
+            "skopeo",
+            [
+                "copy",
+                "--quiet",
+                "oci-archive:out.tar",
+                "docker-archive:copy.tar:x:1",
+            ],
+        )
+        .success();
+        fs::remove_file(env.path("copy.tar")).unwrap();
+        let manifest = Image::from_oci_tar(&env, "out.tar").manifest;
+        fs::remove_dir_all(env.outside("layout-of-out.tar")).unwrap();
+        let layers = manifest["layers"].as_array().unwrap();
+        let types: BTreeSet<String> = layers
+            .iter()
+            .map(|layer| layer["mediaType"].as_str().unwrap().to_owned())
+            .collect();
+        types.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    let tar = "application/vnd.oci.image.layer.v1.tar";
+    assert_eq!(media_type("compression=uncompressed"), tar);
+    assert_eq!(media_type("compression=gzip"), format!("{tar}+gzip"));
+    assert_eq!(
+        media_type("compression=gzip,compression-level=9"),
+        format!("{tar}+gzip")
+    );
+    assert_eq!(media_type("compression=zstd"), format!("{tar}+zstd"));
+    assert_eq!(media_type("oci-mediatypes=true"), format!("{tar}+gzip"));
+}
+
+#[test]
+fn docker_reads_its_archive() {
+    let env = files_only();
+    env.rbuild([
+        "-t",
+        "example.org/app:1",
+        "-o",
+        "type=docker,dest=out.tar",
+        ".",
+    ])
+    .success();
+    let inspected = env
+        .tool(
+            "skopeo",
+            ["inspect", "docker-archive:out.tar:example.org/app:1"],
+        )
+        .success();
+    let inspected: Value = serde_json::from_str(&inspected.stdout).unwrap();
+    assert_eq!(inspected["RepoTags"], json!(["example.org/app:1"]));
+    let manifest = env
+        .tool("tar", ["-xOf", "out.tar", "manifest.json"])
+        .success();
+    let manifest: Value = serde_json::from_str(&manifest.stdout).unwrap();
+    assert_eq!(manifest[0]["RepoTags"], json!(["example.org/app:1"]));
+    assert_eq!(manifest[0]["Layers"].as_array().unwrap().len(), 2);
+}
+
+/// The root file system as a tar and as a directory: the same files, whiteouts applied.
+#[test]
+fn the_root_file_system_alone() {
+    let env = all_sorts();
+    env.rbuild([
+        "-o",
+        "type=tar,dest=rootfs.tar",
+        "-o",
+        "type=local,dest=rootfs",
+        ".",
+    ])
+    .success();
+    let entries = list_tar(&env.path("rootfs.tar"));
+    let find = |path: &str| {
+        entries
+            .iter()
+            .find(|entry| entry.path == path)
+            .map(ToString::to_string)
+    };
+    assert_eq!(find("srv/link").unwrap(), "-rwsr-xr-x 0/0 srv/link");
+    assert_eq!(
+        find("srv/out.txt").unwrap(),
+        "-rw-r----- 1000/1000 srv/out.txt"
+    );
+    assert_eq!(find("bin/sh").unwrap(), "lrwxrwxrwx 0/0 bin/sh -> busybox");
+    assert_eq!(find("tmp").unwrap(), "drwxrwxrwt 0/0 tmp");
+    assert_eq!(find("etc/motd"), None);
+    assert!(entries.iter().all(|entry| !entry.path.contains(".wh.")));
+
+    assert_eq!(
+        fs::read_to_string(env.path("rootfs/srv/link")).unwrap(),
+        "hello\n"
+    );
+    assert_eq!(
+        fs::read_link(env.path("rootfs/bin/sh")).unwrap().to_str(),
+        Some("busybox")
+    );
+    assert_eq!(
+        fs::metadata(env.path("rootfs/tmp"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o7777,
+        0o1777
+    );
+    assert!(!env.path("rootfs/etc/motd").exists());
+}
+
+/// A directory, and a tar on standard output, by their short forms.
+#[test]
+fn short_forms_of_output() {
+    let env = files_only();
+    env.rbuild(["-o", "out", "."]).success();
+    assert_eq!(fs::read_to_string(env.path("out/etc/two")).unwrap(), "22");
+    assert_eq!(
+        fs::metadata(env.path("out/bin/one"))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777,
+        0o755
+    );
+    let archive = env
+        .run(env.rbuild_command(["-o", "-", "."]).env("NO_COLOR", "1"))
+        .success();
+    env.write("out.tar", archive.stdout);
+    let paths: Vec<String> = list_tar(&env.path("out.tar"))
+        .into_iter()
+        .map(|entry| entry.path)
+        .collect();
+    assert_eq!(paths, ["bin", "bin/one", "etc", "etc/two"]);
+}
+
+#[test]
+fn podman_is_handed_the_image() {
+    let env = all_sorts();
+    env.rbuild(["--load", "-t", "example.org/app:1", "."])
+        .success();
+    let said = env
+        .tool(
+            "podman",
+            [
+                "run",
+                "--rm",
+                "--network=host",
+                "--user=0",
+                "example.org/app:1",
+            ],
+        )
+        .success();
+    assert_eq!(said.stdout, "hello\n");
+}
+
+#[test]
+fn metadata_names_what_was_built() {
+    let env = files_only();
+    env.rbuild([
+        "-t",
+        "example.org/app:1",
+        "-o",
+        "type=oci,dest=out.tar",
+        "--metadata-file",
+        "meta.json",
+        "--iidfile",
+        "iid",
+        ".",
+    ])
+    .success();
+    let metadata: Value =
+        serde_json::from_slice(&fs::read(env.path("meta.json")).unwrap()).unwrap();
+    let index = env.tool("tar", ["-xOf", "out.tar", "index.json"]).success();
+    let index: Value = serde_json::from_str(&index.stdout).unwrap();
+    assert_eq!(
+        metadata["containerimage.digest"],
+        index["manifests"][0]["digest"]
+    );
+    assert_eq!(metadata["image.name"], "example.org/app:1");
+    let image = Image::from_oci_tar(&env, "out.tar");
+    assert_eq!(
+        metadata["containerimage.config.digest"],
+        image.manifest["config"]["digest"]
+    );
+    let id = fs::read_to_string(env.path("iid")).unwrap();
+    assert_eq!(Value::from(id), metadata["containerimage.config.digest"]);
+}
+
+/// The same files give the same image in any store, at any time, whatever the context's own times are.
+#[test]
+fn builds_are_reproducible_with_source_date_epoch() {
+    let digest = || {
+        let env = files_only();
+        let args = [
+            "-o",
+            "type=oci,dest=out.tar,rewrite-timestamp=true",
+            "--metadata-file",
+            "meta.json",
+            ".",
+        ];
+        env.run(
+            env.rbuild_command(args)
+                .env("SOURCE_DATE_EPOCH", "1700000000"),
+        )
+        .success();
+        let image = Image::from_oci_tar(&env, "out.tar");
+        assert_eq!(image.config["created"], "2023-11-14T22:13:20Z");
+        fs::read(env.path("meta.json")).unwrap()
+    };
+    assert_eq!(digest(), digest());
+}
+
+#[test]
+fn rbuild_lists_its_images() {
+    let env = files_only();
+    env.rbuild(["-t", "app", "-t", "example.org/app:2", "."])
+        .success();
+    let listed = env.rbuild(["images"]).success().stdout;
+    for name in ["app", "example.org/app"] {
+        assert!(
+            listed.lines().any(|line| line.starts_with(name)),
+            "{listed}"
+        );
+    }
+}

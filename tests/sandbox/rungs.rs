@@ -1,0 +1,134 @@
+//! The lower rungs of the ladder, inside an insecure step that takes something away.
+
+use super::*;
+
+/// Runs a script in an insecure step that has this program and, at `/inner`, a root file system for it.
+fn outer(script: &str) -> Outcome {
+    let fixture = Fixture::new();
+    fixture.lower(
+        "etc/passwd",
+        "root::0:0::/:/bin/sh\nbob::1000:1000::/:/bin/sh\n",
+    );
+    fs::copy(program(), fixture.path("lower/bin/sandbox_run")).unwrap();
+    let inner = format!(
+        "--mount=type=bind,src={},dst=/inner",
+        fixture.path("lower").display()
+    );
+    fixture.sh(
+        &["--insecure", "--mount=type=tmpfs,dst=/tmp", &inner],
+        script,
+    )
+}
+
+/// Runs a script in a sandbox in a sandbox, as `bob`, after `prepare` as root.
+fn nested(prepare: &str, options: &str, script: &str) -> Outcome {
+    outer(&format!(
+        "{prepare}
+         cat > /tmp/go <<'END'
+sandbox_run --lower=/inner --store=/tmp {options} sh -c '{script}'
+END
+         su bob -c 'sh /tmp/go'"
+    ))
+}
+
+#[test]
+fn without_subordinate_ids_there_is_one() {
+    let outcome = nested("true", "", "id -u; touch /dev/f; chown 5 /dev/f");
+    assert_data_eq!(
+        outcome.text(),
+        str![[r#"
+0
+---- stderr ----
+chown: /dev/f: Invalid argument
+hint: only one user id is mapped (/etc/subuid has no range for bob): changing a file's owner fails with `Invalid argument`; install newuidmap and newgidmap (package uidmap or shadow-utils)
+[exit status: 1]
+
+"#]]
+    );
+    let outcome = nested(
+        "true",
+        "--user=1000:1000",
+        "id -u; id -g; grep CapEff /proc/self/status",
+    );
+    assert_data_eq!(
+        outcome.text(),
+        str![[r#"
+1000
+1000
+CapEff:	0000000000000000
+
+"#]]
+    );
+}
+
+#[test]
+fn where_proc_is_masked_steps_share_process_ids() {
+    // What container runtimes do to /proc; the kernel then refuses a new one in an inner user namespace.
+    let mask = "mount --bind /dev/null /proc/version";
+    let script = "[ $$ -gt 1 ] && echo shared; readlink /proc/self | grep -c .; \
+                  for i in $(seq 20); do setsid sleep 86404.1 & done; exit 5";
+    let after = "echo left: $(grep -l ^sleep.86404 /proc/[0-9]*/cmdline | wc -l)";
+    let outcome = outer(&format!(
+        "{mask}
+         sandbox_run --lower=/inner --store=/tmp sh -c '{script}'
+         echo code: $?
+         {after}"
+    ));
+    assert_data_eq!(
+        outcome.text(),
+        str![[r#"
+shared
+1
+code: 5
+left: 0
+
+"#]]
+    );
+}
+
+#[test]
+fn with_shared_process_ids_nothing_is_left_either() {
+    for signal in ["KILL", "TERM"] {
+        let outcome = outer(&format!(
+            "mount --bind /dev/null /proc/version
+             mkfifo /tmp/ready
+             sandbox_run --lower=/inner --store=/tmp sh -c '
+                 trap : TERM; setsid sleep 86405 & sleep 86405 & echo ready; sleep 86405' > /tmp/ready 2>&1 &
+             read ready < /tmp/ready; echo $ready
+             kill -{signal} $!; wait $!
+             while grep -q -s ^sleep.86405 /proc/[0-9]*/cmdline; do sleep 0.01; done
+             echo none left"
+        ));
+        assert_eq!(outcome.stdout(), "ready\nnone left\n", "{signal}");
+    }
+}
+
+#[test]
+fn without_namespaces_the_reason_is_quoted() {
+    let limit = "echo 0 > /proc/sys/user/max_user_namespaces";
+    let outcome = nested(limit, "", "true");
+    assert_data_eq!(
+        outcome.text(),
+        str![[r#"
+---- stderr ----
+error: cannot run steps here: the kernel refuses a user namespace: No space left on device (os error 28)
+hint: sudo sysctl user.max_user_namespaces=10000
+[exit status: 3]
+
+"#]]
+    );
+}
+
+#[test]
+fn the_probe_tells_the_rung() {
+    let fixture = Fixture::new();
+    let outcome = Outcome(fixture.command().arg("--probe").output().unwrap());
+    let stdout = outcome.stdout();
+    assert!(stdout.starts_with("Full\nGood: Linux "), "{stdout}");
+    let outcome = nested("true", "--probe", "");
+    let stdout = outcome.stdout();
+    assert!(
+        stdout.starts_with("Single\n") && stdout.contains("Limited: one user id only"),
+        "{stdout}"
+    );
+}

@@ -1,0 +1,310 @@
+//! Base images, made from Debian packages by Debian's tools and kept across runs.
+//!
+//! They lie as OCI layouts in `$RBUILD_TEST_BASES`, or else `rbuild-test-bases` in the user's cache directory, under a
+//! digest of their recipe. A test asks for them with [`super::TestEnv::bases`].
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Mutex;
+
+use rustix::fs::FlockOperation;
+use sha2::Digest as _;
+use sha2::Sha256;
+
+use super::Registry;
+use super::tools;
+
+/// An image tests build on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Base {
+    /// `busybox`: one static binary and its links, and the users `root`, `nobody` and `app` (1000).
+    Busybox,
+    /// `debian`: apt and what it needs, with the package sources of this machine.
+    Debian,
+    /// `debian-with-users`: the same with [`PACKAGES_WITH_USERS`], which dpkg installed outside any container builder.
+    DebianWithUsers,
+    /// `node`: Debian's nodejs and npm.
+    Node,
+}
+
+/// Packages whose scripts make users and give them files.
+pub(crate) const PACKAGES_WITH_USERS: &str = "cron,dbus,openssh-client";
+
+/// What a foreign tool is asked for, in full: its digest names the result.
+enum Recipe {
+    Busybox {
+        applets: String,
+    },
+    Mmdebstrap {
+        suite: String,
+        sources: PathBuf,
+        args: Vec<String>,
+    },
+}
+
+impl Base {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Busybox => "busybox",
+            Self::Debian => "debian",
+            Self::DebianWithUsers => "debian-with-users",
+            Self::Node => "node",
+        }
+    }
+
+    /// Puts `NAME:latest` into the registry, unless it was put there before.
+    pub(crate) fn publish(self, registry: &Registry) {
+        static PUBLISHED: Mutex<Vec<(String, Base)>> = Mutex::new(Vec::new());
+        let mut published = PUBLISHED
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let this = (registry.host(), self);
+        if !published.contains(&this) {
+            self.copy_to(&format!(
+                "docker://{}/library/{}:latest",
+                registry.host(),
+                self.name()
+            ));
+            published.push(this);
+        }
+    }
+
+    /// Copies the image to any place skopeo knows.
+    pub(crate) fn copy_to(self, destination: &str) {
+        run(Command::new(tools::find("skopeo"))
+            .args([
+                "--insecure-policy",
+                "copy",
+                "--quiet",
+                "--dest-tls-verify=false",
+            ])
+            .arg(format!("oci:{}:latest", self.layout().display()))
+            .arg(destination));
+    }
+
+    /// The directory of the OCI layout, whose only tag is `latest`; made now if no earlier run did.
+    pub(crate) fn layout(self) -> PathBuf {
+        let recipe = self.recipe();
+        let dir = cache_dir().join(format!("{}-{}", self.name(), recipe.digest()));
+        fs::create_dir_all(dir.parent().unwrap()).unwrap();
+        let lock = File::create(dir.with_extension("lock")).unwrap();
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+        if !dir.exists() {
+            let scratch = tempfile::Builder::new()
+                .prefix("making-")
+                .tempdir_in(dir.parent().unwrap())
+                .unwrap();
+            let tar = scratch.path().join("rootfs.tar");
+            recipe.make(&tar);
+            let layout = scratch.path().join("layout");
+            image_of(&tar, &layout);
+            fs::rename(layout, &dir).unwrap();
+        }
+        dir
+    }
+
+    fn recipe(self) -> Recipe {
+        let without_documentation = ["doc", "info", "locale", "man"]
+            .map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*"));
+        match self {
+            Self::Busybox => {
+                let output = Command::new(tools::find("busybox"))
+                    .arg("--list")
+                    .output()
+                    .unwrap();
+                let applets = String::from_utf8(output.stdout).unwrap();
+                Recipe::Busybox { applets }
+            }
+            Self::Debian => mmdebstrap(&[], ""),
+            Self::DebianWithUsers => mmdebstrap(&[], PACKAGES_WITH_USERS),
+            Self::Node => mmdebstrap(&without_documentation, "ca-certificates,nodejs,npm"),
+        }
+    }
+}
+
+fn mmdebstrap(options: &[String], packages: &str) -> Recipe {
+    let release = fs::read_to_string("/etc/os-release").unwrap();
+    let suite = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+        .expect("/etc/os-release has no VERSION_CODENAME: the base images are made of Debian's packages");
+    let sources = [
+        "/etc/apt/sources.list.d/debian.sources",
+        "/etc/apt/sources.list",
+    ]
+    .map(PathBuf::from)
+    .into_iter()
+    .find(|path| path.exists())
+    .expect("neither debian.sources nor sources.list is in /etc/apt");
+    let mode = if rustix::process::geteuid().is_root() {
+        "root"
+    } else {
+        "unshare"
+    };
+    let mut args = vec![
+        format!("--mode={mode}"),
+        "--variant=apt".to_owned(),
+        "--quiet".to_owned(),
+    ];
+    args.extend_from_slice(options);
+    if !packages.is_empty() {
+        args.push(format!("--include={packages}"));
+    }
+    Recipe::Mmdebstrap {
+        suite: suite.to_owned(),
+        sources,
+        args,
+    }
+}
+
+impl Recipe {
+    fn digest(&self) -> String {
+        let text = match self {
+            Self::Busybox { applets } => {
+                let version = fs::read(tools::find("busybox")).unwrap();
+                format!("{applets}{:x?}", Sha256::digest(version))
+            }
+            Self::Mmdebstrap {
+                suite,
+                sources,
+                args,
+            } => {
+                format!("{suite} {args:?} {}", fs::read_to_string(sources).unwrap())
+            }
+        };
+        Sha256::digest(text)
+            .iter()
+            .take(8)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
+    }
+
+    /// Writes the root file system as a tar.
+    fn make(&self, tar: &Path) {
+        match self {
+            Self::Busybox { applets } => busybox(applets, tar).unwrap(),
+            // Its namespace must be able to pass through the temporary directory, which a private one refuses.
+            Self::Mmdebstrap {
+                suite,
+                sources,
+                args,
+            } => run(Command::new(tools::find("mmdebstrap"))
+                .env("PATH", tools::PATH)
+                .env("TMPDIR", "/var/tmp")
+                .args(args)
+                .arg(suite)
+                .arg(tar)
+                .arg(sources)),
+        }
+    }
+}
+
+fn busybox(applets: &str, tar: &Path) -> io::Result<()> {
+    let mut out = tar::Builder::new(File::create(tar)?);
+    let mut add = |path: &str, kind: tar::EntryType, mode: u32, data: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1_700_000_000);
+        if kind == tar::EntryType::Symlink {
+            header.set_size(0);
+            out.append_link(&mut header, path, "busybox")
+        } else {
+            header.set_size(data.len() as u64);
+            out.append_data(&mut header, path, data)
+        }
+    };
+    for (dir, mode) in [
+        ("bin/", 0o755),
+        ("dev/", 0o755),
+        ("etc/", 0o755),
+        ("home/", 0o755),
+        ("proc/", 0o555),
+        ("root/", 0o700),
+        ("sys/", 0o555),
+        ("tmp/", 0o1777),
+        ("var/", 0o755),
+    ] {
+        add(dir, tar::EntryType::Directory, mode, b"")?;
+    }
+    add(
+        "bin/busybox",
+        tar::EntryType::Regular,
+        0o755,
+        &fs::read(tools::find("busybox"))?,
+    )?;
+    for applet in applets.lines().filter(|applet| *applet != "busybox") {
+        add(
+            &format!("bin/{applet}"),
+            tar::EntryType::Symlink,
+            0o777,
+            b"",
+        )?;
+    }
+    let passwd = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\napp:x:1000:1000::/home:/bin/sh\n";
+    let group = "root:x:0:\nnogroup:x:65534:\napp:x:1000:\n";
+    add(
+        "etc/passwd",
+        tar::EntryType::Regular,
+        0o644,
+        passwd.as_bytes(),
+    )?;
+    add(
+        "etc/group",
+        tar::EntryType::Regular,
+        0o644,
+        group.as_bytes(),
+    )?;
+    out.finish()
+}
+
+/// An OCI layout of one layer, made by umoci.
+fn image_of(tar: &Path, layout: &Path) {
+    let image = format!("{}:latest", layout.display());
+    let umoci = |args: &[&str]| run(Command::new(tools::find("umoci")).args(args));
+    umoci(&["init", "--layout", &layout.display().to_string()]);
+    umoci(&["new", "--image", &image]);
+    umoci(&[
+        "raw",
+        "add-layer",
+        "--image",
+        &image,
+        &tar.display().to_string(),
+    ]);
+    umoci(&[
+        "config",
+        "--image",
+        &image,
+        "--config.env",
+        &format!("PATH={}", tools::PATH),
+        "--config.cmd",
+        "/bin/sh",
+    ]);
+    umoci(&["gc", "--layout", &layout.display().to_string()]);
+}
+
+fn cache_dir() -> PathBuf {
+    tools::variable("RBUILD_TEST_BASES").unwrap_or_else(|| {
+        tools::variable("XDG_CACHE_HOME")
+            .or_else(|| Some(tools::variable("HOME")?.join(".cache")))
+            .expect("HOME is not set")
+            .join("rbuild-test-bases")
+    })
+}
+
+#[track_caller]
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+}

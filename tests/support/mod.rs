@@ -1,0 +1,19 @@
+//! What the tests stand on: a private environment for each, a loopback registry, base images, foreign tools.
+
+mod bases;
+mod env;
+mod gate;
+mod layout;
+mod output;
+mod registry;
+mod tools;
+
+pub(crate) use bases::Base;
+pub(crate) use bases::PACKAGES_WITH_USERS;
+pub(crate) use env::TestEnv;
+pub(crate) use gate::Gate;
+pub(crate) use layout::Image;
+pub(crate) use layout::TarEntry;
+pub(crate) use layout::list_tar;
+pub(crate) use output::Output;
+pub(crate) use registry::Registry;
