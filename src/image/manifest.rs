@@ -126,7 +126,7 @@ pub struct Manifest {
     pub layers: Vec<Descriptor>,
     /// The manifest this one says something about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<Descriptor>,
+    pub subject: Option<Box<Descriptor>>,
     /// Free-form.
     #[serde(
         default,
@@ -153,7 +153,7 @@ pub struct Index {
     pub manifests: Vec<Descriptor>,
     /// The manifest this index says something about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subject: Option<Descriptor>,
+    pub subject: Option<Box<Descriptor>>,
     /// Free-form.
     #[serde(
         default,
@@ -167,7 +167,7 @@ pub struct Index {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Document {
     /// One image.
-    Manifest(Manifest),
+    Manifest(Box<Manifest>),
     /// Several.
     Index(Index),
 }
@@ -246,7 +246,7 @@ impl Document {
             Kind::Manifest => {
                 let mut manifest: Manifest = serde_json::from_slice(bytes).map_err(malformed)?;
                 manifest.media_type = named.unwrap_or_else(|| media_type::OCI_MANIFEST.to_owned());
-                Self::Manifest(manifest)
+                Self::Manifest(Box::new(manifest))
             }
             Kind::Index => {
                 let mut index: Index = serde_json::from_slice(bytes).map_err(malformed)?;
@@ -402,4 +402,182 @@ fn sorted_json(document: &impl Serialize) -> Vec<u8> {
     let value = serde_json::to_value(document)
         .expect("documents hold strings, numbers and maps of strings");
     serde_json::to_vec(&value).expect("a JSON value can always be written")
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    fn parse(text: &str, declared: Option<&str>) -> Result<Document, DocumentError> {
+        Document::parse(text.replace("DIGEST", DIGEST).as_bytes(), declared)
+    }
+
+    #[test]
+    fn kinds_are_told_by_fields_and_must_not_be_contradicted() {
+        let image = r#"{"schemaVersion":2,"config":{"digest":"DIGEST","size":0},"layers":null}"#;
+        let index = r#"{"schemaVersion":2,"manifests":[]}"#;
+        for (text, declared, want) in [
+            (image, None, media_type::OCI_MANIFEST),
+            (image, Some("application/json"), media_type::OCI_MANIFEST),
+            (
+                image,
+                Some(media_type::DOCKER_MANIFEST),
+                media_type::DOCKER_MANIFEST,
+            ),
+            (
+                index,
+                Some("text/plain; charset=utf-8"),
+                media_type::OCI_INDEX,
+            ),
+            (
+                index,
+                Some("application/vnd.docker.distribution.manifest.list.v2+json; charset=utf-8"),
+                media_type::DOCKER_INDEX,
+            ),
+        ] {
+            assert_eq!(parse(text, declared).unwrap().media_type(), want);
+        }
+        let typed = |text: &str, media_type: &str| {
+            text.replacen('{', &format!(r#"{{"mediaType":"{media_type}","#), 1)
+        };
+        use DocumentError as E;
+        let is_mismatch = |e: E| matches!(e, E::Mismatch { .. });
+        assert!(is_mismatch(
+            parse(image, Some(media_type::OCI_INDEX)).unwrap_err()
+        ));
+        assert!(is_mismatch(
+            parse(index, Some(media_type::DOCKER_MANIFEST)).unwrap_err()
+        ));
+        assert!(is_mismatch(
+            parse(&typed(image, media_type::OCI_INDEX), None).unwrap_err()
+        ));
+        // The cases of GHSA-77vh-xpmg-72qh (CVE-2021-41190).
+        for both in [
+            r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#,
+            r#"{"schemaVersion":2,"manifests":[],"config":{}}"#,
+            &typed(
+                r#"{"schemaVersion":2,"manifests":[],"layers":[]}"#,
+                media_type::OCI_INDEX,
+            ),
+        ] {
+            assert!(
+                matches!(parse(both, None).unwrap_err(), E::Ambiguous),
+                "{both}"
+            );
+        }
+        for old in [
+            r#"{"schemaVersion":1,"fsLayers":[],"history":[]}"#,
+            r#"{"schemaVersion":2,"fsLayers":[],"layers":[]}"#,
+        ] {
+            assert!(matches!(parse(old, None).unwrap_err(), E::Schema1), "{old}");
+        }
+        assert!(matches!(
+            parse(
+                "{}",
+                Some("application/vnd.docker.distribution.manifest.v1+prettyjws")
+            )
+            .unwrap_err(),
+            E::Schema1
+        ));
+        for other in [
+            "{}",
+            r#"{"schemaVersion":2}"#,
+            &typed(image, "application/x"),
+        ] {
+            assert!(
+                matches!(parse(other, None).unwrap_err(), E::Unknown { .. }),
+                "{other}"
+            );
+        }
+        for broken in [
+            "",
+            "[]",
+            "null",
+            "{\"layers\":[],\"layers\":[]}",
+            r#"{"schemaVersion":2,"layers":[]}"#,
+            r#"{"schemaVersion":2,"config":{"digest":"DIGEST","size":-1},"layers":[]}"#,
+            r#"{"schemaVersion":2,"config":{"digest":"sha256:../../x","size":1},"layers":[]}"#,
+            r#"{"schemaVersion":2,"manifests":{}}"#,
+            &"[".repeat(100_000),
+        ] {
+            let result = parse(broken, None);
+            assert!(matches!(result, Err(E::Malformed { .. })), "{broken:.80}");
+        }
+    }
+
+    #[test]
+    fn cut_off_documents_are_errors() {
+        let manifest = Manifest::new(
+            Format::Oci,
+            Descriptor::of(media_type::OCI_CONFIG, b""),
+            vec![Descriptor::of(media_type::OCI_LAYER, b"x")],
+        );
+        let bytes = manifest.to_json();
+        assert_eq!(
+            Document::parse(&bytes, None).unwrap(),
+            Document::Manifest(Box::new(manifest))
+        );
+        for end in 0..bytes.len() {
+            assert!(Document::parse(&bytes[..end], None).is_err());
+        }
+    }
+
+    #[test]
+    fn entries_are_chosen_as_containerd_does() {
+        let entry = |os: &str, arch: &str, variant: &str| Descriptor {
+            platform: Some(DescriptorPlatform {
+                architecture: arch.to_owned(),
+                os: os.to_owned(),
+                variant: variant.to_owned(),
+                os_version: String::new(),
+            }),
+            ..Descriptor::of(
+                media_type::OCI_MANIFEST,
+                format!("{os}{arch}{variant}").as_bytes(),
+            )
+        };
+        let mut attested = entry("linux", "amd64", "");
+        attested
+            .annotations
+            .insert(REFERENCE_TYPE.into(), "attestation-manifest".into());
+        let undeclared = Descriptor::of(media_type::OCI_MANIFEST, b"undeclared");
+        let index = Index::new(
+            Format::Oci,
+            vec![
+                attested,
+                entry("unknown", "unknown", ""),
+                entry("linux", "arm", "v5"),
+                entry("linux", "arm", "v7"),
+                entry("linux", "x86_64", ""),
+                entry("linux", "amd64", "v3"),
+                entry("windows", "amd64", ""),
+                undeclared.clone(),
+                Descriptor::of("application/vnd.example+json", b"else"),
+            ],
+        );
+        let chosen = |wanted: &str| {
+            let found = index.matching(&wanted.parse().unwrap());
+            found.first().map(|e| e.declared().unwrap().to_string())
+        };
+        assert_eq!(chosen("linux/amd64").as_deref(), Some("linux/amd64"));
+        assert_eq!(chosen("linux/amd64/v2").as_deref(), Some("linux/amd64"));
+        assert_eq!(chosen("linux/amd64/v4").as_deref(), Some("linux/amd64/v3"));
+        assert_eq!(chosen("linux/arm64").as_deref(), Some("linux/arm/v7"));
+        assert_eq!(chosen("linux/arm/v6").as_deref(), Some("linux/arm/v5"));
+        assert_eq!(chosen("linux/s390x"), None);
+        assert_eq!(index.undeclared(), [&undeclared]);
+        let names: Vec<_> = index.platforms().iter().map(Platform::to_string).collect();
+        assert_eq!(
+            names,
+            [
+                "linux/amd64",
+                "linux/amd64/v3",
+                "linux/arm/v5",
+                "linux/arm/v7",
+                "windows/amd64"
+            ]
+        );
+    }
 }

@@ -31,8 +31,7 @@ use super::transport::encode;
 pub(super) const MAX_TOKEN: u64 = 1 << 20;
 /// What credential helpers print when they know of none (docker-credential-helpers, `errCredentialsNotFound`).
 const NOT_IN_KEYCHAIN: &str = "credentials not found in native keychain";
-/// The user name credential helpers give with identity tokens is dealt with by `docker_credential`; this is ours
-/// in OAuth2 requests.
+/// `client_id` in OAuth2 requests.
 const CLIENT_ID: &str = "rbuild";
 
 /// What is to be done with which repositories, in the token specification's words:

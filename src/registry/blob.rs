@@ -11,10 +11,10 @@ use ureq::http::Method;
 use ureq::http::StatusCode;
 use ureq::http::header;
 
-use super::client::Again;
+use super::call::Again;
+use super::call::Failure;
+use super::call::TRIES;
 use super::client::Client;
-use super::client::Failure;
-use super::client::TRIES;
 use super::client::pull_scopes;
 use super::endpoint::Endpoint;
 use super::error::RegistryError;

@@ -151,7 +151,7 @@ pub enum RegistryError {
         /// The reference, or layout.
         what: String,
         /// What was asked for.
-        wanted: Platform,
+        wanted: Box<Platform>,
         /// What the index has.
         found: Vec<Platform>,
     },

@@ -10,7 +10,8 @@
 //! | `endpoint` | where a registry's requests go: mirrors, schemes |
 //! | `transport` | connections: TLS, proxies, redirects, time limits |
 //! | `auth` | challenges, tokens, credentials |
-//! | `client` | retries and the pull calls; `push` the others; `blob` the resuming reader |
+//! | `call` | retries, authorization, what refusals mean |
+//! | `client` | the pull calls; `push` the others; `blob` the resuming reader |
 //! | `resolve` | from a name to the image for a platform |
 //! | `layout` | OCI image layouts |
 //!
@@ -23,6 +24,7 @@
 
 mod auth;
 mod blob;
+mod call;
 mod client;
 mod endpoint;
 mod error;

@@ -6,8 +6,8 @@ use ureq::http::Method;
 use ureq::http::StatusCode;
 use ureq::http::header;
 
+use super::call::Failure;
 use super::client::Client;
-use super::client::Failure;
 use super::client::content_digest;
 use super::endpoint::Endpoint;
 use super::error::RegistryError;

@@ -60,7 +60,7 @@ pub(super) fn image(
 ) -> Result<Resolved, RegistryError> {
     let root = fetch(Wanted::Root)?;
     match parse(what, &root)? {
-        Document::Manifest(manifest) => load(what, root, manifest, fetch),
+        Document::Manifest(manifest) => load(what, root, *manifest, fetch),
         Document::Index(index) => {
             let mut search = Search {
                 what,
@@ -72,7 +72,7 @@ pub(super) fn image(
                 search.found.dedup();
                 return Err(RegistryError::NoPlatform {
                     what: what.to_owned(),
-                    wanted: platform.clone(),
+                    wanted: Box::new(platform.clone()),
                     found: search.found,
                 });
             };
@@ -128,7 +128,7 @@ impl Search<'_> {
     ) -> Result<Option<(usize, Resolved)>, RegistryError> {
         let fetched = fetch(Wanted::Manifest(entry))?;
         let manifest = match parse(self.what, &fetched)? {
-            Document::Manifest(manifest) => manifest,
+            Document::Manifest(manifest) => *manifest,
             Document::Index(_) if depth == MAX_DEPTH => return Ok(None),
             Document::Index(index) => return self.index(&index, depth + 1, fetch),
         };

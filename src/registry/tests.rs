@@ -1,1 +1,8 @@
+//! The client against a scripted server, against Debian's `docker-registry`, and layouts that `skopeo` reads.
 
+mod auth;
+mod distribution;
+mod fixture;
+mod http;
+mod layouts;
+mod server;

@@ -1,0 +1,407 @@
+//! What all calls share: endpoints in order, tries, authorization, and what an answer other than success means.
+
+use std::io::Read;
+use std::time::Duration;
+
+use serde::Deserialize;
+use ureq::Body;
+use ureq::http::HeaderMap;
+use ureq::http::Response;
+use ureq::http::StatusCode;
+use ureq::http::header;
+
+use super::MAX_DOCUMENT;
+use super::auth;
+use super::auth::Answer;
+use super::auth::Challenge;
+use super::auth::Credentials;
+use super::auth::Scopes;
+use super::auth::Slot;
+use super::client::Client;
+use super::endpoint::Endpoint;
+use super::error::RegistryError;
+use super::reference::Reference;
+use super::transport;
+use super::transport::Request;
+use super::transport::SendError;
+
+/// How often the last endpoint is asked; one with others after it is asked once.
+pub(super) const TRIES: u32 = 5;
+/// Who wants us to come back later than that is not asked again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How much of an error's explanation is read.
+const MAX_EXPLANATION: u64 = 64 << 10;
+/// How much of it is shown, in characters.
+const SHOWN_EXPLANATION: usize = 300;
+
+/// Why a try failed, and whether another one may not.
+pub(super) struct Failure {
+    pub(super) error: RegistryError,
+    pub(super) again: Again,
+}
+
+/// Whether to try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    Never,
+    /// After the usual pause.
+    Later,
+    /// After as long as the server asks for.
+    After(Duration),
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        Self {
+            error,
+            again: Again::Never,
+        }
+    }
+}
+
+impl Client {
+    /// Pauses after a failed try, longer the more have failed before it.
+    pub(super) fn pause(&self, before: u32) {
+        self.0
+            .transport
+            .pause(self.0.first_pause * 2u32.pow(before));
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.0.transport.is_stopped()
+    }
+
+    /// Asks one endpoint after the other until one answers. The last one's error counts: it is the registry itself,
+    /// the others are its mirrors.
+    pub(super) fn over_endpoints<T>(
+        &self,
+        endpoints: &[Endpoint],
+        mut ask: impl FnMut(&Endpoint) -> Result<T, Failure>,
+    ) -> Result<T, RegistryError> {
+        let (last, others) = endpoints.split_last().expect("a registry has an endpoint");
+        for endpoint in others {
+            match ask(endpoint) {
+                Ok(found) => return Ok(found),
+                Err(failure) if failure.error.is_worth_another_host() => {}
+                Err(failure) => return Err(failure.error),
+            }
+        }
+        self.with_tries(|| ask(last))
+    }
+
+    fn with_tries<T>(
+        &self,
+        mut attempt: impl FnMut() -> Result<T, Failure>,
+    ) -> Result<T, RegistryError> {
+        let mut failed = 0;
+        loop {
+            let Failure { error, again } = match attempt() {
+                Ok(done) => return Ok(done),
+                Err(failure) => failure,
+            };
+            failed += 1;
+            match again {
+                Again::Never => return Err(error),
+                _ if failed == TRIES => return Err(error),
+                Again::Later => self.pause(failed - 1),
+                Again::After(time) => self.0.transport.pause(time),
+            }
+        }
+    }
+
+    /// Sends a request and turns every status but success into an error.
+    pub(super) fn expect_success(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        scopes: &Scopes,
+        request: &Request<'_>,
+    ) -> Result<Response<Body>, Failure> {
+        let slot = self.0.keyring.slot(endpoint, scopes);
+        let mut response = self.exchange(endpoint, reference, scopes, &slot, request)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let told = slot.locked().told.clone();
+        Err(self.refusal(endpoint, reference, told, request, &mut response))
+    }
+
+    /// Sends a request and answers one challenge.
+    fn exchange(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        scopes: &Scopes,
+        slot: &Slot,
+        request: &Request<'_>,
+    ) -> Result<Response<Body>, Failure> {
+        // An upload may go to another host, which must not see the token.
+        let at_home = transport::same_origin(&request.url, &endpoint.url("", ""));
+        let mut used = slot.locked().answer.clone();
+        let with = |answer: &Option<Answer>| match answer {
+            Some(answer) if at_home => request
+                .clone()
+                .header(header::AUTHORIZATION, answer.0.clone()),
+            _ => request.clone(),
+        };
+        let response = self.send(endpoint, &with(&used))?;
+        if response.status() != StatusCode::UNAUTHORIZED || !at_home {
+            return Ok(response);
+        }
+        let Some(challenge) = auth::challenge(&response) else {
+            return Ok(response);
+        };
+        // Connections are kept only where answers are read to their end, and this one is short.
+        drop(
+            response
+                .into_body()
+                .into_with_config()
+                .limit(MAX_EXPLANATION)
+                .read_to_vec(),
+        );
+        used = self.answer(endpoint, reference, scopes, slot, used, &challenge)?;
+        self.send(endpoint, &with(&used))
+    }
+
+    fn answer(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        scopes: &Scopes,
+        slot: &Slot,
+        refused: Option<Answer>,
+        challenge: &Challenge,
+    ) -> Result<Option<Answer>, Failure> {
+        let mut state = slot.locked();
+        if state.answer.is_some() && state.answer != refused {
+            return Ok(state.answer.clone());
+        }
+        let found = self.0.keyring.credentials(endpoint);
+        state.answer = None;
+        state.told = Some(found.told.clone());
+        let answer = match challenge {
+            Challenge::Basic => match &found.credentials {
+                Credentials::Password { user, password } => Some(auth::basic(user, password)),
+                _ => None,
+            },
+            Challenge::Bearer {
+                realm,
+                service,
+                scope,
+            } => {
+                let at_home = endpoint.plain || !realm.starts_with("http://");
+                if !at_home && !matches!(found.credentials, Credentials::Anonymous) {
+                    return Err(self.protocol(
+                        endpoint,
+                        format!("it wants credentials sent in the clear to `{realm}`"),
+                    ));
+                }
+                let scopes = auth::merge_scopes(scopes, scope.as_deref());
+                let mut form = String::new();
+                let request = auth::token_request(
+                    realm,
+                    service.as_deref(),
+                    &scopes,
+                    &found.credentials,
+                    &mut form,
+                );
+                Some(self.with_tries(|| {
+                    let mut response = self.send(endpoint, &request)?;
+                    if !response.status().is_success() {
+                        let told = Some(found.told.clone());
+                        return Err(self.refusal(
+                            endpoint,
+                            reference,
+                            told,
+                            &request,
+                            &mut response,
+                        ));
+                    }
+                    let body =
+                        self.read_limited(endpoint, realm, &mut response, auth::MAX_TOKEN)?;
+                    auth::read_token(&body)
+                        .ok_or_else(|| self.protocol(endpoint, format!("`{realm}` gave no token")))
+                })?)
+            }
+        };
+        state.answer.clone_from(&answer);
+        Ok(answer)
+    }
+
+    fn send(&self, endpoint: &Endpoint, request: &Request<'_>) -> Result<Response<Body>, Failure> {
+        let sent = self.0.transport.send(request, &endpoint.trust);
+        sent.map_err(|error| self.failed(endpoint, request, error))
+    }
+
+    fn failed(&self, endpoint: &Endpoint, request: &Request<'_>, error: SendError) -> Failure {
+        if self.is_cancelled() {
+            return RegistryError::Cancelled.into();
+        }
+        let host = transport::parse_url(&request.url)
+            .and_then(|uri| uri.host().map(str::to_owned))
+            .filter(|_| !transport::same_origin(&request.url, &endpoint.url("", "")));
+        let registry = host.unwrap_or_else(|| endpoint.name.clone());
+        match error {
+            SendError::Connection(source) => Failure {
+                error: RegistryError::Unreachable { registry, source },
+                again: Again::Later,
+            },
+            SendError::Tls(source) => RegistryError::Tls { registry, source }.into(),
+            SendError::Redirect(why) => RegistryError::Protocol {
+                registry,
+                why: why.to_owned(),
+            }
+            .into(),
+            SendError::Source(source) => RegistryError::Source { source }.into(),
+            SendError::Local(error) => error.into(),
+        }
+    }
+
+    pub(super) fn protocol(&self, endpoint: &Endpoint, why: String) -> Failure {
+        RegistryError::Protocol {
+            registry: endpoint.name.clone(),
+            why,
+        }
+        .into()
+    }
+
+    fn refusal(
+        &self,
+        endpoint: &Endpoint,
+        reference: &Reference,
+        told: Option<String>,
+        request: &Request<'_>,
+        response: &mut Response<Body>,
+    ) -> Failure {
+        let registry = endpoint.name.clone();
+        let message = explanation(response);
+        let reference = reference.written().to_owned();
+        let status = response.status();
+        let again = match status.as_u16() {
+            408 | 429 | 500 | 502..=504 => retry_after(response.headers()),
+            _ => Again::Never,
+        };
+        let error = match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Unauthorized {
+                credentials: told
+                    .unwrap_or_else(|| format!("`{registry}` asked for no credentials")),
+                registry,
+                reference,
+                message,
+            },
+            StatusCode::NOT_FOUND => RegistryError::NotFound {
+                registry,
+                reference,
+                message,
+            },
+            StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests { registry, message },
+            status => RegistryError::Status {
+                registry,
+                method: request.method.to_string(),
+                // A query may hold a token.
+                url: request.url.split('?').next().unwrap_or_default().to_owned(),
+                status: status.as_u16(),
+                message,
+            },
+        };
+        Failure { error, again }
+    }
+
+    pub(super) fn read_small(
+        &self,
+        endpoint: &Endpoint,
+        what: &str,
+        response: &mut Response<Body>,
+    ) -> Result<Vec<u8>, Failure> {
+        self.read_limited(endpoint, what, response, MAX_DOCUMENT)
+    }
+
+    fn read_limited(
+        &self,
+        endpoint: &Endpoint,
+        what: &str,
+        response: &mut Response<Body>,
+        limit: u64,
+    ) -> Result<Vec<u8>, Failure> {
+        let too_large = || RegistryError::TooLarge {
+            what: what.to_owned(),
+            limit,
+        };
+        if response.body().content_length().is_some_and(|n| n > limit) {
+            return Err(too_large().into());
+        }
+        let mut bytes = Vec::new();
+        let mut reader = response.body_mut().as_reader().take(limit + 1);
+        reader
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.broken(endpoint, error))?;
+        if bytes.len() as u64 > limit {
+            return Err(too_large().into());
+        }
+        Ok(bytes)
+    }
+
+    /// A connection that broke while an answer was read.
+    pub(super) fn broken(&self, endpoint: &Endpoint, error: std::io::Error) -> Failure {
+        if self.is_cancelled() {
+            return RegistryError::Cancelled.into();
+        }
+        Failure {
+            error: RegistryError::Unreachable {
+                registry: endpoint.name.clone(),
+                source: error.into(),
+            },
+            again: Again::Later,
+        }
+    }
+}
+
+/// `Retry-After` in seconds; its form with a date is passed over.
+fn retry_after(headers: &HeaderMap) -> Again {
+    let seconds = headers
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.trim().parse().ok());
+    match seconds.map(Duration::from_secs) {
+        None => Again::Later,
+        Some(time) if time > LONGEST_PAUSE => Again::Never,
+        Some(time) => Again::After(time),
+    }
+}
+
+/// What an error's body says, in the forms of the distribution-spec (Error Codes), of OAuth2 and of Docker Hub's
+/// token server. Hostile text: one line, of bounded length.
+fn explanation(response: &mut Response<Body>) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Explanation {
+        #[serde(default)]
+        errors: Vec<Detail>,
+        details: Option<String>,
+        error_description: Option<String>,
+        message: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Detail {
+        code: Option<String>,
+        message: Option<String>,
+    }
+    let mut bytes = Vec::new();
+    let mut reader = response.body_mut().as_reader().take(MAX_EXPLANATION);
+    reader.read_to_end(&mut bytes).ok()?;
+    let said: Explanation = serde_json::from_slice(&bytes).ok()?;
+    let text = said
+        .errors
+        .into_iter()
+        .next()
+        .and_then(|detail| detail.message.filter(|m| !m.is_empty()).or(detail.code))
+        .or(said.details)
+        .or(said.error_description)
+        .or(said.message)?;
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(SHOWN_EXPLANATION)
+        .collect();
+    let line = line.trim();
+    (!line.is_empty()).then(|| line.to_owned())
+}

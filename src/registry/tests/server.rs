@@ -1,0 +1,213 @@
+//! A tiny HTTP/1.1 server that answers as the test scripts it. One request a connection.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Write;
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) method: String,
+    /// Path and query.
+    pub(super) target: String,
+    pub(super) headers: BTreeMap<String, String>,
+    pub(super) body: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reply {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+    length: Option<u64>,
+    chunked: bool,
+}
+
+pub(super) struct Server {
+    /// `127.0.0.1:PORT`
+    pub(super) host: String,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+type Script = dyn Fn(&Asked) -> Reply + Send + Sync;
+
+impl Asked {
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(String::as_str)
+    }
+
+    /// `METHOD target`
+    pub(super) fn line(&self) -> String {
+        format!("{} {}", self.method, self.target)
+    }
+}
+
+impl Reply {
+    pub(super) fn new(status: u16) -> Self {
+        Self {
+            status,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.headers.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub(super) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Promises another length than the body has; the connection is closed after the body.
+    pub(super) fn length(mut self, length: u64) -> Self {
+        self.length = Some(length);
+        self
+    }
+
+    /// Gives no length.
+    pub(super) fn chunked(mut self) -> Self {
+        self.chunked = true;
+        self
+    }
+
+    /// Closes the connection without an answer.
+    pub(super) fn hang_up() -> Self {
+        Self::new(0)
+    }
+}
+
+impl Server {
+    pub(super) fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let script: Arc<Script> = Arc::new(script);
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (log, stopping) = (Arc::clone(&asked), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if stopping.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (script, log) = (Arc::clone(&script), Arc::clone(&log));
+                std::thread::spawn(move || {
+                    // A client may hang up at any time.
+                    drop(serve(&stream.unwrap(), &*script, &log));
+                });
+            }
+        });
+        Self {
+            host,
+            asked,
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// The requests so far.
+    pub(super) fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    /// Their first lines.
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.asked().iter().map(Asked::line).collect()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        drop(TcpStream::connect(&self.host));
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+fn serve(stream: &TcpStream, script: &Script, log: &Mutex<Vec<Asked>>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let Some(asked) = read_request(&mut reader)? else {
+            return Ok(());
+        };
+        log.lock().unwrap().push(asked.clone());
+        let reply = script(&asked);
+        if reply.status == 0 {
+            return Ok(());
+        }
+        write_reply(stream, &asked, &reply)?;
+        // The tunnel of a proxy: what comes next is for the host asked for, which is us, too.
+        if asked.method != "CONNECT" {
+            return Ok(());
+        }
+    }
+}
+
+fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Asked>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split(' ').map(str::to_owned);
+    let (method, target) = (words.next().unwrap(), words.next().unwrap());
+    let mut headers = BTreeMap::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        let Some((name, value)) = line.split_once(':') else {
+            break;
+        };
+        headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+    }
+    let length = headers
+        .get("content-length")
+        .map_or(0, |v| v.parse().unwrap());
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    Ok(Some(Asked {
+        method,
+        target,
+        headers,
+        body,
+    }))
+}
+
+fn write_reply(mut stream: &TcpStream, asked: &Asked, reply: &Reply) -> std::io::Result<()> {
+    let mut head = format!("HTTP/1.1 {} Scripted\r\n", reply.status);
+    for (name, value) in &reply.headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if asked.method != "CONNECT" {
+        head.push_str("Connection: close\r\n");
+        if reply.chunked {
+            head.push_str("Transfer-Encoding: chunked\r\n");
+        } else {
+            let length = reply.length.unwrap_or(reply.body.len() as u64);
+            head.push_str(&format!("Content-Length: {length}\r\n"));
+        }
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes())?;
+    if asked.method == "HEAD" {
+        return Ok(());
+    }
+    if reply.chunked {
+        for chunk in reply.body.chunks(1000) {
+            write!(stream, "{:x}\r\n", chunk.len())?;
+            stream.write_all(chunk)?;
+            stream.write_all(b"\r\n")?;
+        }
+        return stream.write_all(b"0\r\n\r\n");
+    }
+    stream.write_all(&reply.body)
+}
