@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -49,8 +50,28 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, S
         })
 }
 
+/// A value from a JSON file that can be had again: one that is damaged is removed, and as good as none.
+pub(crate) fn read_cached<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
+    match read_json(path) {
+        Err(StoreError::Damaged { .. }) => {
+            remove(path).map_err(StoreError::io("remove", path))?;
+            Ok(None)
+        }
+        read => read,
+    }
+}
+
 /// The names in a directory, sorted; none if there is no directory. Files being written are left out.
 pub(crate) fn list(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    list_if(path, |name| !name.starts_with(ASIDE.as_bytes()))
+}
+
+/// The files in a directory that are being written, or were.
+pub(crate) fn list_aside(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    list_if(path, |name| name.starts_with(ASIDE.as_bytes()))
+}
+
+fn list_if(path: &Path, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<PathBuf>, StoreError> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -59,14 +80,51 @@ pub(crate) fn list(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut list = Vec::new();
     for entry in entries {
         let entry = entry.map_err(StoreError::io("list", path))?;
-        if !entry
-            .file_name()
-            .as_encoded_bytes()
-            .starts_with(ASIDE.as_bytes())
-        {
+        if wanted(entry.file_name().as_encoded_bytes()) {
             list.push(entry.path());
         }
     }
     list.sort();
     Ok(list)
+}
+
+/// What is `depth` levels below `dir`, files being written left out.
+pub(crate) fn below(dir: &Path, depth: usize) -> Result<Vec<PathBuf>, StoreError> {
+    let mut level = vec![dir.to_owned()];
+    for _ in 0..depth {
+        let mut next = Vec::new();
+        for path in level {
+            if path.is_dir() {
+                next.append(&mut list(&path)?);
+            }
+        }
+        level = next;
+    }
+    Ok(level)
+}
+
+/// Removes whatever is at `path`. Directories nothing can be removed from (mode 0555, as in Go's module cache) are made
+/// writable first.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    let attempt = || match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    };
+    attempt().or_else(|_| {
+        make_writable(path);
+        attempt()
+    })
+}
+
+fn make_writable(path: &Path) {
+    if !fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
+        return;
+    }
+    // That it fails is found out when something in it cannot be removed.
+    drop(fs::set_permissions(path, fs::Permissions::from_mode(0o700)));
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        make_writable(&entry.path());
+    }
 }

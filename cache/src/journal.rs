@@ -192,7 +192,7 @@ fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
     };
     let suspect =
         |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.ctime() >= since);
-    for blob in below(&store.join("blobs/sha256"), 2)? {
+    for blob in file::below(&store.join("blobs/sha256"), 2)? {
         if suspect(&blob) && !is_whole(&blob) {
             discard(store, &blob)?;
         }
@@ -210,7 +210,7 @@ fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
             "layers" => 3,
             _ => 2,
         };
-        for path in below(&store.join(kind), depth)? {
+        for path in file::below(&store.join(kind), depth)? {
             if suspect(&path) {
                 discard(store, &path)?;
             }
@@ -222,21 +222,6 @@ fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
         }
         _ => Ok(()),
     }
-}
-
-/// What is `depth` levels below `dir`.
-fn below(dir: &Path, depth: usize) -> Result<Vec<PathBuf>, StoreError> {
-    let mut level = vec![dir.to_owned()];
-    for _ in 0..depth {
-        let mut next = Vec::new();
-        for path in level {
-            if path.is_dir() {
-                next.append(&mut file::list(&path)?);
-            }
-        }
-        level = next;
-    }
-    Ok(level)
 }
 
 /// Whether a blob has the content its name says.

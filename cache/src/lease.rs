@@ -3,11 +3,16 @@
 //! A lease is a file with a random name in `leases/`, locked with flock(2) for as long as its process lives. Names and
 //! locks, not pids: builds in different pid namespaces share a store and may have equal pids. A lease whose lock can
 //! be taken is dead.
+//!
+//! The first line says when the build began, in the file system's time: what was published since then stays. The other
+//! lines name what is older and used all the same. They are written under a shared lock of the directory, which a
+//! collector holds alone for the moment in which it looks at the leases and renames its victims: when
+//! [`Lease::protect`] has returned, something is protected or it is already gone.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -16,8 +21,11 @@ use rbuild_llb::CacheKey;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
 use rustix::fs::FlockOperation;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
 
 use crate::store::StoreError;
+use crate::tree::Timestamp;
 
 /// A file that is locked as long as this lives, and removed with it.
 #[derive(Debug)]
@@ -51,21 +59,19 @@ impl Locked {
         &self.path
     }
 
-    /// Whether nobody lives who holds the file.
-    pub(crate) fn is_dead(path: &Path) -> bool {
-        let Ok(file) = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc_o_nofollow())
-            .open(path)
-        else {
+    /// Removes the file if nobody lives who holds it; says whether it is gone. What is done with `dead` is done while no
+    /// one else can take the file for theirs.
+    pub(crate) fn reap(path: &Path, dead: impl FnOnce()) -> bool {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) else {
             return false;
         };
-        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return false;
+        }
+        dead();
+        std::fs::remove_file(path).is_ok()
     }
-}
-
-fn libc_o_nofollow() -> i32 {
-    rustix::fs::OFlags::NOFOLLOW.bits() as i32
 }
 
 impl Drop for Locked {
@@ -115,15 +121,35 @@ impl LeaseRoot {
 #[derive(Debug)]
 pub struct Lease {
     file: Locked,
-    seen: Mutex<std::collections::BTreeSet<LeaseRoot>>,
+    dir: File,
+    seen: Mutex<BTreeSet<LeaseRoot>>,
+    began: Timestamp,
 }
 
 impl Lease {
     pub(crate) fn create(dir: &Path) -> Result<Self, StoreError> {
+        let file = Locked::create(dir)?;
+        let error = |action| StoreError::io(action, file.path());
+        let made = file.file.metadata().map_err(error("read"))?;
+        let began = Timestamp {
+            secs: made.mtime(),
+            nanos: made.mtime_nsec() as u32,
+        };
+        let line = format!("began {} {}\n", began.secs, began.nanos);
+        (&file.file)
+            .write_all(line.as_bytes())
+            .map_err(error("write"))?;
         Ok(Self {
-            file: Locked::create(dir)?,
+            dir: File::open(dir).map_err(StoreError::io("open", dir))?,
+            file,
             seen: Mutex::default(),
+            began,
         })
+    }
+
+    /// When it was made, by the clock of the file system.
+    pub(crate) fn began(&self) -> Timestamp {
+        self.began
     }
 
     /// Protects `root` from now on. Comes before its use: what is found there after this returned stays.
@@ -135,15 +161,63 @@ impl Lease {
             .seen
             .lock()
             .expect("nothing panics while the set is locked");
-        if seen.insert(root) {
-            // One write a line: a reader never sees half of one.
-            let line = format!("{root}\n");
-            (&self.file.file)
-                .write_all(line.as_bytes())
-                .map_err(StoreError::io("write", self.file.path()))?;
+        if seen.contains(&root) {
+            return Ok(());
         }
+        let error = |action| StoreError::io(action, self.file.path());
+        let lock = |operation| {
+            rustix::fs::flock(&self.dir, operation).map_err(|source| error("lock")(source.into()))
+        };
+        lock(FlockOperation::LockShared)?;
+        // One write a line: a reader that does not hold the lock may see the last one cut short, and skips it.
+        let written = (&self.file.file).write_all(format!("{root}\n").as_bytes());
+        lock(FlockOperation::Unlock)?;
+        written.map_err(error("write"))?;
+        seen.insert(root);
         Ok(())
     }
+}
+
+/// What the lease files of a directory say together.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    pub(crate) roots: BTreeSet<LeaseRoot>,
+    /// When the first of those builds began.
+    pub(crate) began: Timestamp,
+}
+
+impl Leases {
+    /// Reads all leases, and removes those of the dead.
+    pub(crate) fn read(dir: &Path, own: &Lease) -> Result<Self, StoreError> {
+        let mut all = Self {
+            roots: BTreeSet::new(),
+            began: own.began,
+        };
+        for path in crate::file::list(dir)? {
+            if path == own.file.path || Locked::reap(&path, || {}) {
+                continue;
+            }
+            // One that has ended meanwhile protects nothing.
+            let text = crate::file::read(&path)?.unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let Some((began, roots)) = text.split_once('\n') else {
+                // Locked, but its first line is still to come: its build has yet to publish.
+                continue;
+            };
+            all.began = all.began.min(parse_began(began).unwrap_or_default());
+            let whole = roots.rsplit_once('\n').map_or("", |(lines, _)| lines);
+            all.roots.extend(whole.lines().filter_map(LeaseRoot::parse));
+        }
+        Ok(all)
+    }
+}
+
+fn parse_began(line: &str) -> Option<Timestamp> {
+    let (secs, nanos) = line.strip_prefix("began ")?.split_once(' ')?;
+    Some(Timestamp {
+        secs: secs.parse().ok()?,
+        nanos: nanos.parse().ok()?,
+    })
 }
 
 #[cfg(test)]
@@ -153,23 +227,54 @@ mod t {
     #[test]
     fn a_lease_lives_as_long_as_its_holder() {
         let dir = tempfile::tempdir().unwrap();
+        let own = Lease::create(dir.path()).unwrap();
+        let read = || Leases::read(dir.path(), &own).unwrap();
         let lease = Lease::create(dir.path()).unwrap();
-        let root = LeaseRoot::Blob(OciDigest::from_bytes([3; 32]));
-        lease.protect(root).unwrap();
-        lease.protect(root).unwrap();
+        let roots = [
+            LeaseRoot::Record(CacheKey::from_bytes([1; 32])),
+            LeaseRoot::Tree(TreeId::from_bytes([2; 32])),
+            LeaseRoot::Blob(OciDigest::from_bytes([3; 32])),
+            LeaseRoot::LayerDir(TreeId::from_bytes([4; 32])),
+        ];
+        for root in roots.iter().chain(&roots) {
+            lease.protect(*root).unwrap();
+        }
+        assert_eq!(read().roots, BTreeSet::from(roots));
+        assert!(read().began <= lease.began());
         let path = lease.file.path().to_owned();
         let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(
-            text.lines().map(LeaseRoot::parse).collect::<Vec<_>>(),
-            [Some(root)]
-        );
-        assert!(!Locked::is_dead(&path));
+        assert_eq!(text.lines().count(), 5, "each root once");
+        assert!(!Locked::reap(&path, || panic!("it lives")));
+
+        // A line that is being written, and then one that is no root.
+        let write = |text: &str| (&lease.file.file).write_all(text.as_bytes()).unwrap();
+        write("tree 0505");
+        assert_eq!(read().roots.len(), 4);
+        write("\n");
+        assert_eq!(read().roots.len(), 4);
+
         drop(lease);
-        assert!(!path.exists());
-        std::fs::write(&path, "").unwrap();
+        assert!(!path.exists() && read().roots.is_empty());
+        std::fs::write(&path, text).unwrap();
         assert!(
-            Locked::is_dead(&path),
+            read().roots.is_empty(),
             "what a killed process leaves behind"
         );
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_collector_keeps_protection_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let lease = Lease::create(dir.path()).unwrap();
+        let collector = File::open(dir.path()).unwrap();
+        rustix::fs::flock(&collector, FlockOperation::LockExclusive).unwrap();
+        let root = LeaseRoot::Tree(TreeId::from_bytes([2; 32]));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| lease.protect(root));
+            assert!(!waiting.is_finished());
+            drop(collector);
+            waiting.join().unwrap().unwrap();
+        });
     }
 }

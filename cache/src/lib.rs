@@ -34,6 +34,7 @@ mod file;
 #[cfg(test)]
 mod fixture;
 pub mod frame;
+pub mod gc;
 pub mod images;
 mod journal;
 pub mod layer;
@@ -62,6 +63,8 @@ pub use dir::scan_dir;
 pub use dir::write_dir;
 pub use frame::Compression;
 pub use frame::FrameError;
+pub use gc::Collected;
+pub use gc::Policy;
 pub use images::Images;
 pub use images::StoredImage;
 pub use layer::BLOB_VERSION;

@@ -1,18 +1,30 @@
 //! Cache records: one checksummed file a key.
 
+use std::fs::File;
+use std::io;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
 use rbuild_llb::CacheKey;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::OciDigest;
+use rustix::fs::AtFlags;
+use rustix::fs::CWD;
+use rustix::fs::Timestamps;
+use rustix::time::ClockId;
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::file;
 use crate::journal::Journal;
 use crate::store::StoreError;
+use crate::tree::Timestamp;
 use crate::tree::TreeRef;
+
+/// A record's mtime says when it was last used, to within these many seconds: a look-up is not to write each time.
+const USED_AGAIN: i64 = 3600;
 
 /// A file system as layers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +134,33 @@ impl Records {
         }
     }
 
+    /// A record and when it was last used.
+    pub(crate) fn load(&self, key: &CacheKey) -> Result<Option<(Record, Timestamp)>, RecordError> {
+        let path = self.path(key);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(StoreError::io("open", &path)(error).into()),
+        };
+        let read = file.metadata().and_then(|found| {
+            let mut bytes = Vec::with_capacity(found.len() as usize + 1);
+            file.read_to_end(&mut bytes)?;
+            Ok((found, bytes))
+        });
+        let (found, bytes) = read.map_err(StoreError::io("read", &path))?;
+        let used = Timestamp {
+            secs: found.mtime(),
+            nanos: found.mtime_nsec() as u32,
+        };
+        match decode(&bytes).filter(|record| record.key == *key) {
+            Some(record) => Ok(Some((record, used))),
+            None => {
+                drop(std::fs::remove_file(&path));
+                Err(RecordError::Damaged { path })
+            }
+        }
+    }
+
     fn path(&self, key: &CacheKey) -> PathBuf {
         let hex = key.hex();
         self.dir.join(&hex[..2]).join(hex)
@@ -135,17 +174,19 @@ impl Records {
 
 impl CacheBackend for Records {
     fn lookup(&self, key: &CacheKey) -> Result<Option<Record>, RecordError> {
-        let path = self.path(key);
-        let Some(bytes) = file::read(&path)? else {
+        let Some((record, used)) = self.load(key)? else {
             return Ok(None);
         };
-        match decode(&bytes).filter(|record| record.key == *key) {
-            Some(record) => Ok(Some(record)),
-            None => {
-                drop(std::fs::remove_file(&path));
-                Err(RecordError::Damaged { path })
-            }
+        let now = rustix::time::clock_gettime(ClockId::RealtimeCoarse);
+        if now.tv_sec.saturating_sub(used.secs) > USED_AGAIN {
+            let times = Timestamps {
+                last_access: now,
+                last_modification: now,
+            };
+            // Only tells gc what is in use; whoever cannot write the store can still read it.
+            let _ = rustix::fs::utimensat(CWD, self.path(key), &times, AtFlags::empty());
         }
+        Ok(Some(record))
     }
 
     fn publish(&self, record: &Record) -> Result<(), RecordError> {

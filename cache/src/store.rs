@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -239,8 +240,13 @@ impl Store {
         Lease::create(&self.path.join("leases"))
     }
 
-    fn layer_dir_path(&self, layer: &TreeId, domain: &str) -> PathBuf {
+    /// The directory that holds the directory forms of a layer.
+    pub(crate) fn layer_forms(&self, layer: &TreeId) -> PathBuf {
         let hex = layer.hex();
+        self.path.join("layers").join(&hex[..2]).join(hex)
+    }
+
+    fn layer_dir_path(&self, layer: &TreeId, domain: &str) -> PathBuf {
         let safe: String = domain
             .chars()
             .map(|c| {
@@ -251,11 +257,7 @@ impl Store {
                 }
             })
             .collect();
-        self.path
-            .join("layers")
-            .join(&hex[..2])
-            .join(&hex)
-            .join(safe)
+        self.layer_forms(layer).join(safe)
     }
 
     /// The directory form of a layer that was written in the ownership domain `domain`, if it is there.
@@ -293,7 +295,7 @@ impl Store {
     }
 
     fn blobs_of(&self, layer: &TreeId) -> Result<LayerBlobs, StoreError> {
-        Ok(file::read_json(&self.sharded("layer-blobs", &layer.hex()))?.unwrap_or_default())
+        Ok(file::read_cached(&self.sharded("layer-blobs", &layer.hex()))?.unwrap_or_default())
     }
 
     /// The blob of a layer that was written with `options`. Its bytes may be gone: see [`Blobs::contains`].
@@ -310,6 +312,12 @@ impl Store {
             (compression, clamp) == (&options.compression, &options.clamp)
         };
         Ok(known.iter().find(same).map(|(_, _, blob)| blob.clone()))
+    }
+
+    /// All blobs that were made of a layer.
+    pub(crate) fn all_layer_blobs(&self, layer: &TreeId) -> Result<Vec<LayerBlob>, StoreError> {
+        let known = self.blobs_of(layer)?.blobs;
+        Ok(known.into_iter().map(|(_, _, blob)| blob).collect())
     }
 
     /// All blobs that were made of a layer as it is, with its own times.
@@ -350,7 +358,7 @@ impl Store {
     /// # Errors
     /// If what is known cannot be read.
     pub fn known_layer(&self, blob: &OciDigest) -> Result<Option<KnownLayer>, StoreError> {
-        file::read_json(&self.sharded("known", &blob.hex()))
+        file::read_cached(&self.sharded("known", &blob.hex()))
     }
 
     /// Remembers the tree of a blob.
@@ -366,7 +374,7 @@ impl Store {
     /// # Errors
     /// If it cannot be read.
     pub fn pin(&self, key: &str) -> Result<Option<StoredPin>, StoreError> {
-        file::read_json(&self.sharded("pins", &hash(key)))
+        file::read_cached(&self.sharded("pins", &hash(key)))
     }
 
     /// Pins.
@@ -426,28 +434,36 @@ impl Store {
     }
 }
 
+/// Makes a store: aside, so that one that is there is complete.
 fn make(path: &Path) -> Result<fs::Metadata, StoreError> {
-    let create = |path: &Path| {
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path);
-        made.map_err(|error| match error.kind() {
-            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-                StoreError::NotADirectory {
-                    path: path.parent().unwrap_or(path).to_owned(),
-                }
-            }
-            _ => StoreError::io("create", path)(error),
-        })
-    };
-    create(path)?;
+    let root = path.parent().unwrap_or(path);
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(root);
+    made.map_err(|error| match error.kind() {
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => StoreError::NotADirectory {
+            path: root.to_owned(),
+        },
+        _ => StoreError::io("create", root)(error),
+    })?;
+    let aside = tempfile::Builder::new()
+        .prefix(".v1-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(root)
+        .map_err(StoreError::io("create a directory in", root))?;
     for name in [
         "tmp", "trash", "leases", "images", "layers", "stats", "mounts", "unsynced",
     ] {
-        create(&path.join(name))?;
+        let part = aside.path().join(name);
+        fs::create_dir(&part).map_err(StoreError::io("create", &part))?;
     }
-    fs::metadata(path).map_err(StoreError::io("open", path))
+    let renamed = fs::rename(aside.path(), path);
+    match (fs::metadata(path), renamed) {
+        // Another process may have been quicker.
+        (Ok(metadata), _) => Ok(metadata),
+        (Err(_), Err(error)) | (Err(error), Ok(())) => Err(StoreError::io("create", path)(error)),
+    }
 }
 
 fn hash(text: &str) -> String {
@@ -479,8 +495,8 @@ impl Drop for Scratch {
             .map(|name| self.trash.join(name))
             .unwrap_or_default();
         let gone = match fs::rename(&self.path, &victim) {
-            Ok(()) => fs::remove_dir_all(&victim),
-            Err(_) => fs::remove_dir_all(&self.path),
+            Ok(()) => file::remove(&victim),
+            Err(_) => file::remove(&self.path),
         };
         drop(gone);
         drop(self.lock.take());
