@@ -1,6 +1,7 @@
 //! One build, from request to image. [`build`] reads as the list in ARCHITECTURE.md, one call a line.
 
 mod assemble;
+pub mod durability;
 mod failure;
 mod pin;
 mod plan;
@@ -9,6 +10,8 @@ pub mod run;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rbuild_cache::FileNode;
+use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
 use rbuild_llb::CancelToken;
 use rbuild_llb::Definition;
@@ -33,6 +36,7 @@ use crate::exporter::Exporter;
 use crate::exporter::archive;
 use crate::exporter::load::Loader;
 use crate::exporter::local::Local;
+use crate::exporter::push::Push;
 use crate::exporter::store::OwnStore;
 use crate::exporter::tar::Tar;
 use crate::ops::Engine;
@@ -40,7 +44,6 @@ use crate::ops::EngineOptions;
 use crate::ops::StepResult;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
-use crate::outcome::Delivery;
 use crate::outcome::ErrorKind;
 use crate::registry;
 use crate::request::BuildRequest;
@@ -131,6 +134,7 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
         &cancel,
         &events,
     )?;
+    durability::sync_later(&store, &request.settings.root);
     write_reports(request, &outcome)?;
     Ok(outcome)
 }
@@ -282,7 +286,8 @@ fn exporters(request: &BuildRequest) -> Result<Vec<Out<'_>>, BuildError> {
     let exporter = |spec: &OutputSpec| -> Result<Option<Box<dyn Exporter>>, BuildError> {
         Ok(Some(match &spec.kind {
             OutputKind::CacheOnly => return Ok(None),
-            OutputKind::Image { .. } => Box::new(OwnStore),
+            OutputKind::Image { push: false } => Box::new(OwnStore),
+            OutputKind::Image { push: true } => Box::new(Push),
             OutputKind::Oci { dest, tar } => Box::new(archive::Oci {
                 dest: dest.clone(),
                 tar: *tar,
@@ -328,11 +333,22 @@ fn deliver(
         let images = assemble::images(request, spec, engine, definition, solved, cancel)
             .map_err(failure::op)?;
         let index = assemble::index(&images);
+        if matches!(spec.kind, OutputKind::Tar { .. } | OutputKind::Local { .. }) {
+            for image in &images {
+                engine.prepare_files(&image.snapshot).map_err(failure::op)?;
+            }
+        }
+        let open = |snapshot: &Snapshot, path: &[u8], node: &FileNode| {
+            engine.open_in(snapshot, path, node)
+        };
         let export = Export {
             images: &images,
             index: index.as_ref(),
             names: &request.tags,
-            engine,
+            store: engine.store(),
+            lease: engine.lease(),
+            registry: engine.registry(),
+            open: &open,
             cancel,
         };
         let delivery = exporter.map(|exporter| {
@@ -349,16 +365,7 @@ fn deliver(
             size: images.iter().map(crate::exporter::ReadyImage::size).sum(),
             deliveries: Vec::new(),
         });
-        outcome.deliveries.extend(delivery);
-        if let OutputKind::Image { push: true } = spec.kind {
-            for name in &request.tags {
-                let digest = assemble::push(engine, &export, name, events).map_err(failure::op)?;
-                outcome.deliveries.push(Delivery::Pushed {
-                    name: name.clone(),
-                    digest,
-                });
-            }
-        }
+        outcome.deliveries.extend(delivery.unwrap_or_default());
     }
     Ok(outcome.expect("there is at least one output"))
 }

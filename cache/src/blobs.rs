@@ -126,8 +126,7 @@ impl Blobs {
             fs::metadata(self.path(&digest)).is_ok_and(|there| there.len() == bytes.len() as u64);
         if !there {
             let path = self.path(&digest);
-            self.journal.note(&path)?;
-            crate::file::write(&path, bytes)?;
+            self.journal.write(&path, bytes)?;
         }
         Ok(digest)
     }
@@ -148,19 +147,7 @@ impl Blobs {
     /// # Errors
     /// If the store cannot be written.
     pub fn unhashed_writer(&self) -> Result<BlobWriter<'_>, BlobError> {
-        let create = || {
-            tempfile::Builder::new()
-                .prefix(".aside-")
-                .tempfile_in(&self.dir)
-        };
-        let file = match create() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir_all(&self.dir).map_err(StoreError::io("create", &self.dir))?;
-                create()
-            }
-            file => file,
-        };
-        let file = file.map_err(StoreError::io("create a file in", &self.dir))?;
+        let file = crate::file::aside(&self.dir)?;
         Ok(BlobWriter {
             blobs: self,
             file,
@@ -244,8 +231,8 @@ impl BlobWriter<'_> {
     fn publish(self, digest: &OciDigest) -> Result<(), BlobError> {
         let path = self.blobs.path(digest);
         let parent: &Path = path.parent().unwrap_or(&self.blobs.dir);
-        self.blobs.journal.note(&path)?;
         fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+        self.blobs.journal.note()?;
         self.file
             .persist(&path)
             .map_err(|error| StoreError::io("write", &path)(error.error))?;

@@ -375,3 +375,86 @@ fn number(path: &[u8]) -> u32 {
     let hash = blake3::hash(path);
     u32::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
 }
+
+#[cfg(test)]
+mod t {
+    use super::*;
+    use crate::fixture::meta;
+    use crate::fixture::node;
+    use crate::tree::Follow;
+
+    fn file(text: &str, link: Option<u32>) -> NewNode {
+        NewNode::File(FileNode {
+            link,
+            ..node(text.as_bytes())
+        })
+    }
+
+    fn group(trees: &Trees, tree: TreeRef, path: &str) -> Option<u32> {
+        let found = trees.lookup(&tree.tree, path.as_bytes(), Follow::NotLast);
+        match found.unwrap().unwrap().entry.node {
+            Node::File(file) => file.link,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_order_of_inserts_does_not_matter() {
+        let trees = Trees::open(std::path::Path::new("/nonexistent"));
+        let inserts: [(&str, NewNode); 4] = [
+            ("a/b/c", file("1", None)),
+            ("a", NewNode::Dir),
+            ("/a//./b/../x", file("2", None)),
+            ("z", NewNode::Fifo),
+        ];
+        let build = |order: [usize; 4]| {
+            let mut builder = TreeBuilder::new();
+            for at in order {
+                let (path, node) = inserts[at].clone();
+                builder.insert(path.as_bytes(), meta(0o700), node);
+            }
+            builder.finish(&trees)
+        };
+        assert_eq!(build([0, 1, 2, 3]), build([3, 2, 1, 0]));
+    }
+
+    #[test]
+    fn groups_are_numbered_by_their_first_path_and_need_two_members() {
+        let trees = Trees::open(std::path::Path::new("/nonexistent"));
+        let build = |number: u32, more: bool| {
+            let mut builder = TreeBuilder::new();
+            builder.insert(b"m/one", meta(0o644), file("linked", Some(number)));
+            builder.insert(b"m/two", meta(0o644), file("linked", Some(number)));
+            builder.insert(b"m/other", meta(0o644), file("another file", Some(number)));
+            if more {
+                builder.insert(b"a", meta(0o644), file("unrelated", None));
+            }
+            builder.finish(&trees)
+        };
+        let (tree, more) = (build(1, false), build(77, true));
+        assert!(group(&trees, tree, "m/one").is_some());
+        assert_eq!(group(&trees, tree, "m/one"), group(&trees, tree, "m/two"));
+        assert_eq!(group(&trees, tree, "m/other"), None);
+        // An unrelated entry leaves the directory's object alone.
+        let dir = |tree: TreeRef| trees.lookup(&tree.tree, b"m", Follow::All).unwrap();
+        assert_eq!(dir(tree), dir(more));
+    }
+
+    #[test]
+    fn what_is_removed_was_never_there() {
+        let trees = Trees::open(std::path::Path::new("/nonexistent"));
+        let mut builder = TreeBuilder::new();
+        builder.insert(b"a/b", meta(0o644), file("1", None));
+        let expected = builder.finish(&trees);
+        let mut builder = TreeBuilder::new();
+        builder.insert(b"a/b", meta(0o644), file("1", None));
+        builder.insert(b"a/c/d", meta(0o644), file("2", None));
+        assert!(builder.get(b"a/c").is_some());
+        builder.remove(b"a/c");
+        builder.remove(b"a/b/nothing");
+        builder.remove(b"x/y");
+        assert!(builder.get(b"a/c/d").is_none());
+        assert_eq!(builder.finish(&trees), expected);
+        assert!(!TreeBuilder::new().link(b"a", b"missing"));
+    }
+}

@@ -2,42 +2,29 @@
 
 use std::fs;
 use std::io;
-use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tempfile::NamedTempFile;
 
 use crate::store::StoreError;
 
-/// Writes a file aside and renames it into place; mode 0600. The directory is made if it is not there.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    let parent = path.parent().unwrap_or(Path::new("."));
-    let attempt = || -> io::Result<()> {
-        let mut aside = tempfile::Builder::new()
-            .prefix(".aside-")
-            .tempfile_in(parent)?;
-        aside.write_all(bytes)?;
-        aside.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    let written = match attempt() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
-            attempt()
-        }
-        written => written,
-    };
-    written.map_err(StoreError::io("write", path))
-}
+/// How the names of files begin that are still being written.
+pub(crate) const ASIDE: &str = ".aside-";
 
-/// Writes a value as JSON.
-pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
-    write(
-        path,
-        &serde_json::to_vec(value).expect("the store's own types can always be written as JSON"),
-    )
+/// A file that is to be renamed into `dir`, which is made if it is not there; mode 0600. Its name begins with
+/// [`ASIDE`].
+pub(crate) fn aside(dir: &Path) -> Result<NamedTempFile, StoreError> {
+    let create = || tempfile::Builder::new().prefix(ASIDE).tempfile_in(dir);
+    let file = match create() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
+            create()
+        }
+        file => file,
+    };
+    file.map_err(StoreError::io("create a file in", dir))
 }
 
 /// The bytes of a file, or `None` if there is none.
@@ -72,7 +59,11 @@ pub(crate) fn list(path: &Path) -> Result<Vec<PathBuf>, StoreError> {
     let mut list = Vec::new();
     for entry in entries {
         let entry = entry.map_err(StoreError::io("list", path))?;
-        if !entry.file_name().as_encoded_bytes().starts_with(b".aside-") {
+        if !entry
+            .file_name()
+            .as_encoded_bytes()
+            .starts_with(ASIDE.as_bytes())
+        {
             list.push(entry.path());
         }
     }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::file;
+use crate::journal::Journal;
 use crate::store::StoreError;
 
 /// What a name stands for.
@@ -28,11 +29,12 @@ pub struct StoredImage {
 #[derive(Debug)]
 pub struct Images {
     dir: PathBuf,
+    journal: Journal,
 }
 
 impl Images {
-    pub(crate) fn new(dir: PathBuf) -> Self {
-        Self { dir }
+    pub(crate) fn new(dir: PathBuf, journal: Journal) -> Self {
+        Self { dir, journal }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -44,7 +46,7 @@ impl Images {
     /// # Errors
     /// If it cannot be written.
     pub fn set(&self, name: &str, image: &StoredImage) -> Result<(), StoreError> {
-        file::write_json(&self.path(name), image)
+        self.journal.write_json(&self.path(name), image)
     }
 
     /// The image called `name`.
@@ -53,6 +55,25 @@ impl Images {
     /// If it cannot be read.
     pub fn get(&self, name: &str) -> Result<Option<StoredImage>, StoreError> {
         file::read_json(&self.path(name))
+    }
+
+    /// The image whose id, with or without `sha256:`, begins with `prefix`, if there is one and not several.
+    ///
+    /// # Errors
+    /// If the images cannot be read.
+    pub fn by_id(&self, prefix: &str) -> Result<Option<StoredImage>, StoreError> {
+        let prefix = prefix.strip_prefix("sha256:").unwrap_or(prefix);
+        if prefix.len() < 4 || !prefix.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Ok(None);
+        }
+        let mut found: Vec<StoredImage> = self
+            .list()?
+            .into_iter()
+            .map(|(_, image)| image)
+            .filter(|image| image.id.hex().starts_with(prefix))
+            .collect();
+        found.dedup_by_key(|image| image.id);
+        Ok(if found.len() == 1 { found.pop() } else { None })
     }
 
     /// All named images, by name.

@@ -1,32 +1,65 @@
 //! Durability without a sync on anybody's path.
 //!
-//! A rename alone is not durable: after a power cut a renamed file may have 0 bytes. So everything that is published
-//! is first noted, one path a line, in a journal named after the boot, `unsynced/<boot id>`. A later [`settle`] sets
-//! the journal aside, calls `syncfs(2)` once and removes it. A journal of another boot means that the machine went
-//! down before that: what it names may be damaged, and is removed when the store is next opened.
+//! A rename alone is not durable: after a power cut a file that was renamed into its place may have 0 bytes, or some
+//! of them. So there is a mark, `unsynced/<boot id>`, as long as something was published that no `syncfs(2)` has
+//! covered. A mark of another boot means that the machine went down before that; what was published since the mark was
+//! made is then looked through when the store is next opened.
 //!
-//! [`settle`]: Journal::settle
+//! Three things make this hold:
+//!
+//! - Whoever publishes first writes the data, then sees to the mark, then renames ([`Journal::write`] does; a
+//!   directory form is complete before [`Journal::note`]). [`Journal::settle`] first takes the mark away, then syncs: data that was
+//!   written before a mark was seen is covered by the sync that follows that mark's end.
+//! - The mark is a name. File systems that lose data of renamed files commit names in order (ext4, XFS, btrfs), so
+//!   that no file is found in its place without the mark that was made before it. A list of what was published would
+//!   be data, and lost together with it.
+//! - What was published is told by its ctime, which no program can set. The clock may be set back, which is what
+//!   [`SLACK`] is for.
 
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
+use std::io;
+use std::io::Read as _;
 use std::io::Write as _;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use rbuild_llb::OciDigest;
+use rustix::fs::FlockOperation;
+use serde::Serialize;
+use sha2::Digest as _;
+use sha2::Sha256;
 
 use crate::file;
 use crate::store::StoreError;
 
-/// The journal of this boot.
+/// How much earlier than the mark a file may claim to be from and still be looked at, in seconds.
+const SLACK: i64 = 60;
+
+/// What a power cut may have damaged, without which a build only takes longer: removed. Trees are not here: each is checked
+/// against its name when it is read, and removed if it fails.
+const DISPENSABLE: [&str; 7] = [
+    "layers",
+    "layer-blobs",
+    "known",
+    "records",
+    "slots",
+    "pins",
+    "stats",
+];
+
+/// The marks of a store.
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
     store: PathBuf,
-    path: PathBuf,
-    open: Arc<Mutex<Option<File>>>,
+    mark: PathBuf,
+    noted: Arc<AtomicBool>,
 }
 
 impl Journal {
@@ -39,117 +72,204 @@ impl Journal {
 
     pub(crate) fn open_as(store: &Path, boot: &str) -> Result<Self, StoreError> {
         let dir = store.join("unsynced");
-        for journal in file::list(&dir)? {
-            let name = journal
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            if !name.starts_with(boot) {
-                discard(store, &journal)?;
+        if !foreign(&dir, boot)?.is_empty() {
+            let _lock = lock(&dir)?;
+            // Another process may have done it while this one waited.
+            for mark in foreign(&dir, boot)? {
+                recover(store, &mark)?;
             }
         }
         Ok(Self {
             store: store.to_owned(),
-            path: dir.join(boot),
-            open: Arc::default(),
+            mark: dir.join(boot),
+            noted: Arc::default(),
         })
     }
 
-    /// Notes that `path`, inside the store, is about to be published.
-    pub(crate) fn note(&self, path: &Path) -> Result<(), StoreError> {
-        let relative = path.strip_prefix(&self.store).unwrap_or(path);
-        let mut line = relative.as_os_str().as_bytes().to_vec();
-        line.push(b'\n');
-        let mut open = self
-            .open
-            .lock()
-            .expect("nothing panics while the journal is locked");
-        if open.is_none() {
-            let file = OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o600)
-                .open(&self.path);
-            *open = Some(file.map_err(StoreError::io("open", &self.path))?);
-        }
-        let journal = open.as_mut().expect("it was opened just now");
-        journal
-            .write_all(&line)
-            .map_err(StoreError::io("write", &self.path))
+    /// Marks the store, whose new data has been written and is about to get its name.
+    pub(crate) fn note(&self) -> Result<(), StoreError> {
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&self.mark)
+            .map_err(StoreError::io("write", &self.mark))?;
+        self.noted.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
-    /// Whether this boot has published something that was not synced.
-    pub(crate) fn is_pending(&self) -> bool {
-        self.path.exists()
+    /// Whether anything was published through this handle.
+    pub(crate) fn has_notes(&self) -> bool {
+        self.noted.load(Ordering::Relaxed)
     }
 
-    /// Makes what was noted so far durable.
+    /// Publishes a small file: written aside, marked, renamed. Mode 0600. The directory is made if it is not there.
+    pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let parent = path.parent().unwrap_or(&self.store);
+        let mut aside = file::aside(parent)?;
+        aside
+            .write_all(bytes)
+            .map_err(StoreError::io("write", path))?;
+        self.note()?;
+        aside
+            .persist(path)
+            .map_err(|error| StoreError::io("write", path)(error.error))?;
+        Ok(())
+    }
+
+    /// Publishes a value as JSON.
+    pub(crate) fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+        let bytes =
+            serde_json::to_vec(value).expect("the store's own types can always be written as JSON");
+        self.write(path, &bytes)
+    }
+
+    /// Makes what was published so far durable.
     pub(crate) fn settle(&self) -> Result<(), StoreError> {
-        let mut name = self.path.clone().into_os_string();
-        name.push(format!(".{}", std::process::id()));
-        let aside = PathBuf::from(name);
-        // What is noted from here on goes to a new journal; another process' handle still appends to this one, so
-        // nothing it publishes after the sync may be forgotten: its notes are carried over.
-        match fs::rename(&self.path, &aside) {
+        let dir = self.store.join("unsynced");
+        // One at a time: a mark that was set aside and found here is that of a process which was killed.
+        let _lock = lock(&dir)?;
+        let boot = self.mark.file_name().unwrap_or_default().display();
+        // Set aside, it still has the name of the boot in front, and so its meaning.
+        let aside = tempfile::Builder::new()
+            .prefix(&format!("{boot}."))
+            .tempfile_in(&dir)
+            .map_err(StoreError::io("create a file in", &dir))?
+            .into_temp_path();
+        match fs::rename(&self.mark, &aside) {
             Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(StoreError::io("rename", &self.path)(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(StoreError::io("rename", &self.mark)(error)),
         }
-        *self
-            .open
-            .lock()
-            .expect("nothing panics while the journal is locked") = None;
-        let before = fs::metadata(&aside)
-            .map_err(StoreError::io("read", &aside))?
-            .len();
-        let dir = File::open(&self.store).map_err(StoreError::io("open", &self.store))?;
-        rustix::fs::syncfs(&dir)
+        aside
+            .keep()
+            .map_err(|error| StoreError::io("keep", &dir)(error.error))?;
+        let covered: Vec<PathBuf> = file::list(&dir)?
+            .into_iter()
+            .filter(|mark| *mark != self.mark && !is_foreign(mark, &boot.to_string()))
+            .collect();
+        let store = File::open(&self.store).map_err(StoreError::io("open", &self.store))?;
+        // If this fails, what is not known to be on the disk stays marked.
+        rustix::fs::syncfs(&store)
             .map_err(|error| StoreError::io("sync", &self.store)(error.into()))?;
-        let notes = fs::read(&aside).map_err(StoreError::io("read", &aside))?;
-        if let Some(late) = notes.get(before as usize..).filter(|late| !late.is_empty()) {
-            let mut journal = OpenOptions::new()
-                .append(true)
-                .create(true)
-                .mode(0o600)
-                .open(&self.path)
-                .map_err(StoreError::io("open", &self.path))?;
-            journal
-                .write_all(late)
-                .map_err(StoreError::io("write", &self.path))?;
+        for mark in covered {
+            fs::remove_file(&mark).map_err(StoreError::io("remove", &mark))?;
         }
-        fs::remove_file(&aside).map_err(StoreError::io("remove", &aside))
+        Ok(())
     }
 }
 
-/// Removes what a journal of another boot names.
-fn discard(store: &Path, journal: &Path) -> Result<(), StoreError> {
-    let notes = fs::read(journal).map_err(StoreError::io("read", journal))?;
-    for line in notes.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
-        let relative = Path::new(std::ffi::OsStr::from_bytes(line));
-        // Notes are our own, but a damaged one must not lead outside.
-        let inside = relative
-            .components()
-            .all(|part| matches!(part, std::path::Component::Normal(_)));
-        if !inside {
-            continue;
-        }
-        let path = store.join(relative);
-        if path.is_dir() {
-            let trash = store
-                .join("trash")
-                .join(format!("boot-{}", rand_name(&path)));
-            drop(fs::rename(&path, &trash));
-            drop(fs::remove_dir_all(&trash));
-        } else {
-            drop(fs::remove_file(&path));
-        }
-    }
-    fs::remove_file(journal).map_err(StoreError::io("remove", journal))
+/// Waits for, and holds, the lock of those who take marks away.
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let lock = File::open(dir).map_err(StoreError::io("open", dir))?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+        .map_err(|error| StoreError::io("lock", dir)(error.into()))?;
+    Ok(lock)
 }
 
-fn rand_name(path: &Path) -> String {
-    blake3::hash(path.as_os_str().as_bytes()).to_hex()[..16].to_owned()
+/// Whether a mark is that of another boot: it is not called as this one, nor that with something after a dot.
+fn is_foreign(mark: &Path, boot: &str) -> bool {
+    let name = mark.file_name().unwrap_or_default().to_string_lossy();
+    name.strip_prefix(boot)
+        .is_none_or(|rest| !rest.is_empty() && !rest.starts_with('.'))
+}
+
+/// The marks of other boots.
+fn foreign(dir: &Path, boot: &str) -> Result<Vec<PathBuf>, StoreError> {
+    let mut marks = file::list(dir)?;
+    marks.retain(|mark| is_foreign(mark, boot));
+    Ok(marks)
+}
+
+/// Removes what was published under a mark and may be damaged. Blobs and images are checked first: images are made of
+/// nothing else, and the user's.
+fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
+    let since = match fs::metadata(mark) {
+        Ok(metadata) => metadata.mtime().saturating_sub(SLACK),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StoreError::io("read", mark)(error)),
+    };
+    let suspect =
+        |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.ctime() >= since);
+    for blob in below(&store.join("blobs/sha256"), 2)? {
+        if suspect(&blob) && !is_whole(&blob) {
+            discard(store, &blob)?;
+        }
+    }
+    for image in file::list(&store.join("images"))? {
+        let good = |bytes: Vec<u8>| serde_json::from_slice::<serde::de::IgnoredAny>(&bytes).is_ok();
+        if suspect(&image) && !fs::read(&image).is_ok_and(good) {
+            discard(store, &image)?;
+        }
+    }
+    for kind in DISPENSABLE {
+        // Stats are in one directory; layers have one more level, the ownership domains.
+        let depth = match kind {
+            "stats" => 1,
+            "layers" => 3,
+            _ => 2,
+        };
+        for path in below(&store.join(kind), depth)? {
+            if suspect(&path) {
+                discard(store, &path)?;
+            }
+        }
+    }
+    match fs::remove_file(mark) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::io("remove", mark)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is `depth` levels below `dir`.
+fn below(dir: &Path, depth: usize) -> Result<Vec<PathBuf>, StoreError> {
+    let mut level = vec![dir.to_owned()];
+    for _ in 0..depth {
+        let mut next = Vec::new();
+        for path in level {
+            if path.is_dir() {
+                next.append(&mut file::list(&path)?);
+            }
+        }
+        level = next;
+    }
+    Ok(level)
+}
+
+/// Whether a blob has the content its name says.
+fn is_whole(blob: &Path) -> bool {
+    let digest = File::open(blob).and_then(|mut file| {
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 1 << 17];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(OciDigest::from_bytes(hasher.finalize().into())),
+                count => hasher.update(&buffer[..count]),
+            }
+        }
+    });
+    digest.is_ok_and(|digest| blob.file_name().is_some_and(|name| *name == *digest.hex()))
+}
+
+fn discard(store: &Path, path: &Path) -> Result<(), StoreError> {
+    let gone = match path.is_dir() {
+        false => fs::remove_file(path),
+        true => {
+            let trash = tempfile::tempdir_in(store.join("trash"));
+            let trash = trash.map_err(StoreError::io("create a directory in", store))?;
+            // Removed with it. What cannot be (files of ids that are not mapped here) waits there for gc.
+            fs::rename(path, trash.path().join("form"))
+        }
+    };
+    match gone {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(StoreError::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -158,51 +278,88 @@ mod t {
 
     fn store() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
-        for name in ["unsynced", "trash", "records"] {
-            fs::create_dir(dir.path().join(name)).unwrap();
+        for name in [
+            "unsynced",
+            "trash",
+            "images",
+            "blobs/sha256/2c",
+            "layers/ab/abc/map",
+        ] {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
         }
         dir
     }
 
-    #[test]
-    fn what_another_boot_left_unsynced_is_garbage() {
-        let store = store();
-        let published = |name: &str| store.path().join("records").join(name);
-        let first = Journal::open_as(store.path(), "boot-a").unwrap();
-        for name in ["settled", "lost"] {
-            first.note(&published(name)).unwrap();
-            fs::write(published(name), "").unwrap();
-            if name == "settled" {
-                first.settle().unwrap();
-                assert!(!first.is_pending());
-            }
-        }
-        fs::create_dir(published("dir")).unwrap();
-        first.note(&published("dir")).unwrap();
-        fs::write(published("unrelated"), "").unwrap();
-        assert!(first.is_pending());
+    const HELLO: &str =
+        "blobs/sha256/2c/2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
 
-        Journal::open_as(store.path(), "boot-a").unwrap();
-        assert!(published("lost").exists(), "the same boot loses nothing");
-        let second = Journal::open_as(store.path(), "boot-b").unwrap();
-        let left: Vec<bool> = ["settled", "lost", "dir", "unrelated"]
-            .map(|name| published(name).exists())
-            .into();
-        assert_eq!(left, [true, false, false, true]);
-        assert!(!second.is_pending());
+    #[test]
+    fn what_another_boot_left_unsynced_is_looked_through() {
+        let dir = store();
+        let path = |name: &str| dir.path().join(name);
+        let first = Journal::open_as(dir.path(), "boot-a").unwrap();
+        assert!(!first.mark.exists());
+        first.write(&path("records/ab/abcd"), b"1").unwrap();
+        assert!(first.mark.exists());
+        first.settle().unwrap();
+        assert!(!first.mark.exists());
+        first.settle().unwrap();
+        assert_eq!(fs::read_dir(path("unsynced")).unwrap().count(), 0);
+
+        let names = [
+            "records/ab/abcd",
+            "slots/cd/cdef",
+            "images/good",
+            "images/bad",
+            HELLO,
+            "blobs/sha256/2c/2c00",
+        ];
+        for name in names {
+            let bytes: &[u8] = if name == "images/good" {
+                b"{}"
+            } else {
+                b"hello"
+            };
+            first.write(&path(name), bytes).unwrap();
+        }
+        let left = |boot| -> Vec<bool> {
+            Journal::open_as(dir.path(), boot).unwrap();
+            let all = names.iter().chain(&["layers/ab/abc/map"]);
+            all.map(|name| path(name).exists()).collect()
+        };
+        assert_eq!(left("boot-a"), [true; 7], "the same boot loses nothing");
+        assert_eq!(
+            left("boot-ab"),
+            [false, false, true, false, true, false, false]
+        );
+        assert!(!first.mark.exists());
     }
 
     #[test]
-    fn a_damaged_note_leads_nowhere_else() {
-        let store = store();
-        let outside = tempfile::NamedTempFile::new().unwrap();
-        let notes = format!(
-            "../../../../../../..{}\n{}\n",
-            outside.path().display(),
-            outside.path().display()
-        );
-        fs::write(store.path().join("unsynced/boot-a"), notes).unwrap();
-        Journal::open_as(store.path(), "boot-b").unwrap();
-        assert!(outside.path().exists());
+    fn what_was_synced_before_is_left_alone() {
+        let dir = store();
+        let record = dir.path().join("records/ab/abcd");
+        let journal = Journal::open_as(dir.path(), "boot-a").unwrap();
+        journal.write(&record, b"1").unwrap();
+        // As if the mark had been made long after the record.
+        let mark = File::options().write(true).open(&journal.mark).unwrap();
+        let later = fs::metadata(&record).unwrap().modified().unwrap()
+            + std::time::Duration::from_secs(1000);
+        mark.set_modified(later).unwrap();
+        Journal::open_as(dir.path(), "boot-b").unwrap();
+        assert!(record.exists() && !journal.mark.exists());
+    }
+
+    #[test]
+    fn a_sync_that_was_interrupted_leaves_its_mark() {
+        let dir = store();
+        let record = dir.path().join("records/ab/abcd");
+        let journal = Journal::open_as(dir.path(), "boot-a").unwrap();
+        journal.write(&record, b"1").unwrap();
+        fs::rename(&journal.mark, dir.path().join("unsynced/boot-a.x1")).unwrap();
+        Journal::open_as(dir.path(), "boot-a").unwrap();
+        assert!(record.exists());
+        Journal::open_as(dir.path(), "boot-b").unwrap();
+        assert!(!record.exists());
     }
 }

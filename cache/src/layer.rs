@@ -138,8 +138,8 @@ pub enum LayerError {
         #[source]
         source: io::Error,
     },
-    /// An owner that does not exist where only one user id is mapped.
-    #[error("`{path}` belongs to {uid}:{gid}, but only one user id can be used here")]
+    /// An owner that does not exist in the user namespace.
+    #[error("`{path}` belongs to {uid}:{gid}, which is no owner in this user namespace")]
     Owner {
         /// The path in the layer.
         path: String,

@@ -37,7 +37,8 @@ impl Locked {
                 .map_err(StoreError::io("create a file in", dir))?
                 .keep()
                 .map_err(|error| StoreError::io("create a file in", dir)(error.error))?;
-            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            // Waits only for a collector that is just finding out whether the file is dead.
+            rustix::fs::flock(&file, FlockOperation::LockExclusive)
                 .map_err(|error| StoreError::io("lock", &path)(error.into()))?;
             // A collector may have found the file before it was locked, and removed it.
             if path.exists() {

@@ -41,7 +41,7 @@ pub mod lease;
 pub mod merge;
 pub mod mounts;
 pub mod records;
-pub mod stat;
+mod stat;
 pub mod store;
 mod tar;
 pub mod tree;

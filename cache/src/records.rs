@@ -150,12 +150,9 @@ impl CacheBackend for Records {
 
     fn publish(&self, record: &Record) -> Result<(), RecordError> {
         let path = self.path(&record.key);
-        self.journal.note(&path)?;
-        file::write(&path, &encode(record))?;
-        file::write(
-            &self.slot(&record.slot, &record.record.kind),
-            record.key.hex().as_bytes(),
-        )?;
+        self.journal.write(&path, &encode(record))?;
+        let slot = self.slot(&record.slot, &record.record.kind);
+        self.journal.write(&slot, record.key.hex().as_bytes())?;
         Ok(())
     }
 
@@ -180,7 +177,8 @@ fn encode(record: &Record) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8]) -> Option<Record> {
-    let (sum, body) = (bytes.get(..64)?, bytes.get(65..)?);
+    let (sum, body) = bytes.split_at_checked(blake3::OUT_LEN * 2)?;
+    let body = body.strip_prefix(b"\n")?;
     if blake3::hash(body).to_hex().as_bytes() != sum {
         return None;
     }

@@ -181,7 +181,7 @@ impl Store {
             blobs: Blobs::new(path.join("blobs/sha256"), journal.clone()),
             trees: Trees::open(&path.join("trees")),
             records: Records::new(&path, journal.clone()),
-            images: Images::new(path.join("images")),
+            images: Images::new(path.join("images"), journal.clone()),
             journal,
             path,
         })
@@ -274,9 +274,9 @@ impl Store {
         from: &Path,
     ) -> Result<PathBuf, StoreError> {
         let to = self.layer_dir_path(layer, domain);
-        self.journal.note(&to)?;
         let parent = to.parent().unwrap_or(&self.path);
         fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+        self.journal.note()?;
         match fs::rename(from, &to) {
             Ok(()) => Ok(to),
             // An equal form that another build was quicker to make, with files in it or without.
@@ -386,8 +386,7 @@ impl Store {
     }
 
     fn write(&self, path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
-        self.journal.note(path)?;
-        file::write_json(path, value)
+        self.journal.write_json(path, value)
     }
 
     /// The cache mount called `id`, in the ownership domain `domain`; waits for one that is in use. Nothing if
@@ -412,9 +411,9 @@ impl Store {
         )
     }
 
-    /// Whether anything was published that no sync has made durable yet; see [`Store::sync`].
-    pub fn needs_sync(&self) -> bool {
-        self.journal.is_pending()
+    /// Whether anything was published through this handle; see [`Store::sync`].
+    pub fn has_published(&self) -> bool {
+        self.journal.has_notes()
     }
 
     /// Makes everything durable that was published so far: one `syncfs(2)`, which may take long. Meant to be run
@@ -487,3 +486,6 @@ impl Drop for Scratch {
         drop(self.lock.take());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,12 +8,13 @@
 //! - [`frontend`]: the trait a plan language implements
 //! - [`diagnostic`]: source files, spans, findings; [`event`]: progress; [`cancel`]: stopping
 //! - [`pattern`]: include and exclude patterns, wildcards
-//! - [`proto`]: BuildKit's protobuf form, in and out
+//! - [`proto`]: BuildKit's protobuf form, in and out; [`dump`]: forms for people and programs to read
 
 pub mod cancel;
 pub mod config;
 pub mod definition;
 pub mod diagnostic;
+pub mod dump;
 pub mod encode;
 pub mod event;
 pub mod frontend;

@@ -28,6 +28,7 @@ use clap::Subcommand;
 
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
+use crate::pipeline::durability;
 use crate::request::Settings;
 use crate::sandbox;
 use crate::ui;
@@ -106,6 +107,11 @@ pub fn main() -> ExitCode {
     // Steps are started by a process that is this program again, before it has done anything else.
     if let Some(code) = sandbox::zygote_main_if_asked(env::argv()) {
         return code;
+    }
+    if let [_, argument, root] = env::argv().as_slice()
+        && argument == durability::ARGUMENT
+    {
+        return durability::sync(root.as_ref());
     }
     let env = Env::read();
     let no_color = env.text("NO_COLOR").is_some();

@@ -42,7 +42,7 @@ pub struct Docker {
 }
 
 impl Exporter for Oci {
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError> {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         match (&self.dest, self.tar) {
             (Destination::File(path), false) => write_directory(export, path),
             (dest, _) => deliver(dest, &mut |out| write_tar(export, false, out)),
@@ -51,7 +51,7 @@ impl Exporter for Oci {
 }
 
 impl Exporter for Docker {
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError> {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         only(export, "docker")?;
         deliver(&self.dest, &mut |out| write_tar(export, true, out))
     }
@@ -177,7 +177,7 @@ pub(super) fn write_tar(
                     .map_err(archive)?;
             }
             Piece::Blob(digest, size) => {
-                let blob = export.engine.store().blobs().open(digest)?;
+                let blob = export.store.blobs().open(digest)?;
                 let mut header = header(tar::EntryType::Regular, *size, 0o644);
                 tar.append_data(&mut header, path, blob.take(*size))
                     .map_err(archive)?;
@@ -190,7 +190,7 @@ pub(super) fn write_tar(
 
 /// Writes the layout as a directory, adding to one that is there: blobs are immutable, so only `index.json` has a
 /// moment, and that is a rename.
-fn write_directory(export: &Export<'_>, path: &Path) -> Result<Delivery, ExportError> {
+fn write_directory(export: &Export<'_>, path: &Path) -> Result<Vec<Delivery>, ExportError> {
     let fail = |path: &Path| {
         let path = path.to_owned();
         move |source| ExportError::Write { path, source }
@@ -221,16 +221,16 @@ fn write_directory(export: &Export<'_>, path: &Path) -> Result<Delivery, ExportE
                 if fs::metadata(path.join(name)).is_ok_and(|there| there.len() == *size) {
                     continue;
                 }
-                put(name, &mut export.engine.store().blobs().open(digest)?)?;
+                put(name, &mut export.store.blobs().open(digest)?)?;
             }
         }
     }
     put("oci-layout", &mut &*LAYOUT)?;
     let index = merged_index(export, path)?;
     put("index.json", &mut &*index)?;
-    Ok(Delivery::Directory {
+    Ok(vec![Delivery::Directory {
         path: path.to_owned(),
-    })
+    }])
 }
 
 /// The new `index.json`, with the entries of an earlier one that have other names.

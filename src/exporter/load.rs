@@ -67,7 +67,7 @@ impl Loader {
 }
 
 impl Exporter for Loader {
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError> {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         only(export, "docker")?;
         let mut child = self
             .child
@@ -92,10 +92,10 @@ impl Exporter for Loader {
         }
         written?;
         flushed.map_err(|error| self.failed(error.to_string()))?;
-        Ok(Delivery::Loaded {
+        Ok(vec![Delivery::Loaded {
             into: self.program.to_owned(),
             names: export.names.to_vec(),
-        })
+        }])
     }
 }
 

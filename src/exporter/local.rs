@@ -30,7 +30,6 @@ use super::Export;
 use super::ExportError;
 use super::Exporter;
 use super::ReadyImage;
-use super::open_merged;
 use crate::outcome::Delivery;
 
 /// `type=local`.
@@ -41,18 +40,17 @@ pub struct Local {
 }
 
 impl Exporter for Local {
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError> {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         for image in export.images {
             let mut dest = self.dest.clone();
             if export.images.len() > 1 {
                 dest.push(image.platform.to_string().replace('/', "_"));
             }
-            export.engine.prepare_files(&image.snapshot)?;
             write(export, image, &dest)?;
         }
-        Ok(Delivery::Directory {
+        Ok(vec![Delivery::Directory {
             path: self.dest.clone(),
-        })
+        }])
     }
 }
 
@@ -67,8 +65,7 @@ fn write(export: &Export<'_>, image: &ReadyImage, dest: &Path) -> Result<(), Exp
     let mut links: std::collections::BTreeMap<u32, PathBuf> = std::collections::BTreeMap::new();
     let mut result = Ok(());
     export
-        .engine
-        .store()
+        .store
         .trees()
         .walk(&image.snapshot.root.tree, &mut |path, entry| {
             if path.is_empty() {
@@ -132,7 +129,7 @@ fn place(
             if let Some(first) = node.link.and_then(|link| links.get(&link)) {
                 return root.hard_link(first, root, path);
             }
-            let mut from = open_merged(export, image, path.as_os_str().as_bytes(), node)?;
+            let mut from = (export.open)(&image.snapshot, path.as_os_str().as_bytes(), node)?;
             let mut to = root.open_with(
                 path,
                 OpenOptions::new().write(true).create_new(true).mode(0o600),

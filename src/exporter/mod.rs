@@ -1,12 +1,13 @@
 //! Where finished images go: one file per output type.
 //!
-//! [`oci`] and [`docker`] write archives of blobs, [`tar`] and [`local`] the root file system, [`store`] names the
-//! image in rbuild's own store, [`load`] hands it to podman or docker. An exporter is given finished images and a way
+//! [`archive`] writes the OCI image layout, [`tar`] and [`local`] the root file system, [`store`] names the image in
+//! rbuild's own store, [`push`] sends it to registries, [`load`] hands it to podman or docker. An exporter is given finished images and a way
 //! to read bytes; it makes nothing up. Files appear under their name only when they are whole.
 
 pub mod archive;
 pub mod load;
 pub mod local;
+pub mod push;
 pub mod store;
 pub mod tar;
 
@@ -16,16 +17,18 @@ use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rbuild_cache::FileNode;
 use rbuild_cache::LayerRef;
+use rbuild_cache::Lease;
 use rbuild_cache::Snapshot;
+use rbuild_cache::Store;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 
 use crate::image::Descriptor;
-use crate::ops::Engine;
-use crate::ops::OpError;
 use crate::outcome::Delivery;
+use crate::registry;
 use crate::request::Destination;
 
 /// An image whose layers have their digests.
@@ -66,8 +69,10 @@ pub struct ReadyIndex {
     pub descriptor: Descriptor,
 }
 
+/// Opens a file of a snapshot's merged tree.
+pub type OpenMerged<'a> = dyn Fn(&Snapshot, &[u8], &FileNode) -> io::Result<File> + Sync + 'a;
+
 /// What an exporter works with.
-#[derive(Debug)]
 pub struct Export<'a> {
     /// One a platform.
     pub images: &'a [ReadyImage],
@@ -75,8 +80,14 @@ pub struct Export<'a> {
     pub index: Option<&'a ReadyIndex>,
     /// Normalised names.
     pub names: &'a [String],
-    /// Where bytes come from.
-    pub engine: &'a Engine<'a>,
+    /// Where blobs are.
+    pub store: &'a Store,
+    /// Keeps gc away from what is exported.
+    pub lease: &'a Lease,
+    /// Where images are sent.
+    pub registry: &'a registry::Client,
+    /// Opens a file of a snapshot's merged tree at a resolved path.
+    pub open: &'a OpenMerged<'a>,
     /// Stop when it says so.
     pub cancel: &'a CancelToken,
 }
@@ -95,7 +106,7 @@ pub trait Exporter {
     ///
     /// # Errors
     /// If it could not be written whole; then nothing is left under its name.
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError>;
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError>;
 }
 
 /// Why an image could not be exported.
@@ -113,9 +124,6 @@ pub enum ExportError {
     /// Standard output.
     #[error("cannot write to standard output")]
     Stdout(#[source] io::Error),
-    /// The bytes of the image.
-    #[error("cannot read the image's files")]
-    Bytes(#[from] OpError),
     /// A layer.
     #[error("cannot write the image's layer")]
     Layer(#[from] rbuild_cache::LayerError),
@@ -136,6 +144,12 @@ pub enum ExportError {
         /// How many there are.
         count: usize,
     },
+    /// A name no registry can have.
+    #[error(transparent)]
+    Name(#[from] crate::registry::ParseReferenceError),
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] crate::registry::RegistryError),
     /// No program to load into.
     #[error("neither podman nor docker is there to load the image into")]
     NoLoader,
@@ -168,13 +182,13 @@ fn only<'a>(export: &'a Export<'_>, kind: &'static str) -> Result<&'a ReadyImage
 fn deliver(
     dest: &Destination,
     write: &mut dyn FnMut(&mut (dyn Write + Send)) -> Result<(), ExportError>,
-) -> Result<Delivery, ExportError> {
+) -> Result<Vec<Delivery>, ExportError> {
     match dest {
         Destination::Stdout => {
             let mut out = io::BufWriter::with_capacity(1 << 18, io::stdout());
             write(&mut out)?;
             out.flush().map_err(ExportError::Stdout)?;
-            Ok(Delivery::Stdout)
+            Ok(vec![Delivery::Stdout])
         }
         Destination::File(path) => {
             let fail = |source| ExportError::Write {
@@ -195,20 +209,10 @@ fn deliver(
             let aside = out.into_inner().map_err(|error| fail(error.into_error()))?;
             let size = aside.as_file().metadata().map_err(fail)?.len();
             aside.persist(path).map_err(|error| fail(error.error))?;
-            Ok(Delivery::File {
+            Ok(vec![Delivery::File {
                 path: path.clone(),
                 size,
-            })
+            }])
         }
     }
-}
-
-/// Opens the file of the merged tree at `path`.
-fn open_merged(
-    export: &Export<'_>,
-    image: &ReadyImage,
-    path: &[u8],
-    node: &rbuild_cache::FileNode,
-) -> io::Result<File> {
-    export.engine.open_in(&image.snapshot, path, node)
 }

@@ -15,8 +15,8 @@ use crate::outcome::Delivery;
 pub struct OwnStore;
 
 impl Exporter for OwnStore {
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError> {
-        let store = export.engine.store();
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
+        let store = export.store;
         for image in export.images {
             store.blobs().put(&image.config)?;
             store.blobs().put(&image.manifest)?;
@@ -34,7 +34,7 @@ impl Exporter for OwnStore {
                     };
                     store.set_known_layer(&descriptor.digest, &known)?;
                 }
-                export.engine.protect(LeaseRoot::Tree(layer.layer.tree))?;
+                export.lease.protect(LeaseRoot::Tree(layer.layer.tree))?;
             }
         }
         if let Some(index) = export.index {
@@ -43,7 +43,14 @@ impl Exporter for OwnStore {
         let top = export.top();
         let image = &export.images[0];
         let size = export.images.iter().map(|image| image.size()).sum();
-        for name in export.names {
+        // An image without a name goes by its id.
+        let unnamed = [image.id.to_string()];
+        let names = if export.names.is_empty() {
+            &unnamed
+        } else {
+            export.names
+        };
+        for name in names {
             let stored = StoredImage {
                 digest: top.digest,
                 media_type: top.media_type.clone(),
@@ -57,8 +64,8 @@ impl Exporter for OwnStore {
                 store.images().set(name, &stored)?;
             }
         }
-        Ok(Delivery::Store {
+        Ok(vec![Delivery::Store {
             names: export.names.to_vec(),
-        })
+        }])
     }
 }

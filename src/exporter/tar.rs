@@ -9,7 +9,6 @@ use super::ExportError;
 use super::Exporter;
 use super::deliver;
 use super::only;
-use super::open_merged;
 use crate::outcome::Delivery;
 use crate::request::Destination;
 
@@ -23,16 +22,15 @@ pub struct Tar {
 }
 
 impl Exporter for Tar {
-    fn export(&self, export: &Export<'_>) -> Result<Delivery, ExportError> {
+    fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         let image = only(export, "tar")?;
         let options = BlobOptions {
             compression: Compression::None,
             clamp: self.clamp,
         };
-        let open = |path: &[u8], node: &FileNode| open_merged(export, image, path, node);
-        export.engine.prepare_files(&image.snapshot)?;
+        let open = |path: &[u8], node: &FileNode| (export.open)(&image.snapshot, path, node);
         deliver(&self.dest, &mut |out| {
-            let trees = export.engine.store().trees();
+            let trees = export.store.trees();
             rbuild_cache::write_layer(
                 trees,
                 &image.snapshot.root.tree,

@@ -267,27 +267,42 @@ pub fn arriving(
     let mut builder = TreeBuilder::new();
     builder.set_root(entry.meta.clone());
     let mut failed = None;
+    let mut taken = false;
+    // Directories that are not wanted themselves, but stand above something that is, come with their metadata.
+    let mut above: Vec<(Vec<u8>, Meta)> = Vec::new();
     trees.walk(&whole.tree, &mut |path, below| {
         if path.is_empty() {
             return ControlFlow::Continue(());
         }
-        let text = String::from_utf8_lossy(path);
-        if exclude.matches(&text) || (!action.include.is_empty() && !include.matches(&text)) {
-            return ControlFlow::Continue(());
-        }
-        match (
-            change.meta(&below.meta, &below.node),
-            NewNode::of(&below.node),
-        ) {
-            (Ok(meta), Some(node)) => builder.insert(path, meta, node),
-            (Ok(_), None) => {}
-            (Err(error), _) => {
+        above.retain(|(dir, _)| path.starts_with(dir) && path.get(dir.len()) == Some(&b'/'));
+        let meta = match change.meta(&below.meta, &below.node) {
+            Ok(meta) => meta,
+            Err(error) => {
                 failed = Some(error);
                 return ControlFlow::Break(());
             }
+        };
+        let text = String::from_utf8_lossy(path);
+        let wanted =
+            !exclude.matches(&text) && (action.include.is_empty() || include.matches(&text));
+        match NewNode::of(&below.node) {
+            Some(node) if wanted => {
+                for (dir, meta) in above.drain(..) {
+                    builder.insert(&dir, meta, NewNode::Dir);
+                }
+                builder.insert(path, meta, node);
+                taken = true;
+            }
+            Some(NewNode::Dir) => above.push((path.to_vec(), meta)),
+            _ => {}
         }
         ControlFlow::Continue(())
     })?;
+    if !taken && !action.include.is_empty() && !action.allow_empty_wildcard {
+        return Err(CopyError::NotFound {
+            src: action.include.join(" "),
+        });
+    }
     if let Some(error) = failed {
         return Err(error);
     }

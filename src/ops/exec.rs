@@ -73,7 +73,7 @@ impl Executor for Sandbox {
 
     fn ownership(&self) -> Ownership {
         match self.rung() {
-            sandbox::Rung::Single => Ownership::Single,
+            sandbox::Rung::Single => Ownership::Logical,
             _ => Ownership::Keep,
         }
     }
@@ -268,7 +268,10 @@ impl Engine<'_> {
             return Ok(Vec::new());
         }
         let trees = self.store.trees();
-        let written = rbuild_cache::scan_dir(trees, &upper, ScanKind::Upper, step.cancel)?;
+        let mut written = rbuild_cache::scan_dir(trees, &upper, ScanKind::Upper, step.cancel)?;
+        if self.ownership == Ownership::Logical {
+            written = trees.keep_owners(&root.root.tree, &written.tree)?;
+        }
         // What was copied up and is as it was is no change; device nodes below live in the tree only.
         let layer = trees.reduce(&root.root.tree, &written.tree)?;
         trees.persist(&layer.tree)?;

@@ -252,12 +252,14 @@ impl<'a> Engine<'a> {
         self.store
     }
 
-    /// Protects something from gc as long as the build lives.
-    ///
-    /// # Errors
-    /// If the lease cannot be written.
-    pub fn protect(&self, root: LeaseRoot) -> Result<(), StoreError> {
-        self.lease.protect(root)
+    /// The registries.
+    pub fn registry(&self) -> &registry::Client {
+        self.registry
+    }
+
+    /// What keeps gc away.
+    pub fn lease(&self) -> &Lease {
+        self.lease
     }
 
     /// Where the build's steps keep and find each other's results.

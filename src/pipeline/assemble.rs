@@ -14,7 +14,6 @@ use rbuild_llb::event::Timestamp;
 use rbuild_llb::event::VertexEvent;
 
 use crate::clock;
-use crate::exporter::Export;
 use crate::exporter::ReadyImage;
 use crate::exporter::ReadyIndex;
 use crate::image::Descriptor;
@@ -220,17 +219,4 @@ impl ExportStep {
         self.event.error = error.unwrap_or_default();
         events.send(Event::Vertex(self.event));
     }
-}
-
-/// Sends an image to a registry and returns the digest it has there.
-pub(super) fn push(
-    engine: &Engine<'_>,
-    export: &Export<'_>,
-    name: &str,
-    events: &EventSink,
-) -> Result<OciDigest, OpError> {
-    let _ = (engine, export, name, events);
-    Err(OpError::Unsupported {
-        what: "pushing".into(),
-    })
 }

@@ -45,7 +45,7 @@ pub(super) fn sandbox(error: SandboxError) -> BuildError {
 pub(super) fn export(error: ExportError) -> BuildError {
     match error {
         ExportError::Cancelled => BuildError::interrupted(),
-        ExportError::Bytes(error) => op(error),
+        ExportError::Registry(error) => registry(error),
         ExportError::OnePlatform { .. } => BuildError::new(ErrorKind::Request, error)
             .hint("use `type=oci`, or name one platform with `--platform`"),
         ExportError::NoLoader => BuildError::new(ErrorKind::Environment, error)

@@ -79,6 +79,14 @@ impl<'a> Pinner<'a> {
 
     /// The pin of an image by its normalised name.
     pub(super) fn image_named(&self, name: &str, platform: &Platform) -> Result<Pin, BuildError> {
+        // An id is tried first: it is also a valid name of a repository nobody means.
+        let short = name.strip_prefix("docker.io/library/").unwrap_or(name);
+        let short = short.strip_suffix(":latest").unwrap_or(short);
+        if let Some(stored) = self.store.images().by_id(short).map_err(failure::store)?
+            && let Some(pin) = self.stored(&stored.digest, platform)?
+        {
+            return Ok(pin);
+        }
         self.image(
             &ImageSource {
                 reference: name.to_owned(),

@@ -4,7 +4,6 @@ use std::ffi::CString;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::ffi::OsStringExt as _;
@@ -286,9 +285,4 @@ fn environment(step: &Step, ca: bool) -> Vec<OsString> {
         }
     }
     env
-}
-
-/// A path that leads to what `fd` is open on.
-pub(super) fn proc_path(fd: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }

@@ -51,13 +51,12 @@ const HARDENED: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
-/// Mounts them below `root`.
-pub(super) fn mount_all(config: &Config, step: &Step, root: BorrowedFd<'_>) -> Result<(), Failure> {
+/// Mounts them below `root`, `proc` from [`proc`].
+pub(super) fn mount_all(step: &Step, root: BorrowedFd<'_>, proc: &OwnedFd) -> Result<(), Failure> {
     let mask = step.security == Security::Sandbox;
     mounts::make_dirs(CWD, Path::new("void")).during("make an empty directory")?;
 
-    let proc = proc(config).during("mount /proc")?;
-    attach(root, "proc", &proc)?;
+    attach(root, "proc", proc)?;
     if mask {
         for path in MASKED_PROC {
             hide(proc.as_fd(), path).during(format_args!("mask `/proc/{path}`"))?;
@@ -85,9 +84,9 @@ fn attach(root: BorrowedFd<'_>, path: &str, mount: &OwnedFd) -> Result<(), Failu
         .during(format_args!("mount `/{path}`"))
 }
 
-/// The process' own, or where the kernel refuses that (in a container that masks parts of its own: the new one would
+/// A `/proc`, mounted nowhere yet: the process' own, or where the kernel refuses that (in a container that masks parts of its own: the new one would
 /// reveal them) the one that is there.
-fn proc(config: &Config) -> rustix::io::Result<OwnedFd> {
+pub(super) fn proc(config: &Config) -> rustix::io::Result<OwnedFd> {
     match config.own_pids {
         true => mounts::new("proc", &[], HARDENED),
         false => mounts::copy(CWD, "/proc", true),

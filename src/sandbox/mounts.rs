@@ -73,6 +73,11 @@ pub(super) fn open_in(root: impl AsFd, path: impl AsRef<Path>) -> Result<OwnedFd
     open_in_with(root, path, OFlags::PATH)
 }
 
+/// As [`open_in`], a directory, for calls that take no `O_PATH` descriptor.
+pub(super) fn open_dir_in(root: impl AsFd, path: impl AsRef<Path>) -> Result<OwnedFd> {
+    open_in_with(root, path, OFlags::RDONLY | OFlags::DIRECTORY)
+}
+
 fn open_in_with(root: impl AsFd, path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
     loop {
         let opened = rustix::fs::openat2(
@@ -166,34 +171,81 @@ pub(super) fn write_file(at: impl AsFd, path: impl AsRef<Path>, mut data: &[u8])
     Ok(())
 }
 
+/// Why overlayfs refused a mount.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// The error.
+    pub(super) errno: Errno,
+    /// What the kernel says of it; empty if nothing.
+    pub(super) said: String,
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        let said = String::new();
+        Self { errno, said }
+    }
+}
+
+impl From<Refusal> for std::io::Error {
+    fn from(refusal: Refusal) -> Self {
+        refusal.errno.into()
+    }
+}
+
 /// An overlay of `layers` (bottom first), mounted nowhere yet. The layers, `upper` and `work` are names in the current
 /// directory: a mount option holds 255 bytes, and mount(2) without `lowerdir+` (before Linux 6.5) a page for all.
 ///
 /// `userxattr` is what makes opaque directories possible in a user namespace; `volatile` leaves out the sync of the
 /// whole file system that an unmount does otherwise.
-pub(super) fn overlay(layers: &[String], upper: Option<[&str; 2]>) -> Result<OwnedFd> {
+pub(super) fn overlay(
+    layers: &[String],
+    upper: Option<[&str; 2]>,
+) -> std::result::Result<OwnedFd, Refusal> {
     let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let set = |key: &str, value: &str| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value);
-    set("source", "overlay")?;
-    // The topmost lower comes first.
-    for (at, layer) in layers.iter().rev().enumerate() {
-        match set("lowerdir+", layer) {
-            Err(Errno::INVAL) if at == 0 => return overlay_by_string(layers, upper),
-            result => result?,
+    let configure = || {
+        set("source", "overlay")?;
+        // The topmost lower comes first.
+        for layer in layers.iter().rev() {
+            set("lowerdir+", layer)?;
         }
+        if let Some([upper, work]) = upper {
+            set("upperdir", upper)?;
+            set("workdir", work)?;
+            rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile")?;
+        }
+        rustix::mount::fsconfig_set_flag(fs.as_fd(), "userxattr")?;
+        rustix::mount::fsconfig_create(fs.as_fd())?;
+        rustix::mount::fsmount(
+            fs.as_fd(),
+            FsMountFlags::FSMOUNT_CLOEXEC,
+            MountAttrFlags::empty(),
+        )
+    };
+    configure().or_else(|errno| {
+        let said = messages(&fs);
+        // Before Linux 6.5 overlayfs took options as one string, had nothing to say, and refused what it did not know
+        // only at the end.
+        if errno == Errno::INVAL && (said.is_empty() || said.contains("Unknown parameter")) {
+            return Ok(overlay_by_string(layers, upper)?);
+        }
+        Err(Refusal { errno, said })
+    })
+}
+
+/// What a file system in the making has to say: one message a read, each with a letter for its severity in front.
+fn messages(fs: &OwnedFd) -> String {
+    let mut said = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(len @ 1..) = rustix::io::read(fs, &mut buffer[..]) {
+        let text = String::from_utf8_lossy(&buffer[..len]);
+        let message = text
+            .trim_end()
+            .trim_start_matches(|c: char| "eiw".contains(c));
+        said.push(message.trim_start().to_owned());
     }
-    if let Some([upper, work]) = upper {
-        set("upperdir", upper)?;
-        set("workdir", work)?;
-        rustix::mount::fsconfig_set_flag(fs.as_fd(), "volatile")?;
-    }
-    rustix::mount::fsconfig_set_flag(fs.as_fd(), "userxattr")?;
-    rustix::mount::fsconfig_create(fs.as_fd())?;
-    rustix::mount::fsmount(
-        fs.as_fd(),
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
+    said.join("; ")
 }
 
 fn overlay_by_string(layers: &[String], upper: Option<[&str; 2]>) -> Result<OwnedFd> {

@@ -176,6 +176,11 @@ fn single(why: &str, user: u32) -> Finding {
 }
 
 fn single_fix(user: u32) -> String {
+    if rustix::thread::no_new_privs().unwrap_or(false) {
+        return "allow setuid programs (docker, podman: without `--security-opt no-new-privileges`; Kubernetes: \
+                `allowPrivilegeEscalation: true`)"
+            .to_owned();
+    }
     if userns::helper("newuidmap").is_err() {
         return "install newuidmap and newgidmap (package uidmap or shadow-utils)".to_owned();
     }

@@ -1,7 +1,7 @@
 //! The file system of a step.
 //!
 //! Everything is put together in the step's own mount namespace and vanishes with it. Names are made in one small
-//! memory file system, the *scratch*, which no path of the host leads to:
+//! memory file system, the *scratch*, mounted over the host's `/proc` there:
 //!
 //! ```text
 //! l0 l1 …  links to the layers; short names, since mount options are short
@@ -53,6 +53,9 @@ use super::step::Step;
 /// Where the CA bundle is in a step.
 pub(super) const CA_PATH: &str = "/run/rbuild/ca.pem";
 
+/// overlayfs' limit of 500 (fs/overlayfs/params.h, OVL_MAX_STACK) less `stub` and `top`.
+const MAX_LOWERS: usize = 498;
+
 /// Something to be mounted.
 struct Prepared {
     dest: PathBuf,
@@ -64,17 +67,18 @@ struct Prepared {
 /// Makes the step's file system and moves the process into it. Afterwards `/` is the step's and nothing of the
 /// host's can be reached by a path.
 pub(super) fn enter(config: &Config, step: &Step) -> Result<(), Failure> {
+    let proc = kernelfs::proc(config).during("mount /proc")?;
     let scratch = mounts::new(
         "tmpfs",
         &[("mode", "0755")],
         MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
     )
     .during("mount a tmpfs")?;
-    // Mounted over `/`, it hides nothing: paths start at the root that was there before.
-    rustix::fs::openat(CWD, "/", path_flags(), Mode::empty())
-        .and_then(|root| mounts::attach(&scratch, root))
+    // It has to be somewhere, and the host's `/proc` is there everywhere and needed no more.
+    rustix::fs::openat(CWD, "/proc", path_flags(), Mode::empty())
+        .and_then(|at| mounts::attach(&scratch, at))
         .and_then(|()| rustix::process::fchdir(&scratch))
-        .during("mount a tmpfs over `/`")?;
+        .during("mount a tmpfs in the step's namespace")?;
 
     let mut prepared = etc_files(config, step)?;
     for mount in &step.mounts {
@@ -84,7 +88,7 @@ pub(super) fn enter(config: &Config, step: &Step) -> Result<(), Failure> {
     prepared.sort_by_key(|p| p.dest.components().count());
 
     let root = stack_with_mount_points(&step.root, &prepared)?;
-    kernelfs::mount_all(config, step, root.as_fd())?;
+    kernelfs::mount_all(step, root.as_fd(), &proc)?;
     for p in &prepared {
         let doing = format_args!("mount {} on `{}`", p.named, p.dest.display());
         place(root.as_fd(), p)
@@ -194,6 +198,7 @@ fn prepare(mount: &Mount, number: usize) -> Result<Prepared, Failure> {
         } => {
             let doing = format_args!("stack the layers for `{}`", dest.display());
             let tree = layers(&format!("m{number}"), lowers, upper.as_ref(), work, subpath)
+                .map_err(|refusal| refusal.errno)
                 .during(doing)?;
             (tree, "layers".to_owned())
         }
@@ -227,10 +232,14 @@ fn prepare(mount: &Mount, number: usize) -> Result<Prepared, Failure> {
         }
     };
     let stat = rustix::fs::fstat(&tree).during(format_args!("look at {named}"))?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind == FileType::Symlink {
+        return Err(Errno::LOOP).during(format_args!("bind {named}, a symbolic link"));
+    }
     Ok(Prepared {
         dest: dest.clone(),
         mount: tree,
-        directory: FileType::from_raw_mode(stat.st_mode) == FileType::Directory,
+        directory: kind == FileType::Directory,
         named,
     })
 }
@@ -242,7 +251,7 @@ fn layers(
     upper: Option<&PathBuf>,
     work: &Path,
     subpath: &Path,
-) -> rustix::io::Result<OwnedFd> {
+) -> Result<OwnedFd, mounts::Refusal> {
     let names = link_all(prefix, lowers)?;
     let (u, w, place) = (
         format!("{prefix}u"),
@@ -267,7 +276,7 @@ fn layers(
     mounts::make_dirs(CWD, Path::new(&place))?;
     let at = rustix::fs::openat(CWD, &place, path_flags(), Mode::empty())?;
     mounts::attach(&mount, at)?;
-    mounts::copy(mounts::open_in(&mount, subpath)?, "", true)
+    Ok(mounts::copy(mounts::open_in(&mount, subpath)?, "", true)?)
 }
 
 /// Links to `paths`, named `prefix` and a number.
@@ -362,32 +371,37 @@ fn stack(names: &[String], root: &Root) -> Result<OwnedFd, Failure> {
         mounts::attach(&mount, at)?;
         Ok(mount)
     });
-    mounted.map_err(|e| {
-        let mut doing = format!("stack {} layers with overlayfs", root.lowers.len());
-        let paths = root
-            .lowers
-            .iter()
-            .chain(root.upper.as_ref().map(|_| &root.work));
-        if let Some(missing) = paths.chain(&root.upper).find(|path| !path.is_dir()) {
-            doing += &format!(", `{}` among them", missing.display());
-        } else if let Some(upper) = &root.upper {
-            doing += &format!(", writing to `{}`", upper.display());
-        }
-        Failure::Setup {
-            doing,
-            hint: overlay_hint(e),
-            errno: e.raw_os_error(),
-        }
-    })
+    mounted.map_err(|refusal| refused(refusal, root))
 }
 
-fn overlay_hint(e: Errno) -> Option<String> {
-    match e {
+fn refused(refusal: mounts::Refusal, root: &Root) -> Failure {
+    let mut doing = format!("stack {} layers with overlayfs", root.lowers.len());
+    let paths = root
+        .lowers
+        .iter()
+        .chain(root.upper.as_ref().map(|_| &root.work));
+    if let Some(missing) = paths.chain(&root.upper).find(|path| !path.is_dir()) {
+        doing += &format!(", `{}` among them", missing.display());
+    } else if let Some(upper) = &root.upper {
+        doing += &format!(", writing to `{}`", upper.display());
+    }
+    if !refusal.said.is_empty() {
+        doing += &format!(" ({})", refusal.said);
+    }
+    let hint = match refusal.errno {
+        Errno::INVAL if root.lowers.len() > MAX_LOWERS => {
+            Some(format!("overlayfs takes {MAX_LOWERS} layers: squash some"))
+        }
         Errno::INVAL | Errno::OPNOTSUPP | Errno::STALE => Some(OVERLAY_FIX.to_owned()),
         Errno::PERM | Errno::NODEV => {
             Some("overlayfs in a user namespace takes Linux 5.11; see `rbuild doctor`".to_owned())
         }
         _ => None,
+    };
+    Failure::Setup {
+        doing,
+        hint,
+        errno: refusal.errno.raw_os_error(),
     }
 }
 
@@ -395,7 +409,7 @@ fn overlay_hint(e: Errno) -> Option<String> {
 fn copy_parents(merged: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<()> {
     for dir in path.ancestors().skip(1) {
         let top = Path::new("top").join(dir);
-        let original = match mounts::open_in(merged, Path::new("/").join(dir)) {
+        let original = match mounts::open_dir_in(merged, Path::new("/").join(dir)) {
             Err(Errno::NOENT) => continue,
             opened => opened?,
         };
@@ -420,10 +434,8 @@ fn copy_parents(merged: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<()> {
 }
 
 fn copy_xattrs(from: &OwnedFd, to: &Path) -> rustix::io::Result<()> {
-    // The xattr calls do not take O_PATH descriptors.
-    let from = super::child::proc_path(from);
     let mut names = vec![0; 64 << 10];
-    let len = match rustix::fs::listxattr(&from, &mut names[..]) {
+    let len = match rustix::fs::flistxattr(from, &mut names[..]) {
         Err(Errno::OPNOTSUPP) => return Ok(()),
         len => len?,
     };
@@ -433,7 +445,7 @@ fn copy_xattrs(from: &OwnedFd, to: &Path) -> rustix::io::Result<()> {
         .filter(|name| !name.is_empty())
         .collect();
     for name in names {
-        let len = rustix::fs::getxattr(&from, name, &mut value[..])?;
+        let len = rustix::fs::fgetxattr(from, name, &mut value[..])?;
         match rustix::fs::setxattr(to, name, &value[..len], rustix::fs::XattrFlags::empty()) {
             // tmpfs has no user xattrs before Linux 6.6, and no file system sets a label without being asked by the
             // security module that owns it.
@@ -445,12 +457,10 @@ fn copy_xattrs(from: &OwnedFd, to: &Path) -> rustix::io::Result<()> {
 }
 
 /// Makes `root` the process' root. pivot_root(2), "pivot_root(".", ".")": the old root comes to lie over the new one,
-/// and the scratch still lies over the old one. Each unmount takes away the topmost, and the second all that is
-/// mounted below the old root.
+/// and is unmounted with all that is below it.
 fn pivot(root: BorrowedFd<'_>) -> Result<(), Failure> {
     rustix::process::fchdir(root)
         .and_then(|()| rustix::process::pivot_root(".", "."))
-        .and_then(|()| rustix::mount::unmount(".", UnmountFlags::DETACH))
         .and_then(|()| rustix::mount::unmount(".", UnmountFlags::DETACH))
         .and_then(|()| rustix::process::chdir("/"))
         .during("make the step's root the root")

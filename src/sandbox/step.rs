@@ -8,7 +8,7 @@ use super::wire::Wire;
 use super::wire::wire_enum;
 use super::wire::wire_struct;
 
-/// One process to run, and all it sees.
+/// One process to run, and all it sees. Paths of the host must be absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// The file system at `/`.

@@ -196,6 +196,19 @@ pub(super) fn loopback_up() -> io::Result<()> {
     Ok(())
 }
 
+/// Leaves the session keyring, with the keys the user has in it, for a new and empty one.
+pub(super) fn new_session_keyring() -> io::Result<()> {
+    // SAFETY: the null pointer stands for a name; no memory is touched.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            libc::KEYCTL_JOIN_SESSION_KEYRING,
+            std::ptr::null::<libc::c_char>(),
+        )
+    })?;
+    Ok(())
+}
+
 /// Sets a resource limit, `resource` a `RLIMIT_…` number.
 pub(super) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 {

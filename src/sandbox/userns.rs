@@ -199,7 +199,12 @@ pub(super) fn enter(plan: Result<Plan, String>) -> Result<Ids, EnterError> {
         },
         Err(why) => (None, why),
     };
-    unshare_soon()?;
+    if let Err(e) = unshare_soon() {
+        if let Some(granter) = granter {
+            granter.dismiss();
+        }
+        return Err(e);
+    }
     let why_single = match granter.map(Granter::grant) {
         Some(Ok(())) => return Ok(Ids::Full),
         Some(Err(why)) => why,
@@ -281,6 +286,15 @@ impl Granter {
         Ok(Self { go, said, children })
     }
 
+    /// Sends the children away, with nothing done.
+    fn dismiss(self) {
+        drop(self.go);
+        for child in self.children {
+            // Gone is what it is to be.
+            _ = ended_well(child);
+        }
+    }
+
     /// Has the maps of this process, now inside, written.
     fn grant(self) -> Result<(), String> {
         let failed = |e: &dyn std::fmt::Display| format!("cannot have the id maps written: {e}");
@@ -288,12 +302,7 @@ impl Granter {
         drop(self.go);
         let mut ok = true;
         for child in self.children {
-            let status = rustix::io::retry_on_intr(|| {
-                rustix::process::waitid(WaitId::Pid(child), WaitIdOptions::EXITED)
-            });
-            ok &= status
-                .map_err(|e| failed(&e))?
-                .is_some_and(|s| s.exit_status() == Some(0));
+            ok &= ended_well(child).map_err(|e| failed(&e))?;
         }
         if ok {
             return Ok(());
@@ -304,6 +313,14 @@ impl Granter {
             .map_err(|e| failed(&e))?;
         Err(said.trim().replace('\n', "; "))
     }
+}
+
+/// Waits for a child; whether it exited with 0.
+fn ended_well(child: Pid) -> rustix::io::Result<bool> {
+    let status = rustix::io::retry_on_intr(|| {
+        rustix::process::waitid(WaitId::Pid(child), WaitIdOptions::EXITED)
+    })?;
+    Ok(status.is_some_and(|s| s.exit_status() == Some(0)))
 }
 
 fn write_map(

@@ -256,6 +256,8 @@ fn serve() -> io::Result<()> {
     sys::dup_to(File::open("/dev/null")?, 0)?;
     // Not a copy of the terminal's Ctrl-C: the builder decides when steps are killed.
     rustix::process::setsid()?;
+    // An insecure step must not find the user's keys. Where keyrings are forbidden to us they are to it.
+    drop(sys::new_session_keyring());
     // The end of the socket says the same; this says it while a step's mounts are being made.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     let Some((bytes, _)) = receive(&socket)? else {

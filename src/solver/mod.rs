@@ -35,6 +35,7 @@ mod solve;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use rbuild_llb::CacheKey;
 use rbuild_llb::CancelToken;

@@ -3,19 +3,12 @@
 //! The channel to the loop is bounded, so that a step that writes faster than its output can be shown waits
 //! instead of filling the memory. The loop never waits for a worker but by reading that channel.
 
-use std::any::Any;
 use std::io;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
 use std::sync::mpsc;
-use std::sync::mpsc::Receiver;
-use std::sync::mpsc::Sender;
-use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::thread::Scope;
 
 use rbuild_llb::CancelToken;
-use rbuild_llb::KeyRecord;
 use rbuild_llb::Op;
 use rbuild_llb::Vertex;
 use rbuild_llb::VertexId;
@@ -24,10 +17,7 @@ use rbuild_llb::event::Timestamp;
 use rbuild_llb::event::VertexEvent;
 
 use super::Evaluate;
-use super::Input;
-use super::Load;
 use super::Made;
-use super::StepControl;
 use super::event_digest;
 use super::lookup::Pending;
 use super::lookup::Plan;
@@ -36,6 +26,14 @@ use super::queue::Lane;
 use super::queue::Node;
 use super::queue::Queue;
 use super::tail::Tail;
+use super::worker::Job;
+use super::worker::Message;
+use super::worker::Outcome;
+use super::worker::Shared;
+use super::worker::Step;
+use super::worker::Tell;
+use super::worker::Told;
+use super::worker::Workers;
 
 /// Events that may wait for the loop before the steps that send them do.
 const BACKLOG: usize = 1024;
@@ -141,65 +139,6 @@ pub fn solve<E: Evaluate>(
     progress.end(&plan.roots)
 }
 
-/// One step of the graph.
-struct Step<'a> {
-    id: VertexId,
-    vertex: &'a Vertex,
-    inputs: Vec<(usize, u32)>,
-    digest: &'a str,
-}
-
-/// What the workers see.
-struct Shared<'a, E: Evaluate> {
-    evaluate: &'a E,
-    graph: &'a [Step<'a>],
-    stop: &'a CancelToken,
-    clock: &'a (dyn Fn() -> Timestamp + Sync),
-}
-
-impl<E: Evaluate> Clone for Shared<'_, E> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<E: Evaluate> Copy for Shared<'_, E> {}
-
-/// What a worker is asked to do.
-struct Job<O> {
-    position: usize,
-    pending: Box<Pending>,
-    inputs: Vec<(O, u32)>,
-}
-
-/// What the loop is told.
-enum Message<O, E> {
-    /// The build was cancelled.
-    Wake,
-    /// The step does more than look itself up.
-    Started { position: usize, at: Timestamp },
-    /// The step has something to say.
-    Event { position: usize, event: Event },
-    /// The worker is done with the step.
-    Ended {
-        worker: usize,
-        position: usize,
-        at: Timestamp,
-        outcome: Outcome<O, E>,
-    },
-}
-
-/// How a step ended.
-enum Outcome<O, E> {
-    /// Its inputs came out as they were once before.
-    Found(O),
-    /// It ran.
-    Built(O),
-    Failed(E),
-    Panicked(String),
-    Cancelled,
-}
-
 /// What the loop knows of a step.
 enum Progress<O> {
     /// Nothing needs it.
@@ -231,15 +170,6 @@ struct Loop<'a, E: Evaluate> {
     /// Why nothing more is started.
     failure: Option<SolveError<E::Error>>,
 }
-
-/// The threads steps run on, made when first needed.
-struct Workers<O> {
-    jobs: Vec<Sender<Job<O>>>,
-    idle: Vec<usize>,
-}
-
-type Tell<E> = SyncSender<Message<<E as Evaluate>::Output, <E as Evaluate>::Error>>;
-type Told<E> = Receiver<Message<<E as Evaluate>::Output, <E as Evaluate>::Error>>;
 
 impl<'a, E: Evaluate> Loop<'a, E> {
     /// Reports all steps, publishes what was found by content, and queues what must run.
@@ -514,105 +444,6 @@ impl<'a, E: Evaluate> Loop<'a, E> {
     }
 }
 
-impl<O: Clone + Send + Sync + 'static> Workers<O> {
-    fn start<'scope, 'env, 'a: 'scope, E: Evaluate<Output = O>>(
-        &mut self,
-        scope: &'scope Scope<'scope, 'env>,
-        shared: Shared<'a, E>,
-        tell: &Tell<E>,
-    ) -> io::Result<usize> {
-        let worker = self.jobs.len();
-        let (give, jobs) = mpsc::channel::<Job<O>>();
-        let tell = tell.clone();
-        thread::Builder::new()
-            .name(format!("step-{worker}"))
-            .spawn_scoped(scope, move || {
-                for job in jobs {
-                    let position = job.position;
-                    let outcome = catch_unwind(AssertUnwindSafe(|| shared.work(job, &tell)))
-                        .unwrap_or_else(|panic| Outcome::Panicked(panic_message(&*panic)));
-                    let at = (shared.clock)();
-                    let ended = Message::Ended {
-                        worker,
-                        position,
-                        at,
-                        outcome,
-                    };
-                    if tell.send(ended).is_err() {
-                        return;
-                    }
-                }
-            })?;
-        self.jobs.push(give);
-        Ok(worker)
-    }
-}
-
-impl<E: Evaluate> Shared<'_, E> {
-    /// Carries out one job, on a worker's thread.
-    fn work(&self, job: Job<E::Output>, tell: &Tell<E>) -> Outcome<E::Output, E::Error> {
-        if self.stop.is_cancelled() {
-            return Outcome::Cancelled;
-        }
-        // An error of a step that was told to stop says nothing about the step.
-        self.try_work(job, tell).unwrap_or_else(|error| {
-            if self.stop.is_cancelled() {
-                Outcome::Cancelled
-            } else {
-                Outcome::Failed(error)
-            }
-        })
-    }
-
-    fn try_work(
-        &self,
-        job: Job<E::Output>,
-        tell: &Tell<E>,
-    ) -> Result<Outcome<E::Output, E::Error>, E::Error> {
-        let position = job.position;
-        let Step { vertex, digest, .. } = &self.graph[position];
-        let inputs: Vec<Input<'_, E::Output>> = job
-            .inputs
-            .iter()
-            .map(|(output, index)| Input {
-                output,
-                index: *index,
-            })
-            .collect();
-        let mut records: Vec<KeyRecord> = vec![job.pending.definition];
-        match job.pending.content {
-            Some(missed) => records.push(missed),
-            None => {
-                if let Some(record) = self.evaluate.content_record(vertex, &inputs)? {
-                    let key = record.key();
-                    if !vertex.meta.ignore_cache
-                        && let Load::Hit(output) = self.evaluate.load(vertex, &key)
-                    {
-                        let made = Made::Found { by: &key };
-                        self.evaluate.store(vertex, &records, &output, made)?;
-                        return Ok(Outcome::Found(output));
-                    }
-                    records.push(record);
-                }
-            }
-        }
-        let started = (self.clock)();
-        let at = started;
-        // Only a loop that is gone does not listen, and then nobody does.
-        drop(tell.send(Message::Started { position, at }));
-        let control = StepControl {
-            cancel: self.stop,
-            digest,
-            events: &|event| drop(tell.send(Message::Event { position, event })),
-        };
-        let output = self.evaluate.execute(vertex, &inputs, &control)?;
-        let completed = (self.clock)();
-        let made = Made::Executed { started, completed };
-        self.evaluate.store(vertex, &records, &output, made)?;
-        Ok(Outcome::Built(output))
-    }
-}
-
 fn lane(vertex: &Vertex) -> Lane {
     match vertex.op {
         Op::Source(_) => Lane::Fetch,
@@ -639,10 +470,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("no message").to_owned()
 }

@@ -106,7 +106,7 @@ pub fn warnings(progress: &Progress, expand: bool, terminal: Terminal) {
     let talks = !matches!(progress.mode(), ProgressMode::Quiet | ProgressMode::RawJson);
     let text = warning::summary(&progress.warnings(), expand, terminal.color);
     if talks && !text.is_empty() {
-        say(&text);
+        relay(format!("{text}\n").as_bytes());
     }
 }
 

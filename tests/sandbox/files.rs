@@ -70,7 +70,7 @@ sh: can't create /f: Read-only file system
 }
 
 #[test]
-fn mount_points_are_found_through_links_and_whiteouts() {
+fn mount_points_are_found_through_links() {
     let fixture = Fixture::new();
     let lower = fixture.path("lower");
     // systemd's layout: a link to what only a running system has.
@@ -102,6 +102,44 @@ ok
 "#]]
     );
     assert_eq!(fixture.upper(), [""; 0]);
+}
+
+#[test]
+fn mount_points_are_found_where_a_layer_deletes_them() {
+    let fixture = Fixture::new();
+    fixture.lower("gone/x", "old");
+    fixture.lower("renewed/x", "old");
+    fixture
+        .write(
+            &[],
+            "rm -rf /gone /renewed && mkdir -m 700 /renewed && touch /renewed/y",
+        )
+        .stdout();
+    assert_eq!(
+        fixture.upper(),
+        ["whiteout 0 gone", "dir 700 renewed", "file 644 renewed/y"]
+    );
+    let mut command = fixture.command();
+    command.arg("--lower").arg(fixture.path("upper"));
+    for dest in ["/gone/x", "/renewed/x"] {
+        command.arg(format!("--mount=type=file,data=new,dst={dest}"));
+    }
+    let script = "cat /gone/x /renewed/x; echo; ls /gone /renewed; stat -c %a /renewed";
+    let outcome = Outcome(command.args(["sh", "-c", script]).output().unwrap());
+    assert_data_eq!(
+        outcome.text(),
+        str![[r#"
+newnew
+/gone:
+x
+
+/renewed:
+x
+y
+700
+
+"#]]
+    );
 }
 
 #[test]
@@ -137,6 +175,12 @@ fn links_never_lead_out_of_the_root() {
         let mount = format!("--mount=type={kind},src={},sub=link,dst=/m", tree.display());
         assert_eq!(fixture.sh(&[&mount], "cat /m").stdout(), "own", "{kind}");
     }
+    let mount = format!(
+        "--mount=type=bind,src={}/tree/link,dst=/m",
+        fixture.dir.path().display()
+    );
+    let text = fixture.sh(&[&mount], "true").text();
+    assert!(text.contains("Too many levels of symbolic links"), "{text}");
 }
 
 #[test]
@@ -181,17 +225,24 @@ fn binds_and_layers_keep_or_drop_writes() {
 }
 
 #[test]
-fn many_layers_are_stacked() {
+fn layers_are_stacked_up_to_the_kernels_limit() {
     let fixture = Fixture::new();
     let mut command = fixture.command();
-    for number in 0..400 {
+    let add = |command: &mut Command, number: usize| {
         let layer = fixture.path(&format!("a-rather-long-name-for-a-layer-{number}"));
         fs::create_dir(&layer).unwrap();
         fs::write(layer.join("top"), number.to_string()).unwrap();
         command.arg("--lower").arg(layer);
-    }
+    };
+    // With the one of the fixture.
+    (1..498).for_each(|number| add(&mut command, number));
     let outcome = Outcome(command.args(["cat", "/top"]).output().unwrap());
-    assert_eq!(outcome.stdout(), "399");
+    assert_eq!(outcome.stdout(), "497");
+
+    let mut command = fixture.command();
+    (498..1000).for_each(|number| add(&mut command, number));
+    let text = Outcome(command.arg("true").output().unwrap()).text();
+    assert!(text.contains("hint: overlayfs takes 498 layers"), "{text}");
 }
 
 #[test]

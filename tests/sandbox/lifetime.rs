@@ -3,6 +3,11 @@
 use super::*;
 use std::os::unix::process::CommandExt as _;
 
+/// A time to sleep that no other test, and no other run of the tests, uses.
+fn mark(test: u32) -> String {
+    format!("86400.{test}{}", std::process::id())
+}
+
 /// A run whose step has written `ready`, with a mark in its arguments to know its processes by.
 fn started(fixture: &Fixture, mark: &str, script: &str) -> Child {
     let mut command = fixture.command();
@@ -51,7 +56,7 @@ fn none_left(mark: &str) {
 #[test]
 fn nothing_outlives_a_killed_builder() {
     let fixture = Fixture::new();
-    let mark = "86401.1";
+    let mark = &mark(1);
     let mut child = started(
         &fixture,
         mark,
@@ -66,7 +71,7 @@ fn nothing_outlives_a_killed_builder() {
 #[test]
 fn an_interrupt_ends_the_step_and_then_the_builder() {
     let fixture = Fixture::new();
-    let mark = "86402.1";
+    let mark = &mark(2);
     let child = started(
         &fixture,
         mark,
@@ -83,7 +88,7 @@ fn an_interrupt_ends_the_step_and_then_the_builder() {
 #[test]
 fn daemons_end_with_the_step() {
     let fixture = Fixture::new();
-    let mark = "86403.1";
+    let mark = &mark(3);
     let script = format!("for i in $(seq 200); do setsid sleep {mark} & done; echo started");
     assert_eq!(fixture.sh(&[], &script).stdout(), "started\n");
     assert_eq!(processes(mark), [""; 0]);

@@ -420,8 +420,11 @@ fn describe(
     check_owner(path, meta, owners)?;
     if owners == Ownership::Keep {
         let (uid, gid) = ids(meta);
-        rustix::fs::fchown(fd, uid, gid)
-            .map_err(|errno| failed("set the owner of", path, errno.into()))?;
+        rustix::fs::fchown(fd, uid, gid).map_err(|errno| match errno {
+            // An id that the user namespace does not map.
+            Errno::INVAL => foreign(path, meta),
+            errno => failed("set the owner of", path, errno.into()),
+        })?;
     }
     for (name, value) in &meta.xattrs {
         let escaped;
@@ -448,13 +451,17 @@ fn describe(
 
 fn check_owner(path: &[u8], meta: &Meta, owners: Ownership) -> Result<(), LayerError> {
     if owners == Ownership::Single && (meta.uid, meta.gid) != (0, 0) {
-        return Err(LayerError::Owner {
-            path: show(path),
-            uid: meta.uid,
-            gid: meta.gid,
-        });
+        return Err(foreign(path, meta));
     }
     Ok(())
+}
+
+fn foreign(path: &[u8], meta: &Meta) -> LayerError {
+    LayerError::Owner {
+        path: show(path),
+        uid: meta.uid,
+        gid: meta.gid,
+    }
 }
 
 fn ids(meta: &Meta) -> (Option<Uid>, Option<Gid>) {

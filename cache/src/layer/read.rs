@@ -279,7 +279,7 @@ impl<'a> Layer<'a> {
     fn entry<R: Read>(
         &mut self,
         reader: &mut Reader<R>,
-        entry: Entry,
+        mut entry: Entry,
         path: &[u8],
     ) -> Result<(), LayerError> {
         let node = match entry.kind {
@@ -296,6 +296,8 @@ impl<'a> Layer<'a> {
                         "is a symbolic link with an impossible target",
                     ));
                 }
+                // The only mode a link can have on Linux; other systems write others.
+                entry.meta.mode = 0o777;
                 NewNode::Symlink { target: entry.link }
             }
             Kind::Char { major, minor } => NewNode::Char { major, minor },

@@ -90,6 +90,21 @@ fn everything(fixture: &mut Fixture) -> TreeRef {
     fixture.dir(&format!("{long}/{}", "e".repeat(9)), 0o755);
     fixture.file(&format!("{long}/{}", "f".repeat(9)), b"100");
     fixture.file(&format!("{long}/{}", "g".repeat(10)), b"101");
+    let deep = format!("z/{}/{}", "p".repeat(60), "q".repeat(60));
+    fixture.file(&format!("{deep}/{}", "r".repeat(60)), b"split");
+    let tagged = Meta {
+        xattrs: xattrs(&[(b"user.a", b"1")]),
+        ..meta(0o644)
+    };
+    let path = format!("{deep}/{}", "x".repeat(60));
+    fixture.file_with(path.as_bytes(), tagged, b"pax");
+    fixture.file(&format!("z/{}", "s".repeat(120)), b"s");
+    fixture.dir(&format!("z/{}", "t".repeat(98)), 0o755);
+    fixture.file(
+        &format!("z{}", format!("/{}", "u".repeat(30)).repeat(10)),
+        b"u",
+    );
+    fixture.dir(&format!("z/{}/{}", "v".repeat(97), "w".repeat(60)), 0o755);
     fixture.file_with(b"\xff", meta(0o644), b"binary");
     fixture.finish()
 }
@@ -103,7 +118,7 @@ fn the_tar_is_byte_for_byte_what_go_writes() {
     let (blob, written) = fixture.write(layer, &PLAIN).unwrap();
     assert_eq!(
         written.diff_id.hex(),
-        "60492540cf32a7b354db9ae498554ce6ea356fa1f743413c00b23c2e248a1a2a"
+        "5d8471d0d36b88e176527eb65e1fc0ceb646e7025272e58386c3557d923a69e2"
     );
     assert_eq!(written.digest, written.diff_id);
     assert_eq!(written.digest, sha256(&blob));
@@ -208,7 +223,7 @@ fn foreign_tools_read_the_blobs() {
             find("a/umlaut"),
             "lrwxrwxrwx 0/0 0 2023-11-14 22:13 a/umlaut -> ü"
         );
-        assert_eq!(lines.len(), 17);
+        assert_eq!(lines.len(), 23);
         assert_eq!(lines[1].last(), Some(&"a/.wh..wh..opq"));
     }
 }
@@ -457,6 +472,24 @@ fn a_cancelled_layer_stops() {
         &cancel,
     );
     assert!(matches!(result, Err(LayerError::Cancelled)));
+}
+
+#[test]
+fn a_panic_while_reading_is_not_a_deadlock() {
+    let mut fixture = Fixture::new();
+    fixture.file("x", b"1");
+    let layer = fixture.finish();
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        write_layer(
+            &fixture.trees,
+            &layer.tree,
+            &PLAIN,
+            &|_, _| panic!("a bug"),
+            &mut io::sink(),
+            &CancelToken::new(),
+        )
+    }));
+    assert!(result.is_err());
 }
 
 #[test]

@@ -125,6 +125,7 @@ impl Slot {
     /// Makes the frame unless somebody else has begun to.
     fn make(&self, maker: &Maker<'_, '_>) {
         let state = std::mem::replace(&mut *self.lock(), State::Elsewhere);
+        let _released = Release(self);
         let state = match state {
             State::Planned(frame) => State::Made(maker.make(&frame)),
             // Nothing is waiting for this to change but the one who takes it.
@@ -152,6 +153,18 @@ impl Slot {
                         .unwrap_or_else(PoisonError::into_inner);
                 }
             }
+        }
+    }
+}
+
+/// Lets the one who waits for a frame go on if making it panics; rayon hands the panic on when the scope ends.
+struct Release<'a>(&'a Slot);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            *self.0.lock() = State::Made(Err(LayerError::Cancelled));
+            self.0.changed.notify_one();
         }
     }
 }

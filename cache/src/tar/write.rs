@@ -2,8 +2,8 @@
 //! ustar header where everything fits, else a PAX header before it with what does not.
 //!
 //! Times are whole seconds, cut towards the past: containerd truncates `ModTime` before it writes a layer, and a
-//! fraction would cost every entry a PAX header. User and group names are empty. A name of more than 100 bytes or with
-//! bytes above 0x7f goes into a PAX `path`, as it is: PAX asks for UTF-8, but every reader takes the bytes.
+//! fraction would cost every entry a PAX header. User and group names are empty. A name that ustar cannot hold, or with
+//! bytes above 0x7f, goes into a PAX `path`, as it is: PAX asks for UTF-8, but every reader takes the bytes.
 
 use std::collections::BTreeMap;
 
@@ -56,22 +56,30 @@ pub(crate) fn header(to: &mut Vec<u8>, path: &[u8], meta: &Meta, kind: &Kind<'_>
     number(&mut fields.mtime, b"mtime", mtime.into());
     octal(&mut fields.mode, (meta.mode & 0o7777).into());
     fields.linkflag = [flag.as_byte()];
-    for (field, key, value) in [
-        (&mut fields.name, b"path".as_slice(), name.as_slice()),
-        (&mut fields.linkname, b"linkpath", link),
-    ] {
-        if !text(field, value) {
-            records.insert(key.to_vec(), value.to_vec());
-        }
+    if !text(&mut fields.linkname, link) {
+        records.insert(b"linkpath".to_vec(), link.to_vec());
     }
     if !matches!(kind, Kind::Link { .. }) {
         for (name, value) in &meta.xattrs {
             records.insert(pax::encode_xattr(name), value.clone());
         }
     }
+    let short = text(&mut header.as_old_mut().name, &name);
     if let Some(ustar) = header.as_ustar_mut() {
         octal(&mut ustar.dev_major, device.0.into());
         octal(&mut ustar.dev_minor, device.1.into());
+        match split(&name) {
+            // Only if nothing else needs a PAX header.
+            Some((prefix, rest)) if records.is_empty() => {
+                ustar.name.fill(0);
+                text(&mut ustar.name, rest);
+                text(&mut ustar.prefix, prefix);
+            }
+            _ if short => {}
+            _ => {
+                records.insert(b"path".to_vec(), name.clone());
+            }
+        }
     }
     checksum(&mut header);
 
@@ -79,6 +87,22 @@ pub(crate) fn header(to: &mut Vec<u8>, path: &[u8], meta: &Meta, kind: &Kind<'_>
         extended(to, &name, &records);
     }
     to.extend_from_slice(header.as_bytes());
+}
+
+/// Divides a name that is too long for its field at a slash, so that prefix and name hold it.
+fn split(name: &[u8]) -> Option<(&[u8], &[u8])> {
+    const NAME: usize = 100;
+    const PREFIX: usize = 155;
+    if name.len() <= NAME || !name.is_ascii() {
+        return None;
+    }
+    let searched = match name.strip_suffix(b"/") {
+        Some(dir) if name.len() <= PREFIX + 1 => dir,
+        _ => &name[..name.len().min(PREFIX + 1)],
+    };
+    let slash = searched.iter().rposition(|b| *b == b'/')?;
+    let (prefix, rest) = (&name[..slash], &name[slash + 1..]);
+    (slash > 0 && (1..=NAME).contains(&rest.len())).then_some((prefix, rest))
 }
 
 /// The PAX header before an entry called `name`.

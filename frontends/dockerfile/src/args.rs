@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rbuild_llb::Diagnostic;
+use rbuild_llb::Span;
 use rbuild_llb::frontend::FrontendRequest;
 use rbuild_llb::op::ProxyEnv;
 
@@ -10,11 +11,13 @@ use crate::ast::Ast;
 use crate::env::Env;
 use crate::words::Shell;
 
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 /// `--build-arg`s, SOURCE_DATE_EPOCH among them where the request has it.
 pub(crate) fn build_args(request: &FrontendRequest) -> BTreeMap<String, String> {
     let mut args = request.build_args.clone();
     if let Some(epoch) = request.source_date_epoch {
-        args.insert("SOURCE_DATE_EPOCH".to_owned(), epoch.to_string());
+        args.insert(EPOCH.to_owned(), epoch.to_string());
     }
     args
 }
@@ -62,6 +65,17 @@ pub(crate) fn global_args(ast: &Ast, request: &FrontendRequest) -> Result<Env, V
                 }
             }
         }
+    }
+    let epoch = given.get(EPOCH).map(String::as_str).or(env.get(EPOCH));
+    if let Some(epoch) = epoch.filter(|epoch| !epoch.is_empty() && epoch.parse::<i64>().is_err()) {
+        let named = ast.meta.iter().flat_map(|(_, args)| args);
+        let span = match named.into_iter().rfind(|arg| arg.name.text == EPOCH) {
+            Some(arg) => arg.name.span.clone(),
+            None => Span::new(&request.source, 0..0),
+        };
+        let message = format!("`{EPOCH}` is `{epoch}`, which is no number of seconds");
+        let hint = "taking it from a context or a stage is not supported";
+        errors.push(Diagnostic::error(message, span, "").hint(hint));
     }
     match errors.is_empty() {
         true => Ok(env),

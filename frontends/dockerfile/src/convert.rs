@@ -23,6 +23,7 @@ use rbuild_llb::frontend::SourceRequest;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::ProxyEnv;
 use rbuild_llb::op::SourceOp;
+use rbuild_llb::pattern::read_ignore_file;
 
 use crate::args::build_args;
 use crate::args::proxy_env;
@@ -31,18 +32,18 @@ use crate::ast::Head;
 use crate::ast::Kind;
 use crate::ast::Word;
 use crate::env::Env;
-use crate::ignore;
 use crate::lint::Linter;
 use crate::lint::Rule;
 use crate::stages::Base;
 use crate::stages::Command;
 use crate::stages::Graph;
-use crate::suggest::nearest;
+use crate::suggest::nearest_variable;
 use crate::words::Shell;
 
 mod base;
 mod config;
 mod copy;
+mod ignored;
 mod mount;
 mod ports;
 mod quote;
@@ -50,6 +51,7 @@ mod remote;
 mod run;
 mod signal;
 
+use ignored::Ignored;
 pub(crate) use mount::check as check_mounts;
 pub(crate) use mount::needs_context as mounts_context;
 pub(crate) use remote::foreseen;
@@ -106,6 +108,8 @@ pub(crate) struct Converter<'a> {
     build_args: BTreeMap<String, String>,
     proxy_env: ProxyEnv,
     context: SourceOp,
+    /// What is left out of it, for the rule that reports copies of such files.
+    ignored: Option<Ignored>,
     lint: Linter,
     definition: Definition,
     states: BTreeMap<usize, State>,
@@ -121,13 +125,17 @@ pub(crate) struct Finished {
     pub(crate) lint: Linter,
 }
 
+fn ignored(request: &FrontendRequest) -> Vec<String> {
+    let file = request.ignore.as_ref();
+    file.map_or_else(Vec::new, |file| read_ignore_file(&file.text))
+}
+
 /// The main build context.
 pub(crate) fn main_context(request: &FrontendRequest) -> SourceOp {
-    let exclude = request.ignore.as_ref();
     SourceOp::Local(LocalSource {
         name: "context".to_owned(),
         include: Vec::new(),
-        exclude: exclude.map_or_else(Vec::new, |file| ignore::patterns(&file.text)),
+        exclude: ignored(request),
     })
 }
 
@@ -153,6 +161,7 @@ impl<'a> Converter<'a> {
             proxy_env: proxy_env(&build_args),
             build_args,
             context: main_context(request),
+            ignored: Ignored::new(&ignored(request)),
             lint,
             definition: Definition::new(),
             states: BTreeMap::new(),
@@ -382,7 +391,7 @@ impl<'a> Converter<'a> {
             return;
         }
         let mut message = format!("Usage of undefined variable '${name}'");
-        if let Some(near) = nearest(name, to.state.env.names()) {
+        if let Some(near) = nearest_variable(name, to.state.env.names()) {
             message.push_str(&format!(" (did you mean ${near}?)"));
         }
         self.lint.report(Rule::UndefinedVar, head, span, message);

@@ -2,10 +2,10 @@
 //!
 //! It does no I/O and runs nothing. [`Dockerfile`] is the way in; the way through:
 //!
-//! - [`lexer`]: logical lines, with the place of every byte; [`parse`]: the syntax tree ([`ast`]), all problems at once
-//! - [`words`]: quotes, escapes and variables; [`args`]: ARG outside stages
-//! - [`stages`]: which stages there are, what they need, what the target needs
-//! - [`convert`]: stages to vertices and image configs; [`lint`]: BuildKit's rules
+//! - `lexer`: logical lines, with the place of every byte; `parse`: the syntax tree (`ast`), all problems at once
+//! - `words`: quotes, escapes and variables; `args`: ARG outside stages
+//! - `stages`: which stages there are, what they need, what the target needs
+//! - `convert`: stages to vertices and image configs; `lint`: BuildKit's rules
 //!
 //! Sources of files (contexts, git, http) do not depend on what is built for, so they are asked for, and stand in the
 //! graph, with the build platform: builds for several platforms share them.
@@ -15,7 +15,6 @@ mod ast;
 mod convert;
 mod env;
 mod git;
-mod ignore;
 mod lexer;
 mod lint;
 mod parse;
@@ -67,7 +66,7 @@ struct Plan {
 impl Plan {
     fn new(request: &FrontendRequest, pins: &Pins) -> Result<Self, Vec<Diagnostic>> {
         let ast = parse::parse(&Site::file(&request.source))?;
-        let mut lint = Linter::new(&ast);
+        let mut lint = Linter::new(&ast)?;
         lint::check(&ast, &mut lint);
         Graph::check_defaults(&ast, request, &mut lint);
         let mut graph = Graph::new(&ast, request, &mut lint)?;

@@ -7,6 +7,7 @@ use rbuild_llb::Span;
 
 use crate::ast::Ast;
 use crate::ast::Head;
+use crate::words::parse_bool;
 
 mod checks;
 
@@ -17,6 +18,7 @@ pub(crate) use checks::holds_secret;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rule {
     ConsistentInstructionCasing,
+    CopyIgnoredFile,
     DuplicateStageName,
     ExposeInvalidFormat,
     ExposeProtoCasing,
@@ -24,6 +26,8 @@ pub(crate) enum Rule {
     FromPlatformFlagConstDisallowed,
     InvalidBaseImagePlatform,
     InvalidDefaultArgInFrom,
+    /// Reported only where it is asked for.
+    InvalidDefinitionDescription,
     JsonArgsRecommended,
     LegacyKeyValueFormat,
     MaintainerDeprecated,
@@ -42,6 +46,7 @@ impl Rule {
     fn name(self) -> &'static str {
         match self {
             Self::ConsistentInstructionCasing => "ConsistentInstructionCasing",
+            Self::CopyIgnoredFile => "CopyIgnoredFile",
             Self::DuplicateStageName => "DuplicateStageName",
             Self::ExposeInvalidFormat => "ExposeInvalidFormat",
             Self::ExposeProtoCasing => "ExposeProtoCasing",
@@ -49,6 +54,7 @@ impl Rule {
             Self::FromPlatformFlagConstDisallowed => "FromPlatformFlagConstDisallowed",
             Self::InvalidBaseImagePlatform => "InvalidBaseImagePlatform",
             Self::InvalidDefaultArgInFrom => "InvalidDefaultArgInFrom",
+            Self::InvalidDefinitionDescription => "InvalidDefinitionDescription",
             Self::JsonArgsRecommended => "JSONArgsRecommended",
             Self::LegacyKeyValueFormat => "LegacyKeyValueFormat",
             Self::MaintainerDeprecated => "MaintainerDeprecated",
@@ -65,32 +71,62 @@ impl Rule {
     }
 }
 
-/// What `check=` says: `skip=A,B` or `skip=all`, and `error=true`.
+/// What `check=` says: `skip=A,B` or `skip=all`, `experimental=` alike, and `error=true`.
 #[derive(Debug, Clone, Default)]
 struct Config {
-    all: bool,
-    skip: BTreeSet<String>,
+    skip: Rules,
+    experimental: Rules,
     error: bool,
 }
 
-impl Config {
+/// A choice of rules.
+#[derive(Debug, Clone, Default)]
+struct Rules {
+    all: bool,
+    names: BTreeSet<String>,
+}
+
+impl Rules {
     fn parse(value: &str) -> Self {
-        let mut config = Self::default();
-        for option in value.split(';') {
-            match option.split_once('=') {
-                Some(("skip", "all")) => config.all = true,
-                Some(("skip", names)) => config
-                    .skip
-                    .extend(names.split(',').map(|name| name.trim().to_owned())),
-                Some(("error", value)) => config.error = value == "true",
-                _ => {}
-            }
+        let names = value.split(',').map(|name| name.trim().to_owned());
+        Self {
+            all: value == "all",
+            names: names.collect(),
         }
-        config
     }
 
-    fn skips(&self, rule: Rule) -> bool {
-        self.all || self.skip.contains(rule.name())
+    fn contain(&self, rule: Rule) -> bool {
+        self.all || self.names.contains(rule.name())
+    }
+}
+
+impl Config {
+    /// Reads the value of a `check` directive, which ends at the first blank.
+    ///
+    /// # Errors
+    /// The option that is none.
+    fn parse(value: &str) -> Result<Self, String> {
+        let mut config = Self::default();
+        for option in value.split(' ').next().unwrap_or_default().splitn(3, ';') {
+            let (key, value) = option.split_once('=').ok_or(option)?;
+            match key.trim() {
+                "skip" => config.skip = Rules::parse(value.trim()),
+                "experimental" => config.experimental = Rules::parse(value.trim()),
+                "error" => config.error = parse_bool(value.trim()).ok_or(option)?,
+                _ => return Err(option.to_owned()),
+            }
+        }
+        Ok(config)
+    }
+
+    /// The one that comments above an instruction give.
+    fn of_comments(comments: &[String]) -> Option<Self> {
+        let check = |comment: &String| {
+            let (name, value) = comment.split_once('=')?;
+            let named = name.trim().eq_ignore_ascii_case("check");
+            named.then(|| Self::parse(value.trim()).ok()).flatten()
+        };
+        comments.iter().find_map(check)
     }
 }
 
@@ -102,26 +138,46 @@ pub(crate) struct Linter {
 }
 
 impl Linter {
-    pub(crate) fn new(ast: &Ast) -> Self {
-        let check = ast.directives.iter().find(|d| d.name == "check");
-        Self {
-            config: check.map_or_else(Config::default, |d| Config::parse(&d.value)),
+    pub(crate) fn new(ast: &Ast) -> Result<Self, Vec<Diagnostic>> {
+        let mut linter = Self {
+            config: Config::default(),
             found: Vec::new(),
+        };
+        if let Some(check) = ast.directives.iter().find(|d| d.name == "check") {
+            linter.config = Config::parse(&check.value).map_err(|option| {
+                let message = format!("invalid check option `{option}`");
+                let hint = "the options are `skip=…`, `experimental=…` and `error=true`";
+                vec![Diagnostic::error(message, check.span.clone(), "").hint(hint)]
+            })?;
         }
+        Ok(linter)
     }
 
     /// Reports a finding about an instruction, unless the file or a `# check=` comment above it skips the rule.
     pub(crate) fn report(&mut self, rule: Rule, head: &Head, span: &Span, message: String) {
-        let own = head.comments.iter().find_map(|c| c.strip_prefix("check="));
-        if !own.is_some_and(|value| Config::parse(value).skips(rule)) {
-            self.report_at(rule, span, message);
+        let own = Config::of_comments(&head.comments).unwrap_or_default();
+        let wanted = match rule {
+            // An experimental rule that is asked for cannot be skipped.
+            Rule::InvalidDefinitionDescription => {
+                own.experimental.contain(rule) || self.config.experimental.contain(rule)
+            }
+            _ => !own.skip.contain(rule) && !self.config.skip.contain(rule),
+        };
+        if wanted {
+            self.add(rule, span, message);
         }
     }
 
     /// Reports a finding about a place.
     pub(crate) fn report_at(&mut self, rule: Rule, span: &Span, message: String) {
+        if !self.config.skip.contain(rule) {
+            self.add(rule, span, message);
+        }
+    }
+
+    fn add(&mut self, rule: Rule, span: &Span, message: String) {
         let finding = Diagnostic::warning(rule.name(), message, span.clone(), "");
-        if !self.config.skips(rule) && !self.found.contains(&finding) {
+        if !self.found.contains(&finding) {
             self.found.push(finding);
         }
     }

@@ -507,7 +507,8 @@ impl<'a> Input<'a> {
             }
             _ => {}
         }
-        let mut trigger = self.slice(&parts.rest).to_owned();
+        // Blanks at the end stay, as BuildKit has them in the config.
+        let mut trigger = self.line.text()[parts.rest.start..].to_owned();
         for heredoc in &self.line.heredocs {
             trigger.push('\n');
             trigger.push_str(&heredoc.content);

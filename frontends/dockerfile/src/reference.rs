@@ -148,9 +148,12 @@ fn valid_tag(tag: &str) -> bool {
 
 fn valid_digest(digest: &str) -> bool {
     digest.split_once(':').is_some_and(|(algorithm, hex)| {
-        algorithm.starts_with(|c: char| c.is_ascii_alphabetic())
-            && hex.len() >= 32
-            && hex.bytes().all(|b| b.is_ascii_hexdigit())
+        let parts = algorithm.split(['+', '.', '-', '_']);
+        let part = |part: &str| {
+            part.starts_with(|c: char| c.is_ascii_alphabetic())
+                && part.bytes().all(|b| b.is_ascii_alphanumeric())
+        };
+        parts.into_iter().all(part) && hex.len() >= 32 && hex.bytes().all(|b| b.is_ascii_hexdigit())
     })
 }
 

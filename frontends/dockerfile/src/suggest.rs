@@ -1,15 +1,32 @@
 //! "Did you mean".
 
-/// The candidate that is at most two edits away from `typed`, the nearest first and then the first given; none if
-/// `typed` is itself a candidate, because then the name was not the problem.
+/// The candidate that is at most two edits away from `typed`, whatever their case, the nearest first and then the
+/// first given; none if `typed` is itself a candidate, because then the name was not the problem.
 pub(crate) fn nearest<'a>(
     typed: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
     let typed = typed.to_lowercase();
+    pick(candidates, |candidate| {
+        distance(&typed, &candidate.to_lowercase())
+    })
+}
+
+/// The same for names of variables, whose case counts.
+pub(crate) fn nearest_variable<'a>(
+    typed: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    pick(candidates, |candidate| distance(typed, candidate))
+}
+
+fn pick<'a>(
+    candidates: impl IntoIterator<Item = &'a str>,
+    distance: impl Fn(&str) -> usize,
+) -> Option<&'a str> {
     let mut best: Option<(usize, &str)> = None;
     for candidate in candidates {
-        let edits = distance(&typed, &candidate.to_lowercase());
+        let edits = distance(candidate);
         if edits == 0 {
             return None;
         }
@@ -20,23 +37,28 @@ pub(crate) fn nearest<'a>(
     best.map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein's distance in characters, or 3 when the lengths alone make it 3 or more.
+/// Edits between two words: insertions, deletions, substitutions and swaps of neighbours; 3 when the lengths alone
+/// make it 3 or more.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     if a.len().abs_diff(b.len()) >= 3 {
         return 3;
     }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let substitute = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substitute.min(row[j] + 1).min(diagonal + 1);
+    let mut table = vec![(0..=b.len()).collect::<Vec<usize>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i];
+        for j in 1..=b.len() {
+            let mut edits = (table[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]))
+                .min(table[i - 1][j] + 1)
+                .min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                edits = edits.min(table[i - 2][j - 2] + 1);
+            }
+            row.push(edits);
         }
+        table.push(row);
     }
-    row[b.len()]
+    table[a.len()][b.len()]
 }
 
 #[cfg(test)]

@@ -129,7 +129,7 @@ impl Converter<'_> {
         self.once(before, head);
         let args = self.arguments(line, head, to);
         to.state.history(format!("CMD {}", quote_all(&args)), true);
-        to.state.config.config.cmd = Some(args);
+        to.state.config.config.cmd = Some(args).filter(|args| !args.is_empty());
         // BuildKit sets it on every platform, so images built by either are the same.
         to.state.config.config.args_escaped = true;
         Ok(())

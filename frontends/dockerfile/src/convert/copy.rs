@@ -17,6 +17,7 @@ use super::Converted;
 use super::Converter;
 use super::Inputs;
 use super::meta;
+use super::remote::Remote;
 use crate::ast::Head;
 use crate::ast::Transfer;
 use crate::ast::Word;
@@ -85,6 +86,13 @@ impl Copies {
     }
 }
 
+/// The step an instruction becomes.
+struct Step<'a> {
+    keyword: &'static str,
+    name: String,
+    head: &'a Head,
+}
+
 /// An instruction's words after expansion.
 struct Expanded {
     chown: Option<Word>,
@@ -104,6 +112,7 @@ impl Converter<'_> {
         to: &mut Building,
     ) -> Converted<()> {
         let words = self.words(copy, head, to)?;
+        let name = self.name(head, to);
         let mut copies = begin(copy, &words, to)?;
         for path in &words.paths {
             let remote = match crate::git::parse(&path.text) {
@@ -118,11 +127,19 @@ impl Converter<'_> {
             }
             let source = match from {
                 Some(source) => source,
-                None => Some(self.context(&head.span)),
+                None => {
+                    self.check_ignored("Copy", path, head);
+                    Some(self.context(&head.span))
+                }
             };
             copies.push(source, local(&copies, &path.text, copy.parents, false));
         }
-        self.end(copy, &words, copies, "COPY", head, to)
+        let step = Step {
+            keyword: "COPY",
+            name,
+            head,
+        };
+        self.end(copy, &words, copies, step, to)
     }
 
     /// ADD.
@@ -141,19 +158,41 @@ impl Converter<'_> {
                 return Err(Box::new(Diagnostic::error(message, span, "")));
             }
         }
+        let name = self.name(head, to);
         let mut copies = begin(add, &words, to)?;
         for path in &words.paths {
             if let Some(url) = crate::git::parse(&path.text) {
-                self.add_git(url, path, words.checksum.as_ref(), add, &mut copies, to)?;
+                let remote = Remote {
+                    path,
+                    checksum: words.checksum.as_ref(),
+                    name: &name,
+                };
+                self.add_git(url, &remote, add, &mut copies)?;
             } else if is_http(&path.text) {
-                self.add_url(path, words.checksum.as_ref(), add, &mut copies, to)?;
+                let remote = Remote {
+                    path,
+                    checksum: words.checksum.as_ref(),
+                    name: &name,
+                };
+                self.add_url(&remote, add, &mut copies)?;
             } else {
+                self.check_ignored("Add", path, head);
                 let source = self.context(&head.span);
                 let unpack = add.unpack.unwrap_or(true);
                 copies.push(Some(source), local(&copies, &path.text, false, unpack));
             }
         }
-        self.end(add, &words, copies, "ADD", head, to)
+        let step = Step {
+            keyword: "ADD",
+            name,
+            head,
+        };
+        self.end(add, &words, copies, step, to)
+    }
+
+    fn name(&self, head: &Head, to: &mut Building) -> String {
+        let title = Self::title(self.shell, &head.text, &to.state.env);
+        self.prefixed(&title, to)
     }
 
     fn words(&mut self, transfer: &Transfer, head: &Head, to: &Building) -> Converted<Expanded> {
@@ -180,16 +219,16 @@ impl Converter<'_> {
         transfer: &Transfer,
         words: &Expanded,
         mut copies: Copies,
-        keyword: &str,
-        head: &Head,
+        step: Step<'_>,
         to: &mut Building,
     ) -> Converted<()> {
+        let head = step.head;
         for document in &transfer.documents {
             let source = self.document(document, head, to)?;
             let copy = copies.plain(paths::absolute("/", &document.name));
             copies.push(Some(source), copy);
         }
-        let mut line = keyword.to_owned();
+        let mut line = step.keyword.to_owned();
         if transfer.parents {
             line.push_str(" --parents");
         }
@@ -205,9 +244,7 @@ impl Converter<'_> {
             line.push_str(&format!(" <<{}", document.name));
         }
         line.push_str(&format!(" {} # buildkit", words.dest));
-        let title = Self::title(self.shell, &head.text, &to.state.env);
-        let name = self.prefixed(&title, to);
-        let meta = meta(name, head, to.ignore_cache);
+        let meta = meta(step.name, head, to.ignore_cache);
         let (op, inputs) = copies.op();
         self.step(op, inputs, meta, to);
         to.state.history(line, false);
@@ -309,15 +346,15 @@ pub(crate) fn is_http(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
 
-/// `user[:group]`; `None` if it is empty.
+/// `user[:group]`, where an empty part is root; `None` if there is nothing.
 pub(super) fn owner(text: &str) -> Option<Owner> {
     let part = |text: &str| match (text, text.parse()) {
-        ("root", _) => UserRef::Id(0),
+        ("root" | "", _) => UserRef::Id(0),
         (_, Ok(id)) => UserRef::Id(id),
         _ => UserRef::Name(text.to_owned()),
     };
     let (user, group) = match text.split_once(':') {
-        Some((user, group)) => (user, Some(group).filter(|group| !group.is_empty())),
+        Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
     (!text.is_empty()).then(|| Owner {
@@ -382,7 +419,8 @@ mod t {
             ("1:2", Some((id(1), Some(id(2))))),
             ("root:app", Some((id(0), Some(name("app"))))),
             ("app", Some((name("app"), None))),
-            ("app:", Some((name("app"), None))),
+            ("app:", Some((name("app"), Some(id(0))))),
+            (":2", Some((id(0), Some(id(2))))),
         ] {
             let want = want.map(|(user, group)| Owner { user, group });
             assert_eq!(owner(text), want, "{text}");

@@ -131,8 +131,6 @@ impl Converter<'_> {
             true => String::new(),
             false => paths::absolute(&to.state.dir, &fields.target),
         };
-        let optional = !fields.required;
-        let (uid, gid) = (fields.uid.unwrap_or(0), fields.gid.unwrap_or(0));
         match fields.kind.as_str() {
             "secret" => {
                 if from.is_some() || fields.sharing.is_some() {
@@ -146,30 +144,19 @@ impl Converter<'_> {
                     Ok,
                 );
             }
+            "ssh" if !fields.source.is_empty() => return error("an ssh mount has no `source`"),
             "ssh" => {
-                if !fields.source.is_empty() {
-                    return error("an ssh mount has no `source`");
-                }
-                let default = format!("/run/buildkit/ssh_agent.{}", mounts.ssh().count());
-                mounts.list.push(Mount {
-                    input: None,
-                    selector: String::new(),
-                    dest: if dest.is_empty() { default } else { dest },
-                    output: None,
-                    readonly: false,
-                    kind: MountKind::Ssh {
-                        id: non_empty(fields.id, "default"),
-                        uid,
-                        gid,
-                        mode: fields.mode.unwrap_or(0o600),
-                        optional,
-                    },
-                });
+                ssh(fields, dest, mounts);
                 return Ok(());
             }
             _ => {}
         }
-        if matches!(dest.as_str(), "" | "/") {
+        // Without a target it is the working directory.
+        let dest = match dest.is_empty() {
+            true => paths::absolute("/", &to.state.dir),
+            false => dest,
+        };
+        if dest == "/" {
             return error("a mount needs a `target` other than `/`");
         }
         let kind = match fields.kind.as_str() {
@@ -177,8 +164,8 @@ impl Converter<'_> {
                 id: self.cache_id(&fields),
                 sharing: fields.sharing.unwrap_or(CacheSharing::Shared),
                 mode: fields.mode.unwrap_or(0o755),
-                uid,
-                gid,
+                uid: fields.uid.unwrap_or(0),
+                gid: fields.gid.unwrap_or(0),
             },
             "tmpfs" => MountKind::Tmpfs { size: fields.size },
             _ => MountKind::Bind,
@@ -268,6 +255,24 @@ fn secret(fields: Fields, dest: String, mounts: &mut Mounts) -> Option<()> {
         });
     }
     Some(())
+}
+
+fn ssh(fields: Fields, dest: String, mounts: &mut Mounts) {
+    let default = format!("/run/buildkit/ssh_agent.{}", mounts.ssh().count());
+    mounts.list.push(Mount {
+        input: None,
+        selector: String::new(),
+        dest: non_empty(dest, &default),
+        output: None,
+        readonly: false,
+        kind: MountKind::Ssh {
+            id: non_empty(fields.id, "default"),
+            uid: fields.uid.unwrap_or(0),
+            gid: fields.gid.unwrap_or(0),
+            mode: fields.mode.unwrap_or(0o600),
+            optional: !fields.required,
+        },
+    });
 }
 
 fn non_empty(text: String, default: &str) -> String {

@@ -9,7 +9,6 @@ use rbuild_llb::frontend::SourceRequest;
 use rbuild_llb::op::HttpSource;
 use rbuild_llb::op::SourceOp;
 
-use super::Building;
 use super::Converted;
 use super::Converter;
 use super::copy::Copies;
@@ -20,16 +19,25 @@ use crate::git::GitError;
 use crate::git::GitUrl;
 use crate::paths;
 
+/// A source of ADD that is fetched.
+pub(super) struct Remote<'a> {
+    /// The URL.
+    pub(super) path: &'a Word,
+    /// `--checksum`.
+    pub(super) checksum: Option<&'a Word>,
+    /// Name of the step; the fetch has the same.
+    pub(super) name: &'a str,
+}
+
 impl Converter<'_> {
     pub(super) fn add_git(
         &mut self,
         url: Result<GitUrl, GitError>,
-        path: &Word,
-        checksum: Option<&Word>,
+        remote: &Remote<'_>,
         add: &Transfer,
         copies: &mut Copies,
-        to: &Building,
     ) -> Converted<()> {
+        let path = remote.path;
         let fail =
             |message: String| Err(Box::new(Diagnostic::error(message, path.span.clone(), "")));
         let url = match url {
@@ -41,7 +49,7 @@ impl Converter<'_> {
         {
             return fail("`--keep-git-dir` and the URL contradict each other".to_owned());
         }
-        let demanded = checksum.map(|word| word.text.clone());
+        let demanded = remote.checksum.map(|word| word.text.clone());
         if let (Some(flag), Some(query)) = (&demanded, &url.checksum)
             && flag != query
         {
@@ -64,21 +72,20 @@ impl Converter<'_> {
                 git.reference
             ));
         }
-        let edge = self.remote(pinned, path, to);
+        let edge = self.remote(pinned, remote);
         copies.push(Some(edge), copies.plain("/"));
         Ok(())
     }
 
     pub(super) fn add_url(
         &mut self,
-        path: &Word,
-        checksum: Option<&Word>,
+        remote: &Remote<'_>,
         add: &Transfer,
         copies: &mut Copies,
-        to: &Building,
     ) -> Converted<()> {
+        let path = remote.path;
         let mut http = http_source(&path.text);
-        if let Some(word) = checksum {
+        if let Some(word) = remote.checksum {
             let digest: OciDigest = word.text.parse().map_err(|error| {
                 let message = format!("invalid `--checksum` value `{}`", word.text);
                 Diagnostic::error(message, word.span.clone(), format!("{error}"))
@@ -89,7 +96,7 @@ impl Converter<'_> {
         let Some(pinned) = self.pinned(&SourceOp::Http(http), path) else {
             return Ok(());
         };
-        let edge = self.remote(pinned, path, to);
+        let edge = self.remote(pinned, remote);
         let mut copy = copies.plain(paths::absolute("/", &name));
         copy.attempt_unpack = add.unpack.unwrap_or(false);
         copies.push(Some(edge), copy);
@@ -109,13 +116,10 @@ impl Converter<'_> {
         pinned
     }
 
-    fn remote(&mut self, source: SourceOp, path: &Word, to: &Building) -> Edge {
+    fn remote(&mut self, source: SourceOp, remote: &Remote<'_>) -> Edge {
         let platform = self.request.build_platform.clone();
-        let name = match to.name.is_empty() {
-            true => format!("[internal] fetch {}", path.text),
-            false => format!("[{} internal] fetch {}", to.name, path.text),
-        };
-        self.internal(Op::Source(source), &platform, &name, &path.span)
+        let span = &remote.path.span;
+        self.internal(Op::Source(source), &platform, remote.name, span)
     }
 }
 

@@ -74,15 +74,6 @@ impl Converter<'_> {
         {
             env.set("SSH_AUTH_SOCK", socket);
         }
-        let network = match run.network.as_ref().map(|word| word.text.as_str()) {
-            Some("none") => NetworkMode::None,
-            Some("host") => NetworkMode::Host,
-            _ => self.request.network,
-        };
-        let security = match run.security.as_ref().map(|word| word.text.as_str()) {
-            Some("insecure") => SecurityMode::Insecure,
-            _ => SecurityMode::Sandbox,
-        };
         let line = history(&args, &to.state.args, &to.state.env);
         let op = Op::Exec(ExecOp {
             args,
@@ -90,8 +81,8 @@ impl Converter<'_> {
             cwd: to.state.dir.clone(),
             user: to.state.user.clone(),
             mounts: mounts.list,
-            network,
-            security,
+            network: network(run, self.request.network),
+            security: security(run),
             secret_env: mounts.secret_env,
             hostname: self.build_arg("BUILDKIT_SANDBOX_HOSTNAME").to_owned(),
             extra_hosts: self.request.extra_hosts.clone(),
@@ -151,6 +142,22 @@ impl Converter<'_> {
             kind: MountKind::Bind,
         });
         CommandLine::Shell(crate::paths::absolute(SCRIPTS, &first.name))
+    }
+}
+
+/// `--network`; the default is what the request says.
+fn network(run: &Run, default: NetworkMode) -> NetworkMode {
+    match run.network.as_ref().map(|word| word.text.as_str()) {
+        Some("none") => NetworkMode::None,
+        Some("host") => NetworkMode::Host,
+        _ => default,
+    }
+}
+
+fn security(run: &Run) -> SecurityMode {
+    match run.security.as_ref().map(|word| word.text.as_str()) {
+        Some("insecure") => SecurityMode::Insecure,
+        _ => SecurityMode::Sandbox,
     }
 }
 

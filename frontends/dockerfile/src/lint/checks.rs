@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Linter;
 use super::Rule;
+use crate::ast::Arg;
 use crate::ast::Ast;
 use crate::ast::Head;
 use crate::ast::Kind;
@@ -18,10 +19,19 @@ pub(crate) fn check(ast: &Ast, lint: &mut Linter) {
             "Empty continuation line".to_owned(),
         );
     }
+    for (head, args) in &ast.meta {
+        arg_description(args, head, lint);
+    }
     let mut names = BTreeSet::new();
     for stage in &ast.stages {
         stage_name(stage, &mut names, lint);
+        if let Some(name) = &stage.name {
+            description("FROM", &stage.head, &[name.text.to_lowercase()], lint);
+        }
         for command in &stage.commands {
+            if let Kind::Arg(args) = &command.kind {
+                arg_description(args, &command.head, lint);
+            }
             if let Kind::Maintainer(_) = command.kind {
                 let message = "Maintainer instruction is deprecated in favor of using label";
                 let span = &command.head.keyword.span;
@@ -35,6 +45,30 @@ pub(crate) fn check(ast: &Ast, lint: &mut Linter) {
         }
     }
     casing(ast, lint);
+}
+
+fn arg_description(args: &[Arg], head: &Head, lint: &mut Linter) {
+    let names: Vec<String> = args.iter().map(|arg| arg.name.text.clone()).collect();
+    description("ARG", head, &names, lint);
+}
+
+/// The comment right above a definition starts with the name it describes.
+fn description(instruction: &str, head: &Head, names: &[String], lint: &mut Linter) {
+    let Some(comment) = head.comments.last() else {
+        return;
+    };
+    let word = comment.split(' ').next().unwrap_or_default();
+    if names.iter().any(|name| name == word) {
+        return;
+    }
+    let example = match names {
+        [name] => name,
+        _ => "<arg_key>",
+    };
+    let message =
+        format!("Comment for {instruction} should follow the format: `# {example} <description>`");
+    let rule = Rule::InvalidDefinitionDescription;
+    lint.report(rule, head, &head.keyword.span, message);
 }
 
 fn is_lower(text: &str) -> bool {

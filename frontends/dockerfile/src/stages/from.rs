@@ -15,7 +15,7 @@ use crate::ast::Word;
 use crate::lint::Linter;
 use crate::lint::Rule;
 use crate::reference::normalise_reference;
-use crate::suggest::nearest;
+use crate::suggest::nearest_variable;
 use crate::words::Expansion;
 use crate::words::Shell;
 
@@ -92,7 +92,7 @@ impl Graph {
                 continue;
             }
             let mut message = format!("FROM argument '{name}' is not declared");
-            if let Some(near) = nearest(name, declared.iter().copied()) {
+            if let Some(near) = nearest_variable(name, declared.iter().copied()) {
                 message.push_str(&format!(" (did you mean {near}?)"));
             }
             lint.report(Rule::UndefinedArgInFrom, &stage.head, &word.span, message);
@@ -104,7 +104,7 @@ impl Graph {
     fn undefined(&self, message: String, word: &Word, expanded: &Expansion) -> Box<Diagnostic> {
         let error = Diagnostic::error(message, word.span.clone(), "expands to nothing");
         let mut missing = expanded.missing.iter();
-        let near = missing.find_map(|name| nearest(name, self.globals.names()));
+        let near = missing.find_map(|name| nearest_variable(name, self.globals.names()));
         Box::new(match near {
             Some(near) => error.hint(format!("did you mean `{near}`?")),
             None => error.hint("give its `ARG` before the first `FROM` a default value"),

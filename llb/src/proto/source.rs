@@ -1,0 +1,380 @@
+//! Sources: an identifier with a scheme, and attributes (solver/pb/attr.go).
+
+use bollard_buildkit_proto::pb;
+
+use super::Attributes;
+use super::DecodeError;
+use super::EncodeError;
+use crate::id::OciDigest;
+use crate::op::GitSource;
+use crate::op::HttpSource;
+use crate::op::ImageSource;
+use crate::op::LocalSource;
+use crate::op::OciLayoutSource;
+use crate::op::SourceOp;
+
+const LOCAL_INCLUDE: &str = "local.includepattern";
+const LOCAL_EXCLUDE: &str = "local.excludepatterns";
+const LOCAL_KEY_HINT: &str = "local.sharedkeyhint";
+const GIT_KEEP_DIR: &str = "git.keepgitdir";
+const GIT_URL: &str = "git.fullurl";
+const GIT_CHECKSUM: &str = "git.checksum";
+const GIT_SSH: &str = "git.mountsshsock";
+/// The secrets git may authenticate with: BuildKit's client always names these two.
+const GIT_SECRETS: [(&str, &str); 2] = [
+    ("git.authheadersecret", "GIT_AUTH_HEADER"),
+    ("git.authtokensecret", "GIT_AUTH_TOKEN"),
+];
+const HTTP_CHECKSUM: &str = "http.checksum";
+const HTTP_FILENAME: &str = "http.filename";
+const HTTP_MODE: &str = "http.perm";
+const LAYOUT_STORE: &str = "oci.store";
+
+/// Attributes that say how files get here, not which. (Followed paths only spare the transfer of files that no step
+/// asks for.)
+const NO_INFLUENCE: [&str; 8] = [
+    "image.resolvemode",
+    "image.recordtype",
+    "local.session",
+    "local.unique",
+    "local.differ",
+    "local.followpaths",
+    LOCAL_KEY_HINT,
+    "oci.session",
+];
+
+/// The protobuf form of a source.
+pub(super) fn encode(source: &SourceOp) -> Result<pb::SourceOp, EncodeError> {
+    let mut attrs = Attributes::new();
+    let mut set = |name: &str, value: &str| {
+        attrs.insert(name.to_owned(), value.to_owned());
+    };
+    let identifier = match source {
+        SourceOp::Image(ImageSource { reference, digest }) => match digest {
+            Some(digest) if !reference.contains('@') => {
+                format!("docker-image://{reference}@{digest}")
+            }
+            _ => format!("docker-image://{reference}"),
+        },
+        SourceOp::OciLayout(layout) => {
+            set(LAYOUT_STORE, &layout.path);
+            format!("oci-layout://layout@{}", layout_digest(layout)?)
+        }
+        SourceOp::Local(LocalSource {
+            name,
+            include,
+            exclude,
+        }) => {
+            for (attribute, patterns) in [(LOCAL_INCLUDE, include), (LOCAL_EXCLUDE, exclude)] {
+                if !patterns.is_empty() {
+                    set(
+                        attribute,
+                        &serde_json::Value::from(patterns.clone()).to_string(),
+                    );
+                }
+            }
+            set(LOCAL_KEY_HINT, name);
+            format!("local://{name}")
+        }
+        SourceOp::Git(git) => {
+            let (place, ssh) = git_place(&git.remote)?;
+            GIT_SECRETS.iter().for_each(|(name, id)| set(name, id));
+            set(GIT_URL, &git.remote);
+            if git.keep_git_dir {
+                set(GIT_KEEP_DIR, "true");
+            }
+            if ssh {
+                set(GIT_SSH, "default");
+            }
+            if let Some(commit) = git.commit.as_ref().filter(|c| **c != git.reference) {
+                set(GIT_CHECKSUM, commit);
+            }
+            match (git.reference.as_str(), git.subdir.as_str()) {
+                ("", "") => format!("git://{place}"),
+                (reference, "") => format!("git://{place}#{reference}"),
+                (reference, subdir) => format!("git://{place}#{reference}:{subdir}"),
+            }
+        }
+        SourceOp::Http(http) => {
+            if let Some(checksum) = http.checksum {
+                set(HTTP_CHECKSUM, &checksum.to_string());
+            }
+            if !http.filename.is_empty() {
+                set(HTTP_FILENAME, &http.filename);
+            }
+            if let Some(mode) = http.mode {
+                set(HTTP_MODE, &format!("0{mode:o}"));
+            }
+            http.url.clone()
+        }
+    };
+    Ok(pb::SourceOp { identifier, attrs })
+}
+
+fn layout_digest(layout: &OciLayoutSource) -> Result<OciDigest, EncodeError> {
+    let named = layout.reference.as_ref().and_then(|r| r.parse().ok());
+    layout
+        .digest
+        .or(named)
+        .ok_or_else(|| EncodeError::Unpinned {
+            path: layout.path.clone(),
+        })
+}
+
+/// Host and path of a git remote, and whether it is reached by ssh. One repository has one place, by whichever
+/// protocol it is fetched.
+fn git_place(remote: &str) -> Result<(String, bool), EncodeError> {
+    let error = || EncodeError::Remote {
+        remote: remote.to_owned(),
+    };
+    let (host, path, ssh) = match remote.split_once("://") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+            let path = path.split(['?', '#']).next().unwrap_or_default();
+            (host, path, scheme == "ssh")
+        }
+        None => {
+            let (host, path) = remote.split_once(':').ok_or_else(error)?;
+            (host, path, true)
+        }
+    };
+    let host = host.rsplit('@').next().unwrap_or(host);
+    if host.is_empty() || host.contains('/') {
+        return Err(error());
+    }
+    let path = path.trim_matches('/');
+    let slash = if path.is_empty() { "" } else { "/" };
+    Ok((format!("{host}{slash}{path}"), ssh))
+}
+
+/// Reads the attributes of one source, and notices those that were not asked for.
+struct Reader<'a> {
+    op: &'a str,
+    attrs: Attributes,
+}
+
+impl Reader<'_> {
+    fn take(&mut self, name: &str) -> Option<String> {
+        self.attrs.remove(name)
+    }
+
+    fn value(&self, field: &'static str, value: impl Into<String>) -> DecodeError {
+        DecodeError::Value {
+            op: self.op.to_owned(),
+            field,
+            value: value.into(),
+        }
+    }
+
+    fn digest(&mut self, name: &'static str) -> Result<Option<OciDigest>, DecodeError> {
+        let text = self.take(name);
+        text.map(|text| text.parse().map_err(|_| self.value(name, text)))
+            .transpose()
+    }
+
+    fn list(&mut self, name: &'static str) -> Result<Vec<String>, DecodeError> {
+        let text = self.take(name);
+        text.map_or(Ok(Vec::new()), |text| {
+            serde_json::from_str(&text).map_err(|_| self.value(name, text))
+        })
+    }
+
+    /// A value that there is no choice about.
+    fn only(&mut self, name: &'static str, wanted: &str) -> Result<bool, DecodeError> {
+        match self.take(name) {
+            None => Ok(false),
+            Some(value) if value == wanted => Ok(true),
+            Some(value) => Err(self.value(name, value)),
+        }
+    }
+
+    fn done(self) -> Result<(), DecodeError> {
+        let mut names = self.attrs.into_keys();
+        match names.find(|name| !NO_INFLUENCE.contains(&name.as_str())) {
+            None => Ok(()),
+            Some(name) => Err(DecodeError::UnknownAttribute {
+                op: self.op.to_owned(),
+                name,
+            }),
+        }
+    }
+}
+
+/// A source from its protobuf form.
+pub(super) fn decode(op: &str, source: &pb::SourceOp) -> Result<SourceOp, DecodeError> {
+    let mut reader = Reader {
+        op,
+        attrs: source.attrs.clone(),
+    };
+    let identifier = source.identifier.as_str();
+    let (scheme, rest) = identifier.split_once("://").unwrap_or_default();
+    let source = match scheme {
+        "docker-image" => SourceOp::Image(ImageSource {
+            reference: rest.to_owned(),
+            digest: None,
+        }),
+        "oci-layout" => {
+            let (name, digest) = rest.split_once('@').unwrap_or((rest, ""));
+            SourceOp::OciLayout(OciLayoutSource {
+                path: reader.take(LAYOUT_STORE).unwrap_or_else(|| name.to_owned()),
+                reference: Some(digest.to_owned()).filter(|digest| !digest.is_empty()),
+                digest: None,
+            })
+        }
+        "local" => SourceOp::Local(LocalSource {
+            name: rest.to_owned(),
+            include: reader.list(LOCAL_INCLUDE)?,
+            exclude: reader.list(LOCAL_EXCLUDE)?,
+        }),
+        "git" => SourceOp::Git(git(rest, &mut reader)?),
+        "http" | "https" => SourceOp::Http(HttpSource {
+            url: identifier.to_owned(),
+            checksum: reader.digest(HTTP_CHECKSUM)?,
+            filename: reader.take(HTTP_FILENAME).unwrap_or_default(),
+            mode: match reader.take(HTTP_MODE) {
+                None => None,
+                Some(text) => match u32::from_str_radix(&text, 8) {
+                    Ok(mode) if mode <= 0o7777 => Some(mode),
+                    _ => return Err(reader.value(HTTP_MODE, text)),
+                },
+            },
+        }),
+        _ => {
+            return Err(DecodeError::UnknownSource {
+                op: op.to_owned(),
+                identifier: identifier.to_owned(),
+            });
+        }
+    };
+    reader.done()?;
+    Ok(source)
+}
+
+fn git(rest: &str, reader: &mut Reader<'_>) -> Result<GitSource, DecodeError> {
+    let (place, fragment) = rest.split_once('#').unwrap_or((rest, ""));
+    let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
+    for (name, id) in GIT_SECRETS {
+        reader.only(name, id)?;
+    }
+    reader.only(GIT_SSH, "default")?;
+    let commit = match reader.take(GIT_CHECKSUM) {
+        Some(text) if is_commit(&text) => Some(text),
+        // A prefix is allowed, and pins nothing.
+        Some(text) => return Err(reader.value(GIT_CHECKSUM, text)),
+        None => Some(reference.to_owned()).filter(|text| is_commit(text)),
+    };
+    Ok(GitSource {
+        remote: reader
+            .take(GIT_URL)
+            .unwrap_or_else(|| format!("https://{place}")),
+        reference: reference.to_owned(),
+        subdir: subdir.to_owned(),
+        keep_git_dir: reader.only(GIT_KEEP_DIR, "true")?,
+        commit,
+    })
+}
+
+fn is_commit(text: &str) -> bool {
+    let hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    matches!(text.len(), 40 | 64) && text.bytes().all(hex)
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn a_repository_has_one_place() {
+        // From gitutil.ParseURL of BuildKit: host with port, path cleaned, no user, no query.
+        for (remote, want) in [
+            (
+                "https://github.com/a/b.git",
+                Some(("github.com/a/b.git", false)),
+            ),
+            ("https://u:p@h:8080/a/?x=1", Some(("h:8080/a", false))),
+            ("http://h", Some(("h", false))),
+            ("ssh://git@h:22/a/b", Some(("h:22/a/b", true))),
+            ("git@github.com:a/b.git", Some(("github.com/a/b.git", true))),
+            ("a/b", None),
+            ("https:///x", None),
+            ("./a:b", None),
+        ] {
+            let place = git_place(remote).ok();
+            let place = place.as_ref().map(|(place, ssh)| (place.as_str(), *ssh));
+            assert_eq!(place, want, "{remote}");
+        }
+    }
+
+    #[test]
+    fn layouts_are_named_by_digest() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let layout = |reference: Option<&str>, digest: Option<OciDigest>| {
+            encode(&SourceOp::OciLayout(OciLayoutSource {
+                path: "dir".into(),
+                reference: reference.map(str::to_owned),
+                digest,
+            }))
+        };
+        let want = layout(Some(&digest), None).unwrap();
+        assert_eq!(want.identifier, format!("oci-layout://layout@{digest}"));
+        assert_eq!(want.attrs["oci.store"], "dir");
+        assert_eq!(layout(Some("tag"), digest.parse().ok()).unwrap(), want);
+        let unpinned = EncodeError::Unpinned { path: "dir".into() };
+        assert_eq!(layout(Some("tag"), None), Err(unpinned));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_by_name() {
+        let source = |identifier: &str, attrs: &[(&str, &str)]| pb::SourceOp {
+            identifier: identifier.into(),
+            attrs: attrs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+        };
+        for (source, want) in [
+            (
+                source("docker-image+blob://x", &[]),
+                "`docker-image+blob://x`",
+            ),
+            (source("nothing", &[]), "`nothing`"),
+            (
+                source("docker-image://x", &[("image.layerlimit", "1")]),
+                "`image.layerlimit`",
+            ),
+            (
+                source("local://c", &[("local.metadatatransfer", "true")]),
+                "`local.metadatatransfer`",
+            ),
+            (
+                source("local://c", &[("local.excludepatterns", "x")]),
+                "`x` for `local.excludepatterns`",
+            ),
+            (
+                source("git://h/r", &[("git.checksum", "abc")]),
+                "`abc` for `git.checksum`",
+            ),
+            (
+                source("git://h/r", &[("git.skipsubmodules", "true")]),
+                "`git.skipsubmodules`",
+            ),
+            (
+                source("git://h/r", &[("git.authtokensecret", "mine")]),
+                "`mine` for `git.authtokensecret`",
+            ),
+            (source("https://h", &[("http.uid", "1")]), "`http.uid`"),
+            (
+                source("https://h", &[("http.perm", "rw")]),
+                "`rw` for `http.perm`",
+            ),
+            (
+                source("https://h", &[("http.checksum", "md5:x")]),
+                "`md5:x` for `http.checksum`",
+            ),
+        ] {
+            let error = decode("op", &source).unwrap_err().to_string();
+            assert!(error.starts_with("op has "), "{error}");
+            assert!(error.contains(want), "{error}");
+        }
+    }
+}
