@@ -525,7 +525,11 @@ fn file_that_changes_during_the_build() {
     waiting.go_on();
     let output = env.finished(build).code(3);
     assert!(!env.path("iid").exists() && !env.path("out.tar").exists());
-    output.fails_with(str![]);
+    output.fails_with(str![[r#"
+error: `data` changed while it was read
+[exit status: 3]
+
+"#]]);
     // The same build again, with the file at rest.
     build_with_content(&env, "after!");
 }
@@ -563,7 +567,14 @@ fn full_disk() {
     "#;
     env.run(&mut in_namespace(&env, &["--map-root-user"], script))
         .success()
-        .is(str![]);
+        .is(str![[r#"
+full: 3
+sha256:
+---- stderr ----
+error: cannot write the layer's blob
+caused by: No space left on device (os error 28) at path "[ROOT]/state/v1/blobs/sha256/.aside-[ASIDE]"
+
+"#]]);
 }
 
 /// Bytes that do not compress: xorshift.
@@ -588,7 +599,13 @@ fn read_only_store() {
     "#;
     env.run(&mut in_namespace(&env, &["--map-root-user"], script))
         .code(3)
-        .is(str![]);
+        .is(str![[r#"
+---- stderr ----
+error: cannot create `[ROOT]/state/v1` in the store: the file system is read-only (choose another place with `--root`)
+caused by: Read-only file system (os error 30)
+[exit status: 3]
+
+"#]]);
 }
 
 #[test]
@@ -686,9 +703,25 @@ fn step_that_is_killed() {
         "Dockerfile",
         "FROM busybox\nRUN sh -c 'kill -9 $$'; exit $?\n",
     );
-    check(&env, 1, str![], |env| {
-        env.write("Dockerfile", "FROM busybox\nRUN true\n")
-    });
+    check(
+        &env,
+        1,
+        str![[r#"
+error: `[2/2] RUN sh -c 'kill -9 $$'; exit $?` failed: did not complete successfully: exit code: 137
+ --> Dockerfile:2:1
+  |
+2 | RUN sh -c 'kill -9 $$'; exit $?
+  | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ did not complete successfully: exit code: 137
+
+the last line of its output:
+  [TIME] Killed
+
+hint: steps before it are kept: the same command goes on from here
+[exit status: 1]
+
+"#]],
+        |env| env.write("Dockerfile", "FROM busybox\nRUN true\n"),
+    );
 }
 
 #[test]
