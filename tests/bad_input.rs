@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
+use rustix::fs::FileType;
 use snapbox::IntoData;
 use snapbox::str;
 
@@ -16,6 +17,7 @@ use crate::support::Image;
 use crate::support::Output;
 use crate::support::Registry;
 use crate::support::TestEnv;
+use crate::support::list_tar;
 
 /// Builds to an archive and an image id file, neither of which a failure may leave behind.
 fn build(env: &TestEnv) -> Output {
@@ -50,12 +52,36 @@ fn check_file(dockerfile: &str, expected: impl IntoData) {
 
 #[test]
 fn unknown_instruction() {
-    check_file("FROM scratch\nCOPPY there /\n", str![]);
+    check_file(
+        "FROM scratch\nCOPPY there /\n",
+        str![[r#"
+error: unknown instruction `COPPY`
+ --> Dockerfile:2:1
+  |
+2 | COPPY there /
+  | ^^^^^
+  |
+hint: did you mean `COPY`?
+[exit status: 2]
+
+"#]],
+    );
 }
 
 #[test]
 fn missing_file() {
-    check_file("FROM scratch\nCOPY there gone /dir/\n", str![]);
+    check_file(
+        "FROM scratch\nCOPY there gone /dir/\n",
+        str![[r#"
+error: `COPY` source `/gone` is not in the build context
+ --> Dockerfile:2:1
+  |
+2 | COPY there gone /dir/
+  | ^^^^^^^^^^^^^^^^^^^^^ nothing matches
+[exit status: 2]
+
+"#]],
+    );
 }
 
 #[test]
@@ -64,38 +90,123 @@ fn file_hidden_by_dockerignore() {
         .file("Dockerfile", "FROM scratch\nCOPY app.py /\n")
         .file("app.py", "")
         .file(".dockerignore", "# comment\n*.py\n");
-    check(&env, 2, str![], |env| {
-        env.write(".dockerignore", "*.py\n!app.py\n")
-    });
+    check(
+        &env,
+        2,
+        str![[r#"
+error: `COPY` source `/app.py` is not in the build context
+ --> Dockerfile:2:1
+  |
+2 | COPY app.py /
+  | ^^^^^^^^^^^^^ nothing matches after `.dockerignore`
+  |
+hint: `.dockerignore:2` excludes `*.py`; add `!app.py` after it to keep the file
+[exit status: 2]
+
+"#]],
+        |env| env.write(".dockerignore", "*.py\n!app.py\n"),
+    );
 }
 
 #[test]
 fn from_a_stage_that_is_not_there() {
-    check_file("FROM scratch\nCOPY --from=5 /a /\n", str![]);
+    check_file(
+        "FROM scratch\nCOPY --from=5 /a /\n",
+        str![[r#"
+error: invalid stage index 5
+ --> Dockerfile:2:13
+  |
+2 | COPY --from=5 /a /
+  |             ^ the stages are numbered 0 to 0
+[exit status: 2]
+
+"#]],
+    );
 }
 
 #[test]
 fn stage_cycle() {
     check_file(
         "FROM scratch AS a\nCOPY --from=b / /\nFROM scratch AS b\nCOPY --from=a / /\n",
-        str![],
+        str![[r#"
+error: circular dependency detected on stage `a`: a → b → a
+ --> Dockerfile:2:13
+  |
+2 | COPY --from=b / /
+  |             ^ `a` needs `b`
+3 | FROM scratch AS b
+4 | COPY --from=a / /
+  |             - `b` needs `a`
+[exit status: 2]
+
+"#]],
     );
 }
 
 #[test]
 fn stage_from_itself() {
-    check_file("FROM scratch AS a\nCOPY --from=a / /\n", str![]);
+    check_file(
+        "FROM scratch AS a\nCOPY --from=a / /\n",
+        str![[r#"
+error: circular dependency detected on stage `a`: a → a
+ --> Dockerfile:2:13
+  |
+2 | COPY --from=a / /
+  |             ^ `a` needs `a`
+[exit status: 2]
+
+"#]],
+    );
 }
 
 #[test]
 fn empty_file() {
-    check_file("", str![]);
-    check_file("# only a comment\n", str![]);
+    check_file(
+        "",
+        str![[r#"
+error: file with no instructions
+ --> Dockerfile:1:1
+  |
+1 |
+  | ^
+  |
+hint: start with `FROM <image>`
+[exit status: 2]
+
+"#]],
+    );
+    check_file(
+        "# only a comment\n",
+        str![[r#"
+error: file with no instructions
+ --> Dockerfile:1:1
+  |
+1 | # only a comment
+  | ^
+  |
+hint: start with `FROM <image>`
+[exit status: 2]
+
+"#]],
+    );
 }
 
 #[test]
 fn no_from() {
-    check_file("RUN true\n", str![]);
+    check_file(
+        "RUN true\n",
+        str![[r#"
+error: no build stage in current context
+ --> Dockerfile:1:1
+  |
+1 | RUN true
+  | ^^^ before the first `FROM`
+  |
+hint: only `ARG` may stand before the first `FROM`
+[exit status: 2]
+
+"#]],
+    );
 }
 
 #[test]
@@ -105,17 +216,41 @@ fn unknown_target() {
         .file("there", "");
     env.rbuild(["--target=biuld", "."])
         .code(2)
-        .fails_with(str![]);
+        .fails_with(str![[r#"
+error: target stage `biuld` could not be found
+ --> Dockerfile:1:1
+  |
+1 | FROM scratch AS build
+  | ^^^^^^^^^^^^^^^^^^^^^ the last of the stages
+  |
+hint: did you mean `build`?
+[exit status: 2]
+
+"#]]);
 }
 
 #[test]
 fn no_dockerfile() {
     let env = TestEnv::new();
-    env.rbuild(["."]).code(2).fails_with(str![]);
+    env.rbuild(["."]).code(2).fails_with(str![[r#"
+error: there is none of `rbuild.toml`, `Dockerfile`, `Containerfile` in `.`
+hint: name the file with `-f`
+[exit status: 2]
+
+"#]]);
     env.rbuild(["-f", "no/such", "."])
         .code(2)
-        .fails_with(str![]);
-    env.rbuild(["no/context"]).code(2).fails_with(str![]);
+        .fails_with(str![[r#"
+error: cannot read `no/such`
+caused by: entity not found
+[exit status: 2]
+
+"#]]);
+    env.rbuild(["no/context"]).code(2).fails_with(str![[r#"
+error: the build context `no/context` does not exist
+[exit status: 2]
+
+"#]]);
 }
 
 /// All problems of a file at once.
@@ -123,7 +258,25 @@ fn no_dockerfile() {
 fn several_problems() {
     check_file(
         "FORM scratch\nFROM scratch\nCOPY --form=x a b\nEXPOSE 99999999\n",
-        str![],
+        str![[r#"
+error: unknown instruction `FORM`
+ --> Dockerfile:1:1
+  |
+1 | FORM scratch
+  | ^^^^
+  |
+hint: did you mean `FROM`?
+
+error: unknown flag `--form`
+ --> Dockerfile:3:6
+  |
+3 | COPY --form=x a b
+  |      ^^^^^^^^
+  |
+hint: did you mean `--from`?
+[exit status: 2]
+
+"#]],
     );
 }
 
@@ -133,9 +286,20 @@ fn image_that_does_not_exist() {
     let env = TestEnv::new()
         .file("Dockerfile", format!("FROM {image}\n"))
         .file("there", "");
-    check(&env, 3, str![], |env| {
-        env.write("Dockerfile", "FROM scratch\nCOPY there /\n")
-    });
+    check(
+        &env,
+        3,
+        str![[r#"
+error: `127.0.0.1:[PORT]` has no `127.0.0.1:[PORT]/no/such:1`: manifest unknown
+ --> Dockerfile:1:6
+  |
+1 | FROM 127.0.0.1:[PORT]/no/such:1
+  |      ^^^^^^^^^^^^^^^^^^^^^^^^^
+[exit status: 3]
+
+"#]],
+        |env| env.write("Dockerfile", "FROM scratch\nCOPY there /\n"),
+    );
 }
 
 #[test]
@@ -157,9 +321,22 @@ fn registry_that_does_not_answer() {
     let env = TestEnv::new()
         .file("Dockerfile", format!("FROM {address}/some/image:1\n"))
         .file("there", "");
-    check(&env, 3, str![], |env| {
-        env.write("Dockerfile", "FROM scratch\nCOPY there /\n")
-    });
+    check(
+        &env,
+        3,
+        str![[r#"
+error: `127.0.0.1:[PORT]` cannot be reached
+ --> Dockerfile:1:6
+  |
+1 | FROM 127.0.0.1:[PORT]/some/image:1
+  |      ^^^^^^^^^^^^^^^^^^^^^^^^^^^^ io: Connection refused (os error 111)
+  |
+hint: proxies are taken from HTTPS_PROXY and HTTP_PROXY; `--offline` builds with what is there already; `[registry."127.0.0.1:[PORT]"] mirrors` in config.toml names other hosts
+[exit status: 3]
+
+"#]],
+        |env| env.write("Dockerfile", "FROM scratch\nCOPY there /\n"),
+    );
 }
 
 /// A registry of its own with busybox, and a build that needs every file of it.
@@ -187,14 +364,34 @@ fn digest_mismatch() {
     let middle = other.len() / 2;
     other[middle] ^= 1;
     fs::write(&blob, other).unwrap();
-    check(&env, 3, str![], |_| fs::write(&blob, &whole).unwrap());
+    check(
+        &env,
+        3,
+        str![[r#"
+error: cannot read the layer's archive
+caused by: cannot read the archive after 1835008 bytes
+caused by: `[DIGEST]` should have digest [DIGEST], but has [DIGEST]
+[exit status: 3]
+
+"#]],
+        |_| fs::write(&blob, &whole).unwrap(),
+    );
 }
 
 #[test]
 fn truncated_blob() {
     let (_registry, env, whole, blob) = damaged_registry();
     fs::write(&blob, &whole[..whole.len() - 1000]).unwrap();
-    check(&env, 3, str![], |_| fs::write(&blob, &whole).unwrap());
+    check(
+        &env,
+        3,
+        str![[r#"
+error: `[DIGEST]` should have 1088015 bytes, but has 1087015
+[exit status: 3]
+
+"#]],
+        |_| fs::write(&blob, &whole).unwrap(),
+    );
 }
 
 #[test]
@@ -208,7 +405,11 @@ fn damaged_image_layout() {
         "--build-context=base=oci-layout://{}",
         env.outside("layout").display()
     );
-    env.rbuild([&context, "."]).code(3).fails_with(str![]);
+    env.rbuild([&context, "."]).code(3).fails_with(str![[r#"
+error: `[DIGEST]` should have 1088015 bytes, but has 1088014
+[exit status: 3]
+
+"#]]);
     fs::write(&layer, &whole).unwrap();
     env.rbuild([&context, "."]).success();
 }
@@ -220,9 +421,20 @@ fn paths_do_not_leave_the_context() {
         .file("there", "x")
         .file("Dockerfile", "FROM scratch\nCOPY ../secret /\n");
     fs::write(env.outside("secret"), "outside").unwrap();
-    check(&env, 2, str![], |env| {
-        env.write("Dockerfile", "FROM scratch\nCOPY ../there /\n")
-    });
+    check(
+        &env,
+        2,
+        str![[r#"
+error: `COPY` source `/secret` is not in the build context
+ --> Dockerfile:2:1
+  |
+2 | COPY ../secret /
+  | ^^^^^^^^^^^^^^^^ nothing matches
+[exit status: 2]
+
+"#]],
+        |env| env.write("Dockerfile", "FROM scratch\nCOPY ../there /\n"),
+    );
 
     let env = env.symlink("up", "..").symlink("absolute", "/etc");
     for source in ["up/secret", "absolute/passwd"] {
@@ -231,15 +443,11 @@ fn paths_do_not_leave_the_context() {
     }
 }
 
+/// The file to build from is named by the user, not by what is built: it may lie anywhere. Its link is copied as one.
 #[test]
 fn dockerfile_through_a_link_out_of_the_context() {
     let env = TestEnv::new().symlink("Dockerfile", "../elsewhere");
-    fs::write(
-        env.outside("elsewhere"),
-        "FROM scratch\nCOPY Dockerfile /\n",
-    )
-    .unwrap();
-    // docker reads it too: the file is named by the user, not by what is built. The image gets the link.
+    fs::write(env.outside("elsewhere"), "FROM scratch\nCOPY . /\n").unwrap();
     env.rbuild(["-o", "out", "."]).success();
     assert_eq!(
         fs::read_link(env.path("out/Dockerfile")).unwrap().to_str(),
@@ -247,20 +455,28 @@ fn dockerfile_through_a_link_out_of_the_context() {
     );
 }
 
+/// As BuildKit does: a pipe is copied as one, and never opened; a socket is left out.
 #[test]
-fn special_file() {
-    let env = TestEnv::new().file("Dockerfile", "FROM scratch\nCOPY . /\n");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        env.path("pipe"),
-        rustix::fs::FileType::Fifo,
-        0o644.into(),
-        0,
-    )
-    .unwrap();
-    check(&env, 2, str![], |env| {
-        fs::remove_file(env.path("pipe")).unwrap()
-    });
+fn special_files() {
+    let env = TestEnv::new()
+        .file("Dockerfile", "FROM scratch\nCOPY . /\n")
+        .file(".dockerignore", "Dockerfile\n");
+    for (name, kind) in [("pipe", FileType::Fifo), ("socket", FileType::Socket)] {
+        rustix::fs::mknodat(rustix::fs::CWD, env.path(name), kind, 0o644.into(), 0).unwrap();
+    }
+    env.rbuild(["-o", "type=tar,dest=out.tar", "."]).success();
+    let found: Vec<String> = list_tar(&env.path("out.tar"))
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert!(
+        found.contains(&"prw-r--r-- 0/0 pipe".to_owned()),
+        "{found:?}"
+    );
+    assert!(
+        found.iter().all(|entry| !entry.contains("socket")),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -271,7 +487,17 @@ fn unreadable_file() {
     let set =
         |mode| fs::set_permissions(env.path("private"), fs::Permissions::from_mode(mode)).unwrap();
     set(0);
-    check(&env, 2, str![], |_| set(0o600));
+    check(
+        &env,
+        2,
+        str![[r#"
+error: `./private` cannot be read: add it to `.dockerignore` if the build does not need it
+caused by: Permission denied (os error 13)
+[exit status: 2]
+
+"#]],
+        |_| set(0o600),
+    );
 }
 
 /// The step waits while the file is changed, so it changes after it was looked at and before its bytes are taken.
@@ -297,9 +523,13 @@ fn file_that_changes_during_the_build() {
         .write_all(b"after!")
         .unwrap();
     waiting.go_on();
-    let output = env.finished(build).code(1);
+    let output = env.finished(build).code(3);
     assert!(!env.path("iid").exists() && !env.path("out.tar").exists());
-    output.fails_with(str![]);
+    output.fails_with(str![[r#"
+error: `data` changed while it was read
+[exit status: 3]
+
+"#]]);
     // The same build again, with the file at rest.
     build_with_content(&env, "after!");
 }
@@ -331,13 +561,20 @@ fn full_disk() {
         mount -t tmpfs -o size=2m none "$RBUILD_ROOT"
         "$RBUILD" -q -t app -o type=image --iidfile iid .
         echo "full: $?"
-        ls iid
-        mount -o remount,size=64m "$RBUILD_ROOT"
+        test ! -e iid && find "$RBUILD_ROOT" -size +0 -name ".aside*"
+        mount -t tmpfs -o remount,size=64m none "$RBUILD_ROOT"
         "$RBUILD" -q -t app . | cut -c 1-7
     "#;
     env.run(&mut in_namespace(&env, &["--map-root-user"], script))
         .success()
-        .is(str![]);
+        .is(str![[r#"
+full: 3
+sha256:
+---- stderr ----
+error: cannot write the layer's blob
+caused by: No space left on device (os error 28) at path "[ROOT]/state/v1/blobs/sha256/.aside-[ASIDE]"
+
+"#]]);
 }
 
 /// Bytes that do not compress: xorshift.
@@ -357,12 +594,18 @@ fn read_only_store() {
     let env = TestEnv::new().context("hello");
     let script = r#"
         mount -t tmpfs none "$RBUILD_ROOT"
-        mount -o remount,ro "$RBUILD_ROOT"
+        mount -t tmpfs -o remount,ro none "$RBUILD_ROOT"
         "$RBUILD" -q .
     "#;
     env.run(&mut in_namespace(&env, &["--map-root-user"], script))
         .code(3)
-        .is(str![]);
+        .is(str![[r#"
+---- stderr ----
+error: cannot create `[ROOT]/state/v1` in the store: the file system is read-only (choose another place with `--root`)
+caused by: Read-only file system (os error 30)
+[exit status: 3]
+
+"#]]);
 }
 
 #[test]
@@ -386,7 +629,13 @@ fn another_users_store() {
         .success();
     };
     chown("1:1");
-    env.rbuild(["-q", "."]).code(3).is(str![]);
+    env.rbuild(["-q", "."]).code(3).is(str![[r#"
+---- stderr ----
+error: cannot open `[ROOT]/state/v1` in the store: permission denied (choose another place with `--root`)
+caused by: Permission denied (os error 13)
+[exit status: 3]
+
+"#]]);
     chown("0:0");
     env.rbuild(["-q", "."]).success();
 }
@@ -407,7 +656,13 @@ fn no_user_namespaces() {
     env.write("Dockerfile", "FROM busybox\nCOPY there /\nRUN true\n");
     env.run(&mut in_namespace(&env, &options, script))
         .code(3)
-        .is(str![]);
+        .is(str![[r#"
+---- stderr ----
+error: cannot run steps here: the kernel refuses a user namespace: No space left on device (os error 28)
+hint: sudo sysctl user.max_user_namespaces=10000
+[exit status: 3]
+
+"#]]);
     env.rbuild(["-q", "."]).success();
 }
 
@@ -420,19 +675,53 @@ fn failing_step() {
             "FROM busybox\nCOPY there /\nRUN echo to stdout; echo to stderr >&2; exit 42\n",
         )
         .file("there", "");
-    check(&env, 1, str![], |env| {
-        env.write("Dockerfile", "FROM busybox\nRUN true\n")
-    });
+    check(
+        &env,
+        1,
+        str![[r#"
+error: `[3/3] RUN echo to stdout; echo to stderr >&2; exit 42` failed: did not complete successfully: exit code: 42
+ --> Dockerfile:3:1
+  |
+3 | RUN echo to stdout; echo to stderr >&2; exit 42
+  | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ did not complete successfully: exit code: 42
+
+the last 2 lines of its output:
+  [TIME] to stdout
+  [TIME] to stderr
+
+hint: steps before it are kept: the same command goes on from here
+[exit status: 1]
+
+"#]],
+        |env| env.write("Dockerfile", "FROM busybox\nRUN true\n"),
+    );
 }
 
 #[test]
 fn step_that_is_killed() {
-    let env = TestEnv::new()
-        .bases([Base::Busybox])
-        .file("Dockerfile", "FROM busybox\nRUN kill -9 $$\n");
-    check(&env, 1, str![], |env| {
-        env.write("Dockerfile", "FROM busybox\nRUN true\n")
-    });
+    let env = TestEnv::new().bases([Base::Busybox]).file(
+        "Dockerfile",
+        "FROM busybox\nRUN sh -c 'kill -9 $$'; exit $?\n",
+    );
+    check(
+        &env,
+        1,
+        str![[r#"
+error: `[2/2] RUN sh -c 'kill -9 $$'; exit $?` failed: did not complete successfully: exit code: 137
+ --> Dockerfile:2:1
+  |
+2 | RUN sh -c 'kill -9 $$'; exit $?
+  | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ did not complete successfully: exit code: 137
+
+the last line of its output:
+  [TIME] Killed
+
+hint: steps before it are kept: the same command goes on from here
+[exit status: 1]
+
+"#]],
+        |env| env.write("Dockerfile", "FROM busybox\nRUN true\n"),
+    );
 }
 
 #[test]
@@ -450,14 +739,37 @@ fn wrong_flags() {
     let env = TestEnv::new().context("hello");
     env.rbuild(["--no-such-flag", "."])
         .code(2)
-        .fails_with(str![]);
+        .fails_with(str![[r#"
+error: unexpected argument '--no-such-flag' found
+
+  tip: a similar argument exists: '--no-cache-filter'
+
+Usage: rbuild build --no-cache-filter <STAGE,…> <CONTEXT>
+
+For more information, try '--help'.
+[exit status: 2]
+
+"#]]);
     env.rbuild(["-o", "type=zip", "."])
         .code(2)
-        .fails_with(str![]);
+        .fails_with(str![[r#"
+error: `--output type=zip`: there is no output type `zip`
+hint: the types are `image`, `registry`, `oci`, `docker`, `tar`, `local` and `cacheonly`
+[exit status: 2]
+
+"#]]);
     env.rbuild(["-t", "Not A Name", "."])
         .code(2)
-        .fails_with(str![]);
+        .fails_with(str![[r#"
+error: `--tag`: `Not A Name` is not an image reference: a repository is written in lower case
+[exit status: 2]
+
+"#]]);
     env.rbuild(["--platform=plan9/vax/1/2", "."])
         .code(2)
-        .fails_with(str![]);
+        .fails_with(str![[r#"
+error: `--platform plan9/vax/1/2`: `plan9/vax/1/2` is not a platform: wanted OS/ARCH[/VARIANT], such as `linux/amd64` or `linux/arm/v7`
+[exit status: 2]
+
+"#]]);
 }

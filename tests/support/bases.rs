@@ -10,6 +10,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use rustix::fs::FlockOperation;
 use sha2::Digest as _;
@@ -58,24 +59,27 @@ impl Base {
 
     /// Puts `NAME:latest` into the registry, unless it was put there before.
     pub(crate) fn publish(self, registry: &Registry) {
-        static PUBLISHED: Mutex<Vec<(String, Base)>> = Mutex::new(Vec::new());
-        let mut published = PUBLISHED
+        // One lock a base: the quick ones are not to wait for the slow ones.
+        static PUBLISHED: [Mutex<Vec<String>>; 4] = [const { Mutex::new(Vec::new()) }; 4];
+        let mut published = PUBLISHED[self as usize]
             .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let this = (registry.host(), self);
-        if !published.contains(&this) {
+            .unwrap_or_else(PoisonError::into_inner);
+        let host = registry.host();
+        if !published.contains(&host) {
             self.copy_to(&format!(
                 "docker://{}/library/{}:latest",
                 registry.host(),
                 self.name()
             ));
-            published.push(this);
+            published.push(host);
         }
     }
 
     /// Copies the image to any place skopeo knows.
     pub(crate) fn copy_to(self, destination: &str) {
+        // Credentials would be looked for in a directory that another user's podman may have made unreadable.
         run(Command::new(tools::find("skopeo"))
+            .env("XDG_RUNTIME_DIR", std::env::temp_dir())
             .args([
                 "--insecure-policy",
                 "copy",

@@ -24,7 +24,10 @@ impl Image {
     /// Unpacks `-o type=oci,dest=FILE` (`file` is relative to the context) beside the context, checking every digest.
     pub(crate) fn from_oci_tar(env: &TestEnv, file: &str) -> Self {
         let dir = env.outside(&format!("layout-of-{file}"));
-        fs::create_dir_all(&dir).unwrap();
+        if dir.exists() {
+            fs::remove_dir_all(&dir).unwrap();
+        }
+        fs::create_dir(&dir).unwrap();
         env.tool("tar", ["-xf", file, "-C", dir.to_str().unwrap()])
             .success();
         Self::from_layout(&dir)

@@ -13,7 +13,6 @@ pub(crate) use bases::PACKAGES_WITH_USERS;
 pub(crate) use env::TestEnv;
 pub(crate) use gate::Gate;
 pub(crate) use layout::Image;
-pub(crate) use layout::TarEntry;
 pub(crate) use layout::list_tar;
 pub(crate) use output::Output;
 pub(crate) use registry::Registry;

@@ -112,7 +112,8 @@ impl Output {
             ("[DIGEST]", r"sha256:[0-9a-f]{64}|\b[0-9a-f]{64}\b"),
             ("[ID]", r"\b[0-9a-f]{12}\b"),
             ("[PORT]", r"127\.0\.0\.1:(?<redacted>[0-9]+)"),
-            ("[TIME]", r"\b[0-9]+(\.[0-9]+)?(ms|s)\b"),
+            ("[TIME]", r"\b([0-9]+\.[0-9]{3}|[0-9]+(\.[0-9]+)?m?s)\b"),
+            ("[ASIDE]", r"\.aside-(?<redacted>[A-Za-z0-9]{6})\b"),
             ("[SIZE]", r"\b[0-9]+(\.[0-9]+)? ?([kKMG]i?)?B\b"),
         ];
         let mut redactions = Redactions::new();
