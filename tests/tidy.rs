@@ -145,13 +145,11 @@ fn printing_environment_network_and_unsafe_stay_at_home() {
 
 #[test]
 fn unsafe_code_says_why_it_is_safe() {
+    let unsafe_code = Regex::new(r"\bunsafe \{|\bunsafe impl").unwrap();
     for path in files("src", &["rs"]) {
         let text = read(&path);
         let code = code_of(&text);
-        if Regex::new(r"\bunsafe \{|\bunsafe impl")
-            .unwrap()
-            .is_match(&code)
-        {
+        if unsafe_code.is_match(&code) {
             assert!(
                 text.contains("SAFETY:"),
                 "{} has no SAFETY comment",

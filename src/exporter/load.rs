@@ -4,7 +4,6 @@
 //! its standard input until there is something to load.
 
 use std::cell::RefCell;
-use std::io::Read as _;
 use std::io::Write as _;
 use std::process::Child;
 use std::process::Command;
@@ -78,17 +77,11 @@ impl Exporter for Loader {
         let written = archive::write_tar(export, true, &mut stdin);
         let flushed = stdin.flush();
         drop(stdin);
-        let mut said = String::new();
-        if let Some(stderr) = &mut child.stderr {
-            stderr
-                .read_to_string(&mut said)
-                .map_err(|error| self.failed(error.to_string()))?;
-        }
-        let status = child
-            .wait()
+        let ended = child
+            .wait_with_output()
             .map_err(|error| self.failed(error.to_string()))?;
-        if !status.success() {
-            return Err(self.failed(said.trim().to_owned()));
+        if !ended.status.success() {
+            return Err(self.failed(String::from_utf8_lossy(&ended.stderr).trim().to_owned()));
         }
         written?;
         flushed.map_err(|error| self.failed(error.to_string()))?;
