@@ -112,8 +112,14 @@ impl Base {
     }
 
     fn recipe(self) -> Recipe {
-        let without_documentation = ["doc", "info", "locale", "man"]
-            .map(|dir| format!("--dpkgopt=path-exclude=/usr/share/{dir}/*"));
+        let without_documentation = [
+            "include",
+            "share/doc",
+            "share/info",
+            "share/locale",
+            "share/man",
+        ]
+        .map(|dir| format!("--dpkgopt=path-exclude=/usr/{dir}/*"));
         match self {
             Self::Busybox => {
                 let output = Command::new(tools::find("busybox"))

@@ -164,7 +164,9 @@ fn parse_line(line: &str) -> TarEntry {
     };
     let (mode, owner) = (field(), field());
     // Size (or device numbers), date, time.
-    let _skipped: [String; 3] = std::array::from_fn(|_| field());
+    for _ in 0..3 {
+        field();
+    }
     let (path, link) = match (rest.split_once(" -> "), rest.split_once(" link to ")) {
         (Some((path, target)), _) if mode.starts_with('l') => (path, Some(format!("-> {target}"))),
         (_, Some((path, target))) if mode.starts_with('h') => {
