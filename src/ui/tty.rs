@@ -59,11 +59,11 @@ impl Tty {
         let ended = self.newly_ended(trace, now);
         let lines = self.running(trace, now);
         let screen = self.screen.get_or_insert_with(new_screen);
+        // Each of these draws. The message comes first, or what ended would be seen running once more below itself.
+        screen.set_message(lines.join("\n"));
         if !ended.is_empty() {
             screen.println(ended.join("\n"));
         }
-        screen.set_message(lines.join("\n"));
-        screen.tick();
     }
 
     /// Takes the changing part away, and tells the rest and the total.
