@@ -42,10 +42,9 @@ fn installed(env: &TestEnv, archive: &Path) -> BTreeMap<String, String> {
     ];
     list_tar(archive)
         .into_iter()
-        // Which name of a hard link comes first is the archive's affair.
-        .filter(|entry| {
-            !entry.mode.starts_with('h') && !state.iter().any(|dir| entry.path.starts_with(dir))
-        })
+        // Whether `/` is an entry, and which name of a hard link comes first, is the archive's affair.
+        .filter(|entry| !entry.path.is_empty() && !entry.mode.starts_with('h'))
+        .filter(|entry| !state.iter().any(|dir| entry.path.starts_with(dir)))
         .map(|entry| {
             let (uid, gid) = entry.owner.split_once('/').unwrap();
             let what = format!("{} {}:{}", entry.mode, users[uid], groups[gid]);

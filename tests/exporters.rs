@@ -24,7 +24,7 @@ LABEL org.example.title="an image" version=1
 ENV A=1 B="two words"
 EXPOSE 8080 53/udp
 VOLUME /data
-COPY --from=build --chown=app:app --chmod=0640 /src/out.txt /srv/
+COPY --from=build --chown=app:app --chmod=0750 /src/out.txt /srv/
 COPY --from=build /src/link /srv/link
 COPY <<EOF /etc/motd
 welcome
@@ -94,7 +94,7 @@ fn config_history_and_layers_are_those_of_buildkit() {
             "(empty) ENV A=1 B=two words",
             "(empty) EXPOSE [53/udp 8080/tcp]",
             "(empty) VOLUME [/data]",
-            "COPY --chown=app:app --chmod=0640 /src/out.txt /srv/ # buildkit",
+            "COPY --chown=app:app --chmod=0750 /src/out.txt /srv/ # buildkit",
             "COPY /src/link /srv/link # buildkit",
             "COPY <<EOF /etc/motd # buildkit",
             "RUN /bin/sh -c rm /etc/motd && mkdir /empty # buildkit",
@@ -123,16 +123,49 @@ fn config_history_and_layers_are_those_of_buildkit() {
     assert_eq!(
         contents,
         [
-            // An octal `--chmod` holds for the directories that are made on the way, too.
             vec![
-                "drw-r----- 1000/1000 srv",
-                "-rw-r----- 1000/1000 srv/out.txt"
+                "drwxr-x--- 1000/1000 srv",
+                "-rwxr-x--- 1000/1000 srv/out.txt"
             ],
             // The link is followed: what it points to is copied.
             vec!["-rwsr-xr-x 0/0 srv/link"],
             vec!["-rw-r--r-- 0/0 etc/motd"],
             vec!["drwxr-xr-x 0/0 empty", "---------- 0/0 etc/.wh.motd"],
             vec!["drwxr-xr-x 1000/1000 srv/deep"],
+        ]
+    );
+}
+
+/// Owner and mode of directories that are made on the way, as BuildKit makes them: `--chown` holds for them, and so
+/// does an octal `--chmod`, but not a symbolic one.
+#[test]
+fn directories_made_on_the_way() {
+    let env = TestEnv::new().file("f", "").file("d/e/g", "").file(
+        "Dockerfile",
+        "FROM scratch\nCOPY --chmod=0640 f /a/b/\nCOPY --chmod=u+x,go=r --chown=5:6 f /p/q/\n\
+         COPY --chmod=0711 d /k/l/\nCOPY --chown=7:8 f /s/t/u\n",
+    );
+    env.rbuild(["-o", "type=tar,dest=out.tar", "."]).success();
+    let found: Vec<String> = list_tar(&env.path("out.tar"))
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "drw-r----- 0/0 a",
+            "drw-r----- 0/0 a/b",
+            "-rw-r----- 0/0 a/b/f",
+            "drwx--x--x 0/0 k",
+            "drwx--x--x 0/0 k/l",
+            "drwx--x--x 0/0 k/l/e",
+            "-rwx--x--x 0/0 k/l/e/g",
+            "drwxr-xr-x 5/6 p",
+            "drwxr-xr-x 5/6 p/q",
+            "-rwxr--r-- 5/6 p/q/f",
+            "drwxr-xr-x 7/8 s",
+            "drwxr-xr-x 7/8 s/t",
+            "-rw-r--r-- 7/8 s/t/u",
         ]
     );
 }
@@ -284,7 +317,7 @@ fn the_root_file_system_alone() {
     assert_eq!(find("srv/link").unwrap(), "-rwsr-xr-x 0/0 srv/link");
     assert_eq!(
         find("srv/out.txt").unwrap(),
-        "-rw-r----- 1000/1000 srv/out.txt"
+        "-rwxr-x--- 1000/1000 srv/out.txt"
     );
     assert_eq!(find("bin/sh").unwrap(), "lrwxrwxrwx 0/0 bin/sh -> busybox");
     assert_eq!(find("tmp").unwrap(), "drwxrwxrwt 0/0 tmp");
@@ -332,7 +365,7 @@ fn short_forms_of_output() {
         .into_iter()
         .map(|entry| entry.path)
         .collect();
-    assert_eq!(paths, ["", "bin", "bin/one", "etc", "etc/two"]);
+    assert_eq!(paths, ["bin", "bin/one", "etc", "etc/two"]);
 }
 
 #[test]

@@ -362,10 +362,10 @@ impl<'a> Target<'a> {
     ) -> Result<(), CopyError> {
         let made = Made {
             owner: change.owner.unwrap_or((0, 0)),
-            // As BuildKit has it: directories that are made on the way take `--chmod` as well.
+            // As BuildKit has it: directories that are made on the way take an octal `--chmod` as well.
             mode: match change.mode {
-                Some(change) => mode::apply(change, 0o755, true)?,
-                None => 0o755,
+                Some(ModeChange::Octal(bits)) => bits & 0o7777,
+                Some(ModeChange::Symbolic(_)) | None => 0o755,
             },
         };
         let is_dir_dest = action.dest.ends_with('/') || clean(&action.dest).is_empty();
