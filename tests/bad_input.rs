@@ -73,11 +73,11 @@ fn missing_file() {
     check_file(
         "FROM scratch\nCOPY there gone /dir/\n",
         str![[r#"
-error: `COPY` source `/gone` is not in the build context
- --> Dockerfile:2:1
+error: `COPY` source `gone` is not in the build context
+ --> Dockerfile:2:12
   |
 2 | COPY there gone /dir/
-  | ^^^^^^^^^^^^^^^^^^^^^ nothing matches
+  |            ^^^^ nothing matches
 [exit status: 2]
 
 "#]],
@@ -94,11 +94,11 @@ fn file_hidden_by_dockerignore() {
         &env,
         2,
         str![[r#"
-error: `COPY` source `/app.py` is not in the build context
- --> Dockerfile:2:1
+error: `COPY` source `app.py` is not in the build context
+ --> Dockerfile:2:6
   |
 2 | COPY app.py /
-  | ^^^^^^^^^^^^^ nothing matches after `.dockerignore`
+  |      ^^^^^^ nothing matches after `.dockerignore`
   |
 hint: `.dockerignore:2` excludes `*.py`; add `!app.py` after it to keep the file
 [exit status: 2]
@@ -241,8 +241,8 @@ hint: name the file with `-f`
     env.rbuild(["-f", "no/such", "."])
         .code(2)
         .fails_with(str![[r#"
-error: cannot read `no/such`
-caused by: entity not found
+error: `no/such` does not exist
+hint: `-f` is taken from the working directory, not from the context
 [exit status: 2]
 
 "#]]);
@@ -425,11 +425,11 @@ fn paths_do_not_leave_the_context() {
         &env,
         2,
         str![[r#"
-error: `COPY` source `/secret` is not in the build context
- --> Dockerfile:2:1
+error: `COPY` source `../secret` is not in the build context
+ --> Dockerfile:2:6
   |
 2 | COPY ../secret /
-  | ^^^^^^^^^^^^^^^^ nothing matches
+  |      ^^^^^^^^^ nothing matches
 [exit status: 2]
 
 "#]],
@@ -572,7 +572,7 @@ full: 3
 sha256:
 ---- stderr ----
 error: cannot write the layer's blob
-caused by: No space left on device (os error 28) at path "[ROOT]/state/v1/blobs/sha256/.aside-[ASIDE]"
+caused by: No space left on device (os error 28)
 
 "#]]);
 }
@@ -601,8 +601,8 @@ fn read_only_store() {
         .code(3)
         .is(str![[r#"
 ---- stderr ----
-error: cannot create `[ROOT]/state/v1` in the store: the file system is read-only (choose another place with `--root`)
-caused by: Read-only file system (os error 30)
+error: cannot create a directory in `[ROOT]/state` in the store: the file system is read-only (choose another place with `--root`)
+caused by: read-only filesystem or storage medium
 [exit status: 3]
 
 "#]]);
@@ -679,11 +679,11 @@ fn failing_step() {
         &env,
         1,
         str![[r#"
-error: `[3/3] RUN echo to stdout; echo to stderr >&2; exit 42` failed: did not complete successfully: exit code: 42
+error: `[3/3] RUN echo to stdout; echo to stderr >&2; exit 42` failed: exit code: 42
  --> Dockerfile:3:1
   |
 3 | RUN echo to stdout; echo to stderr >&2; exit 42
-  | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ did not complete successfully: exit code: 42
+  | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ exit code: 42
 
 the last 2 lines of its output:
   [TIME] to stdout
@@ -707,11 +707,11 @@ fn step_that_is_killed() {
         &env,
         1,
         str![[r#"
-error: `[2/2] RUN sh -c 'kill -9 $$'; exit $?` failed: did not complete successfully: exit code: 137
+error: `[2/2] RUN sh -c 'kill -9 $$'; exit $?` failed: exit code: 137
  --> Dockerfile:2:1
   |
 2 | RUN sh -c 'kill -9 $$'; exit $?
-  | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ did not complete successfully: exit code: 137
+  | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ exit code: 137
 
 the last line of its output:
   [TIME] Killed
@@ -729,9 +729,24 @@ fn command_that_is_not_there() {
     let env = TestEnv::new()
         .bases([Base::Busybox])
         .file("Dockerfile", "FROM busybox\nRUN [\"/bin/nothing\"]\n");
-    check(&env, 1, str![], |env| {
-        env.write("Dockerfile", "FROM busybox\nRUN true\n")
-    });
+    check(
+        &env,
+        1,
+        str![[r#"
+error: `[2/2] RUN ["/bin/nothing"]` failed: `/bin/nothing` was not found in the file system of the step
+ --> Dockerfile:2:1
+  |
+2 | RUN ["/bin/nothing"]
+  | ^^^^^^^^^^^^^^^^^^^^ `/bin/nothing` was not found in the file system of the step
+
+it printed nothing
+
+hint: steps before it are kept: the same command goes on from here
+[exit status: 1]
+
+"#]],
+        |env| env.write("Dockerfile", "FROM busybox\nRUN true\n"),
+    );
 }
 
 #[test]
