@@ -29,6 +29,7 @@ use rbuild_llb::frontend::FrontendRequest;
 use rbuild_llb::frontend::NamedContext;
 use rbuild_llb::frontend::Outline;
 use rbuild_llb::frontend::Pins;
+use rbuild_llb::op::SecurityMode;
 use rbuild_llb::op::SourceOp;
 
 use rbuild_dockerfile::Dockerfile;
@@ -81,6 +82,7 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);
     let definition = definition(request, &plan, &pinner, &events)?;
 
+    entitled(request, &definition)?;
     let cancel = CancelToken::new();
     let options = EngineOptions {
         locals: plan.locals.clone(),
@@ -151,6 +153,26 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
     durability::sync_later(&store, &request.settings.root);
     write_reports(request, &outcome)?;
     Ok(outcome)
+}
+
+/// Refuses what only `--allow` gives. The host's network is not among it: it is what steps have by default.
+fn entitled(request: &BuildRequest, definition: &PrunedDefinition) -> Result<(), BuildError> {
+    let insecure = definition.iter().filter(|(_, vertex)| {
+        matches!(&vertex.op, Op::Exec(exec) if exec.security == SecurityMode::Insecure)
+    });
+    let mut refused = Vec::new();
+    for (_, vertex) in insecure.filter(|_| !request.allow.security_insecure) {
+        if let Some(span) = vertex.meta.spans.first() {
+            let message = "`RUN --security=insecure` is not allowed in this build";
+            let diagnostic = Diagnostic::error(message, span.clone(), "")
+                .hint("allow it with `--allow security.insecure` if you trust this file");
+            refused.push(diagnostic);
+        }
+    }
+    match refused.is_empty() {
+        true => Ok(()),
+        false => Err(BuildError::request(refused)),
+    }
 }
 
 /// Lines 2 to 5: the pruned graphs of all platforms as one.

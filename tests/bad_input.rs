@@ -241,8 +241,8 @@ hint: name the file with `-f`
     env.rbuild(["-f", "no/such", "."])
         .code(2)
         .fails_with(str![[r#"
-error: cannot read `no/such`
-caused by: entity not found
+error: `no/such` does not exist
+hint: `-f` is taken from the working directory, not from the context
 [exit status: 2]
 
 "#]]);
@@ -572,7 +572,7 @@ full: 3
 sha256:
 ---- stderr ----
 error: cannot write the layer's blob
-caused by: No space left on device (os error 28) at path "[ROOT]/state/v1/blobs/sha256/.aside-[ASIDE]"
+caused by: No space left on device (os error 28)
 
 "#]]);
 }
@@ -601,8 +601,8 @@ fn read_only_store() {
         .code(3)
         .is(str![[r#"
 ---- stderr ----
-error: cannot create `[ROOT]/state/v1` in the store: the file system is read-only (choose another place with `--root`)
-caused by: Read-only file system (os error 30)
+error: cannot create a directory in `[ROOT]/state` in the store: the file system is read-only (choose another place with `--root`)
+caused by: read-only filesystem or storage medium
 [exit status: 3]
 
 "#]]);

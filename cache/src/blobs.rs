@@ -242,7 +242,8 @@ impl BlobWriter<'_> {
 
 impl Write for BlobWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.file.write(bytes)?;
+        // Its own file, not the handle: errors of the handle tell its random name.
+        let count = self.file.as_file_mut().write(bytes)?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&bytes[..count]);
         }

@@ -11,6 +11,14 @@ use tempfile::NamedTempFile;
 
 use crate::store::StoreError;
 
+/// What went wrong, without the random name that the library for temporary files tells with it.
+pub(crate) fn plain(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(_) => error,
+        None => io::Error::from(error.kind()),
+    }
+}
+
 /// How the names of files begin that are still being written.
 pub(crate) const ASIDE: &str = ".aside-";
 

@@ -103,7 +103,7 @@ impl StoreError {
         move |source| Self::Io {
             action,
             path,
-            source,
+            source: crate::file::plain(source),
         }
     }
 

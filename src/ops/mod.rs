@@ -367,6 +367,10 @@ impl Evaluate for Engine<'_> {
                 Err(error) => Load::Unusable(error.to_string()),
             };
         }
+        // Before it is looked up: what is found after this stays.
+        if let Err(error) = self.lease.protect(LeaseRoot::Record(*key)) {
+            return Load::Unusable(error.to_string());
+        }
         let record = match self.backend().lookup(key) {
             Ok(Some(record)) => record,
             Ok(None) => return Load::Miss,
@@ -378,9 +382,6 @@ impl Evaluate for Engine<'_> {
             .try_for_each(|snapshot| self.usable(snapshot))
         {
             return Load::Unusable(reason);
-        }
-        if let Err(error) = self.lease.protect(LeaseRoot::Record(*key)) {
-            return Load::Unusable(error.to_string());
         }
         Load::Hit(StepResult {
             outputs: Arc::new(record.outputs),

@@ -156,11 +156,9 @@ fn tidy(path: &Path) -> PathBuf {
 }
 
 fn missing(path: &Path) -> BuildError {
-    let error = io::Error::from(io::ErrorKind::NotFound);
-    BuildError::new(
-        ErrorKind::Request,
-        anyhow::Error::new(error).context(format!("cannot read `{}`", path.display())),
-    )
+    let error = anyhow::anyhow!("`{}` does not exist", path.display());
+    BuildError::new(ErrorKind::Request, error)
+        .hint("`-f` is taken from the working directory, not from the context")
 }
 
 /// The text of a file, or `None` if there is none. Bytes that are not UTF-8 are replaced.

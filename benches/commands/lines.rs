@@ -1,0 +1,295 @@
+//! What is measured.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::bare;
+use super::limits;
+use super::measure::Bound;
+use super::measure::Measured;
+use super::measure::Times;
+use super::measure::in_turns;
+use super::measure::line;
+use super::measure::run;
+use super::measure::run_watched;
+use super::place::Place;
+use super::place::busybox;
+
+/// A line's name, and what measures it.
+pub(crate) type Line = (&'static str, fn() -> Measured<String>);
+
+pub(crate) const LINES: [Line; 6] = [
+    ("cached", cached),
+    ("steps", steps),
+    ("stages", stages),
+    ("context", context),
+    ("unchanged-context", unchanged_context),
+    ("export", export),
+];
+
+const CONTEXT_DIRS: usize = 100;
+const CONTEXT_FILES: usize = 500;
+const STEPS: u32 = 50;
+const EXPORT_BYTES: usize = 1 << 30;
+
+fn cached() -> Measured<String> {
+    let place = Place::new();
+    place.program(&place.context("true"));
+    place.dockerfile(
+        "FROM scratch AS tools\nCOPY true /true\n\
+         FROM tools AS work\nRUN [\"/true\"]\n\
+         FROM scratch\nCOPY --from=work /hello.txt /hello.txt\n",
+    );
+    let busybox = busybox()?;
+    let build = || run(place.build("store").arg("context"));
+    build()?;
+    let (ours, exec) = in_turns(
+        100,
+        |_| build(),
+        |_| run(Command::new(&busybox).arg("true")),
+    )?;
+    let bound = Bound {
+        within: Some(Duration::from_millis(5)),
+        times: Some(5.0),
+    };
+    Ok(line(&ours, &exec, "exec of a static program", &bound))
+}
+
+fn steps() -> Measured<String> {
+    const ROUNDS: usize = 5;
+    let place = Place::new();
+    place.program(&place.context("true"));
+    let lower = place.beside("lower");
+    fs::create_dir(&lower).unwrap();
+    place.program(&lower.join("true"));
+    let without = "FROM scratch\nCOPY true /true\n".to_owned();
+    let mut with = without.clone();
+    for step in 0..STEPS {
+        write!(with, "ENV STEP={step}\nRUN [\"/true\"]\n").unwrap();
+    }
+    let cold = |dockerfile: &str| {
+        place.dockerfile(dockerfile);
+        let time = run(place.build("store").arg("context"));
+        place.remove("store");
+        time
+    };
+    let mut fixed = Times::default();
+    let (ours, bare) = in_turns(
+        ROUNDS,
+        |_| {
+            fixed.push(cold(&without)?);
+            cold(&with)
+        },
+        |_| {
+            let time = bare::steps(&lower, &place.beside("bare"), STEPS as usize)?;
+            place.remove("bare");
+            Ok(time)
+        },
+    )?;
+    let bound = Bound {
+        within: Some(Duration::from_millis(5)),
+        times: Some(3.0),
+    };
+    let ours = ours.per_part(fixed.best(), STEPS);
+    let bare = bare.per_part(Duration::ZERO, STEPS);
+    let mut text = line(&ours, &bare, "namespaces + overlay + exec", &bound);
+    let mut bwrap = Times::default();
+    for _ in 0..STEPS {
+        let mut command = Command::new("bwrap");
+        let ran = run(command.arg("--unshare-all").arg("--bind").args([
+            lower.as_os_str(),
+            "/".as_ref(),
+            "/true".as_ref(),
+        ]));
+        match ran {
+            Ok(time) => bwrap.push(time),
+            Err(_) => return Ok(text),
+        }
+    }
+    write!(text, "; bwrap {:.2} ms", bwrap.best().as_secs_f64() * 1e3).unwrap();
+    Ok(text)
+}
+
+fn stages() -> Measured<String> {
+    let place = Place::new();
+    let busybox = busybox()?;
+    fs::copy(&busybox, place.context("busybox")).unwrap();
+    let mut text = "FROM scratch AS base\nCOPY busybox /bin/busybox\n".to_owned();
+    let stage = |text: &mut String, name: &str, index: usize, seconds: u32| {
+        write!(
+            text,
+            "FROM base AS {name}{index}\nENV STAGE={name}{index}\n\
+             RUN [\"/bin/busybox\", \"sh\", \"-c\", \"/bin/busybox sleep {seconds}; echo > /{name}{index}\"]\n"
+        )
+        .unwrap();
+    };
+    (0..4).for_each(|index| stage(&mut text, "wanted", index, 1));
+    (0..6).for_each(|index| stage(&mut text, "unreachable", index, 10));
+    text.push_str("FROM scratch\n");
+    for index in 0..4 {
+        writeln!(text, "COPY --from=wanted{index} /wanted{index} /").unwrap();
+    }
+    place.dockerfile(&text);
+    let (ours, sleep) = in_turns(
+        3,
+        |_| {
+            let time = run(place.build("store").arg("context"));
+            place.remove("store");
+            time
+        },
+        |_| run(Command::new(&busybox).args(["sleep", "1"])),
+    )?;
+    let bound = Bound {
+        within: Some(Duration::from_millis(1100)),
+        times: None,
+    };
+    Ok(line(&ours, &sleep, "sleep 1", &bound))
+}
+
+fn context() -> Measured<String> {
+    let place = Place::new();
+    small_files(&place.context(""));
+    place.dockerfile("FROM scratch\nCOPY . .\n");
+    let mut peak = 0;
+    let (ours, cp) = in_turns(
+        4,
+        |_| {
+            let (time, memory) = run_watched(place.build("store").arg("context"))?;
+            peak = peak.max(memory);
+            place.remove("store");
+            Ok(time)
+        },
+        |_| {
+            let mut cp = Command::new("cp");
+            let time = run(cp.arg("-a").args([place.context(""), place.beside("copy")]));
+            place.remove("copy");
+            time
+        },
+    )?;
+    let text = line(&ours, &cp, "cp -a", &Bound::times(2.0));
+    Ok(format!("{text}; {}", memory(peak)))
+}
+
+fn unchanged_context() -> Measured<String> {
+    let place = Place::new();
+    small_files(&place.context(""));
+    place.dockerfile("FROM scratch\nCOPY . .\n");
+    let pool = pool();
+    // Files that were made within two seconds are read again: the first of these builds may be too early.
+    for _ in 0..2 {
+        run(place.build("store").arg("context"))?;
+    }
+    let mut peak = 0;
+    let (ours, walk) = in_turns(
+        20,
+        |round| {
+            let mut build = place.build("store");
+            build.arg("context");
+            if round > 0 {
+                return run(&mut build);
+            }
+            let (time, memory) = run_watched(&mut build)?;
+            peak = memory;
+            Ok(time)
+        },
+        |_| limits::stat_walk(&place.context(""), &pool),
+    )?;
+    let text = line(&ours, &walk, "parallel stat walk", &Bound::times(2.0));
+    Ok(format!("{text}; {}", memory(peak)))
+}
+
+fn export() -> Measured<String> {
+    let place = Place::new();
+    let data = half_compressible(EXPORT_BYTES);
+    File::create(place.context("data"))
+        .and_then(|mut file| file.write_all(&data))
+        .unwrap();
+    place.dockerfile("FROM scratch\nCOPY data /data\n");
+    run(place.build("store").arg("context"))?;
+    let pool = pool();
+    let mut peak = 0;
+    let (ours, gzip) = in_turns(
+        3,
+        |round| {
+            place.remove("image.tar");
+            let mut build = place.build("store");
+            // Another epoch is another layer: what was compressed before does not serve.
+            build
+                .env("SOURCE_DATE_EPOCH", (1_000_000_000 + round).to_string())
+                .args(["-o", "type=oci,dest=image.tar,compression=gzip,compression-level=6,rewrite-timestamp=true"])
+                .arg("context");
+            let (time, memory) = run_watched(&mut build)?;
+            peak = peak.max(memory);
+            Ok(time)
+        },
+        |_| Ok(limits::gzip(&data, &pool)),
+    )?;
+    let text = line(&ours, &gzip, "libdeflate alone", &Bound::times(1.3));
+    Ok(format!("{text}; {}", memory(peak)))
+}
+
+fn memory(kib: u64) -> String {
+    format!("peak memory {} MiB", kib / 1024)
+}
+
+fn pool() -> rayon::ThreadPool {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .unwrap()
+}
+
+/// 50,000 files of 0 to 2 KiB, no two alike.
+fn small_files(dir: &Path) {
+    let mut random = Random(1);
+    for above in 0..CONTEXT_DIRS {
+        let dir = dir.join(format!("directory-{above}"));
+        fs::create_dir(&dir).unwrap();
+        for file in 0..CONTEXT_FILES {
+            let len = 8 + (random.next() % 2040) as usize;
+            let mut text = random.next().to_le_bytes().to_vec();
+            text.resize(len, b'a' + (file % 26) as u8);
+            fs::write(dir.join(format!("file-{file}.txt")), text).unwrap();
+        }
+    }
+}
+
+/// 2 KiB of noise, 2 KiB of words, and so on.
+fn half_compressible(len: usize) -> Vec<u8> {
+    const WORDS: [&str; 8] = [
+        "layer ", "store ", "frame ", "graph ", "a ", "stage ", "of the ", "digest\n",
+    ];
+    let mut random = Random(2);
+    let mut data = Vec::with_capacity(len + 4096);
+    while data.len() < len {
+        let noise = data.len() + 2048;
+        while data.len() < noise {
+            data.extend(random.next().to_le_bytes());
+        }
+        let words = data.len() + 2048;
+        while data.len() < words {
+            data.extend(WORDS[(random.next() % 8) as usize].bytes());
+        }
+        data.truncate(words);
+    }
+    data.truncate(len);
+    data
+}
+
+/// Marsaglia's xorshift64*: the same data in every run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+}
