@@ -1,6 +1,7 @@
 //! RUN: inputs become directories, the sandbox runs the process, what it wrote becomes a layer.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
@@ -480,7 +481,17 @@ fn environment(proxies: &[String], env: &[String], home: &str) -> Vec<OsString> 
     if !named("HOME") {
         whole.push(format!("HOME={home}"));
     }
-    whole.into_iter().map(OsString::from).collect()
+    // getenv(3) finds the first of equal names, and the last is meant.
+    let mut seen = BTreeSet::new();
+    let mut kept: Vec<OsString> = Vec::with_capacity(whole.len());
+    for pair in whole.into_iter().rev() {
+        let name = pair.split('=').next().unwrap_or_default().to_owned();
+        if seen.insert(name) {
+            kept.push(pair.into());
+        }
+    }
+    kept.reverse();
+    kept
 }
 
 fn network(mode: NetworkMode) -> Network {

@@ -174,16 +174,18 @@ impl Engine<'_> {
     /// Turns "these layers, which add up to `lower`, but this merged tree" into one layer more.
     fn as_layer(&self, lower: &TreeRef, changed: &Snapshot) -> Result<Snapshot, OpError> {
         let layer = self.store.trees().diff(&lower.tree, &changed.root.tree)?;
-        let mut layers = changed.layers.clone();
-        layers.push(LayerRef {
-            layer,
-            origin: None,
-            created: Some(self.created()),
-        });
-        Ok(Snapshot {
-            layers,
-            root: changed.root,
-        })
+        let below = Snapshot {
+            layers: changed.layers.clone(),
+            root: *lower,
+        };
+        self.stack(
+            &below,
+            LayerRef {
+                layer,
+                origin: None,
+                created: Some(self.created()),
+            },
+        )
     }
 
     /// When a layer made now was made, nanoseconds since the epoch.

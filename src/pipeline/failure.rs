@@ -72,6 +72,7 @@ pub(super) fn op(error: OpError) -> BuildError {
     match error {
         OpError::Cancelled => BuildError::interrupted(),
         OpError::Registry(error) => registry(error),
+        OpError::Sandbox(SandboxError::Cancelled) => BuildError::interrupted(),
         OpError::Sandbox(error) => sandbox(error),
         OpError::Layer(rbuild_cache::LayerError::Cancelled) => BuildError::interrupted(),
         error => {
