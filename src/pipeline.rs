@@ -109,13 +109,18 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
     let runs_process = looked_up
         .pending()
         .any(|(_, vertex)| matches!(vertex.op, Op::Exec(_)));
+    let mut remark = None;
     if runs_process {
         progress.pause();
         let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
+        remark = entered.remark().map(str::to_owned);
         engine.set_executor(Box::new(entered));
         progress.resume();
     }
-    sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+    // An unchanged build that writes no file is over before anybody could interrupt it.
+    if !looked_up.is_complete() || !request.outputs.is_empty() {
+        sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+    }
 
     // A context is looked at in every build: it is never what people mean by cached.
     let contexts: BTreeSet<String> = definition
@@ -139,7 +144,13 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
             clock: &clock::now,
         },
     )
-    .map_err(|error| failure::solve(error, &definition, &plan))?;
+    .map_err(|error| {
+        let mut error = failure::solve(error, &definition, &plan);
+        if error.kind == ErrorKind::Step {
+            error.hints.extend(remark);
+        }
+        error
+    })?;
 
     let outcome = deliver(
         request,
