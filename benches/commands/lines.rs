@@ -85,11 +85,7 @@ fn steps() -> Measured<String> {
             fixed.push(cold(&without)?);
             cold(&with)
         },
-        |_| {
-            let time = bare::steps(&lower, &place.beside("bare"), STEPS as usize)?;
-            place.remove("bare");
-            Ok(time)
-        },
+        |_| bare::steps(&lower, &place.beside("bare"), STEPS as usize),
     )?;
     let bound = Bound {
         within: Some(Duration::from_millis(5)),
