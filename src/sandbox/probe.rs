@@ -185,7 +185,8 @@ fn single_fix(user: u32) -> String {
         return "install newuidmap and newgidmap (package uidmap or shadow-utils)".to_owned();
     }
     let name = userns::user_name(user).unwrap_or_else(|| user.to_string());
-    format!("sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {name}")
+    let (first, last) = userns::free_range();
+    format!("sudo usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {name}")
 }
 
 /// What steps on [`Rung::Single`] cannot do; `user` is who started the program.

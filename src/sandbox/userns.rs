@@ -147,6 +147,24 @@ fn subordinate(text: &str, name: Option<&str>, uid: u32) -> Vec<(u32, u32)> {
         .collect()
 }
 
+/// 65536 ids that no line of `/etc/subuid` or `/etc/subgid` gives to anybody: behind the last that does, and from
+/// 100000 on as useradd(8) hands them out.
+pub(super) fn free_range() -> (u32, u32) {
+    let texts =
+        ["/etc/subuid", "/etc/subgid"].map(|file| fs::read_to_string(file).unwrap_or_default());
+    let first = first_free(&texts.join("\n"));
+    (first, first.saturating_add(65_535))
+}
+
+fn first_free(text: &str) -> u32 {
+    let ends = text.lines().filter_map(|line| {
+        let mut fields = line.trim().split(':').skip(1).map(str::parse::<u32>);
+        let (start, count) = (fields.next()?.ok()?, fields.next()?.ok()?);
+        Some(start.saturating_add(count))
+    });
+    ends.max().unwrap_or(0).max(100_000)
+}
+
 /// Our own id as 0, the ranges from 1 on.
 fn stack(own: u32, ranges: &[(u32, u32)]) -> Vec<Range> {
     let mut map = vec![Range {
@@ -411,6 +429,16 @@ mod t {
         check(Some("bob"), 1001, &[(165_536, 65536)]);
         check(None, 1000, &[(300_000, 10)]);
         check(Some("bad"), 7, &[]);
+    }
+
+    #[test]
+    fn a_range_is_proposed_that_is_nobodys() {
+        assert_eq!(first_free(""), 100_000);
+        assert_eq!(
+            first_free("alice:100000:65536\nbob:165536:65536\n"),
+            231_072
+        );
+        assert_eq!(first_free("old:1000:10\nbad:x:1\n"), 100_000);
     }
 
     #[test]
