@@ -170,6 +170,49 @@ fn directories_made_on_the_way() {
     );
 }
 
+/// Names of what is copied, as BuildKit gives them: a link's own name with its target's content, names that are not
+/// UTF-8, parents from the pivot on, patterns that meet nothing beside files that are there.
+#[test]
+fn copies_have_the_names_buildkit_gives() {
+    let env = TestEnv::new()
+        .file("target.txt", "t\n")
+        .file("d/sub/x.txt", "x\n")
+        .file("d/y.txt", "y\n")
+        .symlink("link", "target.txt")
+        .symlink("dl", "d")
+        .file(
+            "Dockerfile",
+            "FROM scratch\nCOPY link /a/\nCOPY l*k /b/\nCOPY dl /c/\n\
+             COPY --parents d/sub/x.txt d/*.txt /p/\nCOPY --parents ./d/./sub/*.txt /q/\n\
+             COPY n* /n/\nCOPY d/y.txt target.txt /m/\nCOPY nothing* d/y.txt /e/\n",
+        );
+    let odd = <std::ffi::OsString as std::os::unix::ffi::OsStringExt>::from_vec(b"n\xff".to_vec());
+    fs::write(env.path(".").join(&odd), "z").unwrap();
+    env.rbuild(["-o", "out", "."]).success();
+
+    let text = |path: &str| fs::read_to_string(env.path("out").join(path)).unwrap();
+    for (path, content) in [
+        ("a/link", "t\n"),
+        ("b/link", "t\n"),
+        ("c/sub/x.txt", "x\n"),
+        ("c/y.txt", "y\n"),
+        ("e/y.txt", "y\n"),
+        ("m/target.txt", "t\n"),
+        ("m/y.txt", "y\n"),
+        ("p/d/sub/x.txt", "x\n"),
+        ("p/d/y.txt", "y\n"),
+        ("q/sub/x.txt", "x\n"),
+    ] {
+        assert_eq!(text(path), content, "{path}");
+    }
+    assert_eq!(fs::read(env.path("out/n").join(&odd)).unwrap(), b"z");
+    let links = ["a/link", "b/link"].map(|path| env.path("out").join(path).is_symlink());
+    assert_eq!(links, [false, false]);
+    let names = |dir: &str| fs::read_dir(env.path("out").join(dir)).unwrap().count();
+    let counts = ["a", "b", "c", "e", "m", "n", "p", "p/d", "q"].map(names);
+    assert_eq!(counts, [1, 1, 2, 1, 2, 1, 1, 2, 1]);
+}
+
 #[test]
 fn skopeo_and_umoci_read_an_oci_archive() {
     let env = all_sorts();

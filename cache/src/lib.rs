@@ -17,7 +17,7 @@
 //!   leases/RANDOM               what living builds use; locked while they live              [lease]
 //!   tmp/RANDOM{,.d}             work in progress; locked while somebody works on it         [store]
 //!   trash/                      what is being deleted
-//!   unsynced/BOOT-ID            what no sync has made durable yet                           [journal]
+//!   unsynced/BOOT-ID            there while something is not synced                         [journal]
 //! ```
 //!
 //! What always holds:

@@ -340,7 +340,7 @@ pub enum FileActionKind {
 }
 
 /// LLB's `FileActionCopy`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CopyAction {
     /// Path in the source; may be a pattern when `allow_wildcard`.
     pub src: String,
@@ -370,7 +370,8 @@ pub struct CopyAction {
     pub always_replace_existing_dest_paths: bool,
     /// Unix seconds all copies get; `None` keeps the source's.
     pub timestamp: Option<i64>,
-    /// `--parents`: keep the source's parent directories below the destination.
+    /// `--parents`: keep the source's parent directories below the destination. `src` is the directory they begin in,
+    /// and `include` what is copied of it.
     pub parents: bool,
 }
 

@@ -109,8 +109,6 @@ pub struct Source {
     pub path: Vec<u8>,
     /// The name it gets if the destination is a directory.
     pub name: Vec<u8>,
-    /// Directories between the source's root and it, kept below the destination with `--parents`.
-    pub parents: Vec<u8>,
     /// What is there.
     pub entry: Entry,
 }
@@ -128,22 +126,17 @@ pub fn sources(
         src: action.src.clone(),
         source,
     };
-    // `/./` marks where the kept parents begin.
-    let (pivot, src) = match action.src.split_once("/./") {
-        Some((pivot, rest)) if action.parents => (clean(pivot), clean(rest)),
-        _ => (Vec::new(), clean(&action.src)),
-    };
-    let full = join(&pivot, &src);
+    let src = clean(&action.src);
     let is_wild =
-        action.allow_wildcard && full.iter().any(|b| matches!(b, b'*' | b'?' | b'[' | b'\\'));
+        action.allow_wildcard && src.iter().any(|b| matches!(b, b'*' | b'?' | b'[' | b'\\'));
     let mut paths = Vec::new();
     if is_wild {
-        expand(trees, tree, &full, &mut paths).map_err(|error| match error {
+        expand(trees, tree, &src, &mut paths).map_err(|error| match error {
             ExpandError::Pattern(source) => pattern(source),
             ExpandError::Tree(source) => CopyError::Tree(source),
         })?;
     } else {
-        paths.push(full.clone());
+        paths.push(src);
     }
     let mut list = Vec::new();
     for path in paths {
@@ -160,17 +153,9 @@ pub fn sources(
                 src: action.src.clone(),
             });
         };
-        let below_pivot = path.strip_prefix(pivot.as_slice()).unwrap_or(&path);
-        let below_pivot = below_pivot.strip_prefix(b"/").unwrap_or(below_pivot);
-        let (parents, name) = match below_pivot.iter().rposition(|&b| b == b'/') {
-            Some(at) => (below_pivot[..at].to_vec(), below_pivot[at + 1..].to_vec()),
-            None => (Vec::new(), below_pivot.to_vec()),
-        };
-        let parents = if action.parents { parents } else { Vec::new() };
         list.push(Source {
             path: found.path,
-            name,
-            parents,
+            name: split(&path).1.to_vec(),
             entry: found.entry,
         });
     }
@@ -350,13 +335,13 @@ impl<'a> Target<'a> {
         Self { trees, root, now }
     }
 
-    /// Copies what `action` means out of `source`.
+    /// Copies one of the [`sources`] of `action`.
     ///
     /// # Errors
-    /// If nothing is there to copy, or something is in the way.
+    /// If something is in the way.
     pub fn copy(
         &mut self,
-        source: &TreeRef,
+        source: &Source,
         action: &CopyAction,
         change: &Change<'_>,
     ) -> Result<(), CopyError> {
@@ -368,34 +353,12 @@ impl<'a> Target<'a> {
                 Some(ModeChange::Symbolic(_)) | None => 0o755,
             },
         };
-        let is_dir_dest = action.dest.ends_with('/') || clean(&action.dest).is_empty();
         let dest = clean(&action.dest);
-        let parent = if is_dir_dest {
-            dest.as_slice()
-        } else {
-            split(&dest).0
-        };
-        self.make_dirs(parent, made)?;
-        for source in sources(self.trees, source, action)? {
-            let entry = arriving(self.trees, &source, action, change)?;
-            let base = if source.parents.is_empty() {
-                dest.clone()
-            } else {
-                join(&dest, &source.parents)
-            };
-            if !source.parents.is_empty() {
-                self.make_dirs(&base, made)?;
-            }
-            self.place(
-                &base,
-                &source.name,
-                entry,
-                action,
-                made,
-                !source.parents.is_empty(),
-            )?;
+        if action.dest.ends_with('/') {
+            self.make_dirs(&dest, made)?;
         }
-        Ok(())
+        let entry = arriving(self.trees, source, action, change)?;
+        self.place(&dest, &source.name, entry, action, made)
     }
 
     /// Puts one entry at `dest`, or below it as `name` if the rules say so.
@@ -406,14 +369,13 @@ impl<'a> Target<'a> {
         mut entry: Entry,
         action: &CopyAction,
         made: Made,
-        keep_name: bool,
     ) -> Result<(), CopyError> {
         let there = self.trees.lookup(&self.root.tree, dest, Follow::All)?;
         let into_dir = there
             .as_ref()
             .is_some_and(|found| matches!(found.entry.node, Node::Dir(_)));
         let is_dir = matches!(entry.node, Node::Dir(_));
-        let contents = action.dir_copy_contents && is_dir && !keep_name;
+        let contents = action.dir_copy_contents && is_dir;
         let mut path = there.map_or_else(|| dest.to_vec(), |found| found.path);
         if into_dir && !contents && !name.is_empty() {
             path = join(&path, name);

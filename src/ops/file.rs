@@ -126,9 +126,7 @@ impl Engine<'_> {
             let entry = copy::arriving(trees, &source, action, &change)?;
             let tree = matches!(entry.node, Node::Dir(_)).then(|| trees.subtree(&entry).tree);
             list.push(KeyValue::List(vec![
-                String::from_utf8_lossy(&copy::join(&source.parents, &source.name))
-                    .into_owned()
-                    .into(),
+                String::from_utf8_lossy(&source.name).into_owned().into(),
                 KeyValue::Content {
                     content: entry.content(),
                     tree,
@@ -325,20 +323,9 @@ impl Engine<'_> {
     ) -> Result<(), OpError> {
         let pattern = CopyAction {
             src: path.to_owned(),
-            dest: "/".into(),
-            owner: None,
-            mode: None,
-            follow_symlinks: false,
-            dir_copy_contents: false,
-            attempt_unpack: false,
-            create_dest_path: false,
             allow_wildcard: wild,
             allow_empty_wildcard: missing_ok,
-            include: Vec::new(),
-            exclude: Vec::new(),
-            always_replace_existing_dest_paths: false,
-            timestamp: None,
-            parents: false,
+            ..CopyAction::default()
         };
         match copy::sources(self.store.trees(), &target.root, &pattern) {
             Ok(list) => {
@@ -376,12 +363,7 @@ impl Engine<'_> {
                 self.unpack(target, &dest, archive, &change)?;
                 continue;
             }
-            let one = CopyAction {
-                src: exact(&found.path, action),
-                allow_wildcard: false,
-                ..action.clone()
-            };
-            target.copy(&source.root, &one, &change)?;
+            target.copy(&found, action, &change)?;
         }
         Ok(())
     }
@@ -430,23 +412,17 @@ impl Engine<'_> {
         // As an archive's own files, names that look like whiteouts are what they say: the merge applies them.
         let whole = trees.merge(&trees.empty().tree, &read.layer.tree)?;
         let action = CopyAction {
-            src: "/".into(),
             dest: format!("/{}", String::from_utf8_lossy(dest)),
-            owner: None,
-            mode: None,
-            follow_symlinks: false,
             dir_copy_contents: true,
-            attempt_unpack: false,
-            create_dest_path: true,
-            allow_wildcard: false,
-            allow_empty_wildcard: true,
-            include: Vec::new(),
-            exclude: Vec::new(),
             always_replace_existing_dest_paths: true,
-            timestamp: None,
-            parents: false,
+            ..CopyAction::default()
         };
-        Ok(target.copy(&whole, &action, change)?)
+        let root = copy::Source {
+            path: Vec::new(),
+            name: Vec::new(),
+            entry: trees.root(&whole.tree)?,
+        };
+        Ok(target.copy(&root, &action, change)?)
     }
 
     /// `--chown`, looked up in the image.
@@ -483,23 +459,6 @@ fn is_archive(file: &File) -> std::io::Result<bool> {
     let head = &head[..count];
     let compressed = head.starts_with(&[0x1f, 0x8b]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
     Ok(compressed || head.get(257..262).is_some_and(|magic| magic == b"ustar"))
-}
-
-/// The source path again, after a pattern has been expanded, with what `--parents` keeps still marked.
-fn exact(path: &[u8], action: &CopyAction) -> String {
-    let path = String::from_utf8_lossy(path).into_owned();
-    match action.src.split_once("/./") {
-        Some((pivot, _)) if action.parents => {
-            let pivot = String::from_utf8_lossy(&copy::clean(pivot)).into_owned();
-            let rest = path
-                .strip_prefix(&pivot)
-                .unwrap_or(&path)
-                .trim_start_matches('/')
-                .to_owned();
-            format!("{pivot}/./{rest}")
-        }
-        _ => path,
-    }
 }
 
 fn root_of(inputs: &[Input<'_, StepResult>], index: usize) -> TreeRef {

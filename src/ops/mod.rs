@@ -399,7 +399,7 @@ impl Evaluate for Engine<'_> {
             .map(|input| &input.output.outputs[input.index as usize])
             .collect();
         let outputs = match &vertex.op {
-            Op::Source(source) => vec![self.source(source, &vertex.platform, step)?],
+            Op::Source(source) => vec![self.source(source, step)?],
             Op::Exec(exec) => self.exec(vertex, exec, &inputs, step)?,
             Op::File(file) => self.file(file, &inputs, step)?,
             Op::Merge => vec![self.merge(&inputs)?],

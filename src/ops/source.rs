@@ -13,7 +13,6 @@ use rbuild_cache::Origin;
 use rbuild_cache::Scan;
 use rbuild_cache::Snapshot;
 use rbuild_llb::KeyRecord;
-use rbuild_llb::Platform;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::SourceOp;
@@ -116,7 +115,6 @@ impl Engine<'_> {
     pub(super) fn source(
         &self,
         source: &SourceOp,
-        _platform: &Platform,
         step: &StepControl<'_>,
     ) -> Result<Snapshot, OpError> {
         match source {

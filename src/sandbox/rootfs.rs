@@ -336,7 +336,8 @@ fn stack_with_mount_points(root: &Root, prepared: &[Prepared]) -> Result<OwnedFd
     if root.upper.is_some() {
         // Overlay refuses a work directory that a volatile mount has left its mark in (overlayfs.rst, "Volatile
         // mount"), since the upper directory may have lost writes. This one has seen none.
-        std::fs::remove_dir_all("w/work/incompat").during("stack the layers again")?;
+        std::fs::remove_dir_all(Path::new("w").join("work").join("incompat"))
+            .during("stack the layers again")?;
     }
     names.push("top".to_owned());
     stack(&names, root)
