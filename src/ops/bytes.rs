@@ -393,6 +393,23 @@ impl Engine<'_> {
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
     }
 
+    /// What [`layer_blob`](Self::layer_blob) gives, if nothing has to be made for it.
+    pub(crate) fn ready_blob(
+        &self,
+        layer: &LayerRef,
+        options: &BlobOptions,
+        keep: bool,
+    ) -> Result<Option<LayerBlob>, OpError> {
+        let tree = layer.layer.tree;
+        let Some(blob) = self.store.layer_blob(&tree, options)? else {
+            return Ok(None);
+        };
+        self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+        let there = self.store.blobs().contains(&blob.digest)
+            || !keep && self.store.layer_dir(&tree, &self.domain).is_some();
+        Ok(there.then_some(blob))
+    }
+
     /// A layer's blob in the given form, written if it is not there yet. With `keep` false only its digests are
     /// wanted, and the bytes are kept only if the layer has no directory form to make them from again.
     pub(crate) fn layer_blob(
@@ -405,14 +422,11 @@ impl Engine<'_> {
         let tree = layer.layer.tree;
         let lock = self.bytes.making(tree);
         let _only_one = lock.lock().expect(UNPOISONED);
+        if let Some(blob) = self.ready_blob(layer, options, keep)? {
+            return Ok(blob);
+        }
         let has_dir = self.store.layer_dir(&tree, &self.domain).is_some();
         let need_bytes = keep || !has_dir;
-        if let Some(blob) = self.store.layer_blob(&tree, options)? {
-            self.lease.protect(LeaseRoot::Blob(blob.digest))?;
-            if !need_bytes || self.store.blobs().contains(&blob.digest) {
-                return Ok(blob);
-            }
-        }
         if !has_dir {
             self.spool_whole(layer)?;
         }

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use rbuild_cache::BlobOptions;
+use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
 use rbuild_cache::Snapshot;
 use rbuild_llb::CancelToken;
@@ -76,43 +77,57 @@ fn image(
         OutputKind::Oci { .. } | OutputKind::Docker { .. } | OutputKind::Load => true,
         OutputKind::Tar { .. } | OutputKind::Local { .. } | OutputKind::CacheOnly => false,
     };
-    let layer = |layer: &LayerRef| -> Result<(Descriptor, OciDigest), OpError> {
-        if let Some(origin) = &layer.origin
-            && !spec.force_compression
-            && clamp.is_none()
-        {
-            if keep {
-                engine.fetch_origin(origin)?;
-            }
-            let media_type = Format::Oci.layer(&origin.media_type);
-            return Ok((
-                Descriptor::new(media_type, origin.digest, origin.size),
-                origin.diff_id,
-            ));
-        }
-        let blob = engine.layer_blob(layer, &options, keep, cancel)?;
+    let described_by = |blob: LayerBlob| {
         let suffix = match blob.compression {
             rbuild_cache::Compression::None => "",
             rbuild_cache::Compression::Gzip { .. } => "+gzip",
             rbuild_cache::Compression::Zstd { .. } => "+zstd",
         };
         let media_type = format!("{}{suffix}", media_type::OCI_LAYER);
-        Ok((
+        (
             Descriptor::new(media_type, blob.digest, blob.size),
             blob.diff_id,
-        ))
+        )
     };
-    // One layer is compressed in parallel already; several small ones side by side as well.
-    let described: Vec<(Descriptor, OciDigest)> = match snapshot.layers.len() {
-        0 | 1 => snapshot
-            .layers
-            .iter()
-            .map(layer)
-            .collect::<Result<_, _>>()?,
-        _ => snapshot
-            .layers
-            .par_iter()
-            .map(layer)
+    // A base's blob is exported as it came, unless it is to be another.
+    let as_it_came = |layer: &LayerRef| {
+        let origin = layer.origin.clone()?;
+        if spec.force_compression || clamp.is_some() {
+            return None;
+        }
+        let media_type = Format::Oci.layer(&origin.media_type);
+        let descriptor = Descriptor::new(media_type, origin.digest, origin.size);
+        Some((descriptor, origin))
+    };
+    let ready = |layer: &LayerRef| -> Result<Option<(Descriptor, OciDigest)>, OpError> {
+        if let Some((descriptor, origin)) = as_it_came(layer) {
+            let there = !keep || engine.store().blobs().contains(&origin.digest);
+            return Ok(there.then_some((descriptor, origin.diff_id)));
+        }
+        Ok(engine.ready_blob(layer, &options, keep)?.map(described_by))
+    };
+    let make = |layer: &LayerRef| -> Result<(Descriptor, OciDigest), OpError> {
+        if let Some((descriptor, origin)) = as_it_came(layer) {
+            engine.fetch_origin(&origin)?;
+            return Ok((descriptor, origin.diff_id));
+        }
+        engine
+            .layer_blob(layer, &options, keep, cancel)
+            .map(described_by)
+    };
+    // An unchanged build has nothing to make here, and must not start a thread to find that out.
+    let known: Vec<Option<(Descriptor, OciDigest)>> = snapshot
+        .layers
+        .iter()
+        .map(ready)
+        .collect::<Result<_, _>>()?;
+    let described: Vec<(Descriptor, OciDigest)> = match known.iter().any(Option::is_none) {
+        false => known.into_iter().flatten().collect(),
+        // One layer is compressed in parallel already; several small ones side by side as well.
+        true => known
+            .into_par_iter()
+            .zip(&snapshot.layers)
+            .map(|(known, layer)| known.map_or_else(|| make(layer), Ok))
             .collect::<Result<_, _>>()?,
     };
     let layers: Vec<ImageLayer> = described
