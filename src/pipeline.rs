@@ -106,15 +106,17 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
         .map_err(|error| failure::plan(error, &definition, &plan))?;
 
     let exporters = exporters(request)?;
-    let runs_process = looked_up
+    let processes = looked_up
         .pending()
-        .any(|(_, vertex)| matches!(vertex.op, Op::Exec(_)));
+        .filter(|(_, vertex)| matches!(vertex.op, Op::Exec(_)))
+        .count();
     let mut remark = None;
-    if runs_process {
+    if processes > 0 {
         progress.pause();
         let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
         remark = entered.remark().map(str::to_owned);
-        engine.set_executor(Box::new(entered));
+        entered.expect(processes);
+        engine.set_executor(Box::new(entered), processes);
         progress.resume();
     }
     // An unchanged build that writes no file is over before anybody could interrupt it.

@@ -24,6 +24,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::RwLock;
 
@@ -268,6 +269,8 @@ struct Cached {
 pub struct Trees {
     dir: PathBuf,
     memory: RwLock<HashMap<TreeId, Cached>>,
+    /// Those not in use: making one takes longer than compressing a small directory.
+    compressors: Mutex<Vec<zstd::bulk::Compressor<'static>>>,
 }
 
 impl std::fmt::Debug for Trees {
@@ -284,6 +287,7 @@ impl Trees {
         Self {
             dir: dir.to_owned(),
             memory: RwLock::default(),
+            compressors: Mutex::default(),
         }
     }
 
@@ -532,8 +536,7 @@ impl Trees {
         if !fs::metadata(&path).is_ok_and(|found| found.len() > 0) {
             let shard = path.parent().expect("an object's path has two parts");
             fs::create_dir_all(shard).map_err(io_error)?;
-            let bytes =
-                zstd::bulk::compress(&object::encode(dir).0, OBJECT_LEVEL).map_err(io_error)?;
+            let bytes = self.compress(&object::encode(dir).0).map_err(io_error)?;
             let mut aside = tempfile::Builder::new()
                 .prefix(".tmp-")
                 .tempfile_in(shard)
@@ -547,6 +550,24 @@ impl Trees {
             cached.stored = true;
         }
         Ok(())
+    }
+
+    fn compress(&self, object: &[u8]) -> io::Result<Vec<u8>> {
+        let mut pool = self
+            .compressors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut compressor = match pool.pop() {
+            Some(compressor) => compressor,
+            None => zstd::bulk::Compressor::new(OBJECT_LEVEL)?,
+        };
+        drop(pool);
+        let compressed = compressor.compress(object);
+        self.compressors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(compressor);
+        compressed
     }
 
     // The map is whole at every point where a thread could panic.

@@ -31,6 +31,7 @@ use super::OpError;
 use super::StepResult;
 use super::copy;
 use super::file::hidden;
+use super::workspace::WorkDirs;
 use crate::clock;
 use crate::request::SecretSource;
 use crate::request::Volume;
@@ -187,8 +188,7 @@ impl Engine<'_> {
             .map_or(&empty, |index| inputs[index]);
         let keeps_root = root_mount.is_some_and(|mount| mount.output.is_some());
 
-        let scratch = self.store.scratch()?;
-        let (upper, work) = work_dirs(scratch.path())?;
+        let workspace = self.workspaces.take(self.store)?;
         let identity = self.accounts(root)?.identity(&op.user)?;
         let mut env = environment(&op.proxy_env.env, &op.env, &identity.home);
         for secret in &op.secret_env {
@@ -206,7 +206,7 @@ impl Engine<'_> {
             .enumerate()
             .filter(|(_, mount)| mount.dest != "/")
         {
-            let dir = scratch.path().join(format!("mount{index}"));
+            let dir = workspace.path().join(format!("mount{index}"));
             if let Some(source) = self.mount_source(mount, inputs, &dir, &mut held, step)? {
                 mounts.push(sandbox::Mount {
                     dest: PathBuf::from(&mount.dest),
@@ -217,8 +217,8 @@ impl Engine<'_> {
         let spec = Step {
             root: sandbox::Root {
                 lowers: self.lowers(root, step.cancel)?,
-                upper: Some(upper.clone()),
-                work,
+                upper: Some(workspace.dirs.upper.clone()),
+                work: workspace.dirs.work.clone(),
             },
             mounts,
             args: op.args.iter().map(OsString::from).collect(),
@@ -265,25 +265,36 @@ impl Engine<'_> {
                 exit: ExitText(exit),
             });
         }
-        if !keeps_root {
-            return Ok(Vec::new());
-        }
+        let outputs = match keeps_root {
+            true => vec![self.written(root, &workspace.dirs.upper, step)?],
+            false => Vec::new(),
+        };
+        self.workspaces.give_back(workspace);
+        Ok(outputs)
+    }
+
+    /// What a process wrote on top of `root`, as a layer on it.
+    fn written(
+        &self,
+        root: &Snapshot,
+        upper: &Path,
+        step: &StepControl<'_>,
+    ) -> Result<Snapshot, OpError> {
         let trees = self.store.trees();
-        let mut written = rbuild_cache::scan_dir(trees, &upper, ScanKind::Upper, step.cancel)?;
+        let mut written = rbuild_cache::scan_dir(trees, upper, ScanKind::Upper, step.cancel)?;
         if self.ownership == Ownership::Logical {
             written = trees.keep_owners(&root.root.tree, &written.tree)?;
         }
         // What was copied up and is as it was is no change; device nodes below live in the tree only.
         let layer = trees.reduce(&root.root.tree, &written.tree)?;
-        trees.persist(&layer.tree)?;
         self.store
-            .adopt_layer_dir(&layer.tree, &self.domain, &upper)?;
+            .adopt_layer_dir(&layer.tree, &self.domain, upper)?;
         let layer = LayerRef {
             layer,
             origin: None,
             created: Some(self.created()),
         };
-        Ok(vec![self.stack(root, layer)?])
+        self.stack(root, layer)
     }
 
     /// Runs a process on top of a snapshot; what it writes there is dropped.
@@ -294,8 +305,7 @@ impl Engine<'_> {
         output: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<Exit, OpError> {
         let executor = self.executor()?;
-        let scratch = self.store.scratch()?;
-        let (upper, work) = work_dirs(scratch.path())?;
+        let workspace = self.workspaces.take(self.store)?;
         let identity = self.accounts(root)?.identity(&process.user)?;
         let mounts = process.volumes.iter().map(|volume| sandbox::Mount {
             dest: PathBuf::from(&volume.dest),
@@ -308,8 +318,8 @@ impl Engine<'_> {
         let spec = Step {
             root: sandbox::Root {
                 lowers: self.lowers(root, self.cancel)?,
-                upper: Some(upper),
-                work,
+                upper: Some(workspace.dirs.upper.clone()),
+                work: workspace.dirs.work.clone(),
             },
             mounts: mounts.collect(),
             args: process.args.iter().map(OsString::from).collect(),
@@ -373,11 +383,11 @@ impl Engine<'_> {
                 }
                 std::fs::create_dir(scratch)
                     .map_err(|source| OpError::io("create", scratch, source))?;
-                let (upper, work) = work_dirs(scratch)?;
+                let dirs = WorkDirs::make(scratch)?;
                 MountSource::Overlay {
                     lowers: self.lowers(snapshot, step.cancel)?,
-                    upper: (!mount.readonly).then_some(upper),
-                    work,
+                    upper: (!mount.readonly).then_some(dirs.upper),
+                    work: dirs.work,
                     subpath: PathBuf::from(&mount.selector),
                 }
             }
@@ -454,19 +464,6 @@ pub struct Foreground {
     pub network: NetworkMode,
     /// Directories of this machine.
     pub volumes: Vec<Volume>,
-}
-
-/// Makes the two directories an overlay writes to.
-fn work_dirs(parent: &Path) -> Result<(PathBuf, PathBuf), OpError> {
-    let (upper, work) = (parent.join("upper"), parent.join("work"));
-    for dir in [&upper, &work] {
-        std::fs::create_dir(dir).map_err(|source| OpError::io("create", dir, source))?;
-    }
-    // Its mode is that of `/` in the step.
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&upper, mode)
-        .map_err(|source| OpError::io("set the mode of", &upper, source))?;
-    Ok((upper, work))
 }
 
 /// The whole environment: defaults first, so that what the step sets wins.

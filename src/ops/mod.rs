@@ -13,6 +13,7 @@ pub mod owner;
 pub mod source;
 pub mod stack;
 pub mod transfer;
+mod workspace;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -196,6 +197,7 @@ pub struct Engine<'a> {
     executor: Option<Box<dyn exec::Executor>>,
     scans: Mutex<BTreeMap<LocalSource, Arc<Scan>>>,
     bytes: bytes::Bytes,
+    workspaces: workspace::Workspaces,
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -237,11 +239,14 @@ impl<'a> Engine<'a> {
             executor: None,
             scans: Mutex::default(),
             bytes: bytes::Bytes::default(),
+            workspaces: workspace::Workspaces::default(),
         }
     }
 
-    /// Lets the engine run processes: called once this process is inside its user namespace.
-    pub fn set_executor(&mut self, executor: Box<dyn exec::Executor>) {
+    /// Lets the engine run processes, `expected` of them as far as is known: called once this process is inside its
+    /// user namespace.
+    pub fn set_executor(&mut self, executor: Box<dyn exec::Executor>, expected: usize) {
+        self.workspaces = workspace::Workspaces::expecting(expected);
         self.domain = executor.domain().to_owned();
         self.ownership = executor.ownership();
         self.executor = Some(executor);
@@ -461,6 +466,7 @@ impl Evaluate for Engine<'_> {
                 name: vertex.meta.name.clone(),
             })?;
         }
+        self.workspaces.tidy(self.store);
         Ok(())
     }
 }

@@ -54,7 +54,7 @@ pub fn run_image(
         options,
         String::new(),
     );
-    engine.set_executor(Box::new(entered));
+    engine.set_executor(Box::new(entered), 1);
     let snapshot = engine
         .image_snapshot(digest, &request.image, &|_| {})
         .map_err(failure::op)?;

@@ -75,31 +75,61 @@ const CA_VARIABLES: [&str; 7] = [
     "SSL_CERT_FILE",
 ];
 
-/// Carries out a step in this process, which must be in new mount, IPC and UTS namespaces. Returns only if the step's
-/// program could not be executed.
-pub(super) fn run(config: &Config, mut step: Step, standard: &Standard) -> Failure {
+/// A process that has done what every step begins with.
+pub(super) struct Prepared {
+    files: rootfs::Prepared,
+    security: Security,
+}
+
+/// Begins a step in this process, which must be in new mount, IPC and UTS namespaces, and in a new network namespace
+/// unless `network` is the host's. Its signals have their default actions.
+pub(super) fn prepare(
+    config: &Config,
+    network: Network,
+    security: Security,
+) -> Result<Prepared, Failure> {
+    rustix::process::setsid().during("start a session")?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    if network == Network::None {
+        sys::loopback_up().during("bring up the loopback device")?;
+    }
+    let files = rootfs::prepare(config, network, security)?;
+    if security == Security::Sandbox {
+        caps::bound(caps::DEFAULT).during("limit the capabilities")?;
+    }
+    Ok(Prepared { files, security })
+}
+
+/// Carries out a step, for whose kind this process was prepared. Returns only if the step's program could not be
+/// executed.
+pub(super) fn run(
+    config: &Config,
+    prepared: Prepared,
+    mut step: Step,
+    standard: &Standard,
+) -> Failure {
+    debug_assert_eq!(prepared.security, step.security);
     if step.hostname.is_empty() {
         HOSTNAME.clone_into(&mut step.hostname);
     }
-    match prepare(config, &step, standard) {
+    match become_step(config, prepared, &step, standard) {
         Ok(()) => exec(config, &step),
         Err(failure) => failure,
     }
 }
 
-fn prepare(config: &Config, step: &Step, standard: &Standard) -> Result<(), Failure> {
-    sys::reset_signals();
-    rustix::process::setsid().during("start a session")?;
-    rustix::process::umask(Mode::from_raw_mode(0o022));
+fn become_step(
+    config: &Config,
+    prepared: Prepared,
+    step: &Step,
+    standard: &Standard,
+) -> Result<(), Failure> {
     match rustix::system::sethostname(step.hostname.as_bytes()) {
         // A container's seccomp filter may forbid it; the step then sees the container's name.
         Ok(()) | Err(Os::PERM) => {}
         Err(e) => return Err(e).during(format_args!("set the host name `{}`", step.hostname)),
     }
-    if step.network == Network::None {
-        sys::loopback_up().during("bring up the loopback device")?;
-    }
-    rootfs::enter(config, step)?;
+    rootfs::enter(config, step, prepared.files)?;
     standard_streams(standard).during("connect the standard streams")?;
     for limit in &step.ulimits {
         set_limit(limit)?;
@@ -115,9 +145,10 @@ fn prepare(config: &Config, step: &Step, standard: &Standard) -> Result<(), Fail
     if step.security == Security::Sandbox {
         // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.
         sys::install_filter(&seccomp::program()).during("install the seccomp filter")?;
-    }
-    if step.security == Security::Sandbox {
-        caps::bound(caps::DEFAULT).during("limit the capabilities")?;
+        if other {
+            // A user namespace begins with all capabilities in the bounding set.
+            caps::bound(caps::DEFAULT).during("limit the capabilities")?;
+        }
     }
     if !other {
         become_user(config, step)?;

@@ -16,7 +16,6 @@ use super::error::Failure;
 use super::mounts;
 use super::step::Network;
 use super::step::Security;
-use super::step::Step;
 use super::sys;
 
 /// Docker's masked paths (moby, daemon/pkg/oci/defaults.go).
@@ -51,12 +50,25 @@ const HARDENED: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
     .union(MountAttrFlags::MOUNT_ATTR_NODEV)
     .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 
-/// Mounts them below `root`, `proc` from [`proc`].
-pub(super) fn mount_all(step: &Step, root: BorrowedFd<'_>, proc: &OwnedFd) -> Result<(), Failure> {
-    let mask = step.security == Security::Sandbox;
-    mounts::make_dirs(CWD, Path::new("void")).during("make an empty directory")?;
+const PLACES: [&str; 3] = ["proc", "sys", "dev"];
 
-    attach(root, "proc", proc)?;
+/// Mounts them in a new directory of the current one, `proc` from [`proc`].
+pub(super) fn mount_all(
+    network: Network,
+    security: Security,
+    proc: &OwnedFd,
+) -> Result<OwnedFd, Failure> {
+    let mask = security == Security::Sandbox;
+    mounts::make_dirs(CWD, Path::new("void")).during("make an empty directory")?;
+    let place = || {
+        for path in PLACES {
+            mounts::make_dirs(CWD, &Path::new("kernel").join(path))?;
+        }
+        mounts::open_dir_in(CWD, "kernel")
+    };
+    let root = place().during("make places for /proc, /sys and /dev")?;
+
+    attach(root.as_fd(), "proc", proc)?;
     if mask {
         for path in MASKED_PROC {
             hide(proc.as_fd(), path).during(format_args!("mask `/proc/{path}`"))?;
@@ -66,8 +78,8 @@ pub(super) fn mount_all(step: &Step, root: BorrowedFd<'_>, proc: &OwnedFd) -> Re
         }
     }
 
-    let sys = sysfs(step).during("mount /sys")?;
-    attach(root, "sys", &sys)?;
+    let sys = sysfs(network).during("mount /sys")?;
+    attach(root.as_fd(), "sys", &sys)?;
     if mask {
         sys::set_mount_attributes(&sys, HARDENED | MountAttrFlags::MOUNT_ATTR_RDONLY, true)
             .during("make `/sys` read-only")?;
@@ -75,7 +87,17 @@ pub(super) fn mount_all(step: &Step, root: BorrowedFd<'_>, proc: &OwnedFd) -> Re
             hide(sys.as_fd(), path).during(format_args!("mask `/sys/{path}`"))?;
         }
     }
-    dev(root)
+    dev(root.as_fd())?;
+    Ok(root)
+}
+
+/// Moves them, with all that is mounted on them, from the directory they were made in to where they belong.
+pub(super) fn move_all(from: &OwnedFd, root: BorrowedFd<'_>) -> Result<(), Failure> {
+    for path in PLACES {
+        let mount = mounts::open_in(from, path).during(format_args!("find `/{path}`"))?;
+        attach(root, path, &mount)?;
+    }
+    Ok(())
 }
 
 fn attach(root: BorrowedFd<'_>, path: &str, mount: &OwnedFd) -> Result<(), Failure> {
@@ -94,8 +116,8 @@ pub(super) fn proc(config: &Config) -> rustix::io::Result<OwnedFd> {
 }
 
 /// A new sysfs shows the devices of the network namespace and can be had only with one's own.
-fn sysfs(step: &Step) -> rustix::io::Result<OwnedFd> {
-    if step.network == Network::None {
+fn sysfs(network: Network) -> rustix::io::Result<OwnedFd> {
+    if network == Network::None {
         match mounts::new("sysfs", &[], HARDENED) {
             Err(Errno::PERM) => {}
             made => return made,

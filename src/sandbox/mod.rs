@@ -44,6 +44,8 @@ use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use rbuild_llb::cancel::CancelToken;
 use rustix::event::PollFd;
@@ -121,6 +123,8 @@ pub struct Sandbox {
     domain: String,
     remark: Option<String>,
     oom: oom::Counter,
+    /// Steps that will come, as far as is known.
+    expected: AtomicUsize,
 }
 
 /// What [`Sandbox::domain`] will be if [`enter`] is granted all it asks for.
@@ -184,6 +188,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         domain,
         remark,
         oom,
+        expected: AtomicUsize::new(0),
     })
 }
 
@@ -212,6 +217,16 @@ impl Sandbox {
         self.remark.as_deref()
     }
 
+    /// Says that `steps` calls of [`run`](Self::run) will come: what they have in common is then made beforehand. More or
+    /// fewer may come.
+    pub fn expect(&self, steps: usize) {
+        self.expected.store(steps, Relaxed);
+        if steps > 0 {
+            // Should the zygote be gone, the first step will say so.
+            drop(self.zygote.expect_step());
+        }
+    }
+
     /// Runs a step to its end, handing on what it writes as it comes. When `cancel` is cancelled, the step is killed.
     /// When this returns, all processes of the step have ended.
     pub fn run(
@@ -235,9 +250,12 @@ impl Sandbox {
             stdout,
             stderr,
         };
+        let another = self
+            .expected
+            .fetch_update(Relaxed, Relaxed, |steps| steps.checked_sub(1));
         let status = self
             .zygote
-            .start_step(step, &standard)
+            .start_step(step, &standard, another.is_ok_and(|before| before > 1))
             .map_err(failed("ask for a step to be started"))?;
         drop(standard);
         let status = Arc::new(status);

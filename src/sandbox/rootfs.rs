@@ -9,7 +9,8 @@
 //! stub     the lowest layer: mount points that no layer has
 //! top      a layer above all, made only when a mount point cannot come from below
 //! root     where the overlay is mounted
-//! f0 f1 …  files in memory
+//! hosts resolv f0 f1 …  files in memory
+//! kernel   /proc, /sys and /dev, until there is a root to move them to
 //! ```
 //!
 //! Mount points come from the stub and so never show in the upper directory, nor does a change of their parents'
@@ -47,7 +48,9 @@ use super::mounts;
 use super::probe::OVERLAY_FIX;
 use super::step::Mount;
 use super::step::MountSource;
+use super::step::Network;
 use super::step::Root;
+use super::step::Security;
 use super::step::Step;
 
 /// Where the CA bundle is in a step.
@@ -57,16 +60,26 @@ pub(super) const CA_PATH: &str = "/run/rbuild/ca.pem";
 const MAX_LOWERS: usize = 498;
 
 /// Something to be mounted.
-struct Prepared {
+struct ToMount {
     dest: PathBuf,
     mount: OwnedFd,
     directory: bool,
     named: String,
 }
 
-/// Makes the step's file system and moves the process into it. Afterwards `/` is the step's and nothing of the
-/// host's can be reached by a path.
-pub(super) fn enter(config: &Config, step: &Step) -> Result<(), Failure> {
+/// What of a step's file system does not depend on the step.
+pub(super) struct Prepared {
+    /// A directory of the scratch with `proc`, `sys` and `dev`.
+    kernel: OwnedFd,
+    resolv_conf: ToMount,
+}
+
+/// Makes the scratch the current directory, and in it what every step gets.
+pub(super) fn prepare(
+    config: &Config,
+    network: Network,
+    security: Security,
+) -> Result<Prepared, Failure> {
     let proc = kernelfs::proc(config).during("mount /proc")?;
     let scratch = mounts::new(
         "tmpfs",
@@ -79,17 +92,25 @@ pub(super) fn enter(config: &Config, step: &Step) -> Result<(), Failure> {
         .and_then(|at| mounts::attach(&scratch, at))
         .and_then(|()| rustix::process::fchdir(&scratch))
         .during("mount a tmpfs in the step's namespace")?;
+    Ok(Prepared {
+        kernel: kernelfs::mount_all(network, security, &proc)?,
+        resolv_conf: memory_file("/etc/resolv.conf", &config.resolv_conf.0, "resolv")?,
+    })
+}
 
-    let mut prepared = etc_files(config, step)?;
+/// Makes the step's file system and moves the process into it. Afterwards `/` is the step's and nothing of the
+/// host's can be reached by a path.
+pub(super) fn enter(config: &Config, step: &Step, prepared: Prepared) -> Result<(), Failure> {
+    let mut all = etc_files(config, step, prepared.resolv_conf)?;
     for mount in &step.mounts {
-        prepared.push(prepare(mount, prepared.len())?);
+        all.push(prepare_mount(mount, all.len())?);
     }
     // As docker does: parents before children.
-    prepared.sort_by_key(|p| p.dest.components().count());
+    all.sort_by_key(|p| p.dest.components().count());
 
-    let root = stack_with_mount_points(&step.root, &prepared)?;
-    kernelfs::mount_all(step, root.as_fd(), &proc)?;
-    for p in &prepared {
+    let root = stack_with_mount_points(&step.root, &all)?;
+    kernelfs::move_all(&prepared.kernel, root.as_fd())?;
+    for p in &all {
         let doing = format_args!("mount {} on `{}`", p.named, p.dest.display());
         place(root.as_fd(), p)
             .and_then(|at| mounts::attach(&p.mount, at))
@@ -100,7 +121,7 @@ pub(super) fn enter(config: &Config, step: &Step) -> Result<(), Failure> {
 
 /// Where a mount goes. All mount points were there before anything was mounted; one that is missing now lies in
 /// another mount, and is made there, as docker does.
-fn place(root: BorrowedFd<'_>, mount: &Prepared) -> rustix::io::Result<OwnedFd> {
+fn place(root: BorrowedFd<'_>, mount: &ToMount) -> rustix::io::Result<OwnedFd> {
     match mounts::open_in(root, &mount.dest) {
         Err(Errno::NOENT) => {}
         opened => return opened,
@@ -122,11 +143,11 @@ fn path_flags() -> rustix::fs::OFlags {
 }
 
 /// `/etc/hosts`, `/etc/resolv.conf` and the CA bundle.
-fn etc_files(config: &Config, step: &Step) -> Result<Vec<Prepared>, Failure> {
+fn etc_files(config: &Config, step: &Step, resolv_conf: ToMount) -> Result<Vec<ToMount>, Failure> {
     let hosts = hosts(&step.hostname, &step.hosts);
     let mut files = vec![
-        memory_file("/etc/hosts", hosts.as_bytes(), 0)?,
-        memory_file("/etc/resolv.conf", &config.resolv_conf.0, 1)?,
+        memory_file("/etc/hosts", hosts.as_bytes(), "hosts")?,
+        resolv_conf,
     ];
     if let Some(ca) = &config.ca {
         let bind = Mount {
@@ -137,7 +158,7 @@ fn etc_files(config: &Config, step: &Step) -> Result<Vec<Prepared>, Failure> {
                 readonly: true,
             },
         };
-        files.push(prepare(&bind, files.len())?);
+        files.push(prepare_mount(&bind, files.len())?);
     }
     Ok(files)
 }
@@ -152,15 +173,14 @@ fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
     text
 }
 
-fn memory_file(dest: &str, data: &[u8], number: usize) -> Result<Prepared, Failure> {
-    let name = format!("f{number}");
+fn memory_file(dest: &str, data: &[u8], name: &str) -> Result<ToMount, Failure> {
     let make = || {
-        mounts::write_file(CWD, &name, data)?;
-        mounts::copy(CWD, &name, false)
+        mounts::write_file(CWD, name, data)?;
+        mounts::copy(CWD, name, false)
     };
     let mount = make().during(format_args!("make `{dest}`"))?;
     mounts::make_read_only(&mount).during(format_args!("make `{dest}` read-only"))?;
-    Ok(Prepared {
+    Ok(ToMount {
         dest: dest.into(),
         mount,
         directory: false,
@@ -168,7 +188,7 @@ fn memory_file(dest: &str, data: &[u8], number: usize) -> Result<Prepared, Failu
     })
 }
 
-fn prepare(mount: &Mount, number: usize) -> Result<Prepared, Failure> {
+fn prepare_mount(mount: &Mount, number: usize) -> Result<ToMount, Failure> {
     let dest = &mount.dest;
     let (tree, named) = match &mount.source {
         MountSource::Bind {
@@ -220,12 +240,12 @@ fn prepare(mount: &Mount, number: usize) -> Result<Prepared, Failure> {
             gid,
         } => {
             let display = dest.display().to_string();
-            let file = memory_file(&display, data, number)?;
             let name = format!("f{number}");
+            let file = memory_file(&display, data, &name)?;
             rustix::fs::chown(&name, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))
                 .and_then(|()| rustix::fs::chmod(&name, Mode::from_raw_mode(*mode)))
                 .during(format_args!("give `{display}` to {uid}:{gid}"))?;
-            return Ok(Prepared {
+            return Ok(ToMount {
                 dest: dest.clone(),
                 ..file
             });
@@ -236,7 +256,7 @@ fn prepare(mount: &Mount, number: usize) -> Result<Prepared, Failure> {
     if kind == FileType::Symlink {
         return Err(Errno::LOOP).during(format_args!("bind {named}, a symbolic link"));
     }
-    Ok(Prepared {
+    Ok(ToMount {
         dest: dest.clone(),
         mount: tree,
         directory: kind == FileType::Directory,
@@ -291,7 +311,7 @@ fn link_all(prefix: &str, paths: &[PathBuf]) -> rustix::io::Result<Vec<String>> 
 }
 
 /// The root with a place for every mount.
-fn stack_with_mount_points(root: &Root, prepared: &[Prepared]) -> Result<OwnedFd, Failure> {
+fn stack_with_mount_points(root: &Root, prepared: &[ToMount]) -> Result<OwnedFd, Failure> {
     let fixed = ["proc", "sys", "dev"].map(|name| (Path::new(name), true));
     let wanted: Vec<(&Path, bool)> = fixed
         .into_iter()

@@ -8,11 +8,17 @@
 //! builder                         zygote                            step's child
 //!   Config            ─────────▶
 //!                     ◀─────────  Hello
-//!   step, status, stdout, stderr ▶  clone                ─────────▶  mounts, ids, filter
+//!   Order::Prepare    ─────────▶  clone                  ─────────▶  child::prepare
+//!   Order::Start, step, status,
+//!   stdout, stderr    ─────────▶  hands them on          ─────────▶  child::run
 //!                     ◀───────────────────────────────────────────  Report::Failed, or execve
 //!   end of file       ─────────▶  kills                  ─────────▶
 //!                     ◀─────────  Report::Gone                       (all its processes have ended)
 //! ```
+//!
+//! Half of what it takes to start a step does not depend on the step. So as long as more steps are to come, one child
+//! is kept that has done it: while a step runs, the next one's namespaces, `/proc`, `/sys` and `/dev` are made. A step
+//! of another kind, or that comes while there is no such child, gets a new one.
 //!
 //! Each step has a socket of its own for status, so the builder's threads do not share anything but the first socket,
 //! on which a message is atomic. The builder's end being shut down or closed is the order to kill.
@@ -59,6 +65,7 @@ use super::child::Standard;
 use super::error::Failure;
 use super::mounts;
 use super::step::Network;
+use super::step::Security;
 use super::step::Step;
 use super::sys;
 use super::sys::Fork;
@@ -76,6 +83,23 @@ pub(super) struct Hello {
     pub(super) proc: bool,
 }
 wire_struct!(Hello { proc });
+
+/// What the builder asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// A step will come.
+    Prepare,
+    /// Start one; its descriptors come along. Whether there will be another.
+    Start {
+        network: Network,
+        security: Security,
+        another: bool,
+    },
+}
+wire_enum!(Order {
+    0 => Prepare,
+    1 => Start { network, security, another },
+});
 
 /// What a step's status socket carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -204,8 +228,18 @@ impl Zygote {
         Ok((zygote, hello))
     }
 
-    /// Has a step started. Its status socket is the answer.
-    pub(super) fn start_step(&self, step: &Step, standard: &Standard) -> io::Result<OwnedFd> {
+    /// Says that a step will come.
+    pub(super) fn expect_step(&self) -> io::Result<()> {
+        Ok(send(&self.socket, &wire::encode(&Order::Prepare), &[])?)
+    }
+
+    /// Has a step started, after which `another` will come or not. Its status socket is the answer.
+    pub(super) fn start_step(
+        &self,
+        step: &Step,
+        standard: &Standard,
+        another: bool,
+    ) -> io::Result<OwnedFd> {
         let (ours, theirs) = pair()?;
         let payload = memory("step", &wire::encode(step))?;
         let mut fds = vec![
@@ -215,7 +249,12 @@ impl Zygote {
             standard.stderr.as_fd(),
         ];
         fds.extend(standard.stdin.as_ref().map(AsFd::as_fd));
-        send(&self.socket, &[1], &fds)?;
+        let order = Order::Start {
+            network: step.network,
+            security: step.security,
+            another,
+        };
+        send(&self.socket, &wire::encode(&order), &fds)?;
         Ok(ours)
     }
 }
@@ -242,6 +281,14 @@ pub fn zygote_main_if_asked(args: impl IntoIterator<Item = OsString>) -> Option<
     })
 }
 
+/// A child that waits for its step. It is of the usual kind: the host's network, [`Security::Sandbox`].
+struct Ready {
+    pid: Pid,
+    process: OwnedFd,
+    /// Where its step's descriptors go.
+    job: OwnedFd,
+}
+
 /// A step under way.
 struct Running {
     pid: Pid,
@@ -254,6 +301,8 @@ fn serve() -> io::Result<()> {
     let socket = sys::above_standard(io::stdin())?;
     // The first three descriptors stay taken, so that none that comes along is one of them.
     sys::dup_to(File::open("/dev/null")?, 0)?;
+    // For the steps: execve(2) keeps what is ignored, and Rust's runtime ignores SIGPIPE.
+    sys::reset_signals();
     // Not a copy of the terminal's Ctrl-C: the builder decides when steps are killed.
     rustix::process::setsid()?;
     // An insecure step must not find the user's keys. Where keyrings are forbidden to us they are to it.
@@ -271,6 +320,7 @@ fn serve() -> io::Result<()> {
     send(&socket, &wire::encode(&hello), &[])?;
 
     let mut running: Vec<Running> = Vec::new();
+    let mut ready: Option<Ready> = None;
     loop {
         let mut polled = Vec::with_capacity(1 + 2 * running.len());
         polled.push(PollFd::new(&socket, PollFlags::IN));
@@ -285,26 +335,91 @@ fn serve() -> io::Result<()> {
             polled.push(PollFd::new(&step.status, events));
         }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
-        let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
-        for (step, ready) in running.iter_mut().zip(ready[1..].chunks(2)) {
-            if ready[1] && !step.killed {
+        let told: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        for (step, told) in running.iter_mut().zip(told[1..].chunks(2)) {
+            if told[1] && !step.killed {
                 step.killed = true;
                 kill(&config, step);
             }
         }
         let mut at = 1;
         running.retain(|step| {
-            let ended = ready[at] && reap(step);
+            let ended = told[at] && reap(step);
             at += 2;
             !ended
         });
-        if ready[0] {
-            match receive(&socket)? {
-                Some((_, fds)) => running.extend(start(&config, fds)),
-                None => return Ok(()),
+        if !told[0] {
+            continue;
+        }
+        let Some((bytes, fds)) = receive(&socket)? else {
+            return Ok(());
+        };
+        let another = match wire::decode(&bytes).ok_or(io::ErrorKind::InvalidData)? {
+            Order::Prepare => true,
+            Order::Start {
+                network,
+                security,
+                another,
+            } => {
+                let usual = (network, security) == (Network::Host, Security::Sandbox);
+                let taken = match usual {
+                    true => ready.take().and_then(|ready| hand_over(ready, &fds)),
+                    false => None,
+                };
+                running.extend(taken.or_else(|| start(&config, network, security, fds)));
+                another
+            }
+        };
+        // A reaper, which stands between zygote and step, is told of its step when it is made.
+        if another && ready.is_none() && config.own_pids {
+            ready = make_ready(&config);
+        }
+    }
+}
+
+/// Makes a child that waits for its step; none if that fails, since the step's own attempt will say why.
+fn make_ready(config: &Config) -> Option<Ready> {
+    let (job, theirs) = pair().ok()?;
+    match sys::fork(namespaces(config, Network::Host)).ok()? {
+        Fork::Parent(pid, process) => Some(Ready { pid, process, job }),
+        Fork::Child => {
+            // Its end is the order to end.
+            drop(job);
+            let prepared = child::prepare(config, Network::Host, Security::Sandbox);
+            match receive(&theirs) {
+                Ok(Some((_, fds))) => carry_out(config, prepared, fds),
+                Ok(None) | Err(_) => sys::exit_child(0),
             }
         }
     }
+}
+
+/// Gives a child its step; none if the child is no more.
+fn hand_over(ready: Ready, fds: &[OwnedFd]) -> Option<Running> {
+    let status = rustix::io::fcntl_dupfd_cloexec(fds.get(1)?, 3).ok()?;
+    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+    if send(&ready.job, &[1], &borrowed).is_err() {
+        _ = rustix::process::pidfd_send_signal(&ready.process, Signal::KILL);
+        _ = rustix::process::waitid(WaitId::Pid(ready.pid), WaitIdOptions::EXITED);
+        return None;
+    }
+    Some(Running {
+        pid: ready.pid,
+        process: ready.process,
+        status,
+        killed: false,
+    })
+}
+
+fn namespaces(config: &Config, network: Network) -> libc::c_int {
+    let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    if config.own_pids {
+        namespaces |= libc::CLONE_NEWPID;
+    }
+    if network == Network::None {
+        namespaces |= libc::CLONE_NEWNET;
+    }
+    namespaces
 }
 
 fn kill(config: &Config, step: &Running) {
@@ -316,45 +431,39 @@ fn kill(config: &Config, step: &Running) {
     _ = rustix::process::pidfd_send_signal(&step.process, signal);
 }
 
-fn start(config: &Config, fds: Vec<OwnedFd>) -> Option<Running> {
-    let mut fds = fds.into_iter();
-    let (payload, status, stdout, stderr) = (fds.next()?, fds.next()?, fds.next()?, fds.next()?);
-    let standard = Standard {
-        stdin: fds.next(),
-        stdout,
-        stderr,
-    };
-    let forked = read_step(payload).and_then(|step| {
-        let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-        if config.own_pids {
-            namespaces |= libc::CLONE_NEWPID;
-        }
-        if step.network == Network::None {
-            namespaces |= libc::CLONE_NEWNET;
-        }
-        Ok((sys::fork(namespaces)?, step))
-    });
-    match forked {
-        Ok((Fork::Parent(pid, process), _)) => Some(Running {
+fn start(
+    config: &Config,
+    network: Network,
+    security: Security,
+    fds: Vec<OwnedFd>,
+) -> Option<Running> {
+    match sys::fork(namespaces(config, network)) {
+        Ok(Fork::Parent(pid, process)) => Some(Running {
             pid,
             process,
-            status,
+            status: fds.into_iter().nth(1)?,
             killed: false,
         }),
-        Ok((Fork::Child, step)) => match config.own_pids {
-            true => carry_out(config, step, &standard, &status),
-            false => supervise(config, step, &standard, &status),
+        Ok(Fork::Child) => match config.own_pids {
+            true => carry_out(config, child::prepare(config, network, security), fds),
+            false => supervise(config, network, security, fds),
         },
         Err(e) => {
-            let failure = Failure::Setup {
-                doing: "start a process for the step".to_owned(),
-                hint: None,
-                errno: e.raw_os_error().unwrap_or(0),
-            };
-            tell(&status, &Report::Failed { failure });
+            let status = fds.into_iter().nth(1)?;
+            tell(&status, &not_started(&e));
             tell(&status, &Report::Gone { code: 1, signal: 0 });
             None
         }
+    }
+}
+
+fn not_started(error: &io::Error) -> Report {
+    Report::Failed {
+        failure: Failure::Setup {
+            doing: "start a process for the step".to_owned(),
+            hint: None,
+            errno: error.raw_os_error().unwrap_or(0),
+        },
     }
 }
 
@@ -369,10 +478,27 @@ fn tell(status: &OwnedFd, report: &Report) {
     _ = send(status, &wire::encode(report), &[]);
 }
 
-/// The child's side of a step.
-fn carry_out(config: &Config, step: Step, standard: &Standard, status: &OwnedFd) -> ! {
-    let failure = child::run(config, step, standard);
-    tell(status, &Report::Failed { failure });
+/// The child's side of a step: payload, status, standard output, standard error and perhaps input are in `fds`.
+fn carry_out(config: &Config, prepared: Result<child::Prepared, Failure>, fds: Vec<OwnedFd>) -> ! {
+    let mut fds = fds.into_iter();
+    let (Some(payload), Some(status), Some(stdout), Some(stderr)) =
+        (fds.next(), fds.next(), fds.next(), fds.next())
+    else {
+        sys::exit_child(1);
+    };
+    let standard = Standard {
+        stdin: fds.next(),
+        stdout,
+        stderr,
+    };
+    let report = match (prepared, read_step(payload)) {
+        (Ok(prepared), Ok(step)) => Report::Failed {
+            failure: child::run(config, prepared, step, &standard),
+        },
+        (Err(failure), _) => Report::Failed { failure },
+        (_, Err(error)) => not_started(&error),
+    };
+    tell(&status, &report);
     sys::exit_child(1);
 }
 
@@ -399,7 +525,7 @@ fn ending(status: &WaitIdStatus) -> (i32, i32) {
 /// children, and when the step ends, or SIGTERM comes, it kills children until there are none.
 ///
 /// The step sees this process and can kill it; its orphans then become the zygote's, and end with the build.
-fn supervise(config: &Config, step: Step, standard: &Standard, status: &OwnedFd) -> ! {
+fn supervise(config: &Config, network: Network, security: Security, fds: Vec<OwnedFd>) -> ! {
     let prepare = || -> io::Result<(OwnedFd, File)> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let wanted = sys::signal_event(&[libc::SIGTERM], false)?;
@@ -410,18 +536,17 @@ fn supervise(config: &Config, step: Step, standard: &Standard, status: &OwnedFd)
     };
     let prepared = prepare().and_then(|prepared| Ok((prepared, sys::fork(0)?)));
     let ((wanted, children), pid, process) = match prepared {
-        Ok((_, Fork::Child)) => carry_out(config, step, standard, status),
+        Ok((_, Fork::Child)) => carry_out(config, child::prepare(config, network, security), fds),
         Ok((prepared, Fork::Parent(pid, process))) => (prepared, pid, process),
         Err(e) => {
-            let failure = Failure::Setup {
-                doing: "start a process for the step".to_owned(),
-                hint: None,
-                errno: e.raw_os_error().unwrap_or(0),
-            };
-            tell(status, &Report::Failed { failure });
+            if let Some(status) = fds.get(1) {
+                tell(status, &not_started(&e));
+            }
             sys::exit_child(1);
         }
     };
+    // The step's standard streams end with the step.
+    let status = fds.into_iter().nth(1);
     let mut polled = [
         PollFd::new(&process, PollFlags::IN),
         PollFd::new(&wanted, PollFlags::IN),
@@ -431,7 +556,9 @@ fn supervise(config: &Config, step: Step, standard: &Standard, status: &OwnedFd)
         && let Ok(Some(ended)) = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED)
     {
         let (code, signal) = ending(&ended);
-        tell(status, &Report::Ended { code, signal });
+        if let Some(status) = &status {
+            tell(status, &Report::Ended { code, signal });
+        }
     }
     while kill_children(&children) {
         // Those killed, and those that had ended.

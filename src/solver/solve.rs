@@ -167,6 +167,8 @@ struct Loop<'a, E: Evaluate> {
     place: Vec<Option<usize>>,
     /// Steps that run, by [`Lane`].
     running: [usize; 2],
+    /// Workers that have not said that they are free: those of steps that run, and those that publish a result.
+    busy: usize,
     /// Why nothing more is started.
     failure: Option<SolveError<E::Error>>,
 }
@@ -208,6 +210,7 @@ impl<'a, E: Evaluate> Loop<'a, E> {
             queued,
             place,
             running: [0; 2],
+            busy: 0,
             failure: None,
         };
         for (position, state) in states.into_iter().enumerate() {
@@ -256,7 +259,7 @@ impl<'a, E: Evaluate> Loop<'a, E> {
                 self.fail(SolveError::Cancelled);
             }
             self.start_ready(scope, &mut workers, tell);
-            if self.running == [0; 2] {
+            if self.busy == 0 {
                 return;
             }
             let message = told.recv().expect("`tell` lives as long as this loop");
@@ -308,6 +311,7 @@ impl<'a, E: Evaluate> Loop<'a, E> {
                 };
                 let job = self.take_job(position);
                 self.running[lane as usize] += 1;
+                self.busy += 1;
                 workers.jobs[worker]
                     .send(job)
                     .expect("a worker ends only when its sender is dropped");
@@ -355,14 +359,24 @@ impl<'a, E: Evaluate> Loop<'a, E> {
                 (self.options.events)(event);
             }
             Message::Ended {
-                worker,
                 position,
                 at,
                 outcome,
             } => {
-                workers.idle.push(worker);
                 self.running[lane(self.shared.graph[position].vertex) as usize] -= 1;
                 self.ended(position, at, outcome);
+            }
+            Message::Free {
+                worker,
+                position,
+                at,
+                unpublished,
+            } => {
+                workers.idle.push(worker);
+                self.busy -= 1;
+                if let Some(outcome) = unpublished {
+                    self.unpublished(position, at, outcome);
+                }
             }
         }
     }
@@ -373,7 +387,6 @@ impl<'a, E: Evaluate> Loop<'a, E> {
         else {
             unreachable!("a worker ends the step it was given")
         };
-        let step = &self.shared.graph[position];
         let (cached, error, failure) = match outcome {
             Outcome::Found(output) => {
                 self.done(position, output);
@@ -384,23 +397,51 @@ impl<'a, E: Evaluate> Loop<'a, E> {
                 (false, String::new(), None)
             }
             Outcome::Cancelled if started.is_none() => return,
-            Outcome::Cancelled => (false, CANCELED.to_owned(), None),
-            Outcome::Failed(source) => {
-                let text = chain(&source);
-                (false, text, Some(failed(step, source, tail)))
+            outcome => {
+                let (error, failure) = self.loss(position, outcome, tail);
+                (false, error, failure)
             }
+        };
+        self.report(position, started.or(Some(at)), Some(at), cached, error);
+        if let Some(failure) = failure {
+            self.fail(failure);
+        }
+    }
+
+    /// A step ended well, but its result could not be kept: it failed after all.
+    fn unpublished(
+        &mut self,
+        position: usize,
+        at: Timestamp,
+        outcome: Outcome<E::Output, E::Error>,
+    ) {
+        if let (error, Some(failure)) = self.loss(position, outcome, Tail::default()) {
+            self.report(position, Some(at), Some(at), false, error);
+            self.fail(failure);
+        }
+    }
+
+    /// What events say of a step without result, and why the solve ends with it.
+    fn loss(
+        &self,
+        position: usize,
+        outcome: Outcome<E::Output, E::Error>,
+        tail: Tail,
+    ) -> (String, Option<SolveError<E::Error>>) {
+        let step = &self.shared.graph[position];
+        match outcome {
+            Outcome::Failed(source) => (chain(&source), Some(failed(step, source, tail))),
             Outcome::Panicked(message) => {
                 let failure = SolveError::Panicked {
                     vertex: step.id,
                     name: step.vertex.meta.name.clone(),
                     message,
                 };
-                (false, failure.to_string(), Some(failure))
+                (failure.to_string(), Some(failure))
             }
-        };
-        self.report(position, started.or(Some(at)), Some(at), cached, error);
-        if let Some(failure) = failure {
-            self.fail(failure);
+            Outcome::Found(_) | Outcome::Built(_) | Outcome::Cancelled => {
+                (CANCELED.to_owned(), None)
+            }
         }
     }
 

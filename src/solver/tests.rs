@@ -235,6 +235,11 @@ impl Evaluate for Sums {
             }
         };
         self.count(&format!("{what}({count})"), vertex);
+        match words(vertex).last().map(String::as_str) {
+            Some("published-when-two-meet") => self.meet(2)?,
+            Some("unpublishable") => return Err(Wrong::Told),
+            _ => {}
+        }
         for record in records {
             let slot = (vertex.meta.name.clone(), record.kind.clone());
             self.slots.lock().unwrap().insert(slot, record.clone());
@@ -579,6 +584,31 @@ fn sources_do_not_take_the_place_of_steps() {
     let sums = Sums::default();
     let run = Run::with(&sums, &Graph::of(&lines, &["c"]), 1, &CancelToken::new());
     assert_eq!(run.values(), [Some(vec![4])]);
+}
+
+#[test]
+fn a_step_starts_before_its_input_is_published() {
+    let lines = ["a: konst 1 published-when-two-meet", "b: meet 2 < a"];
+    let sums = Sums::default();
+    let run = Run::with(&sums, &Graph::of(&lines, &["b"]), 1, &CancelToken::new());
+    assert_eq!(run.values(), [Some(vec![2])]);
+    assert_eq!(
+        sums.calls(),
+        "execute a, execute b, load a, load b×2, store(1) a, store(2) b"
+    );
+}
+
+#[test]
+fn a_result_that_cannot_be_published_fails_its_step() {
+    let lines = ["a: konst 1 unpublishable", "b: wait < a"];
+    let run = Run::of(&Sums::default(), &Graph::of(&lines, &["b"]));
+    match run.result.as_ref().unwrap_err() {
+        SolveError::Failed { name, source, .. } => {
+            assert_eq!((name.as_str(), source), ("a", &Wrong::Told));
+        }
+        other => panic!("{other}"),
+    }
+    assert_eq!(run.last("a").error, "it was told to fail");
 }
 
 #[test]

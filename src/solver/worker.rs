@@ -1,4 +1,7 @@
 //! What runs on the workers' threads: one step at a time, from its content key to its published result.
+//!
+//! The loop is told of a result before it is published, so that what needs it starts meanwhile: publishing writes some
+//! ten files, which on a slow disk takes as long as a short step.
 
 use std::any::Any;
 use std::io;
@@ -11,6 +14,7 @@ use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::thread::Scope;
 
+use rbuild_llb::CacheKey;
 use rbuild_llb::CancelToken;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::Vertex;
@@ -64,12 +68,18 @@ pub(super) enum Message<O, E> {
     Started { position: usize, at: Timestamp },
     /// The step has something to say.
     Event { position: usize, event: Event },
-    /// The worker is done with the step.
+    /// The step ended.
     Ended {
-        worker: usize,
         position: usize,
         at: Timestamp,
         outcome: Outcome<O, E>,
+    },
+    /// The worker is done with the step, whose result is published but for `unpublished`.
+    Free {
+        worker: usize,
+        position: usize,
+        at: Timestamp,
+        unpublished: Option<Outcome<O, E>>,
     },
 }
 
@@ -82,6 +92,24 @@ pub(super) enum Outcome<O, E> {
     Failed(E),
     Panicked(String),
     Cancelled,
+}
+
+/// A result that is still to be published.
+struct Unpublished<O> {
+    records: Vec<KeyRecord>,
+    output: O,
+    how: How,
+}
+
+/// [`Made`], owned.
+enum How {
+    Executed {
+        started: Timestamp,
+        completed: Timestamp,
+    },
+    Found {
+        by: CacheKey,
+    },
 }
 
 pub(super) type Tell<E> = SyncSender<Message<<E as Evaluate>::Output, <E as Evaluate>::Error>>;
@@ -109,16 +137,32 @@ impl<O: Clone + Send + Sync + 'static> Workers<O> {
             .spawn_scoped(scope, move || {
                 for job in jobs {
                     let position = job.position;
-                    let outcome = catch_unwind(AssertUnwindSafe(|| shared.work(job, &tell)))
-                        .unwrap_or_else(|panic| Outcome::Panicked(panic_message(&*panic)));
+                    let (outcome, unpublished) =
+                        catch_unwind(AssertUnwindSafe(|| shared.work(job, &tell))).unwrap_or_else(
+                            |panic| (Outcome::Panicked(panic_message(&*panic)), None),
+                        );
                     let at = (shared.clock)();
                     let ended = Message::Ended {
-                        worker,
                         position,
                         at,
                         outcome,
                     };
                     if tell.send(ended).is_err() {
+                        return;
+                    }
+                    let unpublished =
+                        catch_unwind(AssertUnwindSafe(|| shared.publish(position, unpublished)))
+                            .unwrap_or_else(|panic| {
+                                Some(Outcome::Panicked(panic_message(&*panic)))
+                            });
+                    let at = (shared.clock)();
+                    let free = Message::Free {
+                        worker,
+                        position,
+                        at,
+                        unpublished,
+                    };
+                    if tell.send(free).is_err() {
                         return;
                     }
                 }
@@ -130,25 +174,56 @@ impl<O: Clone + Send + Sync + 'static> Workers<O> {
 
 impl<E: Evaluate> Shared<'_, E> {
     /// Carries out one job, on a worker's thread.
-    fn work(&self, job: Job<E::Output>, tell: &Tell<E>) -> Outcome<E::Output, E::Error> {
+    fn work(
+        &self,
+        job: Job<E::Output>,
+        tell: &Tell<E>,
+    ) -> (Outcome<E::Output, E::Error>, Option<Unpublished<E::Output>>) {
         if self.stop.is_cancelled() {
-            return Outcome::Cancelled;
+            return (Outcome::Cancelled, None);
         }
-        // An error of a step that was told to stop says nothing about the step.
-        self.try_work(job, tell).unwrap_or_else(|error| {
-            if self.stop.is_cancelled() {
-                Outcome::Cancelled
-            } else {
-                Outcome::Failed(error)
-            }
-        })
+        match self.try_work(job, tell) {
+            Ok((outcome, unpublished)) => (outcome, Some(unpublished)),
+            Err(error) => (self.failed(error), None),
+        }
+    }
+
+    /// An error of a step that was told to stop says nothing about the step.
+    fn failed(&self, error: E::Error) -> Outcome<E::Output, E::Error> {
+        match self.stop.is_cancelled() {
+            true => Outcome::Cancelled,
+            false => Outcome::Failed(error),
+        }
+    }
+
+    /// Publishes a result; or why it could not be.
+    fn publish(
+        &self,
+        position: usize,
+        result: Option<Unpublished<E::Output>>,
+    ) -> Option<Outcome<E::Output, E::Error>> {
+        let Unpublished {
+            records,
+            output,
+            how,
+        } = result?;
+        let made = match &how {
+            How::Executed { started, completed } => Made::Executed {
+                started: *started,
+                completed: *completed,
+            },
+            How::Found { by } => Made::Found { by },
+        };
+        let vertex = self.graph[position].vertex;
+        let published = self.evaluate.store(vertex, &records, &output, made);
+        published.err().map(|error| self.failed(error))
     }
 
     fn try_work(
         &self,
         job: Job<E::Output>,
         tell: &Tell<E>,
-    ) -> Result<Outcome<E::Output, E::Error>, E::Error> {
+    ) -> Result<(Outcome<E::Output, E::Error>, Unpublished<E::Output>), E::Error> {
         let position = job.position;
         let Step { vertex, digest, .. } = &self.graph[position];
         let inputs: Vec<Input<'_, E::Output>> = job
@@ -168,9 +243,12 @@ impl<E: Evaluate> Shared<'_, E> {
                     if !vertex.meta.ignore_cache
                         && let Load::Hit(output) = self.evaluate.load(vertex, &key)
                     {
-                        let made = Made::Found { by: &key };
-                        self.evaluate.store(vertex, &records, &output, made)?;
-                        return Ok(Outcome::Found(output));
+                        let unpublished = Unpublished {
+                            records,
+                            output: output.clone(),
+                            how: How::Found { by: key },
+                        };
+                        return Ok((Outcome::Found(output), unpublished));
                     }
                     records.push(record);
                 }
@@ -187,9 +265,12 @@ impl<E: Evaluate> Shared<'_, E> {
         };
         let output = self.evaluate.execute(vertex, &inputs, &control)?;
         let completed = (self.clock)();
-        let made = Made::Executed { started, completed };
-        self.evaluate.store(vertex, &records, &output, made)?;
-        Ok(Outcome::Built(output))
+        let unpublished = Unpublished {
+            records,
+            output: output.clone(),
+            how: How::Executed { started, completed },
+        };
+        Ok((Outcome::Built(output), unpublished))
     }
 }
 
