@@ -211,6 +211,7 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
     let cancel = CancelToken::new();
     sandbox::on_termination_signals(&cancel).expect("a thread can be started");
     let began = Instant::now();
+    sandbox.expect(args.threads * args.times.unwrap_or(1));
     let exits: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..args.threads)
             .map(|thread| {

@@ -51,6 +51,8 @@ pub struct Bytes {
     locations: RwLock<HashMap<FileDigest, Location>>,
     /// Layers some thread is making a form of: others wait instead of making it twice.
     making: Mutex<HashMap<TreeId, Arc<Mutex<()>>>>,
+    /// Layers whose directory form was found or made, and is kept by the lease: a step asks for those of all its layers.
+    dirs: RwLock<HashMap<TreeId, PathBuf>>,
     /// Files extracted from blobs and files made by the build itself; gone with the build.
     spool: Mutex<Option<Scratch>>,
 }
@@ -364,12 +366,22 @@ impl Engine<'_> {
         cancel: &CancelToken,
     ) -> Result<PathBuf, OpError> {
         let tree = layer.layer.tree;
+        if let Some(dir) = self.bytes.dirs.read().expect(UNPOISONED).get(&tree) {
+            return Ok(dir.clone());
+        }
         self.lease.protect(LeaseRoot::LayerDir(tree))?;
         let lock = self.bytes.making(tree);
         let _only_one = lock.lock().expect(UNPOISONED);
-        if let Some(dir) = self.store.layer_dir(&tree, &self.domain) {
-            return Ok(dir);
-        }
+        let dir = match self.store.layer_dir(&tree, &self.domain) {
+            Some(dir) => dir,
+            None => self.make_layer_dir(layer, cancel)?,
+        };
+        let mut dirs = self.bytes.dirs.write().expect(UNPOISONED);
+        Ok(dirs.entry(tree).or_insert(dir).clone())
+    }
+
+    fn make_layer_dir(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<PathBuf, OpError> {
+        let tree = layer.layer.tree;
         let scratch = self.store.scratch()?;
         let into = scratch.path().join("fs");
         std::fs::create_dir(&into).map_err(|source| OpError::io("create", &into, source))?;

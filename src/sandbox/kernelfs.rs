@@ -1,5 +1,6 @@
 //! `/proc`, `/sys` and `/dev` of a step.
 
+use std::ffi::CStr;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
@@ -7,8 +8,10 @@ use std::path::Path;
 
 use rustix::fs::CWD;
 use rustix::fs::FileType;
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
+use rustix::mount::MountFlags;
 
 use super::child::Config;
 use super::error::During;
@@ -46,49 +49,69 @@ const DEVICE_LINKS: [(&str, &str); 6] = [
     ("/proc/self/fd/1", "stdout"),
 ];
 
-const HARDENED: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
-    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
-    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+const HARDENED: MountFlags = MountFlags::NOSUID
+    .union(MountFlags::NODEV)
+    .union(MountFlags::NOEXEC);
 
+/// Of the files devices are bound over.
+const DEVICE_MODE: Mode = Mode::from_raw_mode(0o644);
+
+/// Where they are made, in the current directory.
+const STAGING: &str = "kernel";
 const PLACES: [&str; 3] = ["proc", "sys", "dev"];
+/// An empty directory that is mounted read-only on itself.
+const VOID: &str = "void";
 
-/// Mounts them in a new directory of the current one, `proc` from [`proc`].
+/// Makes them in a new directory of the current one, `proc` from [`proc`].
+///
+/// Names in a fresh `/proc` and in a directory of our own lead nowhere else, so mount(2) can be given paths: a third
+/// of the system calls that descriptors take, in what every step waits for.
 pub(super) fn mount_all(
     network: Network,
     security: Security,
     proc: &OwnedFd,
 ) -> Result<OwnedFd, Failure> {
     let mask = security == Security::Sandbox;
-    mounts::make_dirs(CWD, Path::new("void")).during("make an empty directory")?;
     let place = || {
         for path in PLACES {
-            mounts::make_dirs(CWD, &Path::new("kernel").join(path))?;
+            mounts::make_dirs(CWD, &Path::new(STAGING).join(path))?;
         }
-        mounts::open_dir_in(CWD, "kernel")
+        mounts::make_dirs(CWD, Path::new(VOID))?;
+        rustix::mount::mount_bind(VOID, VOID)?;
+        mounts::open_dir_in(CWD, STAGING)
     };
-    let root = place().during("make places for /proc, /sys and /dev")?;
+    let staging = place().during("make places for /proc, /sys and /dev")?;
+    protect(VOID).during("make an empty directory read-only")?;
 
-    attach(root.as_fd(), "proc", proc)?;
+    attach(staging.as_fd(), "proc", proc)?;
     if mask {
         for path in MASKED_PROC {
-            hide(proc.as_fd(), path).during(format_args!("mask `/proc/{path}`"))?;
+            hide(&format!("{STAGING}/proc/{path}")).during(format_args!("mask `/proc/{path}`"))?;
         }
         for path in READONLY_PROC {
-            protect(proc.as_fd(), path).during(format_args!("make `/proc/{path}` read-only"))?;
+            let inside = format!("{STAGING}/proc/{path}");
+            let bound = rustix::mount::mount_bind_recursive(&inside, &inside);
+            if absent(bound).during(format_args!("bind `/proc/{path}`"))? {
+                continue;
+            }
+            protect(&inside).during(format_args!("make `/proc/{path}` read-only"))?;
         }
     }
 
-    let sys = sysfs(network).during("mount /sys")?;
-    attach(root.as_fd(), "sys", &sys)?;
+    let sys = format!("{STAGING}/sys");
+    sysfs(network, &sys).during("mount /sys")?;
     if mask {
-        sys::set_mount_attributes(&sys, HARDENED | MountAttrFlags::MOUNT_ATTR_RDONLY, true)
-            .during("make `/sys` read-only")?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC
+            | MountAttrFlags::MOUNT_ATTR_RDONLY;
+        sys::set_mount_attributes(CWD, &sys, attributes).during("make `/sys` read-only")?;
         for path in MASKED_SYS {
-            hide(sys.as_fd(), path).during(format_args!("mask `/sys/{path}`"))?;
+            hide(&format!("{sys}/{path}")).during(format_args!("mask `/sys/{path}`"))?;
         }
     }
-    dev(root.as_fd())?;
-    Ok(root)
+    dev(&format!("{STAGING}/dev"))?;
+    Ok(staging)
 }
 
 /// Moves them, with all that is mounted on them, from the directory they were made in to where they belong.
@@ -106,101 +129,91 @@ fn attach(root: BorrowedFd<'_>, path: &str, mount: &OwnedFd) -> Result<(), Failu
         .during(format_args!("mount `/{path}`"))
 }
 
-/// A `/proc`, mounted nowhere yet: the process' own, or where the kernel refuses that (in a container that masks parts of its own: the new one would
-/// reveal them) the one that is there.
+/// A `/proc`, mounted nowhere yet: the process' own, or where the kernel refuses that (in a container that masks parts
+/// of its own: the new one would reveal them) the one that is there.
 pub(super) fn proc(config: &Config) -> rustix::io::Result<OwnedFd> {
     match config.own_pids {
-        true => mounts::new("proc", &[], HARDENED),
+        true => mounts::new(
+            "proc",
+            &[],
+            MountAttrFlags::MOUNT_ATTR_NOSUID
+                | MountAttrFlags::MOUNT_ATTR_NODEV
+                | MountAttrFlags::MOUNT_ATTR_NOEXEC,
+        ),
         false => mounts::copy(CWD, "/proc", true),
     }
 }
 
 /// A new sysfs shows the devices of the network namespace and can be had only with one's own.
-fn sysfs(network: Network) -> rustix::io::Result<OwnedFd> {
+fn sysfs(network: Network, at: &str) -> rustix::io::Result<()> {
     if network == Network::None {
-        match mounts::new("sysfs", &[], HARDENED) {
+        match fresh("sysfs", at, HARDENED, c"") {
             Err(Errno::PERM) => {}
             made => return made,
         }
     }
     // With all mounts below: the kernel does not let a user namespace look under them.
-    mounts::copy(CWD, "/sys", true)
+    rustix::mount::mount_bind_recursive("/sys", at)
 }
 
-/// Hides a path below a mount behind an empty directory or `/dev/null`; one that is missing needs no hiding.
-fn hide(mount: BorrowedFd<'_>, path: &str) -> rustix::io::Result<()> {
-    let Some(at) = there(mount, path)? else {
-        return Ok(());
+fn fresh(kind: &str, at: &str, flags: MountFlags, options: &CStr) -> rustix::io::Result<()> {
+    rustix::mount::mount(kind, at, kind, flags, options)
+}
+
+/// Hides a path behind an empty directory or `/dev/null`; one that is missing needs no hiding.
+fn hide(path: &str) -> rustix::io::Result<()> {
+    let stat = match rustix::fs::lstat(path) {
+        Err(Errno::NOENT) => return Ok(()),
+        stat => stat?,
     };
-    let stat = rustix::fs::fstat(&at)?;
     let cover = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => {
-            let void = mounts::copy(CWD, "void", false)?;
-            mounts::make_read_only(&void).map_err(to_errno)?;
-            void
-        }
-        _ => mounts::copy(CWD, "/dev/null", false)?,
+        FileType::Directory => VOID,
+        _ => "/dev/null",
     };
-    mounts::attach(cover, at)
+    rustix::mount::mount_bind(cover, path)
 }
 
-/// Makes a path below a mount read-only.
-fn protect(mount: BorrowedFd<'_>, path: &str) -> rustix::io::Result<()> {
-    let Some(at) = there(mount, path)? else {
-        return Ok(());
-    };
-    let copy = mounts::copy(&at, "", true)?;
-    mounts::make_read_only(&copy).map_err(to_errno)?;
-    mounts::attach(copy, at)
+/// Makes the mount at `path` and those below read-only, whatever is done to the file system elsewhere.
+fn protect(path: &str) -> std::io::Result<()> {
+    sys::set_mount_attributes(CWD, path, MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
-fn there(mount: BorrowedFd<'_>, path: &str) -> rustix::io::Result<Option<OwnedFd>> {
-    match mounts::open_in(mount, path) {
-        Ok(at) => Ok(Some(at)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(e) => Err(e),
+/// Whether something failed since it is not there.
+fn absent(result: rustix::io::Result<()>) -> rustix::io::Result<bool> {
+    match result {
+        Err(Errno::NOENT) => Ok(true),
+        other => other.map(|()| false),
     }
 }
 
-fn to_errno(e: std::io::Error) -> Errno {
-    Errno::from_io_error(&e).unwrap_or(Errno::IO)
-}
-
-fn dev(root: BorrowedFd<'_>) -> Result<(), Failure> {
-    let dev = mounts::new(
-        "tmpfs",
-        &[("mode", "0755"), ("size", "65536k")],
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_STRICTATIME,
-    )
-    .during("mount a tmpfs for /dev")?;
-    attach(root, "dev", &dev)?;
+fn dev(dev: &str) -> Result<(), Failure> {
+    let flags = MountFlags::NOSUID | MountFlags::STRICTATIME;
+    fresh("tmpfs", dev, flags, c"mode=0755,size=65536k").during("mount a tmpfs for /dev")?;
     for name in DEVICES {
-        let doing = format_args!("bind `/dev/{name}`");
-        let device = match mounts::copy(CWD, Path::new("/dev").join(name), false) {
-            // A container may lack one that few need.
-            Err(Errno::NOENT) if name != "null" => continue,
-            device => device.during(doing)?,
+        let (host, inside) = (format!("/dev/{name}"), format!("{dev}/{name}"));
+        let bind = || {
+            rustix::fs::mknodat(CWD, &inside, FileType::RegularFile, DEVICE_MODE, 0)?;
+            match absent(rustix::mount::mount_bind(&host, &inside))? {
+                // A container may lack one that few need.
+                true if name != "null" => rustix::fs::unlink(&inside),
+                true => Err(Errno::NOENT),
+                false => Ok(()),
+            }
         };
-        mounts::make_file(&dev, name)
-            .and_then(|()| mounts::open_in(&dev, name))
-            .and_then(|at| mounts::attach(device, at))
-            .during(doing)?;
+        bind().during(format_args!("bind `{host}`"))?;
     }
     for (target, link) in DEVICE_LINKS {
-        rustix::fs::symlinkat(target, &dev, link).during(format_args!("link `/dev/{link}`"))?;
+        rustix::fs::symlink(target, format!("{dev}/{link}"))
+            .during(format_args!("link `/dev/{link}`"))?;
     }
-    let own = |kind: &str, name: &str, options: &[(&str, &str)], attributes| {
-        mounts::new(kind, options, attributes)
-            .and_then(|mount| {
-                mounts::make_dirs(&dev, Path::new(name))?;
-                mounts::attach(mount, mounts::open_in(&dev, name)?)
-            })
+    let own = |kind: &str, name: &str, flags, options: &CStr| {
+        let inside = format!("{dev}/{name}");
+        mounts::make_dirs(CWD, Path::new(&inside))
+            .and_then(|()| fresh(kind, &inside, flags, options))
             .during(format_args!("mount `/dev/{name}`"))
     };
-    let no_suid_exec = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    let pts = [("ptmxmode", "0666"), ("mode", "0620")];
-    own("devpts", "pts", &pts, no_suid_exec)?;
-    let shm = [("mode", "1777"), ("size", "65536k")];
-    own("tmpfs", "shm", &shm, HARDENED)?;
-    own("mqueue", "mqueue", &[], HARDENED)
+    let no_suid_exec = MountFlags::NOSUID | MountFlags::NOEXEC;
+    own("devpts", "pts", no_suid_exec, c"ptmxmode=0666,mode=0620")?;
+    own("tmpfs", "shm", HARDENED, c"mode=1777,size=65536k")?;
+    own("mqueue", "mqueue", HARDENED, c"")
 }

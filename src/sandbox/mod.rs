@@ -318,10 +318,7 @@ fn follow(
         if !ready[0] {
             continue;
         }
-        let report = zygote::receive(status)?
-            .and_then(|(bytes, _)| wire::decode(&bytes))
-            .ok_or_else(|| io::Error::other("the process that starts steps is gone"))?;
-        match report {
+        match zygote::report(status)? {
             zygote::Report::Failed { failure } => failed = Some(failure),
             zygote::Report::Ended { code, signal } => ended = Some((code, signal)),
             zygote::Report::Gone { code, signal } => break (code, signal),

@@ -65,7 +65,7 @@ pub(super) fn attach(mount: impl AsFd, at: impl AsFd) -> Result<()> {
 
 /// Makes a mount and the mounts below it read-only, whatever is done to the file system elsewhere.
 pub(super) fn make_read_only(mount: impl AsFd) -> std::io::Result<()> {
-    sys::set_mount_attributes(mount, MountAttrFlags::MOUNT_ATTR_RDONLY, true)
+    sys::set_mount_attributes(mount, "", MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 
 /// Opens `path` (`O_PATH`) as a process whose root is `root` would, links followed.
@@ -193,8 +193,14 @@ impl From<Refusal> for std::io::Error {
     }
 }
 
-/// An overlay of `layers` (bottom first), mounted nowhere yet. The layers, `upper` and `work` are names in the current
-/// directory: a mount option holds 255 bytes, and mount(2) without `lowerdir+` (before Linux 6.5) a page for all.
+/// The path as it can stand in an option of overlayfs: 255 bytes, and nothing with a meaning of its own there.
+pub(super) fn as_option(path: &Path) -> Option<&str> {
+    let plain = |path: &&str| path.len() < 256 && !path.contains(['\\', ':', ',']);
+    path.to_str().filter(plain)
+}
+
+/// An overlay of `layers` (bottom first), mounted nowhere yet. The layers, `upper` and `work` are paths as
+/// [`as_option`] lets them pass.
 ///
 /// `userxattr` is what makes opaque directories possible in a user namespace; `volatile` leaves out the sync of the
 /// whole file system that an unmount does otherwise.
@@ -249,7 +255,19 @@ fn messages(fs: &OwnedFd) -> String {
 }
 
 fn overlay_by_string(layers: &[String], upper: Option<[&str; 2]>) -> Result<OwnedFd> {
-    let topmost_first: Vec<&str> = layers.iter().rev().map(String::as_str).collect();
+    // All options together fit on a page only if the names are short.
+    let mut topmost_first = Vec::with_capacity(layers.len());
+    for (number, layer) in layers.iter().enumerate().rev() {
+        let name = format!("s{number}");
+        match rustix::fs::symlink(layer, &name) {
+            // Stacked once more, with another layer on top.
+            Err(Errno::EXIST) => {
+                rustix::fs::unlink(&name).and_then(|()| rustix::fs::symlink(layer, &name))?
+            }
+            made => made?,
+        }
+        topmost_first.push(name);
+    }
     let mut options = format!("userxattr,lowerdir={}", topmost_first.join(":"));
     if let Some([upper, work]) = upper {
         options += &format!(",volatile,upperdir={upper},workdir={work}");

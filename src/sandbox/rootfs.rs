@@ -4,7 +4,7 @@
 //! memory file system, the *scratch*, mounted over the host's `/proc` there:
 //!
 //! ```text
-//! l0 l1 …  links to the layers; short names, since mount options are short
+//! l0 l1 …  links to layers whose paths are too long for a mount option
 //! u w      links to upper and work directory
 //! stub     the lowest layer: mount points that no layer has
 //! top      a layer above all, made only when a mount point cannot come from below
@@ -299,13 +299,18 @@ fn layers(
     Ok(mounts::copy(mounts::open_in(&mount, subpath)?, "", true)?)
 }
 
-/// Links to `paths`, named `prefix` and a number.
+/// Names for `paths` that a mount option can hold: the path itself, or a link named `prefix` and a number.
 fn link_all(prefix: &str, paths: &[PathBuf]) -> rustix::io::Result<Vec<String>> {
     let mut names = Vec::with_capacity(paths.len() + 2);
     for (number, path) in paths.iter().enumerate() {
-        let name = format!("{prefix}{number}");
-        rustix::fs::symlink(path, &name)?;
-        names.push(name);
+        names.push(match mounts::as_option(path) {
+            Some(option) => option.to_owned(),
+            None => {
+                let name = format!("{prefix}{number}");
+                rustix::fs::symlink(path, &name)?;
+                name
+            }
+        });
     }
     Ok(names)
 }

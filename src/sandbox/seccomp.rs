@@ -10,6 +10,8 @@
 //! 32-bit sister (i386, arm): images for `linux/386` run on amd64. What is allowed whatever its arguments comes out of
 //! the kernel's cache (Linux 5.11) and costs next to nothing.
 
+use std::collections::BTreeMap;
+
 use libc::BPF_ABS;
 use libc::BPF_ALU;
 use libc::BPF_AND;
@@ -112,6 +114,9 @@ const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
 
 const AF_VSOCK: u32 = 40;
 
+/// Bit 30 of a number makes an x32 call of it.
+const X32: u32 = 0x4000_0000;
+
 /// `AUDIT_ARCH_…` (linux/audit.h) of this machine and of its 32-bit sister, with their columns in [`Numbers`].
 #[cfg(target_arch = "x86_64")]
 const ARCHITECTURES: [(u32, usize); 2] = [(0xC000_003E, 0), (0x4000_0003, 2)];
@@ -140,65 +145,87 @@ pub(super) fn program() -> Vec<sock_filter> {
     program
 }
 
+/// What is done with a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Allow,
+    Deny,
+    Absent,
+    Clone,
+    Personality,
+    Socket,
+}
+
+impl Verdict {
+    fn program(self) -> Vec<sock_filter> {
+        match self {
+            Self::Allow => vec![ret(ALLOW)],
+            Self::Deny => vec![ret(EPERM)],
+            Self::Absent => vec![ret(ENOSYS)],
+            Self::Clone => vec![
+                load(ARGUMENT_0),
+                statement(BPF_ALU | BPF_AND | BPF_K, NAMESPACES),
+                unless_equal(0, 1),
+                ret(ALLOW),
+                ret(EPERM),
+            ],
+            Self::Personality => {
+                let count = PERSONALITIES.len() as u8;
+                let values = (0..).zip(PERSONALITIES);
+                let mut program = vec![load(ARGUMENT_0)];
+                program.extend(values.map(|(at, value)| jump(BPF_JEQ, value, count - at, 0)));
+                program.extend([ret(EPERM), ret(ALLOW)]);
+                program
+            }
+            Self::Socket => vec![
+                load(ARGUMENT_0),
+                unless_equal(AF_VSOCK, 1),
+                ret(EPERM),
+                ret(ALLOW),
+            ],
+        }
+    }
+}
+
 fn table(column: usize) -> Vec<sock_filter> {
-    let mut table = vec![load(NUMBER)];
+    let mut special = BTreeMap::from([
+        (CLONE[column], Verdict::Clone),
+        (CLONE3[column], Verdict::Absent),
+        (PERSONALITY[column], Verdict::Personality),
+        (SOCKET[column], Verdict::Socket),
+    ]);
+    for (_, numbers) in DENIED {
+        if numbers[column] != NONE {
+            special.insert(numbers[column], Verdict::Deny);
+        }
+    }
+    // Ranges of numbers that are treated alike, by their first.
+    let mut ranges = vec![(0, Verdict::Allow)];
+    for (number, verdict) in special {
+        let number = u32::from(number);
+        ranges.retain(|&(first, _)| first != number);
+        ranges.extend([(number, verdict), (number + 1, Verdict::Allow)]);
+    }
     if column == 0 {
-        table.push(jump(BPF_JGE, 0x4000_0000, 0, 1));
-        table.push(ret(ENOSYS));
+        ranges.push((X32, Verdict::Absent));
     }
-    table.push(unless_equal(u32::from(CLONE3[column]), 1));
-    table.push(ret(ENOSYS));
-
-    table.push(unless_equal(u32::from(CLONE[column]), 5));
-    table.push(load(ARGUMENT_0));
-    table.push(statement(BPF_ALU | BPF_AND | BPF_K, NAMESPACES));
-    table.push(unless_equal(0, 1));
-    table.push(ret(ALLOW));
-    table.push(ret(EPERM));
-
-    table.push(unless_equal(u32::from(SOCKET[column]), 4));
-    table.push(load(ARGUMENT_0));
-    table.push(unless_equal(AF_VSOCK, 1));
-    table.push(ret(EPERM));
-    table.push(ret(ALLOW));
-
-    let values = PERSONALITIES.len() as u8;
-    table.push(unless_equal(u32::from(PERSONALITY[column]), values + 3));
-    table.push(load(ARGUMENT_0));
-    for (at, value) in (0..).zip(PERSONALITIES) {
-        table.push(jump(BPF_JEQ, value, values - at, 0));
-    }
-    table.push(ret(EPERM));
-    table.push(ret(ALLOW));
-
-    let mut denied: Vec<u16> = DENIED
-        .iter()
-        .map(|(_, numbers)| numbers[column])
-        .filter(|&number| number != NONE)
-        .collect();
-    denied.sort_unstable();
-    table.extend(search(&denied));
+    ranges.dedup_by_key(|&mut (_, verdict)| verdict);
+    let mut table = vec![load(NUMBER)];
+    table.extend(search(&ranges));
     table
 }
 
-/// Denies the numbers in `sorted`, allows others. By halves: the kernel runs the program for every call there is when
-/// it is installed, to fill its cache, and takes 0.3 ms for a plain list.
-fn search(sorted: &[u16]) -> Vec<sock_filter> {
-    if sorted.len() > 4 {
-        let (low, high) = sorted.split_at(sorted.len() / 2);
-        let below = search(low);
-        let mut program = vec![jump(BPF_JGE, u32::from(high[0]), below.len() as u8, 0)];
-        program.extend(below);
-        program.extend(search(high));
-        return program;
+/// Finds the range a number is in. By halves: the kernel runs the program for every call there is when it is
+/// installed, to fill its cache, and takes 0.3 ms for a plain list.
+fn search(ranges: &[(u32, Verdict)]) -> Vec<sock_filter> {
+    let (low, high) = ranges.split_at(ranges.len() / 2);
+    if low.is_empty() {
+        return high[0].1.program();
     }
-    let count = sorted.len() as u8;
-    let mut program: Vec<_> = (0..)
-        .zip(sorted)
-        .map(|(at, &number)| jump(BPF_JEQ, u32::from(number), count - at, 0))
-        .collect();
-    program.push(ret(ALLOW));
-    program.push(ret(EPERM));
+    let below = search(low);
+    let mut program = vec![jump(BPF_JGE, high[0].0, below.len() as u8, 0)];
+    program.extend(below);
+    program.extend(search(high));
     program
 }
 
@@ -296,8 +323,18 @@ mod t {
             check(PERSONALITY[column], 0x4_0000, EPERM);
             // One that no kernel has yet.
             check(2000, 0, ALLOW);
+            check(0, 0, ALLOW);
+            let special = [CLONE, CLONE3, PERSONALITY, SOCKET].map(|numbers| numbers[column]);
+            let denied = DENIED.iter().map(|(_, numbers)| numbers[column]);
+            let named: Vec<u16> = denied.chain(special).collect();
+            for number in (0..600).filter(|number| !named.contains(number)) {
+                check(number, 0, ALLOW);
+            }
         }
         assert_eq!(answer(0x0, 1, 0), ENOSYS);
+        if ARCHITECTURES[0].1 == 0 {
+            assert_eq!(answer(ARCHITECTURES[0].0, X32 | 1, 0), ENOSYS);
+        }
     }
 
     #[test]

@@ -131,26 +131,27 @@ pub(super) fn reset_signals() {
     }
 }
 
-/// Changes attributes of the mount `mount` is the root of, or of the whole tree of mounts.
+/// Sets attributes of the mount that `path` below `at` is the root of (an empty path: `at` itself), and of the mounts
+/// below it.
 pub(super) fn set_mount_attributes(
-    mount: impl AsFd,
+    at: impl AsFd,
+    path: &str,
     set: MountAttrFlags,
-    recursive: bool,
 ) -> io::Result<()> {
+    let path = CString::new(path)?;
     let attributes = libc::mount_attr {
         attr_set: u64::from(set.bits()),
         attr_clr: 0,
         propagation: 0,
         userns_fd: 0,
     };
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: path and attributes outlive the call, and the size is that of the attributes.
     checked(unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            mount.as_fd().as_raw_fd(),
-            c"".as_ptr(),
-            flags,
+            at.as_fd().as_raw_fd(),
+            path.as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
             &raw const attributes,
             size_of::<libc::mount_attr>(),
         )

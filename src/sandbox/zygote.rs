@@ -70,6 +70,7 @@ use super::step::Step;
 use super::sys;
 use super::sys::Fork;
 use super::wire;
+use super::wire::Wire;
 use super::wire::wire_enum;
 use super::wire::wire_struct;
 
@@ -117,6 +118,11 @@ wire_enum!(Report {
     2 => Gone { code, signal },
 });
 
+/// Longer than an [`Order`] or a [`Hello`], in bytes.
+const SHORT: usize = 64;
+/// The longest report, in bytes.
+const LONGEST: usize = 64 << 10;
+
 /// A message with its descriptors.
 pub(super) fn send(
     socket: impl AsFd,
@@ -136,9 +142,14 @@ pub(super) fn send(
     Ok(())
 }
 
-/// A message; `None` at the end.
-pub(super) fn receive(socket: impl AsFd) -> rustix::io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
-    let mut bytes = vec![0; 64 << 10];
+/// A message of at most `LEN` bytes; `None` at the end.
+///
+/// What may be long, a step or the configuration, travels as a file in memory: a child that is forked for each step pays
+/// for every page it touches.
+pub(super) fn receive<const LEN: usize>(
+    socket: impl AsFd,
+) -> rustix::io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let mut bytes = [0; LEN];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = rustix::io::retry_on_intr(|| {
@@ -157,8 +168,15 @@ pub(super) fn receive(socket: impl AsFd) -> rustix::io::Result<Option<(Vec<u8>, 
         })
         .flatten()
         .collect();
-    bytes.truncate(received.bytes);
-    Ok((received.bytes > 0).then_some((bytes, fds)))
+    let bytes = &bytes[..received.bytes];
+    Ok((!bytes.is_empty()).then(|| (bytes.to_vec(), fds)))
+}
+
+/// What a step's status socket says next.
+pub(super) fn report(status: &OwnedFd) -> io::Result<Report> {
+    receive::<LONGEST>(status)?
+        .and_then(|(bytes, _)| wire::decode(&bytes))
+        .ok_or_else(|| io::Error::other("the process that starts steps is gone"))
 }
 
 /// A connected pair of sockets that keep messages apart.
@@ -221,8 +239,9 @@ impl Zygote {
         };
         drop(theirs);
         let zygote = Self { socket: ours, pid };
-        send(&zygote.socket, &wire::encode(config), &[])?;
-        let hello = receive(&zygote.socket)?
+        let payload = memory("configuration", &wire::encode(config))?;
+        send(&zygote.socket, &[1], &[payload.as_fd()])?;
+        let hello = receive::<SHORT>(&zygote.socket)?
             .and_then(|(bytes, _)| wire::decode(&bytes))
             .ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok((zygote, hello))
@@ -309,10 +328,11 @@ fn serve() -> io::Result<()> {
     drop(sys::new_session_keyring());
     // The end of the socket says the same; this says it while a step's mounts are being made.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    let Some((bytes, _)) = receive(&socket)? else {
+    let Some((_, fds)) = receive::<SHORT>(&socket)? else {
         return Ok(());
     };
-    let config: Config = wire::decode(&bytes).ok_or(io::ErrorKind::InvalidData)?;
+    let payload = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
+    let config: Config = read(payload)?;
     let hello = Hello {
         proc: config.own_pids
             && mounts::new("proc", &[], rustix::mount::MountAttrFlags::empty()).is_ok(),
@@ -351,7 +371,7 @@ fn serve() -> io::Result<()> {
         if !told[0] {
             continue;
         }
-        let Some((bytes, fds)) = receive(&socket)? else {
+        let Some((bytes, fds)) = receive::<SHORT>(&socket)? else {
             return Ok(());
         };
         let another = match wire::decode(&bytes).ok_or(io::ErrorKind::InvalidData)? {
@@ -386,7 +406,7 @@ fn make_ready(config: &Config) -> Option<Ready> {
             // Its end is the order to end.
             drop(job);
             let prepared = child::prepare(config, Network::Host, Security::Sandbox);
-            match receive(&theirs) {
+            match receive::<SHORT>(&theirs) {
                 Ok(Some((_, fds))) => carry_out(config, prepared, fds),
                 Ok(None) | Err(_) => sys::exit_child(0),
             }
@@ -467,7 +487,8 @@ fn not_started(error: &io::Error) -> Report {
     }
 }
 
-fn read_step(payload: OwnedFd) -> io::Result<Step> {
+/// A value that was sent as a file.
+fn read<T: Wire>(payload: OwnedFd) -> io::Result<T> {
     let mut bytes = Vec::new();
     File::from(payload).read_to_end(&mut bytes)?;
     Ok(wire::decode(&bytes).ok_or(io::ErrorKind::InvalidData)?)
@@ -491,7 +512,7 @@ fn carry_out(config: &Config, prepared: Result<child::Prepared, Failure>, fds: V
         stdout,
         stderr,
     };
-    let report = match (prepared, read_step(payload)) {
+    let report = match (prepared, read(payload)) {
         (Ok(prepared), Ok(step)) => Report::Failed {
             failure: child::run(config, prepared, step, &standard),
         },

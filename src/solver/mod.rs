@@ -23,6 +23,7 @@
 //!   no state is shared between processes: builds meet only in the store.
 //! - A step runs at most once in a solve, and never if nothing needs its result. A result nothing needs is not
 //!   loaded either.
+//! - A result may be used before it is published; when a call returns without error, all are.
 //! - No thread is started before something must run. Steps run on threads of their own, never on rayon's: they
 //!   wait for children, and would keep hashing and compression waiting with them.
 //! - When a call returns, no step of it is running, and every step that was reported as started was reported as

@@ -94,6 +94,21 @@ pub(super) enum Outcome<O, E> {
     Cancelled,
 }
 
+/// What comes of a job.
+struct Worked<O, E> {
+    outcome: Outcome<O, E>,
+    unpublished: Option<Unpublished<O>>,
+}
+
+impl<O, E> From<Outcome<O, E>> for Worked<O, E> {
+    fn from(outcome: Outcome<O, E>) -> Self {
+        Self {
+            outcome,
+            unpublished: None,
+        }
+    }
+}
+
 /// A result that is still to be published.
 struct Unpublished<O> {
     records: Vec<KeyRecord>,
@@ -137,10 +152,12 @@ impl<O: Clone + Send + Sync + 'static> Workers<O> {
             .spawn_scoped(scope, move || {
                 for job in jobs {
                     let position = job.position;
-                    let (outcome, unpublished) =
-                        catch_unwind(AssertUnwindSafe(|| shared.work(job, &tell))).unwrap_or_else(
-                            |panic| (Outcome::Panicked(panic_message(&*panic)), None),
-                        );
+                    let worked = catch_unwind(AssertUnwindSafe(|| shared.work(job, &tell)))
+                        .unwrap_or_else(|panic| Outcome::Panicked(panic_message(&*panic)).into());
+                    let Worked {
+                        outcome,
+                        unpublished,
+                    } = worked;
                     let at = (shared.clock)();
                     let ended = Message::Ended {
                         position,
@@ -174,18 +191,12 @@ impl<O: Clone + Send + Sync + 'static> Workers<O> {
 
 impl<E: Evaluate> Shared<'_, E> {
     /// Carries out one job, on a worker's thread.
-    fn work(
-        &self,
-        job: Job<E::Output>,
-        tell: &Tell<E>,
-    ) -> (Outcome<E::Output, E::Error>, Option<Unpublished<E::Output>>) {
+    fn work(&self, job: Job<E::Output>, tell: &Tell<E>) -> Worked<E::Output, E::Error> {
         if self.stop.is_cancelled() {
-            return (Outcome::Cancelled, None);
+            return Outcome::Cancelled.into();
         }
-        match self.try_work(job, tell) {
-            Ok((outcome, unpublished)) => (outcome, Some(unpublished)),
-            Err(error) => (self.failed(error), None),
-        }
+        self.try_work(job, tell)
+            .unwrap_or_else(|error| self.failed(error).into())
     }
 
     /// An error of a step that was told to stop says nothing about the step.
@@ -223,7 +234,7 @@ impl<E: Evaluate> Shared<'_, E> {
         &self,
         job: Job<E::Output>,
         tell: &Tell<E>,
-    ) -> Result<(Outcome<E::Output, E::Error>, Unpublished<E::Output>), E::Error> {
+    ) -> Result<Worked<E::Output, E::Error>, E::Error> {
         let position = job.position;
         let Step { vertex, digest, .. } = &self.graph[position];
         let inputs: Vec<Input<'_, E::Output>> = job
@@ -243,12 +254,14 @@ impl<E: Evaluate> Shared<'_, E> {
                     if !vertex.meta.ignore_cache
                         && let Load::Hit(output) = self.evaluate.load(vertex, &key)
                     {
-                        let unpublished = Unpublished {
-                            records,
-                            output: output.clone(),
-                            how: How::Found { by: key },
-                        };
-                        return Ok((Outcome::Found(output), unpublished));
+                        return Ok(Worked {
+                            outcome: Outcome::Found(output.clone()),
+                            unpublished: Some(Unpublished {
+                                records,
+                                output,
+                                how: How::Found { by: key },
+                            }),
+                        });
                     }
                     records.push(record);
                 }
@@ -265,12 +278,14 @@ impl<E: Evaluate> Shared<'_, E> {
         };
         let output = self.evaluate.execute(vertex, &inputs, &control)?;
         let completed = (self.clock)();
-        let unpublished = Unpublished {
-            records,
-            output: output.clone(),
-            how: How::Executed { started, completed },
-        };
-        Ok((Outcome::Built(output), unpublished))
+        Ok(Worked {
+            outcome: Outcome::Built(output.clone()),
+            unpublished: Some(Unpublished {
+                records,
+                output,
+                how: How::Executed { started, completed },
+            }),
+        })
     }
 }
 
