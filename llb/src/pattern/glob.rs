@@ -11,6 +11,8 @@ pub(super) struct Glob {
     items: Vec<Item>,
     /// How every match ends.
     suffix: String,
+    /// Where that is not known by the letter: what its last characters are, the last one first.
+    ends: Vec<Item>,
     /// Only the last name counts, by the items from here on: `**/` and then nothing that matches a slash.
     name_from: Option<usize>,
     /// How that last name begins.
@@ -171,13 +173,25 @@ impl Glob {
         } else {
             0
         };
-        let within_name = |item: &Item| {
-            matches!(item, Item::NotSlash | Item::NotSlashes)
-                || matches!(item, Item::Char(c) if *c != '/')
+        let within_name = |item: &Item| match item {
+            Item::NotSlash | Item::NotSlashes => true,
+            Item::Char(_) | Item::Class { .. } => item.step('/') == (false, false),
+            _ => false,
         };
+        let one_char = |item: &&Item| {
+            matches!(item, Item::Char(_) | Item::NotSlash)
+                || matches!(item, Item::Class { repeated, .. } if !repeated)
+        };
+        let suffix: String = literal(items.iter().rev()).chars().rev().collect();
+        let ends = items.iter().rev().take_while(one_char).cloned();
         let name_from = (from > 0 && items[from..].iter().all(within_name)).then_some(from);
         Self {
-            suffix: literal(items.iter().rev()).chars().rev().collect(),
+            ends: if suffix.is_empty() {
+                ends.collect()
+            } else {
+                Vec::new()
+            },
+            suffix,
             name_prefix: literal(items[from..].iter()),
             name_from,
             items,
@@ -186,6 +200,11 @@ impl Glob {
 
     pub(super) fn matches(&self, path: &str) -> bool {
         if !ends_with(path, &self.suffix) {
+            return false;
+        }
+        let mut last = path.chars().rev();
+        let ends = |item: &Item| last.next().is_some_and(|c| item.step(c).1);
+        if !self.ends.iter().all(ends) {
             return false;
         }
         match self.name_from {
