@@ -1,5 +1,7 @@
 //! The syntax tree: every instruction with its parts typed and their places known, nothing expanded yet.
 
+use std::sync::Arc;
+
 use rbuild_llb::Span;
 use rbuild_llb::config::Healthcheck;
 
@@ -57,7 +59,7 @@ pub(crate) struct Stage {
     /// `--platform`.
     pub(crate) platform: Option<Word>,
     /// Its instructions.
-    pub(crate) commands: Vec<Instruction>,
+    pub(crate) commands: Vec<Arc<Instruction>>,
 }
 
 /// An instruction of a stage.

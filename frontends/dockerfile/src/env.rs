@@ -30,7 +30,7 @@ impl Env {
     pub(crate) fn pairs(&self) -> Vec<String> {
         self.list
             .iter()
-            .map(|(key, value)| format!("{key}={value}"))
+            .map(|(key, value)| [key, "=", value].concat())
             .collect()
     }
 }

@@ -394,7 +394,7 @@ fn heredocs(line: &mut Line, reader: &mut Reader<'_>, errors: &mut Vec<Diagnosti
         ..Shell::new('\\')
     };
     // A line that is no sequence of shell words has no here-documents; what is wrong with it is said later.
-    let Ok(expansion) = shell.expand(&line.text, &Env::default()) else {
+    let Ok(expansion) = shell.split(&line.text, &Env::default()) else {
         return;
     };
     for word in &expansion.words {
@@ -443,7 +443,7 @@ pub(crate) fn heredoc_operator(word: &str) -> Option<Heredoc> {
             keep_unset: true,
             ..Shell::new('\\')
         };
-        let mut words = shell.expand(rest, &Env::default()).ok()?.words;
+        let mut words = shell.split(rest, &Env::default()).ok()?.words;
         (words.len() == 1).then(|| words.remove(0))
     };
     let (plain, raw) = (name(false)?, name(true)?);

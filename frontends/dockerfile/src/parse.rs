@@ -1,6 +1,7 @@
 //! Logical lines to the syntax tree. All problems are collected; an instruction with one is left out.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Span;
@@ -97,10 +98,10 @@ pub(crate) fn parse(site: &Site<'_>) -> Result<Ast, Vec<Diagnostic>> {
                         .hint("only `ARG` may stand before the first `FROM`"),
                     ),
                     (None, _) => {}
-                    (Some(stage), kind) => stage.commands.push(Instruction {
+                    (Some(stage), kind) => stage.commands.push(Arc::new(Instruction {
                         head: instruction.head,
                         kind,
-                    }),
+                    })),
                 }
             }
         }

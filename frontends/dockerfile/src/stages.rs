@@ -1,5 +1,7 @@
 //! Which stages there are, what each starts from and takes files from, and which of them a target needs.
 
+use std::sync::Arc;
+
 use std::collections::BTreeSet;
 
 use rbuild_llb::Diagnostic;
@@ -80,7 +82,7 @@ pub(crate) struct Node {
 #[derive(Debug)]
 pub(crate) struct Command {
     /// The instruction.
-    pub(crate) instruction: Instruction,
+    pub(crate) instruction: Arc<Instruction>,
     /// Whether it is a trigger of the base.
     pub(crate) onbuild: bool,
     /// COPY: its `--from`, if any. RUN: one for each mount; `None` is the build context, or nothing at all.
@@ -132,7 +134,7 @@ impl Graph {
                 continue;
             }
             for instruction in &stage.commands {
-                match graph.command(instruction.clone(), false, request) {
+                match graph.command(Arc::clone(instruction), false, request) {
                     Ok(command) => graph.nodes[at].commands.push(command),
                     Err(error) => errors.push(*error),
                 }
@@ -197,7 +199,7 @@ impl Graph {
     /// Finds what an instruction takes files from.
     fn command(
         &mut self,
-        instruction: Instruction,
+        instruction: Arc<Instruction>,
         onbuild: bool,
         request: &FrontendRequest,
     ) -> Result<Command, Box<Diagnostic>> {
@@ -422,7 +424,7 @@ impl Graph {
             let mut commands = Vec::new();
             for trigger in &triggers {
                 match parse_trigger(&Site::trigger(trigger, &span)) {
-                    Ok(instruction) => match self.command(instruction, true, request) {
+                    Ok(instruction) => match self.command(Arc::new(instruction), true, request) {
                         Ok(command) => commands.push(command),
                         Err(error) => errors.push(*error),
                     },

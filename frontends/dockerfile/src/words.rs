@@ -34,7 +34,7 @@ pub(crate) struct Shell {
 pub(crate) struct Expansion {
     /// As one word.
     pub(crate) text: String,
-    /// Split at white space outside quotes, after expansion.
+    /// Split at white space outside quotes, after expansion; empty if only [`Shell::expand`] was asked.
     pub(crate) words: Vec<String>,
     /// Variables that were set.
     pub(crate) used: BTreeSet<String>,
@@ -77,17 +77,30 @@ impl Shell {
         }
     }
 
-    /// Expands `word`.
+    /// Expands `word`, as one word.
     pub(crate) fn expand(&self, word: &str, env: &Env) -> Result<Expansion, WordError> {
+        self.scan(word, env, false)
+    }
+
+    /// Expands `word`, and splits the result into words.
+    pub(crate) fn split(&self, word: &str, env: &Env) -> Result<Expansion, WordError> {
+        self.scan(word, env, true)
+    }
+
+    fn scan(&self, word: &str, env: &Env, split: bool) -> Result<Expansion, WordError> {
         let mut scan = Scan {
             shell: *self,
-            chars: word.chars().collect(),
+            source: word,
             at: 0,
             depth: 0,
             env,
             found: Expansion::default(),
         };
-        let mut out = Out::default();
+        let mut out = Out {
+            text: String::with_capacity(word.len()),
+            split,
+            ..Out::default()
+        };
         scan.until(None, self.raw_escapes, &mut out)?;
         out.end_word();
         Ok(Expansion {
@@ -98,10 +111,11 @@ impl Shell {
     }
 }
 
-/// Collects the result as one word and as words.
+/// Collects the result as one word and, if asked to, as words.
 #[derive(Default)]
 struct Out {
     text: String,
+    split: bool,
     words: Vec<String>,
     word: String,
 }
@@ -110,20 +124,29 @@ impl Out {
     /// A character that stands for itself, blanks included.
     fn raw(&mut self, c: char) {
         self.text.push(c);
-        self.word.push(c);
+        if self.split {
+            self.word.push(c);
+        }
     }
 
     fn raw_str(&mut self, text: &str) {
         self.text.push_str(text);
-        self.word.push_str(text);
+        if self.split {
+            self.word.push_str(text);
+        }
     }
 
-    /// A character that ends the word if it is white space.
-    fn splitting(&mut self, c: char) {
-        self.text.push(c);
-        match c.is_whitespace() {
-            true => self.end_word(),
-            false => self.word.push(c),
+    /// Text whose white space ends words.
+    fn splitting(&mut self, text: &str) {
+        self.text.push_str(text);
+        if !self.split {
+            return;
+        }
+        for (at, piece) in text.split(char::is_whitespace).enumerate() {
+            if at > 0 {
+                self.end_word();
+            }
+            self.word.push_str(piece);
         }
     }
 
@@ -136,7 +159,8 @@ impl Out {
 
 struct Scan<'a> {
     shell: Shell,
-    chars: Vec<char>,
+    source: &'a str,
+    /// Byte offset of what comes next.
     at: usize,
     depth: usize,
     env: &'a Env,
@@ -145,13 +169,22 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     fn peek(&self) -> Option<char> {
-        self.chars.get(self.at).copied()
+        self.source[self.at..].chars().next()
     }
 
     fn next(&mut self) -> Option<char> {
         let c = self.peek()?;
-        self.at += 1;
+        self.at += c.len_utf8();
         Some(c)
+    }
+
+    /// Whether `c` stands for itself wherever it is, but for the end of something nested.
+    fn is_plain(&self, c: char) -> bool {
+        match c {
+            '$' | '<' => false,
+            '\'' | '"' => self.shell.skip_quotes,
+            c => c != self.shell.escape,
+        }
     }
 
     /// Reads up to and with `stop`, or to the end.
@@ -164,7 +197,7 @@ impl Scan<'_> {
             match c {
                 '$' => {
                     let value = self.dollar()?;
-                    value.chars().for_each(|c| out.splitting(c));
+                    out.splitting(&value);
                 }
                 '<' => self.heredoc(out),
                 '\'' if !self.shell.skip_quotes => self.single(out)?,
@@ -180,8 +213,11 @@ impl Scan<'_> {
                     }
                 }
                 _ => {
-                    self.at += 1;
-                    out.splitting(c);
+                    let rest = &self.source[self.at..];
+                    let plain = rest.find(|c| Some(c) == stop || !self.is_plain(c));
+                    let plain = &rest[..plain.unwrap_or(rest.len())];
+                    self.at += plain.len();
+                    out.splitting(plain);
                 }
             }
         }
@@ -229,7 +265,7 @@ impl Scan<'_> {
                 Some('"') => break self.at += 1,
                 Some('$') => value.push_str(&self.dollar()?),
                 Some(c) => {
-                    self.at += 1;
+                    self.at += c.len_utf8();
                     if c != self.shell.escape {
                         value.push(c);
                         continue;
@@ -396,22 +432,16 @@ impl Scan<'_> {
 
     /// A name, a number or one special character; empty if there is none.
     fn name(&mut self) -> String {
-        let start = self.at;
+        let rest = &self.source[self.at..];
         let part = |c: char| c.is_alphanumeric() || c == '_';
-        match self.peek() {
-            Some(c) if c.is_numeric() => {
-                while self.peek().is_some_and(char::is_numeric) {
-                    self.at += 1;
-                }
-            }
-            Some('@' | '*' | '#' | '?' | '-' | '$' | '!') => self.at += 1,
-            _ => {
-                while self.peek().is_some_and(part) {
-                    self.at += 1;
-                }
-            }
-        }
-        self.chars[start..self.at].iter().collect()
+        let name = match rest.chars().next() {
+            Some(c) if c.is_numeric() => rest.trim_start_matches(char::is_numeric),
+            Some('@' | '*' | '#' | '?' | '-' | '$' | '!') => &rest[1..],
+            _ => rest.trim_start_matches(part),
+        };
+        let name = &rest[..rest.len() - name.len()];
+        self.at += name.len();
+        name.to_owned()
     }
 }
 

@@ -221,7 +221,7 @@ impl Converter<'_> {
         for word in words {
             let expanded = self
                 .shell
-                .expand(&word.text, &to.state.env)
+                .split(&word.text, &to.state.env)
                 .map_err(|error| Diagnostic::error(error.to_string(), word.span.clone(), ""))?;
             for port in &expanded.words {
                 let ports = ports::parse(port).map_err(|error| {

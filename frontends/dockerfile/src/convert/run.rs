@@ -1,5 +1,7 @@
 //! RUN.
 
+use std::borrow::Cow;
+
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Edge;
 use rbuild_llb::Op;
@@ -64,15 +66,15 @@ impl Converter<'_> {
             let message = "`RUN` has no command";
             return Err(Box::new(Diagnostic::error(message, head.span.clone(), "")));
         }
-        let mut env = to.state.env.clone();
-        let mut shown = env.clone();
+        let mut env = Cow::Borrowed(&to.state.env);
+        let mut shown = Cow::Borrowed(&to.state.env);
         for secret in &mounts.secret_env {
-            shown.set(&secret.name, "****");
+            shown.to_mut().set(&secret.name, "****");
         }
         if let Some(socket) = mounts.ssh_socket()
             && env.get("SSH_AUTH_SOCK").is_none()
         {
-            env.set("SSH_AUTH_SOCK", socket);
+            env.to_mut().set("SSH_AUTH_SOCK", socket);
         }
         let line = history(&args, &to.state.args, &to.state.env);
         let op = Op::Exec(ExecOp {
@@ -175,14 +177,18 @@ fn history(args: &[String], declared: &[(String, Option<String>)], env: &Env) ->
             None => shown.push((name, pair)),
         }
     }
-    let mut words = vec!["RUN".to_owned()];
+    let mut line = "RUN".to_owned();
+    let mut add = |word: &str| {
+        line.push(' ');
+        line.push_str(word);
+    };
     if !shown.is_empty() {
-        words.push(format!("|{}", shown.len()));
+        add(&format!("|{}", shown.len()));
     }
-    words.extend(shown.into_iter().map(|(_, pair)| pair));
-    words.extend(args.iter().cloned());
-    words.push("# buildkit".to_owned());
-    words.join(" ")
+    shown.iter().for_each(|(_, pair)| add(pair));
+    args.iter().for_each(|arg| add(arg));
+    add("# buildkit");
+    line
 }
 
 /// The first line of a script, with dots if there are more.

@@ -26,7 +26,7 @@ fn words_are_those_of_buildkit() {
     let mut wrong = Vec::new();
     for line in cases.lines() {
         let (escape, word, want, words): Case = serde_json::from_str(line).unwrap();
-        let got = Shell::new(escape).expand(&word, &env());
+        let got = Shell::new(escape).split(&word, &env());
         let same = match (&got, &want) {
             (Ok(got), Some(want)) => got.text == *want && got.words == words,
             (got, want) => got.is_err() && want.is_none(),
@@ -42,7 +42,7 @@ fn words_are_those_of_buildkit() {
 
 #[test]
 fn variables_that_were_looked_up_are_known() {
-    let expansion = Shell::new('\\').expand("$V ${U:-$W} '$X'", &env()).unwrap();
+    let expansion = Shell::new('\\').split("$V ${U:-$W} '$X'", &env()).unwrap();
     assert!(expansion.used.iter().eq(["V"]));
     assert!(expansion.missing.iter().eq(["U", "W"]));
 }
