@@ -14,13 +14,17 @@ use crate::tree::TreeError;
 use crate::tree::TreeRef;
 use crate::tree::Trees;
 
-/// Paths of files that have more than one name, by device and inode.
+/// Paths of files that have more than one name.
 #[derive(Default)]
-pub(super) struct Links(Mutex<HashMap<(u64, u64), Vec<Vec<u8>>>>);
+pub(super) struct Links(Mutex<HashMap<Inode, Vec<Path>>>);
+
+/// Device and number.
+type Inode = (u64, u64);
+type Path = Vec<u8>;
 
 impl Links {
     /// Takes note of a name of a file.
-    pub(super) fn note(&self, dev: u64, ino: u64, path: Vec<u8>) {
+    pub(super) fn note(&self, dev: u64, ino: u64, path: Path) {
         let mut links = self.0.lock().expect("nothing panics while it is locked");
         links.entry((dev, ino)).or_default().push(path);
     }
