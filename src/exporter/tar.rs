@@ -3,6 +3,7 @@
 use rbuild_cache::BlobOptions;
 use rbuild_cache::Compression;
 use rbuild_cache::Directory;
+use rbuild_cache::FileBytes;
 use rbuild_cache::FileNode;
 use rbuild_cache::Node;
 
@@ -30,7 +31,9 @@ impl Exporter for Tar {
             compression: Compression::None,
             clamp: self.clamp,
         };
-        let open = |path: &[u8], node: &FileNode| (export.open)(&image.snapshot, path, node);
+        let open = |path: &[u8], node: &FileNode| {
+            (export.open)(&image.snapshot, path, node).map(FileBytes::from)
+        };
         let trees = export.store.trees();
         // The archive holds what is below the root and not the root itself, as BuildKit's does.
         let mut root = trees.root(&image.snapshot.root.tree)?;
