@@ -34,7 +34,7 @@ use crate::tree::FileNode;
 use crate::tree::TreeError;
 
 /// Changes when the same tree and options would give other bytes: tar headers, cut points, compressor versions.
-pub const BLOB_VERSION: u32 = 1;
+pub const BLOB_VERSION: u32 = 2;
 
 /// What decides a blob's bytes beside the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -43,8 +43,9 @@ impl Exporter for Tar {
         let root = trees.put(Directory {
             entries: vec![root],
         });
-        deliver(&self.dest, &mut |out| {
-            rbuild_cache::write_layer(trees, &root.tree, &options, &open, out, export.cancel)?;
+        deliver(&self.dest, &mut |mut out| {
+            let tree = &root.tree;
+            rbuild_cache::write_layer(trees, tree, &options, &open, &mut out, export.cancel)?;
             Ok(())
         })
     }
