@@ -11,6 +11,7 @@ use rbuild_llb::FileDigest;
 
 use crate::BlobOptions;
 use crate::Compression;
+use crate::FileBytes;
 use crate::FileNode;
 use crate::LayerBlob;
 use crate::LayerError;
@@ -114,6 +115,11 @@ impl Fixture {
         |_, node| File::open(self.content(node))
     }
 
+    pub(crate) fn bytes(&self) -> impl Fn(&[u8], &FileNode) -> io::Result<FileBytes> + Sync + '_ {
+        let open = self.open();
+        move |path, node| open(path, node).map(FileBytes::from)
+    }
+
     pub(crate) fn write(
         &self,
         layer: TreeRef,
@@ -124,7 +130,7 @@ impl Fixture {
             &self.trees,
             &layer.tree,
             options,
-            &self.open(),
+            &self.bytes(),
             &mut blob,
             &CancelToken::new(),
         )?;

@@ -1,8 +1,13 @@
 //! Compression of a layer's tar in independent frames.
 //!
 //! A blob is a sequence of frames: members of a gzip file (RFC 1952, 2.2) or zstd frames (RFC 8878, 3). A reader sees
-//! one stream; a writer can compress the frames on all cores, and a frame's bytes depend on nothing outside it.
+//! one stream; a writer can compress the frames on all cores, and a frame's bytes depend on nothing outside it. A frame may
+//! be several members: see [`noise`].
 
+mod noise;
+
+use libdeflater::CompressionLvl;
+use libdeflater::Compressor;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -76,7 +81,7 @@ impl Compression {
     }
 }
 
-/// One gzip member. libdeflate writes a fixed header: no name, mtime 0, unknown system (255).
+/// gzip members. libdeflate writes a fixed header: no name, mtime 0, unknown system (255).
 fn gzip(raw: &[u8], level: u32) -> Result<Vec<u8>, FrameError> {
     let invalid = FrameError::Level {
         name: "gzip",
@@ -85,14 +90,25 @@ fn gzip(raw: &[u8], level: u32) -> Result<Vec<u8>, FrameError> {
     };
     let level = i32::try_from(level)
         .ok()
-        .and_then(|level| libdeflater::CompressionLvl::new(level).ok())
+        .and_then(|level| CompressionLvl::new(level).ok())
         .ok_or(invalid)?;
-    let mut compressor = libdeflater::Compressor::new(level);
-    let mut out = vec![0; compressor.gzip_compress_bound(raw.len())];
-    let len = compressor
-        .gzip_compress(raw, &mut out)
-        .expect("the buffer has the size libdeflate names as its bound");
-    out.truncate(len);
+    let mut out = Vec::new();
+    for part in noise::parts(raw) {
+        // Level 0 stores.
+        let level = if part.stored {
+            CompressionLvl::fastest()
+        } else {
+            level
+        };
+        let part = &raw[part.range];
+        let mut compressor = Compressor::new(level);
+        let start = out.len();
+        out.resize(start + compressor.gzip_compress_bound(part.len()), 0);
+        let len = compressor
+            .gzip_compress(part, &mut out[start..])
+            .expect("the buffer has the size libdeflate names as its bound");
+        out.truncate(start + len);
+    }
     Ok(out)
 }
 
@@ -101,10 +117,12 @@ mod t {
     use std::io::Read as _;
 
     use super::*;
+    use crate::fixture::noise;
 
     #[test]
     fn frames_are_one_stream_to_foreign_readers() {
-        let parts: [&[u8]; 3] = [b"one ", &[b'x'; 100_000], b" three"];
+        let half = [noise(1, 200_000), vec![b'x'; 100_000]].concat();
+        let parts: [&[u8]; 4] = [b"one ", &[b'x'; 100_000], &half, b" four"];
         let whole = parts.concat();
         let pack = |compression: Compression| -> Vec<u8> {
             parts
@@ -120,6 +138,22 @@ mod t {
         let unzstd = zstd::stream::decode_all(&pack(Compression::Zstd { level: 3 })[..]).unwrap();
         assert_eq!(unzstd, whole);
         assert!(Compression::None.frame(&whole).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_frame_that_is_partly_stored_is_as_small() {
+        let text: Vec<u8> = (0..20_000u32)
+            .flat_map(|n| format!("line {}\n", n * n % 1009).into_bytes())
+            .collect();
+        let raw = [&text[..], &noise(1, 300_000), &text].concat();
+        let mut whole = Compressor::new(CompressionLvl::new(6).unwrap());
+        let mut out = vec![0; whole.gzip_compress_bound(raw.len())];
+        let len = whole.gzip_compress(&raw, &mut out).unwrap();
+        let frame = Compression::Gzip { level: 6 }.frame(&raw).unwrap().unwrap();
+        assert!(frame.len() < len + len / 200, "{} and {len}", frame.len());
+        // Three members: each starts with the same six bytes.
+        let members = frame.windows(6).filter(|w| *w == &frame[..6]).count();
+        assert_eq!(members, 3);
     }
 
     #[test]

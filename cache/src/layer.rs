@@ -6,6 +6,8 @@
 //! Whiteouts are empty files with mode 0 and mtime 0. Hard links: the group's first member in walk order is the file, the
 //! others refer to it.
 
+mod bytes;
+mod locate;
 mod plan;
 mod read;
 mod write;
@@ -17,6 +19,8 @@ use rbuild_llb::OciDigest;
 use serde::Deserialize;
 use serde::Serialize;
 
+pub use bytes::FileBytes;
+pub use locate::locate_files;
 pub use read::ReadLayer;
 pub use read::TakeFile;
 pub use read::extract_files;
@@ -30,7 +34,7 @@ use crate::tree::FileNode;
 use crate::tree::TreeError;
 
 /// Changes when the same tree and options would give other bytes: tar headers, cut points, compressor versions.
-pub const BLOB_VERSION: u32 = 1;
+pub const BLOB_VERSION: u32 = 2;
 
 /// What decides a blob's bytes beside the tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,6 +62,9 @@ pub struct LayerBlob {
 
 /// Opens a file of a layer by its path. Called from several threads.
 pub type OpenFile<'a> = dyn Fn(&[u8], &FileNode) -> io::Result<File> + Sync + 'a;
+
+/// Finds the bytes of a file of a layer by its path. Called from several threads.
+pub type OpenBytes<'a> = dyn Fn(&[u8], &FileNode) -> io::Result<FileBytes> + Sync + 'a;
 
 /// What can go wrong with layers.
 #[derive(Debug, thiserror::Error)]

@@ -18,9 +18,9 @@ use serde::Serialize;
 
 use crate::blobs::Blobs;
 use crate::file;
-use crate::frame::Compression;
 use crate::images::Images;
 use crate::journal::Journal;
+use crate::layer::BLOB_VERSION;
 use crate::layer::BlobOptions;
 use crate::layer::LayerBlob;
 use crate::lease::Lease;
@@ -144,7 +144,15 @@ pub struct KnownLayer {
 /// The blobs made of one layer.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct LayerBlobs {
-    blobs: Vec<(Compression, Option<i64>, LayerBlob)>,
+    blobs: Vec<Written>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Written {
+    /// The [`BLOB_VERSION`] it was written with.
+    version: u32,
+    options: BlobOptions,
+    blob: LayerBlob,
 }
 
 impl Store {
@@ -298,7 +306,7 @@ impl Store {
         Ok(file::read_cached(&self.sharded("layer-blobs", &layer.hex()))?.unwrap_or_default())
     }
 
-    /// The blob of a layer that was written with `options`. Its bytes may be gone: see [`Blobs::contains`].
+    /// The blob of a layer that was written with `options`, as this version of rbuild would write it. Its bytes may be gone: see [`Blobs::contains`].
     ///
     /// # Errors
     /// If what is known cannot be read.
@@ -308,16 +316,15 @@ impl Store {
         options: &BlobOptions,
     ) -> Result<Option<LayerBlob>, StoreError> {
         let known = self.blobs_of(layer)?.blobs;
-        let same = |(compression, clamp, _): &&(Compression, Option<i64>, LayerBlob)| {
-            (compression, clamp) == (&options.compression, &options.clamp)
-        };
-        Ok(known.iter().find(same).map(|(_, _, blob)| blob.clone()))
+        let same =
+            |written: &Written| (written.version, written.options) == (BLOB_VERSION, *options);
+        Ok(known.into_iter().find(same).map(|written| written.blob))
     }
 
     /// All blobs that were made of a layer.
     pub(crate) fn all_layer_blobs(&self, layer: &TreeId) -> Result<Vec<LayerBlob>, StoreError> {
         let known = self.blobs_of(layer)?.blobs;
-        Ok(known.into_iter().map(|(_, _, blob)| blob).collect())
+        Ok(known.into_iter().map(|written| written.blob).collect())
     }
 
     /// All blobs that were made of a layer as it is, with its own times.
@@ -328,8 +335,8 @@ impl Store {
         let known = self.blobs_of(layer)?.blobs;
         Ok(known
             .into_iter()
-            .filter(|(_, clamp, _)| clamp.is_none())
-            .map(|(_, _, blob)| blob)
+            .filter(|written| written.options.clamp.is_none())
+            .map(|written| written.blob)
             .collect())
     }
 
@@ -344,12 +351,12 @@ impl Store {
         blob: &LayerBlob,
     ) -> Result<(), StoreError> {
         let mut known = self.blobs_of(layer)?;
-        known.blobs.retain(|(compression, clamp, _)| {
-            (compression, clamp) != (&options.compression, &options.clamp)
+        known.blobs.retain(|written| written.options != *options);
+        known.blobs.push(Written {
+            version: BLOB_VERSION,
+            options: *options,
+            blob: blob.clone(),
         });
-        known
-            .blobs
-            .push((options.compression, options.clamp, blob.clone()));
         self.write(&self.sharded("layer-blobs", &layer.hex()), &known)
     }
 

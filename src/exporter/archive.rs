@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::io::Read;
-use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -17,6 +16,7 @@ use rbuild_llb::OciDigest;
 use super::Export;
 use super::ExportError;
 use super::Exporter;
+use super::Out;
 use super::deliver;
 use super::only;
 use crate::image::Descriptor;
@@ -137,27 +137,15 @@ pub(super) fn familiar(name: &str) -> &str {
 pub(super) fn write_tar(
     export: &Export<'_>,
     docker: bool,
-    out: &mut (dyn Write + Send),
+    out: &mut dyn Out,
 ) -> Result<(), ExportError> {
-    let mut tar = tar::Builder::new(out);
-    let header = |kind, size, mode| {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_size(size);
-        header.set_mode(mode);
-        header.set_uid(0);
-        header.set_gid(0);
-        header.set_mtime(0);
-        header
-    };
     let archive = |source| ExportError::Write {
         path: PathBuf::from("the archive"),
         source,
     };
     for dir in ["blobs/", "blobs/sha256/"] {
-        let mut header = header(tar::EntryType::Directory, 0, 0o755);
-        tar.append_data(&mut header, dir, io::empty())
-            .map_err(archive)?;
+        let header = header(dir, tar::EntryType::Directory, 0, 0o755).map_err(archive)?;
+        out.write_all(header.as_bytes()).map_err(archive)?;
     }
     let (index, manifest) = (index_json(export), manifest_json(export));
     let mut pieces = blobs(export);
@@ -171,21 +159,44 @@ pub(super) fn write_tar(
             return Err(ExportError::Cancelled);
         }
         match piece {
-            Piece::Bytes(bytes) => {
-                let mut header = header(tar::EntryType::Regular, bytes.len() as u64, 0o644);
-                tar.append_data(&mut header, path, *bytes)
-                    .map_err(archive)?;
-            }
+            Piece::Bytes(bytes) => entry(out, path, bytes.len() as u64, |out| out.write_all(bytes)),
             Piece::Blob(digest, size) => {
                 let blob = export.store.blobs().open(digest)?;
-                let mut header = header(tar::EntryType::Regular, *size, 0o644);
-                tar.append_data(&mut header, path, blob.take(*size))
-                    .map_err(archive)?;
+                entry(out, path, *size, |out| out.copy(blob, *size))
             }
         }
+        .map_err(archive)?;
     }
-    tar.finish().map_err(archive)?;
-    Ok(())
+    // Two blocks of zeros end an archive.
+    out.write_all(&[BLOCK; 2].concat()).map_err(archive)
+}
+
+const BLOCK: [u8; 512] = [0; 512];
+
+/// Writes a file: its header, its `size` bytes by `body`, and what fills its last block.
+fn entry(
+    out: &mut dyn Out,
+    path: &str,
+    size: u64,
+    body: impl FnOnce(&mut dyn Out) -> io::Result<()>,
+) -> io::Result<()> {
+    out.write_all(header(path, tar::EntryType::Regular, size, 0o644)?.as_bytes())?;
+    body(out)?;
+    let filled = size.next_multiple_of(BLOCK.len() as u64);
+    out.write_all(&BLOCK[..(filled - size) as usize])
+}
+
+fn header(path: &str, kind: tar::EntryType, size: u64, mode: u32) -> io::Result<tar::Header> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(path)?;
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_cksum();
+    Ok(header)
 }
 
 /// Writes the layout as a directory, adding to one that is there: blobs are immutable, so only `index.json` has a

@@ -13,6 +13,7 @@ pub mod tar;
 
 use std::fs::File;
 use std::io;
+use std::io::Read as _;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
@@ -177,11 +178,27 @@ fn only<'a>(export: &'a Export<'_>, kind: &'static str) -> Result<&'a ReadyImage
     }
 }
 
+/// Where an archive goes.
+trait Out: Write + Send {
+    /// Appends the next `len` bytes of `from`, inside the kernel where both ends allow that.
+    fn copy(&mut self, from: File, len: u64) -> io::Result<()>;
+}
+
+/// Each writer for itself: only with its type at hand does [`io::copy`] know that there is a file below.
+impl<W: Write + Send> Out for W {
+    fn copy(&mut self, from: File, len: u64) -> io::Result<()> {
+        match io::copy(&mut from.take(len), self)? {
+            copied if copied == len => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
 /// Writes to a destination through `write`: a file is written aside and renamed, so that a failed or interrupted
 /// export leaves what was there before.
 fn deliver(
     dest: &Destination,
-    write: &mut dyn FnMut(&mut (dyn Write + Send)) -> Result<(), ExportError>,
+    write: &mut dyn FnMut(&mut dyn Out) -> Result<(), ExportError>,
 ) -> Result<Vec<Delivery>, ExportError> {
     match dest {
         Destination::Stdout => {
@@ -204,9 +221,10 @@ fn deliver(
                 .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
                 .tempfile_in(parent)
                 .map_err(fail)?;
-            let mut out = io::BufWriter::with_capacity(1 << 18, aside);
+            let mut out = io::BufWriter::with_capacity(1 << 18, aside.as_file());
             write(&mut out)?;
-            let aside = out.into_inner().map_err(|error| fail(error.into_error()))?;
+            out.flush().map_err(fail)?;
+            drop(out);
             let size = aside.as_file().metadata().map_err(fail)?.len();
             aside.persist(path).map_err(|error| fail(error.error))?;
             Ok(vec![Delivery::File {

@@ -3,6 +3,7 @@
 use rbuild_cache::BlobOptions;
 use rbuild_cache::Compression;
 use rbuild_cache::Directory;
+use rbuild_cache::FileBytes;
 use rbuild_cache::FileNode;
 use rbuild_cache::Node;
 
@@ -30,7 +31,9 @@ impl Exporter for Tar {
             compression: Compression::None,
             clamp: self.clamp,
         };
-        let open = |path: &[u8], node: &FileNode| (export.open)(&image.snapshot, path, node);
+        let open = |path: &[u8], node: &FileNode| {
+            (export.open)(&image.snapshot, path, node).map(FileBytes::from)
+        };
         let trees = export.store.trees();
         // The archive holds what is below the root and not the root itself, as BuildKit's does.
         let mut root = trees.root(&image.snapshot.root.tree)?;
@@ -40,8 +43,9 @@ impl Exporter for Tar {
         let root = trees.put(Directory {
             entries: vec![root],
         });
-        deliver(&self.dest, &mut |out| {
-            rbuild_cache::write_layer(trees, &root.tree, &options, &open, out, export.cancel)?;
+        deliver(&self.dest, &mut |mut out| {
+            let tree = &root.tree;
+            rbuild_cache::write_layer(trees, tree, &options, &open, &mut out, export.cancel)?;
             Ok(())
         })
     }

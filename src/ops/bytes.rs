@@ -16,8 +16,10 @@ use std::sync::Mutex;
 use std::sync::RwLock;
 
 use rbuild_cache::BlobOptions;
+use rbuild_cache::Compression;
 use rbuild_cache::ContextFiles;
 use rbuild_cache::Entry;
+use rbuild_cache::FileBytes;
 use rbuild_cache::FileNode;
 use rbuild_cache::Follow;
 use rbuild_cache::LayerBlob;
@@ -61,6 +63,21 @@ pub struct Bytes {
 impl std::fmt::Debug for Bytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bytes").finish_non_exhaustive()
+    }
+}
+
+/// Files that are read where they are in an uncompressed blob.
+#[derive(Default)]
+struct InPlace {
+    blob: Option<Arc<File>>,
+    /// By path in the layer.
+    starts: BTreeMap<Vec<u8>, u64>,
+}
+
+impl InPlace {
+    fn get(&self, path: &[u8]) -> Option<FileBytes> {
+        let blob = self.blob.as_ref()?;
+        Some(FileBytes::within(blob, *self.starts.get(path)?))
     }
 }
 
@@ -445,10 +462,15 @@ impl Engine<'_> {
         }
         let has_dir = self.store.layer_dir(&tree, &self.domain).is_some();
         let need_bytes = keep || !has_dir;
-        if !has_dir {
-            self.spool_whole(layer)?;
-        }
-        let open = |path: &[u8], node: &FileNode| self.open_file(layer, path, node);
+        let in_place = if has_dir {
+            InPlace::default()
+        } else {
+            self.gather(layer)?
+        };
+        let open = |path: &[u8], node: &FileNode| match in_place.get(path) {
+            Some(bytes) => Ok(bytes),
+            None => self.open_file(layer, path, node).map(FileBytes::from),
+        };
         let trees = self.store.trees();
         let blob = if need_bytes {
             let mut writer = self.store.blobs().unhashed_writer()?;
@@ -465,19 +487,43 @@ impl Engine<'_> {
         Ok(blob)
     }
 
-    /// Before a layer without a directory is read file by file: takes what is only in a blob out of it in one pass.
-    fn spool_whole(&self, layer: &LayerRef) -> Result<(), OpError> {
+    /// Before a layer without a directory is read file by file: finds what is only in a blob. An uncompressed one is read
+    /// where it is; what is in others is taken out in one pass.
+    fn gather(&self, layer: &LayerRef) -> Result<InPlace, OpError> {
         let mut wanted = BTreeMap::new();
         self.each_file(&layer.layer, &mut |path, node| {
             if self.bytes.at(&node.digest).is_none() {
                 wanted.insert(path.to_vec(), node.clone());
             }
         })?;
+        let mut in_place = InPlace::default();
         if wanted.is_empty() {
-            Ok(())
-        } else {
-            self.spool_from_blob(layer, &wanted)
+            return Ok(in_place);
         }
+        if let Some(blob) = self.plain_blob(layer)? {
+            let paths = wanted.keys().cloned().collect();
+            let trees = self.store.trees();
+            let starts = rbuild_cache::locate_files(trees, &layer.layer.tree, &blob, &paths)?;
+            wanted.retain(|path, _| !starts.contains_key(path));
+            in_place = InPlace {
+                blob: Some(Arc::new(blob)),
+                starts,
+            };
+        }
+        if !wanted.is_empty() {
+            self.spool_from_blob(layer, &wanted)?;
+        }
+        Ok(in_place)
+    }
+
+    /// An uncompressed blob of the layer, if the store has one.
+    fn plain_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
+        for blob in self.store.layer_blobs(&layer.layer.tree)? {
+            if blob.compression == Compression::None && self.store.blobs().contains(&blob.digest) {
+                return Ok(Some(self.store.blobs().open(&blob.digest)?));
+            }
+        }
+        Ok(None)
     }
 
     fn each_file(

@@ -208,6 +208,18 @@ struct Gathered {
     stats: DirStats,
 }
 
+impl Gathered {
+    /// Most directories are gathered by one job, so that there is nothing to copy.
+    fn add(&mut self, mut more: Self) {
+        if self.entries.is_empty() && self.stats.is_empty() {
+            *self = more;
+        } else {
+            self.entries.append(&mut more.entries);
+            self.stats.append(&mut more.stats);
+        }
+    }
+}
+
 impl Dir {
     fn below(&self, name: &[u8]) -> Vec<u8> {
         let mut path = Vec::with_capacity(self.path.len() + 1 + name.len());
@@ -349,7 +361,10 @@ impl Walk<'_> {
             .fetch_add(names.len() as u64, Ordering::Relaxed);
         let mut remembered = self.cache.dir(&dir.path);
         let mut unread = Unread::default();
-        let mut gathered = Gathered::default();
+        let mut gathered = Gathered {
+            entries: Vec::with_capacity(names.len()),
+            stats: DirStats::with_capacity(names.len()),
+        };
         for (name, kind) in names {
             match self.entry(dir, fd.as_fd(), &name, kind, more) {
                 Ok(Seen::Nothing) => {}
@@ -371,9 +386,7 @@ impl Walk<'_> {
         if !unread.names.is_empty() {
             more(self.reading(dir, unread.names, unread.bytes));
         }
-        let mut all = dir.gathered();
-        all.entries.append(&mut gathered.entries);
-        all.stats.append(&mut gathered.stats);
+        dir.gathered().add(gathered);
     }
 
     fn reading(&self, dir: &Arc<Dir>, names: Vec<Vec<u8>>, bytes: u64) -> Job {
@@ -397,10 +410,11 @@ impl Walk<'_> {
         // Not every file system tells the kind while listing.
         let known = kind != FileType::Unknown;
         let all = self.select.is_all();
-        let path = dir.below(name);
+        let path;
         let text = if all {
             "".into()
         } else {
+            path = dir.below(name);
             String::from_utf8_lossy(&path)
         };
         if known && kind != FileType::Directory && !all && !self.select.file(&text, &dir.above) {
@@ -430,7 +444,7 @@ impl Walk<'_> {
                 dir.pending.fetch_add(1, Ordering::Relaxed);
                 more(Job::List(Arc::new(Dir {
                     parent: Some(Arc::clone(dir)),
-                    path,
+                    path: dir.below(name),
                     meta,
                     selected,
                     above,
@@ -519,9 +533,7 @@ impl Walk<'_> {
                 Err(error) => self.problem(dir.below(&name), Some(error)),
             }
         }
-        let mut all = dir.gathered();
-        all.entries.append(&mut gathered.entries);
-        all.stats.append(&mut gathered.stats);
+        dir.gathered().add(gathered);
     }
 }
 

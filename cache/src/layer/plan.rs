@@ -6,15 +6,15 @@
 //! average and do not know what came before. A file of [`PART`] or more bytes is cut at multiples of [`PART`] of its own.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use rbuild_llb::FileDigest;
 use rbuild_llb::TreeId;
 
+use super::FileBytes;
 use super::LayerError;
-use super::OpenFile;
+use super::OpenBytes;
 use super::show;
 use crate::tar;
 use crate::tar::padding;
@@ -39,7 +39,7 @@ const PART: u64 = 1 << 20;
 pub(super) struct BigFile {
     pub(super) path: Vec<u8>,
     pub(super) node: FileNode,
-    pub(super) file: File,
+    pub(super) bytes: FileBytes,
 }
 
 /// A piece of a frame.
@@ -81,7 +81,7 @@ pub(super) fn plan(
     trees: &Trees,
     layer: &TreeId,
     clamp: Option<i64>,
-    open: &OpenFile<'_>,
+    open: &OpenBytes<'_>,
     emit: &mut dyn FnMut(Frame) -> Result<(), LayerError>,
 ) -> Result<(), LayerError> {
     trees.root(layer)?;
@@ -108,7 +108,7 @@ pub(super) fn plan(
 
 struct Planner<'a, 'b> {
     clamp: Option<i64>,
-    open: &'a OpenFile<'b>,
+    open: &'a OpenBytes<'b>,
     emit: &'a mut dyn FnMut(Frame) -> Result<(), LayerError>,
     frame: Frame,
     /// The first member of each hard-link group.
@@ -196,14 +196,14 @@ impl Planner<'_, '_> {
     }
 
     fn parts(&mut self, path: &[u8], node: &FileNode) -> Result<(), LayerError> {
-        let file = (self.open)(path, node).map_err(|source| LayerError::ReadFile {
+        let bytes = (self.open)(path, node).map_err(|source| LayerError::ReadFile {
             path: show(path),
             source,
         })?;
         let file = Arc::new(BigFile {
             path: path.to_vec(),
             node: node.clone(),
-            file,
+            bytes,
         });
         let mut offset = 0;
         while offset < node.size {

@@ -130,20 +130,26 @@ pub fn extract_files(
 }
 
 /// Files to be extracted.
-struct Wanted {
+pub(super) struct Wanted {
     /// Every name under which a file may have its bytes in the tar: any member of its hard-link group.
     by_path: BTreeMap<Vec<u8>, usize>,
     files: Vec<WantedFile>,
 }
 
 #[derive(Clone)]
-struct WantedFile {
+pub(super) struct WantedFile {
     node: FileNode,
-    names: Vec<Vec<u8>>,
+    pub(super) names: Vec<Vec<u8>>,
+    /// What it may be called in the tar.
+    members: Vec<Vec<u8>>,
 }
 
 impl Wanted {
-    fn find(trees: &Trees, layer: &TreeId, wanted: &BTreeSet<Vec<u8>>) -> Result<Self, LayerError> {
+    pub(super) fn find(
+        trees: &Trees,
+        layer: &TreeId,
+        wanted: &BTreeSet<Vec<u8>>,
+    ) -> Result<Self, LayerError> {
         let mut groups: BTreeMap<(u32, u64, FileDigest), Vec<Vec<u8>>> = BTreeMap::new();
         let mut found = BTreeMap::new();
         trees.walk(layer, &mut |path, entry| {
@@ -175,21 +181,25 @@ impl Wanted {
             let group = node
                 .link
                 .and_then(|link| groups.remove(&(link, node.size, node.digest)));
-            for member in group.unwrap_or_else(|| vec![path.clone()]) {
-                by_path.insert(member, files.len());
+            let members = group.unwrap_or_else(|| vec![path.clone()]);
+            for member in &members {
+                by_path.insert(member.clone(), files.len());
             }
             files.push(WantedFile {
                 node,
                 names: vec![path],
+                members,
             });
         }
         Ok(Self { by_path, files })
     }
 
-    fn take(&mut self, path: &[u8]) -> Option<WantedFile> {
-        let file = *self.by_path.get(path)?;
-        self.by_path.retain(|_, other| *other != file);
-        Some(self.files[file].clone())
+    pub(super) fn take(&mut self, path: &[u8]) -> Option<WantedFile> {
+        let file = self.files[*self.by_path.get(path)?].clone();
+        for member in &file.members {
+            self.by_path.remove(member);
+        }
+        Some(file)
     }
 }
 
@@ -397,7 +407,7 @@ fn bad(path: &[u8], problem: &'static str) -> LayerError {
 
 /// The parts of an entry's name, below `/` whatever it starts with. Names that lead out, or that no file system can hold, are
 /// refused.
-fn normal(path: &[u8]) -> Result<Vec<&[u8]>, LayerError> {
+pub(super) fn normal(path: &[u8]) -> Result<Vec<&[u8]>, LayerError> {
     let mut names = Vec::new();
     for name in path.split(|b| *b == b'/') {
         match name {

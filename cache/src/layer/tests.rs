@@ -467,7 +467,7 @@ fn a_cancelled_layer_stops() {
         &fixture.trees,
         &layer.tree,
         &PLAIN,
-        &fixture.open(),
+        &fixture.bytes(),
         &mut io::sink(),
         &cancel,
     );
@@ -506,7 +506,7 @@ fn one_change_moves_few_cuts() {
         }
         let layer = fixture.finish();
         let mut frames = Vec::new();
-        let open = fixture.open();
+        let open = fixture.bytes();
         plan::plan(&fixture.trees, &layer.tree, None, &open, &mut |frame| {
             let mut sum = blake3::Hasher::new();
             for piece in &frame.pieces {

@@ -5,12 +5,9 @@
 //! works on a pool of one thread, and from inside a pool.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
-use std::io::Read as _;
 use std::io::Write;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -27,9 +24,10 @@ use sha2::Digest as _;
 use sha2::Sha256;
 
 use super::BlobOptions;
+use super::FileBytes;
 use super::LayerBlob;
 use super::LayerError;
-use super::OpenFile;
+use super::OpenBytes;
 use super::plan;
 use super::plan::BigFile;
 use super::plan::Frame;
@@ -48,7 +46,7 @@ pub fn write_layer(
     trees: &Trees,
     layer: &TreeId,
     options: &BlobOptions,
-    open: &OpenFile<'_>,
+    open: &OpenBytes<'_>,
     out: &mut (dyn Write + Send),
     cancel: &CancelToken,
 ) -> Result<LayerBlob, LayerError> {
@@ -172,7 +170,7 @@ impl Drop for Release<'_> {
 /// What making a frame takes.
 struct Maker<'a, 'b> {
     compression: Compression,
-    open: &'a OpenFile<'b>,
+    open: &'a OpenBytes<'b>,
     cancel: &'a CancelToken,
     /// The layer will not be finished: what is left need not be made.
     failed: AtomicBool,
@@ -193,15 +191,15 @@ impl Maker<'_, '_> {
                         path: show(path),
                         source,
                     };
-                    let file = (self.open)(path, node).map_err(read_error)?;
-                    if !read_small(&file, node, &mut raw).map_err(read_error)? {
+                    let bytes = (self.open)(path, node).map_err(read_error)?;
+                    if !read_small(&bytes, node, &mut raw).map_err(read_error)? {
                         return Err(LayerError::FileChanged { path: show(path) });
                     }
                 }
                 Piece::Part { file, offset, len } => {
                     let start = raw.len();
                     raw.resize(start + *len as usize, 0);
-                    file.file
+                    file.bytes
                         .read_exact_at(&mut raw[start..], *offset)
                         .map_err(|error| file.error(error))?;
                     parts.push((Arc::clone(file), start..raw.len()));
@@ -224,12 +222,14 @@ impl BigFile {
 }
 
 /// Appends a file's bytes; whether they are the ones the tree knows.
-fn read_small(file: &File, node: &FileNode, raw: &mut Vec<u8>) -> io::Result<bool> {
+fn read_small(bytes: &FileBytes, node: &FileNode, raw: &mut Vec<u8>) -> io::Result<bool> {
     let start = raw.len();
-    // One byte more than there should be shows a file that has grown.
-    file.take(node.size + 1).read_to_end(raw)?;
-    let bytes = &raw[start..];
-    Ok(bytes.len() as u64 == node.size && digest(bytes) == node.digest)
+    raw.resize(start + node.size as usize, 0);
+    match bytes.read_exact_at(&mut raw[start..], 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+        read => read?,
+    }
+    Ok(digest(&raw[start..]) == node.digest && !bytes.exceeds(node.size)?)
 }
 
 fn digest(bytes: &[u8]) -> FileDigest {
@@ -288,11 +288,8 @@ impl<'a> Writer<'a> {
         }
         let found = FileDigest::from_bytes(*self.file.finalize().as_bytes());
         self.file.reset();
-        let more = file
-            .file
-            .read_at(&mut [0], file.node.size)
-            .map_err(|error| file.error(error))?;
-        if found != file.node.digest || more > 0 {
+        let longer = file.bytes.exceeds(file.node.size);
+        if found != file.node.digest || longer.map_err(|error| file.error(error))? {
             return Err(LayerError::FileChanged {
                 path: show(&file.path),
             });

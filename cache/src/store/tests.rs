@@ -6,6 +6,7 @@ use rbuild_llb::KeyRecord;
 
 use super::*;
 use crate::blobs::BlobError;
+use crate::frame::Compression;
 use crate::records::CacheBackend as _;
 use crate::records::LayerRef;
 use crate::records::Record;
@@ -224,6 +225,15 @@ fn what_is_known_of_layers() {
     }
     let plain = store.layer_blobs(&layer.tree).unwrap();
     assert_eq!(plain, [blob(1, gzip), blob(3, Compression::None)]);
+
+    // What another version would have written differently serves as a source of bytes only.
+    let path = store.sharded("layer-blobs", &layer.tree.hex());
+    let text = fs::read_to_string(&path).unwrap();
+    let version = format!("\"version\":{BLOB_VERSION}");
+    assert!(text.contains(&version), "{text}");
+    fs::write(&path, text.replace(&version, "\"version\":1")).unwrap();
+    assert_eq!(store.layer_blob(&layer.tree, &made[0].0).unwrap(), None);
+    assert_eq!(store.layer_blobs(&layer.tree).unwrap(), plain);
 
     let known = KnownLayer {
         layer,

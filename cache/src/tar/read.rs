@@ -9,6 +9,7 @@ mod sparse;
 use std::collections::BTreeMap;
 use std::io;
 use std::io::Read;
+use std::io::Seek;
 
 use tar::Header;
 
@@ -216,6 +217,12 @@ impl<R: Read> Reader<R> {
         }
     }
 
+    /// Where in the archive the current entry's file starts, of which nothing was read yet; `None` if its bytes are not
+    /// all there in one piece.
+    pub(crate) fn body_at(&self) -> Option<u64> {
+        (self.body.pieces == [(0, self.body.stored)]).then_some(self.offset)
+    }
+
     /// Reads to the end of the input: what is behind the archive's end belongs to the layer's digest.
     pub(crate) fn drain(&mut self) -> Result<(), TarError> {
         let mut buffer = [0; 16 * BLOCK];
@@ -376,6 +383,23 @@ impl<R: Read> Reader<R> {
             let want = len.min(buffer.len() as u64) as usize;
             self.exact(&mut buffer[..want])?;
             len -= want as u64;
+        }
+        Ok(())
+    }
+}
+
+impl<R: Read + Seek> Reader<R> {
+    /// Goes to the end of the current entry without reading it.
+    pub(crate) fn pass_body(&mut self) -> Result<(), TarError> {
+        let body = std::mem::take(&mut self.body);
+        let read_error = |offset| move |source| TarError::Read { offset, source };
+        for len in [body.stored, body.padding as u64] {
+            // No body is longer than that, as `open_body` has seen to.
+            let step = i64::try_from(len).unwrap_or(i64::MAX);
+            self.input
+                .seek_relative(step)
+                .map_err(read_error(self.offset))?;
+            self.offset = self.offset.saturating_add(len);
         }
         Ok(())
     }
