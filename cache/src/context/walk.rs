@@ -464,7 +464,7 @@ impl Walk<'_> {
         Ok(match now {
             FileType::RegularFile => {
                 if stat.st_nlink > 1 {
-                    self.links.note(stat.st_dev, stat.st_ino, path);
+                    self.links.note(stat.st_dev, stat.st_ino, dir.below(name));
                 }
                 Seen::File(file_stat(&stat))
             }
