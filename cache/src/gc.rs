@@ -196,6 +196,7 @@ impl Store {
         sweep("layer-blobs", 2, &layer)?;
         sweep("known", 2, &blob)?;
         sweep("pins", 2, &|_| Thing::Other)?;
+        sweep("urls", 2, &|_| Thing::Other)?;
         sweep("stats", 1, &|_| Thing::Other)?;
         sweep("slots", 2, &|_| Thing::Other)?;
         sweep("records", 2, &record)?;
@@ -221,6 +222,7 @@ impl Store {
             "slots",
             "known",
             "pins",
+            "urls",
             "layer-blobs",
             "trees",
         ];

@@ -44,13 +44,14 @@ const SLACK: i64 = 60;
 
 /// What a power cut may have damaged, without which a build only takes longer: removed. Trees are not here: each is checked
 /// against its name when it is read, and removed if it fails.
-const DISPENSABLE: [&str; 7] = [
+const DISPENSABLE: [&str; 8] = [
     "layers",
     "layer-blobs",
     "known",
     "records",
     "slots",
     "pins",
+    "urls",
     "stats",
 ];
 

@@ -95,6 +95,7 @@ pub use store::Scratch;
 pub use store::Store;
 pub use store::StoreError;
 pub use store::StoredPin;
+pub use store::StoredUrl;
 pub use tar::read::TarError;
 pub use tree::DirNode;
 pub use tree::Directory;

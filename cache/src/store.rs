@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use rbuild_llb::CancelToken;
 use rbuild_llb::ContentDigest;
+use rbuild_llb::FileDigest;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
 use rbuild_llb::op::CacheSharing;
@@ -128,6 +129,25 @@ pub struct StoredPin {
     pub index: Option<OciDigest>,
     /// When the registry was asked, Unix seconds.
     pub checked: u64,
+}
+
+/// What a URL last gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredUrl {
+    /// SHA-256 of the content, which is a blob.
+    pub checksum: OciDigest,
+    /// BLAKE3 of it.
+    pub digest: FileDigest,
+    /// Its bytes.
+    pub size: u64,
+    /// `ETag`, as the server sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// `Last-Modified`, as the server sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_modified: Option<String>,
+    /// The same in Unix seconds; 0 where it sent none, or none that can be read.
+    pub modified: i64,
 }
 
 /// What is known of a blob that was pulled or written: the tree it unpacks to.
@@ -390,6 +410,22 @@ impl Store {
     /// If it cannot be written.
     pub fn set_pin(&self, key: &str, pin: &StoredPin) -> Result<(), StoreError> {
         self.write(&self.sharded("pins", &hash(key)), pin)
+    }
+
+    /// What a URL last gave; its blob may be gone. The URL, which may hold secrets, is not written anywhere.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn url(&self, url: &str) -> Result<Option<StoredUrl>, StoreError> {
+        file::read_cached(&self.sharded("urls", &hash(url)))
+    }
+
+    /// Remembers what a URL gave.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn set_url(&self, url: &str, stored: &StoredUrl) -> Result<(), StoreError> {
+        self.write(&self.sharded("urls", &hash(url)), stored)
     }
 
     /// The file that remembers the stats of a context's files. `selection` tells apart what is read of one directory.

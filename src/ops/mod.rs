@@ -8,6 +8,7 @@ pub mod bytes;
 pub mod copy;
 pub mod exec;
 pub mod file;
+pub(crate) mod http;
 pub mod mode;
 pub mod owner;
 pub mod source;
@@ -81,6 +82,12 @@ pub enum OpError {
     /// Files of a context that was not given: a Dockerfile came on standard input, and nothing else.
     #[error("there is no build context to take files from")]
     NoContext,
+    /// Something is not in the store, and the network may not be asked.
+    #[error("`{what}` is not in the store, and `--offline` asks nobody")]
+    Offline {
+        /// What is wanted.
+        what: String,
+    },
     /// The graph asks for what this version cannot do.
     #[error("{what} is not supported here")]
     Unsupported {
@@ -375,6 +382,20 @@ impl Evaluate for Engine<'_> {
                 Err(error) => Load::Unusable(error.to_string()),
             };
         }
+        // What a URL gave is found by its checksum.
+        if let Op::Source(SourceOp::Http(http)) = &vertex.op {
+            let found = self.known_url(http).and_then(|known| match known {
+                Some(known) => Ok(Some(self.file_of_url(http, &known)?)),
+                None => Ok(None),
+            });
+            return match found {
+                Ok(Some(snapshot)) => Load::Hit(StepResult {
+                    outputs: Arc::new(vec![snapshot]),
+                }),
+                Ok(None) => Load::Miss,
+                Err(error) => Load::Unusable(error.to_string()),
+            };
+        }
         // Before it is looked up: what is found after this stays.
         if let Err(error) = self.lease.protect(LeaseRoot::Record(*key)) {
             return Load::Unusable(error.to_string());
@@ -436,8 +457,11 @@ impl Evaluate for Engine<'_> {
         output: &StepResult,
         made: Made<'_>,
     ) -> Result<(), OpError> {
-        // A context is read anew each time; its files are no result.
-        if matches!(&vertex.op, Op::Source(SourceOp::Local(_))) {
+        // A context is read anew each time, and a URL has its own record; their files are no result.
+        if matches!(
+            &vertex.op,
+            Op::Source(SourceOp::Local(_) | SourceOp::Http(_))
+        ) {
             return Ok(());
         }
         for snapshot in output.outputs.iter() {

@@ -1,7 +1,8 @@
 //! Line 4 of the pipeline: tag → digest + image config.
 //!
 //! The table of mutable sources: a tag uses its pinned result and is asked for again when that is older than
-//! `tag-max-age` or with `--pull`; a digest and `--offline` are never asked. An image of rbuild's own store stands
+//! `tag-max-age` or with `--pull`; a URL without a checksum is asked each time whether it has changed; a digest, a checksum
+//! and `--offline` are never asked. An image of rbuild's own store stands
 //! in for a registry's of the same name, unless `--pull`.
 
 use rbuild_cache::Lease;
@@ -21,6 +22,7 @@ use rbuild_llb::op::SourceOp;
 use super::failure;
 use crate::clock;
 use crate::image::Document;
+use crate::ops::http;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
 use crate::registry;
@@ -134,10 +136,17 @@ impl<'a> Pinner<'a> {
         let pinned = match &request.source {
             SourceOp::Image(image) => self.image(image, &request.platform),
             SourceOp::OciLayout(layout) => self.layout(layout, &request.platform),
-            SourceOp::Git(_) | SourceOp::Http(_) | SourceOp::Local(_) => {
-                let error = anyhow::anyhow!("git and URL sources are not supported yet");
+            SourceOp::Http(source) => {
+                http::current(self.store, self.registry, &source.url, self.offline)
+                    .map(|stored| Pin::Http {
+                        checksum: stored.checksum,
+                    })
+                    .map_err(failure::op)
+            }
+            SourceOp::Git(_) | SourceOp::Local(_) => {
+                let error = anyhow::anyhow!("git sources are not supported yet");
                 Err(BuildError::new(ErrorKind::Request, error)
-                    .hint("download it first and COPY it from the context"))
+                    .hint("clone it first and COPY it from the context"))
             }
         };
         pinned.map_err(|error| failure::at(error, request.span.as_ref()))

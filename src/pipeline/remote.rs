@@ -23,11 +23,14 @@ use super::plan::Plan;
 use crate::ops::OpError;
 use crate::ops::file::ARCHIVE_HEAD;
 use crate::ops::file::is_archive;
+use crate::ops::http;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
 use crate::request::BuildRequest;
 use crate::request::PlanFile;
 
+/// Standard input as a URL: what came on it is found in the store like any other.
+const STDIN: &str = "http://stdin/context";
 /// What BuildKit calls the file a remote context comes in.
 const FILE_NAME: &str = "context";
 
@@ -43,8 +46,9 @@ pub(super) fn read(request: &BuildRequest, store: &Store) -> Result<Plan, BuildE
     let archive = is_archive(&head);
     let mut all = io::Cursor::new(head).chain(stdin);
     if archive {
-        let digest = keep(&mut all, store)?;
-        return archived(request, store, digest, "http://stdin/");
+        let kept = http::keep(store, "standard input", &mut all).map_err(failure::op)?;
+        store.set_url(STDIN, &kept).map_err(failure::store)?;
+        return archived(request, store, kept.checksum, STDIN);
     }
     if let Some(PlanFile::Path(path)) = &request.file {
         let error = anyhow::anyhow!(
@@ -63,19 +67,6 @@ pub(super) fn read(request: &BuildRequest, store: &Store) -> Result<Plan, BuildE
         identity: "-".to_owned(),
         remark: None,
     })
-}
-
-/// Puts what a reader gives into the store.
-fn keep(from: &mut dyn Read, store: &Store) -> Result<OciDigest, BuildError> {
-    let mut writer = store
-        .blobs()
-        .writer()
-        .map_err(|error| failure::op(error.into()))?;
-    io::copy(from, &mut writer).map_err(plan::failed_stdin)?;
-    let (digest, _) = writer
-        .commit(None)
-        .map_err(|error| failure::op(error.into()))?;
-    Ok(digest)
 }
 
 /// The plan in an archive, with the archive as context.
@@ -107,10 +98,10 @@ fn archived(
         }
     };
     Ok(Plan {
-        identity: format!("{url}{name}"),
+        identity: format!("{url}\0{name}"),
         source: plan::source_file(name, text),
         context: MainContext::Archive(SourceOp::Http(HttpSource {
-            url: format!("{url}{FILE_NAME}"),
+            url: url.to_owned(),
             checksum: Some(digest),
             filename: FILE_NAME.to_owned(),
             mode: None,

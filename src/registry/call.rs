@@ -89,7 +89,7 @@ impl Client {
         self.with_tries(|| ask(last))
     }
 
-    fn with_tries<T>(
+    pub(super) fn with_tries<T>(
         &self,
         mut attempt: impl FnMut() -> Result<T, Failure>,
     ) -> Result<T, RegistryError> {
@@ -357,7 +357,7 @@ impl Client {
 }
 
 /// `Retry-After` in seconds; its form with a date is passed over.
-fn retry_after(headers: &HeaderMap) -> Again {
+pub(super) fn retry_after(headers: &HeaderMap) -> Again {
     let seconds = headers
         .get(header::RETRY_AFTER)
         .and_then(|value| value.to_str().ok())

@@ -204,6 +204,13 @@ pub enum RegistryError {
         #[source]
         source: io::Error,
     },
+    /// What was downloaded cannot be kept.
+    #[error("what is downloaded cannot be written")]
+    Sink {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The build was cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -254,7 +261,11 @@ impl RegistryError {
     pub(super) fn is_worth_another_host(&self) -> bool {
         !matches!(
             self,
-            Self::Cancelled | Self::Source { .. } | Self::Ca { .. } | Self::Proxy { .. }
+            Self::Cancelled
+                | Self::Source { .. }
+                | Self::Sink { .. }
+                | Self::Ca { .. }
+                | Self::Proxy { .. }
         )
     }
 }

@@ -1,4 +1,4 @@
-//! Images in registries and in OCI image layouts; the only home of HTTP.
+//! Images in registries and in OCI image layouts, and files by URL; the only home of HTTP.
 //!
 //! [`Client`] pulls and pushes by the OCI distribution-spec, [`Layout`] reads the same things from a directory.
 //! Both hand out [`Resolved`] images and verifying readers. What to fetch, in which order and how many at once is
@@ -12,6 +12,7 @@
 //! | `auth` | challenges, tokens, credentials |
 //! | `call` | retries, authorization, what refusals mean |
 //! | `client` | the pull calls; `push` the others; `blob` the resuming reader |
+//! | `download` | files by URL |
 //! | `resolve` | from a name to the image for a platform |
 //! | `layout` | OCI image layouts |
 //!
@@ -26,6 +27,7 @@ mod auth;
 mod blob;
 mod call;
 mod client;
+pub mod download;
 mod endpoint;
 mod error;
 pub mod layout;
@@ -39,6 +41,7 @@ mod tests;
 
 pub use blob::BlobReader;
 pub use client::Client;
+pub use download::Validators;
 pub use error::RegistryError;
 pub use layout::Layout;
 pub use push::Pushed;

@@ -22,6 +22,7 @@ use crate::records::Record;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::store::StoredPin;
+use crate::store::StoredUrl;
 use crate::tree::Node;
 use crate::tree::Timestamp;
 use crate::tree::Trees;
@@ -67,6 +68,7 @@ struct Candidate {
 enum Kind {
     Record(Box<Record>),
     Pin(StoredPin),
+    Url(StoredUrl),
     Stats,
 }
 
@@ -130,7 +132,7 @@ impl<'a> Live<'a> {
         Ok(())
     }
 
-    /// Records, pins and stat caches by the policy. `now` is the time; what came after `began` is not looked at twice.
+    /// Records, pins, files by URL and stat caches by the policy. `now` is the time; what came after `began` is not looked at twice.
     pub(super) fn cached(
         &mut self,
         policy: &Policy,
@@ -153,6 +155,10 @@ impl<'a> Live<'a> {
                 Kind::Record(record) => self.record(record)?,
                 Kind::Pin(pin) => {
                     self.pin(pin)?;
+                    true
+                }
+                Kind::Url(url) => {
+                    self.blob(&url.checksum)?;
                     true
                 }
                 Kind::Stats => true,
@@ -181,7 +187,7 @@ impl<'a> Live<'a> {
 
     fn candidates(&self) -> Result<Vec<Candidate>, StoreError> {
         let mut candidates = Vec::new();
-        for (name, depth) in [("records", 2), ("pins", 2), ("stats", 1)] {
+        for (name, depth) in [("records", 2), ("pins", 2), ("urls", 2), ("stats", 1)] {
             for path in file::below(&self.store.path().join(name), depth)? {
                 // Gone or damaged: no candidate, and so a victim.
                 let Ok(found) = fs::metadata(&path) else {
@@ -195,6 +201,7 @@ impl<'a> Live<'a> {
                         record.map(|(record, _)| Kind::Record(Box::new(record)))
                     }
                     "pins" => file::read_cached(&path)?.map(Kind::Pin),
+                    "urls" => file::read_cached(&path)?.map(Kind::Url),
                     _ => Some(Kind::Stats),
                 };
                 let modified = Timestamp {
