@@ -8,6 +8,7 @@ pub mod bytes;
 pub mod copy;
 pub mod exec;
 pub mod file;
+pub(crate) mod git;
 pub(crate) mod http;
 pub mod mode;
 pub mod owner;
@@ -87,6 +88,28 @@ pub enum OpError {
     Offline {
         /// What is wanted.
         what: String,
+    },
+    /// There is no `git` program.
+    #[error("`{remote}` takes the program `git`, which is not installed")]
+    NoGit {
+        /// What is wanted.
+        remote: String,
+    },
+    /// Git failed.
+    #[error("git cannot get `{remote}`: {said}")]
+    Git {
+        /// What is wanted.
+        remote: String,
+        /// What it says.
+        said: String,
+    },
+    /// No such branch, tag or commit.
+    #[error("`{remote}` has no branch, tag or commit `{reference}`")]
+    GitReference {
+        /// The repository.
+        remote: String,
+        /// What was asked for.
+        reference: String,
     },
     /// The graph asks for what this version cannot do.
     #[error("{what} is not supported here")]

@@ -131,9 +131,7 @@ impl Engine<'_> {
                 Some(format!("oci-layout://{}", layout.path)),
                 &Reporter::of(step),
             ),
-            SourceOp::Git(git) => Err(OpError::Unsupported {
-                what: format!("the git source `{}`", git.remote),
-            }),
+            SourceOp::Git(git) => self.git(git),
             SourceOp::Http(http) => self.url(http),
         }
     }

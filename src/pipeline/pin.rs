@@ -22,6 +22,7 @@ use rbuild_llb::op::SourceOp;
 use super::failure;
 use crate::clock;
 use crate::image::Document;
+use crate::ops::git;
 use crate::ops::http;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
@@ -143,11 +144,10 @@ impl<'a> Pinner<'a> {
                     })
                     .map_err(failure::op)
             }
-            SourceOp::Git(_) | SourceOp::Local(_) => {
-                let error = anyhow::anyhow!("git sources are not supported yet");
-                Err(BuildError::new(ErrorKind::Request, error)
-                    .hint("clone it first and COPY it from the context"))
-            }
+            SourceOp::Git(source) => git::commit(source, self.offline)
+                .map(|commit| Pin::Git { commit })
+                .map_err(failure::op),
+            SourceOp::Local(_) => unreachable!("a context is not pinned"),
         };
         pinned.map_err(|error| failure::at(error, request.span.as_ref()))
     }
