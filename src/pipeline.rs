@@ -77,9 +77,10 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
     let store = open_store(&request.settings)?;
     let lease = store.lease().map_err(failure::store)?;
     let registry = registry::Client::new(&request.settings);
+    let cancel = CancelToken::new();
     let plan = match local {
         Some(plan) => plan,
-        None => remote::read(request, &store)?,
+        None => remote::Remote::new(request, &store, &lease, &registry).read()?,
     };
     if let Some(remark) = &plan.remark {
         remark_on(&events, remark);
@@ -89,7 +90,6 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
     let definition = definition(request, &plan, &pinner, &events)?;
 
     entitled(request, &definition)?;
-    let cancel = CancelToken::new();
     let options = EngineOptions {
         locals: plan.locals.clone(),
         secrets: request.secrets.clone(),
@@ -208,7 +208,7 @@ fn definition(
     let mut whole = Definition::new();
     let mut warned: Vec<Diagnostic> = Vec::new();
     for platform in &platforms {
-        let frontend_request = frontend_request(request, plan, platform, platforms.len() > 1);
+        let frontend_request = frontend_request(request, plan, platform, platforms.len() > 1)?;
         let Outline { sources, .. } = Dockerfile
             .outline(&frontend_request)
             .map_err(BuildError::request)?;
@@ -257,24 +257,25 @@ fn frontend_request(
     plan: &plan::Plan,
     platform: &Platform,
     multi_platform: bool,
-) -> FrontendRequest {
+) -> Result<FrontendRequest, BuildError> {
     let contexts = request.named_contexts.iter().map(|(name, context)| {
         let context = match context {
             NamedContextSource::Directory(_) => NamedContext::Local,
             NamedContextSource::Image(source) => NamedContext::Image(source.clone()),
+            NamedContextSource::Remote(url) => NamedContext::Source(remote::source(url)?),
         };
-        (name.clone(), context)
+        Ok((name.clone(), context))
     });
     let mut build_args: BTreeMap<String, String> = request.proxy_args.clone();
     build_args.extend(request.build_args.clone());
-    FrontendRequest {
+    Ok(FrontendRequest {
         source: plan.source.clone(),
         context: plan.context.clone(),
         ignore: plan.ignore.clone(),
         target: request.target.clone(),
         build_args,
         labels: request.labels.clone(),
-        contexts: contexts.collect(),
+        contexts: contexts.collect::<Result<_, BuildError>>()?,
         target_platform: platform.clone(),
         build_platform: Platform::host(),
         multi_platform,
@@ -283,7 +284,7 @@ fn frontend_request(
         extra_hosts: request.extra_hosts.clone(),
         ulimits: request.ulimits.clone(),
         source_date_epoch: request.source_date_epoch,
-    }
+    })
 }
 
 /// The graph of a plan, for `rbuild debug dump-llb`.
@@ -300,7 +301,7 @@ pub fn dump_llb(
     let registry = registry::Client::new(&request.settings);
     let plan = match local {
         Some(plan) => plan,
-        None => remote::read(request, &store)?,
+        None => remote::Remote::new(request, &store, &lease, &registry).read()?,
     };
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);
     definition(request, &plan, &pinner, &progress.events())

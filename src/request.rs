@@ -112,6 +112,8 @@ pub enum ContextSource {
     Directory(PathBuf),
     /// `-`: a Dockerfile (then there is no context) or a tar on standard input.
     Stdin,
+    /// A git repository, or the URL of a tar or of a Dockerfile.
+    Remote(String),
 }
 
 /// Where the Dockerfile or plan is.
@@ -121,6 +123,8 @@ pub enum PlanFile {
     Path(PathBuf),
     /// `-f -`
     Stdin,
+    /// A URL.
+    Url(String),
 }
 
 /// What `--build-context name=` names.
@@ -130,6 +134,8 @@ pub enum NamedContextSource {
     Directory(PathBuf),
     /// `docker-image://` or `oci-layout://`.
     Image(SourceOp),
+    /// A git repository, or one file by its URL.
+    Remote(String),
 }
 
 /// Where a secret's value is.

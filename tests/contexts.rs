@@ -100,7 +100,7 @@ fn a_file_of_an_archive_is_the_dockerfile() {
         .code(2)
         .fails_with(str![[r#"
 error: there is no `sub/None` in the archive that is the context
-hint: `-f` names a file in the archive
+hint: `-f` names a file in it
 [exit status: 2]
 
 "#]]);

@@ -123,6 +123,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         context: context.clone().unwrap_or(ContextSource::Stdin),
         file: flags.file.as_ref().map(|file| match file.to_str() {
             Some("-") => PlanFile::Stdin,
+            Some(url) if sources::is_http(url) => PlanFile::Url(url.to_owned()),
             _ => PlanFile::Path(file.clone()),
         }),
         target: flags.target.clone().filter(|target| !target.is_empty()),
@@ -156,11 +157,11 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     };
     if let Some(file) = flags.file.as_deref().and_then(|file| file.to_str())
         && sources::is_remote(file)
+        && !sources::is_http(file)
     {
-        let why = "remote Dockerfiles are not supported yet";
-        problems
-            .0
-            .push(invalid("file", file, why).hint("fetch it, and name the file"));
+        let why = "a Dockerfile can be had from `http://` and `https://` alone";
+        let hint = "a repository can be the context: `-f` then names a file in it";
+        problems.0.push(invalid("file", file, why).hint(hint));
     }
     conflicts(
         &request,

@@ -46,10 +46,7 @@ pub(crate) fn context(path: &Path, subcommands: &[String]) -> Result<ContextSour
         return Ok(ContextSource::Stdin);
     }
     if is_remote(&text) {
-        return Err(problem(format!(
-            "remote build contexts are not supported yet: `{text}`"
-        ))
-        .hint("fetch it, and build the directory"));
+        return Ok(ContextSource::Remote(text.into_owned()));
     }
     if path.is_dir() {
         return Ok(ContextSource::Directory(path.to_owned()));
@@ -82,6 +79,11 @@ pub(crate) fn is_remote(text: &str) -> bool {
         "github.com/",
     ];
     SCHEMES.iter().any(|scheme| text.starts_with(scheme))
+}
+
+/// Whether it is what a server is asked for a file by.
+pub(crate) fn is_http(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
 }
 
 /// One letter more, less, other, or two swapped.
@@ -126,8 +128,7 @@ pub(crate) fn named_context(text: &str) -> Result<(String, NamedContextSource), 
         ));
     }
     if is_remote(value) {
-        return Err(invalid("remote contexts are not supported yet".into())
-            .hint("fetch it, and name the directory"));
+        return Ok((name, NamedContextSource::Remote(value.to_owned())));
     }
     if !Path::new(value).is_dir() {
         return Err(invalid(format!("`{value}` is not a directory")));
@@ -282,12 +283,11 @@ mod t {
             context(dir.path(), &[]).unwrap(),
             ContextSource::Directory(dir.path().to_owned())
         );
-        let paths = [
-            "imgaes",
-            "rn",
-            "nowhere/at/all",
-            "https://github.com/a/b.git#main",
-        ];
+        for url in ["https://h/a/b.git#main", "github.com/a/b", "git@h:a"] {
+            let remote = ContextSource::Remote(url.to_owned());
+            assert_eq!(context(Path::new(url), &commands).unwrap(), remote);
+        }
+        let paths = ["imgaes", "rn", "nowhere/at/all"];
         let mut text: String = paths
             .iter()
             .map(|path| error(context(Path::new(path), &commands)))
@@ -302,8 +302,6 @@ hint: did you mean the command `images`?
 error: the build context `rn` does not exist
 hint: did you mean the command `run`?
 error: the build context `nowhere/at/all` does not exist
-error: remote build contexts are not supported yet: `https://github.com/a/b.git#main`
-hint: fetch it, and build the directory
 error: the build context `DIR/Dockerfile` is not a directory
 hint: for a Dockerfile of another name: `-f DIR/Dockerfile DIRECTORY`
 
@@ -364,7 +362,6 @@ hint: for a Dockerfile of another name: `-f DIR/Dockerfile DIRECTORY`
         let wrong = [
             "src",
             "a=target:b",
-            "a=git@host:x.git",
             "a=/nowhere",
             "UP:x y=/",
             "a=docker-image://A",
@@ -378,8 +375,6 @@ hint: for a Dockerfile of another name: `-f DIR/Dockerfile DIRECTORY`
             str![[r#"
 error: `--build-context src`: wanted `name=source`
 error: `--build-context a=target:b`: `target:` means something to `docker buildx bake` only
-error: `--build-context a=git@host:x.git`: remote contexts are not supported yet
-hint: fetch it, and name the directory
 error: `--build-context a=/nowhere`: `/nowhere` is not a directory
 error: `--build-context UP:x y=/`: `UP:x y` is not an image reference: a tag is up to 128 letters, digits, `_`, `.` and `-`, and begins with none of `.` and `-`
 error: `--build-context a=docker-image://A`: `A` is not an image reference: a repository is written in lower case

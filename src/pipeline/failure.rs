@@ -89,6 +89,7 @@ fn kind(error: &OpError) -> ErrorKind {
         OpError::Copy(_)
         | OpError::Owner(_)
         | OpError::NoContext
+        | OpError::GitReference { .. }
         | OpError::Unsupported { .. }
         | OpError::Secret { .. } => ErrorKind::Request,
         OpError::Context(error) if error.is_request() => ErrorKind::Request,

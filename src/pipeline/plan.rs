@@ -45,6 +45,7 @@ pub(super) fn read(request: &BuildRequest) -> Result<Option<Plan>, BuildError> {
     };
     let mut remark = None;
     let (path, text) = match &request.file {
+        Some(PlanFile::Url(_)) => return Ok(None),
         Some(PlanFile::Stdin) => (None, stdin()?),
         Some(PlanFile::Path(path)) => {
             let text = read_file(path)?.ok_or_else(|| missing(path))?;
@@ -61,16 +62,6 @@ pub(super) fn read(request: &BuildRequest) -> Result<Option<Plan>, BuildError> {
             (Some(path), text)
         }
     };
-    check_directory(dir)?;
-    let mut locals = named_directories(request)?;
-    locals.insert(
-        "context".to_owned(),
-        LocalRoot {
-            path: dir.clone(),
-            shown: dir.display().to_string(),
-        },
-    );
-    let ignore = read_ignore(path.as_deref(), dir)?;
     let (name, identity) = match &path {
         Some(path) => {
             let whole = std::path::absolute(path).unwrap_or_else(|_| path.clone());
@@ -78,14 +69,35 @@ pub(super) fn read(request: &BuildRequest) -> Result<Option<Plan>, BuildError> {
         }
         None => ("-".to_owned(), "-".to_owned()),
     };
-    Ok(Some(Plan {
-        source: source_file(name, text),
+    let mut plan = beside(request, dir, path.as_deref(), source_file(name, text))?;
+    (plan.identity, plan.remark) = (identity, remark);
+    Ok(Some(plan))
+}
+
+/// A plan with the directory `dir` as its context.
+pub(super) fn beside(
+    request: &BuildRequest,
+    dir: &Path,
+    path: Option<&Path>,
+    source: Arc<SourceFile>,
+) -> Result<Plan, BuildError> {
+    check_directory(dir)?;
+    let mut locals = named_directories(request)?;
+    locals.insert(
+        "context".to_owned(),
+        LocalRoot {
+            path: dir.to_owned(),
+            shown: dir.display().to_string(),
+        },
+    );
+    Ok(Plan {
+        identity: source.name.clone(),
+        source,
         context: MainContext::Local,
-        ignore,
+        ignore: read_ignore(path, dir)?,
         locals,
-        identity,
-        remark,
-    }))
+        remark: None,
+    })
 }
 
 /// The plan as diagnostics show it.

@@ -2,18 +2,22 @@
 //! is read out of it.
 //!
 //! As with BuildKit the files of such a context keep the owners and times that the archive gives them, and its
-//! `.dockerignore` leaves nothing out.
+//! `.dockerignore` leaves nothing out. `-f` names a file in it.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::io;
 use std::io::Read;
+use std::path::Path;
 
 use rbuild_cache::Follow;
+use rbuild_cache::Lease;
+use rbuild_cache::LeaseRoot;
 use rbuild_cache::Node;
 use rbuild_cache::Store;
+use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
 use rbuild_llb::frontend::MainContext;
+use rbuild_llb::op::GitSource;
 use rbuild_llb::op::HttpSource;
 use rbuild_llb::op::SourceOp;
 
@@ -23,10 +27,14 @@ use super::plan::Plan;
 use crate::ops::OpError;
 use crate::ops::file::ARCHIVE_HEAD;
 use crate::ops::file::is_archive;
+use crate::ops::git;
 use crate::ops::http;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
+use crate::registry;
+use crate::registry::download::shown;
 use crate::request::BuildRequest;
+use crate::request::ContextSource;
 use crate::request::PlanFile;
 
 /// Standard input as a URL: what came on it is found in the store like any other.
@@ -34,109 +42,232 @@ const STDIN: &str = "http://stdin/context";
 /// What BuildKit calls the file a remote context comes in.
 const FILE_NAME: &str = "context";
 
-/// Reads the context and the plan in it.
-pub(super) fn read(request: &BuildRequest, store: &Store) -> Result<Plan, BuildError> {
-    let mut stdin = io::stdin().lock();
-    let mut head = Vec::new();
-    stdin
-        .by_ref()
-        .take(ARCHIVE_HEAD as u64)
-        .read_to_end(&mut head)
-        .map_err(plan::failed_stdin)?;
-    let archive = is_archive(&head);
-    let mut all = io::Cursor::new(head).chain(stdin);
-    if archive {
-        let kept = http::keep(store, "standard input", &mut all).map_err(failure::op)?;
-        store.set_url(STDIN, &kept).map_err(failure::store)?;
-        return archived(request, store, kept.checksum, STDIN);
+/// What a URL stands for: a git repository, or a file.
+pub(super) fn source(url: &str) -> Result<SourceOp, BuildError> {
+    match rbuild_dockerfile::git_context(url) {
+        Some(Ok(git)) => Ok(SourceOp::Git(git)),
+        Some(Err(why)) => {
+            let error = anyhow::anyhow!("`{}` cannot be used: {why}", shown(url));
+            Err(BuildError::new(ErrorKind::Request, error))
+        }
+        None => Ok(file_of(url, None)),
     }
-    if let Some(PlanFile::Path(path)) = &request.file {
-        let error = anyhow::anyhow!(
-            "there is no `{}` in what comes on standard input: it is no archive",
-            path.display()
-        );
-        return Err(BuildError::new(ErrorKind::Request, error)
-            .hint("pipe in a tar, or leave `-f` out for a Dockerfile without a context"));
-    }
-    let text = plan::read_text(all).map_err(plan::failed_stdin)?;
-    Ok(Plan {
-        source: plan::source_file("-".to_owned(), text),
-        context: MainContext::Local,
-        ignore: None,
-        locals: plan::named_directories(request)?,
-        identity: "-".to_owned(),
-        remark: None,
-    })
 }
 
-/// The plan in an archive, with the archive as context.
-fn archived(
-    request: &BuildRequest,
-    store: &Store,
-    digest: OciDigest,
-    url: &str,
-) -> Result<Plan, BuildError> {
-    let (name, text) = match find(request, store, &digest) {
-        Ok(Some(found)) => found,
-        Ok(None) => {
-            let wanted = match &request.file {
-                Some(PlanFile::Path(path)) => format!("no `{}`", path.display()),
-                _ => format!(
-                    "none of {}",
-                    plan::NAMES.map(|name| format!("`{name}`")).join(", ")
-                ),
-            };
-            let error = anyhow::anyhow!("there is {wanted} in the archive that is the context");
-            return Err(
-                BuildError::new(ErrorKind::Request, error).hint("`-f` names a file in the archive")
-            );
-        }
-        Err(error) => {
-            let error =
-                anyhow::Error::new(error).context("cannot read the archive that is the context");
-            return Err(BuildError::new(ErrorKind::Request, error));
-        }
-    };
-    Ok(Plan {
-        identity: format!("{url}\0{name}"),
-        source: plan::source_file(name, text),
-        context: MainContext::Archive(SourceOp::Http(HttpSource {
-            url: url.to_owned(),
-            checksum: Some(digest),
-            filename: FILE_NAME.to_owned(),
-            mode: None,
-        })),
-        ignore: None,
-        locals: plan::named_directories(request)?,
-        remark: None,
-    })
+/// Reads what is elsewhere.
+pub(super) struct Remote<'a> {
+    request: &'a BuildRequest,
+    store: &'a Store,
+    lease: &'a Lease,
+    registry: &'a registry::Client,
 }
 
-/// Name and text of the plan in an archive.
-fn find(
-    request: &BuildRequest,
-    store: &Store,
-    digest: &OciDigest,
-) -> Result<Option<(String, String)>, OpError> {
-    let names: Vec<String> = match &request.file {
-        Some(PlanFile::Path(path)) => vec![path.to_string_lossy().into_owned()],
-        Some(PlanFile::Stdin) | None => plan::NAMES.map(str::to_owned).to_vec(),
-    };
-    let open = || -> Result<File, OpError> { Ok(store.blobs().open(digest)?) };
-    let trees = store.trees();
-    let layer = rbuild_cache::read_layer(trees, open()?, None)?.layer;
-    for name in names {
-        let Some(found) = trees.lookup(&layer.tree, name.as_bytes(), Follow::All)? else {
-            continue;
+impl<'a> Remote<'a> {
+    pub(super) fn new(
+        request: &'a BuildRequest,
+        store: &'a Store,
+        lease: &'a Lease,
+        registry: &'a registry::Client,
+    ) -> Self {
+        Self {
+            request,
+            store,
+            lease,
+            registry,
+        }
+    }
+
+    /// Gets the context, and reads the plan.
+    pub(super) fn read(&self) -> Result<Plan, BuildError> {
+        match (&self.request.context, &self.request.file) {
+            (ContextSource::Directory(dir), Some(PlanFile::Url(url))) => {
+                let (name, text) = self.plan_by_url(url)?;
+                plan::beside(self.request, dir, None, plan::source_file(name, text))
+            }
+            (ContextSource::Remote(url), _) => match source(url)? {
+                SourceOp::Git(git) => self.repository(git),
+                _ => self.url(url),
+            },
+            _ => self.stdin(),
+        }
+    }
+
+    fn plan_by_url(&self, url: &str) -> Result<(String, String), BuildError> {
+        let digest = self.fetch(url)?;
+        let text = self
+            .store
+            .blobs()
+            .open(&digest)
+            .map_err(|error| failure::op(error.into()))
+            .and_then(|file| {
+                plan::read_text(file).map_err(|error| unreadable(&shown(url), error))
+            })?;
+        Ok((shown(url), text))
+    }
+
+    /// A file by its URL, in the store.
+    fn fetch(&self, url: &str) -> Result<OciDigest, BuildError> {
+        let stored = http::current(self.store, self.registry, url, self.request.offline)
+            .map_err(failure::op)?;
+        self.keep(stored.checksum)
+    }
+
+    fn keep(&self, digest: OciDigest) -> Result<OciDigest, BuildError> {
+        self.lease
+            .protect(LeaseRoot::Blob(digest))
+            .map_err(failure::store)?;
+        Ok(digest)
+    }
+
+    fn url(&self, url: &str) -> Result<Plan, BuildError> {
+        let digest = self.fetch(url)?;
+        let file = self
+            .store
+            .blobs()
+            .open(&digest)
+            .map_err(|error| failure::op(error.into()))?;
+        let mut head = Vec::new();
+        file.take(ARCHIVE_HEAD as u64)
+            .read_to_end(&mut head)
+            .map_err(|error| unreadable(&shown(url), error))?;
+        if is_archive(&head) {
+            return self.archive(digest, url);
+        }
+        if let Some(PlanFile::Path(path)) = &self.request.file {
+            return Err(no_archive(path, &format!("`{}`", shown(url))));
+        }
+        let (name, text) = self.plan_by_url(url)?;
+        let context = MainContext::Files(file_of(url, Some(digest)));
+        self.plan(name, text, context, url)
+    }
+
+    fn stdin(&self) -> Result<Plan, BuildError> {
+        let failed = |error| unreadable("standard input", error);
+        let mut stdin = io::stdin().lock();
+        let mut head = Vec::new();
+        stdin
+            .by_ref()
+            .take(ARCHIVE_HEAD as u64)
+            .read_to_end(&mut head)
+            .map_err(failed)?;
+        let archive = is_archive(&head);
+        let mut all = io::Cursor::new(head).chain(stdin);
+        if archive {
+            let kept = http::keep(self.store, "standard input", &mut all).map_err(failure::op)?;
+            self.store.set_url(STDIN, &kept).map_err(failure::store)?;
+            return self.archive(self.keep(kept.checksum)?, STDIN);
+        }
+        match &self.request.file {
+            Some(PlanFile::Path(path)) => Err(no_archive(path, "what comes on standard input")
+                .hint("pipe in a tar, or leave `-f` out for a Dockerfile without a context")),
+            Some(PlanFile::Url(_)) => {
+                let error = anyhow::anyhow!("standard input is no archive, and so no context");
+                Err(BuildError::new(ErrorKind::Request, error))
+            }
+            Some(PlanFile::Stdin) | None => {
+                let text = plan::read_text(all).map_err(failed)?;
+                self.plan("-".to_owned(), text, MainContext::Local, "-")
+            }
+        }
+    }
+
+    fn plan(
+        &self,
+        name: String,
+        text: String,
+        context: MainContext,
+        identity: &str,
+    ) -> Result<Plan, BuildError> {
+        Ok(Plan {
+            source: plan::source_file(name, text),
+            context,
+            ignore: None,
+            locals: plan::named_directories(self.request)?,
+            identity: identity.to_owned(),
+            remark: None,
+        })
+    }
+
+    /// An archive in the store as the context.
+    fn archive(&self, digest: OciDigest, url: &str) -> Result<Plan, BuildError> {
+        let (name, text) = self.plan_in(&[digest], "the archive that is the context")?;
+        let context = MainContext::Archive(file_of(url, Some(digest)));
+        self.plan(name, text, context, url)
+    }
+
+    /// A commit as the context.
+    fn repository(&self, mut source: GitSource) -> Result<Plan, BuildError> {
+        let offline = self.request.offline;
+        let commit = git::commit(&source, offline).map_err(failure::op)?;
+        source.commit = Some(commit);
+        let fetcher = git::Fetcher {
+            store: self.store,
+            cancel: &CancelToken::new(),
+            offline,
+        };
+        let archives = fetcher.archives(&source).map_err(failure::op)?;
+        for archive in &archives {
+            self.keep(*archive)?;
+        }
+        let (name, text) = self.plan_in(&archives, &format!("`{}`", source.remote))?;
+        let identity = source.remote.clone();
+        self.plan(
+            name,
+            text,
+            MainContext::Files(SourceOp::Git(source)),
+            &identity,
+        )
+    }
+
+    /// The plan, by the name that was asked for or by one of the usual ones.
+    fn plan_in(&self, archives: &[OciDigest], place: &str) -> Result<(String, String), BuildError> {
+        let names: Vec<String> = match &self.request.file {
+            Some(PlanFile::Path(path)) => vec![path.to_string_lossy().into_owned()],
+            Some(PlanFile::Url(url)) => return self.plan_by_url(url),
+            Some(PlanFile::Stdin) => {
+                let text = plan::read_text(io::stdin().lock())
+                    .map_err(|error| unreadable("standard input", error))?;
+                return Ok(("-".to_owned(), text));
+            }
+            None => plan::NAMES.map(str::to_owned).to_vec(),
+        };
+        for name in &names {
+            for archive in archives {
+                let found = self.text_in(archive, name).map_err(|error| {
+                    let error = anyhow::Error::new(error).context(format!("cannot read {place}"));
+                    BuildError::new(ErrorKind::Request, error)
+                })?;
+                if let Some(text) = found {
+                    return Ok((name.clone(), text));
+                }
+            }
+        }
+        let wanted = match names.as_slice() {
+            [only] => format!("no `{only}`"),
+            names => {
+                let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+                format!("none of {}", names.join(", "))
+            }
+        };
+        let error = anyhow::anyhow!("there is {wanted} in {place}");
+        Err(BuildError::new(ErrorKind::Request, error).hint("`-f` names a file in it"))
+    }
+
+    /// The text of a file in an archive, if there is one of that name.
+    fn text_in(&self, archive: &OciDigest, name: &str) -> Result<Option<String>, OpError> {
+        let trees = self.store.trees();
+        let tree = git::unpacked(self.store, archive)?.layer.tree;
+        let Some(found) = trees.lookup(&tree, name.as_bytes(), Follow::All)? else {
+            return Ok(None);
         };
         if !matches!(found.entry.node, Node::File(_)) {
-            continue;
+            return Ok(None);
         }
         let mut text = Ok(String::new());
         rbuild_cache::extract_files(
             trees,
-            &layer.tree,
-            open()?,
+            &tree,
+            self.store.blobs().open(archive)?,
             &BTreeSet::from([found.path]),
             &mut |_, reader| {
                 text = plan::read_text(reader);
@@ -144,7 +275,29 @@ fn find(
             },
         )?;
         let text = text.map_err(|error| OpError::io("read", name.as_ref(), error))?;
-        return Ok(Some((name, text)));
+        Ok(Some(text))
     }
-    Ok(None)
+}
+
+/// The one file that a context comes in.
+fn file_of(url: &str, checksum: Option<OciDigest>) -> SourceOp {
+    SourceOp::Http(HttpSource {
+        url: url.to_owned(),
+        checksum,
+        filename: FILE_NAME.to_owned(),
+        mode: None,
+    })
+}
+
+fn unreadable(what: &str, error: io::Error) -> BuildError {
+    let error = anyhow::Error::new(error).context(format!("cannot read {what}"));
+    BuildError::new(ErrorKind::Request, error)
+}
+
+fn no_archive(path: &Path, place: &str) -> BuildError {
+    let error = anyhow::anyhow!(
+        "there is no `{}` in {place}: it is no archive",
+        path.display()
+    );
+    BuildError::new(ErrorKind::Request, error)
 }

@@ -6,6 +6,7 @@ mod gate;
 mod layout;
 mod output;
 mod registry;
+mod servers;
 mod tools;
 
 pub(crate) use bases::Base;
@@ -16,3 +17,5 @@ pub(crate) use layout::Image;
 pub(crate) use layout::list_tar;
 pub(crate) use output::Output;
 pub(crate) use registry::Registry;
+pub(crate) use servers::FileServer;
+pub(crate) use servers::GitServer;

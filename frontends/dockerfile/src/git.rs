@@ -36,6 +36,35 @@ pub(crate) enum GitError {
     Credentials,
 }
 
+/// The repository that a build context's URL names, with `keep-git-dir` and what else it says; `None` if it is no git URL.
+/// The error says what is wrong with it.
+pub fn git_context(url: &str) -> Option<Result<GitSource, String>> {
+    let short = url.strip_prefix("github.com/");
+    let long = short.map(|rest| {
+        let end = rest.find(['#', '?']).unwrap_or(rest.len());
+        let (path, more) = rest.split_at(end);
+        let path = path.strip_suffix(".git").unwrap_or(path);
+        format!("https://github.com/{path}.git{more}")
+    });
+    let parsed = parse(long.as_deref().unwrap_or(url))?;
+    Some(parsed.map_err(|error| error.to_string()).and_then(|url| {
+        let source = GitSource {
+            keep_git_dir: url.keep_git_dir.unwrap_or(false),
+            ..url.source
+        };
+        match (&url.checksum, &source.commit) {
+            (Some(wanted), Some(commit)) if !commit.starts_with(wanted) => {
+                Err(format!("commit `{commit}` is not `{wanted}`"))
+            }
+            (Some(wanted), None) if is_commit(wanted) => Ok(GitSource {
+                commit: Some(wanted.clone()),
+                ..source
+            }),
+            _ => Ok(source),
+        }
+    }))
+}
+
 /// Reads a git URL; `None` if the text is none.
 pub(crate) fn parse(text: &str) -> Option<Result<GitUrl, GitError>> {
     let (url, fragment) = match text.split_once('#') {

@@ -40,6 +40,7 @@ use rbuild_llb::frontend::Pins;
 use rbuild_llb::frontend::SourceRequest;
 use rbuild_llb::op::SourceOp;
 
+pub use git::git_context;
 pub use reference::ReferenceError;
 pub use reference::normalise_reference;
 

@@ -257,7 +257,7 @@ fn contradictions() {
         "-o type=oci -o - /",
         "-o - /",
         "-q -o - /",
-        "-f https://example.org/Dockerfile /",
+        "-f git@example.org:x.git /",
         "--build-arg SOURCE_DATE_EPOCH=context /",
     ]
     .iter()
@@ -279,8 +279,8 @@ error: a tar is not written to a terminal
 hint: redirect standard output, or add `dest=FILE`
 error: standard output cannot hold both a tar and the image id
 hint: use `--progress none`, or add `dest=FILE`
-error: `--file https://example.org/Dockerfile`: remote Dockerfiles are not supported yet
-hint: fetch it, and name the file
+error: `--file git@example.org:x.git`: a Dockerfile can be had from `http://` and `https://` alone
+hint: a repository can be the context: `-f` then names a file in it
 error: SOURCE_DATE_EPOCH is `context`: wanted seconds since 1970, a whole number
 
 "#]]
