@@ -61,6 +61,37 @@ CapEff:	0000000000000000
     );
 }
 
+/// As `unshare --map-root-user` makes it: there setgroups(2) is forbidden, in all namespaces below as well.
+#[test]
+fn root_of_a_namespace_with_one_id_has_that_one() {
+    let script = |options, script| {
+        let outcome = outer(&format!(
+            "cat > /tmp/go <<'END'
+unshare -U -r sandbox_run --lower=/inner --store=/tmp {options} sh -c '{script}'
+END
+             su bob -c 'sh /tmp/go'"
+        ));
+        outcome.text()
+    };
+    assert_data_eq!(
+        script("", "id -u; touch /dev/f; chown 5 /dev/f"),
+        str![[r#"
+0
+---- stderr ----
+chown: /dev/f: Invalid argument
+hint: only one user id is mapped (this is root of a user namespace that has no other id): changing a file's owner fails with `Invalid argument`; run rbuild outside of it, or make it with ranges of ids (`unshare --map-root-user --map-auto`)
+[exit status: 1]
+
+"#]]
+    );
+    assert_eq!(script("--user=1000:1000", "id -u; id -g"), "1000\n1000\n");
+    let probed = script("--probe", "");
+    assert!(
+        probed.starts_with("Single\n") && !probed.contains("running as root"),
+        "{probed}"
+    );
+}
+
 #[test]
 fn where_proc_is_masked_steps_share_process_ids() {
     // What container runtimes do to /proc; the kernel then refuses a new one in an inner user namespace.
