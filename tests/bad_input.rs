@@ -4,7 +4,9 @@
 use std::fs;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use rustix::fs::FileType;
@@ -614,30 +616,41 @@ fn another_users_store() {
         .file("Dockerfile", "FROM scratch\nCOPY there /\n")
         .file("there", "");
     env.rbuild(["-q", "."]).success();
-    let chown = |owner: &str| {
-        env.tool(
-            "unshare",
-            [
-                "--map-root-user",
-                "--map-auto",
-                "chown",
-                "-R",
-                owner,
-                env.store().to_str().unwrap(),
-            ],
-        )
-        .success();
+    let chown = |owner: &str, path: &str| {
+        let path = env.outside(path);
+        let path = path.to_str().unwrap();
+        let options = ["--map-root-user", "--map-auto", "chown", "-R"];
+        env.tool("unshare", options.iter().chain([&owner, &path]))
+            .success();
     };
-    chown("1:1");
-    env.rbuild(["-q", "."]).code(3).is(str![[r#"
----- stderr ----
-error: cannot open `[ROOT]/state/v1` in the store: permission denied (choose another place with `--root`)
-caused by: Permission denied (os error 13)
-[exit status: 3]
-
-"#]]);
-    chown("0:0");
+    let user = rustix::process::geteuid().as_raw();
+    let refused = |root: &Path, said: String| {
+        let root = root.to_str().unwrap();
+        let output = env.rbuild(["-q", "--root", root, "."]).code(3);
+        assert_eq!(output.stderr, format!("error: the store `{root}` {said}\n"));
+    };
+    let elsewhere = "choose another with `--root`";
+    chown("1:1", "state");
+    let owner = fs::metadata(env.store()).unwrap().uid();
+    refused(
+        &env.store(),
+        format!("belongs to user {owner}, and this is user {user}: {elsewhere}"),
+    );
+    chown("0:0", "state");
     env.rbuild(["-q", "."]).success();
+
+    // A store within somebody else's home.
+    let home = env.outside("tmp");
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).unwrap();
+    chown("1:1", "tmp");
+    refused(
+        &home.join("share/rbuild"),
+        format!(
+            "cannot be reached: `{}` belongs to user {owner} and is closed to user {user}: {elsewhere}",
+            home.display()
+        ),
+    );
+    chown("0:0", "tmp");
 }
 
 /// No user namespace can be made: copies still work, and a RUN is refused with what to do about it.
