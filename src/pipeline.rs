@@ -380,11 +380,13 @@ fn deliver(
     let mut outcome: Option<BuildOutcome> = None;
     for Out { spec, exporter } in exporters {
         let images = assemble::images(request, spec, engine, definition, solved, cancel)
-            .map_err(failure::op)?;
+            .map_err(|error| failure::assembling(error, definition))?;
         let index = assemble::index(&images);
         if matches!(spec.kind, OutputKind::Tar { .. } | OutputKind::Local { .. }) {
             for image in &images {
-                engine.prepare_files(&image.snapshot).map_err(failure::op)?;
+                engine
+                    .prepare_files(&image.snapshot)
+                    .map_err(|error| failure::assembling(error, definition))?;
             }
         }
         let open = |snapshot: &Snapshot, path: &[u8], node: &FileNode| {

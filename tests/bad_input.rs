@@ -370,9 +370,11 @@ fn digest_mismatch() {
         &env,
         3,
         str![[r#"
-error: cannot read the layer's archive
-caused by: cannot read the archive after 1835008 bytes
-caused by: `[DIGEST]` should have digest [DIGEST], but has [DIGEST]
+error: a layer of `127.0.0.1:[PORT]/library/busybox:latest` cannot be used
+ --> Dockerfile:1:1
+  |
+1 | FROM 127.0.0.1:[PORT]/library/busybox
+  | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `[DIGEST]` should have digest [DIGEST], but has [DIGEST]
 [exit status: 3]
 
 "#]],
@@ -388,7 +390,11 @@ fn truncated_blob() {
         &env,
         3,
         str![[r#"
-error: `[DIGEST]` should have 1088015 bytes, but has 1087015
+error: a layer of `127.0.0.1:[PORT]/library/busybox:latest` cannot be used
+ --> Dockerfile:1:1
+  |
+1 | FROM 127.0.0.1:[PORT]/library/busybox
+  | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `[DIGEST]` should have 1088015 bytes, but has 1087015
 [exit status: 3]
 
 "#]],
@@ -408,7 +414,11 @@ fn damaged_image_layout() {
         env.outside("layout").display()
     );
     env.rbuild([&context, "."]).code(3).fails_with(str![[r#"
-error: `[DIGEST]` should have 1088015 bytes, but has 1088014
+error: a layer of `oci-layout://[ROOT]/layout` cannot be used
+ --> Dockerfile:1:1
+  |
+1 | FROM base
+  | ^^^^^^^^^ `[DIGEST]` should have 1088015 bytes, but has 1088014
 [exit status: 3]
 
 "#]]);
@@ -481,59 +491,92 @@ fn special_files() {
     );
 }
 
+/// A file the user may not read is refused before anything runs, whether it could be read earlier or not, and though
+/// the user namespace of a RUN has power over it: a file of mode 0, or one of another user whose id is mapped there.
 #[test]
 fn unreadable_file() {
-    let env = TestEnv::new()
-        .file("Dockerfile", "FROM scratch\nCOPY . /\n")
-        .file("private", "x");
-    let set =
-        |mode| fs::set_permissions(env.path("private"), fs::Permissions::from_mode(mode)).unwrap();
-    set(0);
-    check(
-        &env,
-        2,
-        str![[r#"
+    let env = TestEnv::new().bases([Base::Busybox]).file("private", "x");
+    let set = |mode: &str, owner: &str| {
+        let script = format!("chown {owner} private && chmod {mode} private");
+        let options = ["--map-root-user", "--map-auto", "sh", "-c", &script];
+        env.tool("unshare", options).success();
+    };
+    for (mode, owner) in [("0", "0"), ("600", "1")] {
+        for step in ["", "RUN cat /private"] {
+            let unique = format!("LABEL now={mode}{step:?}");
+            env.write(
+                "Dockerfile",
+                format!("FROM busybox\n{unique}\nCOPY . /\n{step}\n"),
+            );
+            let refused = || {
+                let output = build(&env).code(2);
+                assert!(!env.path("iid").exists() && !env.path("out.tar").exists());
+                assert_eq!(output.ran(), [""; 0], "{output}");
+                output.fails_with(str![[r#"
 error: `./private` cannot be read: add it to `.dockerignore` if the build does not need it
 caused by: Permission denied (os error 13)
 [exit status: 2]
 
-"#]],
-        |_| set(0o600),
-    );
+"#]]);
+            };
+            set(mode, owner);
+            refused();
+            set("600", "0");
+            build(&env).success();
+            for made in ["iid", "out.tar"] {
+                fs::remove_file(env.path(made)).unwrap();
+            }
+            set(mode, owner);
+            refused();
+        }
+    }
+    set("600", "0");
 }
 
-/// The step waits while the file is changed, so it changes after it was looked at and before its bytes are taken.
+/// The step waits while the file is changed, so it changes after it was looked at and before its bytes are taken: for
+/// the image, or for a step that needs it.
 #[test]
 fn file_that_changes_during_the_build() {
-    let gate = Gate::new();
-    let env = TestEnv::new().bases([Base::Busybox]).file("data", "before").file(
-        "Dockerfile",
-        format!("FROM busybox AS wait\nRUN {}; touch /done\nFROM scratch\nCOPY --from=wait /done /\nCOPY data /\n", gate.pass()),
-    );
-    let build = env
-        .rbuild_command(["--iidfile", "iid", "-o", "type=oci,dest=out.tar", "."])
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let waiting = gate.wait();
-    OpenOptions::new()
-        .write(true)
-        .open(env.path("data"))
-        .unwrap()
-        .write_all(b"after!")
-        .unwrap();
-    waiting.go_on();
-    let output = env.finished(build).code(3);
-    assert!(!env.path("iid").exists() && !env.path("out.tar").exists());
-    output.fails_with(str![[r#"
-error: `data` changed while it was read
-[exit status: 3]
+    for last in ["USER nobody", "RUN cat /data"] {
+        let gate = Gate::new();
+        let env = TestEnv::new().bases([Base::Busybox]).file("data", "before").file(
+            "Dockerfile",
+            format!(
+                "FROM busybox AS wait\nRUN {}; touch /done\nFROM busybox\nCOPY --from=wait /done /\nCOPY data /\n{last}\n",
+                gate.pass()
+            ),
+        );
+        let build = env
+            .rbuild_command(["--iidfile", "iid", "-o", "type=oci,dest=out.tar", "."])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let waiting = gate.wait();
+        OpenOptions::new()
+            .write(true)
+            .open(env.path("data"))
+            .unwrap()
+            .write_all(b"after!")
+            .unwrap();
+        waiting.go_on();
+        let output = env.finished(build).code(1);
+        assert!(!env.path("iid").exists() && !env.path("out.tar").exists());
+        output.fails_with(str![[r#"
+error: `./data` changed while it was read
+ --> Dockerfile:5:1
+  |
+5 | COPY data /
+  | ^^^^^^^^^^^
+  |
+hint: build again once nothing writes to it, or add it to `.dockerignore`
+[exit status: 1]
 
 "#]]);
-    // The same build again, with the file at rest.
-    build_with_content(&env, "after!");
+        // The same build again, with the file at rest.
+        build_with_content(&env, "after!");
+    }
 }
 
 #[track_caller]

@@ -40,6 +40,7 @@ use rbuild_llb::CancelToken;
 use rbuild_llb::Definition;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::Op;
+use rbuild_llb::Span;
 use rbuild_llb::Vertex;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::LocalSource;
@@ -121,6 +122,26 @@ pub enum OpError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// A file of a context is not what it was when the step that takes it looked at it.
+    #[error("`{}` changed while it was read", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// The instruction of that step.
+        span: Box<Span>,
+        /// Why it could no longer be read, if that is what changed.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// A layer of a base image cannot be had.
+    #[error("a layer of `{}` cannot be used", image.split('@').next().unwrap_or(image))]
+    Base {
+        /// Where it comes from: a reference, or `oci-layout://` and a directory.
+        image: String,
+        /// Why not.
+        #[source]
+        source: Box<OpError>,
     },
     /// The base image is not what its config says.
     #[error("layer {digest} of the base does not unpack to the diff id its config names, {wanted}")]
@@ -410,6 +431,9 @@ impl Evaluate for Engine<'_> {
             Op::Merge => vec![self.merge(&inputs)?],
             Op::Diff => vec![self.diff(&inputs)?],
         };
+        if let (Op::File(_), Some(span)) = (&vertex.op, vertex.meta.spans.first()) {
+            self.remember_maker(&outputs, span);
+        }
         Ok(StepResult {
             outputs: Arc::new(outputs),
         })
