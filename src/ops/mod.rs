@@ -12,6 +12,8 @@ pub mod mode;
 pub mod owner;
 pub mod source;
 pub mod stack;
+#[cfg(test)]
+mod tests;
 pub mod transfer;
 mod workspace;
 
@@ -216,6 +218,8 @@ pub struct Engine<'a> {
     pub(crate) domain: String,
     pub(crate) ownership: Ownership,
     executor: Option<Box<dyn exec::Executor>>,
+    /// Where the build's steps keep and find each other's results.
+    backend: &'a dyn CacheBackend,
     scans: Mutex<BTreeMap<LocalSource, Arc<Scan>>>,
     bytes: bytes::Bytes,
     workspaces: workspace::Workspaces,
@@ -258,6 +262,7 @@ impl<'a> Engine<'a> {
             domain,
             ownership: Ownership::Keep,
             executor: None,
+            backend: store.records(),
             scans: Mutex::default(),
             bytes: bytes::Bytes::default(),
             workspaces: workspace::Workspaces::default(),
@@ -286,11 +291,6 @@ impl<'a> Engine<'a> {
     /// What keeps gc away.
     pub fn lease(&self) -> &Lease {
         self.lease
-    }
-
-    /// Where the build's steps keep and find each other's results.
-    fn backend(&self) -> &dyn CacheBackend {
-        self.store.records()
     }
 
     /// The time files made by the build get, Unix seconds.
@@ -397,7 +397,7 @@ impl Evaluate for Engine<'_> {
         if let Err(error) = self.lease.protect(LeaseRoot::Record(*key)) {
             return Load::Unusable(error.to_string());
         }
-        let record = match self.backend().lookup(key) {
+        let record = match self.backend.lookup(key) {
             Ok(Some(record)) => record,
             Ok(None) => return Load::Miss,
             Err(error) => return Load::Unusable(error.to_string()),
@@ -441,7 +441,7 @@ impl Evaluate for Engine<'_> {
 
     fn earlier(&self, vertex: &Vertex, record: &KeyRecord) -> Option<Earlier> {
         let earlier = self
-            .backend()
+            .backend
             .latest(&self.slot(vertex), &record.kind)
             .ok()??;
         Some(Earlier {
@@ -473,14 +473,14 @@ impl Evaluate for Engine<'_> {
                 u64::try_from(completed.0.saturating_sub(started.0) / 1_000_000)
                     .unwrap_or(u64::MAX),
             ),
-            Made::Found { by } => self.backend().lookup(by)?.map_or_else(
+            Made::Found { by } => self.backend.lookup(by)?.map_or_else(
                 || (clock::now().0, 0),
                 |found| (found.created, found.duration_ms),
             ),
         };
         for record in records {
             let key = record.key();
-            self.backend().publish(&Record {
+            self.backend.publish(&Record {
                 key,
                 record: record.clone(),
                 slot: self.slot(vertex),

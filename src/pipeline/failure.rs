@@ -58,7 +58,9 @@ pub(super) fn export(error: ExportError) -> BuildError {
 
 /// Adds where an input was named.
 pub(super) fn at(mut error: BuildError, span: Option<&Span>) -> BuildError {
-    if let (Some(span), Some(source)) = (span, error.source.take()) {
+    if let Some(span) = span
+        && let Some(source) = error.source.take()
+    {
         let mut chain = source.chain().map(ToString::to_string);
         let message = chain.next().unwrap_or_default();
         let label = chain.last().unwrap_or_default();
