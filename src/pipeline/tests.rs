@@ -7,6 +7,7 @@ use rbuild_cache::StoredImage;
 use rbuild_llb::ImageConfig;
 use rbuild_llb::SourceFile;
 use rbuild_llb::definition::Output;
+use rbuild_llb::frontend::MainContext;
 use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::SourceRequest;
 use rbuild_llb::op::ImageSource;
@@ -67,6 +68,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             text: String::new(),
             language: "Dockerfile",
         }),
+        context: MainContext::Local,
         ignore: None,
         locals: BTreeMap::new(),
         identity: String::new(),
