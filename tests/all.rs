@@ -8,6 +8,7 @@ mod cache;
 mod concurrency;
 mod contexts;
 mod exporters;
+mod platforms;
 mod real_inputs;
 mod sandbox;
 mod smoke;
