@@ -4,6 +4,7 @@
 
 mod apt;
 mod bad_input;
+mod bad_machine;
 mod cache;
 mod concurrency;
 mod contexts;
