@@ -219,12 +219,31 @@ pub(super) fn no_namespace(error: &io::Error) -> Report {
             "sudo sysctl kernel.unprivileged_userns_clone=1"
         }
         _ if is("kernel/apparmor_restrict_unprivileged_userns", "1") => APPARMOR,
+        // user_namespaces(7): EPERM for a process whose root is not that of its mount namespace.
+        Some(libc::EPERM) if in_chroot() => {
+            "in a chroot(2) there are no user namespaces: enter it with pivot_root(2), as containers are, or run \
+             rbuild outside of it"
+        }
         _ => {
             "in a container: a seccomp profile that allows unshare, clone and mount (docker: `--security-opt \
              seccomp=unconfined`; Kubernetes: `seccompProfile: {type: Unconfined}`)"
         }
     };
     none(format!("the kernel refuses a user namespace: {error}"), fix)
+}
+
+/// Whether `/` is a directory within a mount. A mount point one has changed the root to is not found out.
+fn in_chroot() -> bool {
+    let found = rustix::fs::statx(
+        rustix::fs::CWD,
+        "/",
+        rustix::fs::AtFlags::empty(),
+        rustix::fs::StatxFlags::empty(),
+    );
+    let is_mount = rustix::fs::StatxAttributes::MOUNT_ROOT;
+    found.is_ok_and(|found| {
+        found.stx_attributes_mask.contains(is_mount) && !found.stx_attributes.contains(is_mount)
+    })
 }
 
 /// user_namespaces(7): who maps id 0 of the parent needs CAP_SETFCAP there since Linux 5.12.

@@ -10,6 +10,13 @@ fn outer(script: &str) -> Outcome {
         "root::0:0::/:/bin/sh\nbob::1000:1000::/:/bin/sh\n",
     );
     fs::copy(program(), fixture.path("lower/bin/sandbox_run")).unwrap();
+    // Below a mount point, to chroot to.
+    fs::create_dir_all(fixture.path("lower/usr/bin")).unwrap();
+    fs::hard_link(
+        fixture.path("lower/bin/sandbox_run"),
+        fixture.path("lower/usr/bin/sandbox_run"),
+    )
+    .unwrap();
     let inner = format!(
         "--mount=type=bind,src={},dst=/inner",
         fixture.path("lower").display()
@@ -144,6 +151,22 @@ fn without_namespaces_the_reason_is_quoted() {
 ---- stderr ----
 error: cannot run steps here: the kernel refuses a user namespace: No space left on device (os error 28)
 hint: sudo sysctl user.max_user_namespaces=10000
+[exit status: 3]
+
+"#]]
+    );
+}
+
+/// The kernel refuses a user namespace there, whoever asks.
+#[test]
+fn in_a_chroot_the_reason_is_the_chroot() {
+    let outcome = outer("chroot /inner/usr /bin/sandbox_run --lower=/ --store=/ true");
+    assert_data_eq!(
+        outcome.text(),
+        str![[r#"
+---- stderr ----
+error: cannot run steps here: the kernel refuses a user namespace: Operation not permitted (os error 1)
+hint: in a chroot(2) there are no user namespaces: enter it with pivot_root(2), as containers are, or run rbuild outside of it
 [exit status: 3]
 
 "#]]
