@@ -7,6 +7,8 @@ mod pin;
 mod plan;
 mod remote;
 pub mod run;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -18,7 +20,7 @@ use rbuild_cache::Store;
 use rbuild_llb::CancelToken;
 use rbuild_llb::Definition;
 use rbuild_llb::Diagnostic;
-use rbuild_llb::Frontend as _;
+use rbuild_llb::Frontend;
 use rbuild_llb::Op;
 use rbuild_llb::Platform;
 use rbuild_llb::definition::PrunedDefinition;
@@ -87,7 +89,7 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
     }
 
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);
-    let definition = definition(request, &plan, &pinner, &events)?;
+    let definition = definition(request, &plan, &Dockerfile, &pinner, &events)?;
 
     entitled(request, &definition)?;
     let options = EngineOptions {
@@ -170,7 +172,6 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
         &events,
     )?;
     durability::sync_later(&store, &request.settings.root);
-    write_reports(request, &outcome)?;
     Ok(outcome)
 }
 
@@ -198,6 +199,7 @@ fn entitled(request: &BuildRequest, definition: &PrunedDefinition) -> Result<(),
 fn definition(
     request: &BuildRequest,
     plan: &plan::Plan,
+    frontend: &dyn Frontend,
     pinner: &pin::Pinner<'_>,
     events: &EventSink,
 ) -> Result<PrunedDefinition, BuildError> {
@@ -209,12 +211,12 @@ fn definition(
     let mut warned: Vec<Diagnostic> = Vec::new();
     for platform in &platforms {
         let frontend_request = frontend_request(request, plan, platform, platforms.len() > 1)?;
-        let Outline { sources, .. } = Dockerfile
+        let Outline { sources, .. } = frontend
             .outline(&frontend_request)
             .map_err(BuildError::request)?;
         let mut pins = Pins::default();
         pinner.pin(&sources, &mut pins)?;
-        let converted = convert(&frontend_request, &mut pins, pinner)?;
+        let converted = convert(frontend, &frontend_request, &mut pins, pinner)?;
         for warning in converted.warnings {
             if !warned.contains(&warning) {
                 events.send(Event::Warning(WarningEvent {
@@ -235,12 +237,13 @@ fn definition(
 }
 
 fn convert(
+    frontend: &dyn Frontend,
     request: &FrontendRequest,
     pins: &mut Pins,
     pinner: &pin::Pinner<'_>,
 ) -> Result<Converted, BuildError> {
     for _ in 0..MAX_ROUNDS {
-        match Dockerfile
+        match frontend
             .convert(request, pins)
             .map_err(BuildError::request)?
         {
@@ -304,7 +307,7 @@ pub fn dump_llb(
         None => remote::Remote::new(request, &store, &lease, &registry).read()?,
     };
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);
-    definition(request, &plan, &pinner, &progress.events())
+    definition(request, &plan, &Dockerfile, &pinner, &progress.events())
 }
 
 /// Opens rbuild's store, making it if it is not there.
@@ -392,11 +395,13 @@ fn deliver(
     let mut outcome: Option<BuildOutcome> = None;
     for Out { spec, exporter } in exporters {
         let images = assemble::images(request, spec, engine, definition, solved, cancel)
-            .map_err(failure::op)?;
+            .map_err(|error| failure::assembling(error, definition))?;
         let index = assemble::index(&images);
         if matches!(spec.kind, OutputKind::Tar { .. } | OutputKind::Local { .. }) {
             for image in &images {
-                engine.prepare_files(&image.snapshot).map_err(failure::op)?;
+                engine
+                    .prepare_files(&image.snapshot)
+                    .map_err(|error| failure::assembling(error, definition))?;
             }
         }
         let open = |snapshot: &Snapshot, path: &[u8], node: &FileNode| {
@@ -428,7 +433,9 @@ fn deliver(
         });
         outcome.deliveries.extend(delivery.unwrap_or_default());
     }
-    Ok(outcome.expect("there is at least one output"))
+    let outcome = outcome.expect("there is at least one output");
+    write_reports(request, &outcome)?;
+    Ok(outcome)
 }
 
 /// `--iidfile` and `--metadata-file`: last, and each at once.

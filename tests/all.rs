@@ -4,11 +4,13 @@
 
 mod apt;
 mod bad_input;
+mod bad_machine;
 mod cache;
 mod concurrency;
 mod contexts;
 mod exporters;
 mod network_sources;
+mod platforms;
 mod real_inputs;
 mod sandbox;
 mod smoke;

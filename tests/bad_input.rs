@@ -1,11 +1,9 @@
-//! Wrong files, wrong inputs, wrong machines: one clear error, the right exit code, nothing half written, and a
+//! Wrong files, wrong inputs, steps that fail: one clear error, the right exit code, nothing half written, and a
 //! store that still works. 2: the request or file is wrong; 3: the environment cannot do it; 1: a step failed.
 
 use std::fs;
 use std::fs::OpenOptions;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
-use std::process::Command;
 
 use rustix::fs::FileType;
 use snapbox::IntoData;
@@ -368,9 +366,11 @@ fn digest_mismatch() {
         &env,
         3,
         str![[r#"
-error: cannot read the layer's archive
-caused by: cannot read the archive after 1835008 bytes
-caused by: `[DIGEST]` should have digest [DIGEST], but has [DIGEST]
+error: a layer of `127.0.0.1:[PORT]/library/busybox:latest` cannot be used
+ --> Dockerfile:1:1
+  |
+1 | FROM 127.0.0.1:[PORT]/library/busybox
+  | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `[DIGEST]` should have digest [DIGEST], but has [DIGEST]
 [exit status: 3]
 
 "#]],
@@ -386,7 +386,11 @@ fn truncated_blob() {
         &env,
         3,
         str![[r#"
-error: `[DIGEST]` should have 1088015 bytes, but has 1087015
+error: a layer of `127.0.0.1:[PORT]/library/busybox:latest` cannot be used
+ --> Dockerfile:1:1
+  |
+1 | FROM 127.0.0.1:[PORT]/library/busybox
+  | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `[DIGEST]` should have 1088015 bytes, but has 1087015
 [exit status: 3]
 
 "#]],
@@ -406,7 +410,11 @@ fn damaged_image_layout() {
         env.outside("layout").display()
     );
     env.rbuild([&context, "."]).code(3).fails_with(str![[r#"
-error: `[DIGEST]` should have 1088015 bytes, but has 1088014
+error: a layer of `oci-layout://[ROOT]/layout` cannot be used
+ --> Dockerfile:1:1
+  |
+1 | FROM base
+  | ^^^^^^^^^ `[DIGEST]` should have 1088015 bytes, but has 1088014
 [exit status: 3]
 
 "#]]);
@@ -479,191 +487,98 @@ fn special_files() {
     );
 }
 
+/// A file the user may not read is refused before anything runs, whether it could be read earlier or not, and though
+/// the user namespace of a RUN has power over it: a file of mode 0, or one of another user whose id is mapped there.
 #[test]
 fn unreadable_file() {
-    let env = TestEnv::new()
-        .file("Dockerfile", "FROM scratch\nCOPY . /\n")
-        .file("private", "x");
-    let set =
-        |mode| fs::set_permissions(env.path("private"), fs::Permissions::from_mode(mode)).unwrap();
-    set(0);
-    check(
-        &env,
-        2,
-        str![[r#"
+    let env = TestEnv::new().bases([Base::Busybox]).file("private", "x");
+    let set = |mode: &str, owner: &str| {
+        let script = format!("chown {owner} private && chmod {mode} private");
+        let options = ["--map-root-user", "--map-auto", "sh", "-c", &script];
+        env.tool("unshare", options).success();
+    };
+    for (mode, owner) in [("0", "0"), ("600", "1")] {
+        for step in ["", "RUN cat /private"] {
+            let unique = format!("LABEL now={mode}{step:?}");
+            env.write(
+                "Dockerfile",
+                format!("FROM busybox\n{unique}\nCOPY . /\n{step}\n"),
+            );
+            let refused = || {
+                let output = build(&env).code(2);
+                assert!(!env.path("iid").exists() && !env.path("out.tar").exists());
+                assert_eq!(output.ran(), [""; 0], "{output}");
+                output.fails_with(str![[r#"
 error: `./private` cannot be read: add it to `.dockerignore` if the build does not need it
 caused by: Permission denied (os error 13)
 [exit status: 2]
 
-"#]],
-        |_| set(0o600),
-    );
+"#]]);
+            };
+            set(mode, owner);
+            refused();
+            set("600", "0");
+            build(&env).success();
+            for made in ["iid", "out.tar"] {
+                fs::remove_file(env.path(made)).unwrap();
+            }
+            set(mode, owner);
+            refused();
+        }
+    }
+    set("600", "0");
 }
 
-/// The step waits while the file is changed, so it changes after it was looked at and before its bytes are taken.
+/// The step waits while the file is changed, so it changes after it was looked at and before its bytes are taken: for
+/// the image, or for a step that needs it.
 #[test]
 fn file_that_changes_during_the_build() {
-    let gate = Gate::new();
-    let env = TestEnv::new().bases([Base::Busybox]).file("data", "before").file(
-        "Dockerfile",
-        format!("FROM busybox AS wait\nRUN {}; touch /done\nFROM scratch\nCOPY --from=wait /done /\nCOPY data /\n", gate.pass()),
-    );
-    let build = env
-        .rbuild_command(["--iidfile", "iid", "-o", "type=oci,dest=out.tar", "."])
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let waiting = gate.wait();
-    OpenOptions::new()
-        .write(true)
-        .open(env.path("data"))
-        .unwrap()
-        .write_all(b"after!")
-        .unwrap();
-    waiting.go_on();
-    let output = env.finished(build).code(3);
-    assert!(!env.path("iid").exists() && !env.path("out.tar").exists());
-    output.fails_with(str![[r#"
-error: `data` changed while it was read
-[exit status: 3]
+    for last in ["USER nobody", "RUN cat /data"] {
+        let gate = Gate::new();
+        let env = TestEnv::new().bases([Base::Busybox]).file("data", "before").file(
+            "Dockerfile",
+            format!(
+                "FROM busybox AS wait\nRUN {}; touch /done\nFROM busybox\nCOPY --from=wait /done /\nCOPY data /\n{last}\n",
+                gate.pass()
+            ),
+        );
+        let build = env
+            .rbuild_command(["--iidfile", "iid", "-o", "type=oci,dest=out.tar", "."])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let waiting = gate.wait();
+        OpenOptions::new()
+            .write(true)
+            .open(env.path("data"))
+            .unwrap()
+            .write_all(b"after!")
+            .unwrap();
+        waiting.go_on();
+        let output = env.finished(build).code(1);
+        assert!(!env.path("iid").exists() && !env.path("out.tar").exists());
+        output.fails_with(str![[r#"
+error: `./data` changed while it was read
+ --> Dockerfile:5:1
+  |
+5 | COPY data /
+  | ^^^^^^^^^^^
+  |
+hint: build again once nothing writes to it, or add it to `.dockerignore`
+[exit status: 1]
 
 "#]]);
-    // The same build again, with the file at rest.
-    build_with_content(&env, "after!");
+        // The same build again, with the file at rest.
+        build_with_content(&env, "after!");
+    }
 }
 
 #[track_caller]
 fn build_with_content(env: &TestEnv, content: &str) {
     env.rbuild(["-o", "out", "."]).success();
     assert_eq!(fs::read_to_string(env.path("out/data")).unwrap(), content);
-}
-
-/// A command line for a shell that has a mount namespace of its own, with `$RBUILD` and the store's path.
-fn in_namespace(env: &TestEnv, options: &[&str], script: &str) -> Command {
-    fs::create_dir_all(env.store()).unwrap();
-    let mut command = env.tool_command("unshare");
-    command
-        .args(["--user", "--mount"])
-        .args(options)
-        .args(["--", "/bin/sh", "-c", script])
-        .env("RBUILD", env!("CARGO_BIN_EXE_rbuild"));
-    command
-}
-
-#[test]
-fn full_disk() {
-    let env = TestEnv::new()
-        .file("Dockerfile", "FROM scratch\nCOPY noise /\n")
-        .file("noise", noise(8 << 20));
-    let script = r#"
-        mount -t tmpfs -o size=2m none "$RBUILD_ROOT"
-        "$RBUILD" -q -t app -o type=image --iidfile iid .
-        echo "full: $?"
-        test ! -e iid && find "$RBUILD_ROOT" -size +0 -name ".aside*"
-        mount -t tmpfs -o remount,size=64m none "$RBUILD_ROOT"
-        "$RBUILD" -q -t app . | cut -c 1-7
-    "#;
-    env.run(&mut in_namespace(&env, &["--map-root-user"], script))
-        .success()
-        .is(str![[r#"
-full: 3
-sha256:
----- stderr ----
-error: cannot write the layer's blob
-caused by: No space left on device (os error 28)
-
-"#]]);
-}
-
-/// Bytes that do not compress: xorshift.
-fn noise(len: usize) -> Vec<u8> {
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
-    let words = std::iter::repeat_with(|| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    });
-    words.flatten().take(len).collect()
-}
-
-#[test]
-fn read_only_store() {
-    let env = TestEnv::new().context("hello");
-    let script = r#"
-        mount -t tmpfs none "$RBUILD_ROOT"
-        mount -t tmpfs -o remount,ro none "$RBUILD_ROOT"
-        "$RBUILD" -q .
-    "#;
-    env.run(&mut in_namespace(&env, &["--map-root-user"], script))
-        .code(3)
-        .is(str![[r#"
----- stderr ----
-error: cannot create a directory in `[ROOT]/state` in the store: the file system is read-only (choose another place with `--root`)
-caused by: read-only filesystem or storage medium
-[exit status: 3]
-
-"#]]);
-}
-
-#[test]
-fn another_users_store() {
-    let env = TestEnv::new()
-        .file("Dockerfile", "FROM scratch\nCOPY there /\n")
-        .file("there", "");
-    env.rbuild(["-q", "."]).success();
-    let chown = |owner: &str| {
-        env.tool(
-            "unshare",
-            [
-                "--map-root-user",
-                "--map-auto",
-                "chown",
-                "-R",
-                owner,
-                env.store().to_str().unwrap(),
-            ],
-        )
-        .success();
-    };
-    chown("1:1");
-    env.rbuild(["-q", "."]).code(3).is(str![[r#"
----- stderr ----
-error: cannot open `[ROOT]/state/v1` in the store: permission denied (choose another place with `--root`)
-caused by: Permission denied (os error 13)
-[exit status: 3]
-
-"#]]);
-    chown("0:0");
-    env.rbuild(["-q", "."]).success();
-}
-
-/// No user namespace can be made: copies still work, and a RUN is refused with what to do about it.
-#[test]
-fn no_user_namespaces() {
-    let env = TestEnv::new()
-        .bases([Base::Busybox])
-        .file("Dockerfile", "FROM busybox\nCOPY there /\n")
-        .file("there", "");
-    let script = r#"
-        echo 0 > /proc/sys/user/max_user_namespaces
-        exec setpriv --inh-caps=-all --ambient-caps=-all "$RBUILD" -q .
-    "#;
-    let options = ["--map-user=1000", "--map-group=1000", "--keep-caps"];
-    env.run(&mut in_namespace(&env, &options, script)).success();
-    env.write("Dockerfile", "FROM busybox\nCOPY there /\nRUN true\n");
-    env.run(&mut in_namespace(&env, &options, script))
-        .code(3)
-        .is(str![[r#"
----- stderr ----
-error: cannot run steps here: the kernel refuses a user namespace: No space left on device (os error 28)
-hint: sudo sysctl user.max_user_namespaces=10000
-[exit status: 3]
-
-"#]]);
-    env.rbuild(["-q", "."]).success();
 }
 
 #[test]

@@ -128,12 +128,22 @@ fn todo_application() {
     );
 }
 
-/// The image without any of our code: unpacked by umoci, run by runc as the user's own container.
+/// The image without any of our code, as the user's own container: unpacked by umoci and run by runc, and loaded and
+/// run by podman.
 #[test]
-fn runc_runs_the_todo_application() {
+fn runc_and_podman_run_the_todo_application() {
     let env = TestEnv::new().bases([Base::Node]).context("todo");
-    env.rbuild([CA, "-t", "todo:1", "-o", "type=oci,dest=todo.tar", "."])
-        .success();
+    env.rbuild([
+        CA,
+        "-t",
+        "todo:1",
+        "-o",
+        "type=oci,dest=todo.tar",
+        "--load",
+        ".",
+    ])
+    .success();
+
     let image = Image::from_oci_tar(&env, "todo.tar");
     let bundle = env.outside("bundle");
     let bundle = bundle.to_str().unwrap();
@@ -168,5 +178,9 @@ fn runc_runs_the_todo_application() {
         bundle,
         "todo",
     ]);
+    Server::start(&mut command).check();
+
+    let mut command = env.tool_command("podman");
+    command.args(["run", "--rm", "--network=host", "--env=PORT=0", "todo:1"]);
     Server::start(&mut command).check();
 }

@@ -19,6 +19,23 @@ hello from a RUN step: no root, no daemon, no set-up
 "#]]);
 }
 
+/// A directory, a file and a link to one, as docker binds them.
+#[test]
+fn run_binds_what_a_path_leads_to() {
+    let env = TestEnv::new()
+        .bases([Base::Busybox])
+        .file("data/file", "content\n")
+        .symlink("link", "data");
+    let run = |volume: &str, file: &str| {
+        env.rbuild(["run", "-v", volume, "busybox", "cat", file])
+            .success()
+            .stdout
+    };
+    assert_eq!(run("data:/there", "/there/file"), "content\n");
+    assert_eq!(run("link:/there", "/there/file"), "content\n");
+    assert_eq!(run("link/file:/there/one:ro", "/there/one"), "content\n");
+}
+
 #[test]
 fn an_unchanged_build_runs_nothing() {
     let env = TestEnv::new().context("hello");

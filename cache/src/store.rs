@@ -55,6 +55,18 @@ pub enum StoreError {
         /// Who we are.
         user: u32,
     },
+    /// A directory above it may not be entered.
+    #[error("the store `{}` cannot be reached: `{}` belongs to user {owner} and is closed to user {user}: choose another with `--root`", path.display(), closed.display())]
+    Closed {
+        /// The store's directory.
+        path: PathBuf,
+        /// The directory above it.
+        closed: PathBuf,
+        /// Whose that is.
+        owner: u32,
+        /// Who we are.
+        user: u32,
+    },
     /// Something that is no directory is in its place.
     #[error("the store `{}` is not a directory: remove it, or choose another with `--root`", path.display())]
     NotADirectory {
@@ -190,7 +202,7 @@ impl Store {
                     path: root.to_owned(),
                 });
             }
-            Err(error) => return Err(StoreError::io("open", &path)(error)),
+            Err(error) => return Err(refused(root, error)),
         };
         if !metadata.is_dir() {
             return Err(StoreError::NotADirectory { path });
@@ -506,6 +518,32 @@ fn make(path: &Path) -> Result<fs::Metadata, StoreError> {
         // Another process may have been quicker.
         (Ok(metadata), _) => Ok(metadata),
         (Err(_), Err(error)) | (Err(error), Ok(())) => Err(StoreError::io("create", path)(error)),
+    }
+}
+
+/// Why the store in `root` cannot even be looked at. stat(2) needs every directory on the way to be open: the last one
+/// that can be looked at is the one that is not.
+fn refused(root: &Path, error: io::Error) -> StoreError {
+    let user = rustix::process::geteuid().as_raw();
+    let last = root
+        .ancestors()
+        .find_map(|dir| Some((dir, fs::metadata(dir).ok()?.uid())));
+    match last {
+        Some((closed, owner))
+            if error.kind() == io::ErrorKind::PermissionDenied && owner != user =>
+        {
+            let path = root.to_owned();
+            match closed == root {
+                true => StoreError::Owner { path, owner, user },
+                false => StoreError::Closed {
+                    path,
+                    closed: closed.to_owned(),
+                    owner,
+                    user,
+                },
+            }
+        }
+        _ => StoreError::io("open", &root.join("v1"))(error),
     }
 }
 

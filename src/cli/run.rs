@@ -128,10 +128,13 @@ fn volume(text: &str) -> Result<Volume, Diagnostic> {
     if !dest.starts_with('/') {
         return Err(invalid(format!("`{dest}` does not begin with `/`")));
     }
-    let path = std::path::absolute(source).map_err(|error| invalid(error.to_string()))?;
-    if !path.exists() {
-        return Err(invalid(format!("`{source}` does not exist")));
-    }
+    // A mount does not follow links: it is what the path means now.
+    let path = std::fs::canonicalize(source).map_err(|error| {
+        invalid(match error.kind() {
+            std::io::ErrorKind::NotFound => format!("`{source}` does not exist"),
+            _ => format!("`{source}`: {error}"),
+        })
+    })?;
     Ok(Volume {
         source: path,
         dest: dest.to_owned(),

@@ -23,6 +23,7 @@ use rbuild_cache::FileBytes;
 use rbuild_cache::FileNode;
 use rbuild_cache::Follow;
 use rbuild_cache::LayerBlob;
+use rbuild_cache::LayerError;
 use rbuild_cache::LayerRef;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Node;
@@ -32,6 +33,7 @@ use rbuild_cache::TreeRef;
 use rbuild_cache::Unpack;
 use rbuild_llb::CancelToken;
 use rbuild_llb::FileDigest;
+use rbuild_llb::Span;
 use rbuild_llb::TreeId;
 
 use super::Engine;
@@ -56,6 +58,8 @@ pub struct Bytes {
     making: Mutex<HashMap<TreeId, Arc<Mutex<()>>>>,
     /// Layers whose directory form was found or made, and is kept by the lease: a step asks for those of all its layers.
     dirs: RwLock<HashMap<TreeId, PathBuf>>,
+    /// Which instruction made a layer out of files that are still where they were.
+    makers: Mutex<HashMap<TreeId, Span>>,
     /// Files extracted from blobs and files made by the build itself; gone with the build.
     spool: Mutex<Option<Scratch>>,
 }
@@ -117,6 +121,59 @@ impl Bytes {
 }
 
 impl Engine<'_> {
+    /// Remembers whose the layers on top of `outputs` are: their bytes are read later, and may have changed by then.
+    pub(super) fn remember_maker(&self, outputs: &[Snapshot], span: &Span) {
+        let mut makers = self.bytes.makers.lock().expect(UNPOISONED);
+        for layer in outputs.iter().filter_map(|output| output.layers.last()) {
+            makers
+                .entry(layer.layer.tree)
+                .or_insert_with(|| span.clone());
+        }
+    }
+
+    /// What went wrong while the files of a layer were read: a file that is no longer what its step saw is told of with
+    /// that step.
+    fn while_reading(&self, layer: &TreeId, error: LayerError) -> OpError {
+        let maker = || {
+            self.bytes
+                .makers
+                .lock()
+                .expect(UNPOISONED)
+                .get(layer)
+                .cloned()
+        };
+        let (LayerError::FileChanged { path } | LayerError::ReadFile { path, .. }) = &error else {
+            return error.into();
+        };
+        let (Some(path), Some(span)) = (self.context_file(layer, path), maker()) else {
+            return error.into();
+        };
+        let source = match error {
+            LayerError::ReadFile { source, .. } => Some(source),
+            _ => None,
+        };
+        OpError::Changed {
+            path,
+            span: Box::new(span),
+            source,
+        }
+    }
+
+    /// The file of a context that the bytes of a layer's file are read from.
+    fn context_file(&self, layer: &TreeId, path: &str) -> Option<PathBuf> {
+        let trees = self.store.trees();
+        let found = trees
+            .lookup(layer, path.as_bytes(), Follow::NotLast)
+            .ok()??;
+        let Node::File(node) = found.entry.node else {
+            return None;
+        };
+        match self.bytes.at(&node.digest)? {
+            Location::Context(files, at) => Some(files.display(&at)),
+            Location::Layer(..) | Location::Spooled(_) => None,
+        }
+    }
+
     /// Remembers that the files of a context's tree are to be had from it.
     pub(super) fn place_context(
         &self,
@@ -422,7 +479,8 @@ impl Engine<'_> {
                 &open,
                 self.ownership,
                 cancel,
-            )?,
+            )
+            .map_err(|error| self.while_reading(&tree, error))?,
         }
         self.store.trees().persist(&tree)?;
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
@@ -474,12 +532,13 @@ impl Engine<'_> {
         let trees = self.store.trees();
         let blob = if need_bytes {
             let mut writer = self.store.blobs().unhashed_writer()?;
-            let blob =
-                rbuild_cache::write_layer(trees, &tree, options, &open, &mut writer, cancel)?;
+            let blob = rbuild_cache::write_layer(trees, &tree, options, &open, &mut writer, cancel)
+                .map_err(|error| self.while_reading(&tree, error))?;
             writer.commit_as(&blob.digest, blob.size)?;
             blob
         } else {
-            rbuild_cache::write_layer(trees, &tree, options, &open, &mut io::sink(), cancel)?
+            rbuild_cache::write_layer(trees, &tree, options, &open, &mut io::sink(), cancel)
+                .map_err(|error| self.while_reading(&tree, error))?
         };
         trees.persist(&tree)?;
         self.store.set_layer_blob(&tree, options, &blob)?;

@@ -48,7 +48,7 @@ use crate::solver::Input;
 use crate::solver::InputKey;
 use crate::solver::StepControl;
 
-/// Runs the process of a step. The real one is the sandbox.
+/// Runs the process of a step. The real one is the sandbox; a test's writes what it is told to.
 pub trait Executor: Send + Sync + std::fmt::Debug {
     /// The id map in which this executor's directories are written.
     fn domain(&self) -> &str;

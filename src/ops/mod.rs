@@ -14,6 +14,8 @@ pub mod mode;
 pub mod owner;
 pub mod source;
 pub mod stack;
+#[cfg(test)]
+mod tests;
 pub mod transfer;
 mod workspace;
 
@@ -42,6 +44,7 @@ use rbuild_llb::CancelToken;
 use rbuild_llb::Definition;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::Op;
+use rbuild_llb::Span;
 use rbuild_llb::Vertex;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::LocalSource;
@@ -155,6 +158,26 @@ pub enum OpError {
         #[source]
         source: io::Error,
     },
+    /// A file of a context is not what it was when the step that takes it looked at it.
+    #[error("`{}` changed while it was read", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// The instruction of that step.
+        span: Box<Span>,
+        /// Why it could no longer be read, if that is what changed.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// A layer of a base image cannot be had.
+    #[error("a layer of `{}` cannot be used", image.split('@').next().unwrap_or(image))]
+    Base {
+        /// Where it comes from: a reference, or `oci-layout://` and a directory.
+        image: String,
+        /// Why not.
+        #[source]
+        source: Box<OpError>,
+    },
     /// The base image is not what its config says.
     #[error("layer {digest} of the base does not unpack to the diff id its config names, {wanted}")]
     DiffId {
@@ -228,6 +251,8 @@ pub struct Engine<'a> {
     pub(crate) domain: String,
     pub(crate) ownership: Ownership,
     executor: Option<Box<dyn exec::Executor>>,
+    /// Where the build's steps keep and find each other's results.
+    backend: &'a dyn CacheBackend,
     scans: Mutex<BTreeMap<LocalSource, Arc<Scan>>>,
     bytes: bytes::Bytes,
     workspaces: workspace::Workspaces,
@@ -270,6 +295,7 @@ impl<'a> Engine<'a> {
             domain,
             ownership: Ownership::Keep,
             executor: None,
+            backend: store.records(),
             scans: Mutex::default(),
             bytes: bytes::Bytes::default(),
             workspaces: workspace::Workspaces::default(),
@@ -298,11 +324,6 @@ impl<'a> Engine<'a> {
     /// What keeps gc away.
     pub fn lease(&self) -> &Lease {
         self.lease
-    }
-
-    /// Where the build's steps keep and find each other's results.
-    fn backend(&self) -> &dyn CacheBackend {
-        self.store.records()
     }
 
     /// The time files made by the build get, Unix seconds.
@@ -423,7 +444,7 @@ impl Evaluate for Engine<'_> {
         if let Err(error) = self.lease.protect(LeaseRoot::Record(*key)) {
             return Load::Unusable(error.to_string());
         }
-        let record = match self.backend().lookup(key) {
+        let record = match self.backend.lookup(key) {
             Ok(Some(record)) => record,
             Ok(None) => return Load::Miss,
             Err(error) => return Load::Unusable(error.to_string()),
@@ -457,6 +478,9 @@ impl Evaluate for Engine<'_> {
             Op::Merge => vec![self.merge(&inputs)?],
             Op::Diff => vec![self.diff(&inputs)?],
         };
+        if let (Op::File(_), Some(span)) = (&vertex.op, vertex.meta.spans.first()) {
+            self.remember_maker(&outputs, span);
+        }
         Ok(StepResult {
             outputs: Arc::new(outputs),
         })
@@ -464,7 +488,7 @@ impl Evaluate for Engine<'_> {
 
     fn earlier(&self, vertex: &Vertex, record: &KeyRecord) -> Option<Earlier> {
         let earlier = self
-            .backend()
+            .backend
             .latest(&self.slot(vertex), &record.kind)
             .ok()??;
         Some(Earlier {
@@ -499,14 +523,14 @@ impl Evaluate for Engine<'_> {
                 u64::try_from(completed.0.saturating_sub(started.0) / 1_000_000)
                     .unwrap_or(u64::MAX),
             ),
-            Made::Found { by } => self.backend().lookup(by)?.map_or_else(
+            Made::Found { by } => self.backend.lookup(by)?.map_or_else(
                 || (clock::now().0, 0),
                 |found| (found.created, found.duration_ms),
             ),
         };
         for record in records {
             let key = record.key();
-            self.backend().publish(&Record {
+            self.backend.publish(&Record {
                 key,
                 record: record.clone(),
                 slot: self.slot(vertex),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rbuild_cache::ContextFiles;
 use rbuild_cache::KnownLayer;
+use rbuild_cache::LayerError;
 use rbuild_cache::LayerRef;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Origin;
@@ -228,6 +229,11 @@ impl Engine<'_> {
 
     /// The tree of a base image's layer, worked out while the blob streams in.
     fn layer(&self, origin: &Origin, step: &Reporter<'_>) -> Result<KnownLayer, OpError> {
+        self.read_origin(origin, step)
+            .map_err(|error| of_base(origin, error))
+    }
+
+    fn read_origin(&self, origin: &Origin, step: &Reporter<'_>) -> Result<KnownLayer, OpError> {
         if let Some(known) = self.store.known_layer(&origin.digest)? {
             return Ok(known);
         }
@@ -274,11 +280,15 @@ impl Engine<'_> {
         if self.store.blobs().contains(&origin.digest) {
             return Ok(());
         }
-        let mut writer = self.store.blobs().writer()?;
-        io::copy(&mut self.open_origin(origin)?, &mut writer)
-            .map_err(|error| OpError::io("download", origin.digest.to_string().as_ref(), error))?;
-        writer.commit(Some((&origin.digest, origin.size)))?;
-        Ok(())
+        let fetch = || -> Result<(), OpError> {
+            let mut writer = self.store.blobs().writer()?;
+            io::copy(&mut self.open_origin(origin)?, &mut writer).map_err(|error| {
+                OpError::io("download", origin.digest.to_string().as_ref(), error)
+            })?;
+            writer.commit(Some((&origin.digest, origin.size)))?;
+            Ok(())
+        };
+        fetch().map_err(|error| of_base(origin, error))
     }
 
     fn open_origin(&self, origin: &Origin) -> Result<Box<dyn Read + Send>, OpError> {
@@ -301,6 +311,27 @@ impl Engine<'_> {
             &origin.digest,
             origin.size,
         )?))
+    }
+}
+
+/// Names the image that a layer is of, where it is at fault and not this machine.
+fn of_base(origin: &Origin, error: OpError) -> OpError {
+    match (error, &origin.source) {
+        (
+            error @ (OpError::Registry(_)
+            | OpError::Layer(
+                LayerError::Archive { .. }
+                | LayerError::Compression { .. }
+                | LayerError::Entry { .. },
+            )
+            | OpError::DiffId { .. }
+            | OpError::Io { .. }),
+            Some(source),
+        ) => OpError::Base {
+            image: source.clone(),
+            source: Box::new(error),
+        },
+        (error, _) => error,
     }
 }
 

@@ -2,8 +2,10 @@
 
 use rbuild_llb::Definition;
 use rbuild_llb::Diagnostic;
+use rbuild_llb::Op;
 use rbuild_llb::Span;
 use rbuild_llb::Vertex;
+use rbuild_llb::op::SourceOp;
 
 use super::plan::Plan;
 use crate::exporter::ExportError;
@@ -56,7 +58,9 @@ pub(super) fn export(error: ExportError) -> BuildError {
 
 /// Adds where an input was named.
 pub(super) fn at(mut error: BuildError, span: Option<&Span>) -> BuildError {
-    if let (Some(span), Some(source)) = (span, error.source.take()) {
+    if let Some(span) = span
+        && let Some(source) = error.source.take()
+    {
         let mut chain = source.chain().map(ToString::to_string);
         let message = chain.next().unwrap_or_default();
         let label = chain.last().unwrap_or_default();
@@ -67,9 +71,62 @@ pub(super) fn at(mut error: BuildError, span: Option<&Span>) -> BuildError {
     error
 }
 
+/// An error of line 8 of the pipeline: of no step, but perhaps of what one took or gave.
+pub(super) fn assembling(error: OpError, definition: &Definition) -> BuildError {
+    match &error {
+        OpError::Base { image, .. } => {
+            let span = base_span(definition, image).cloned();
+            at(op(error), span.as_ref())
+        }
+        _ => op(error),
+    }
+}
+
+/// Where an image is named.
+fn base_span<'a>(definition: &'a Definition, image: &str) -> Option<&'a Span> {
+    let names = |op: &Op| match op {
+        Op::Source(SourceOp::Image(source)) => {
+            image == source.reference
+                || image
+                    .strip_prefix(&source.reference)
+                    .is_some_and(|rest| rest.starts_with('@'))
+        }
+        Op::Source(SourceOp::OciLayout(layout)) => {
+            image.strip_prefix("oci-layout://") == Some(&layout.path)
+        }
+        _ => false,
+    };
+    let (_, vertex) = definition.iter().find(|(_, vertex)| names(&vertex.op))?;
+    vertex.meta.spans.first()
+}
+
+/// A file that changed is whoever's who is changing it: to run the build again is enough.
+fn changed(path: &std::path::Path, span: &Span, source: Option<&std::io::Error>) -> BuildError {
+    let message = format!("`{}` changed while it was read", path.display());
+    let label = source.map_or_else(String::new, ToString::to_string);
+    let diagnostic = Diagnostic::error(message, span.clone(), label)
+        .hint("build again once nothing writes to it, or add it to `.dockerignore`");
+    BuildError {
+        kind: ErrorKind::Step,
+        ..BuildError::request(vec![diagnostic])
+    }
+}
+
 /// An error that belongs to no step.
 pub(super) fn op(error: OpError) -> BuildError {
     match error {
+        OpError::Changed {
+            path, span, source, ..
+        } => changed(&path, &span, source.as_ref()),
+        OpError::Base { ref source, .. } => {
+            let hint = match &**source {
+                OpError::Registry(error) => error.hint(),
+                _ => None,
+            };
+            let mut error = BuildError::new(ErrorKind::Environment, error);
+            error.hints.extend(hint);
+            error
+        }
         OpError::Cancelled => BuildError::interrupted(),
         OpError::Registry(error) => registry(error),
         OpError::Sandbox(SandboxError::Cancelled) => BuildError::interrupted(),
@@ -146,6 +203,9 @@ pub(super) fn solve(
                         Some(hint) => failed.hint(hint),
                         None => failed,
                     };
+                }
+                if let OpError::Base { .. } = &source {
+                    return assembling(source, definition);
                 }
                 step(source, span, vertex, plan)
             }

@@ -171,11 +171,20 @@ fn single(why: &str, user: u32) -> Finding {
     Finding {
         what: format!("one user id only: {why}"),
         state: State::Limited,
-        fix: Some(single_fix(user)),
+        fix: Some(single_fix(why, user)),
     }
 }
 
-fn single_fix(user: u32) -> String {
+fn single_fix(why: &str, user: u32) -> String {
+    if user == 0 {
+        return match why {
+            userns::NAMESPACE_OF_ONE => {
+                "run rbuild outside of it, or make it with ranges of ids (`unshare --map-root-user --map-auto`)"
+            }
+            _ => ROOT_FIX,
+        }
+        .to_owned();
+    }
     if rustix::thread::no_new_privs().unwrap_or(false) {
         return "allow setuid programs (docker, podman: without `--security-opt no-new-privileges`; Kubernetes: \
                 `allowPrivilegeEscalation: true`)"
@@ -193,7 +202,7 @@ fn single_fix(user: u32) -> String {
 pub(super) fn single_remark(why: &str, user: u32) -> String {
     format!(
         "only one user id is mapped ({why}): changing a file's owner fails with `Invalid argument`; {}",
-        single_fix(user)
+        single_fix(why, user)
     )
 }
 
@@ -210,6 +219,11 @@ pub(super) fn no_namespace(error: &io::Error) -> Report {
             "sudo sysctl kernel.unprivileged_userns_clone=1"
         }
         _ if is("kernel/apparmor_restrict_unprivileged_userns", "1") => APPARMOR,
+        // user_namespaces(7): EPERM for a process whose root is not that of its mount namespace.
+        Some(libc::EPERM) if in_chroot() => {
+            "in a chroot(2) there are no user namespaces: enter it with pivot_root(2), as containers are, or run \
+             rbuild outside of it"
+        }
         _ => {
             "in a container: a seccomp profile that allows unshare, clone and mount (docker: `--security-opt \
              seccomp=unconfined`; Kubernetes: `seccompProfile: {type: Unconfined}`)"
@@ -218,17 +232,31 @@ pub(super) fn no_namespace(error: &io::Error) -> Report {
     none(format!("the kernel refuses a user namespace: {error}"), fix)
 }
 
+/// Whether `/` is a directory within a mount. A mount point one has changed the root to is not found out.
+fn in_chroot() -> bool {
+    let found = rustix::fs::statx(
+        rustix::fs::CWD,
+        "/",
+        rustix::fs::AtFlags::empty(),
+        rustix::fs::StatxFlags::empty(),
+    );
+    let is_mount = rustix::fs::StatxAttributes::MOUNT_ROOT;
+    found.is_ok_and(|found| {
+        found.stx_attributes_mask.contains(is_mount) && !found.stx_attributes.contains(is_mount)
+    })
+}
+
+/// user_namespaces(7): who maps id 0 of the parent needs CAP_SETFCAP there since Linux 5.12.
+const ROOT_FIX: &str = "as root in a container rbuild needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP: run it as another \
+                        user, or do not drop them";
+
 const APPARMOR: &str = "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with \
                         `userns,` for rbuild";
 
 /// The report when the namespace has no ids.
 pub(super) fn no_map(why: &str, user: u32) -> Report {
     let fix = match user {
-        // user_namespaces(7): who maps id 0 of the parent needs CAP_SETFCAP there since Linux 5.12.
-        0 => {
-            "as root in a container rbuild needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP: run it as another user, \
-                 or do not drop them"
-        }
+        0 => ROOT_FIX,
         _ => "see user_namespaces(7), \"Defining user and group ID mappings\"",
     };
     none(

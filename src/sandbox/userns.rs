@@ -80,11 +80,16 @@ pub(super) fn plan() -> Result<Plan, String> {
             let text = fs::read_to_string(file).map_err(|e| format!("cannot read {file}: {e}"))?;
             Ok::<_, String>(identity(&text))
         };
-        return Ok(Plan {
+        let plan = Plan {
             uids: identity("/proc/self/uid_map")?,
             gids: identity("/proc/self/gid_map")?,
             grant: Grant::Ourselves,
-        });
+        };
+        // A namespace that its user made without help: setgroups(2) is forbidden in it and below.
+        return match has_one_id(&plan.uids) || has_one_id(&plan.gids) {
+            true => Err(NAMESPACE_OF_ONE.to_owned()),
+            false => Ok(plan),
+        };
     }
     let user = user_name(uid.as_raw());
     let ranges = |file: &str, own: u32| {
@@ -107,6 +112,13 @@ pub(super) fn plan() -> Result<Plan, String> {
             gid: helper("newgidmap")?,
         },
     })
+}
+
+/// Why root has but one id.
+pub(super) const NAMESPACE_OF_ONE: &str = "this is root of a user namespace that has no other id";
+
+fn has_one_id(map: &[Range]) -> bool {
+    matches!(map, [Range { count: 1, .. }])
 }
 
 /// Every id that exists here, mapped to itself.
@@ -460,6 +472,14 @@ mod t {
             stack(0, &[(5, u32::MAX)]).last(),
             Some(&range(1, 5, u32::MAX - 1))
         );
+    }
+
+    #[test]
+    fn one_id_is_one_range_of_one() {
+        let has_one = |map: &str| has_one_id(&identity(map));
+        assert!(has_one("         0       1000          1\n"));
+        assert!(!has_one("         0          0 4294967295\n"));
+        assert!(!has_one("0 1000 1\n1 100000 1\n"));
     }
 
     #[test]

@@ -63,10 +63,10 @@ impl Fixture {
         fs::copy(busybox(), bin.join("busybox")).unwrap();
         fs::set_permissions(bin.join("busybox"), fs::Permissions::from_mode(0o755)).unwrap();
         for applet in [
-            "cat", "chown", "cp", "cut", "df", "env", "grep", "hostname", "id", "ip", "kill", "ln",
-            "ls", "mkdir", "mkfifo", "mknod", "mount", "mv", "pwd", "readlink", "rm", "rmdir",
-            "seq", "setsid", "sh", "sleep", "sort", "stat", "su", "touch", "true", "umount",
-            "unshare", "wc",
+            "cat", "chown", "chroot", "cp", "cut", "df", "env", "grep", "hostname", "id", "ip",
+            "kill", "ln", "ls", "mkdir", "mkfifo", "mknod", "mount", "mv", "pwd", "readlink", "rm",
+            "rmdir", "seq", "setsid", "sh", "sleep", "sort", "stat", "su", "touch", "true",
+            "umount", "unshare", "wc",
         ] {
             symlink("busybox", bin.join(applet)).unwrap();
         }

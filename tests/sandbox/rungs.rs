@@ -10,6 +10,13 @@ fn outer(script: &str) -> Outcome {
         "root::0:0::/:/bin/sh\nbob::1000:1000::/:/bin/sh\n",
     );
     fs::copy(program(), fixture.path("lower/bin/sandbox_run")).unwrap();
+    // Below a mount point, to chroot to.
+    fs::create_dir_all(fixture.path("lower/usr/bin")).unwrap();
+    fs::hard_link(
+        fixture.path("lower/bin/sandbox_run"),
+        fixture.path("lower/usr/bin/sandbox_run"),
+    )
+    .unwrap();
     let inner = format!(
         "--mount=type=bind,src={},dst=/inner",
         fixture.path("lower").display()
@@ -58,6 +65,37 @@ hint: only one user id is mapped (/etc/subuid has no range for bob): changing a 
 CapEff:	0000000000000000
 
 "#]]
+    );
+}
+
+/// As `unshare --map-root-user` makes it: there setgroups(2) is forbidden, in all namespaces below as well.
+#[test]
+fn root_of_a_namespace_with_one_id_has_that_one() {
+    let script = |options, script| {
+        let outcome = outer(&format!(
+            "cat > /tmp/go <<'END'
+unshare -U -r sandbox_run --lower=/inner --store=/tmp {options} sh -c '{script}'
+END
+             su bob -c 'sh /tmp/go'"
+        ));
+        outcome.text()
+    };
+    assert_data_eq!(
+        script("", "id -u; touch /dev/f; chown 5 /dev/f"),
+        str![[r#"
+0
+---- stderr ----
+chown: /dev/f: Invalid argument
+hint: only one user id is mapped (this is root of a user namespace that has no other id): changing a file's owner fails with `Invalid argument`; run rbuild outside of it, or make it with ranges of ids (`unshare --map-root-user --map-auto`)
+[exit status: 1]
+
+"#]]
+    );
+    assert_eq!(script("--user=1000:1000", "id -u; id -g"), "1000\n1000\n");
+    let probed = script("--probe", "");
+    assert!(
+        probed.starts_with("Single\n") && !probed.contains("running as root"),
+        "{probed}"
     );
 }
 
@@ -113,6 +151,22 @@ fn without_namespaces_the_reason_is_quoted() {
 ---- stderr ----
 error: cannot run steps here: the kernel refuses a user namespace: No space left on device (os error 28)
 hint: sudo sysctl user.max_user_namespaces=10000
+[exit status: 3]
+
+"#]]
+    );
+}
+
+/// The kernel refuses a user namespace there, whoever asks.
+#[test]
+fn in_a_chroot_the_reason_is_the_chroot() {
+    let outcome = outer("chroot /inner/usr /bin/sandbox_run --lower=/ --store=/ true");
+    assert_data_eq!(
+        outcome.text(),
+        str![[r#"
+---- stderr ----
+error: cannot run steps here: the kernel refuses a user namespace: Operation not permitted (os error 1)
+hint: in a chroot(2) there are no user namespaces: enter it with pivot_root(2), as containers are, or run rbuild outside of it
 [exit status: 3]
 
 "#]]

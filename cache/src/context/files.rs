@@ -73,7 +73,7 @@ impl ContextFiles {
     }
 
     /// Where a path of the context is, for people.
-    pub(super) fn display(&self, path: &[u8]) -> PathBuf {
+    pub fn display(&self, path: &[u8]) -> PathBuf {
         use std::os::unix::ffi::OsStrExt as _;
         self.path.join(std::ffi::OsStr::from_bytes(path))
     }
