@@ -6,6 +6,7 @@ use rbuild_llb::Span;
 use rbuild_llb::config::Healthcheck;
 
 use crate::lexer::Directive;
+use crate::lexer::EmptyContinuation;
 use crate::lexer::Heredoc;
 
 /// A word and its place.
@@ -29,7 +30,7 @@ pub(crate) struct Ast {
     /// The stages.
     pub(crate) stages: Vec<Stage>,
     /// Empty lines inside continued instructions.
-    pub(crate) empty_continuations: Vec<Span>,
+    pub(crate) empty_continuations: Vec<EmptyContinuation>,
 }
 
 /// What all instructions have.

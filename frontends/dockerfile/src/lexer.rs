@@ -127,6 +127,15 @@ impl Line {
     }
 }
 
+/// An instruction that is continued over empty lines.
+#[derive(Debug)]
+pub(crate) struct EmptyContinuation {
+    /// The first of the empty lines.
+    pub(crate) empty: Span,
+    /// The last line of the instruction, where BuildKit reports it.
+    pub(crate) last: Span,
+}
+
 /// What lexing gives. Problems do not stop it.
 #[derive(Debug)]
 pub(crate) struct Lexed {
@@ -137,7 +146,7 @@ pub(crate) struct Lexed {
     /// The instructions.
     pub(crate) lines: Vec<Line>,
     /// Empty lines inside continued instructions.
-    pub(crate) empty_continuations: Vec<Span>,
+    pub(crate) empty_continuations: Vec<EmptyContinuation>,
     /// Problems.
     pub(crate) errors: Vec<Diagnostic>,
 }
@@ -279,6 +288,7 @@ fn logical(first: Physical<'_>, reader: &mut Reader<'_>, lexed: &mut Lexed) -> L
         ..Line::default()
     };
     let mut physical = first;
+    let mut empty = None;
     while let Some(piece) = continued(physical.text, lexed.escape) {
         line.push(piece, physical.at);
         let next = loop {
@@ -289,19 +299,25 @@ fn logical(first: Physical<'_>, reader: &mut Reader<'_>, lexed: &mut Lexed) -> L
                 continue;
             }
             if next.text.trim_start().is_empty() {
-                let span = reader.site.span(next.range());
-                lexed.empty_continuations.push(span);
+                empty.get_or_insert(next.range());
                 continue;
             }
             break Some(next);
         };
-        match next {
-            Some(next) => physical = next,
-            None => return line,
-        }
+        let Some(next) = next else {
+            physical.text = "";
+            break;
+        };
+        physical = next;
         line.extent.end = physical.at + physical.text.len();
     }
     line.push(physical.text, physical.at);
+    if let Some(empty) = empty {
+        lexed.empty_continuations.push(EmptyContinuation {
+            empty: reader.site.span(empty),
+            last: reader.site.span(physical.range()),
+        });
+    }
     line
 }
 

@@ -1,0 +1,95 @@
+//! The lint rules against BuildKit's. `testdata/lint/README.md` says what is there.
+
+use std::path::Path;
+use std::path::PathBuf;
+
+use rbuild_llb::frontend::Conversion;
+use rbuild_llb::frontend::FrontendRequest;
+use rbuild_llb::frontend::Pins;
+use rbuild_llb::inspect::Findings;
+
+use super::answer;
+use super::file;
+use super::read_request;
+use super::request;
+use crate::Dockerfile;
+use crate::rules;
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(path)
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
+}
+
+/// Checks as the pipeline does.
+fn check(case: Option<&Path>, request: &FrontendRequest) -> Findings {
+    let mut pins = Pins::default();
+    for _ in 0..5 {
+        match Dockerfile.check(request, &pins) {
+            Conversion::Done(findings) => return findings,
+            Conversion::NeedsSources(sources) => {
+                for source in &sources {
+                    let pin = answer(case, source);
+                    pins.insert(source.source.clone(), source.platform.clone(), pin);
+                }
+            }
+        }
+    }
+    panic!("sources are asked for again and again")
+}
+
+/// A line a warning, as the expectations have them.
+fn lines(findings: &Findings) -> String {
+    assert!(findings.errors.is_empty(), "{:#?}", findings.errors);
+    let line = |finding: &rbuild_llb::inspect::Finding| {
+        let ((first, last), warning) = (finding.at.lines(), &finding.warning);
+        let text = format!(
+            "{first}-{last} {}: {}\n",
+            warning.rule.unwrap(),
+            warning.message
+        );
+        (first, last, text)
+    };
+    let mut lines: Vec<_> = findings.warnings.iter().map(line).collect();
+    lines.sort();
+    lines.into_iter().map(|(_, _, text)| text).collect()
+}
+
+#[test]
+fn every_rule_has_its_cases() {
+    let mut want: Vec<&str> = rules().map(|(name, _)| name).chain(["README.md"]).collect();
+    want.sort_unstable();
+    assert_eq!(names(&root("testdata/lint")), want);
+}
+
+#[test]
+fn findings_and_their_lines_are_those_of_buildkit() {
+    let mut wrong = String::new();
+    for (rule, _) in rules() {
+        let dir = root("testdata/lint").join(rule);
+        let read = |name: &str| std::fs::read_to_string(dir.join(name));
+        for name in ["one", "two", "none"] {
+            let mut request = request(&read(&format!("{name}.Dockerfile")).unwrap());
+            request.ignore = read("dockerignore")
+                .ok()
+                .map(|text| file(".dockerignore", &text));
+            read_request(&read("request").unwrap_or_default(), &mut request);
+            let got = lines(&check(Some(&dir), &request));
+            let want = read(&format!("{name}.txt")).unwrap();
+            if got != want {
+                wrong.push_str(&format!("{rule}/{name}:\n{}", super::diff(&want, &got)));
+            }
+            let breaks = want.contains(&format!(" {rule}: "));
+            assert_eq!(breaks, name != "none", "{rule}/{name}");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
