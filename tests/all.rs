@@ -5,6 +5,7 @@
 mod apt;
 mod bad_input;
 mod cache;
+mod calls;
 mod concurrency;
 mod exporters;
 mod real_inputs;

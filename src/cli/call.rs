@@ -152,7 +152,9 @@ mod t {
             .iter()
             .map(|(text, check)| ui::render(&Call::parse(text, *check).unwrap_err(), false) + "\n")
             .collect();
-        assert_data_eq!(text, str![[r#"
+        assert_data_eq!(
+            text,
+            str![[r#"
 error: `--call subrequests.describe`: there is no `subrequests.describe`
 hint: the methods are `build`, `check`, `outline` and `targets`
 error: `--call targets,json`: `json` is one method too many
@@ -162,6 +164,7 @@ error: `--call check,ignorestatus=perhaps`: `perhaps` is neither `true` nor `fal
 error: `--call check,quiet=1`: there is no `quiet`; wanted `format` or `ignorestatus`
 error: `--check` and `--call outline` cannot be used together
 
-"#]]);
+"#]]
+        );
     }
 }

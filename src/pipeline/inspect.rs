@@ -59,8 +59,11 @@ pub struct Inspection {
 pub fn inspect(request: &BuildRequest, question: Question) -> Result<Inspection, BuildError> {
     let plan = plan::read(request)?;
     let source = Arc::clone(&plan.source);
+    let platform = request.platforms.first().cloned();
+    let platform = platform.unwrap_or_else(Platform::host);
+    let asked = frontend_request(request, &plan, &platform, false);
     if question == Question::Targets {
-        let targets = Dockerfile.targets(&source).map_err(BuildError::request)?;
+        let targets = Dockerfile.targets(&asked).map_err(BuildError::request)?;
         let answer = Answer::Targets(targets);
         return Ok(Inspection { source, answer });
     }
@@ -68,9 +71,6 @@ pub fn inspect(request: &BuildRequest, question: Question) -> Result<Inspection,
     let lease = store.lease().map_err(failure::store)?;
     let registry = registry::Client::new(&request.settings);
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);
-    let platform = request.platforms.first().cloned();
-    let platform = platform.unwrap_or_else(Platform::host);
-    let asked = frontend_request(request, &plan, &platform, false);
     let mut pins = Pins::default();
     let answer = match question {
         Question::Outline => Answer::Parameters(pinned(&mut pins, &pinner, |pins| {

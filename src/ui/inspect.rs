@@ -13,8 +13,6 @@ use rbuild_llb::inspect::Need;
 use rbuild_llb::inspect::Parameters;
 use rbuild_llb::inspect::Target;
 use serde::Serialize;
-use serde_json::Value;
-use serde_json::json;
 
 use super::rawjson::base64;
 use super::table;
@@ -34,15 +32,19 @@ pub(crate) fn text(inspection: &Inspection) -> String {
 /// For programs.
 pub(crate) fn json(inspection: &Inspection) -> String {
     let source = &inspection.source;
-    let value = match &inspection.answer {
-        Answer::Findings(findings) => json!(LintResults::new(findings, source)),
-        Answer::Parameters(parameters) => json!(Outline::new(parameters, source)),
-        Answer::Targets(targets) => json!(TargetList {
+    let json = match &inspection.answer {
+        Answer::Findings(findings) => {
+            serde_json::to_string_pretty(&LintResults::new(findings, source))
+        }
+        Answer::Parameters(parameters) => {
+            serde_json::to_string_pretty(&Outline::new(parameters, source))
+        }
+        Answer::Targets(targets) => serde_json::to_string_pretty(&TargetList {
             targets: targets.iter().map(TargetEntry::new).collect(),
             sources: [base64(source.text.as_bytes())],
         }),
     };
-    format!("{value:#}\n")
+    json.expect("no map in it has keys other than strings") + "\n"
 }
 
 fn findings_text(findings: &Findings) -> String {
@@ -145,17 +147,56 @@ fn targets_text(targets: &[Target]) -> String {
 /// pb.Location: each line of the instruction is a range.
 #[derive(Serialize)]
 struct Location {
-    ranges: Vec<Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ranges: Vec<Range>,
+}
+
+#[derive(Serialize)]
+struct Range {
+    start: Position,
+    end: Position,
+}
+
+#[derive(Serialize)]
+struct Position {
+    line: usize,
 }
 
 impl Location {
     fn new(at: &Span) -> Self {
         let (first, last) = at.lines();
-        let position = |line: usize| json!({ "line": line });
-        let ranges = (first..=last)
-            .map(|line| json!({ "start": position(line), "end": position(line) }))
-            .collect();
+        let range = |line| Range {
+            start: Position { line },
+            end: Position { line },
+        };
+        let ranges = (first..=last).map(range).collect();
         Self { ranges }
+    }
+}
+
+#[derive(Serialize)]
+struct Source<'a> {
+    filename: &'a str,
+    data: String,
+    language: &'a str,
+}
+
+#[derive(Serialize)]
+struct BuildError<'a> {
+    message: &'a str,
+    location: Location,
+}
+
+impl<'a> BuildError<'a> {
+    fn new(error: &'a Diagnostic) -> Self {
+        let location = match error.labels.first() {
+            Some(label) => Location::new(&label.span),
+            None => Location { ranges: Vec::new() },
+        };
+        Self {
+            message: &error.message,
+            location,
+        }
     }
 }
 
@@ -163,9 +204,10 @@ impl Location {
 struct LintResults<'a> {
     /// `null` where there are none.
     warnings: Option<Vec<Warning<'a>>>,
-    sources: [Value; 1],
+    sources: [Source<'a>; 1],
+    /// There is room for one.
     #[serde(rename = "buildError", skip_serializing_if = "Option::is_none")]
-    error: Option<Value>,
+    error: Option<BuildError<'a>>,
 }
 
 #[derive(Serialize)]
@@ -179,7 +221,7 @@ struct Warning<'a> {
 }
 
 impl<'a> LintResults<'a> {
-    fn new(findings: &'a Findings, source: &SourceFile) -> Self {
+    fn new(findings: &'a Findings, source: &'a SourceFile) -> Self {
         let warnings = findings.warnings.iter().map(|finding| {
             let rule = finding.warning.rule.unwrap_or_default();
             Warning {
@@ -193,23 +235,14 @@ impl<'a> LintResults<'a> {
         let warnings: Vec<Warning<'_>> = warnings.collect();
         Self {
             warnings: Some(warnings).filter(|list| !list.is_empty()),
-            sources: [json!({
-                "filename": source.name,
-                "data": base64(source.text.as_bytes()),
-                "language": source.language,
-            })],
-            error: findings.errors.first().map(build_error),
+            sources: [Source {
+                filename: &source.name,
+                data: base64(source.text.as_bytes()),
+                language: source.language,
+            }],
+            error: findings.errors.first().map(BuildError::new),
         }
     }
-}
-
-/// There is room for one.
-fn build_error(error: &Diagnostic) -> Value {
-    let location = match error.labels.first() {
-        Some(label) => json!(Location::new(&label.span)),
-        None => json!({}),
-    };
-    json!({ "message": error.message, "location": location })
 }
 
 #[derive(Serialize)]

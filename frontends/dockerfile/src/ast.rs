@@ -5,7 +5,6 @@ use std::sync::Arc;
 use rbuild_llb::Span;
 use rbuild_llb::config::Healthcheck;
 
-use crate::lexer::Directive;
 use crate::lexer::EmptyContinuation;
 use crate::lexer::Heredoc;
 
@@ -23,8 +22,6 @@ pub(crate) struct Word {
 pub(crate) struct Ast {
     /// The escape character.
     pub(crate) escape: char,
-    /// Parser directives.
-    pub(crate) directives: Vec<Directive>,
     /// ARG instructions before the first FROM.
     pub(crate) meta: Vec<(Head, Vec<Arg>)>,
     /// The stages.

@@ -3,10 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use rbuild_llb::Diagnostic;
-use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
 use rbuild_llb::frontend::Conversion;
 use rbuild_llb::frontend::FrontendRequest;
@@ -24,9 +22,7 @@ use crate::Dockerfile;
 use crate::args::Declared;
 use crate::ast::Head;
 use crate::convert_scope;
-use crate::lint::Linter;
-use crate::parse;
-use crate::source::Site;
+use crate::read;
 use crate::stages::Base;
 use crate::stages::Graph;
 use crate::stages::Scope;
@@ -41,12 +37,8 @@ impl Dockerfile {
                 errors,
             })
         };
-        let ast = match parse::parse(&Site::file(&request.source)) {
-            Ok(ast) => ast,
-            Err(errors) => return failed(errors),
-        };
-        let mut lint = match Linter::new(&ast) {
-            Ok(lint) => lint,
+        let (ast, mut lint) = match read(request) {
+            Ok(read) => read,
             Err(errors) => return failed(errors),
         };
         let scope = match request.target {
@@ -72,8 +64,8 @@ impl Dockerfile {
     ///
     /// # Errors
     /// What is wrong with the file.
-    pub fn targets(&self, source: &Arc<SourceFile>) -> Result<Vec<Target>, Vec<Diagnostic>> {
-        let ast = parse::parse(&Site::file(source))?;
+    pub fn targets(&self, request: &FrontendRequest) -> Result<Vec<Target>, Vec<Diagnostic>> {
+        let (ast, _) = read(request)?;
         let last = ast.stages.len().saturating_sub(1);
         let stages = ast.stages.iter().enumerate();
         let targets = stages.map(|(at, stage)| {
@@ -101,8 +93,7 @@ impl Dockerfile {
         request: &FrontendRequest,
         pins: &Pins,
     ) -> Result<Conversion<Parameters>, Vec<Diagnostic>> {
-        let ast = parse::parse(&Site::file(&request.source))?;
-        let mut lint = Linter::new(&ast)?;
+        let (ast, mut lint) = read(request)?;
         let (finished, graph) = match convert_scope(&ast, Scope::Target, request, pins, &mut lint)?
         {
             Conversion::NeedsSources(sources) => return Ok(Conversion::NeedsSources(sources)),

@@ -19,17 +19,6 @@ use crate::env::Env;
 use crate::source::Site;
 use crate::words::Shell;
 
-/// A parser directive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Directive {
-    /// `syntax`, `escape` or `check`.
-    pub(crate) name: String,
-    /// Its value, without blanks around it.
-    pub(crate) value: String,
-    /// The value's place.
-    pub(crate) span: Span,
-}
-
 /// A here-document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Heredoc {
@@ -141,8 +130,8 @@ pub(crate) struct EmptyContinuation {
 pub(crate) struct Lexed {
     /// The escape character.
     pub(crate) escape: char,
-    /// The directives.
-    pub(crate) directives: Vec<Directive>,
+    /// The names of the directives so far.
+    directives: Vec<String>,
     /// The instructions.
     pub(crate) lines: Vec<Line>,
     /// Empty lines inside continued instructions.
@@ -249,9 +238,7 @@ fn directive(line: &Physical<'_>, site: &Site<'_>, to: &mut Lexed) -> bool {
     if !matches!(name.as_str(), "syntax" | "escape" | "check") || value.is_empty() {
         return false;
     }
-    let start = line.at + line.text.trim_end().len() - value.len();
-    let span = site.span(start..start + value.len());
-    if to.directives.iter().any(|d| d.name == name) {
+    if to.directives.contains(&name) {
         let message = format!("only one `{name}` parser directive can be used");
         to.errors
             .push(Diagnostic::error(message, site.span(line.range()), ""));
@@ -260,18 +247,17 @@ fn directive(line: &Physical<'_>, site: &Site<'_>, to: &mut Lexed) -> bool {
     if name == "escape" {
         match value {
             "\\" | "`" => to.escape = if value == "`" { '`' } else { '\\' },
-            _ => to.errors.push(Diagnostic::error(
-                format!("invalid escape token `{value}`"),
-                span.clone(),
-                "neither `\\` nor a back-tick",
-            )),
+            _ => {
+                let start = line.at + line.text.trim_end().len() - value.len();
+                to.errors.push(Diagnostic::error(
+                    format!("invalid escape token `{value}`"),
+                    site.span(start..start + value.len()),
+                    "neither `\\` nor a back-tick",
+                ));
+            }
         }
     }
-    to.directives.push(Directive {
-        name,
-        value: value.to_owned(),
-        span,
-    });
+    to.directives.push(name);
     true
 }
 

@@ -25,6 +25,7 @@ mod reference;
 mod source;
 mod stages;
 mod suggest;
+mod syntax;
 mod words;
 
 use std::collections::BTreeSet;
@@ -143,6 +144,14 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// Parses the file, and reads what it says of lint rules.
+fn read(request: &FrontendRequest) -> Result<(Ast, Linter), Vec<Diagnostic>> {
+    syntax::check(request).map_err(|error| vec![*error])?;
+    let ast = parse::parse(&Site::file(&request.source))?;
+    let lint = Linter::new(&request.source)?;
+    Ok((ast, lint))
+}
+
 /// Converts what the scope says, or tells which sources must be pinned for that.
 fn convert_scope(
     ast: &Ast,
@@ -190,8 +199,7 @@ fn needs_pin(source: &SourceOp) -> bool {
 
 impl Frontend for Dockerfile {
     fn outline(&self, request: &FrontendRequest) -> Result<Outline, Vec<Diagnostic>> {
-        let ast = parse::parse(&Site::file(&request.source))?;
-        let mut lint = Linter::new(&ast)?;
+        let (ast, mut lint) = read(request)?;
         let plan = Plan::new(&ast, Scope::Target, request, &Pins::default(), &mut lint)?;
         let reachable: BTreeSet<usize> = plan.graph.reachable();
         let stages = reachable.iter().filter(|at| **at < plan.graph.stages);
@@ -209,8 +217,7 @@ impl Frontend for Dockerfile {
         request: &FrontendRequest,
         pins: &Pins,
     ) -> Result<Conversion, Vec<Diagnostic>> {
-        let ast = parse::parse(&Site::file(&request.source))?;
-        let mut lint = Linter::new(&ast)?;
+        let (ast, mut lint) = read(request)?;
         match convert_scope(&ast, Scope::Target, request, pins, &mut lint)? {
             Conversion::NeedsSources(sources) => Ok(Conversion::NeedsSources(sources)),
             Conversion::Done((finished, _)) => Ok(Conversion::Done(Converted {

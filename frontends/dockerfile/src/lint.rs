@@ -1,14 +1,16 @@
 //! Lint rules, with the names and messages of BuildKit's.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Severity;
+use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
 use rbuild_llb::inspect::Finding;
 
-use crate::ast::Ast;
 use crate::ast::Head;
+use crate::syntax::directive;
 use crate::words::parse_bool;
 
 mod checks;
@@ -246,16 +248,18 @@ pub(crate) struct Linter {
 }
 
 impl Linter {
-    pub(crate) fn new(ast: &Ast) -> Result<Self, Vec<Diagnostic>> {
+    /// A linter with the configuration of the file's `check` directive.
+    pub(crate) fn new(source: &Arc<SourceFile>) -> Result<Self, Vec<Diagnostic>> {
         let mut linter = Self {
             config: Config::default(),
             found: Vec::new(),
         };
-        if let Some(check) = ast.directives.iter().find(|d| d.name == "check") {
-            linter.config = Config::parse(&check.value).map_err(|option| {
+        if let Some((value, place)) = directive(&source.text, "#", "check") {
+            linter.config = Config::parse(value).map_err(|option| {
                 let message = format!("invalid check option `{option}`");
                 let hint = "the options are `skip=…`, `experimental=…` and `error=true`";
-                vec![Diagnostic::error(message, check.span.clone(), "").hint(hint)]
+                let span = Span::new(source, place.clone());
+                vec![Diagnostic::error(message, span, "").hint(hint)]
             })?;
         }
         Ok(linter)

@@ -81,7 +81,7 @@ fn answer(question: Question, request: &FrontendRequest) -> Option<Inspection> {
         Question::Outline => {
             Answer::Parameters(ask(|pins| Dockerfile.parameters(request, pins)).ok()?)
         }
-        Question::Targets => Answer::Targets(Dockerfile.targets(&request.source).ok()?),
+        Question::Targets => Answer::Targets(Dockerfile.targets(request).ok()?),
     };
     let source = Arc::clone(&request.source);
     Some(Inspection { source, answer })
@@ -143,4 +143,35 @@ fn answers_are_those_of_buildkit() {
     }
     assert!(wrong.is_empty(), "{wrong}");
     assert!(tried >= 36, "{tried}");
+}
+
+/// The parts of a text, each once more in one order; without the head line and the links, which are buildx's and ours.
+fn parts(text: &str) -> Vec<String> {
+    let links = regex::Regex::new(" - docs/lint/.*").unwrap();
+    let text = links.replace_all(text, "");
+    let text = text.split_once("!\n").map_or(&*text, |(_, text)| text);
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    let text = lines.join("\n");
+    let mut parts: Vec<String> = text.trim().split("\n\n").map(str::to_owned).collect();
+    parts.sort();
+    parts
+}
+
+#[test]
+fn texts_are_those_of_buildkit() {
+    for (case, question, file) in [
+        ("findings", Question::Check, "lint.txt"),
+        ("heredoc", Question::Check, "lint.txt"),
+        ("crlf", Question::Check, "lint.txt"),
+        ("described", Question::Outline, "outline.txt"),
+        ("described", Question::Targets, "targets.txt"),
+        ("platforms", Question::Targets, "targets.txt"),
+    ] {
+        let case = cases().join(case);
+        let answer = answer(question, &request(&case)).unwrap();
+        let got = ui::inspect::text(&answer);
+        let got = got.split_once("CACHE MOUNT").map_or(&*got, |(got, _)| got);
+        let want = fs::read_to_string(case.join(file)).unwrap();
+        assert_eq!(parts(got), parts(&want), "{}", case.display());
+    }
 }
