@@ -1,4 +1,4 @@
-//! The lint rules against BuildKit's. `testdata/lint/README.md` says what is there.
+//! The lint rules against BuildKit's, and the pages that explain them. `testdata/lint/README.md` says what is there.
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -92,4 +92,58 @@ fn findings_and_their_lines_are_those_of_buildkit() {
         }
     }
     assert!(wrong.is_empty(), "{wrong}");
+}
+
+/// What the fenced block holds that a page marks as its bad or good example.
+fn example<'a>(page: &'a str, kind: &str) -> &'a str {
+    let (_, rest) = page
+        .split_once(&format!("```Dockerfile {kind}\n"))
+        .unwrap_or_else(|| {
+            panic!("no {kind} example:\n{page}");
+        });
+    rest.split_once("```").unwrap().0
+}
+
+#[test]
+fn every_rule_has_a_page_whose_examples_show_it() {
+    let pages = root("docs/lint");
+    let want: Vec<String> = rules().map(|(name, _)| format!("{name}.md")).collect();
+    let mut have = names(&pages);
+    have.retain(|name| name != "README.md");
+    assert_eq!(have, want);
+    let index = std::fs::read_to_string(pages.join("README.md")).unwrap();
+    for (rule, about) in rules() {
+        let page = std::fs::read_to_string(pages.join(format!("{rule}.md"))).unwrap();
+        assert!(page.starts_with(&format!("# {rule}\n")), "{rule}");
+        assert!(
+            index.contains(&format!("[{rule}]({rule}.md): {about}\n")),
+            "{rule}: {about}"
+        );
+        for (kind, want) in [("bad", vec![rule]), ("good", Vec::new())] {
+            let mut request = request(example(&page, kind));
+            if rule == "CopyIgnoredFile" {
+                request.ignore = Some(file(".dockerignore", "node_modules\n"));
+            }
+            // Without a value the file cannot be built at all.
+            if rule == "InvalidDefaultArgInFrom" {
+                request.build_args.insert("TAG".into(), "3".into());
+            }
+            if rule == "InvalidBaseImagePlatform" && kind == "bad" {
+                request.target_platform = rbuild_llb::Platform::new("linux", "arm64", "");
+            }
+            let found = check(None, &request);
+            assert!(
+                found.errors.is_empty(),
+                "{rule}, {kind}: {:#?}",
+                found.errors
+            );
+            let mut got: Vec<&str> = found
+                .warnings
+                .iter()
+                .filter_map(|f| f.warning.rule)
+                .collect();
+            got.dedup();
+            assert_eq!(got, want, "{rule}, {kind}: {:#?}", found.warnings);
+        }
+    }
 }
