@@ -23,6 +23,7 @@ use rbuild_llb::Platform;
 use rbuild_llb::SourceFile;
 use rbuild_llb::frontend::Conversion;
 use rbuild_llb::frontend::FrontendRequest;
+use rbuild_llb::frontend::MainContext;
 use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::Pin;
 use rbuild_llb::frontend::Pins;
@@ -37,17 +38,20 @@ use measure::line;
 
 const ROUNDS: usize = 50;
 const STAGES: usize = 50;
-const LINES: usize = 1000;
+const TEXT_LINES: usize = 1000;
 const DIRS: usize = 500;
 const FILES: usize = 100;
+
+/// A line's name, and what measures it.
+type Line = (&'static str, fn() -> String);
 
 fn main() {
     let wanted: Vec<String> = std::env::args()
         .skip(1)
         .filter(|arg| !arg.starts_with("--"))
         .collect();
-    let lines: [(&str, fn() -> String); 2] = [("convert", convert), ("patterns", patterns)];
-    for (name, line) in lines {
+    const LINES: [Line; 2] = [("convert", convert), ("patterns", patterns)];
+    for (name, line) in LINES {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             println!("{name:<18} {}", line());
         }
@@ -82,7 +86,7 @@ fn dockerfile() -> String {
             writeln!(text, "COPY --from=s{} /src/out /in", stage - 1).unwrap();
             lines += 1;
         }
-        while lines < (stage + 1) * LINES / STAGES {
+        while lines < (stage + 1) * TEXT_LINES / STAGES {
             writeln!(
                 text,
                 "RUN make target-{lines} VERSION=\"${{VERSION:-none}}\" 'as $is'"
@@ -91,7 +95,7 @@ fn dockerfile() -> String {
             lines += 1;
         }
     }
-    assert_eq!(text.lines().count(), LINES);
+    assert_eq!(text.lines().count(), TEXT_LINES);
     text
 }
 
@@ -103,6 +107,7 @@ fn convert() -> String {
             text: text.clone(),
             language: "Dockerfile",
         }),
+        context: MainContext::Local,
         ignore: None,
         target: None,
         build_args: BTreeMap::new(),

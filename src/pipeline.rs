@@ -6,6 +6,7 @@ mod failure;
 pub mod inspect;
 mod pin;
 mod plan;
+mod remote;
 pub mod run;
 
 use std::collections::BTreeMap;
@@ -71,13 +72,18 @@ const MAX_ROUNDS: usize = 32;
 /// With everything the user is to be told.
 pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome, BuildError> {
     let events = progress.events();
-    let plan = plan::read(request)?;
-    if let Some(remark) = &plan.remark {
-        remark_on(&events, remark);
-    }
+    // Before the store is opened, so that a request which cannot be met leaves nothing behind.
+    let local = plan::read(request)?;
     let store = open_store(&request.settings)?;
     let lease = store.lease().map_err(failure::store)?;
     let registry = registry::Client::new(&request.settings);
+    let plan = match local {
+        Some(plan) => plan,
+        None => remote::read(request, &store)?,
+    };
+    if let Some(remark) = &plan.remark {
+        remark_on(&events, remark);
+    }
 
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);
     let definition = definition(request, &plan, &pinner, &events)?;
@@ -265,6 +271,7 @@ fn frontend_request(
     build_args.extend(request.build_args.clone());
     FrontendRequest {
         source: plan.source.clone(),
+        context: plan.context.clone(),
         ignore: plan.ignore.clone(),
         target: request.target.clone(),
         build_args,
@@ -289,10 +296,14 @@ pub fn dump_llb(
     request: &BuildRequest,
     progress: &Progress,
 ) -> Result<PrunedDefinition, BuildError> {
-    let plan = plan::read(request)?;
+    let local = plan::read(request)?;
     let store = open_store(&request.settings)?;
     let lease = store.lease().map_err(failure::store)?;
     let registry = registry::Client::new(&request.settings);
+    let plan = match local {
+        Some(plan) => plan,
+        None => remote::read(request, &store)?,
+    };
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);
     definition(request, &plan, &pinner, &progress.events())
 }

@@ -7,6 +7,7 @@ mod bad_input;
 mod cache;
 mod calls;
 mod concurrency;
+mod contexts;
 mod exporters;
 mod real_inputs;
 mod sandbox;

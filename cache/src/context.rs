@@ -1,7 +1,7 @@
 //! Scanning a build context: which files are selected, what they hash to, and the tree they make.
 //!
 //! Owners are dropped (everything is root's, as with BuildKit's filesync), modes and times stay as they are on disk, symbolic
-//! links stay links, pipes and devices are kept as such, sockets are left out. Of the extended attributes only `security.capability` is
+//! and hard links stay links, pipes and devices are kept as such, sockets are left out. Of the extended attributes only `security.capability` is
 //! content: the others (`user.xdg.origin.url`, `com.apple.…`) come from whoever's machine it is. The root itself is always
 //! 0755 of time 0.
 //!
@@ -12,6 +12,7 @@
 //! may be about to enter a user namespace, which a process with a second thread cannot.
 
 mod files;
+mod links;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -26,6 +27,7 @@ use rbuild_llb::pattern::Selection;
 
 use crate::stat;
 use crate::stat::StatCache;
+use crate::tree::TreeError;
 use crate::tree::TreeRef;
 use crate::tree::Trees;
 
@@ -90,6 +92,9 @@ pub enum ContextError {
         /// The context.
         path: PathBuf,
     },
+    /// The tree of what was found.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
 }
 
 fn and_more(count: usize) -> String {
@@ -104,7 +109,7 @@ impl ContextError {
     pub fn is_request(&self) -> bool {
         match self {
             Self::Root { .. } | Self::Unreadable { .. } | Self::Changing { .. } => true,
-            Self::Io { .. } | Self::Cancelled { .. } => false,
+            Self::Io { .. } | Self::Tree(_) | Self::Cancelled { .. } => false,
         }
     }
 }

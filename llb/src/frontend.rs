@@ -20,7 +20,9 @@ use crate::platform::Platform;
 pub struct FrontendRequest {
     /// The Dockerfile or plan.
     pub source: Arc<SourceFile>,
-    /// The ignore file that goes with it, if there is one.
+    /// The main build context.
+    pub context: MainContext,
+    /// The ignore file of a local context, if there is one.
     pub ignore: Option<Arc<SourceFile>>,
     /// Stage or step to build; `None` for the language's default.
     pub target: Option<String>,
@@ -58,6 +60,18 @@ pub enum NoCache {
     All,
     /// Those of the named stages.
     Stages(BTreeSet<String>),
+}
+
+/// Where the main build context is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum MainContext {
+    /// A directory: the local source called `context`, less what the ignore file names.
+    #[default]
+    Local,
+    /// An archive to unpack: this pinned source, a single file.
+    Archive(SourceOp),
+    /// All files of this pinned source.
+    Files(SourceOp),
 }
 
 /// What a `--build-context` name stands for.

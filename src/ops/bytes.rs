@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::io::Write as _;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -66,6 +67,11 @@ impl std::fmt::Debug for Bytes {
 const UNPOISONED: &str = "no thread panics while it holds this lock";
 
 impl Bytes {
+    /// Remembers a file that stays as it is for this build.
+    pub(super) fn place_file(&self, digest: FileDigest, path: &Path) {
+        self.place(digest, Location::Spooled(path.to_owned()));
+    }
+
     fn place(&self, digest: FileDigest, location: Location) {
         self.locations
             .write()

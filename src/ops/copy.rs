@@ -240,6 +240,10 @@ pub fn arriving(
     };
     let mut entry = source.entry.clone();
     entry.meta = change.meta(&entry.meta, &entry.node)?;
+    if let Node::File(file) = &mut entry.node {
+        // The other names of the file are not copied with it.
+        file.link = None;
+    }
     let Node::Dir(dir) = &entry.node else {
         return Ok(entry);
     };

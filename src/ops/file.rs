@@ -380,7 +380,8 @@ impl Engine<'_> {
             let Ok(file) = self.open_file(layer, path, node) else {
                 continue;
             };
-            let is_tar = is_archive(&file).map_err(|error| OpError::io("read", &shown, error))?;
+            let is_tar =
+                holds_archive(&file).map_err(|error| OpError::io("read", &shown, error))?;
             return Ok(is_tar.then_some(file));
         }
         Ok(None)
@@ -450,15 +451,21 @@ impl Engine<'_> {
     }
 }
 
-/// Whether a file is something ADD unpacks: a tar by its `ustar` magic, or what gzip or zstd made. Reads without
-/// moving the file's position.
-fn is_archive(file: &File) -> std::io::Result<bool> {
-    use std::os::unix::fs::FileExt as _;
-    let mut head = [0; 512];
-    let count = file.read_at(&mut head, 0)?;
-    let head = &head[..count];
+/// As many bytes of a file as tell whether it is an archive.
+pub(crate) const ARCHIVE_HEAD: usize = 512;
+
+/// Whether what begins with `head` is something ADD unpacks: a tar by its `ustar` magic, or what gzip or zstd made.
+pub(crate) fn is_archive(head: &[u8]) -> bool {
     let compressed = head.starts_with(&[0x1f, 0x8b]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
-    Ok(compressed || head.get(257..262).is_some_and(|magic| magic == b"ustar"))
+    compressed || head.get(257..262).is_some_and(|magic| magic == b"ustar")
+}
+
+/// [`is_archive`] of a file, whose position stays where it is.
+fn holds_archive(file: &File) -> std::io::Result<bool> {
+    use std::os::unix::fs::FileExt as _;
+    let mut head = [0; ARCHIVE_HEAD];
+    let count = file.read_at(&mut head, 0)?;
+    Ok(is_archive(&head[..count]))
 }
 
 fn root_of(inputs: &[Input<'_, StepResult>], index: usize) -> TreeRef {

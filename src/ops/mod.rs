@@ -78,6 +78,9 @@ pub enum OpError {
     /// A context.
     #[error(transparent)]
     Context(#[from] ContextError),
+    /// Files of a context that was not given: a Dockerfile came on standard input, and nothing else.
+    #[error("there is no build context to take files from")]
+    NoContext,
     /// The graph asks for what this version cannot do.
     #[error("{what} is not supported here")]
     Unsupported {

@@ -1,19 +1,27 @@
 //! Sources: contexts are scanned, images become trees as their layers stream in.
 
+use std::fs::File;
 use std::io;
 use std::io::Read;
 use std::io::Write;
 use std::sync::Arc;
 
 use rbuild_cache::ContextFiles;
+use rbuild_cache::FileNode;
 use rbuild_cache::KnownLayer;
 use rbuild_cache::LayerRef;
 use rbuild_cache::LeaseRoot;
+use rbuild_cache::Meta;
+use rbuild_cache::NewNode;
 use rbuild_cache::Origin;
 use rbuild_cache::Scan;
 use rbuild_cache::Snapshot;
+use rbuild_cache::TreeBuilder;
+use rbuild_llb::FileDigest;
 use rbuild_llb::KeyRecord;
+use rbuild_llb::OciDigest;
 use rbuild_llb::key::KeyValue;
+use rbuild_llb::op::HttpSource;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::pattern::Selection;
@@ -66,9 +74,7 @@ impl Engine<'_> {
         self.options
             .locals
             .get(&local.name)
-            .ok_or_else(|| OpError::Unsupported {
-                what: format!("the context `{}`, which was not given,", local.name),
-            })
+            .ok_or(OpError::NoContext)
     }
 
     /// A local source's tree; each is scanned once a build.
@@ -112,6 +118,37 @@ impl Engine<'_> {
         })
     }
 
+    /// The one file that an HTTP source is, whose content is in the store.
+    fn kept(&self, http: &HttpSource, digest: &OciDigest) -> Result<Snapshot, OpError> {
+        self.lease.protect(LeaseRoot::Blob(*digest))?;
+        let path = self.store.blobs().path(digest);
+        let failed = |error| OpError::io("read", &path, error);
+        let mut hasher = blake3::Hasher::new();
+        let size =
+            io::copy(&mut File::open(&path).map_err(failed)?, &mut hasher).map_err(failed)?;
+        let file = FileNode {
+            size,
+            digest: FileDigest::from_bytes(*hasher.finalize().as_bytes()),
+            link: None,
+        };
+        self.bytes.place_file(file.digest, &path);
+        let meta = Meta {
+            mode: http.mode.unwrap_or(0o600),
+            ..Meta::default()
+        };
+        let mut builder = TreeBuilder::new();
+        builder.insert(http.filename.as_bytes(), meta, NewNode::File(file));
+        let tree = builder.finish(self.store.trees());
+        Ok(Snapshot {
+            layers: vec![LayerRef {
+                layer: tree,
+                origin: None,
+                created: None,
+            }],
+            root: tree,
+        })
+    }
+
     pub(super) fn source(
         &self,
         source: &SourceOp,
@@ -136,9 +173,12 @@ impl Engine<'_> {
             SourceOp::Git(git) => Err(OpError::Unsupported {
                 what: format!("the git source `{}`", git.remote),
             }),
-            SourceOp::Http(http) => Err(OpError::Unsupported {
-                what: format!("the url source `{}`", http.url),
-            }),
+            SourceOp::Http(http) => match &http.checksum {
+                Some(digest) if self.store.blobs().contains(digest) => self.kept(http, digest),
+                _ => Err(OpError::Unsupported {
+                    what: format!("the url source `{}`", http.url),
+                }),
+            },
         }
     }
 

@@ -88,6 +88,7 @@ fn kind(error: &OpError) -> ErrorKind {
         OpError::Copy(CopyError::Tree(_)) => ErrorKind::Environment,
         OpError::Copy(_)
         | OpError::Owner(_)
+        | OpError::NoContext
         | OpError::Unsupported { .. }
         | OpError::Secret { .. } => ErrorKind::Request,
         OpError::Context(error) if error.is_request() => ErrorKind::Request,
@@ -177,6 +178,15 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
             (Some(written), message, label.to_owned(), hint)
         }
         OpError::Copy(CopyError::Tree(_)) => return op(error),
+        OpError::NoContext => (
+            None,
+            error.to_string(),
+            String::new(),
+            Some(
+                "a directory: `rbuild -f - DIRECTORY`; or pipe in a tar that holds the Dockerfile"
+                    .into(),
+            ),
+        ),
         OpError::Copy(_)
         | OpError::Owner(_)
         | OpError::Unsupported { .. }

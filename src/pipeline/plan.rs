@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_llb::SourceFile;
+use rbuild_llb::frontend::MainContext;
 
 use crate::ops::LocalRoot;
 use crate::outcome::BuildError;
@@ -21,6 +22,7 @@ use crate::request::PlanFile;
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) source: Arc<SourceFile>,
+    pub(super) context: MainContext,
     pub(super) ignore: Option<Arc<SourceFile>>,
     /// Directories behind local sources.
     pub(super) locals: BTreeMap<String, LocalRoot>,
@@ -31,30 +33,24 @@ pub(super) struct Plan {
 }
 
 /// Tried in this order when `-f` is not given.
-const NAMES: [&str; 3] = ["rbuild.toml", "Dockerfile", "Containerfile"];
+pub(super) const NAMES: [&str; 3] = ["rbuild.toml", "Dockerfile", "Containerfile"];
 
 /// A file larger than this is no Dockerfile.
 const LIMIT: u64 = 16 << 20;
 
-pub(super) fn read(request: &BuildRequest) -> Result<Plan, BuildError> {
-    let mut locals = BTreeMap::new();
+/// Reads the plan of a context that is a directory; `None` if it is no directory, see [`remote`](super::remote).
+pub(super) fn read(request: &BuildRequest) -> Result<Option<Plan>, BuildError> {
+    let ContextSource::Directory(dir) = &request.context else {
+        return Ok(None);
+    };
     let mut remark = None;
-    let (path, text) = match (&request.context, &request.file) {
-        (ContextSource::Stdin, None) | (ContextSource::Directory(_), Some(PlanFile::Stdin)) => {
-            (None, stdin()?)
-        }
-        (ContextSource::Stdin, Some(_)) => {
-            let error =
-                anyhow::anyhow!("a context on standard input cannot be combined with `-f` yet");
-            return Err(
-                BuildError::new(ErrorKind::Request, error).hint("give the context as a directory")
-            );
-        }
-        (ContextSource::Directory(_), Some(PlanFile::Path(path))) => {
+    let (path, text) = match &request.file {
+        Some(PlanFile::Stdin) => (None, stdin()?),
+        Some(PlanFile::Path(path)) => {
             let text = read_file(path)?.ok_or_else(|| missing(path))?;
             (Some(path.clone()), text)
         }
-        (ContextSource::Directory(dir), None) => {
+        None => {
             let (path, text, others) = find(dir)?;
             if let Some(other) = others {
                 remark = Some(format!(
@@ -65,18 +61,52 @@ pub(super) fn read(request: &BuildRequest) -> Result<Plan, BuildError> {
             (Some(path), text)
         }
     };
-    let mut ignore = None;
-    if let ContextSource::Directory(dir) = &request.context {
-        check_directory(dir)?;
-        locals.insert(
-            "context".to_owned(),
-            LocalRoot {
-                path: dir.clone(),
-                shown: dir.display().to_string(),
-            },
-        );
-        ignore = read_ignore(path.as_deref(), dir)?;
-    }
+    check_directory(dir)?;
+    let mut locals = named_directories(request)?;
+    locals.insert(
+        "context".to_owned(),
+        LocalRoot {
+            path: dir.clone(),
+            shown: dir.display().to_string(),
+        },
+    );
+    let ignore = read_ignore(path.as_deref(), dir)?;
+    let (name, identity) = match &path {
+        Some(path) => {
+            let whole = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            (path.display().to_string(), whole.display().to_string())
+        }
+        None => ("-".to_owned(), "-".to_owned()),
+    };
+    Ok(Some(Plan {
+        source: source_file(name, text),
+        context: MainContext::Local,
+        ignore,
+        locals,
+        identity,
+        remark,
+    }))
+}
+
+/// The plan as diagnostics show it.
+pub(super) fn source_file(name: String, text: String) -> Arc<SourceFile> {
+    let language = if name.ends_with(".toml") {
+        "TOML"
+    } else {
+        "Dockerfile"
+    };
+    Arc::new(SourceFile {
+        name,
+        text,
+        language,
+    })
+}
+
+/// The directories that `--build-context` names.
+pub(super) fn named_directories(
+    request: &BuildRequest,
+) -> Result<BTreeMap<String, LocalRoot>, BuildError> {
+    let mut locals = BTreeMap::new();
     for (name, context) in &request.named_contexts {
         if let NamedContextSource::Directory(dir) = context {
             check_directory(dir)?;
@@ -89,33 +119,7 @@ pub(super) fn read(request: &BuildRequest) -> Result<Plan, BuildError> {
             );
         }
     }
-    let name = path
-        .as_ref()
-        .map_or_else(|| "-".to_owned(), |path| path.display().to_string());
-    let identity = match &path {
-        Some(path) => std::path::absolute(path)
-            .unwrap_or_else(|_| path.clone())
-            .display()
-            .to_string(),
-        None => "-".to_owned(),
-    };
-    let language = if name.ends_with(".toml") {
-        "TOML"
-    } else {
-        "Dockerfile"
-    };
-    let source = Arc::new(SourceFile {
-        name,
-        text,
-        language,
-    });
-    Ok(Plan {
-        source,
-        ignore,
-        locals,
-        identity,
-        remark,
-    })
+    Ok(locals)
 }
 
 fn check_directory(dir: &Path) -> Result<(), BuildError> {
@@ -176,13 +180,16 @@ fn read_file(path: &Path) -> Result<Option<String>, BuildError> {
 }
 
 fn stdin() -> Result<String, BuildError> {
-    read_text(io::stdin()).map_err(|error| {
-        let error = anyhow::Error::new(error).context("cannot read the plan from standard input");
-        BuildError::new(ErrorKind::Request, error)
-    })
+    read_text(io::stdin()).map_err(failed_stdin)
 }
 
-fn read_text(from: impl io::Read) -> io::Result<String> {
+pub(super) fn failed_stdin(error: io::Error) -> BuildError {
+    let error = anyhow::Error::new(error).context("cannot read standard input");
+    BuildError::new(ErrorKind::Request, error)
+}
+
+/// The text of a plan. Bytes that are not UTF-8 are replaced.
+pub(super) fn read_text(from: impl io::Read) -> io::Result<String> {
     let mut bytes = Vec::new();
     from.take(LIMIT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > LIMIT {

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt as _;
@@ -97,6 +98,48 @@ impl Fixture {
             .unwrap();
         lines
     }
+}
+
+#[test]
+fn names_of_one_file_are_linked() {
+    let context = Fixture::new(&[("a/one", "same"), ("b/other", "same"), ("b/last", "")]);
+    let link = |from: &str, to: &str| {
+        fs::hard_link(context.root.join(from), context.root.join(to)).unwrap();
+    };
+    link("a/one", "b/two");
+    link("a/one", "three");
+    link("b/last", "excluded");
+    let groups = |scan: &Scan| {
+        let mut groups = BTreeMap::new();
+        let trees = &context.trees;
+        trees
+            .walk(&scan.tree.tree, &mut |path, entry| {
+                if let Node::File(file) = &entry.node {
+                    groups.insert(String::from_utf8(path.to_vec()).unwrap(), file.link);
+                }
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        groups
+    };
+    let scan = context.settle();
+    let found = groups(&scan);
+    assert!(found["a/one"].is_some());
+    assert_eq!(found["a/one"], found["b/two"]);
+    assert_eq!(found["a/one"], found["three"]);
+    assert_eq!(
+        found["b/other"], None,
+        "the same bytes are not the same file"
+    );
+    assert_eq!(found["b/last"], found["excluded"]);
+    assert_ne!(found["a/one"], found["b/last"]);
+    assert_eq!(context.scan().tree, scan.tree, "whichever thread is first");
+    let some = context.select(&[], &["excluded", "a", "three"]).unwrap();
+    assert_eq!(
+        groups(&some).into_values().collect::<Vec<_>>(),
+        [None, None, None],
+        "other names lie outside"
+    );
 }
 
 #[test]

@@ -28,6 +28,7 @@ use rustix::time::ClockId;
 use super::ContextError;
 use super::ContextFiles;
 use super::Scan;
+use super::links::Links;
 use crate::stat::DirStats;
 use crate::stat::FileStat;
 use crate::stat::Remembered;
@@ -84,6 +85,7 @@ pub(super) fn walk(
             nanos: now.tv_nsec as u32,
         },
         counts: Counts::default(),
+        links: Links::default(),
         done: Mutex::default(),
     };
     let root = Arc::new(Dir {
@@ -99,7 +101,12 @@ pub(super) fn walk(
         gathered: Mutex::default(),
     });
     walk.run_all(Job::List(root));
-    let Walk { counts, done, .. } = walk;
+    let Walk {
+        counts,
+        links,
+        done,
+        ..
+    } = walk;
     let done = done.into_inner().expect("no job panics");
     if cancel.is_cancelled() {
         return Err(ContextError::Cancelled {
@@ -110,6 +117,7 @@ pub(super) fn walk(
         return Err(problem);
     }
     let tree = done.tree.expect("the root was finished last");
+    let tree = links.put_into(tree, trees)?;
     Ok(Walked {
         scan: Scan {
             tree,
@@ -131,6 +139,7 @@ struct Walk<'a> {
     cancel: &'a CancelToken,
     started: Timestamp,
     counts: Counts,
+    links: Links,
     done: Mutex<Done>,
 }
 
@@ -439,7 +448,12 @@ impl Walk<'_> {
             rustix::fs::minor(stat.st_rdev),
         );
         Ok(match now {
-            FileType::RegularFile => Seen::File(file_stat(&stat)),
+            FileType::RegularFile => {
+                if stat.st_nlink > 1 {
+                    self.links.note(stat.st_dev, stat.st_ino, path);
+                }
+                Seen::File(file_stat(&stat))
+            }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(fd, name, Vec::new())?.into_bytes();
                 Seen::Node(meta, Node::Symlink { target })

@@ -17,6 +17,7 @@ use rbuild_llb::config::History;
 use rbuild_llb::definition::Output;
 use rbuild_llb::definition::VertexMeta;
 use rbuild_llb::frontend::FrontendRequest;
+use rbuild_llb::frontend::MainContext;
 use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::Pins;
 use rbuild_llb::frontend::SourceRequest;
@@ -136,11 +137,14 @@ fn ignored(request: &FrontendRequest) -> Vec<String> {
 
 /// The main build context.
 pub(crate) fn main_context(request: &FrontendRequest) -> SourceOp {
-    SourceOp::Local(LocalSource {
-        name: "context".to_owned(),
-        include: Vec::new(),
-        exclude: ignored(request),
-    })
+    match &request.context {
+        MainContext::Local => SourceOp::Local(LocalSource {
+            name: "context".to_owned(),
+            include: Vec::new(),
+            exclude: ignored(request),
+        }),
+        MainContext::Archive(source) | MainContext::Files(source) => source.clone(),
+    }
 }
 
 /// Whether a source of ADD is not in the build context.

@@ -36,6 +36,7 @@ use rbuild_llb::ImageConfig;
 use rbuild_llb::frontend::Conversion;
 use rbuild_llb::frontend::Converted;
 use rbuild_llb::frontend::FrontendRequest;
+use rbuild_llb::frontend::MainContext;
 use rbuild_llb::frontend::Outline;
 use rbuild_llb::frontend::Pin;
 use rbuild_llb::frontend::Pins;
@@ -126,7 +127,7 @@ impl<'a> Plan<'a> {
                     Kind::Run(run) => convert::mounts_context(run),
                     _ => false,
                 };
-                if local {
+                if local && request.context == MainContext::Local {
                     add(SourceRequest {
                         source: main_context(request),
                         platform: request.build_platform.clone(),

@@ -22,6 +22,7 @@ use rbuild_llb::config::History;
 use rbuild_llb::frontend::Conversion;
 use rbuild_llb::frontend::Converted;
 use rbuild_llb::frontend::FrontendRequest;
+use rbuild_llb::frontend::MainContext;
 use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::Pin;
 use rbuild_llb::frontend::Pins;
@@ -65,6 +66,7 @@ fn file(name: &str, text: &str) -> Arc<SourceFile> {
 fn request(text: &str) -> FrontendRequest {
     FrontendRequest {
         source: file("Dockerfile", text),
+        context: MainContext::Local,
         ignore: None,
         target: None,
         build_args: BTreeMap::new(),

@@ -5,10 +5,17 @@ use rbuild_llb::Edge;
 use rbuild_llb::ImageConfig;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Op;
+use rbuild_llb::Platform;
 use rbuild_llb::Span;
 use rbuild_llb::Vertex;
 use rbuild_llb::definition::VertexMeta;
+use rbuild_llb::frontend::MainContext;
 use rbuild_llb::frontend::Pin;
+use rbuild_llb::op::CopyAction;
+use rbuild_llb::op::FileAction;
+use rbuild_llb::op::FileActionKind;
+use rbuild_llb::op::FileInput;
+use rbuild_llb::op::FileOp;
 use rbuild_llb::op::SourceOp;
 
 use super::Building;
@@ -146,7 +153,49 @@ impl Converter<'_> {
     pub(super) fn context(&mut self, span: &Span) -> Edge {
         let platform = self.request.build_platform.clone();
         let op = Op::Source(self.context.clone());
-        self.internal(op, &platform, "[internal] load build context", span)
+        // What to call it as BuildKit does (frontend/dockerui/context.go).
+        let (name, archive) = match (&self.request.context, &self.context) {
+            (MainContext::Local, _) => ("[internal] load build context".to_owned(), None),
+            (MainContext::Archive(_), SourceOp::Http(http)) => {
+                let name = "[internal] load remote build context".to_owned();
+                (name, Some(http.filename.clone()))
+            }
+            (_, SourceOp::Git(git)) => (format!("[internal] load git source {}", git.remote), None),
+            _ => ("[internal] load remote build context".to_owned(), None),
+        };
+        let source = self.internal(op, &platform, &name, span);
+        match archive {
+            None => source,
+            Some(file) => self.unpacked(source, &file, &platform, span),
+        }
+    }
+
+    /// The files of the archive that `source` is.
+    fn unpacked(&mut self, source: Edge, file: &str, platform: &Platform, span: &Span) -> Edge {
+        let copy = CopyAction {
+            src: format!("/{file}"),
+            dest: "/".to_owned(),
+            attempt_unpack: true,
+            ..CopyAction::default()
+        };
+        let op = Op::File(FileOp {
+            actions: vec![FileAction {
+                input: FileInput::Scratch,
+                secondary: FileInput::Input(0),
+                output: Some(0),
+                kind: FileActionKind::Copy(copy),
+            }],
+        });
+        Edge::of(self.definition.add(Vertex {
+            op,
+            inputs: vec![source],
+            platform: platform.clone(),
+            meta: VertexMeta {
+                name: format!("copy /{file} /"),
+                spans: vec![span.clone()],
+                ignore_cache: false,
+            },
+        }))
     }
 
     /// The config as the result has it: with the labels asked for and the platform built for.

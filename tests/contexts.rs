@@ -1,0 +1,150 @@
+//! Contexts that are not a directory. Owners, times and what is ignored are as a current BuildKit has them.
+
+use std::fs;
+use std::fs::File;
+use std::process::Stdio;
+
+use snapbox::str;
+
+use crate::support::Output;
+use crate::support::TestEnv;
+use crate::support::list_tar;
+
+const DOCKERFILE: &str = "FROM scratch\nCOPY . /all/\nCOPY sub/f /one\n";
+
+/// A context in `context.tar` beside itself, its files owned by 1234:4321 in the archive.
+fn archived(compress: &[&str]) -> TestEnv {
+    let env = TestEnv::new()
+        .file("Dockerfile", DOCKERFILE)
+        .file(".dockerignore", "ignored\n")
+        .file("ignored", "not ignored\n")
+        .file("sub/f", "file\n");
+    fs::hard_link(env.path("sub/f"), env.path("sub/link")).unwrap();
+    let archive = env.path("../context.tar");
+    env.tool(
+        "tar",
+        compress.iter().copied().chain([
+            "--owner=1234",
+            "--group=4321",
+            "--numeric-owner",
+            "--mtime=2020-01-02 03:04:05Z",
+            "--sort=name",
+            "-cf",
+            archive.to_str().unwrap(),
+            ".",
+        ]),
+    )
+    .success();
+    env
+}
+
+fn piped(env: &TestEnv, args: &[&str], stdin: &str) -> Output {
+    let child = env
+        .rbuild_command(args)
+        .stdin(File::open(env.path(stdin)).unwrap())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    env.finished(child)
+}
+
+#[test]
+fn an_archive_on_standard_input_keeps_owners_and_ignores_no_file() {
+    for compress in [&[][..], &["--gzip"], &["--zstd"]] {
+        let env = archived(compress);
+        let build = || {
+            piped(
+                &env,
+                &["-o", "type=tar,dest=out.tar", "-"],
+                "../context.tar",
+            )
+            .success()
+        };
+        build();
+        let listing: Vec<String> = list_tar(&env.path("out.tar"))
+            .iter()
+            .map(|entry| {
+                format!(
+                    "{} {} {} {:?}",
+                    entry.mode, entry.owner, entry.path, entry.link
+                )
+            })
+            .collect();
+        assert_eq!(
+            listing,
+            [
+                "drwxr-xr-x 0/0 all None",
+                "-rw-r--r-- 1234/4321 all/.dockerignore None",
+                "-rw-r--r-- 1234/4321 all/Dockerfile None",
+                "-rw-r--r-- 1234/4321 all/ignored None",
+                "drwxr-xr-x 1234/4321 all/sub None",
+                "-rw-r--r-- 1234/4321 all/sub/f None",
+                "hrw-r--r-- 1234/4321 all/sub/link Some(\"link to all/sub/f\")",
+                "-rw-r--r-- 1234/4321 one None",
+            ]
+        );
+        let again = build().to_string();
+        assert_eq!(again.matches("CACHED").count(), 4, "{again}");
+    }
+}
+
+#[test]
+fn a_file_of_an_archive_is_the_dockerfile() {
+    let env = archived(&[]).file("sub/Other", "FROM scratch\nCOPY sub/Other /\n");
+    env.tool("tar", ["-cf", "../context.tar", "."]).success();
+    let args = ["-f", "sub/Other", "-o", "out", "-"];
+    piped(&env, &args, "../context.tar").success();
+    assert!(env.path("out/Other").exists());
+    piped(&env, &["-f", "sub/None", "-"], "../context.tar")
+        .code(2)
+        .fails_with(str![[r#"
+error: there is no `sub/None` in the archive that is the context
+hint: `-f` names a file in the archive
+[exit status: 2]
+
+"#]]);
+}
+
+#[test]
+fn a_dockerfile_on_standard_input_has_no_context() {
+    let env = TestEnv::new()
+        .file("Made", "FROM scratch\nCOPY <<EOF /f\nhere\nEOF\n")
+        .file("Copied", "FROM scratch\nCOPY f /\n");
+    piped(&env, &["-o", "out", "-"], "Made").success();
+    assert_eq!(fs::read_to_string(env.path("out/f")).unwrap(), "here\n");
+    piped(&env, &["-"], "Copied").code(2).fails_with(str![[r#"
+error: there is no build context to take files from
+ --> -:2:1
+  |
+2 | COPY f /
+  | ^^^^^^^^
+  |
+hint: a directory: `rbuild -f - DIRECTORY`; or pipe in a tar that holds the Dockerfile
+[exit status: 2]
+
+"#]]);
+    piped(&env, &["-f", "Made", "-"], "Copied")
+        .code(2)
+        .fails_with(str![[r#"
+error: there is no `Made` in what comes on standard input: it is no archive
+hint: pipe in a tar, or leave `-f` out for a Dockerfile without a context
+[exit status: 2]
+
+"#]]);
+    piped(&env, &["-f", "-", "-o", "out", "."], "Made").success();
+}
+
+#[test]
+fn an_archive_that_is_cut_short_is_refused() {
+    let env = archived(&["--gzip"]);
+    let whole = fs::read(env.path("../context.tar")).unwrap();
+    fs::write(env.path("../cut"), &whole[..whole.len() / 2]).unwrap();
+    let output = piped(&env, &["-"], "../cut").code(2);
+    let text = output.to_string();
+    assert!(
+        text.contains("error: cannot read the archive that is the context"),
+        "{text}"
+    );
+    piped(&env, &["-"], "../context.tar").success();
+}
