@@ -17,6 +17,7 @@ use super::open_store;
 use super::pin;
 use super::pinned;
 use super::plan;
+use super::remote;
 use crate::outcome::BuildError;
 use crate::registry;
 use crate::request::BuildRequest;
@@ -57,7 +58,12 @@ pub struct Inspection {
 /// # Errors
 /// If the plan cannot be read, is wrong (which is an answer to [`Question::Check`]), or names bases nobody has.
 pub fn inspect(request: &BuildRequest, question: Question) -> Result<Inspection, BuildError> {
-    let plan = plan::read(request)?;
+    let local = plan::read(request)?;
+    let store = open_store(&request.settings)?;
+    let plan = match local {
+        Some(plan) => plan,
+        None => remote::read(request, &store)?,
+    };
     let source = Arc::clone(&plan.source);
     let platform = request.platforms.first().cloned();
     let platform = platform.unwrap_or_else(Platform::host);
@@ -67,7 +73,6 @@ pub fn inspect(request: &BuildRequest, question: Question) -> Result<Inspection,
         let answer = Answer::Targets(targets);
         return Ok(Inspection { source, answer });
     }
-    let store = open_store(&request.settings)?;
     let lease = store.lease().map_err(failure::store)?;
     let registry = registry::Client::new(&request.settings);
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);

@@ -149,7 +149,7 @@ impl<'a> Plan<'a> {
 fn read(request: &FrontendRequest) -> Result<(Ast, Linter), Vec<Diagnostic>> {
     syntax::check(request).map_err(|error| vec![*error])?;
     let ast = parse::parse(&Site::file(&request.source))?;
-    let lint = Linter::new(&request.source)?;
+    let lint = Linter::new(request)?;
     Ok((ast, lint))
 }
 

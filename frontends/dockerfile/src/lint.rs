@@ -1,12 +1,11 @@
 //! Lint rules, with the names and messages of BuildKit's.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Severity;
-use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
+use rbuild_llb::frontend::FrontendRequest;
 use rbuild_llb::inspect::Finding;
 
 use crate::ast::Head;
@@ -17,6 +16,9 @@ mod checks;
 
 pub(crate) use checks::check;
 pub(crate) use checks::holds_secret;
+
+/// Configures the rules in the place of the file's `check` directive.
+const BUILD_ARG: &str = "BUILDKIT_DOCKERFILE_CHECK";
 
 /// A rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -217,6 +219,9 @@ impl Config {
     /// The option that is none.
     fn parse(value: &str) -> Result<Self, String> {
         let mut config = Self::default();
+        if value.is_empty() {
+            return Ok(config);
+        }
         for option in value.split(' ').next().unwrap_or_default().splitn(3, ';') {
             let (key, value) = option.split_once('=').ok_or(option)?;
             match key.trim() {
@@ -248,21 +253,22 @@ pub(crate) struct Linter {
 }
 
 impl Linter {
-    /// A linter with the configuration of the file's `check` directive.
-    pub(crate) fn new(source: &Arc<SourceFile>) -> Result<Self, Vec<Diagnostic>> {
-        let mut linter = Self {
-            config: Config::default(),
-            found: Vec::new(),
+    /// A linter with the configuration of a build argument, else of the file's `check` directive.
+    pub(crate) fn new(request: &FrontendRequest) -> Result<Self, Vec<Diagnostic>> {
+        let source = &request.source;
+        let (value, place) = match request.build_args.get(BUILD_ARG) {
+            Some(value) => (value.trim(), 0..0),
+            None => directive(&source.text, "#", "check").unwrap_or_default(),
         };
-        if let Some((value, place)) = directive(&source.text, "#", "check") {
-            linter.config = Config::parse(value).map_err(|option| {
-                let message = format!("invalid check option `{option}`");
-                let hint = "the options are `skip=…`, `experimental=…` and `error=true`";
-                let span = Span::new(source, place.clone());
-                vec![Diagnostic::error(message, span, "").hint(hint)]
-            })?;
-        }
-        Ok(linter)
+        let config = Config::parse(value).map_err(|option| {
+            let message = format!("invalid check option `{option}`");
+            let hint = "the options are `skip=…`, `experimental=…` and `error=true`";
+            vec![Diagnostic::error(message, Span::new(source, place), "").hint(hint)]
+        })?;
+        Ok(Self {
+            config,
+            found: Vec::new(),
+        })
     }
 
     /// Reports a finding about an instruction, unless the file or a `# check=` comment above it skips the rule.

@@ -21,7 +21,8 @@ pub(crate) fn check(request: &FrontendRequest) -> Result<(), Box<Diagnostic>> {
                 other frontend";
     if let Some(value) = request.build_args.get(BUILD_ARG) {
         let image = value.trim().split(' ').next().unwrap_or_default();
-        if is_built_in(image) {
+        // The name of the frontend that BuildKit has built in.
+        if image == "dockerfile.v0" || is_built_in(image) {
             return Ok(());
         }
         let at = Span::new(&request.source, 0..0);

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use rbuild_llb::OciDigest;
 use rbuild_llb::frontend::FrontendRequest;
+use rbuild_llb::frontend::MainContext;
 use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::Pin;
 use rbuild_llb::op::NetworkMode;
@@ -27,6 +28,7 @@ fn request(case: &Path) -> FrontendRequest {
             text: fs::read_to_string(case.join("Dockerfile")).unwrap(),
             language: "Dockerfile",
         }),
+        context: MainContext::Local,
         ignore: None,
         target: None,
         build_args: BTreeMap::new(),

@@ -94,6 +94,34 @@ fn findings_and_their_lines_are_those_of_buildkit() {
     assert!(wrong.is_empty(), "{wrong}");
 }
 
+#[test]
+fn a_build_argument_configures_the_rules_in_the_place_of_the_file() {
+    for (text, value, want) in [
+        ("FROM a as b\n", "skip=FromAsCasing", ""),
+        (
+            "# check=skip=all\nFROM a as b\n",
+            "error=false",
+            "2-2 FromAsCasing",
+        ),
+        ("# check=skip=all\nFROM a as b\n", "", "2-2 FromAsCasing"),
+        ("#!/bin/x\n# check=skip=all\nFROM a as b\n", "-", ""),
+        (
+            "\n# check=skip=all\nFROM a\nCMD x\n",
+            "-",
+            "4-4 JSONArgsRecommended",
+        ),
+    ] {
+        let mut request = request(text);
+        if value != "-" {
+            let name = "BUILDKIT_DOCKERFILE_CHECK".to_owned();
+            request.build_args.insert(name, value.to_owned());
+        }
+        let got = lines(&check(None, &request));
+        let rules = got.split_once(": ").map_or("", |(rules, _)| rules);
+        assert_eq!(rules, want, "{text} {value}");
+    }
+}
+
 /// What the fenced block holds that a page marks as its bad or good example.
 fn example<'a>(page: &'a str, kind: &str) -> &'a str {
     let (_, rest) = page
