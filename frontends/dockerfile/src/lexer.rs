@@ -274,13 +274,14 @@ fn logical(first: Physical<'_>, reader: &mut Reader<'_>, lexed: &mut Lexed) -> L
         ..Line::default()
     };
     let mut physical = first;
-    let mut empty = None;
+    let (mut empty, mut last) = (None, first.range());
     while let Some(piece) = continued(physical.text, lexed.escape) {
         line.push(piece, physical.at);
         let next = loop {
             let Some(next) = reader.line() else {
                 break None;
             };
+            last = next.range();
             if next.is_comment() {
                 continue;
             }
@@ -301,7 +302,7 @@ fn logical(first: Physical<'_>, reader: &mut Reader<'_>, lexed: &mut Lexed) -> L
     if let Some(empty) = empty {
         lexed.empty_continuations.push(EmptyContinuation {
             empty: reader.site.span(empty),
-            last: reader.site.span(physical.range()),
+            last: reader.site.span(last),
         });
     }
     line

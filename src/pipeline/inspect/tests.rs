@@ -56,7 +56,7 @@ fn request(case: &Path) -> FrontendRequest {
 
 /// Asks with every base pinned.
 fn ask<T, E>(question: impl Fn(&Pins) -> Result<Conversion<T>, E>) -> Result<T, E> {
-    let config = fs::read(cases().join("../dockerfile/base.json")).unwrap();
+    let config = fs::read(cases().join("base.json")).unwrap();
     let mut pins = Pins::default();
     loop {
         let sources = match question(&pins)? {
