@@ -2,6 +2,7 @@
 
 use snapbox::str;
 
+use crate::support::Base;
 use crate::support::TestEnv;
 
 const FILE: &str =
@@ -45,6 +46,50 @@ hint: the stages are `base`, `app`
     env.write("Dockerfile", FILE.replace("Base", "base"));
     env.rbuild(["check", "."]).is(str![[r#"
 Check complete, no warnings found.
+
+"#]]);
+}
+
+/// What a base sets is known without its layers, and nothing is built or kept by a name.
+#[test]
+fn bases_are_asked_for_their_configs() {
+    let file = "FROM busybox\nENV PATH=$PATH:/x HOME=$HOMEE\nRUN exit 1\n";
+    let env = TestEnv::new()
+        .bases([Base::Busybox])
+        .file("Dockerfile", file);
+    let json = env.rbuild(["--call=lint,format=json", "."]).code(1);
+    let found: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    let warnings = found["warnings"].as_array().unwrap();
+    assert_eq!(warnings.len(), 1, "{json}");
+    assert_eq!(
+        warnings[0]["detail"],
+        "Usage of undefined variable '$HOMEE'"
+    );
+    env.rbuild(["images", "-q"]).success().is(str![[r#""#]]);
+}
+
+#[test]
+fn other_languages() {
+    let env = TestEnv::new().file("Dockerfile", "# syntax=docker/dockerfile:1\nFROM scratch\n");
+    for args in [
+        &["check", "."] as &[&str],
+        &["."],
+        &["--build-arg=BUILDKIT_SYNTAX=docker/dockerfile:1-labs", "."],
+    ] {
+        env.rbuild(args).success();
+    }
+    env.write("Dockerfile", "# syntax=example.org/me/mine:2\nanything\n");
+    env.rbuild(["."]).code(2).is(str![[r#"
+---- stderr ----
+error: this file is for the frontend `example.org/me/mine:2`
+ --> Dockerfile:1:10
+  |
+1 | # syntax=example.org/me/mine:2
+  |          ^^^^^^^^^^^^^^^^^^^^^ an image that would read the file
+  |
+hint: rbuild reads what `docker/dockerfile` reads by itself, and runs no other frontend
+hint: take the `syntax` out if this is a Dockerfile
+[exit status: 2]
 
 "#]]);
 }

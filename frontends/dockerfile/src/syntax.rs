@@ -17,8 +17,7 @@ const BUILD_ARG: &str = "BUILDKIT_SYNTAX";
 
 /// Refuses a file of another language than Dockerfiles'.
 pub(crate) fn check(request: &FrontendRequest) -> Result<(), Box<Diagnostic>> {
-    let hint = "rbuild reads the Dockerfile language itself, all of what `docker/dockerfile` images read, and runs no \
-                other frontend";
+    let hint = "rbuild reads what `docker/dockerfile` reads by itself, and runs no other frontend";
     if let Some(value) = request.build_args.get(BUILD_ARG) {
         let image = value.trim().split(' ').next().unwrap_or_default();
         // The name of the frontend that BuildKit has built in.

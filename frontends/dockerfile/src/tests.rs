@@ -35,6 +35,7 @@ use super::Dockerfile;
 mod behaviour;
 mod lint;
 mod problems;
+mod reference;
 mod render;
 
 fn testdata() -> PathBuf {

@@ -229,8 +229,7 @@ fn directives() {
 
 #[test]
 fn files_of_other_languages() {
-    let does = "rbuild reads the Dockerfile language itself, all of what `docker/dockerfile` images read, and runs no \
-                other frontend";
+    let does = "rbuild reads what `docker/dockerfile` reads by itself, and runs no other frontend";
     let todo = "take the `syntax` out if this is a Dockerfile";
     for (text, place) in [
         ("# check=skip=all\n# syntax=me/mine:1 x\nFROM a", "2:10"),
