@@ -3,6 +3,7 @@
 mod assemble;
 pub mod durability;
 mod failure;
+pub mod inspect;
 mod pin;
 mod plan;
 mod remote;
@@ -27,7 +28,6 @@ use rbuild_llb::definition::PrunedDefinition;
 use rbuild_llb::event::Event;
 use rbuild_llb::event::WarningEvent;
 use rbuild_llb::frontend::Conversion;
-use rbuild_llb::frontend::Converted;
 use rbuild_llb::frontend::FrontendRequest;
 use rbuild_llb::frontend::NamedContext;
 use rbuild_llb::frontend::Outline;
@@ -216,7 +216,11 @@ fn definition(
             .map_err(BuildError::request)?;
         let mut pins = Pins::default();
         pinner.pin(&sources, &mut pins)?;
-        let converted = convert(frontend, &frontend_request, &mut pins, pinner)?;
+        let converted = pinned(&mut pins, pinner, |pins| {
+            frontend
+                .convert(&frontend_request, pins)
+                .map_err(BuildError::request)
+        })?;
         for warning in converted.warnings {
             if !warned.contains(&warning) {
                 events.send(Event::Warning(WarningEvent {
@@ -236,18 +240,15 @@ fn definition(
     Ok(whole.prune())
 }
 
-fn convert(
-    frontend: &dyn Frontend,
-    request: &FrontendRequest,
+/// Asks the frontend again and again, until all sources that the answer depends on are pinned.
+fn pinned<T>(
     pins: &mut Pins,
     pinner: &pin::Pinner<'_>,
-) -> Result<Converted, BuildError> {
+    ask: impl Fn(&Pins) -> Result<Conversion<T>, BuildError>,
+) -> Result<T, BuildError> {
     for _ in 0..MAX_ROUNDS {
-        match frontend
-            .convert(request, pins)
-            .map_err(BuildError::request)?
-        {
-            Conversion::Done(converted) => return Ok(converted),
+        match ask(pins)? {
+            Conversion::Done(answer) => return Ok(answer),
             Conversion::NeedsSources(sources) => pinner.pin(&sources, pins)?,
         }
     }

@@ -6,6 +6,7 @@ mod apt;
 mod bad_input;
 mod bad_machine;
 mod cache;
+mod calls;
 mod concurrency;
 mod contexts;
 mod exporters;

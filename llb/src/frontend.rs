@@ -152,11 +152,11 @@ impl Pins {
     }
 }
 
-/// What [`Frontend::convert`] gives.
+/// What [`Frontend::convert`] gives, or another question whose answer depends on what bases are.
 #[derive(Debug)]
-pub enum Conversion {
-    /// The graph, sources pinned.
-    Done(Converted),
+pub enum Conversion<T = Converted> {
+    /// The graph, sources pinned; or the answer.
+    Done(T),
     /// More sources must be pinned first: ONBUILD triggers of a base named them.
     NeedsSources(Vec<SourceRequest>),
 }

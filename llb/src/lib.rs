@@ -5,7 +5,7 @@
 //! - [`op`]: what a step does, with LLB's fields; [`definition`]: steps wired into a graph
 //! - [`id`]: typed identifiers; [`encode`]: the canonical bytes they are computed over; [`key`]: cache key records
 //! - [`config`]: the OCI image config that travels beside the graph
-//! - [`frontend`]: the trait a plan language implements
+//! - [`frontend`]: the trait a plan language implements; [`inspect`]: what else can be asked of a plan
 //! - [`diagnostic`]: source files, spans, findings; [`event`]: progress; [`cancel`]: stopping
 //! - [`pattern`]: include and exclude patterns, wildcards
 //! - [`proto`]: BuildKit's protobuf form, in and out; [`dump`]: forms for people and programs to read
@@ -19,6 +19,7 @@ pub mod encode;
 pub mod event;
 pub mod frontend;
 pub mod id;
+pub mod inspect;
 pub mod key;
 pub mod op;
 pub mod pattern;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::process::ExitCode;
 use std::thread;
 
 use rbuild_llb::Diagnostic;
@@ -11,6 +12,7 @@ use rbuild_llb::op::Ulimit;
 
 use super::Failed;
 use super::Session;
+use super::call::Call;
 use super::config;
 use super::env::Env;
 use super::flags::BuildFlags;
@@ -46,13 +48,18 @@ pub(crate) struct Talk {
 pub(crate) struct Prepared {
     pub(crate) request: BuildRequest,
     pub(crate) talk: Talk,
+    /// What is asked instead of a build.
+    pub(crate) call: Option<Call>,
     /// Values that must not be shown.
     pub(crate) secrets: Vec<Vec<u8>>,
 }
 
 /// Runs the command.
-pub(crate) fn run(flags: &BuildFlags, session: &Session) -> Result<(), Failed> {
+pub(crate) fn run(flags: &BuildFlags, session: &Session) -> Result<ExitCode, Failed> {
     let prepared = prepare(flags, session).map_err(BuildError::request)?;
+    if let Some(call) = &prepared.call {
+        return Ok(call.run(&prepared.request)?);
+    }
     let Talk { mode, print_id } = prepared.talk;
     let progress = Progress::start(mode, session.terminal, prepared.secrets);
     let result = pipeline::build(&prepared.request, &progress);
@@ -64,7 +71,7 @@ pub(crate) fn run(flags: &BuildFlags, session: &Session) -> Result<(), Failed> {
             if print_id {
                 super::print(format!("{}\n", outcome.id).as_bytes())?;
             }
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
         Err(error) => Err(Failed {
             error,
@@ -108,6 +115,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
             .push(problem(format!("`{flag}` is not supported")).hint(hint));
     }
     let talk = problems.take(talk(flags, env).map(Some));
+    let call = problems.take(Call::parse(&flags.call, flags.check));
     let context = problems.take(sources::context(&flags.context, &session.subcommands).map(Some));
     let (tags, outputs) = outputs(flags, &mut problems);
     let network = problems.take(values::network(&flags.network).map(Some));
@@ -173,6 +181,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         (Some(talk), true) => Ok(Prepared {
             request,
             talk,
+            call,
             secrets: secrets.values,
         }),
         _ => Err(problems.0),

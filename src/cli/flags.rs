@@ -77,13 +77,12 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "OPTIONS", hide = true)]
     pub(crate) cache_to: Vec<String>,
 
-    /// What to do: `build`
+    /// What to do: `build`, `check`, `outline`, `targets`; as JSON with `,format=json`
     #[arg(
         long,
         value_name = "METHOD",
         default_value = "build",
-        hide_default_value = true,
-        hide = true
+        hide_default_value = true
     )]
     pub(crate) call: String,
 
@@ -93,8 +92,7 @@ pub(crate) struct BuildFlags {
 
     /// Shorthand for `--call=check`
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
-          hide = true,
-        default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     pub(crate) check: bool,
 
     /// The Dockerfile, or `-` for standard input [default: CONTEXT/Dockerfile]
@@ -292,16 +290,6 @@ impl BuildFlags {
             ),
             (!self.cache_from.is_empty(), "cache-from", cache),
             (!self.cache_to.is_empty(), "cache-to", cache),
-            (
-                !matches!(&*self.call, "" | "build"),
-                "call",
-                "every build shows the findings of `check`; leave it out",
-            ),
-            (
-                self.check,
-                "check",
-                "every build shows its findings; leave it out, and add `--debug` to see them in full",
-            ),
             (
                 given(self.cgroup_parent.as_deref(), &[""]),
                 "cgroup-parent",

@@ -153,7 +153,7 @@ fn table(images: &[(String, StoredImage)], now: Timestamp) -> String {
             ui::size(image.size),
         ]
     }));
-    ui::table(&rows)
+    ui::table(&rows, 2)
 }
 
 fn json_line(name: &str, image: &StoredImage) -> String {

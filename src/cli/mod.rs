@@ -5,6 +5,7 @@
 //! built as `./images`.
 
 mod build;
+mod call;
 mod config;
 mod debug;
 mod doctor;
@@ -59,6 +60,9 @@ enum Cmd {
     /// Build an image; the default command: `rbuild .`
     #[command(args_override_self = true)]
     Build(Box<BuildFlags>),
+    /// Look for what is wrong with a Dockerfile, building nothing: `rbuild build --check`
+    #[command(args_override_self = true)]
+    Check(Box<BuildFlags>),
     /// List the images in rbuild's store
     Images(images::ListFlags),
     /// Give an image in the store another name
@@ -168,7 +172,11 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
         subcommands: subcommands.collect(),
     };
     match cli.command {
-        Cmd::Build(flags) => build::run(&flags, &session)?,
+        Cmd::Build(flags) => return build::run(&flags, &session),
+        Cmd::Check(mut flags) => {
+            flags.check = true;
+            return build::run(&flags, &session);
+        }
         Cmd::Images(flags) => images::list(&flags, &session)?,
         Cmd::Tag(flags) => images::tag(&flags, &session)?,
         Cmd::Rmi(flags) => images::remove(&flags, &session)?,

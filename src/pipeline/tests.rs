@@ -7,6 +7,7 @@ use rbuild_cache::StoredImage;
 use rbuild_llb::ImageConfig;
 use rbuild_llb::SourceFile;
 use rbuild_llb::definition::Output;
+use rbuild_llb::frontend::Converted;
 use rbuild_llb::frontend::MainContext;
 use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::SourceRequest;

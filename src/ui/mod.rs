@@ -5,6 +5,7 @@
 //! below before and after it.
 
 mod human;
+pub(crate) mod inspect;
 mod mask;
 mod plain;
 mod progress;
@@ -129,20 +130,20 @@ pub fn age(then: Timestamp, now: Timestamp) -> String {
     human::ago(then, now)
 }
 
-/// A table with its columns aligned, two spaces apart; the last column keeps its length.
-pub fn table(rows: &[Vec<String>]) -> String {
+/// A table with its columns aligned, `gap` spaces apart; the last column keeps its length.
+pub fn table(rows: &[Vec<String>], gap: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column) + gap).collect();
     let mut text = String::new();
     for row in rows {
         let cells = row
             .iter()
             .zip(&widths)
-            .map(|(cell, &width)| format!("{cell:<width$}  "));
+            .map(|(cell, &width)| format!("{cell:<width$}"));
         text.push_str(cells.collect::<String>().trim_end());
         text.push('\n');
     }
@@ -162,9 +163,9 @@ mod t {
             row(["ü", "", ""]),
         ];
         assert_eq!(
-            table(&rows),
+            table(&rows, 2),
             "NAME        ID   SIZE\napp:latest  abc  7B\nü\n"
         );
-        assert_eq!(table(&[]), "");
+        assert_eq!(table(&[], 2), "");
     }
 }

@@ -44,7 +44,7 @@ fn warning_value(event: &WarningEvent) -> Value {
         fields.insert("detail".into(), json!(detail));
     }
     if let Some(rule) = diagnostic.rule {
-        fields.insert("url".into(), json!(warning::rule_url(rule)));
+        fields.insert("url".into(), json!(warning::rule_page(rule)));
     }
     if let Some(label) = diagnostic.labels.first() {
         let file = &label.span.file;
@@ -66,7 +66,7 @@ fn warning_value(event: &WarningEvent) -> Value {
 }
 
 /// RFC 4648 with padding, as Go's encoding/json writes `[]byte`.
-fn base64(bytes: &[u8]) -> String {
+pub(super) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for group in bytes.chunks(3) {
@@ -142,7 +142,7 @@ mod t {
                 warning,
                 json!({"warnings": [{"level": 1,
                     "short": base64(b"JSONArgsRecommended: use JSON (line 2)"),
-                    "url": "https://docs.docker.com/go/dockerfile/rule/json-args-recommended/",
+                    "url": "docs/lint/JSONArgsRecommended.md",
                     "sourceInfo": {"filename": "Dockerfile", "data": "RlJPTSBhCkNNRCB4Cg==", "language": "Dockerfile"},
                     "range": [{"start": {"line": 2}, "end": {"line": 2}}]}]}),
             ),

@@ -20,20 +20,9 @@ pub(crate) fn short(diagnostic: &Diagnostic) -> String {
     text
 }
 
-/// Where BuildKit's documentation explains a rule.
-pub(crate) fn rule_url(rule: &str) -> String {
-    let mut url = String::from("https://docs.docker.com/go/dockerfile/rule/");
-    let letters: Vec<char> = rule.chars().collect();
-    for (i, c) in letters.iter().enumerate() {
-        let after_small = i > 0 && letters[i - 1].is_lowercase();
-        let before_small = letters.get(i + 1).is_some_and(|next| next.is_lowercase());
-        if i > 0 && c.is_uppercase() && (after_small || before_small) {
-            url.push('-');
-        }
-        url.extend(c.to_lowercase());
-    }
-    url.push('/');
-    url
+/// Where a rule is explained: a page of rbuild's documentation, by its place in the source.
+pub(crate) fn rule_page(rule: &str) -> String {
+    format!("docs/lint/{rule}.md")
 }
 
 /// All findings, as buildx ends a build with them: a line each, or in full.
@@ -63,7 +52,7 @@ pub(crate) fn summary(warnings: &[Diagnostic], expand: bool, color: bool) -> Str
         }
         let _ = writeln!(text, "\n{}", report::render(warning, color));
         if let Some(rule) = warning.rule {
-            let _ = writeln!(text, "more info: {}", rule_url(rule));
+            let _ = writeln!(text, "more info: {}", rule_page(rule));
         }
     }
     text
@@ -77,22 +66,6 @@ mod t {
     use snapbox::assert_data_eq;
     use snapbox::str;
     use std::sync::Arc;
-
-    #[test]
-    fn urls_of_buildkits_rules() {
-        // From BuildKit's frontend/dockerfile/linter/ruleset.go.
-        for (rule, want) in [
-            ("StageNameCasing", "stage-name-casing"),
-            ("JSONArgsRecommended", "json-args-recommended"),
-            ("UndefinedArgInFrom", "undefined-arg-in-from"),
-            ("SecretsUsedInArgOrEnv", "secrets-used-in-arg-or-env"),
-        ] {
-            assert_eq!(
-                rule_url(rule),
-                format!("https://docs.docker.com/go/dockerfile/rule/{want}/")
-            );
-        }
-    }
 
     #[test]
     fn summary_as_buildx_prints_it() {
@@ -137,7 +110,7 @@ warning: 'as' and 'FROM' keywords' casing do not match
   |
 1 | FROM a as b
   |        ^^
-more info: https://docs.docker.com/go/dockerfile/rule/from-as-casing/
+more info: docs/lint/FromAsCasing.md
 
 "#]]
         );

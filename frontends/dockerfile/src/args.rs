@@ -1,6 +1,7 @@
 //! Build arguments outside stages: those before the first FROM, and the predefined ones.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Span;
@@ -9,6 +10,7 @@ use rbuild_llb::op::ProxyEnv;
 
 use crate::ast::Ast;
 use crate::env::Env;
+use crate::inspect::description;
 use crate::words::Shell;
 
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
@@ -22,8 +24,33 @@ pub(crate) fn build_args(request: &FrontendRequest) -> BTreeMap<String, String> 
     args
 }
 
-/// The platform variables, then the ARGs before the first FROM.
-pub(crate) fn global_args(ast: &Ast, request: &FrontendRequest) -> Result<Env, Vec<Diagnostic>> {
+/// An ARG with the value it has.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    /// As given, else its default.
+    pub(crate) value: Option<String>,
+    /// The other arguments its default takes.
+    pub(crate) uses: BTreeSet<String>,
+    /// From the comment above it.
+    pub(crate) description: Option<String>,
+    /// The instruction.
+    pub(crate) at: Span,
+}
+
+/// What holds outside stages.
+#[derive(Debug)]
+pub(crate) struct Globals {
+    /// The platform variables, then the ARGs before the first FROM.
+    pub(crate) env: Env,
+    /// Those ARGs.
+    pub(crate) declared: BTreeMap<String, Declared>,
+}
+
+/// The platform variables and the ARGs before the first FROM.
+pub(crate) fn global_args(
+    ast: &Ast,
+    request: &FrontendRequest,
+) -> Result<Globals, Vec<Diagnostic>> {
     let given = build_args(request);
     let mut env = Env::default();
     let target = match (&request.target, ast.stages.last()) {
@@ -52,19 +79,40 @@ pub(crate) fn global_args(ast: &Ast, request: &FrontendRequest) -> Result<Env, V
     }
     let shell = Shell::new(ast.escape);
     let mut errors = Vec::new();
-    for arg in ast.meta.iter().flat_map(|(_, args)| args) {
+    let mut declared: BTreeMap<String, Declared> = BTreeMap::new();
+    let args = ast
+        .meta
+        .iter()
+        .flat_map(|(head, args)| args.iter().map(move |arg| (head, arg)));
+    for (head, arg) in args {
         let name = &arg.name.text;
-        if let Some(value) = given.get(name) {
-            env.set(name, value);
-        } else if let Some(default) = &arg.default {
+        let (mut value, mut uses) = (given.get(name).cloned(), BTreeSet::new());
+        if let (None, Some(default)) = (&value, &arg.default) {
             match shell.expand(&default.text, &env) {
-                Ok(value) => env.set(name, value.text),
+                Ok(expanded) => (value, uses) = (Some(expanded.text), expanded.used),
                 Err(error) => {
                     let span = default.span.clone();
                     errors.push(Diagnostic::error(error.to_string(), span, ""));
+                    continue;
                 }
             }
         }
+        // `ARG A=${A}-x`: it takes what the A before it takes.
+        if uses.remove(name)
+            && let Some(earlier) = declared.get(name)
+        {
+            uses.extend(earlier.uses.iter().cloned());
+        }
+        if let Some(value) = &value {
+            env.set(name, value);
+        }
+        let new = Declared {
+            value,
+            uses,
+            description: description(head, name),
+            at: head.span.clone(),
+        };
+        declared.insert(name.clone(), new);
     }
     let epoch = given.get(EPOCH).map(String::as_str).or(env.get(EPOCH));
     if let Some(epoch) = epoch.filter(|epoch| !epoch.is_empty() && epoch.parse::<i64>().is_err()) {
@@ -78,7 +126,7 @@ pub(crate) fn global_args(ast: &Ast, request: &FrontendRequest) -> Result<Env, V
         errors.push(Diagnostic::error(message, span, "").hint(hint));
     }
     match errors.is_empty() {
-        true => Ok(env),
+        true => Ok(Globals { env, declared }),
         false => Err(errors),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rbuild_llb::Span;
 use rbuild_llb::config::Healthcheck;
 
-use crate::lexer::Directive;
+use crate::lexer::EmptyContinuation;
 use crate::lexer::Heredoc;
 
 /// A word and its place.
@@ -22,14 +22,12 @@ pub(crate) struct Word {
 pub(crate) struct Ast {
     /// The escape character.
     pub(crate) escape: char,
-    /// Parser directives.
-    pub(crate) directives: Vec<Directive>,
     /// ARG instructions before the first FROM.
     pub(crate) meta: Vec<(Head, Vec<Arg>)>,
     /// The stages.
     pub(crate) stages: Vec<Stage>,
     /// Empty lines inside continued instructions.
-    pub(crate) empty_continuations: Vec<Span>,
+    pub(crate) empty_continuations: Vec<EmptyContinuation>,
 }
 
 /// What all instructions have.

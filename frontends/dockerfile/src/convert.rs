@@ -33,6 +33,7 @@ use crate::ast::Head;
 use crate::ast::Kind;
 use crate::ast::Word;
 use crate::env::Env;
+use crate::inspect::Taken;
 use crate::lint::Linter;
 use crate::lint::Rule;
 use crate::stages::Base;
@@ -98,6 +99,7 @@ struct Building {
     cmd: Option<Head>,
     entrypoint: Option<Head>,
     healthcheck: Option<Head>,
+    taken: Taken,
 }
 
 /// Converts what a target needs.
@@ -111,9 +113,10 @@ pub(crate) struct Converter<'a> {
     context: SourceOp,
     /// What is left out of it, for the rule that reports copies of such files.
     ignored: Option<Ignored>,
-    lint: Linter,
+    lint: &'a mut Linter,
     definition: Definition,
     states: BTreeMap<usize, State>,
+    taken: BTreeMap<usize, Taken>,
     missing: Vec<SourceRequest>,
     errors: Vec<Diagnostic>,
 }
@@ -123,7 +126,8 @@ pub(crate) struct Finished {
     pub(crate) definition: Definition,
     /// Sources that ADD names and that are not pinned yet; the graph is of no use while there are any.
     pub(crate) missing: Vec<SourceRequest>,
-    pub(crate) lint: Linter,
+    /// What each node takes from whoever builds it.
+    pub(crate) taken: BTreeMap<usize, Taken>,
 }
 
 fn ignored(request: &FrontendRequest) -> Vec<String> {
@@ -154,7 +158,7 @@ impl<'a> Converter<'a> {
         request: &'a FrontendRequest,
         graph: &'a Graph,
         pins: &'a Pins,
-        lint: Linter,
+        lint: &'a mut Linter,
     ) -> Self {
         let build_args = build_args(request);
         Self {
@@ -169,6 +173,7 @@ impl<'a> Converter<'a> {
             lint,
             definition: Definition::new(),
             states: BTreeMap::new(),
+            taken: BTreeMap::new(),
             missing: Vec::new(),
             errors: Vec::new(),
         }
@@ -204,7 +209,7 @@ impl<'a> Converter<'a> {
         Ok(Finished {
             definition: self.definition,
             missing: self.missing,
-            lint: self.lint,
+            taken: self.taken,
         })
     }
 
@@ -247,6 +252,7 @@ impl<'a> Converter<'a> {
             cmd: None,
             entrypoint: None,
             healthcheck: None,
+            taken: Taken::default(),
         };
         self.base(at, &mut building)?;
         if stage {
@@ -259,6 +265,7 @@ impl<'a> Converter<'a> {
             }
         }
         self.states.insert(at, building.state);
+        self.taken.insert(at, building.taken);
         Ok(())
     }
 

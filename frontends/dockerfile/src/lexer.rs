@@ -19,17 +19,6 @@ use crate::env::Env;
 use crate::source::Site;
 use crate::words::Shell;
 
-/// A parser directive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Directive {
-    /// `syntax`, `escape` or `check`.
-    pub(crate) name: String,
-    /// Its value, without blanks around it.
-    pub(crate) value: String,
-    /// The value's place.
-    pub(crate) span: Span,
-}
-
 /// A here-document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Heredoc {
@@ -127,17 +116,26 @@ impl Line {
     }
 }
 
+/// An instruction that is continued over empty lines.
+#[derive(Debug)]
+pub(crate) struct EmptyContinuation {
+    /// The first of the empty lines.
+    pub(crate) empty: Span,
+    /// The last line of the instruction, where BuildKit reports it.
+    pub(crate) last: Span,
+}
+
 /// What lexing gives. Problems do not stop it.
 #[derive(Debug)]
 pub(crate) struct Lexed {
     /// The escape character.
     pub(crate) escape: char,
-    /// The directives.
-    pub(crate) directives: Vec<Directive>,
+    /// The names of the directives so far.
+    directives: Vec<String>,
     /// The instructions.
     pub(crate) lines: Vec<Line>,
     /// Empty lines inside continued instructions.
-    pub(crate) empty_continuations: Vec<Span>,
+    pub(crate) empty_continuations: Vec<EmptyContinuation>,
     /// Problems.
     pub(crate) errors: Vec<Diagnostic>,
 }
@@ -240,9 +238,7 @@ fn directive(line: &Physical<'_>, site: &Site<'_>, to: &mut Lexed) -> bool {
     if !matches!(name.as_str(), "syntax" | "escape" | "check") || value.is_empty() {
         return false;
     }
-    let start = line.at + line.text.trim_end().len() - value.len();
-    let span = site.span(start..start + value.len());
-    if to.directives.iter().any(|d| d.name == name) {
+    if to.directives.contains(&name) {
         let message = format!("only one `{name}` parser directive can be used");
         to.errors
             .push(Diagnostic::error(message, site.span(line.range()), ""));
@@ -251,18 +247,17 @@ fn directive(line: &Physical<'_>, site: &Site<'_>, to: &mut Lexed) -> bool {
     if name == "escape" {
         match value {
             "\\" | "`" => to.escape = if value == "`" { '`' } else { '\\' },
-            _ => to.errors.push(Diagnostic::error(
-                format!("invalid escape token `{value}`"),
-                span.clone(),
-                "neither `\\` nor a back-tick",
-            )),
+            _ => {
+                let start = line.at + line.text.trim_end().len() - value.len();
+                to.errors.push(Diagnostic::error(
+                    format!("invalid escape token `{value}`"),
+                    site.span(start..start + value.len()),
+                    "neither `\\` nor a back-tick",
+                ));
+            }
         }
     }
-    to.directives.push(Directive {
-        name,
-        value: value.to_owned(),
-        span,
-    });
+    to.directives.push(name);
     true
 }
 
@@ -279,29 +274,37 @@ fn logical(first: Physical<'_>, reader: &mut Reader<'_>, lexed: &mut Lexed) -> L
         ..Line::default()
     };
     let mut physical = first;
+    let (mut empty, mut last) = (None, first.range());
     while let Some(piece) = continued(physical.text, lexed.escape) {
         line.push(piece, physical.at);
         let next = loop {
             let Some(next) = reader.line() else {
                 break None;
             };
+            last = next.range();
             if next.is_comment() {
                 continue;
             }
             if next.text.trim_start().is_empty() {
-                let span = reader.site.span(next.range());
-                lexed.empty_continuations.push(span);
+                empty.get_or_insert(next.range());
                 continue;
             }
             break Some(next);
         };
-        match next {
-            Some(next) => physical = next,
-            None => return line,
-        }
+        let Some(next) = next else {
+            physical.text = "";
+            break;
+        };
+        physical = next;
         line.extent.end = physical.at + physical.text.len();
     }
     line.push(physical.text, physical.at);
+    if let Some(empty) = empty {
+        lexed.empty_continuations.push(EmptyContinuation {
+            empty: reader.site.span(empty),
+            last: reader.site.span(last),
+        });
+    }
     line
 }
 

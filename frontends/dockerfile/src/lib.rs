@@ -6,6 +6,7 @@
 //! - `words`: quotes, escapes and variables; `args`: ARG outside stages
 //! - `stages`: which stages there are, what they need, what the target needs
 //! - `convert`: stages to vertices and image configs; `lint`: BuildKit's rules
+//! - `inspect`: what can be asked of a file besides a graph: findings, targets, parameters
 //!
 //! Sources of files (contexts, git, http) do not depend on what is built for, so they are asked for, and stand in the
 //! graph, with the build platform: builds for several platforms share them.
@@ -15,6 +16,7 @@ mod ast;
 mod convert;
 mod env;
 mod git;
+mod inspect;
 mod lexer;
 mod lint;
 mod parse;
@@ -23,6 +25,7 @@ mod reference;
 mod source;
 mod stages;
 mod suggest;
+mod syntax;
 mod words;
 
 use std::collections::BTreeSet;
@@ -41,37 +44,43 @@ use rbuild_llb::frontend::SourceRequest;
 use rbuild_llb::op::SourceOp;
 
 pub use git::git_context;
+pub use lint::rules;
 pub use reference::ReferenceError;
 pub use reference::normalise_reference;
 
 use ast::Ast;
 use ast::Kind;
 use convert::Converter;
+use convert::Finished;
 use convert::main_context;
 use lint::Linter;
 use source::Site;
 use stages::Base;
 use stages::Graph;
 use stages::Node;
+use stages::Scope;
 
 /// The language of Dockerfiles.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Dockerfile;
 
-/// What both calls start with.
-struct Plan {
-    ast: Ast,
+/// What every question about a file starts with.
+struct Plan<'a> {
+    ast: &'a Ast,
     graph: Graph,
-    lint: Linter,
 }
 
-impl Plan {
-    fn new(request: &FrontendRequest, pins: &Pins) -> Result<Self, Vec<Diagnostic>> {
-        let ast = parse::parse(&Site::file(&request.source))?;
-        let mut lint = Linter::new(&ast)?;
-        lint::check(&ast, &mut lint);
-        Graph::check_defaults(&ast, request, &mut lint);
-        let mut graph = Graph::new(&ast, request, &mut lint)?;
+impl<'a> Plan<'a> {
+    fn new(
+        ast: &'a Ast,
+        scope: Scope,
+        request: &FrontendRequest,
+        pins: &Pins,
+        lint: &mut Linter,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        lint::check(ast, lint);
+        Graph::check_defaults(ast, request, lint);
+        let mut graph = Graph::new(ast, scope, request, lint)?;
         // A trigger may make stages reachable whose own bases have triggers.
         while graph.trigger(request, &|node| pinned_config(node, request, pins))? {}
         let mut errors = Vec::new();
@@ -83,7 +92,7 @@ impl Plan {
             }
         }
         match errors.is_empty() {
-            true => Ok(Self { ast, graph, lint }),
+            true => Ok(Self { ast, graph }),
             false => Err(errors),
         }
     }
@@ -137,6 +146,38 @@ impl Plan {
     }
 }
 
+/// Parses the file, and reads what it says of lint rules.
+fn read(request: &FrontendRequest) -> Result<(Ast, Linter), Vec<Diagnostic>> {
+    syntax::check(request).map_err(|error| vec![*error])?;
+    let ast = parse::parse(&Site::file(&request.source))?;
+    let lint = Linter::new(request)?;
+    Ok((ast, lint))
+}
+
+/// Converts what the scope says, or tells which sources must be pinned for that.
+fn convert_scope(
+    ast: &Ast,
+    scope: Scope,
+    request: &FrontendRequest,
+    pins: &Pins,
+    lint: &mut Linter,
+) -> Result<Conversion<(Finished, Graph)>, Vec<Diagnostic>> {
+    let plan = Plan::new(ast, scope, request, pins, lint)?;
+    let missing: Vec<SourceRequest> = plan
+        .sources(request)
+        .into_iter()
+        .filter(|r| needs_pin(&r.source) && pins.get(&r.source, &r.platform).is_none())
+        .collect();
+    if !missing.is_empty() {
+        return Ok(Conversion::NeedsSources(missing));
+    }
+    let finished = Converter::new(plan.ast, request, &plan.graph, pins, lint).convert()?;
+    match finished.missing.is_empty() {
+        true => Ok(Conversion::Done((finished, plan.graph))),
+        false => Ok(Conversion::NeedsSources(finished.missing)),
+    }
+}
+
 fn pinned_config(node: &Node, request: &FrontendRequest, pins: &Pins) -> Option<ImageConfig> {
     let Base::Image { source, .. } = &node.base else {
         return None;
@@ -160,7 +201,8 @@ fn needs_pin(source: &SourceOp) -> bool {
 
 impl Frontend for Dockerfile {
     fn outline(&self, request: &FrontendRequest) -> Result<Outline, Vec<Diagnostic>> {
-        let plan = Plan::new(request, &Pins::default())?;
+        let (ast, mut lint) = read(request)?;
+        let plan = Plan::new(&ast, Scope::Target, request, &Pins::default(), &mut lint)?;
         let reachable: BTreeSet<usize> = plan.graph.reachable();
         let stages = reachable.iter().filter(|at| **at < plan.graph.stages);
         Ok(Outline {
@@ -168,7 +210,7 @@ impl Frontend for Dockerfile {
             reachable: stages
                 .map(|at| plan.graph.nodes[*at].name.clone())
                 .collect(),
-            warnings: plan.lint.finish()?,
+            warnings: lint.finish()?,
         })
     }
 
@@ -177,24 +219,14 @@ impl Frontend for Dockerfile {
         request: &FrontendRequest,
         pins: &Pins,
     ) -> Result<Conversion, Vec<Diagnostic>> {
-        let plan = Plan::new(request, pins)?;
-        let missing: Vec<SourceRequest> = plan
-            .sources(request)
-            .into_iter()
-            .filter(|r| needs_pin(&r.source) && pins.get(&r.source, &r.platform).is_none())
-            .collect();
-        if !missing.is_empty() {
-            return Ok(Conversion::NeedsSources(missing));
+        let (ast, mut lint) = read(request)?;
+        match convert_scope(&ast, Scope::Target, request, pins, &mut lint)? {
+            Conversion::NeedsSources(sources) => Ok(Conversion::NeedsSources(sources)),
+            Conversion::Done((finished, _)) => Ok(Conversion::Done(Converted {
+                definition: finished.definition,
+                warnings: lint.finish()?,
+            })),
         }
-        let converter = Converter::new(&plan.ast, request, &plan.graph, pins, plan.lint);
-        let result = converter.convert()?;
-        if !result.missing.is_empty() {
-            return Ok(Conversion::NeedsSources(result.missing));
-        }
-        Ok(Conversion::Done(Converted {
-            definition: result.definition,
-            warnings: result.lint.finish()?,
-        }))
     }
 }
 

@@ -63,7 +63,6 @@ pub(crate) fn parse(site: &Site<'_>) -> Result<Ast, Vec<Diagnostic>> {
     let mut errors = lexed.errors;
     let mut ast = Ast {
         escape: lexed.escape,
-        directives: lexed.directives,
         meta: Vec::new(),
         stages: Vec::new(),
         empty_continuations: lexed.empty_continuations,

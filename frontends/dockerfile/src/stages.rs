@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use rbuild_llb::Diagnostic;
@@ -14,6 +15,8 @@ use rbuild_llb::op::ImageSource;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::SourceOp;
 
+use crate::args::Declared;
+use crate::args::Globals;
 use crate::args::global_args;
 use crate::ast::Ast;
 use crate::ast::Head;
@@ -54,6 +57,15 @@ pub(crate) enum Base {
     },
 }
 
+/// Which stages count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// The target and what it needs.
+    Target,
+    /// All of the file.
+    Everything,
+}
+
 /// A stage, or something that files are taken from without being one.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -71,6 +83,8 @@ pub(crate) struct Node {
     pub(crate) base: Base,
     /// `--platform`.
     pub(crate) platform: Option<Platform>,
+    /// The variables that its FROM takes.
+    pub(crate) uses: BTreeSet<String>,
     /// Its instructions, triggers of the base first.
     pub(crate) commands: Vec<Command>,
     /// Whether a named context stands in for the stage, which then has no instructions.
@@ -98,8 +112,11 @@ pub(crate) struct Graph {
     pub(crate) stages: usize,
     /// What is to be built.
     pub(crate) target: usize,
+    scope: Scope,
     /// ARGs before the first FROM, and the platform variables.
     pub(crate) globals: Env,
+    /// The former.
+    pub(crate) declared: BTreeMap<String, Declared>,
     /// Whether names of steps leave out the stage: there is but one, and it takes nothing from elsewhere.
     pub(crate) alone: bool,
 }
@@ -108,15 +125,18 @@ impl Graph {
     /// Builds the graph. Problems of all stages are collected.
     pub(crate) fn new(
         ast: &Ast,
+        scope: Scope,
         request: &FrontendRequest,
         lint: &mut Linter,
     ) -> Result<Self, Vec<Diagnostic>> {
-        let globals = global_args(ast, request)?;
+        let Globals { env, declared } = global_args(ast, request)?;
         let mut graph = Self {
             nodes: Vec::new(),
             stages: ast.stages.len(),
             target: 0,
-            globals,
+            scope,
+            globals: env,
+            declared,
             alone: false,
         };
         let mut errors = Vec::new();
@@ -272,6 +292,7 @@ impl Graph {
             base_name: from.text.clone(),
             base,
             platform: None,
+            uses: BTreeSet::new(),
             commands: Vec::new(),
             replaced: false,
             triggered: true,
@@ -371,10 +392,13 @@ impl Graph {
         )
     }
 
-    /// The nodes that the target needs, in order.
+    /// The nodes that the scope takes in, in order.
     pub(crate) fn reachable(&self) -> BTreeSet<usize> {
         let mut reachable = BTreeSet::new();
-        let mut open = vec![self.target];
+        let mut open = match self.scope {
+            Scope::Target => vec![self.target],
+            Scope::Everything => (0..self.stages).collect(),
+        };
         while let Some(at) = open.pop() {
             if !reachable.insert(at) {
                 continue;

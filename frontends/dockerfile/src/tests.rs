@@ -33,7 +33,9 @@ use rbuild_llb::op::SourceOp;
 use super::Dockerfile;
 
 mod behaviour;
+mod lint;
 mod problems;
+mod reference;
 mod render;
 
 fn testdata() -> PathBuf {
@@ -87,7 +89,13 @@ fn case_request(case: &Path) -> FrontendRequest {
     let read = |name: &str| std::fs::read_to_string(case.join(name)).ok();
     let mut request = request(&read("Dockerfile").unwrap());
     request.ignore = read("dockerignore").map(|text| file(".dockerignore", &text));
-    for line in read("request").unwrap_or_default().lines() {
+    read_request(&read("request").unwrap_or_default(), &mut request);
+    request
+}
+
+/// BuildKit's frontend options, one a line.
+fn read_request(text: &str, request: &mut FrontendRequest) {
+    for line in text.lines() {
         let (key, value) = line.split_once('=').unwrap();
         match key.split_once(':') {
             Some(("build-arg", "SOURCE_DATE_EPOCH")) => {
@@ -111,7 +119,6 @@ fn case_request(case: &Path) -> FrontendRequest {
             _ => panic!("{line}"),
         }
     }
-    request
 }
 
 /// Pins that answer every request: images with the configs of the case.

@@ -296,7 +296,6 @@ fn what_is_not_supported_is_refused() {
         "--sbom true /",
         "--builder mine /",
         "--cache-from x --cache-to y /",
-        "--call outline --check /",
         "--cgroup-parent x --resource memory=1g -m 1g /",
         "--shm-size 1g --policy x --squash --security-opt x --isolation hyperv /",
     ]
@@ -320,10 +319,6 @@ error: `--cache-from` is not supported
 hint: keep rbuild's store between builds instead, as with `--root`
 error: `--cache-to` is not supported
 hint: keep rbuild's store between builds instead, as with `--root`
-error: `--call` is not supported
-hint: every build shows the findings of `check`; leave it out
-error: `--check` is not supported
-hint: every build shows its findings; leave it out, and add `--debug` to see them in full
 error: `--cgroup-parent` is not supported
 hint: limit the whole build from outside, as with `systemd-run --user --scope -p MemoryMax=2G rbuild …`
 error: `--resource` is not supported

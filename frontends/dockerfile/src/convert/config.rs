@@ -42,6 +42,9 @@ impl Converter<'_> {
                 (None, Some(default)) => Some(self.expand(default, head, to)?),
                 (None, None) => self.graph.globals.get(name).map(str::to_owned),
             };
+            let given = self.build_args.contains_key(name) || arg.default.is_some();
+            let inherited = !given && value.is_some();
+            to.taken.arg(name, value.as_deref(), inherited, head);
             line.push_str(&format!(" {name}"));
             if let Some(value) = &value {
                 line.push_str(&format!("={value}"));

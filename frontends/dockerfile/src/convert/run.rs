@@ -61,6 +61,8 @@ impl Converter<'_> {
         for (mount, from) in run.mounts.iter().zip(from) {
             self.mount(mount, *from, head, to, &mut inputs, &mut mounts)?;
         }
+        to.taken
+            .mounts(&mounts.list, &mounts.secret_env, &head.span);
         let args = to.state.arguments(&command);
         if args.is_empty() {
             let message = "`RUN` has no command";

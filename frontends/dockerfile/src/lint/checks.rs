@@ -12,10 +12,11 @@ use crate::ast::Stage;
 
 /// Runs them.
 pub(crate) fn check(ast: &Ast, lint: &mut Linter) {
-    for span in &ast.empty_continuations {
+    for found in &ast.empty_continuations {
         lint.report_at(
             Rule::NoEmptyContinuation,
-            span,
+            &found.last,
+            &found.empty,
             "Empty continuation line".to_owned(),
         );
     }

@@ -1,5 +1,7 @@
 //! FROM.
 
+use std::collections::BTreeSet;
+
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Platform;
 use rbuild_llb::frontend::FrontendRequest;
@@ -32,8 +34,13 @@ impl Graph {
             let message = format!("base name (`{}`) should not be blank", stage.base.text);
             return Err(self.undefined(message, &stage.base, &expanded));
         }
+        let mut uses = expanded.used;
         let platform = match &stage.platform {
-            Some(word) => Some(self.stage_platform(ast, stage, word, lint)?),
+            Some(word) => {
+                let (platform, used) = self.stage_platform(ast, stage, word, lint)?;
+                uses.extend(used);
+                Some(platform)
+            }
             None => None,
         };
         let name = match &stage.name {
@@ -63,6 +70,7 @@ impl Graph {
             base_name: expanded.text,
             base,
             platform,
+            uses,
             commands: Vec::new(),
             replaced: context.is_some(),
             // A context that stands in for a stage is taken as it is.
@@ -117,7 +125,7 @@ impl Graph {
         stage: &Stage,
         word: &Word,
         lint: &mut Linter,
-    ) -> Result<Platform, Box<Diagnostic>> {
+    ) -> Result<(Platform, BTreeSet<String>), Box<Diagnostic>> {
         let expanded = self.expand(ast, stage, word, lint)?;
         if expanded.text.is_empty() {
             let message = format!("empty platform value from expression `{}`", word.text);
@@ -155,7 +163,7 @@ impl Graph {
             let rule = Rule::FromPlatformFlagConstDisallowed;
             lint.report(rule, head, &word.span, message);
         }
-        Ok(platform)
+        Ok((platform, expanded.used))
     }
 
     /// Whether bases are sound when no build argument is given.
@@ -168,7 +176,7 @@ impl Graph {
             return;
         };
         for stage in &ast.stages {
-            let Ok(base) = Shell::new(ast.escape).expand(&stage.base.text, &globals) else {
+            let Ok(base) = Shell::new(ast.escape).expand(&stage.base.text, &globals.env) else {
                 return;
             };
             if normalise_reference(&base.text).is_err() {

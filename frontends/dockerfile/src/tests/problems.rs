@@ -228,6 +228,46 @@ fn directives() {
 }
 
 #[test]
+fn files_of_other_languages() {
+    let does = "rbuild reads what `docker/dockerfile` reads by itself, and runs no other frontend";
+    let todo = "take the `syntax` out if this is a Dockerfile";
+    for (text, place) in [
+        ("# check=skip=all\n# syntax=me/mine:1 x\nFROM a", "2:10"),
+        ("// syntax=me/mine:1\n[build]\n", "1:11"),
+        ("#!/usr/bin/env x\n{\"syntax\": \"me/mine:1\"}\n", "2:13"),
+    ] {
+        let message = "this file is for the frontend `me/mine:1`";
+        check(
+            text,
+            &[&format!(
+                "{place} \"me/mine:1\" {message} [{does}] [{todo}]"
+            )],
+        );
+    }
+    for text in [
+        "# syntax=docker/dockerfile:1.7-labs\nFROM a",
+        "#!/usr/bin/env x\n# syntax=docker.io/docker/dockerfile\nFROM a",
+    ] {
+        check(text, &[]);
+    }
+    let mut request = request("# syntax=docker/dockerfile:1\nFROM a");
+    let arg = "BUILDKIT_SYNTAX".to_owned();
+    request.build_args.insert(arg.clone(), "me/mine opt".into());
+    let todo = "leave `BUILDKIT_SYNTAX` out if this is a Dockerfile";
+    let message = "the build argument `BUILDKIT_SYNTAX` asks for the frontend `me/mine`";
+    assert_eq!(
+        problems(&request),
+        [format!("1:1 \"\" {message} [{does}] [{todo}]")]
+    );
+    // The argument counts more than the file.
+    request.source = file("Dockerfile", "# syntax=me/mine\nFROM a");
+    request
+        .build_args
+        .insert(arg, "docker/dockerfile:1 opt".into());
+    assert!(problems(&request).is_empty());
+}
+
+#[test]
 fn places_are_right_inside_continued_lines() {
     check(
         "FROM alpine\nCOPY --chown=1:1 \\\n  # comment\n  --chmod=bad \\\n  a b\n",

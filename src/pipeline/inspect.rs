@@ -1,0 +1,94 @@
+//! What can be asked of a plan instead of building it. Nothing runs, nothing is written but what pinning keeps.
+
+use std::sync::Arc;
+
+use rbuild_dockerfile::Dockerfile;
+use rbuild_llb::Platform;
+use rbuild_llb::SourceFile;
+use rbuild_llb::frontend::Conversion;
+use rbuild_llb::frontend::Pins;
+use rbuild_llb::inspect::Findings;
+use rbuild_llb::inspect::Parameters;
+use rbuild_llb::inspect::Target;
+
+use super::failure;
+use super::frontend_request;
+use super::open_store;
+use super::pin;
+use super::pinned;
+use super::plan;
+use super::remote;
+use crate::outcome::BuildError;
+use crate::registry;
+use crate::request::BuildRequest;
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// What the lint rules find, in the target or, if none is named, in all stages.
+    Check,
+    /// What the target takes from whoever builds it.
+    Outline,
+    /// What can be built.
+    Targets,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub enum Answer {
+    /// To [`Question::Check`].
+    Findings(Findings),
+    /// To [`Question::Outline`].
+    Parameters(Parameters),
+    /// To [`Question::Targets`].
+    Targets(Vec<Target>),
+}
+
+/// An answer, and the file it is about.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The plan.
+    pub source: Arc<SourceFile>,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// Asks. With several platforms, for the first.
+///
+/// # Errors
+/// If the plan cannot be read, is wrong (which is an answer to [`Question::Check`]), or names bases nobody has.
+pub fn inspect(request: &BuildRequest, question: Question) -> Result<Inspection, BuildError> {
+    let local = plan::read(request)?;
+    let store = open_store(&request.settings)?;
+    let lease = store.lease().map_err(failure::store)?;
+    let registry = registry::Client::new(&request.settings);
+    let plan = match local {
+        Some(plan) => plan,
+        None => remote::Remote::new(request, &store, &lease, &registry).read()?,
+    };
+    let source = Arc::clone(&plan.source);
+    let platform = request.platforms.first().cloned();
+    let platform = platform.unwrap_or_else(Platform::host);
+    let asked = frontend_request(request, &plan, &platform, false)?;
+    if question == Question::Targets {
+        let targets = Dockerfile.targets(&asked).map_err(BuildError::request)?;
+        let answer = Answer::Targets(targets);
+        return Ok(Inspection { source, answer });
+    }
+    let pinner = pin::Pinner::new(request, &store, &lease, &registry);
+    let mut pins = Pins::default();
+    let answer = match question {
+        Question::Outline => Answer::Parameters(pinned(&mut pins, &pinner, |pins| {
+            Dockerfile
+                .parameters(&asked, pins)
+                .map_err(BuildError::request)
+        })?),
+        _ => Answer::Findings(pinned(&mut pins, &pinner, |pins| {
+            Ok::<Conversion<_>, BuildError>(Dockerfile.check(&asked, pins))
+        })?),
+    };
+    Ok(Inspection { source, answer })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+FROM scratch
+ADD a \
+  "tmp/x" \
+  notes.md /dest/
+COPY --from=alpine tmp/x /

@@ -1,0 +1,4 @@
+FROM alpine AS one
+FROM one AS two
+FROM two
+RUN true

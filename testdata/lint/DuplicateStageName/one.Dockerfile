@@ -1,0 +1,4 @@
+FROM alpine AS one
+RUN true
+FROM alpine AS one
+RUN true

@@ -1,0 +1,7 @@
+FROM alpine AS one
+FROM alpine AS two
+FROM \
+ alpine \
+ AS one
+FROM alpine AS two
+RUN true

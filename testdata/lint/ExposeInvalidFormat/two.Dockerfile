@@ -1,0 +1,4 @@
+FROM alpine
+EXPOSE 80 \
+  5000:80
+EXPOSE [::1]::81 82-83:82-83/udp

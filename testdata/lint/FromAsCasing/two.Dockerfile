@@ -1,0 +1,5 @@
+from alpine AS one
+run true
+from one \
+  As two
+run true

@@ -1,0 +1,4 @@
+FROM alpine AS one
+FROM --platform=linux/amd64 \
+  alpine
+RUN true

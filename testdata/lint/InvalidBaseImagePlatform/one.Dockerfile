@@ -1,0 +1,2 @@
+FROM other
+RUN true

@@ -1,0 +1,5 @@
+ARG TAG=latest
+ARG VARIANT
+FROM busybox:${TAG} AS one
+FROM alpine${VARIANT}
+RUN true

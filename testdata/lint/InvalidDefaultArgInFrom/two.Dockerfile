@@ -1,0 +1,5 @@
+ARG IMAGE
+FROM alpine AS one
+FROM \
+   ${IMAGE}
+RUN true

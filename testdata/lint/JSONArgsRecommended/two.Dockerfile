@@ -1,0 +1,4 @@
+FROM alpine
+ENTRYPOINT exec top \
+  -b
+CMD [ "-n" , top ]

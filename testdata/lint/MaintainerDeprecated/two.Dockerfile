@@ -1,0 +1,6 @@
+FROM alpine AS one
+MAINTAINER one \
+  and more
+FROM one
+MAINTAINER two
+RUN true

@@ -1,0 +1,5 @@
+FROM alpine AS one
+CMD ["one"]
+FROM one
+ENTRYPOINT ["two"]
+CMD ["two"]

@@ -1,0 +1,3 @@
+FROM alpine
+ENTRYPOINT ["one"]
+ENTRYPOINT ["two"]

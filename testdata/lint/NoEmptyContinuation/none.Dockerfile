@@ -1,0 +1,6 @@
+FROM alpine
+RUN true && \
+    # a comment
+    true
+
+RUN true

@@ -1,0 +1,15 @@
+FROM alpine
+RUN true
+COPY \
+   # why
+
+  a \
+
+  b \
+  /dest/
+RUN one \
+  two
+
+RUN three \
+ 	 
+  four

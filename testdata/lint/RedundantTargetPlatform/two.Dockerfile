@@ -1,0 +1,5 @@
+FROM alpine AS one
+FROM \
+  --platform=${TARGETPLATFORM} \
+  alpine
+RUN true

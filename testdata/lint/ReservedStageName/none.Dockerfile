@@ -1,0 +1,2 @@
+FROM alpine AS scratch-2
+RUN true

@@ -1,0 +1,4 @@
+FROM alpine AS base
+FROM base \
+  AS context
+RUN true

@@ -1,0 +1,3 @@
+ARG VERSION=3
+FROM --platform=$BUILDPLATFORM alpine:${VERSION} AS base
+RUN true

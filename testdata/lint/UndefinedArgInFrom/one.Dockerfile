@@ -1,0 +1,3 @@
+ARG TAG=3
+FROM alpine:3${TAGG}
+RUN true

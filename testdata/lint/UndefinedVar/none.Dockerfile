@@ -1,0 +1,5 @@
+FROM alpine
+ARG foo
+ENV PATH=$PATH:/bin X=${foo:-1}
+COPY $foo /
+RUN echo $undefined

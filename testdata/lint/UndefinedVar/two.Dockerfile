@@ -1,0 +1,9 @@
+FROM alpine AS one
+ARG NAME
+ENV VERSION=1 \
+    PATH=$PAHT:/bin
+LABEL a=${VERSIN} b=$NAME \
+   c=$OTHER
+WORKDIR /x/${DIR:-y}
+FROM one
+USER $NAME

@@ -1,0 +1,3 @@
+FROM alpine
+WORKDIR /usr
+WORKDIR src/app
