@@ -4,6 +4,7 @@
 use std::fs;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::path::Path;
 
 use rustix::fs::FileType;
 use snapbox::IntoData;
@@ -529,10 +530,50 @@ caused by: Permission denied (os error 13)
     set("600", "0");
 }
 
-/// The step waits while the file is changed, so it changes after it was looked at and before its bytes are taken: for
-/// the image, or for a step that needs it.
 #[test]
 fn file_that_changes_during_the_build() {
+    let write = |path: &Path| {
+        let mut file = OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all(b"after!").unwrap();
+    };
+    change_during_the_build(
+        &write,
+        str![[r#"
+error: `./data` changed while it was read
+ --> Dockerfile:5:1
+  |
+5 | COPY data /
+  | ^^^^^^^^^^^
+  |
+hint: build again once nothing writes to it, or add it to `.dockerignore`
+[exit status: 1]
+
+"#]],
+    );
+}
+
+#[test]
+fn file_that_goes_away_during_the_build() {
+    change_during_the_build(
+        &|path| fs::remove_file(path).unwrap(),
+        str![[r#"
+error: `./data` changed while it was read
+ --> Dockerfile:5:1
+  |
+5 | COPY data /
+  | ^^^^^^^^^^^ No such file or directory (os error 2)
+  |
+hint: build again once nothing writes to it, or add it to `.dockerignore`
+[exit status: 1]
+
+"#]],
+    );
+}
+
+/// A step waits while the file is changed, so it changes after it was looked at and before its bytes are taken: for the
+/// image, or for a step that needs it.
+#[track_caller]
+fn change_during_the_build(change: &dyn Fn(&Path), expected: impl IntoData + Clone) {
     for last in ["USER nobody", "RUN cat /data"] {
         let gate = Gate::new();
         let env = TestEnv::new().bases([Base::Busybox]).file("data", "before").file(
@@ -550,27 +591,13 @@ fn file_that_changes_during_the_build() {
             .spawn()
             .unwrap();
         let waiting = gate.wait();
-        OpenOptions::new()
-            .write(true)
-            .open(env.path("data"))
-            .unwrap()
-            .write_all(b"after!")
-            .unwrap();
+        change(&env.path("data"));
         waiting.go_on();
         let output = env.finished(build).code(1);
         assert!(!env.path("iid").exists() && !env.path("out.tar").exists());
-        output.fails_with(str![[r#"
-error: `./data` changed while it was read
- --> Dockerfile:5:1
-  |
-5 | COPY data /
-  | ^^^^^^^^^^^
-  |
-hint: build again once nothing writes to it, or add it to `.dockerignore`
-[exit status: 1]
-
-"#]]);
+        output.fails_with(expected.clone());
         // The same build again, with the file at rest.
+        env.write("data", "after!");
         build_with_content(&env, "after!");
     }
 }
