@@ -267,6 +267,7 @@ fn frontend_request(
         labels: request.labels.clone(),
         contexts: contexts.collect(),
         target_platform: platform.clone(),
+        implicit_platform: request.platforms.is_empty(),
         build_platform: Platform::host(),
         multi_platform,
         no_cache: request.no_cache.clone(),

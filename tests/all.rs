@@ -6,6 +6,7 @@ mod apt;
 mod bad_input;
 mod cache;
 mod concurrency;
+mod dockerfile;
 mod exporters;
 mod real_inputs;
 mod sandbox;

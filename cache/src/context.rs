@@ -12,6 +12,7 @@
 //! may be about to enter a user namespace, which a process with a second thread cannot.
 
 mod files;
+mod links;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -26,6 +27,7 @@ use rbuild_llb::pattern::Selection;
 
 use crate::stat;
 use crate::stat::StatCache;
+use crate::tree::TreeError;
 use crate::tree::TreeRef;
 use crate::tree::Trees;
 
@@ -84,6 +86,15 @@ pub enum ContextError {
         #[source]
         source: io::Error,
     },
+    /// What was read of it cannot be read again.
+    #[error("cannot put the tree of the context `{}` together", path.display())]
+    Tree {
+        /// The context.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: TreeError,
+    },
     /// The build was cancelled.
     #[error("cancelled while reading the context `{}`", path.display())]
     Cancelled {
@@ -104,7 +115,7 @@ impl ContextError {
     pub fn is_request(&self) -> bool {
         match self {
             Self::Root { .. } | Self::Unreadable { .. } | Self::Changing { .. } => true,
-            Self::Io { .. } | Self::Cancelled { .. } => false,
+            Self::Io { .. } | Self::Tree { .. } | Self::Cancelled { .. } => false,
         }
     }
 }

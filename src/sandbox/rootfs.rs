@@ -200,6 +200,9 @@ fn prepare(mount: &Mount, number: usize) -> Result<Prepared, Failure> {
             let tree = layers(&format!("m{number}"), lowers, upper.as_ref(), work, subpath)
                 .map_err(|refusal| refusal.errno)
                 .during(doing)?;
+            if upper.is_none() {
+                mounts::make_read_only(&tree).during(doing)?;
+            }
             (tree, "layers".to_owned())
         }
         MountSource::Tmpfs { size } => {

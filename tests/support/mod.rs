@@ -6,10 +6,11 @@ mod gate;
 mod layout;
 mod output;
 mod registry;
-mod tools;
+pub(crate) mod tools;
 
 pub(crate) use bases::Base;
 pub(crate) use bases::PACKAGES_WITH_USERS;
+pub(crate) use bases::copy_image;
 pub(crate) use env::TestEnv;
 pub(crate) use gate::Gate;
 pub(crate) use layout::Image;

@@ -28,6 +28,7 @@ use rustix::time::ClockId;
 use super::ContextError;
 use super::ContextFiles;
 use super::Scan;
+use super::links;
 use crate::stat::DirStats;
 use crate::stat::FileStat;
 use crate::stat::Remembered;
@@ -110,6 +111,10 @@ pub(super) fn walk(
         return Err(problem);
     }
     let tree = done.tree.expect("the root was finished last");
+    let tree = links::restore(trees, tree, done.linked).map_err(|source| ContextError::Tree {
+        path: files.display(b""),
+        source,
+    })?;
     Ok(Walked {
         scan: Scan {
             tree,
@@ -148,6 +153,8 @@ struct Counts {
 struct Done {
     tree: Option<TreeRef>,
     dirs: Vec<(Vec<u8>, DirStats)>,
+    /// Files with more than one name.
+    linked: Vec<links::Linked>,
     problems: Vec<Problem>,
 }
 
@@ -439,7 +446,13 @@ impl Walk<'_> {
             rustix::fs::minor(stat.st_rdev),
         );
         Ok(match now {
-            FileType::RegularFile => Seen::File(file_stat(&stat)),
+            FileType::RegularFile => {
+                if stat.st_nlink > 1 {
+                    let mut done = self.done.lock().expect("no job panics");
+                    done.linked.push(((stat.st_dev, stat.st_ino), path));
+                }
+                Seen::File(file_stat(&stat))
+            }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(fd, name, Vec::new())?.into_bytes();
                 Seen::Node(meta, Node::Symlink { target })

@@ -279,29 +279,34 @@ fn logical(first: Physical<'_>, reader: &mut Reader<'_>, lexed: &mut Lexed) -> L
         ..Line::default()
     };
     let mut physical = first;
+    // Where the instruction ends, if it has empty lines: there BuildKit says so, once.
+    let mut last = None;
+    let mut ended = false;
     while let Some(piece) = continued(physical.text, lexed.escape) {
         line.push(piece, physical.at);
         let next = loop {
             let Some(next) = reader.line() else {
                 break None;
             };
-            if next.is_comment() {
-                continue;
+            let is_empty = !next.is_comment() && next.text.trim_start().is_empty();
+            if is_empty || last.is_some() {
+                last = Some(next.range());
             }
-            if next.text.trim_start().is_empty() {
-                let span = reader.site.span(next.range());
-                lexed.empty_continuations.push(span);
-                continue;
+            if !is_empty && !next.is_comment() {
+                break Some(next);
             }
-            break Some(next);
         };
-        match next {
-            Some(next) => physical = next,
-            None => return line,
-        }
+        ended = next.is_none();
+        let Some(next) = next else { break };
+        physical = next;
         line.extent.end = physical.at + physical.text.len();
     }
-    line.push(physical.text, physical.at);
+    if !ended {
+        line.push(physical.text, physical.at);
+    }
+    if let Some(last) = last {
+        lexed.empty_continuations.push(reader.site.span(last));
+    }
     line
 }
 
