@@ -465,6 +465,7 @@ fn remark_on(events: &EventSink, text: &str) {
         rule: None,
         message: text.to_owned(),
         labels: Vec::new(),
+        statement: None,
         hints: Vec::new(),
     };
     events.send(Event::Warning(WarningEvent {

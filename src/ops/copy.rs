@@ -372,7 +372,7 @@ impl<'a> Target<'a> {
             },
         };
         let dest = self.resolve(&clean(&action.dest))?;
-        if action.dest.ends_with('/') {
+        if action.dest.ends_with('/') || action.dest.ends_with("/.") {
             self.make_dirs(&dest, made)?;
         }
         let entry = arriving(self.trees, source, action, change)?;
@@ -553,6 +553,7 @@ impl<'a> Target<'a> {
             .split(|&b| b == b'/')
             .filter(|part| !part.is_empty())
             .collect();
+        entry.name.clear();
         for part in parts.iter().rev() {
             entry.name = part.to_vec();
             let object = self.trees.put(Directory {

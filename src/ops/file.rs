@@ -6,6 +6,7 @@ use rbuild_cache::Entry;
 use rbuild_cache::Follow;
 use rbuild_cache::LayerRef;
 use rbuild_cache::Meta;
+use rbuild_cache::NewNode;
 use rbuild_cache::Node;
 use rbuild_cache::Snapshot;
 use rbuild_cache::Timestamp;
@@ -371,10 +372,6 @@ impl Engine<'_> {
                 let dest = target.resolve(&copy::clean(&action.dest))?;
                 target.make_dirs(&dest, copy::Made::by(owner))?;
                 // What is in an archive has a mode of its own, which `--chmod` does not change.
-                let change = Change {
-                    mode: None,
-                    ..change.clone()
-                };
                 self.unpack(target, &dest, archive, &change)?;
                 continue;
             }
@@ -425,17 +422,42 @@ impl Engine<'_> {
         std::io::Seek::rewind(&mut again)
             .map_err(|error| OpError::io("read", "archive".as_ref(), error))?;
         self.spool_files(&read.layer, again, &wanted)?;
+        let owned = match change.owner {
+            Some(owner) => self.give(&read.layer, owner)?,
+            None => read.layer,
+        };
         // As an archive's own files, names that look like whiteouts are what they say: the merge applies them.
-        let mut whole = trees.merge(&trees.empty().tree, &read.layer.tree)?;
-        for (path, dir) in self.over_links(target, dest, &read.layer)? {
+        let mut whole = trees.merge(&trees.empty().tree, &owned.tree)?;
+        for (path, dir) in self.over_links(target, dest, &owned)? {
             let mut gone = TreeBuilder::new();
             gone.whiteout(&path);
             whole = trees.merge(&whole.tree, &gone.finish(trees).tree)?;
             let aside = trees.merge(&trees.empty().tree, &trees.subtree(&dir).tree)?;
             let dest = target.resolve(&copy::join(dest, &path))?;
-            self.lay(target, &dest, &aside, change)?;
+            self.lay(target, &dest, &aside)?;
         }
-        self.lay(target, dest, &whole, change)
+        self.lay(target, dest, &whole)
+    }
+
+    /// What an archive names, with another owner. Directories that it only names in paths stay root's.
+    fn give(&self, archive: &TreeRef, (uid, gid): (u32, u32)) -> Result<TreeRef, OpError> {
+        let trees = self.store.trees();
+        let mut builder = TreeBuilder::new();
+        trees.walk(&archive.tree, &mut |path, entry| {
+            let meta = Meta {
+                uid,
+                gid,
+                ..entry.meta.clone()
+            };
+            match NewNode::of(&entry.node) {
+                _ if matches!(&entry.node, Node::Dir(dir) if dir.implied) => {}
+                _ if path.is_empty() => builder.set_root(meta),
+                Some(node) => builder.insert(path, meta, node),
+                None => {}
+            }
+            std::ops::ControlFlow::Continue(())
+        })?;
+        Ok(builder.finish(trees))
     }
 
     /// The directories of an archive that it only names in paths, where the image has symbolic links: what is in them
@@ -471,13 +493,7 @@ impl Engine<'_> {
     }
 
     /// Lays a file system upon the directory `dest`.
-    fn lay(
-        &self,
-        target: &mut Target<'_>,
-        dest: &[u8],
-        whole: &TreeRef,
-        change: &Change<'_>,
-    ) -> Result<(), OpError> {
+    fn lay(&self, target: &mut Target<'_>, dest: &[u8], whole: &TreeRef) -> Result<(), OpError> {
         let action = CopyAction {
             dest: format!("/{}", String::from_utf8_lossy(dest)),
             dir_copy_contents: true,
@@ -489,7 +505,7 @@ impl Engine<'_> {
             name: Vec::new(),
             entry: self.store.trees().root(&whole.tree)?,
         };
-        Ok(target.copy(&root, &action, change)?)
+        Ok(target.copy(&root, &action, &Change::default())?)
     }
 
     /// `--chown`, looked up in the image, which must be one: nothing is known of names where it is `scratch`.

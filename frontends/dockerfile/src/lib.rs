@@ -66,7 +66,8 @@ struct Plan {
 impl Plan {
     fn new(request: &FrontendRequest, pins: &Pins) -> Result<Self, Vec<Diagnostic>> {
         let ast = parse::parse(&Site::file(&request.source))?;
-        let mut lint = Linter::new(&ast)?;
+        let check = request.build_args.get("BUILDKIT_DOCKERFILE_CHECK");
+        let mut lint = Linter::new(&ast, check.map(String::as_str))?;
         lint::check(&ast, &mut lint);
         Graph::check_defaults(&ast, request, &mut lint);
         let mut graph = Graph::new(&ast, request, &mut lint)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Span;
+use rbuild_llb::diagnostic::Label;
 
 use crate::ast::Ast;
 use crate::ast::Head;
@@ -138,17 +139,29 @@ pub(crate) struct Linter {
 }
 
 impl Linter {
-    pub(crate) fn new(ast: &Ast) -> Result<Self, Vec<Diagnostic>> {
+    /// With the configuration of `--build-arg BUILDKIT_DOCKERFILE_CHECK`, or else of the file.
+    pub(crate) fn new(ast: &Ast, argument: Option<&str>) -> Result<Self, Vec<Diagnostic>> {
         let mut linter = Self {
             config: Config::default(),
             found: Vec::new(),
         };
-        if let Some(check) = ast.directives.iter().find(|d| d.name == "check") {
-            linter.config = Config::parse(&check.value).map_err(|option| {
-                let message = format!("invalid check option `{option}`");
-                let hint = "the options are `skip=…`, `experimental=…` and `error=true`";
-                vec![Diagnostic::error(message, check.span.clone(), "").hint(hint)]
-            })?;
+        let invalid = |option: String, span: Option<Span>| {
+            let hint = "the options are `skip=…`, `experimental=…` and `error=true`";
+            let text = String::new();
+            vec![Diagnostic {
+                severity: rbuild_llb::Severity::Error,
+                rule: None,
+                message: format!("invalid check option `{option}`"),
+                labels: span.map(|span| Label { span, text }).into_iter().collect(),
+                statement: None,
+                hints: vec![hint.to_owned()],
+            }]
+        };
+        if let Some(argument) = argument {
+            linter.config = Config::parse(argument).map_err(|option| invalid(option, None))?;
+        } else if let Some(check) = ast.directives.iter().find(|d| d.name == "check") {
+            linter.config = Config::parse(&check.value)
+                .map_err(|option| invalid(option, Some(check.span.clone())))?;
         }
         Ok(linter)
     }
@@ -164,19 +177,22 @@ impl Linter {
             _ => !own.skip.contain(rule) && !self.config.skip.contain(rule),
         };
         if wanted {
-            self.add(rule, span, message);
+            // The place may be in another instruction, or, of a trigger, in another file.
+            let within = head.span.file == span.file && head.span.range.contains(&span.range.start);
+            self.add(rule, span, within.then_some(&head.span), message);
         }
     }
 
     /// Reports a finding about a place.
     pub(crate) fn report_at(&mut self, rule: Rule, span: &Span, message: String) {
         if !self.config.skip.contain(rule) {
-            self.add(rule, span, message);
+            self.add(rule, span, None, message);
         }
     }
 
-    fn add(&mut self, rule: Rule, span: &Span, message: String) {
-        let finding = Diagnostic::warning(rule.name(), message, span.clone(), "");
+    fn add(&mut self, rule: Rule, span: &Span, within: Option<&Span>, message: String) {
+        let mut finding = Diagnostic::warning(rule.name(), message, span.clone(), "");
+        finding.statement = within.cloned();
         if !self.found.contains(&finding) {
             self.found.push(finding);
         }
@@ -196,6 +212,7 @@ impl Linter {
             rule: None,
             message: format!("lint violation found for rules: {rules}"),
             labels: Vec::new(),
+            statement: None,
             hints: vec!["`# check=error=true` makes findings errors".to_owned()],
         });
         Err(self.found)
