@@ -32,6 +32,7 @@ use rbuild_llb::op::SourceOp;
 use super::Dockerfile;
 
 mod behaviour;
+mod fuzz;
 mod problems;
 mod render;
 
