@@ -88,6 +88,7 @@ fn kind(error: &OpError) -> ErrorKind {
         OpError::Copy(CopyError::Tree(_)) => ErrorKind::Environment,
         OpError::Copy(_)
         | OpError::Owner(_)
+        | OpError::Pattern(_)
         | OpError::Unsupported { .. }
         | OpError::Secret { .. } => ErrorKind::Request,
         OpError::Context(error) if error.is_request() => ErrorKind::Request,
@@ -179,6 +180,7 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
         OpError::Copy(CopyError::Tree(_)) => return op(error),
         OpError::Copy(_)
         | OpError::Owner(_)
+        | OpError::Pattern(_)
         | OpError::Unsupported { .. }
         | OpError::Secret { .. } => (None, error.to_string(), String::new(), None),
         _ => return op(error),
