@@ -114,6 +114,7 @@ fn convert() -> String {
         labels: BTreeMap::new(),
         contexts: BTreeMap::new(),
         target_platform: Platform::host(),
+        implicit_platform: true,
         build_platform: Platform::host(),
         multi_platform: false,
         no_cache: NoCache::Off,

@@ -281,6 +281,7 @@ fn frontend_request(
         labels: request.labels.clone(),
         contexts: contexts.collect::<Result<_, BuildError>>()?,
         target_platform: platform.clone(),
+        implicit_platform: request.platforms.is_empty(),
         build_platform: Platform::host(),
         multi_platform,
         no_cache: request.no_cache.clone(),
@@ -486,6 +487,7 @@ fn remark_on(events: &EventSink, text: &str) {
         rule: None,
         message: text.to_owned(),
         labels: Vec::new(),
+        statement: None,
         hints: Vec::new(),
     };
     events.send(Event::Warning(WarningEvent {

@@ -24,6 +24,7 @@ pub use locate::locate_files;
 pub use read::ReadLayer;
 pub use read::TakeFile;
 pub use read::extract_files;
+pub use read::is_archive;
 pub use read::read_layer;
 pub use write::write_layer;
 
@@ -89,12 +90,6 @@ pub enum LayerError {
         /// Why.
         #[from]
         source: TarError,
-    },
-    /// The blob starts like something that no layer is compressed with.
-    #[error("layers compressed with {name} are not supported")]
-    Compression {
-        /// The format.
-        name: &'static str,
     },
     /// The archive has an entry that no layer may have.
     #[error("the layer's entry `{path}` {problem}")]

@@ -77,6 +77,7 @@ pub use layer::OpenFile;
 pub use layer::ReadLayer;
 pub use layer::TakeFile;
 pub use layer::extract_files;
+pub use layer::is_archive;
 pub use layer::locate_files;
 pub use layer::read_layer;
 pub use layer::write_layer;

@@ -102,6 +102,8 @@ pub struct Diagnostic {
     pub message: String,
     /// The places; the first is the primary one. Empty only where no file is at hand.
     pub labels: Vec<Label>,
+    /// The instruction that the first place is in, for tools that take BuildKit's findings: those have its lines.
+    pub statement: Option<Span>,
     /// What to do about it, each printed after `hint: `.
     pub hints: Vec<String>,
 }
@@ -117,6 +119,7 @@ impl Diagnostic {
                 span,
                 text: label.into(),
             }],
+            statement: None,
             hints: Vec::new(),
         }
     }
@@ -133,6 +136,19 @@ impl Diagnostic {
             rule: Some(rule),
             ..Self::error(message, span, label)
         }
+    }
+
+    /// First and last line as BuildKit counts them: of the whole instruction.
+    pub fn lines(&self) -> Option<(usize, usize)> {
+        let first = self.labels.first().map(|label| &label.span);
+        self.statement.as_ref().or(first).map(Span::lines)
+    }
+
+    /// Says which instruction it is about.
+    #[must_use]
+    pub fn within(mut self, statement: Span) -> Self {
+        self.statement = Some(statement);
+        self
     }
 
     /// Adds a hint.

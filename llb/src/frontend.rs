@@ -34,6 +34,8 @@ pub struct FrontendRequest {
     pub contexts: BTreeMap<String, NamedContext>,
     /// What is built for.
     pub target_platform: Platform,
+    /// Whether nobody asked for that platform, so that the image is for the one its base is for.
+    pub implicit_platform: bool,
     /// What the builder runs on.
     pub build_platform: Platform,
     /// Whether several platforms are built, so that names of steps must say which.

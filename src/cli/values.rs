@@ -17,6 +17,7 @@ pub(crate) fn problem(message: impl Into<String>) -> Diagnostic {
         rule: None,
         message: message.into(),
         labels: Vec::new(),
+        statement: None,
         hints: Vec::new(),
     }
 }

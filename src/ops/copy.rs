@@ -27,6 +27,9 @@ use rbuild_llb::pattern::wildcard;
 
 use super::mode;
 
+/// How many symbolic links a path may lead over, as in BuildKit (and path_resolution(7) has 40).
+const MAX_LINKS: usize = 255;
+
 /// Why a copy cannot be done.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
@@ -58,6 +61,12 @@ pub enum CopyError {
     /// A directory above the destination is something else.
     #[error("`/{path}` is not a directory")]
     NotADirectory {
+        /// Path in the image.
+        path: String,
+    },
+    /// Symbolic links that lead to each other.
+    #[error("too many symbolic links in `/{path}`")]
+    Loop {
         /// Path in the image.
         path: String,
     },
@@ -127,8 +136,7 @@ pub fn sources(
         source,
     };
     let src = clean(&action.src);
-    let is_wild =
-        action.allow_wildcard && src.iter().any(|b| matches!(b, b'*' | b'?' | b'[' | b'\\'));
+    let is_wild = action.allow_wildcard && src.split(|&b| b == b'/').any(is_pattern);
     let mut paths = Vec::new();
     if is_wild {
         expand(trees, tree, &src, &mut paths).map_err(|error| match error {
@@ -153,10 +161,15 @@ pub fn sources(
                 src: action.src.clone(),
             });
         };
+        let mut entry = found.entry;
+        if let Node::File(file) = &mut entry.node {
+            // Links are kept within a source, not among sources.
+            file.link = None;
+        }
         list.push(Source {
             path: found.path,
             name: split(&path).1.to_vec(),
-            entry: found.entry,
+            entry,
         });
     }
     if list.is_empty() && !action.allow_empty_wildcard {
@@ -178,7 +191,21 @@ impl From<TreeError> for ExpandError {
     }
 }
 
-/// All paths `pattern` matches, component by component; `**` matches any number of directories.
+/// Whether a component has wildcards. One that only has backslashes is taken as it is.
+fn is_pattern(part: &[u8]) -> bool {
+    let mut bytes = part.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' => drop(bytes.next()),
+            b'*' | b'?' | b'[' => return true,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// All paths `pattern` matches, component by component (Go's `filepath.Match`, so `**` is `*`). What stands before the
+/// first component with a wildcard is a path; from there on symbolic links are not followed.
 fn expand(
     trees: &Trees,
     tree: &TreeRef,
@@ -189,37 +216,28 @@ fn expand(
         .split(|&b| b == b'/')
         .filter(|part| !part.is_empty())
         .collect();
-    let mut open: Vec<(Vec<u8>, usize)> = vec![(Vec::new(), 0)];
-    while let Some((path, at)) = open.pop() {
-        let Some(part) = parts.get(at) else {
+    let first = parts.iter().position(|part| is_pattern(part));
+    let (plain, wild) = parts.split_at(first.unwrap_or(parts.len()));
+    let start = trees.lookup(&tree.tree, &plain.join(&b'/'), Follow::All)?;
+    let mut open: Vec<(Vec<u8>, Entry, usize)> = Vec::new();
+    open.extend(start.map(|found| (found.path, found.entry, 0)));
+    while let Some((path, entry, at)) = open.pop() {
+        let Some(part) = wild.get(at) else {
             into.push(path);
             continue;
         };
-        let Some(found) = trees.lookup(&tree.tree, &path, Follow::All)? else {
-            continue;
-        };
-        let Node::Dir(dir) = &found.entry.node else {
+        let Node::Dir(dir) = &entry.node else {
             continue;
         };
         let text = String::from_utf8_lossy(part);
-        if *part == b"**" {
-            open.push((path.clone(), at + 1));
-        }
         for entry in &trees.get(&dir.tree)?.entries {
-            let child = join(&path, &entry.name);
-            if *part == b"**" {
-                if matches!(entry.node, Node::Dir(_)) {
-                    open.push((child, at));
-                }
-            } else if wildcard(&text, &String::from_utf8_lossy(&entry.name))
-                .map_err(ExpandError::Pattern)?
-            {
-                open.push((child, at + 1));
+            let name = String::from_utf8_lossy(&entry.name);
+            if wildcard(&text, &name).map_err(ExpandError::Pattern)? {
+                open.push((join(&path, &entry.name), entry.clone(), at + 1));
             }
         }
     }
     into.sort();
-    into.dedup();
     Ok(())
 }
 
@@ -353,12 +371,12 @@ impl<'a> Target<'a> {
             owner: change.owner.unwrap_or((0, 0)),
             // As BuildKit has it: directories that are made on the way take an octal `--chmod` as well.
             mode: match change.mode {
-                Some(ModeChange::Octal(bits)) => bits & 0o7777,
+                Some(ModeChange::Octal(bits)) => bits & 0o777,
                 Some(ModeChange::Symbolic(_)) | None => 0o755,
             },
         };
-        let dest = clean(&action.dest);
-        if action.dest.ends_with('/') {
+        let dest = self.resolve(&clean(&action.dest))?;
+        if action.dest.ends_with('/') || action.dest.ends_with("/.") {
             self.make_dirs(&dest, made)?;
         }
         let entry = arriving(self.trees, source, action, change)?;
@@ -374,23 +392,20 @@ impl<'a> Target<'a> {
         action: &CopyAction,
         made: Made,
     ) -> Result<(), CopyError> {
-        let there = self.trees.lookup(&self.root.tree, dest, Follow::All)?;
-        let into_dir = there
-            .as_ref()
-            .is_some_and(|found| matches!(found.entry.node, Node::Dir(_)));
+        let there = self.trees.lookup(&self.root.tree, dest, Follow::NotLast)?;
+        let into_dir = there.is_some_and(|found| matches!(found.entry.node, Node::Dir(_)));
         let is_dir = matches!(entry.node, Node::Dir(_));
         let contents = action.dir_copy_contents && is_dir;
-        let mut path = there.map_or_else(|| dest.to_vec(), |found| found.path);
-        if into_dir && !contents && !name.is_empty() {
-            path = join(&path, name);
-        }
+        let path = if into_dir && !contents && !name.is_empty() {
+            join(dest, name)
+        } else {
+            dest.to_vec()
+        };
         if contents && !into_dir {
             // The directory that takes the contents is made like any missing parent.
-            path = self.make_dirs(&path, made)?;
+            self.make_dirs(&path, made)?;
         } else {
-            let (parent, last) = split(&path);
-            let parent = self.make_dirs(parent, made)?;
-            path = join(&parent, last);
+            self.make_dirs(split(&path).0, made)?;
         }
         if contents && let Node::Dir(dir) = &mut entry.node {
             dir.implied = true;
@@ -399,31 +414,63 @@ impl<'a> Target<'a> {
         self.graft(&path, entry)
     }
 
-    /// Makes the directories of `path` that are missing, following links as `mkdir -p` does, and returns the
-    /// resolved path.
+    /// `path` with all its links resolved within the image, also the last one, and those that dangle: what they name
+    /// is where the copy goes.
+    ///
+    /// # Errors
+    /// If links lead round in a circle, or a tree cannot be read.
+    pub fn resolve(&self, path: &[u8]) -> Result<Vec<u8>, CopyError> {
+        let components = |path: &[u8]| -> Vec<Vec<u8>> {
+            let parts = path.rsplit(|&b| b == b'/');
+            parts
+                .filter(|part| !part.is_empty())
+                .map(<[u8]>::to_vec)
+                .collect()
+        };
+        let mut open = components(path);
+        let mut resolved: Vec<u8> = Vec::new();
+        let mut links = 0;
+        while let Some(part) = open.pop() {
+            match part.as_slice() {
+                b"." => continue,
+                b".." => {
+                    resolved = split(&resolved).0.to_vec();
+                    continue;
+                }
+                _ => {}
+            }
+            let next = join(&resolved, &part);
+            let found = self.trees.lookup(&self.root.tree, &next, Follow::NotLast)?;
+            let Some(Node::Symlink { target }) = found.map(|found| found.entry.node) else {
+                resolved = next;
+                continue;
+            };
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(CopyError::Loop { path: text(path) });
+            }
+            if target.starts_with(b"/") {
+                resolved.clear();
+            }
+            open.extend(components(&target));
+        }
+        Ok(resolved)
+    }
+
+    /// Makes the directories of a [resolved](Self::resolve) path that are missing.
     ///
     /// # Errors
     /// If something on the way is not a directory.
-    pub fn make_dirs(&mut self, path: &[u8], made: Made) -> Result<Vec<u8>, CopyError> {
-        let mut resolved = Vec::new();
-        let mut rest = path.split(|&b| b == b'/').filter(|part| !part.is_empty());
-        for part in rest.by_ref() {
-            let next = join(&resolved, part);
-            match self.trees.lookup(&self.root.tree, &next, Follow::All)? {
-                Some(found) if matches!(found.entry.node, Node::Dir(_)) => resolved = found.path,
-                Some(found) => {
-                    return Err(CopyError::NotADirectory {
-                        path: text(&found.path),
-                    });
-                }
+    pub fn make_dirs(&mut self, path: &[u8], made: Made) -> Result<(), CopyError> {
+        let mut above = Vec::new();
+        for part in path.split(|&b| b == b'/').filter(|part| !part.is_empty()) {
+            above = join(&above, part);
+            match self
+                .trees
+                .lookup(&self.root.tree, &above, Follow::NotLast)?
+            {
+                Some(found) => self.must_be_dir(&above, &found.entry)?,
                 None => {
-                    if self
-                        .trees
-                        .lookup(&self.root.tree, &next, Follow::NotLast)?
-                        .is_some()
-                    {
-                        return Err(CopyError::NotADirectory { path: text(&next) }); // a dangling link
-                    }
                     let mtime = rbuild_cache::Timestamp {
                         secs: self.now,
                         nanos: 0,
@@ -435,19 +482,27 @@ impl<'a> Target<'a> {
                         mtime,
                         xattrs: BTreeMap::new(),
                     };
-                    self.graft(
-                        &next,
-                        Entry {
-                            name: Vec::new(),
-                            meta,
-                            node: empty_dir(self.trees),
-                        },
-                    )?;
-                    resolved = next;
+                    let entry = Entry {
+                        name: Vec::new(),
+                        meta,
+                        node: empty_dir(self.trees),
+                    };
+                    self.graft(&above, entry)?;
                 }
             }
         }
-        Ok(resolved)
+        Ok(())
+    }
+
+    /// Refuses what is there and no directory.
+    ///
+    /// # Errors
+    /// [`CopyError::NotADirectory`].
+    pub fn must_be_dir(&self, path: &[u8], there: &Entry) -> Result<(), CopyError> {
+        match there.node {
+            Node::Dir(_) => Ok(()),
+            _ => Err(CopyError::NotADirectory { path: text(path) }),
+        }
     }
 
     /// Refuses what the file system would refuse: a directory over a file, a file over a directory.
@@ -502,6 +557,7 @@ impl<'a> Target<'a> {
             .split(|&b| b == b'/')
             .filter(|part| !part.is_empty())
             .collect();
+        entry.name.clear();
         for part in parts.iter().rev() {
             entry.name = part.to_vec();
             let object = self.trees.put(Directory {

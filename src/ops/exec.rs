@@ -19,6 +19,7 @@ use rbuild_llb::Vertex;
 use rbuild_llb::event::Event;
 use rbuild_llb::event::LogEvent;
 use rbuild_llb::key::KeyValue;
+use rbuild_llb::op::CacheSharing;
 use rbuild_llb::op::ExecOp;
 use rbuild_llb::op::Mount;
 use rbuild_llb::op::MountKind;
@@ -398,9 +399,17 @@ impl Engine<'_> {
                 uid,
                 gid,
             } => {
+                if let Some(index) = mount.input {
+                    return self.cache_over(inputs[index], mount, id, scratch, held, step);
+                }
+                // Of one id, what begins with another owner or mode is another cache, as with BuildKit.
+                let id = match (*mode, *uid, *gid) {
+                    (0o755, 0, 0) => id.clone(),
+                    (mode, uid, gid) => format!("{id}\0{mode:o} {uid}:{gid}"),
+                };
                 let cache = self
                     .store
-                    .cache_mount(id, &self.domain, *sharing, step.cancel)?;
+                    .cache_mount(&id, &self.domain, *sharing, step.cancel)?;
                 let cache = cache.ok_or(OpError::Cancelled)?;
                 let path = cache.prepare(*mode, *uid, *gid)?;
                 held.push(cache);
@@ -434,6 +443,42 @@ impl Engine<'_> {
                     what: format!("the ssh agent mount `{id}`"),
                 });
             }
+        }))
+    }
+
+    /// A cache that begins as a copy of `base` (`type=cache,from=`): what is written to it lies upon that. Each base has
+    /// a cache of its own, and one step at a time writes to it.
+    fn cache_over(
+        &self,
+        base: &Snapshot,
+        mount: &Mount,
+        id: &str,
+        scratch: &Path,
+        held: &mut Vec<rbuild_cache::CacheMount>,
+        step: &StepControl<'_>,
+    ) -> Result<Option<MountSource>, OpError> {
+        let id = format!("{id}\0{}", base.root.content);
+        let cache = self
+            .store
+            .cache_mount(&id, &self.domain, CacheSharing::Locked, step.cancel)?;
+        let cache = cache.ok_or(OpError::Cancelled)?;
+        let upper = cache.prepare(0o755, 0, 0)?;
+        held.push(cache);
+        std::fs::create_dir(scratch).map_err(|source| OpError::io("create", scratch, source))?;
+        let work = WorkDirs::make(scratch)?.work;
+        let mut lowers = self.lowers(base, step.cancel)?;
+        let upper = match mount.readonly {
+            true => {
+                lowers.push(upper);
+                None
+            }
+            false => Some(upper),
+        };
+        Ok(Some(MountSource::Overlay {
+            lowers,
+            upper,
+            work,
+            subpath: PathBuf::from(&mount.selector),
         }))
     }
 

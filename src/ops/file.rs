@@ -6,9 +6,11 @@ use rbuild_cache::Entry;
 use rbuild_cache::Follow;
 use rbuild_cache::LayerRef;
 use rbuild_cache::Meta;
+use rbuild_cache::NewNode;
 use rbuild_cache::Node;
 use rbuild_cache::Snapshot;
 use rbuild_cache::Timestamp;
+use rbuild_cache::TreeBuilder;
 use rbuild_cache::TreeRef;
 use rbuild_llb::ContentDigest;
 use rbuild_llb::KeyRecord;
@@ -30,6 +32,7 @@ use super::copy;
 use super::copy::Change;
 use super::copy::Target;
 use super::owner::Accounts;
+use super::owner::OwnerError;
 use crate::clock;
 use crate::solver::Input;
 use crate::solver::InputKey;
@@ -113,7 +116,7 @@ impl Engine<'_> {
                 user: UserRef::Name(_),
                 ..
             }) => Some((0, 0)),
-            Some(owner) => Some(Accounts::default().owner(owner).unwrap_or_default()),
+            Some(owner) => Some(Accounts::default().owner(owner)),
             None => None,
         };
         let change = Change {
@@ -203,7 +206,9 @@ impl Engine<'_> {
     ) -> Result<TreeRef, OpError> {
         let mut target = Target::new(self.store.trees(), base.root, self.file_time());
         match &action.kind {
-            FileActionKind::Copy(copy) => self.copy_action(&mut target, base, secondary, copy)?,
+            FileActionKind::Copy(copy) => {
+                self.copy_action(&mut target, base, secondary, action.input, copy)?
+            }
             FileActionKind::Mkdir {
                 path,
                 mode,
@@ -211,25 +216,25 @@ impl Engine<'_> {
                 owner,
                 timestamp,
             } => {
-                let owner = self.owner(base, owner.as_ref())?.unwrap_or((0, 0));
-                let path = copy::clean(path);
+                let owner = self
+                    .owner(base, action.input, owner.as_ref())?
+                    .unwrap_or((0, 0));
+                let path = target.resolve(&copy::clean(path))?;
                 let (parent, last) = copy::split(&path);
-                let exists = self
+                let there = self
                     .store
                     .trees()
-                    .lookup(&target.root.tree, &path, Follow::All)?;
-                if !path.is_empty()
-                    && exists.is_none_or(|found| !matches!(found.entry.node, Node::Dir(_)))
-                {
-                    let parent = if *make_parents {
-                        target.make_dirs(parent, copy::Made::by(owner))?
-                    } else {
-                        parent.to_vec()
-                    };
+                    .lookup(&target.root.tree, &path, Follow::NotLast)?;
+                if let Some(found) = there {
+                    target.must_be_dir(&path, &found.entry)?;
+                } else {
+                    if *make_parents {
+                        target.make_dirs(parent, copy::Made::by(owner))?;
+                    }
                     let node = copy::empty_dir(self.store.trees());
                     self.put(
                         &mut target,
-                        &copy::join(&parent, last),
+                        &copy::join(parent, last),
                         *mode,
                         owner,
                         *timestamp,
@@ -244,7 +249,9 @@ impl Engine<'_> {
                 owner,
                 timestamp,
             } => {
-                let owner = self.owner(base, owner.as_ref())?.unwrap_or((0, 0));
+                let owner = self
+                    .owner(base, action.input, owner.as_ref())?
+                    .unwrap_or((0, 0));
                 let node = Node::File(self.spool_data(data)?);
                 let path = self.resolved(&target, &copy::clean(path))?;
                 self.put(&mut target, &path, *mode, owner, *timestamp, node)?;
@@ -255,7 +262,9 @@ impl Engine<'_> {
                 owner,
                 timestamp,
             } => {
-                let owner = self.owner(base, owner.as_ref())?.unwrap_or((0, 0));
+                let owner = self
+                    .owner(base, action.input, owner.as_ref())?
+                    .unwrap_or((0, 0));
                 let node = Node::Symlink {
                     target: to.clone().into_bytes(),
                 };
@@ -344,10 +353,11 @@ impl Engine<'_> {
         target: &mut Target<'_>,
         base: &Snapshot,
         source: &Snapshot,
+        input: FileInput,
         action: &CopyAction,
     ) -> Result<(), OpError> {
         let change = Change {
-            owner: self.owner(base, action.owner.as_ref())?,
+            owner: self.owner(base, input, action.owner.as_ref())?,
             mode: action.mode.as_ref(),
             timestamp: action.timestamp,
         };
@@ -359,7 +369,9 @@ impl Engine<'_> {
                 && let Some(archive) = self.open_archive(source, &found.path, node)?
             {
                 let owner = change.owner.unwrap_or((0, 0));
-                let dest = target.make_dirs(&copy::clean(&action.dest), copy::Made::by(owner))?;
+                let dest = target.resolve(&copy::clean(&action.dest))?;
+                target.make_dirs(&dest, copy::Made::by(owner))?;
+                // What is in an archive has a mode of its own, which `--chmod` does not change.
                 self.unpack(target, &dest, archive, &change)?;
                 continue;
             }
@@ -368,7 +380,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// The file, if it is a tar (compressed with gzip, zstd or not at all).
+    /// The file, if it is a tar, compressed or not.
     fn open_archive(
         &self,
         source: &Snapshot,
@@ -377,11 +389,11 @@ impl Engine<'_> {
     ) -> Result<Option<File>, OpError> {
         let shown = std::path::PathBuf::from(String::from_utf8_lossy(path).into_owned());
         for layer in source.layers.iter().rev() {
-            let Ok(file) = self.open_file(layer, path, node) else {
+            let Ok(mut file) = self.open_file(layer, path, node) else {
                 continue;
             };
-            let is_tar =
-                holds_archive(&file).map_err(|error| OpError::io("read", &shown, error))?;
+            let is_tar = rbuild_cache::is_archive(&file);
+            std::io::Seek::rewind(&mut file).map_err(|error| OpError::io("read", &shown, error))?;
             return Ok(is_tar.then_some(file));
         }
         Ok(None)
@@ -410,8 +422,78 @@ impl Engine<'_> {
         std::io::Seek::rewind(&mut again)
             .map_err(|error| OpError::io("read", "archive".as_ref(), error))?;
         self.spool_files(&read.layer, again, &wanted)?;
+        let owned = match change.owner {
+            Some(owner) => self.give(&read.layer, owner)?,
+            None => read.layer,
+        };
         // As an archive's own files, names that look like whiteouts are what they say: the merge applies them.
-        let whole = trees.merge(&trees.empty().tree, &read.layer.tree)?;
+        let mut whole = trees.merge(&trees.empty().tree, &owned.tree)?;
+        for (path, dir) in self.over_links(target, dest, &owned)? {
+            let mut gone = TreeBuilder::new();
+            gone.whiteout(&path);
+            whole = trees.merge(&whole.tree, &gone.finish(trees).tree)?;
+            let aside = trees.merge(&trees.empty().tree, &trees.subtree(&dir).tree)?;
+            let dest = target.resolve(&copy::join(dest, &path))?;
+            self.lay(target, &dest, &aside)?;
+        }
+        self.lay(target, dest, &whole)
+    }
+
+    /// What an archive names, with another owner. Directories that it only names in paths stay root's.
+    fn give(&self, archive: &TreeRef, (uid, gid): (u32, u32)) -> Result<TreeRef, OpError> {
+        let trees = self.store.trees();
+        let mut builder = TreeBuilder::new();
+        trees.walk(&archive.tree, &mut |path, entry| {
+            let meta = Meta {
+                uid,
+                gid,
+                ..entry.meta.clone()
+            };
+            match NewNode::of(&entry.node) {
+                _ if matches!(&entry.node, Node::Dir(dir) if dir.implied) => {}
+                _ if path.is_empty() => builder.set_root(meta),
+                Some(node) => builder.insert(path, meta, node),
+                None => {}
+            }
+            std::ops::ControlFlow::Continue(())
+        })?;
+        Ok(builder.finish(trees))
+    }
+
+    /// The directories of an archive that it only names in paths, where the image has symbolic links: what is in them
+    /// goes where those lead.
+    fn over_links(
+        &self,
+        target: &Target<'_>,
+        dest: &[u8],
+        archive: &TreeRef,
+    ) -> Result<Vec<(Vec<u8>, Entry)>, OpError> {
+        let trees = self.store.trees();
+        let mut implied: Vec<(Vec<u8>, Entry)> = Vec::new();
+        trees.walk(&archive.tree, &mut |path, entry| {
+            if !path.is_empty() && matches!(&entry.node, Node::Dir(dir) if dir.implied) {
+                implied.push((path.to_vec(), entry.clone()));
+            }
+            std::ops::ControlFlow::Continue(())
+        })?;
+        let mut found: Vec<(Vec<u8>, Entry)> = Vec::new();
+        for (path, entry) in implied {
+            let is_below = |(above, _): &(Vec<u8>, Entry)| {
+                path.starts_with(above) && path.get(above.len()) == Some(&b'/')
+            };
+            let there = copy::join(dest, &path);
+            let there = trees.lookup(&target.root.tree, &there, Follow::NotLast)?;
+            let is_link =
+                there.is_some_and(|found| matches!(found.entry.node, Node::Symlink { .. }));
+            if is_link && !found.iter().any(is_below) {
+                found.push((path, entry));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Lays a file system upon the directory `dest`.
+    fn lay(&self, target: &mut Target<'_>, dest: &[u8], whole: &TreeRef) -> Result<(), OpError> {
         let action = CopyAction {
             dest: format!("/{}", String::from_utf8_lossy(dest)),
             dir_copy_contents: true,
@@ -421,21 +503,33 @@ impl Engine<'_> {
         let root = copy::Source {
             path: Vec::new(),
             name: Vec::new(),
-            entry: trees.root(&whole.tree)?,
+            entry: self.store.trees().root(&whole.tree)?,
         };
-        Ok(target.copy(&root, &action, change)?)
+        Ok(target.copy(&root, &action, &Change::default())?)
     }
 
-    /// `--chown`, looked up in the image.
-    fn owner(&self, base: &Snapshot, owner: Option<&Owner>) -> Result<Option<(u32, u32)>, OpError> {
+    /// `--chown`, looked up in the image, which must be one: nothing is known of names where it is `scratch`.
+    fn owner(
+        &self,
+        base: &Snapshot,
+        input: FileInput,
+        owner: Option<&Owner>,
+    ) -> Result<Option<(u32, u32)>, OpError> {
         let Some(owner) = owner else { return Ok(None) };
-        let by_name = |user: &UserRef| matches!(user, UserRef::Name(_));
-        let accounts = if by_name(&owner.user) || owner.group.as_ref().is_some_and(by_name) {
-            self.accounts(base)?
-        } else {
-            Accounts::default()
+        let mut names = [Some(&owner.user), owner.group.as_ref()]
+            .into_iter()
+            .filter_map(|who| match who {
+                Some(UserRef::Name(name)) => Some(name),
+                _ => None,
+            });
+        let accounts = match names.next() {
+            Some(name) if input == FileInput::Scratch => {
+                return Err(OwnerError::NoAccounts(name.clone()).into());
+            }
+            Some(_) => self.accounts(base)?,
+            None => Accounts::default(),
         };
-        Ok(Some(accounts.owner(owner)?))
+        Ok(Some(accounts.owner(owner)))
     }
 
     /// The image's account files.
@@ -449,23 +543,6 @@ impl Engine<'_> {
             group: read(b"etc/group")?,
         })
     }
-}
-
-/// As many bytes of a file as tell whether it is an archive.
-pub(crate) const ARCHIVE_HEAD: usize = 512;
-
-/// Whether what begins with `head` is something ADD unpacks: a tar by its `ustar` magic, or what gzip or zstd made.
-pub(crate) fn is_archive(head: &[u8]) -> bool {
-    let compressed = head.starts_with(&[0x1f, 0x8b]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]);
-    compressed || head.get(257..262).is_some_and(|magic| magic == b"ustar")
-}
-
-/// [`is_archive`] of a file, whose position stays where it is.
-fn holds_archive(file: &File) -> std::io::Result<bool> {
-    use std::os::unix::fs::FileExt as _;
-    let mut head = [0; ARCHIVE_HEAD];
-    let count = file.read_at(&mut head, 0)?;
-    Ok(is_archive(&head[..count]))
 }
 
 fn root_of(inputs: &[Input<'_, StepResult>], index: usize) -> TreeRef {

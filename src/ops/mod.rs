@@ -49,6 +49,7 @@ use rbuild_llb::Vertex;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::SourceOp;
+use rbuild_llb::pattern::PatternError;
 
 use crate::clock;
 use crate::registry;
@@ -120,6 +121,9 @@ pub enum OpError {
         /// What was asked for.
         what: String,
     },
+    /// A line of an ignore file, or a source.
+    #[error("a pattern of the context is malformed: {0}")]
+    Pattern(#[from] PatternError),
     /// A secret that was not given.
     #[error("secret `{id}` is required and was not given")]
     Secret {

@@ -13,6 +13,9 @@ pub enum OwnerError {
     /// No such group.
     #[error("the image has no group `{0}` in its `/etc/group`")]
     Group(String),
+    /// A name, and no image to look it up in.
+    #[error("there is no image to look the user or group `{0}` up in: give numbers")]
+    NoAccounts(String),
     /// Neither a name nor a number.
     #[error("`{0}` is not a user: wanted `name`, `uid`, `name:group` or `uid:gid`")]
     Malformed(String),
@@ -58,27 +61,21 @@ fn number(fields: &[String], at: usize) -> Option<u32> {
 
 impl Accounts {
     /// The owner `--chown` means, as BuildKit resolves it: a user given by name brings its primary group, a user
-    /// given by number the group of the same number.
-    ///
-    /// # Errors
-    /// If a name is unknown.
-    pub fn owner(&self, owner: &Owner) -> Result<(u32, u32), OwnerError> {
+    /// given by number the group of the same number. An unknown user is root, and an unknown group leaves the user's.
+    pub fn owner(&self, owner: &Owner) -> (u32, u32) {
         let (uid, own_group) = match &owner.user {
             UserRef::Id(id) => (*id, *id),
-            UserRef::Name(name) => {
-                let user = lines(&self.passwd).find(|fields| fields[0] == *name);
-                let user = user.ok_or_else(|| OwnerError::User(name.clone()))?;
-                number(&user, 2)
-                    .zip(number(&user, 3))
-                    .ok_or_else(|| OwnerError::User(name.clone()))?
-            }
+            UserRef::Name(name) => lines(&self.passwd)
+                .find(|fields| fields[0] == *name)
+                .and_then(|user| number(&user, 2).zip(number(&user, 3)))
+                .unwrap_or((0, 0)),
         };
         let gid = match &owner.group {
             None => own_group,
             Some(UserRef::Id(id)) => *id,
-            Some(UserRef::Name(name)) => self.group(name)?,
+            Some(UserRef::Name(name)) => self.group(name).unwrap_or(own_group),
         };
-        Ok((uid, gid))
+        (uid, gid)
     }
 
     fn group(&self, name: &str) -> Result<u32, OwnerError> {
@@ -164,17 +161,13 @@ mod t {
     fn chown_names_and_numbers() {
         let name = |s: &str| UserRef::Name(s.into());
         let check = |user, group, want| assert_eq!(accounts().owner(&Owner { user, group }), want);
-        check(UserRef::Id(7), None, Ok((7, 7)));
-        check(name("bob"), None, Ok((1000, 1001)));
-        check(name("bob"), Some(name("adm")), Ok((1000, 4)));
-        check(UserRef::Id(7), Some(UserRef::Id(8)), Ok((7, 8)));
-        check(name("eve"), None, Err(OwnerError::User("eve".into())));
-        check(name("bad"), None, Err(OwnerError::User("bad".into())));
-        check(
-            UserRef::Id(1),
-            Some(name("eve")),
-            Err(OwnerError::Group("eve".into())),
-        );
+        check(UserRef::Id(7), None, (7, 7));
+        check(name("bob"), None, (1000, 1001));
+        check(name("bob"), Some(name("adm")), (1000, 4));
+        check(UserRef::Id(7), Some(UserRef::Id(8)), (7, 8));
+        check(name("eve"), None, (0, 0));
+        check(name("bob"), Some(name("eve")), (1000, 1001));
+        check(UserRef::Id(1), Some(name("eve")), (1, 1));
     }
 
     #[test]

@@ -77,11 +77,7 @@ impl Engine<'_> {
             return Ok(Arc::clone(scan));
         }
         let root = self.local(local)?;
-        let select = Selection::new(&local.include, &local.exclude).map_err(|error| {
-            OpError::Unsupported {
-                what: format!("the pattern {error}"),
-            }
-        })?;
+        let select = Selection::new(&local.include, &local.exclude)?;
         let selection = format!("{:?} {:?}", local.include, local.exclude);
         let stats = self.store.stat_cache(&root.path, &selection);
         let scan = rbuild_cache::scan_context(
@@ -319,11 +315,7 @@ fn of_base(origin: &Origin, error: OpError) -> OpError {
     match (error, &origin.source) {
         (
             error @ (OpError::Registry(_)
-            | OpError::Layer(
-                LayerError::Archive { .. }
-                | LayerError::Compression { .. }
-                | LayerError::Entry { .. },
-            )
+            | OpError::Layer(LayerError::Archive { .. } | LayerError::Entry { .. })
             | OpError::DiffId { .. }
             | OpError::Io { .. }),
             Some(source),

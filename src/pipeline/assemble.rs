@@ -13,6 +13,10 @@ use rbuild_llb::definition::PrunedDefinition;
 use rbuild_llb::event::Event;
 use rbuild_llb::event::Timestamp;
 use rbuild_llb::event::VertexEvent;
+use rbuild_llb::op::FileInput;
+use rbuild_llb::op::ImageSource;
+use rbuild_llb::op::Op;
+use rbuild_llb::op::SourceOp;
 
 use crate::clock;
 use crate::exporter::ReadyImage;
@@ -49,16 +53,65 @@ pub(super) fn images(
                 (Some(solved), Some(edge)) => solved.outputs[edge.output as usize].clone(),
                 _ => engine.empty(),
             };
-            image(request, spec, engine, output, snapshot, cancel)
+            let made = Made { output, definition };
+            image(request, spec, engine, &made, snapshot, cancel)
         })
         .collect()
+}
+
+/// What was built, and how.
+struct Made<'a> {
+    output: &'a Output,
+    definition: &'a PrunedDefinition,
+}
+
+impl Made<'_> {
+    /// Says of each layer which step made it, as BuildKit's exporter does where a base has less history than layers.
+    fn name(&self, layers: &mut [ImageLayer]) {
+        let mut root = self.output.root;
+        for layer in layers.iter_mut().rev() {
+            let Some(vertex) = root.and_then(|edge| self.definition.get(&edge.vertex)) else {
+                return;
+            };
+            let below = match &vertex.op {
+                Op::Source(source) => {
+                    layer.created_by = match source {
+                        SourceOp::Image(image) => format!("pulled from {}", pinned(image)),
+                        _ => vertex.meta.name.clone(),
+                    };
+                    continue;
+                }
+                Op::Exec(exec) => {
+                    let mut mounts = exec.mounts.iter();
+                    mounts
+                        .find(|mount| mount.dest == "/")
+                        .and_then(|mount| mount.input)
+                }
+                Op::File(file) => file.actions.first().and_then(|action| match action.input {
+                    FileInput::Input(index) => Some(index),
+                    FileInput::Scratch | FileInput::Action(_) => None,
+                }),
+                Op::Merge | Op::Diff => Some(0),
+            };
+            layer.created_by.clone_from(&vertex.meta.name);
+            root = below.map(|index| vertex.inputs[index]);
+        }
+    }
+}
+
+fn pinned(image: &ImageSource) -> String {
+    let name = image.reference.split('@').next().unwrap_or_default();
+    match &image.digest {
+        Some(digest) => format!("{name}@{digest}"),
+        None => name.to_owned(),
+    }
 }
 
 fn image(
     request: &BuildRequest,
     spec: &OutputSpec,
     engine: &Engine<'_>,
-    output: &Output,
+    made: &Made<'_>,
     snapshot: Snapshot,
     cancel: &CancelToken,
 ) -> Result<ReadyImage, OpError> {
@@ -130,7 +183,7 @@ fn image(
             .map(|(known, layer)| known.map_or_else(|| make(layer), Ok))
             .collect::<Result<_, _>>()?,
     };
-    let layers: Vec<ImageLayer> = described
+    let mut layers: Vec<ImageLayer> = described
         .iter()
         .zip(&snapshot.layers)
         .map(|((descriptor, diff_id), layer)| ImageLayer {
@@ -140,6 +193,8 @@ fn image(
             created_by: String::new(),
         })
         .collect();
+    made.name(&mut layers);
+    let output = made.output;
     let options = FinishOptions {
         format: Format::Oci,
         epoch: request.source_date_epoch,

@@ -147,6 +147,7 @@ fn kind(error: &OpError) -> ErrorKind {
         | OpError::Owner(_)
         | OpError::NoContext
         | OpError::GitReference { .. }
+        | OpError::Pattern(_)
         | OpError::Unsupported { .. }
         | OpError::Secret { .. } => ErrorKind::Request,
         OpError::Context(error) if error.is_request() => ErrorKind::Request,
@@ -250,6 +251,7 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
         ),
         OpError::Copy(_)
         | OpError::Owner(_)
+        | OpError::Pattern(_)
         | OpError::Unsupported { .. }
         | OpError::Secret { .. } => (None, error.to_string(), String::new(), None),
         _ => return op(error),

@@ -25,8 +25,6 @@ use super::failure;
 use super::plan;
 use super::plan::Plan;
 use crate::ops::OpError;
-use crate::ops::file::ARCHIVE_HEAD;
-use crate::ops::file::is_archive;
 use crate::ops::git;
 use crate::ops::http;
 use crate::outcome::BuildError;
@@ -41,6 +39,16 @@ use crate::request::PlanFile;
 const STDIN: &str = "http://stdin/context";
 /// What BuildKit calls the file a remote context comes in.
 const FILE_NAME: &str = "context";
+
+/// As many bytes as tell an archive from a Dockerfile.
+const HEAD: usize = 512;
+
+/// Whether what begins with `head` is a tar or something compressed, and not text.
+fn begins_archive(head: &[u8]) -> bool {
+    const MAGICS: [&[u8]; 4] = [b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0", b"BZh"];
+    let compressed = MAGICS.iter().any(|magic| head.starts_with(magic));
+    compressed || head.get(257..262).is_some_and(|magic| magic == b"ustar")
+}
 
 /// What a URL stands for: a git repository, or a file.
 pub(super) fn source(url: &str) -> Result<SourceOp, BuildError> {
@@ -126,11 +134,7 @@ impl<'a> Remote<'a> {
             .blobs()
             .open(&digest)
             .map_err(|error| failure::op(error.into()))?;
-        let mut head = Vec::new();
-        file.take(ARCHIVE_HEAD as u64)
-            .read_to_end(&mut head)
-            .map_err(|error| unreadable(&shown(url), error))?;
-        if is_archive(&head) {
+        if rbuild_cache::is_archive(file) {
             return self.archive(digest, url);
         }
         if let Some(PlanFile::Path(path)) = &self.request.file {
@@ -147,10 +151,10 @@ impl<'a> Remote<'a> {
         let mut head = Vec::new();
         stdin
             .by_ref()
-            .take(ARCHIVE_HEAD as u64)
+            .take(HEAD as u64)
             .read_to_end(&mut head)
             .map_err(failed)?;
-        let archive = is_archive(&head);
+        let archive = begins_archive(&head);
         let mut all = io::Cursor::new(head).chain(stdin);
         if archive {
             let kept = http::keep(self.store, "standard input", &mut all).map_err(failure::op)?;

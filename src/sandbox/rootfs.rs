@@ -220,6 +220,9 @@ fn prepare_mount(mount: &Mount, number: usize) -> Result<ToMount, Failure> {
             let tree = layers(&format!("m{number}"), lowers, upper.as_ref(), work, subpath)
                 .map_err(|refusal| refusal.errno)
                 .during(doing)?;
+            if upper.is_none() {
+                mounts::make_read_only(&tree).during(doing)?;
+            }
             (tree, "layers".to_owned())
         }
         MountSource::Tmpfs { size } => {

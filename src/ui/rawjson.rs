@@ -48,7 +48,7 @@ fn warning_value(event: &WarningEvent) -> Value {
     }
     if let Some(label) = diagnostic.labels.first() {
         let file = &label.span.file;
-        let (first, last) = label.span.lines();
+        let (first, last) = diagnostic.lines().unwrap_or_default();
         fields.insert(
             "sourceInfo".into(),
             json!({

@@ -217,6 +217,7 @@ fn step_failure(step: &StepFailure, log: &[String], color: bool) -> String {
             rule: None,
             message,
             labels: labels.collect(),
+            statement: None,
             hints: Vec::new(),
         },
         color,

@@ -14,8 +14,8 @@ pub(crate) fn short(diagnostic: &Diagnostic) -> String {
         text.push_str(": ");
     }
     text.push_str(&diagnostic.message);
-    if let Some(label) = diagnostic.labels.first() {
-        let _ = write!(text, " (line {})", label.span.lines().0);
+    if let Some((line, _)) = diagnostic.lines() {
+        let _ = write!(text, " (line {line})");
     }
     text
 }

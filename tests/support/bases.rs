@@ -77,17 +77,7 @@ impl Base {
 
     /// Copies the image to any place skopeo knows.
     pub(crate) fn copy_to(self, destination: &str) {
-        // Credentials would be looked for in a directory that another user's podman may have made unreadable.
-        run(Command::new(tools::find("skopeo"))
-            .env("XDG_RUNTIME_DIR", std::env::temp_dir())
-            .args([
-                "--insecure-policy",
-                "copy",
-                "--quiet",
-                "--dest-tls-verify=false",
-            ])
-            .arg(format!("oci:{}:latest", self.layout().display()))
-            .arg(destination));
+        copy_image(&self.layout(), destination);
     }
 
     /// The directory of the OCI layout, whose only tag is `latest`; made now if no earlier run did.
@@ -134,6 +124,22 @@ impl Base {
             Self::Node => mmdebstrap(&without_documentation, "ca-certificates,nodejs,npm"),
         }
     }
+}
+
+/// Copies `latest` of an OCI layout, with all its platforms, to any place skopeo knows.
+pub(crate) fn copy_image(layout: &Path, destination: &str) {
+    // Credentials would be looked for in a directory that another user's podman may have made unreadable.
+    run(Command::new(tools::find("skopeo"))
+        .env("XDG_RUNTIME_DIR", std::env::temp_dir())
+        .args([
+            "--insecure-policy",
+            "copy",
+            "--all",
+            "--quiet",
+            "--dest-tls-verify=false",
+        ])
+        .arg(format!("oci:{}:latest", layout.display()))
+        .arg(destination));
 }
 
 fn mmdebstrap(options: &[String], packages: &str) -> Recipe {

@@ -7,10 +7,11 @@ mod layout;
 mod output;
 mod registry;
 mod servers;
-mod tools;
+pub(crate) mod tools;
 
 pub(crate) use bases::Base;
 pub(crate) use bases::PACKAGES_WITH_USERS;
+pub(crate) use bases::copy_image;
 pub(crate) use env::TestEnv;
 pub(crate) use gate::Gate;
 pub(crate) use layout::Image;

@@ -157,6 +157,7 @@ struct Counts {
 struct Done {
     tree: Option<TreeRef>,
     dirs: Vec<(Vec<u8>, DirStats)>,
+    /// Files with more than one name.
     problems: Vec<Problem>,
 }
 

@@ -11,6 +11,8 @@ use std::sync::mpsc::SyncSender;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
+use bzip2::read::MultiBzDecoder;
+use lzma_rust2::XzReader;
 use rbuild_llb::FileDigest;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
@@ -461,7 +463,7 @@ fn decompress(
     let mut size = 0;
     let mut input: Box<dyn Read + '_> = match blob.by_ref().take(6).read_to_end(&mut magic) {
         Err(error) => Box::new(Failing(Some(error))),
-        Ok(_) => open(magic, blob)?,
+        Ok(_) => open(magic, blob),
     };
     loop {
         let mut chunk = emptied.try_recv().unwrap_or_default();
@@ -481,27 +483,33 @@ fn decompress(
     Ok((OciDigest::from_bytes(hasher.finalize().into()), size))
 }
 
-fn open<'a>(magic: Vec<u8>, blob: impl Read + 'a) -> Result<Box<dyn Read + 'a>, LayerError> {
+fn open<'a>(magic: Vec<u8>, blob: impl Read + 'a) -> Box<dyn Read + 'a> {
     let name = match magic[..] {
         [0x1f, 0x8b, ..] => "gzip",
         [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
         // A skippable frame (RFC 8878, 3.1.2), as zstd:chunked and pzstd write them, also in front.
         [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => "zstd",
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => return Err(LayerError::Compression { name: "xz" }),
-        [b'B', b'Z', b'h', b'1'..=b'9', b'1', ..] => {
-            return Err(LayerError::Compression { name: "bzip2" });
-        }
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => "xz",
+        [b'B', b'Z', b'h', ..] => "bzip2",
         _ => "tar",
     };
     let whole = Cursor::new(magic).chain(blob);
-    Ok(match name {
+    match name {
         "gzip" => Box::new(flate2::read::MultiGzDecoder::new(whole)),
         "zstd" => match zstd::stream::read::Decoder::new(whole) {
             Ok(decoder) => Box::new(decoder),
             Err(error) => Box::new(Failing(Some(error))),
         },
+        "xz" => Box::new(XzReader::new(whole, true)),
+        "bzip2" => Box::new(MultiBzDecoder::new(whole)),
         _ => Box::new(whole),
-    })
+    }
+}
+
+/// Whether there is a tar in a file, compressed or not: whether its first header can be read. An empty one is none.
+pub fn is_archive(file: impl Read + Send) -> bool {
+    let first = with_tar(file, |tar| Ok(Reader::new(tar).next()?.is_some()));
+    first.is_ok_and(|(is_entry, _)| is_entry)
 }
 
 /// Reads until the buffer is full or the input ends.

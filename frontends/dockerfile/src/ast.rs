@@ -163,6 +163,7 @@ pub(crate) struct Transfer {
     pub(crate) from: Option<Word>,
     pub(crate) chown: Option<Word>,
     pub(crate) chmod: Option<Word>,
+    pub(crate) link: bool,
     pub(crate) parents: bool,
     pub(crate) exclude: Vec<Word>,
     pub(crate) keep_git_dir: Option<bool>,

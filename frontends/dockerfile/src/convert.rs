@@ -433,6 +433,24 @@ impl<'a> Converter<'a> {
         to.state.root = Some(Edge::of(id));
     }
 
+    /// Adds a step that knows nothing of the stage's file system, and lays its output 0 upon that: links of the stage
+    /// are not followed, they are replaced.
+    fn link(&mut self, op: Op, inputs: Vec<Edge>, meta: VertexMeta, to: &mut Building) {
+        let below = to.state.root;
+        let name = match meta.name.split_once("] ") {
+            Some((step, title)) => format!("{step}] LINK {title}"),
+            None => format!("LINK {}", meta.name),
+        };
+        let merged = VertexMeta {
+            name,
+            ..meta.clone()
+        };
+        self.step(op, inputs, meta, to);
+        if let (Some(below), Some(above)) = (below, to.state.root) {
+            self.step(Op::Merge, vec![below, above], merged, to);
+        }
+    }
+
     /// The text of an instruction with its variables expanded, for people.
     fn title(shell: Shell, text: &str, env: &Env) -> String {
         let text = shell

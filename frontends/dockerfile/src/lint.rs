@@ -282,9 +282,10 @@ impl Linter {
             _ => !own.skip.contain(rule) && !self.config.skip.contain(rule),
         };
         if wanted {
-            let at = match head.span.range.contains(&span.range.start) {
+            let within = head.span.file == span.file && head.span.range.contains(&span.range.start);
+            let at = match within {
                 true => &head.span,
-                // It is about an earlier instruction that this one makes useless.
+                // It is about an earlier instruction that this one makes useless, or about a trigger in another file.
                 false => span,
             };
             self.add(rule, at, span, message);
@@ -299,8 +300,9 @@ impl Linter {
     }
 
     fn add(&mut self, rule: Rule, at: &Span, span: &Span, message: String) {
+        let warning = Diagnostic::warning(rule.name(), message, span.clone(), "");
         let finding = Finding {
-            warning: Diagnostic::warning(rule.name(), message, span.clone(), ""),
+            warning: warning.within(at.clone()),
             description: rule.description(),
             at: at.clone(),
         };
@@ -326,6 +328,7 @@ impl Linter {
             rule: None,
             message: format!("lint violation found for rules: {}", rules.join(", ")),
             labels: Vec::new(),
+            statement: None,
             hints: vec!["`# check=error=true` makes findings errors".to_owned()],
         };
         (self.found, Some(error))

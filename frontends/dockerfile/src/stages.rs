@@ -195,8 +195,7 @@ impl Graph {
         let Some(target) = &request.target else {
             return Ok(self.stages - 1);
         };
-        let number = || target.parse().ok().filter(|&n: &usize| n < self.stages);
-        self.find(target).or_else(number).ok_or_else(|| {
+        self.find(target).ok_or_else(|| {
             let message = format!("target stage `{target}` could not be found");
             let span = match ast.stages.last() {
                 Some(stage) => stage.head.span.clone(),

@@ -1,6 +1,6 @@
 //! Conversion against what BuildKit makes of the same files.
 //!
-//! `testdata/dockerfile/<case>/` holds a `Dockerfile`, perhaps a `request` (BuildKit's frontend options, one a line)
+//! `testdata/dockerfile/graph/<case>/` holds a `Dockerfile`, perhaps a `request` (BuildKit's frontend options, one a line)
 //! and configs of images other than `base.json`; and what BuildKit says: `graph.txt` (its LLB in the notation of
 //! [`render`], steps sorted by name), `config.json` and `warnings.txt`.
 
@@ -33,13 +33,14 @@ use rbuild_llb::op::SourceOp;
 use super::Dockerfile;
 
 mod behaviour;
+mod fuzz;
 mod lint;
 mod problems;
 mod reference;
 mod render;
 
 fn testdata() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/dockerfile")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/dockerfile/graph")
 }
 
 fn cases() -> Vec<PathBuf> {
@@ -74,6 +75,7 @@ fn request(text: &str) -> FrontendRequest {
         labels: BTreeMap::new(),
         contexts: BTreeMap::new(),
         target_platform: amd64(),
+        implicit_platform: true,
         build_platform: amd64(),
         multi_platform: false,
         no_cache: NoCache::Off,
@@ -114,6 +116,7 @@ fn read_request(text: &str, request: &mut FrontendRequest) {
             _ if key == "platform" => {
                 let platforms: Vec<&str> = value.split(',').collect();
                 request.target_platform = platforms[0].parse().unwrap();
+                request.implicit_platform = false;
                 request.multi_platform = platforms.len() > 1;
             }
             _ => panic!("{line}"),
@@ -141,7 +144,7 @@ fn answer(case: Option<&Path>, request: &SourceRequest) -> Pin {
             };
             let config = match own.filter(|path| path.exists()) {
                 Some(path) => std::fs::read_to_string(path).unwrap(),
-                None => include_str!("../../../testdata/dockerfile/base.json").to_owned(),
+                None => include_str!("../../../testdata/dockerfile/graph/base.json").to_owned(),
             };
             Pin::Image {
                 digest: OciDigest::from_bytes([0xab; 32]),

@@ -35,6 +35,7 @@ fn request(case: &Path) -> FrontendRequest {
         labels: BTreeMap::new(),
         contexts: BTreeMap::new(),
         target_platform: platform.clone(),
+        implicit_platform: true,
         build_platform: platform,
         multi_platform: false,
         no_cache: NoCache::Off,

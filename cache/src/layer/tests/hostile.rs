@@ -390,11 +390,12 @@ fn what_follows_the_archive_counts_for_the_diff_id() {
     );
 }
 
+/// `printf x | xz` and `printf x | bzip2`, cut short.
 #[test]
-fn other_compressions_are_named() {
-    for (blob, expected) in [(&b"\xfd7zXZ\0...."[..], "xz"), (b"BZh91AY&SY", "bzip2")] {
+fn other_compressions_are_read_to_where_they_break() {
+    for blob in [&b"\xfd7zXZ\0\0\x04\xe6\xd6"[..], b"BZh91AY&SY\x77"] {
         match read_layer(&trees(), blob, None) {
-            Err(LayerError::Compression { name }) => assert_eq!(name, expected),
+            Err(LayerError::Archive { .. }) => {}
             other => panic!("{other:?}"),
         }
     }

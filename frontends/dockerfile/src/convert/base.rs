@@ -203,12 +203,14 @@ impl Converter<'_> {
         let labels = &self.request.labels;
         let labels = labels.iter().map(|(k, v)| (k.clone(), v.clone()));
         config.config.labels.extend(labels);
-        let target = &self.request.target_platform;
-        let same = config.os == target.os && config.architecture == target.arch;
-        let variant = std::mem::take(&mut config.variant);
-        config.set_platform(target);
-        if target.variant.is_empty() && same {
-            config.variant = variant;
+        if !self.request.implicit_platform {
+            let target = &self.request.target_platform;
+            let same = config.os == target.os && config.architecture == target.arch;
+            let variant = std::mem::take(&mut config.variant);
+            config.set_platform(target);
+            if target.variant.is_empty() && same {
+                config.variant = variant;
+            }
         }
         let platform = config.platform();
         config.set_platform(&platform);

@@ -246,7 +246,11 @@ impl Converter<'_> {
         line.push_str(&format!(" {} # buildkit", words.dest));
         let meta = meta(step.name, head, to.ignore_cache);
         let (op, inputs) = copies.op();
-        self.step(op, inputs, meta, to);
+        if links(transfer, words) {
+            self.link(op, inputs, meta, to);
+        } else {
+            self.step(op, inputs, meta, to);
+        }
         to.state.history(line, false);
         Ok(())
     }
@@ -294,9 +298,15 @@ impl Converter<'_> {
     }
 }
 
+/// Whether a copy is a layer of its own, whatever it is put upon. As in BuildKit, `--chmod` undoes `--link`.
+fn links(transfer: &Transfer, words: &Expanded) -> bool {
+    transfer.link && words.chmod.as_ref().is_none_or(|mode| mode.text.is_empty())
+}
+
 fn begin(transfer: &Transfer, words: &Expanded, to: &Building) -> Converted<Copies> {
     let mut inputs = Inputs::default();
-    let root = to.state.root.map_or(FileInput::Scratch, |edge| {
+    let below = to.state.root.filter(|_| !links(transfer, words));
+    let root = below.map_or(FileInput::Scratch, |edge| {
         FileInput::Input(inputs.add(edge))
     });
     let mode = match &words.chmod {

@@ -18,8 +18,7 @@ impl Input<'_> {
     ) -> Result1<Transfer> {
         let copy = keyword == "COPY";
         let (chown, chmod) = (flags.string("chown")?, flags.string("chmod")?);
-        // `--link` changes how layers are cached, not what they hold; content keys give every COPY that property.
-        flags.bool("link")?;
+        let link = flags.bool("link")?.unwrap_or(false);
         let exclude = flags.strings("exclude")?;
         let from = if copy { flags.string("from")? } else { None };
         let parents = copy && flags.bool("parents")?.unwrap_or(false);
@@ -56,6 +55,7 @@ impl Input<'_> {
             from,
             chown,
             chmod,
+            link,
             parents,
             exclude,
             keep_git_dir,
