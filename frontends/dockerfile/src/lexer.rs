@@ -289,6 +289,7 @@ fn logical(first: Physical<'_>, reader: &mut Reader<'_>, lexed: &mut Lexed) -> L
                 empty.get_or_insert(next.range());
                 continue;
             }
+            break Some(next);
         };
         let Some(next) = next else {
             physical.text = "";
