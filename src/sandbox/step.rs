@@ -80,7 +80,7 @@ pub enum MountSource {
     Overlay {
         /// Lower directories, bottom first.
         lowers: Vec<PathBuf>,
-        /// Where writes go; `None` takes them into memory and drops them.
+        /// Where writes go; `None` refuses them.
         upper: Option<PathBuf>,
         /// As in [`Root`].
         work: PathBuf,
