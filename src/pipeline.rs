@@ -49,6 +49,7 @@ use crate::exporter::tar::Tar;
 use crate::ops::Engine;
 use crate::ops::EngineOptions;
 use crate::ops::StepResult;
+use crate::ops::git;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
 use crate::outcome::ErrorKind;
@@ -120,6 +121,18 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
         .count();
     let mut remark = None;
     if processes > 0 {
+        let fetcher = git::Fetcher {
+            store: &store,
+            cancel: &cancel,
+            offline: request.offline,
+        };
+        // Inside the user namespace git would run as another user, with other ssh keys.
+        for (_, vertex) in looked_up.pending() {
+            if let Op::Source(SourceOp::Git(git)) = &vertex.op {
+                let fetched = fetcher.archives(git).map_err(failure::op);
+                fetched.map_err(|error| failure::at(error, vertex.meta.spans.first()))?;
+            }
+        }
         progress.pause();
         let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
         remark = entered.remark().map(str::to_owned);

@@ -342,7 +342,10 @@ fn git_repositories() {
         add("", "#feature:dir"),
         ["-rwxr-xr-x 0/0 x/b", "-rw-r--r-- 0/0 x/c"]
     );
+    assert_eq!(time(&env, "x/b"), "2020-01-02 03:04:05");
     assert_eq!(add("", "?branch=feature&subdir=dir").len(), 2);
+    assert_eq!(add("", "#heads/feature:dir").len(), 2);
+    assert_eq!(add("", "#refs/tags/v1"), FIRST);
 
     add("--keep-git-dir=true", "#feature");
     env.tool("tar", ["-C", "..", "-xf", "../out.tar"]).success();
@@ -357,6 +360,44 @@ fn git_repositories() {
         git(&["remote", "get-url", "origin"]).trim(),
         server.url("r.git")
     );
+}
+
+#[test]
+fn the_users_filters_change_nothing() {
+    let (env, server, _) = repository();
+    let home = env.path("../home");
+    fs::create_dir_all(&home).unwrap();
+    let config = "[filter \"up\"]\nsmudge = tr a-z A-Z\nrequired = true\n";
+    fs::write(home.join(".gitconfig"), config).unwrap();
+    let repository = env.path("../git/r");
+    fs::write(repository.join(".git/info/attributes"), "").unwrap();
+    fs::write(repository.join(".gitattributes"), "* filter=up\n").unwrap();
+    let git = |args: &[&str]| {
+        let mut command = env.tool_command("git");
+        command
+            .current_dir(&repository)
+            .args([
+                "-c",
+                "user.name=a",
+                "-c",
+                "user.email=a@b",
+                "-c",
+                "filter.up.required=false",
+            ])
+            .args(["-c", "filter.up.smudge="])
+            .args(args);
+        env.run(&mut command).success();
+    };
+    git(&["add", ".gitattributes"]);
+    git(&["commit", "-qm", "filtered"]);
+    git(&["push", "-q", "../r.git", "main"]);
+    let url = server.url("r.git");
+    let env = env.file(
+        "Dockerfile",
+        format!("FROM scratch\nADD {url}#main:dir /\n"),
+    );
+    env.rbuild(["-o", "out", "."]).success();
+    assert_eq!(fs::read_to_string(env.path("out/b")).unwrap(), "two\n");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! gives them the time of the check-out. The repositories fetched into are kept beside cache mounts.
 //!
 //! Of the user's configuration only what git reads from the home directory counts (credentials, `url.….insteadOf`,
-//! proxies). Nothing is asked at a terminal, and only `git`, `http`, `https` and `ssh` are spoken.
+//! proxies), and no filters. Nothing is asked at a terminal, and only `git`, `http`, `https` and `ssh` are spoken.
 
 use std::ffi::OsStr;
 use std::io;
@@ -38,6 +38,9 @@ use super::OpError;
 use super::http;
 use crate::image::media_type;
 
+/// What git leaves out of archives, and puts into their files, is for releases; what filters the user has is nothing the
+/// commit says.
+const ATTRIBUTES: &str = "* -export-ignore -export-subst -filter\n";
 /// How deep submodules may have submodules.
 const MAX_DEPTH: usize = 16;
 /// How much of what git says is shown.
@@ -65,9 +68,10 @@ pub(crate) fn commit(git: &GitSource, offline: bool) -> Result<String, OpError> 
     let listed = run(Path::new("/"), &git.remote, args)?;
     let listed = String::from_utf8_lossy(&listed);
     let refs: Vec<(&str, &str)> = listed.lines().filter_map(|l| l.split_once('\t')).collect();
-    // A branch before a tag, and of a tag with a message what it is put on.
+    // In BuildKit's order (source/git); of a tag with a message what it is put on.
     let found = [
         reference.to_owned(),
+        format!("refs/{reference}"),
         format!("refs/heads/{reference}"),
         format!("refs/tags/{reference}"),
     ];
@@ -260,15 +264,14 @@ impl Fetcher<'_> {
     fn archive(&self, part: &Part) -> Result<OciDigest, OpError> {
         self.once(&part.key("files"), &part.remote, || {
             self.in_repository(part, |repository| {
-                // What git leaves out of archives, and puts into their files, is for releases.
                 let info = repository.join("info");
                 let attributes = info.join("attributes");
                 std::fs::create_dir_all(&info)
-                    .and_then(|()| std::fs::write(&attributes, "* -export-ignore -export-subst\n"))
+                    .and_then(|()| std::fs::write(&attributes, ATTRIBUTES))
                     .map_err(|error| OpError::io("write", &attributes, error))?;
                 let tree = match part.subdir.as_str() {
                     "" => part.commit.clone(),
-                    subdir => format!("{}:{subdir}", part.commit),
+                    subdir => commit_of_subdir(repository, part, subdir)?,
                 };
                 let prefix = format!("--prefix={}", part.prefix);
                 let mut git = git(repository);
@@ -488,6 +491,28 @@ impl Fetcher<'_> {
         )?;
         http::keep(self.store, &part.remote, &mut archive.as_slice())
     }
+}
+
+/// A commit of one directory of the part's commit: the files of a tree that is no commit's would have the time of the
+/// fetch.
+fn commit_of_subdir(repository: &Path, part: &Part, subdir: &str) -> Result<String, OpError> {
+    let run = |git: &mut Command| -> Result<String, OpError> {
+        let output = git
+            .output()
+            .map_err(|source| not_started(&part.remote, source))?;
+        match output.status.success() {
+            true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
+            false => Err(refused(&part.remote, &output.stderr)),
+        }
+    };
+    let time = run(git(repository).args(["show", "-s", "--format=%ct", &part.commit]))?;
+    let date = format!("@{time} +0000");
+    let tree = format!("{}:{subdir}", part.commit);
+    run(git(repository)
+        .args(["commit-tree", "-m", "", &tree])
+        .envs(["GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"].map(|name| (name, "rbuild")))
+        .envs(["GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"].map(|name| (name, "rbuild")))
+        .envs(["GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"].map(|name| (name, &date))))
 }
 
 /// A submodule's URL: `./` and `../` start from the repository's own (gitmodules(5)).
