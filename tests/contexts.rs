@@ -148,3 +148,15 @@ fn an_archive_that_is_cut_short_is_refused() {
     );
     piped(&env, &["-"], "../context.tar").success();
 }
+
+#[test]
+fn the_last_of_equal_names_in_an_archive_counts() {
+    let env = TestEnv::new().file("f", "first\n");
+    env.tool("tar", ["-cf", "x.tar", "f"]).success();
+    env.write("f", "second, and longer\n");
+    env.tool("tar", ["-rf", "x.tar", "f"]).success();
+    env.write("Dockerfile", "FROM scratch\nADD x.tar /\n");
+    env.rbuild(["-o", "out", "."]).success();
+    let text = fs::read_to_string(env.path("out/f")).unwrap();
+    assert_eq!(text, "second, and longer\n");
+}

@@ -392,12 +392,9 @@ fn the_users_filters_change_nothing() {
     git(&["commit", "-qm", "filtered"]);
     git(&["push", "-q", "../r.git", "main"]);
     let url = server.url("r.git");
-    let env = env.file(
-        "Dockerfile",
-        format!("FROM scratch\nADD {url}#main:dir /\n"),
-    );
+    let env = env.file("Dockerfile", format!("FROM scratch\nADD {url}#main /\n"));
     env.rbuild(["-o", "out", "."]).success();
-    assert_eq!(fs::read_to_string(env.path("out/b")).unwrap(), "two\n");
+    assert_eq!(fs::read_to_string(env.path("out/dir/b")).unwrap(), "two\n");
 }
 
 #[test]

@@ -84,8 +84,8 @@ pub type TakeFile<'a> = dyn FnMut(&[&[u8]], &mut dyn Read) -> io::Result<()> + '
 /// Reads single files' bytes out of a layer's blob.
 ///
 /// `into` is called once for each file that has a name in `wanted`, in the blob's order: with all of these names (several
-/// if they are hard links) and with a reader that fails at its end if the bytes are not the ones `layer` knows. A wanted
-/// name that is no file of the layer is an error.
+/// if they are hard links) and with a reader that fails at its end if the bytes are not the ones `layer` knows; then
+/// it is called again if they come later in the blob. A wanted name that is no file of the layer is an error.
 pub fn extract_files(
     trees: &Trees,
     layer: &TreeId,
@@ -111,12 +111,16 @@ pub fn extract_files(
                 reader: &mut reader,
                 node: &file.node,
                 hasher: blake3::Hasher::new(),
+                wrong: false,
             };
-            into(&names, &mut body).map_err(|source| match source.downcast::<TarError>() {
+            let taken = into(&names, &mut body);
+            if body.wrong {
+                // Of equal names in a tar the last one counts, and this one is not it.
+                files.put_back(&file);
+                continue;
+            }
+            taken.map_err(|source| match source.downcast::<TarError>() {
                 Ok(source) => LayerError::Archive { source },
-                Err(source) if source.kind() == io::ErrorKind::InvalidData => {
-                    LayerError::FileChanged { path: show(&path) }
-                }
                 Err(source) => LayerError::ReadFile {
                     path: show(&path),
                     source,
@@ -203,6 +207,14 @@ impl Wanted {
         }
         Some(file)
     }
+
+    /// Wants a file again that was taken and is not the right one.
+    fn put_back(&mut self, file: &WantedFile) {
+        let at = self.files.len();
+        self.files.push(file.clone());
+        let members = file.members.iter().cloned();
+        self.by_path.extend(members.map(|member| (member, at)));
+    }
 }
 
 /// A file's bytes; at their end it is an error if they are not the right ones.
@@ -210,6 +222,7 @@ struct Checked<'a, R> {
     reader: &'a mut Reader<R>,
     node: &'a FileNode,
     hasher: blake3::Hasher,
+    wrong: bool,
 }
 
 impl<R: Read> Read for Checked<'_, R> {
@@ -219,6 +232,7 @@ impl<R: Read> Read for Checked<'_, R> {
         if len == 0 && !buffer.is_empty() {
             let digest = FileDigest::from_bytes(*self.hasher.finalize().as_bytes());
             if (self.hasher.count(), digest) != (self.node.size, self.node.digest) {
+                self.wrong = true;
                 return Err(io::ErrorKind::InvalidData.into());
             }
         }
