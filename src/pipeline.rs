@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use rbuild_cache::FileNode;
+use rbuild_cache::Lease;
 use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
 use rbuild_llb::CancelToken;
@@ -69,22 +70,46 @@ use crate::ui::Progress;
 /// images with ONBUILD triggers of their own.
 const MAX_ROUNDS: usize = 32;
 
+/// What everything that is asked about a plan begins with.
+struct Opened {
+    store: Store,
+    lease: Lease,
+    registry: registry::Client,
+    plan: plan::Plan,
+}
+
+/// Reads the plan and opens the store: a directory's plan first, so that a request which cannot be met leaves nothing
+/// behind.
+fn open(request: &BuildRequest) -> Result<Opened, BuildError> {
+    let local = plan::read(request)?;
+    let store = open_store(&request.settings)?;
+    let lease = store.lease().map_err(failure::store)?;
+    let registry = registry::Client::new(&request.settings);
+    let plan = match local {
+        Some(plan) => plan,
+        None => remote::Remote::new(request, &store, &lease, &registry).read()?,
+    };
+    Ok(Opened {
+        store,
+        lease,
+        registry,
+        plan,
+    })
+}
+
 /// Builds an image.
 ///
 /// # Errors
 /// With everything the user is to be told.
 pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome, BuildError> {
     let events = progress.events();
-    // Before the store is opened, so that a request which cannot be met leaves nothing behind.
-    let local = plan::read(request)?;
-    let store = open_store(&request.settings)?;
-    let lease = store.lease().map_err(failure::store)?;
-    let registry = registry::Client::new(&request.settings);
+    let Opened {
+        store,
+        lease,
+        registry,
+        plan,
+    } = open(request)?;
     let cancel = CancelToken::new();
-    let plan = match local {
-        Some(plan) => plan,
-        None => remote::Remote::new(request, &store, &lease, &registry).read()?,
-    };
     if let Some(remark) = &plan.remark {
         remark_on(&events, remark);
     }
@@ -313,14 +338,12 @@ pub fn dump_llb(
     request: &BuildRequest,
     progress: &Progress,
 ) -> Result<PrunedDefinition, BuildError> {
-    let local = plan::read(request)?;
-    let store = open_store(&request.settings)?;
-    let lease = store.lease().map_err(failure::store)?;
-    let registry = registry::Client::new(&request.settings);
-    let plan = match local {
-        Some(plan) => plan,
-        None => remote::Remote::new(request, &store, &lease, &registry).read()?,
-    };
+    let Opened {
+        store,
+        lease,
+        registry,
+        plan,
+    } = open(request)?;
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);
     definition(request, &plan, &Dockerfile, &pinner, &progress.events())
 }

@@ -11,15 +11,12 @@ use rbuild_llb::inspect::Findings;
 use rbuild_llb::inspect::Parameters;
 use rbuild_llb::inspect::Target;
 
-use super::failure;
+use super::Opened;
 use super::frontend_request;
-use super::open_store;
+use super::open;
 use super::pin;
 use super::pinned;
-use super::plan;
-use super::remote;
 use crate::outcome::BuildError;
-use crate::registry;
 use crate::request::BuildRequest;
 
 /// What is asked.
@@ -58,14 +55,12 @@ pub struct Inspection {
 /// # Errors
 /// If the plan cannot be read, is wrong (which is an answer to [`Question::Check`]), or names bases nobody has.
 pub fn inspect(request: &BuildRequest, question: Question) -> Result<Inspection, BuildError> {
-    let local = plan::read(request)?;
-    let store = open_store(&request.settings)?;
-    let lease = store.lease().map_err(failure::store)?;
-    let registry = registry::Client::new(&request.settings);
-    let plan = match local {
-        Some(plan) => plan,
-        None => remote::Remote::new(request, &store, &lease, &registry).read()?,
-    };
+    let Opened {
+        store,
+        lease,
+        registry,
+        plan,
+    } = open(request)?;
     let source = Arc::clone(&plan.source);
     let platform = request.platforms.first().cloned();
     let platform = platform.unwrap_or_else(Platform::host);

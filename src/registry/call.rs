@@ -234,13 +234,17 @@ impl Client {
     }
 
     fn failed(&self, endpoint: &Endpoint, request: &Request<'_>, error: SendError) -> Failure {
-        if self.is_cancelled() {
-            return RegistryError::Cancelled.into();
-        }
         let host = transport::parse_url(&request.url)
             .and_then(|uri| uri.host().map(str::to_owned))
             .filter(|_| !transport::same_origin(&request.url, &endpoint.url("", "")));
-        let registry = host.unwrap_or_else(|| endpoint.name.clone());
+        self.not_sent(host.unwrap_or_else(|| endpoint.name.clone()), error)
+    }
+
+    /// A request that got no answer from the host called `registry`.
+    pub(super) fn not_sent(&self, registry: String, error: SendError) -> Failure {
+        if self.is_cancelled() {
+            return RegistryError::Cancelled.into();
+        }
         match error {
             SendError::Connection(source) => Failure {
                 error: RegistryError::Unreachable { registry, source },
@@ -343,16 +347,7 @@ impl Client {
 
     /// A connection that broke while an answer was read.
     pub(super) fn broken(&self, endpoint: &Endpoint, error: std::io::Error) -> Failure {
-        if self.is_cancelled() {
-            return RegistryError::Cancelled.into();
-        }
-        Failure {
-            error: RegistryError::Unreachable {
-                registry: endpoint.name.clone(),
-                source: error.into(),
-            },
-            again: Again::Later,
-        }
+        self.not_sent(endpoint.name.clone(), SendError::Connection(error.into()))
     }
 }
 

@@ -102,7 +102,7 @@ impl Client {
             .and_then(|uri| uri.host().map(str::to_owned))
             .unwrap_or_else(|| shown(url));
         let sent = self.0.transport.send(request, &Trust::default());
-        let mut response = sent.map_err(|error| self.not_sent(&host, error))?;
+        let mut response = sent.map_err(|error| self.not_sent(host.clone(), error))?;
         if response.status() == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
@@ -117,42 +117,8 @@ impl Client {
         let taken = take(&mut body);
         match (body.broke, taken) {
             (None, Ok(())) => Ok(Some(validators)),
-            (Some(error), _) => Err(self.body_broke(host, error)),
+            (Some(error), _) => Err(self.not_sent(host, SendError::Connection(error.into()))),
             (None, Err(source)) => Err(RegistryError::Sink { source }.into()),
-        }
-    }
-
-    fn not_sent(&self, host: &str, error: SendError) -> Failure {
-        let registry = host.to_owned();
-        if self.is_cancelled() {
-            return RegistryError::Cancelled.into();
-        }
-        match error {
-            SendError::Connection(source) => Failure {
-                error: RegistryError::Unreachable { registry, source },
-                again: Again::Later,
-            },
-            SendError::Tls(source) => RegistryError::Tls { registry, source }.into(),
-            SendError::Redirect(why) => RegistryError::Protocol {
-                registry,
-                why: why.to_owned(),
-            }
-            .into(),
-            SendError::Source(source) => RegistryError::Source { source }.into(),
-            SendError::Local(error) => error.into(),
-        }
-    }
-
-    fn body_broke(&self, registry: String, error: io::Error) -> Failure {
-        if self.is_cancelled() {
-            return RegistryError::Cancelled.into();
-        }
-        Failure {
-            error: RegistryError::Unreachable {
-                registry,
-                source: error.into(),
-            },
-            again: Again::Later,
         }
     }
 }

@@ -75,7 +75,9 @@ fn mount(word: Word) -> Result1<Mount> {
     let fields: Vec<MountField> = fields.collect();
     for field in &fields {
         let value = field.value.as_deref().unwrap_or_default();
-        if field.key == "from" && value[..value.len().saturating_sub(1)].contains('$') {
+        // A `$` at the very end stands for itself.
+        let expands = value.find('$').is_some_and(|at| at + 1 < value.len());
+        if field.key == "from" && expands {
             return Err(Box::new(
                 rbuild_llb::Diagnostic::error(
                     "`from` of a mount does not expand variables",

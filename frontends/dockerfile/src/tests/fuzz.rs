@@ -146,3 +146,14 @@ fn damaged_files_are_built_or_refused() {
         }
     }
 }
+
+/// What damage once found.
+#[test]
+fn found_before() {
+    for text in [
+        "FROM scratch\nRUN --mount=from=busybox\u{e9},target=/x true\n",
+        "FROM scratch\nRUN --mount=from=\u{e9} true\n",
+    ] {
+        try_one(text);
+    }
+}
