@@ -506,7 +506,7 @@ impl Evaluate for Engine<'_> {
         vertex: &Vertex,
         records: &[KeyRecord],
         output: &StepResult,
-        made: Made<'_>,
+        made: Made,
     ) -> Result<(), OpError> {
         // A context is read anew each time, and a URL has its own record; their files are no result.
         if matches!(
@@ -527,7 +527,7 @@ impl Evaluate for Engine<'_> {
                 u64::try_from(completed.0.saturating_sub(started.0) / 1_000_000)
                     .unwrap_or(u64::MAX),
             ),
-            Made::Found { by } => self.backend.lookup(by)?.map_or_else(
+            Made::Found { by } => self.backend.lookup(&by)?.map_or_else(
                 || (clock::now().0, 0),
                 |found| (found.created, found.duration_ms),
             ),

@@ -117,7 +117,7 @@ pub trait Evaluate: Sync {
         vertex: &Vertex,
         records: &[KeyRecord],
         output: &Self::Output,
-        made: Made<'_>,
+        made: Made,
     ) -> Result<(), Self::Error>;
 }
 
@@ -161,7 +161,7 @@ pub struct Earlier {
 
 /// How a result that is published came about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Made<'a> {
+pub enum Made {
     /// The step ran now.
     Executed {
         /// When it began.
@@ -172,7 +172,7 @@ pub enum Made<'a> {
     /// It was known by another key of the step, with the times kept there.
     Found {
         /// The key it was found by.
-        by: &'a CacheKey,
+        by: CacheKey,
     },
 }
 

@@ -224,7 +224,7 @@ impl<'a, E: Evaluate> Loop<'a, E> {
                         let vertex = shared.graph[position].vertex;
                         shared
                             .evaluate
-                            .store(vertex, &[record], &output, Made::Found { by: &by })
+                            .store(vertex, &[record], &output, Made::Found { by })
                             .map_err(|source| {
                                 failed(&shared.graph[position], source, Tail::default())
                             })?;

@@ -222,7 +222,7 @@ impl Evaluate for Sums {
         vertex: &Vertex,
         records: &[KeyRecord],
         output: &Vec<i64>,
-        made: Made<'_>,
+        made: Made,
     ) -> Result<(), Wrong> {
         let (what, count) = match made {
             Made::Executed { started, completed } => {
@@ -230,7 +230,7 @@ impl Evaluate for Sums {
                 ("store", records.len())
             }
             Made::Found { by } => {
-                assert_eq!(self.stored.lock().unwrap().get(by), Some(output));
+                assert_eq!(self.stored.lock().unwrap().get(&by), Some(output));
                 ("alias", records.len())
             }
         };

@@ -14,7 +14,6 @@ use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::thread::Scope;
 
-use rbuild_llb::CacheKey;
 use rbuild_llb::CancelToken;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::Vertex;
@@ -113,18 +112,7 @@ impl<O, E> From<Outcome<O, E>> for Worked<O, E> {
 struct Unpublished<O> {
     records: Vec<KeyRecord>,
     output: O,
-    how: How,
-}
-
-/// [`Made`], owned.
-enum How {
-    Executed {
-        started: Timestamp,
-        completed: Timestamp,
-    },
-    Found {
-        by: CacheKey,
-    },
+    made: Made,
 }
 
 pub(super) type Tell<E> = SyncSender<Message<<E as Evaluate>::Output, <E as Evaluate>::Error>>;
@@ -216,15 +204,8 @@ impl<E: Evaluate> Shared<'_, E> {
         let Unpublished {
             records,
             output,
-            how,
+            made,
         } = result?;
-        let made = match &how {
-            How::Executed { started, completed } => Made::Executed {
-                started: *started,
-                completed: *completed,
-            },
-            How::Found { by } => Made::Found { by },
-        };
         let vertex = self.graph[position].vertex;
         let published = self.evaluate.store(vertex, &records, &output, made);
         published.err().map(|error| self.failed(error))
@@ -259,7 +240,7 @@ impl<E: Evaluate> Shared<'_, E> {
                             unpublished: Some(Unpublished {
                                 records,
                                 output,
-                                how: How::Found { by: key },
+                                made: Made::Found { by: key },
                             }),
                         });
                     }
@@ -283,7 +264,7 @@ impl<E: Evaluate> Shared<'_, E> {
             unpublished: Some(Unpublished {
                 records,
                 output,
-                how: How::Executed { started, completed },
+                made: Made::Executed { started, completed },
             }),
         })
     }
