@@ -94,8 +94,12 @@ fn run<I: IntoIterator<Item: AsRef<OsStr>>>(
     remote: &str,
     args: I,
 ) -> Result<Vec<u8>, OpError> {
-    let output = git(dir)
-        .args(args)
+    printed(git(dir).args(args), remote)
+}
+
+/// What a command prints that ends well.
+fn printed(command: &mut Command, remote: &str) -> Result<Vec<u8>, OpError> {
+    let output = command
         .output()
         .map_err(|source| not_started(remote, source))?;
     match output.status.success() {
@@ -439,15 +443,12 @@ impl Fetcher<'_> {
         run(&["init", "--quiet", "--template=", "."])?;
         run(&["remote", "add", "origin", &part.remote])?;
         let from = repository.to_string_lossy().into_owned();
-        let output = git(&work)
+        let mut fetch = git(&work);
+        fetch
             .env("GIT_ALLOW_PROTOCOL", "file")
             .args(["fetch", "--quiet", "--depth=1", "--no-tags"])
-            .args([&format!("file://{from}"), &part.commit])
-            .output()
-            .map_err(|source| not_started(&part.remote, source))?;
-        if !output.status.success() {
-            return Err(refused(&part.remote, &output.stderr));
-        }
+            .args([&format!("file://{from}"), &part.commit]);
+        printed(&mut fetch, &part.remote)?;
         run(&["update-ref", "--no-deref", "HEAD", &part.commit])?;
         run(&["read-tree", "HEAD"])?;
         let head = work.join(".git/FETCH_HEAD");
@@ -497,13 +498,8 @@ impl Fetcher<'_> {
 /// fetch.
 fn commit_of_subdir(repository: &Path, part: &Part, subdir: &str) -> Result<String, OpError> {
     let run = |git: &mut Command| -> Result<String, OpError> {
-        let output = git
-            .output()
-            .map_err(|source| not_started(&part.remote, source))?;
-        match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned()),
-            false => Err(refused(&part.remote, &output.stderr)),
-        }
+        let text = printed(git, &part.remote)?;
+        Ok(String::from_utf8_lossy(&text).trim().to_owned())
     };
     let time = run(git(repository).args(["show", "-s", "--format=%ct", &part.commit]))?;
     let date = format!("@{time} +0000");

@@ -191,12 +191,13 @@ fn read_file(path: &Path) -> Result<Option<String>, BuildError> {
     read_text(file).map(Some).map_err(fail)
 }
 
-fn stdin() -> Result<String, BuildError> {
-    read_text(io::stdin()).map_err(failed_stdin)
+/// A plan that comes on standard input.
+pub(super) fn stdin() -> Result<String, BuildError> {
+    read_text(io::stdin()).map_err(|error| unreadable("standard input", error))
 }
 
-pub(super) fn failed_stdin(error: io::Error) -> BuildError {
-    let error = anyhow::Error::new(error).context("cannot read standard input");
+pub(super) fn unreadable(what: &str, error: io::Error) -> BuildError {
+    let error = anyhow::Error::new(error).context(format!("cannot read {what}"));
     BuildError::new(ErrorKind::Request, error)
 }
 

@@ -24,6 +24,7 @@ use rbuild_llb::op::SourceOp;
 use super::failure;
 use super::plan;
 use super::plan::Plan;
+use super::plan::unreadable;
 use crate::ops::OpError;
 use crate::ops::git;
 use crate::ops::http;
@@ -228,11 +229,7 @@ impl<'a> Remote<'a> {
         let names: Vec<String> = match &self.request.file {
             Some(PlanFile::Path(path)) => vec![path.to_string_lossy().into_owned()],
             Some(PlanFile::Url(url)) => return self.plan_by_url(url),
-            Some(PlanFile::Stdin) => {
-                let text = plan::read_text(io::stdin().lock())
-                    .map_err(|error| unreadable("standard input", error))?;
-                return Ok(("-".to_owned(), text));
-            }
+            Some(PlanFile::Stdin) => return Ok(("-".to_owned(), plan::stdin()?)),
             None => plan::NAMES.map(str::to_owned).to_vec(),
         };
         for name in &names {
@@ -291,11 +288,6 @@ fn file_of(url: &str, checksum: Option<OciDigest>) -> SourceOp {
         filename: FILE_NAME.to_owned(),
         mode: None,
     })
-}
-
-fn unreadable(what: &str, error: io::Error) -> BuildError {
-    let error = anyhow::Error::new(error).context(format!("cannot read {what}"));
-    BuildError::new(ErrorKind::Request, error)
 }
 
 fn no_archive(path: &Path, place: &str) -> BuildError {
