@@ -172,11 +172,10 @@ error: `127.0.0.1` has no `http://127.0.0.1:[PORT]/none`
             server.url("file")
         ),
     );
-    let output = build(&env, ".").to_string();
-    assert!(
-        output.contains(&format!("should have digest {wrong}, but has {DATA}")),
-        "{output}"
-    );
+    let output = build(&env, ".").code(3).to_string();
+    let message = format!("should have digest {wrong}, but has {DATA}");
+    assert!(output.contains(&message), "{output}");
+    assert!(output.contains(" --> Dockerfile:2:"), "{output}");
     env.write(
         "Dockerfile",
         format!("FROM scratch\nADD {} /\n", server.url("file")),
@@ -464,6 +463,7 @@ error: `git://127.0.0.1:[PORT]/r.git` has no branch, tag or commit `nope`
     ))
     .to_string();
     assert!(output.contains("error: "), "{output}");
+    assert!(output.contains(" --> Dockerfile:2:"), "{output}");
     let output = fails(&format!("ADD --checksum=0000000 {url}#v1 /x/"))
         .code(2)
         .to_string();

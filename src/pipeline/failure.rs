@@ -254,6 +254,11 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
         | OpError::Pattern(_)
         | OpError::Unsupported { .. }
         | OpError::Secret { .. } => (None, error.to_string(), String::new(), None),
+        OpError::Git { .. }
+        | OpError::GitReference { .. }
+        | OpError::NoGit { .. }
+        | OpError::Offline { .. }
+        | OpError::Registry(_) => return at(op(error), Some(span)),
         _ => return op(error),
     };
     let mut narrowed = span.clone();
