@@ -14,8 +14,6 @@
 //! kept: [`glob`] has the subset of `regexp` which translations can hold. Refused where moby would accept it are only
 //! `\p`, `\P` and `\Q`.
 
-#[cfg(test)]
-mod fuzz;
 mod glob;
 #[cfg(test)]
 mod tests;

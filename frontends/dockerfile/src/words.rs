@@ -478,6 +478,4 @@ pub(crate) fn parse_bool(text: &str) -> Option<bool> {
 }
 
 #[cfg(test)]
-mod laws;
-#[cfg(test)]
 mod tests;

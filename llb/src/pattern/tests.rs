@@ -2,12 +2,14 @@
 
 use super::*;
 
+mod fuzz;
+
 fn list(patterns: &[&str]) -> Vec<String> {
     patterns.iter().map(|&text| text.to_owned()).collect()
 }
 
 /// What a walk that carries its matches along says of `path`.
-pub(super) fn walked(set: &PatternSet, path: &str) -> bool {
+fn walked(set: &PatternSet, path: &str) -> bool {
     let mut above = None;
     for (at, _) in path.match_indices('/') {
         above = Some(set.enter(&path[..at], above.as_ref()).1);

@@ -3,6 +3,8 @@
 
 use super::*;
 
+mod laws;
+
 type Case = (char, String, Option<String>, Vec<String>);
 
 fn env() -> Env {

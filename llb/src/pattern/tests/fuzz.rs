@@ -197,7 +197,7 @@ fn order_decides(set: &PatternSet, patterns: &[String], last: &str, path: &str) 
         .iter()
         .all(|text| !clean(text.trim()).starts_with('!'))
     {
-        assert_eq!(super::tests::walked(set, path), matched, "walked");
+        assert_eq!(walked(set, path), matched, "walked");
     }
     if let (Ok(more), Ok(alone)) = (with(last), PatternSet::new(&[last.to_owned()])) {
         let exception = clean(last.trim()).starts_with('!');
