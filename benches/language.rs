@@ -123,7 +123,7 @@ fn convert() -> String {
         ulimits: Vec::new(),
         source_date_epoch: None,
     };
-    let outline = Dockerfile.outline(&request).unwrap();
+    let outline = Dockerfile::default().outline(&request).unwrap();
     let mut pins = Pins::default();
     for wanted in outline.sources {
         if let SourceOp::Image(_) = wanted.source {
@@ -138,8 +138,8 @@ fn convert() -> String {
         ROUNDS,
         |_| {
             Ok(timed(|| {
-                black_box(Dockerfile.outline(&request)).unwrap();
-                match Dockerfile.convert(&request, &pins).unwrap() {
+                black_box(Dockerfile::default().outline(&request)).unwrap();
+                match Dockerfile::default().convert(&request, &pins).unwrap() {
                     Conversion::Done(done) => drop(black_box(done)),
                     Conversion::NeedsSources(more) => panic!("{more:?}"),
                 }

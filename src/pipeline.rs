@@ -115,7 +115,7 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
     }
 
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);
-    let definition = definition(request, &plan, &Dockerfile, &pinner, &events)?;
+    let definition = definition(request, &plan, &Dockerfile::default(), &pinner, &events)?;
 
     entitled(request, &definition)?;
     let options = EngineOptions {
@@ -345,7 +345,7 @@ pub fn dump_llb(
         plan,
     } = open(request)?;
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);
-    definition(request, &plan, &Dockerfile, &pinner, &progress.events())
+    definition(request, &plan, &Dockerfile::default(), &pinner, &progress.events())
 }
 
 /// Opens rbuild's store, making it if it is not there.

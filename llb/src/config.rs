@@ -1,6 +1,7 @@
 //! The OCI image config (OCI image-spec, config.md) with the fields docker adds to it, which BuildKit writes into
 //! OCI images too: `Healthcheck`, `OnBuild`, `Shell`, `ArgsEscaped`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -178,8 +179,8 @@ pub struct History {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub author: String,
     /// `buildkit.dockerfile.v0` for entries a Dockerfile made.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub comment: String,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub comment: Cow<'static, str>,
     /// Whether the instruction made no layer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub empty_layer: bool,

@@ -1,7 +1,7 @@
 //! Steps wired into a graph.
 
-use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::HashMap;
 
 use crate::config::ImageConfig;
 use crate::diagnostic::Span;
@@ -83,7 +83,8 @@ pub struct Output {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Definition {
     vertices: Vec<Vertex>,
-    index: BTreeMap<VertexId, usize>,
+    /// Where each is. Nothing may depend on the order of this map.
+    index: HashMap<VertexId, usize>,
     /// What to make.
     pub outputs: Vec<Output>,
 }

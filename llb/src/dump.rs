@@ -162,7 +162,7 @@ fn exec_op(exec: &ExecOp) -> Value {
     let proxies = proxy_env.env.iter().map(|p| p.split('=').next());
     json!({
         "args": args,
-        "env": env,
+        "env": **env,
         "cwd": cwd,
         "user": user,
         "mounts": mounts.iter().map(mount).collect::<Vec<_>>(),

@@ -11,11 +11,12 @@
 //! - ids are their 32 bytes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::id;
 
 /// Collects canonical bytes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Encoder {
     bytes: Vec<u8>,
 }
@@ -23,7 +24,9 @@ pub struct Encoder {
 impl Encoder {
     /// An empty encoder.
     pub fn new() -> Self {
-        Self::default()
+        // Most of what is encoded fits in.
+        let bytes = Vec::with_capacity(1024);
+        Self { bytes }
     }
 
     /// The bytes so far.
@@ -125,6 +128,12 @@ impl<T: Canonical> Canonical for Vec<T> {
     fn encode(&self, to: &mut Encoder) {
         (self.len() as u64).encode(to);
         self.iter().for_each(|item| item.encode(to));
+    }
+}
+
+impl<T: Canonical> Canonical for Arc<T> {
+    fn encode(&self, to: &mut Encoder) {
+        (**self).encode(to);
     }
 }
 

@@ -3,6 +3,8 @@
 //! The enums are closed on purpose: a new op is a compile error at each place that must know it.
 //! Indices into [`Vertex::inputs`](crate::Vertex) are `Option<usize>`; `None` is LLB's `-1`, an empty file system.
 
+use std::sync::Arc;
+
 use crate::encode::Canonical;
 use crate::encode::Encoder;
 use crate::encode::canonical_struct;
@@ -103,7 +105,7 @@ pub struct ExecOp {
     /// argv.
     pub args: Vec<String>,
     /// `KEY=value`, in the order given; the last of equal keys counts.
-    pub env: Vec<String>,
+    pub env: Arc<Vec<String>>,
     /// Working directory, absolute.
     pub cwd: String,
     /// `user[:group]`, names or ids; empty for root.

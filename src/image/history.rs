@@ -130,7 +130,7 @@ fn count_layers(history: &mut Vec<History>, layers: &[ImageLayer]) {
     history.extend(layers[claimed..].iter().map(|layer| History {
         created: layer.created.map(Timestamp::rfc3339),
         created_by: layer.created_by.clone(),
-        comment: PADDING.to_owned(),
+        comment: PADDING.into(),
         ..History::default()
     }));
 }

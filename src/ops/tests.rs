@@ -132,7 +132,7 @@ fn runs(commands: &[&[&str]]) -> PrunedDefinition {
         };
         let op = Op::Exec(ExecOp {
             args: words.iter().map(|&word| word.to_owned()).collect(),
-            env: Vec::new(),
+            env: std::sync::Arc::default(),
             cwd: "/".into(),
             user: String::new(),
             mounts: vec![root],

@@ -65,8 +65,9 @@ pub fn inspect(request: &BuildRequest, question: Question) -> Result<Inspection,
     let platform = request.platforms.first().cloned();
     let platform = platform.unwrap_or_else(Platform::host);
     let asked = frontend_request(request, &plan, &platform, false)?;
+    let language = Dockerfile::default();
     if question == Question::Targets {
-        let targets = Dockerfile.targets(&asked).map_err(BuildError::request)?;
+        let targets = language.targets(&asked).map_err(BuildError::request)?;
         let answer = Answer::Targets(targets);
         return Ok(Inspection { source, answer });
     }
@@ -74,12 +75,12 @@ pub fn inspect(request: &BuildRequest, question: Question) -> Result<Inspection,
     let mut pins = Pins::default();
     let answer = match question {
         Question::Outline => Answer::Parameters(pinned(&mut pins, &pinner, |pins| {
-            Dockerfile
+            language
                 .parameters(&asked, pins)
                 .map_err(BuildError::request)
         })?),
         _ => Answer::Findings(pinned(&mut pins, &pinner, |pins| {
-            Ok::<Conversion<_>, BuildError>(Dockerfile.check(&asked, pins))
+            Ok::<Conversion<_>, BuildError>(language.check(&asked, pins))
         })?),
     };
     Ok(Inspection { source, answer })

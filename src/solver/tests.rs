@@ -319,7 +319,7 @@ impl Graph {
 fn exec(args: Vec<String>) -> ExecOp {
     ExecOp {
         args,
-        env: Vec::new(),
+        env: std::sync::Arc::default(),
         cwd: "/".into(),
         user: String::new(),
         mounts: Vec::new(),

@@ -4,6 +4,8 @@
 //! with the variables as they were before it, whatever the instruction itself sets.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::rc::Rc;
 
 use rbuild_llb::Definition;
 use rbuild_llb::Diagnostic;
@@ -77,7 +79,10 @@ struct State {
     /// Absolute; the working directory of a RUN.
     dir: String,
     user: String,
+    /// Without its history.
     config: ImageConfig,
+    /// The history; a stage shares the entries of the one it starts from.
+    history: Vec<Rc<History>>,
     /// ARGs declared, in order, with the values they had.
     args: Vec<(String, Option<String>)>,
     /// Whether a WORKDIR of this file, and not of the base, set the directory.
@@ -194,6 +199,8 @@ impl<'a> Converter<'a> {
         }
         let target = self.graph.target;
         if let Some(mut state) = self.states.remove(&target) {
+            let entries = std::mem::take(&mut state.history).into_iter();
+            state.config.history = entries.map(Rc::unwrap_or_clone).collect();
             self.finish_config(&mut state.config);
             let node = &self.graph.nodes[target];
             self.definition.outputs.push(Output {
@@ -238,6 +245,7 @@ impl<'a> Converter<'a> {
                 dir: "/".to_owned(),
                 user: String::new(),
                 config: ImageConfig::default(),
+                history: Vec::new(),
                 args: Vec::new(),
                 workdir_set: false,
             },
@@ -451,34 +459,48 @@ impl<'a> Converter<'a> {
         }
     }
 
-    /// The text of an instruction with its variables expanded, for people.
-    fn title(shell: Shell, text: &str, env: &Env) -> String {
-        let text = shell
-            .expand(text, env)
-            .map_or_else(|_| text.to_owned(), |expanded| expanded.text);
-        match text.split_once(' ') {
-            Some((keyword, rest)) => format!("{} {rest}", keyword.to_uppercase()),
-            None => text.to_uppercase(),
+    /// Appends the text of an instruction with its variables expanded, for people.
+    fn append_title(shell: Shell, text: &str, env: &Env, name: &mut String) {
+        let start = name.len();
+        if shell.append(text, env, name).is_err() {
+            name.truncate(start);
+            name.push_str(text);
+        }
+        let keyword = name[start..].find(' ').map_or(name.len(), |at| start + at);
+        match name[start..keyword].is_ascii() {
+            true => name[start..keyword].make_ascii_uppercase(),
+            false => name.replace_range(start..keyword, &name[start..keyword].to_uppercase()),
         }
     }
 
-    /// `[linux/amd64 build 2/5] RUN …`; counts the step.
-    fn prefixed(&self, title: &str, to: &mut Building) -> String {
+    /// What people see of a step: `[linux/amd64 build 2/5] COPY …`. Counts the step.
+    fn name(&self, head: &Head, to: &mut Building) -> String {
+        let mut name = self.prefix(head.text.len(), to);
+        Self::append_title(self.shell, &head.text, &to.state.env, &mut name);
+        name
+    }
+
+    /// `[linux/amd64 build 2/5] `, with room for `more` bytes; counts the step.
+    fn prefix(&self, more: usize, to: &mut Building) -> String {
         if to.total == 0 {
-            return title.to_owned();
+            return String::with_capacity(more);
         }
-        let mut name = "[".to_owned();
+        let mut name = String::with_capacity(more + to.name.len() + 40);
+        name.push('[');
         if self.request.multi_platform {
             let platform = &to.state.platform;
             name.push_str(&format!("{platform}{} ", cross(platform, &to.state.env)));
         }
         if !to.name.is_empty() {
-            name.push_str(&format!("{} ", to.name));
+            name.push_str(&to.name);
+            name.push(' ');
         }
         to.step += 1;
-        let width = to.total.to_string().len();
+        let width = to.total.ilog10() as usize + 1;
         let onbuild = if to.onbuild { "ONBUILD " } else { "" };
-        format!("{name}{:width$}/{}] {onbuild}{title}", to.step, to.total)
+        write!(name, "{:width$}/{}] {onbuild}", to.step, to.total)
+            .expect("a string takes all that is written to it");
+        name
     }
 }
 
@@ -522,12 +544,12 @@ impl State {
 
     /// Notes an instruction in the image's history. Times are the engine's to fill in.
     fn history(&mut self, created_by: String, empty_layer: bool) {
-        self.config.history.push(History {
+        self.history.push(Rc::new(History {
             created_by,
-            comment: HISTORY_COMMENT.to_owned(),
+            comment: HISTORY_COMMENT.into(),
             empty_layer,
             ..History::default()
-        });
+        }));
     }
 }
 

@@ -22,7 +22,6 @@ use crate::Dockerfile;
 use crate::args::Declared;
 use crate::ast::Head;
 use crate::convert_scope;
-use crate::read;
 use crate::stages::Base;
 use crate::stages::Graph;
 use crate::stages::Scope;
@@ -37,7 +36,7 @@ impl Dockerfile {
                 errors,
             })
         };
-        let (ast, mut lint) = match read(request) {
+        let (ast, mut lint) = match self.read(request) {
             Ok(read) => read,
             Err(errors) => return failed(errors),
         };
@@ -65,7 +64,7 @@ impl Dockerfile {
     /// # Errors
     /// What is wrong with the file.
     pub fn targets(&self, request: &FrontendRequest) -> Result<Vec<Target>, Vec<Diagnostic>> {
-        let (ast, _) = read(request)?;
+        let (ast, _) = self.read(request)?;
         let last = ast.stages.len().saturating_sub(1);
         let stages = ast.stages.iter().enumerate();
         let targets = stages.map(|(at, stage)| {
@@ -93,7 +92,7 @@ impl Dockerfile {
         request: &FrontendRequest,
         pins: &Pins,
     ) -> Result<Conversion<Parameters>, Vec<Diagnostic>> {
-        let (ast, mut lint) = read(request)?;
+        let (ast, mut lint) = self.read(request)?;
         let (finished, graph) = match convert_scope(&ast, Scope::Target, request, pins, &mut lint)?
         {
             Conversion::NeedsSources(sources) => return Ok(Conversion::NeedsSources(sources)),

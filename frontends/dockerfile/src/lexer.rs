@@ -372,14 +372,16 @@ pub(crate) fn trimmed(text: &str, range: Range<usize>) -> Range<usize> {
 }
 
 fn takes_heredocs(line: &Line, parts: &Parts, escape: char) -> bool {
-    match line.slice(&parts.keyword).to_ascii_lowercase().as_str() {
-        "add" | "copy" | "run" => json(line.slice(&parts.rest)).is_none(),
-        "onbuild" => {
+    let keyword = line.slice(&parts.keyword);
+    let is = |name: &&str| keyword.eq_ignore_ascii_case(name);
+    match ["ADD", "COPY", "RUN", "ONBUILD"].into_iter().find(is) {
+        Some("ADD" | "COPY" | "RUN") => json(line.slice(&parts.rest)).is_none(),
+        Some(_) => {
             let inner = split(&line.text, parts.rest.clone(), escape);
             let nested = line.slice(&inner.keyword).eq_ignore_ascii_case("onbuild");
             !nested && takes_heredocs(line, &inner, escape)
         }
-        _ => false,
+        None => false,
     }
 }
 

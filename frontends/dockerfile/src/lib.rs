@@ -29,10 +29,14 @@ mod syntax;
 mod words;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Frontend;
 use rbuild_llb::ImageConfig;
+use rbuild_llb::SourceFile;
 use rbuild_llb::frontend::Conversion;
 use rbuild_llb::frontend::Converted;
 use rbuild_llb::frontend::FrontendRequest;
@@ -60,9 +64,11 @@ use stages::Graph;
 use stages::Node;
 use stages::Scope;
 
-/// The language of Dockerfiles.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Dockerfile;
+/// The language of Dockerfiles. It remembers the file it parsed last: a build asks several things of the same one.
+#[derive(Debug, Default)]
+pub struct Dockerfile {
+    parsed: Mutex<Option<(Arc<SourceFile>, Arc<Ast>)>>,
+}
 
 /// What every question about a file starts with.
 struct Plan<'a> {
@@ -107,7 +113,8 @@ impl<'a> Plan<'a> {
                 requests.push(new);
             }
         };
-        for at in self.graph.reachable() {
+        let reachable = self.graph.reachable();
+        for &at in &reachable {
             let node = &self.graph.nodes[at];
             let (source, platform) = match &node.base {
                 Base::Image { source, .. } => (source, self.graph.platform(at, request)),
@@ -120,7 +127,8 @@ impl<'a> Plan<'a> {
                 span: Some(node.at.clone()),
             });
         }
-        for at in self.graph.reachable() {
+        let mut context = (request.context == MainContext::Local).then(|| main_context(request));
+        for at in reachable {
             for command in &self.graph.nodes[at].commands {
                 let local = match &command.instruction.kind {
                     Kind::Add(add) => add.paths.iter().any(|path| !convert::is_remote(&path.text)),
@@ -128,9 +136,9 @@ impl<'a> Plan<'a> {
                     Kind::Run(run) => convert::mounts_context(run),
                     _ => false,
                 };
-                if local && request.context == MainContext::Local {
+                if let Some(source) = context.take_if(|_| local) {
                     add(SourceRequest {
-                        source: main_context(request),
+                        source,
                         platform: request.build_platform.clone(),
                         span: Some(command.instruction.head.span.clone()),
                     });
@@ -146,12 +154,27 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Parses the file, and reads what it says of lint rules.
-fn read(request: &FrontendRequest) -> Result<(Ast, Linter), Vec<Diagnostic>> {
-    syntax::check(request).map_err(|error| vec![*error])?;
-    let ast = parse::parse(&Site::file(&request.source))?;
-    let lint = Linter::new(request)?;
-    Ok((ast, lint))
+impl Dockerfile {
+    /// Parses the file, and reads what it says of lint rules.
+    fn read(&self, request: &FrontendRequest) -> Result<(Arc<Ast>, Linter), Vec<Diagnostic>> {
+        syntax::check(request).map_err(|error| vec![*error])?;
+        let ast = self.parse(&request.source)?;
+        let lint = Linter::new(request)?;
+        Ok((ast, lint))
+    }
+
+    fn parse(&self, source: &Arc<SourceFile>) -> Result<Arc<Ast>, Vec<Diagnostic>> {
+        // A thread that panicked here left what was there.
+        let mut parsed = self.parsed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((file, ast)) = &*parsed
+            && Arc::ptr_eq(file, source)
+        {
+            return Ok(Arc::clone(ast));
+        }
+        let ast = Arc::new(parse::parse(&Site::file(source))?);
+        *parsed = Some((Arc::clone(source), Arc::clone(&ast)));
+        Ok(ast)
+    }
 }
 
 /// Converts what the scope says, or tells which sources must be pinned for that.
@@ -201,7 +224,7 @@ fn needs_pin(source: &SourceOp) -> bool {
 
 impl Frontend for Dockerfile {
     fn outline(&self, request: &FrontendRequest) -> Result<Outline, Vec<Diagnostic>> {
-        let (ast, mut lint) = read(request)?;
+        let (ast, mut lint) = self.read(request)?;
         let plan = Plan::new(&ast, Scope::Target, request, &Pins::default(), &mut lint)?;
         let reachable: BTreeSet<usize> = plan.graph.reachable();
         let stages = reachable.iter().filter(|at| **at < plan.graph.stages);
@@ -219,7 +242,7 @@ impl Frontend for Dockerfile {
         request: &FrontendRequest,
         pins: &Pins,
     ) -> Result<Conversion, Vec<Diagnostic>> {
-        let (ast, mut lint) = read(request)?;
+        let (ast, mut lint) = self.read(request)?;
         match convert_scope(&ast, Scope::Target, request, pins, &mut lint)? {
             Conversion::NeedsSources(sources) => Ok(Conversion::NeedsSources(sources)),
             Conversion::Done((finished, _)) => Ok(Conversion::Done(Converted {

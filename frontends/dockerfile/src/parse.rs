@@ -197,7 +197,9 @@ impl<'a> Input<'a> {
         };
         let mut flags = Flags::new(self, parts);
         let rest = &parts.rest;
-        let kind = match keyword.to_ascii_uppercase().as_str() {
+        let known = |name: &&str| keyword.eq_ignore_ascii_case(name);
+        let name = KEYWORDS.into_iter().find(known).unwrap_or_default();
+        let kind = match name {
             "FROM" => return self.from(head, flags, rest).map(Parsed::Stage),
             "ADD" => Kind::Add(self.transfer(&mut flags, "ADD", rest)?),
             "COPY" => Kind::Copy(self.transfer(&mut flags, "COPY", rest)?),

@@ -156,7 +156,7 @@ fn answer(case: Option<&Path>, request: &SourceRequest) -> Pin {
 
 /// Outlines, pins and converts as the pipeline does.
 fn build(case: Option<&Path>, request: &FrontendRequest) -> Result<Converted, Vec<Diagnostic>> {
-    let mut wanted = Dockerfile.outline(request)?.sources;
+    let mut wanted = Dockerfile::default().outline(request)?.sources;
     let mut pins = Pins::default();
     for _ in 0..5 {
         for request in &wanted {
@@ -165,7 +165,7 @@ fn build(case: Option<&Path>, request: &FrontendRequest) -> Result<Converted, Ve
                 pins.insert(request.source.clone(), request.platform.clone(), pin);
             }
         }
-        match Dockerfile.convert(request, &pins)? {
+        match Dockerfile::default().convert(request, &pins)? {
             Conversion::Done(converted) => return Ok(converted),
             Conversion::NeedsSources(more) => wanted = more,
         }

@@ -3,6 +3,7 @@
 //! `$v ${v} ${v:-w} ${v-w} ${v:+w} ${v+w} ${v:?w} ${v?w} ${v#p} ${v##p} ${v%p} ${v%%p} ${v/p/r} ${v//p/r}`.
 //! Nothing is executed and there is no globbing of files.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use crate::env::Env;
@@ -85,17 +86,21 @@ impl Shell {
         self.scan(word, env, true)
     }
 
-    fn scan(&self, word: &str, env: &Env, split: bool) -> Result<Expansion, WordError> {
-        let word = skip_mark(word);
-        let mut scan = Scan {
-            shell: *self,
-            source: word,
-            at: 0,
-            depth: 0,
-            nested: false,
-            env,
-            found: Expansion::default(),
+    /// Appends what `word` expands to. On an error, some of it may have been appended.
+    pub(crate) fn append(&self, word: &str, env: &Env, to: &mut String) -> Result<(), WordError> {
+        let mut scan = Scan::new(*self, word, env);
+        scan.note = false;
+        let mut out = Out {
+            text: std::mem::take(to),
+            ..Out::default()
         };
+        let result = scan.until(None, self.raw_escapes, &mut out);
+        *to = out.text;
+        result
+    }
+
+    fn scan(&self, word: &str, env: &Env, split: bool) -> Result<Expansion, WordError> {
+        let mut scan = Scan::new(*self, word, env);
         let mut out = Out {
             text: String::with_capacity(word.len()),
             split,
@@ -157,19 +162,34 @@ impl Out {
     }
 }
 
-struct Scan<'a> {
+struct Scan<'w, 'e> {
     shell: Shell,
-    source: &'a str,
+    source: &'w str,
     /// Byte offset of what comes next.
     at: usize,
     depth: usize,
     /// A nested word has been read since this was last looked at.
     nested: bool,
-    env: &'a Env,
+    env: &'e Env,
+    /// Whether to note the variables found.
+    note: bool,
     found: Expansion,
 }
 
-impl Scan<'_> {
+impl<'w, 'e> Scan<'w, 'e> {
+    fn new(shell: Shell, word: &'w str, env: &'e Env) -> Self {
+        Self {
+            shell,
+            source: skip_mark(word),
+            at: 0,
+            depth: 0,
+            nested: false,
+            env,
+            note: true,
+            found: Expansion::default(),
+        }
+    }
+
     fn peek(&self) -> Option<char> {
         self.source[self.at..].chars().next()
     }
@@ -246,16 +266,10 @@ impl Scan<'_> {
     }
 
     fn single(&mut self, out: &mut Out) -> Result<(), WordError> {
-        let mut value = String::new();
-        self.at += 1;
-        loop {
-            match self.next() {
-                None => return Err(WordError::SingleQuote),
-                Some('\'') => break,
-                Some(c) => value.push(c),
-            }
-        }
-        self.quoted('\'', &value, out);
+        let rest = &self.source[self.at + 1..];
+        let end = rest.find('\'').ok_or(WordError::SingleQuote)?;
+        self.at += end + 2;
+        self.quoted('\'', &rest[..end], out);
         Ok(())
     }
 
@@ -303,13 +317,15 @@ impl Scan<'_> {
         }
     }
 
-    fn lookup(&mut self, name: &str) -> Option<String> {
-        let value = self.env.get(name).map(str::to_owned);
+    fn lookup(&mut self, name: &'w str) -> Option<&'e str> {
+        let value = self.env.get(name);
         let names = match value {
             Some(_) => &mut self.found.used,
             None => &mut self.found.missing,
         };
-        names.insert(name.to_owned());
+        if self.note && !names.contains(name) {
+            names.insert(name.to_owned());
+        }
         value
     }
 
@@ -329,17 +345,17 @@ impl Scan<'_> {
         }
     }
 
-    fn dollar(&mut self) -> Result<String, WordError> {
+    fn dollar(&mut self) -> Result<Cow<'e, str>, WordError> {
         self.at += 1;
         if self.peek() != Some('{') {
             let name = self.name();
             if name.is_empty() {
-                return Ok("$".to_owned());
+                return Ok(Cow::Borrowed("$"));
             }
-            return Ok(match self.lookup(&name) {
-                Some(value) => value,
-                None if self.shell.keep_unset => format!("${name}"),
-                None => String::new(),
+            return Ok(match self.lookup(name) {
+                Some(value) => Cow::Borrowed(value),
+                None if self.shell.keep_unset => format!("${name}").into(),
+                None => Cow::default(),
             });
         }
         self.at += 1;
@@ -353,7 +369,7 @@ impl Scan<'_> {
     }
 
     /// What stands between `${` and `}`.
-    fn braces(&mut self) -> Result<String, WordError> {
+    fn braces(&mut self) -> Result<Cow<'e, str>, WordError> {
         match self.peek() {
             None => return Err(WordError::Brace),
             Some('{' | '}' | ':') => return Err(WordError::Substitution),
@@ -364,41 +380,45 @@ impl Scan<'_> {
         let unsupported = |modifier: String| Err(WordError::Modifier { modifier });
         match first {
             '}' => {
-                let value = self.lookup(&name);
+                let value = self.lookup(name);
                 Ok(match value {
-                    Some(value) => value,
-                    None if self.shell.keep_unset => format!("${{{name}}}"),
-                    None => String::new(),
+                    Some(value) => Cow::Borrowed(value),
+                    None if self.shell.keep_unset => format!("${{{name}}}").into(),
+                    None => Cow::default(),
                 })
             }
             ':' => match self.next() {
-                Some(c @ ('-' | '+' | '?')) => self.conditional(&name, c, true),
+                Some(c @ ('-' | '+' | '?')) => self.conditional(name, c, true),
                 Some(c @ ('#' | '%')) => unsupported(format!(":{c}")),
                 // A shell's `${v:=w}`: nothing to refuse where the shell gets it as it is.
-                Some(c) if self.shell.keep_unset => self.conditional(&name, c, true),
+                Some(c) if self.shell.keep_unset => self.conditional(name, c, true),
                 Some(c) => unsupported(format!(":{c}")),
                 None => Err(WordError::Brace),
             },
-            '-' | '+' | '?' => self.conditional(&name, first, false),
-            '#' | '%' => self.trim(&name, first),
-            '/' => self.replace(&name),
+            '-' | '+' | '?' => self.conditional(name, first, false),
+            '#' | '%' => self.trim(name, first).map(Cow::Owned),
+            '/' => self.replace(name).map(Cow::Owned),
             c => unsupported(c.to_string()),
         }
     }
 
-    fn conditional(&mut self, name: &str, op: char, colon: bool) -> Result<String, WordError> {
+    fn conditional(
+        &mut self,
+        name: &'w str,
+        op: char,
+        colon: bool,
+    ) -> Result<Cow<'e, str>, WordError> {
         let word = self.nested('}', false)?;
         let value = self.lookup(name);
         if self.shell.keep_unset && value.is_none() {
             let colon = if colon { ":" } else { "" };
-            return Ok(format!("${{{name}{colon}{op}{word}}}"));
+            return Ok(format!("${{{name}{colon}{op}{word}}}").into());
         }
         let given = value
-            .as_deref()
             .is_some_and(|value| !(colon && value.is_empty()));
         match (op, given) {
-            ('-', false) | ('+', true) => Ok(word),
-            ('+', false) => Ok(String::new()),
+            ('-', false) | ('+', true) => Ok(word.into()),
+            ('+', false) => Ok(Cow::default()),
             ('?', false) => {
                 let message = match (word.is_empty(), &value) {
                     (false, _) => word,
@@ -408,14 +428,14 @@ impl Scan<'_> {
                 let name = name.to_owned();
                 Err(WordError::Required { name, message })
             }
-            ('-' | '?', true) => Ok(value.unwrap_or_default()),
+            ('-' | '?', true) => Ok(value.unwrap_or_default().into()),
             (op, _) => Err(WordError::Modifier {
                 modifier: format!(":{op}"),
             }),
         }
     }
 
-    fn trim(&mut self, name: &str, op: char) -> Result<String, WordError> {
+    fn trim(&mut self, name: &'w str, op: char) -> Result<String, WordError> {
         let word = self.nested('}', true)?;
         let Some(value) = self.lookup(name).or_else(|| self.empty()) else {
             return Ok(format!("${{{name}{op}{word}}}"));
@@ -425,12 +445,12 @@ impl Scan<'_> {
             None => (false, word.as_str()),
         };
         match op {
-            '#' => pattern::trim_start(word, &value, longest),
-            _ => pattern::trim_end(word, &value, longest),
+            '#' => pattern::trim_start(word, value, longest),
+            _ => pattern::trim_end(word, value, longest),
         }
     }
 
-    fn replace(&mut self, name: &str) -> Result<String, WordError> {
+    fn replace(&mut self, name: &'w str) -> Result<String, WordError> {
         let all = self.peek() == Some('/');
         if all {
             self.at += 1;
@@ -440,16 +460,16 @@ impl Scan<'_> {
         let Some(value) = self.lookup(name).or_else(|| self.empty()) else {
             return Ok(format!("${{{name}/{word}/{replacement}}}"));
         };
-        pattern::replace(&word, &value, &replacement, all)
+        pattern::replace(&word, value, &replacement, all)
     }
 
     /// What an unset variable counts as, if it is not to be kept as written.
-    fn empty(&self) -> Option<String> {
-        (!self.shell.keep_unset).then(String::new)
+    fn empty(&self) -> Option<&'e str> {
+        (!self.shell.keep_unset).then_some("")
     }
 
     /// A name, a number or one special character; empty if there is none.
-    fn name(&mut self) -> String {
+    fn name(&mut self) -> &'w str {
         let rest = &self.source[self.at..];
         let part = |c: char| c.is_alphanumeric() || c == '_';
         let name = match rest.chars().next() {
@@ -459,7 +479,7 @@ impl Scan<'_> {
         };
         let name = &rest[..rest.len() - name.len()];
         self.at += name.len();
-        name.to_owned()
+        name
     }
 }
 

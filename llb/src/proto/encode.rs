@@ -187,7 +187,7 @@ impl Encoder {
         Ok(pb::ExecOp {
             meta: Some(pb::Meta {
                 args: exec.args.clone(),
-                env: exec.env.clone(),
+                env: exec.env.to_vec(),
                 cwd: exec.cwd.clone(),
                 user: exec.user.clone(),
                 proxy_env: proxy_env(&exec.proxy_env)?,

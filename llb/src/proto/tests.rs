@@ -143,7 +143,7 @@ fn an_empty_definition_is_an_empty_file_system() {
 fn exec(mounts: Vec<Mount>) -> ExecOp {
     ExecOp {
         args: vec!["true".into()],
-        env: Vec::new(),
+        env: std::sync::Arc::default(),
         cwd: "/".into(),
         user: String::new(),
         mounts,

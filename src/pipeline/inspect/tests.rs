@@ -79,13 +79,13 @@ fn ask<T, E>(question: impl Fn(&Pins) -> Result<Conversion<T>, E>) -> Result<T, 
 fn answer(question: Question, request: &FrontendRequest) -> Option<Inspection> {
     let answer = match question {
         Question::Check => {
-            let check = |pins: &Pins| Ok::<_, ()>(Dockerfile.check(request, pins));
+            let check = |pins: &Pins| Ok::<_, ()>(Dockerfile::default().check(request, pins));
             Answer::Findings(ask(check).unwrap())
         }
         Question::Outline => {
-            Answer::Parameters(ask(|pins| Dockerfile.parameters(request, pins)).ok()?)
+            Answer::Parameters(ask(|pins| Dockerfile::default().parameters(request, pins)).ok()?)
         }
-        Question::Targets => Answer::Targets(Dockerfile.targets(request).ok()?),
+        Question::Targets => Answer::Targets(Dockerfile::default().targets(request).ok()?),
     };
     let source = Arc::clone(&request.source);
     Some(Inspection { source, answer })

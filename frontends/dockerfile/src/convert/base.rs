@@ -1,5 +1,7 @@
 //! What stages start from.
 
+use std::rc::Rc;
+
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Edge;
 use rbuild_llb::ImageConfig;
@@ -66,6 +68,8 @@ impl Converter<'_> {
         };
         to.state.config = (**config).clone();
         to.state.config.created = None;
+        let entries = std::mem::take(&mut to.state.config.history).into_iter();
+        to.state.history = entries.map(Rc::new).collect();
         to.state.config.config.on_build.clear();
         let layers = config.history.iter().any(|entry| !entry.empty_layer);
         if config.rootfs.diff_ids.is_empty() && !layers {
@@ -74,7 +78,7 @@ impl Converter<'_> {
         let (pinned, reference) = pinned_image(source, *digest);
         let name = match context {
             Some(context) => format!("[context {context}] {reference}"),
-            None => self.prefixed(&format!("FROM {reference}"), to),
+            None => self.prefix(0, to) + &format!("FROM {reference}"),
         };
         let span = node.head.as_ref().map_or(&node.at, |head| &head.span);
         to.state.root = Some(self.vertex(Op::Source(pinned), name, span, to));

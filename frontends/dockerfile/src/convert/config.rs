@@ -347,8 +347,7 @@ impl Converter<'_> {
                 },
             }],
         });
-        let title = Self::title(self.shell, &head.text, &to.state.env);
-        let name = self.prefixed(&title, to);
+        let name = self.name(head, to);
         self.step(op, root.into_iter().collect(), meta(name, head, false), to);
         Ok(())
     }
@@ -360,12 +359,14 @@ impl State {
         match line {
             CommandLine::Exec(args) => args.clone(),
             CommandLine::Shell(line) => {
-                let shell = self.config.config.shell.clone();
-                let mut args = shell
-                    .filter(|shell| !shell.is_empty())
-                    .unwrap_or_else(|| ["/bin/sh", "-c"].map(str::to_owned).to_vec());
-                args.push(line.clone());
-                args
+                let line = || std::iter::once(line.clone());
+                match self.config.config.shell.as_deref() {
+                    None | Some([]) => {
+                        let shell = ["/bin/sh", "-c"].map(str::to_owned);
+                        shell.into_iter().chain(line()).collect()
+                    }
+                    Some(shell) => shell.iter().cloned().chain(line()).collect(),
+                }
             }
         }
     }

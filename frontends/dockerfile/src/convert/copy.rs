@@ -190,11 +190,6 @@ impl Converter<'_> {
         self.end(add, &words, copies, step, to)
     }
 
-    fn name(&self, head: &Head, to: &mut Building) -> String {
-        let title = Self::title(self.shell, &head.text, &to.state.env);
-        self.prefixed(&title, to)
-    }
-
     fn words(&mut self, transfer: &Transfer, head: &Head, to: &Building) -> Converted<Expanded> {
         let chown = self.expand_option(transfer.chown.as_ref(), head, to)?;
         let chmod = self.expand_option(transfer.chmod.as_ref(), head, to)?;
@@ -228,22 +223,23 @@ impl Converter<'_> {
             let copy = copies.plain(paths::absolute("/", &document.name));
             copies.push(Some(source), copy);
         }
-        let mut line = step.keyword.to_owned();
+        let mut line = vec![step.keyword];
         if transfer.parents {
-            line.push_str(" --parents");
+            line.push(" --parents");
         }
-        for (flag, word) in [("chown", &words.chown), ("chmod", &words.chmod)] {
+        for (flag, word) in [(" --chown=", &words.chown), (" --chmod=", &words.chmod)] {
             if let Some(word) = word {
-                line.push_str(&format!(" --{flag}={}", word.text));
+                line.extend([flag, &word.text]);
             }
         }
         for path in &words.paths {
-            line.push_str(&format!(" {}", path.text));
+            line.extend([" ", &path.text]);
         }
         for document in &transfer.documents {
-            line.push_str(&format!(" <<{}", document.name));
+            line.extend([" <<", &document.name]);
         }
-        line.push_str(&format!(" {} # buildkit", words.dest));
+        line.extend([" ", &words.dest, " # buildkit"]);
+        let line = line.concat();
         let meta = meta(step.name, head, to.ignore_cache);
         let (op, inputs) = copies.op();
         if links(transfer, words) {

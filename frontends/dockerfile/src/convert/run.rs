@@ -56,7 +56,7 @@ impl Converter<'_> {
             }],
             ..Mounts::default()
         };
-        let mut title = head.text.clone();
+        let mut title = Cow::Borrowed(head.text.as_str());
         let command = self.script(run, head, to, &mut inputs, &mut mounts, &mut title);
         for (mount, from) in run.mounts.iter().zip(from) {
             self.mount(mount, *from, head, to, &mut inputs, &mut mounts)?;
@@ -68,6 +68,7 @@ impl Converter<'_> {
             let message = "`RUN` has no command";
             return Err(Box::new(Diagnostic::error(message, head.span.clone(), "")));
         }
+        let mut name = self.prefix(title.len(), to);
         let mut env = Cow::Borrowed(&to.state.env);
         let mut shown = Cow::Borrowed(&to.state.env);
         for secret in &mounts.secret_env {
@@ -98,8 +99,7 @@ impl Converter<'_> {
             keep_unset: true,
             ..self.shell
         };
-        let title = Self::title(shell, &title, &shown);
-        let name = self.prefixed(&title, to);
+        Self::append_title(shell, &title, &shown, &mut name);
         let meta = meta(name, head, to.ignore_cache);
         self.step(op, inputs.list, meta, to);
         to.state.history(line, false);
@@ -112,29 +112,31 @@ impl Converter<'_> {
 
     /// The command with its here-documents put in: a single one is the script itself, which the shell runs, or the
     /// program its `#!` line names; more go to the shell as they are.
-    fn script(
+    fn script<'r>(
         &mut self,
-        run: &Run,
+        run: &'r Run,
         head: &Head,
         to: &Building,
         inputs: &mut Inputs,
         mounts: &mut Mounts,
-        title: &mut String,
-    ) -> CommandLine {
+        title: &mut Cow<'_, str>,
+    ) -> Cow<'r, CommandLine> {
         let (CommandLine::Shell(line), Some(first)) = (&run.command, run.heredocs.first()) else {
-            return run.command.clone();
+            return Cow::Borrowed(&run.command);
         };
         if heredoc_operator(line).is_none() {
             let mut script = line.clone();
             for heredoc in &run.heredocs {
                 script.push_str(&format!("\n{}{}", heredoc.content, heredoc.name));
             }
-            return CommandLine::Shell(script);
+            return Cow::Owned(CommandLine::Shell(script));
         }
-        title.push_str(&format!(" ({})", summary(&first.content)));
+        title
+            .to_mut()
+            .push_str(&format!(" ({})", summary(&first.content)));
         let data = first.data();
         if !data.starts_with("#!") {
-            return CommandLine::Shell(data);
+            return Cow::Owned(CommandLine::Shell(data));
         }
         let script = self.inline(&first.name, 0o755, data, head, to);
         mounts.list.push(Mount {
@@ -145,7 +147,8 @@ impl Converter<'_> {
             readonly: true,
             kind: MountKind::Bind,
         });
-        CommandLine::Shell(crate::paths::absolute(SCRIPTS, &first.name))
+        let script = crate::paths::absolute(SCRIPTS, &first.name);
+        Cow::Owned(CommandLine::Shell(script))
     }
 }
 
@@ -167,30 +170,31 @@ fn security(run: &Run) -> SecurityMode {
 
 /// `RUN |1 A=1 /bin/sh -c true # buildkit`: the build arguments in front, with the values the process sees.
 fn history(args: &[String], declared: &[(String, Option<String>)], env: &Env) -> String {
-    let mut shown: Vec<(&str, String)> = Vec::new();
+    let mut shown: Vec<(&str, &str)> = Vec::with_capacity(declared.len());
     for (name, value) in declared {
         let value = match env.get(name) {
-            Some(value) => value.to_owned(),
-            None => value.clone().unwrap_or_default(),
+            Some(value) => value,
+            None => value.as_deref().unwrap_or_default(),
         };
-        let pair = format!("{name}={value}");
         match shown.iter_mut().find(|(have, _)| have == name) {
-            Some((_, have)) => *have = pair,
-            None => shown.push((name, pair)),
+            Some((_, have)) => *have = value,
+            None => shown.push((name, value)),
         }
     }
-    let mut line = "RUN".to_owned();
-    let mut add = |word: &str| {
-        line.push(' ');
-        line.push_str(word);
+    let count = match shown.len() {
+        0 => String::new(),
+        count => format!(" |{count}"),
     };
-    if !shown.is_empty() {
-        add(&format!("|{}", shown.len()));
+    let mut pieces = Vec::with_capacity(3 + 4 * shown.len() + 2 * args.len());
+    pieces.extend(["RUN", &count]);
+    for (name, value) in shown {
+        pieces.extend([" ", name, "=", value]);
     }
-    shown.iter().for_each(|(_, pair)| add(pair));
-    args.iter().for_each(|arg| add(arg));
-    add("# buildkit");
-    line
+    for arg in args {
+        pieces.extend([" ", arg]);
+    }
+    pieces.push(" # buildkit");
+    pieces.concat()
 }
 
 /// The first line of a script, with dots if there are more.

@@ -73,11 +73,17 @@ fn description(instruction: &str, head: &Head, names: &[String], lint: &mut Lint
 }
 
 fn is_lower(text: &str) -> bool {
-    text == text.to_lowercase()
+    match text.is_ascii() {
+        true => !text.bytes().any(|b| b.is_ascii_uppercase()),
+        false => text == text.to_lowercase(),
+    }
 }
 
 fn is_upper(text: &str) -> bool {
-    text == text.to_uppercase()
+    match text.is_ascii() {
+        true => !text.bytes().any(|b| b.is_ascii_lowercase()),
+        false => text == text.to_uppercase(),
+    }
 }
 
 fn stage_name(stage: &Stage, names: &mut BTreeSet<String>, lint: &mut Linter) {

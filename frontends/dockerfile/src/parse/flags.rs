@@ -42,7 +42,7 @@ impl<'a> Flags<'a> {
         });
         Self {
             list: list.collect(),
-            known: Vec::new(),
+            known: Vec::with_capacity(12),
         }
     }
 

@@ -24,7 +24,7 @@ fn local(name: &str, exclude: &[&str]) -> SourceOp {
 }
 
 fn sources(request: &FrontendRequest) -> Vec<(SourceOp, String)> {
-    let outline = Dockerfile.outline(request).unwrap();
+    let outline = Dockerfile::default().outline(request).unwrap();
     let source = |r: SourceRequest| (r.source, r.platform.to_string());
     outline.sources.into_iter().map(source).collect()
 }
@@ -61,7 +61,7 @@ fn the_outline_has_what_the_target_needs_and_no_more() {
             (local("context", &["*.log"]), "linux/amd64".into()),
         ]
     );
-    let outline = Dockerfile.outline(&request).unwrap();
+    let outline = Dockerfile::default().outline(&request).unwrap();
     assert_eq!(outline.reachable, ["build", "stage-2"]);
 }
 
@@ -81,7 +81,7 @@ fn missing_pins_are_asked_for() {
     let mut pins = Pins::default();
     let mut asked = Vec::new();
     loop {
-        match Dockerfile.convert(&request, &pins).unwrap() {
+        match Dockerfile::default().convert(&request, &pins).unwrap() {
             Conversion::Done(_) => break,
             Conversion::NeedsSources(more) => {
                 asked.push(more.len());
@@ -175,13 +175,13 @@ fn triggers_of_a_base_run_first_and_may_name_sources() {
     let mut pins = Pins::default();
     let pin = with_triggers(&["COPY --from=tools:1 /t /t", "RUN <<EOT\nbuild\nEOT"]);
     pins.insert(image("docker.io/library/node:onbuild"), amd64(), pin);
-    let Conversion::NeedsSources(more) = Dockerfile.convert(&request, &pins).unwrap() else {
+    let Conversion::NeedsSources(more) = Dockerfile::default().convert(&request, &pins).unwrap() else {
         panic!("the trigger's image is not known yet");
     };
     assert_eq!(more[0].source, image("docker.io/library/tools:1"));
     assert_eq!(more[0].span.as_ref().unwrap().text(), "node:onbuild");
     pins.insert(more[0].source.clone(), amd64(), with_triggers(&[]));
-    let Conversion::Done(converted) = Dockerfile.convert(&request, &pins).unwrap() else {
+    let Conversion::Done(converted) = Dockerfile::default().convert(&request, &pins).unwrap() else {
         panic!("all is pinned");
     };
     let steps = converted.definition.prune();
@@ -203,7 +203,7 @@ fn problems_of_a_trigger_are_shown_where_the_base_is_named() {
     let mut pins = Pins::default();
     let base = image("docker.io/library/bad:latest");
     pins.insert(base, amd64(), with_triggers(&["CPOY a b"]));
-    let errors = Dockerfile.convert(&request, &pins).unwrap_err();
+    let errors = Dockerfile::default().convert(&request, &pins).unwrap_err();
     assert_eq!(errors[0].message, "unknown instruction `CPOY`");
     assert_eq!(errors[0].labels[0].span.text(), "bad");
     assert_eq!(
@@ -241,7 +241,7 @@ fn a_base_without_layers_is_an_empty_file_system() {
         config: Box::new(config),
     };
     pins.insert(image("docker.io/library/empty:latest"), amd64(), pin);
-    let Conversion::Done(converted) = Dockerfile.convert(&request, &pins).unwrap() else {
+    let Conversion::Done(converted) = Dockerfile::default().convert(&request, &pins).unwrap() else {
         panic!("all is pinned");
     };
     assert_eq!(converted.definition.outputs[0].root, None);

@@ -33,7 +33,7 @@ fn names(dir: &Path) -> Vec<String> {
 fn check(case: Option<&Path>, request: &FrontendRequest) -> Findings {
     let mut pins = Pins::default();
     for _ in 0..5 {
-        match Dockerfile.check(request, &pins) {
+        match Dockerfile::default().check(request, &pins) {
             Conversion::Done(findings) => return findings,
             Conversion::NeedsSources(sources) => {
                 for source in &sources {

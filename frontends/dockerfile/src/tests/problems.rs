@@ -351,7 +351,7 @@ fn no_cut_makes_it_panic() {
         request.contexts.insert("tools".into(), NamedContext::Local);
         for at in (0..text.len()).filter(|at| text.is_char_boundary(*at)) {
             request.source = file("Dockerfile", &text[..at]);
-            let errors = Dockerfile.outline(&request).err();
+            let errors = Dockerfile::default().outline(&request).err();
             for label in errors.into_iter().flatten().flat_map(|e| e.labels) {
                 assert!(label.span.range.end <= at);
             }

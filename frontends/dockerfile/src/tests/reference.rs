@@ -7,7 +7,7 @@ use super::request;
 use crate::args;
 use crate::parse::KEYWORDS;
 use crate::parse::parse;
-use crate::read;
+use crate::Dockerfile;
 use crate::source::Site;
 
 fn page() -> String {
@@ -89,7 +89,7 @@ fn all_instructions_and_flags_are_on_the_page() {
 fn every_global_variable_is_on_the_page() {
     let page = section(&page(), "Build arguments");
     let request = request("FROM a\n");
-    let (ast, _) = read(&request).unwrap();
+    let (ast, _) = Dockerfile::default().read(&request).unwrap();
     let globals = args::global_args(&ast, &request).unwrap();
     for name in globals.env.names() {
         let named = page.contains(&format!("`{name}`"));

@@ -99,7 +99,7 @@ fn exec(out: &mut String, op: &ExecOp, vertex: &Vertex, names: &[String]) {
     if !op.user.is_empty() {
         write!(out, " user {}", op.user).unwrap();
     }
-    for pair in &op.env {
+    for pair in op.env.iter() {
         write!(out, "\n  env {pair}").unwrap();
     }
     for pair in &op.proxy_env.env {

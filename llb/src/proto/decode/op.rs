@@ -130,7 +130,7 @@ impl OpDecoder<'_> {
         }
         Ok(ExecOp {
             args: args.clone(),
-            env: env.clone(),
+            env: env.clone().into(),
             cwd: cwd.clone(),
             user: user.clone(),
             mounts: mounts
