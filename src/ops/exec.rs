@@ -419,7 +419,10 @@ impl Engine<'_> {
                     readonly: mount.readonly,
                 }
             }
-            MountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
+            MountKind::Tmpfs { size } => MountSource::Tmpfs {
+                size: *size,
+                readonly: mount.readonly,
+            },
             MountKind::Secret {
                 id,
                 uid,
@@ -439,9 +442,7 @@ impl Engine<'_> {
                 if *optional {
                     return Ok(None);
                 }
-                return Err(OpError::Unsupported {
-                    what: format!("the ssh agent mount `{id}`"),
-                });
+                return Err(OpError::SshAgent { id: id.clone() });
             }
         }))
     }

@@ -205,6 +205,7 @@ impl<'a> Remote<'a> {
         let offline = self.request.offline;
         let commit = git::commit(&source, offline).map_err(failure::op)?;
         source.commit = Some(commit);
+        source.checksum = None;
         let fetcher = git::Fetcher {
             store: self.store,
             cancel: &CancelToken::new(),

@@ -202,7 +202,7 @@ fn instructions_with_wrong_arguments() {
         ),
         (
             "RUN --device=a/b=c y",
-            "\"a/b=c\" `RUN --device` is not supported",
+            "\"a/b=c\" `RUN --device` is not supported [steps see no devices of the machine; BuildKit has the flag in `-labs` frontends only]",
         ),
     ] {
         let got = problems(&request(&format!("FROM alpine\n{line}\n")));
