@@ -124,12 +124,22 @@ fn named_contexts_stand_in_for_stages_images_and_sources() {
         commit: None,
     });
     request.contexts = BTreeMap::from([
-        ("build".into(), NamedContext::Local),
+        (
+            "build".into(),
+            NamedContext::Local {
+                exclude: Vec::new(),
+            },
+        ),
         (
             "alpine".into(),
             NamedContext::Image(image("docker.io/me/alpine:1")),
         ),
-        ("docs".into(), NamedContext::Local),
+        (
+            "docs".into(),
+            NamedContext::Local {
+                exclude: Vec::new(),
+            },
+        ),
         ("repo".into(), NamedContext::Source(git.clone())),
     ]);
     assert_eq!(
