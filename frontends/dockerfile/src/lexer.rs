@@ -204,7 +204,12 @@ pub(crate) fn lex(site: &Site<'_>) -> Lexed {
             }
         }
         if physical.is_comment() {
-            match physical.text[1..].trim() {
+            // BuildKit takes away the first character of the line, whether that is the `#` or a blank in front of it.
+            let comment = match blanks {
+                0 => &physical.text[1..],
+                _ => physical.text,
+            };
+            match comment.trim() {
                 "" => comments.clear(),
                 comment => comments.push(comment.to_owned()),
             }

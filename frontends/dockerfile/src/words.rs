@@ -9,8 +9,6 @@ use crate::env::Env;
 
 mod pattern;
 
-use pattern::Pattern;
-
 /// Nested expansions deeper than this are refused, so that no input can exhaust the stack.
 const MAX_DEPTH: usize = 64;
 
@@ -88,11 +86,13 @@ impl Shell {
     }
 
     fn scan(&self, word: &str, env: &Env, split: bool) -> Result<Expansion, WordError> {
+        let word = skip_mark(word);
         let mut scan = Scan {
             shell: *self,
             source: word,
             at: 0,
             depth: 0,
+            nested: false,
             env,
             found: Expansion::default(),
         };
@@ -163,6 +163,8 @@ struct Scan<'a> {
     /// Byte offset of what comes next.
     at: usize,
     depth: usize,
+    /// A nested word has been read since this was last looked at.
+    nested: bool,
     env: &'a Env,
     found: Expansion,
 }
@@ -197,6 +199,7 @@ impl Scan<'_> {
             match c {
                 '$' => {
                     let value = self.dollar()?;
+                    self.forget_word(out);
                     out.splitting(&value);
                 }
                 '<' => self.heredoc(out),
@@ -284,6 +287,7 @@ impl Scan<'_> {
                 }
             }
         }
+        self.forget_word(out);
         self.quoted('"', &value, out);
         Ok(())
     }
@@ -313,7 +317,16 @@ impl Scan<'_> {
     fn nested(&mut self, stop: char, raw: bool) -> Result<String, WordError> {
         let mut out = Out::default();
         self.until(Some(stop), raw, &mut out)?;
+        self.nested = true;
         Ok(out.text)
+    }
+
+    /// BuildKit has one buffer for the word at hand, which reading a nested word empties. What stands before a `${v:-w}`
+    /// is therefore missing from the words, though not from the text: `EXPOSE 80${v:-81}` is port 81.
+    fn forget_word(&mut self, out: &mut Out) {
+        if std::mem::take(&mut self.nested) {
+            out.word.clear();
+        }
     }
 
     fn dollar(&mut self) -> Result<String, WordError> {
@@ -360,6 +373,9 @@ impl Scan<'_> {
             }
             ':' => match self.next() {
                 Some(c @ ('-' | '+' | '?')) => self.conditional(&name, c, true),
+                Some(c @ ('#' | '%')) => unsupported(format!(":{c}")),
+                // A shell's `${v:=w}`: nothing to refuse where the shell gets it as it is.
+                Some(c) if self.shell.keep_unset => self.conditional(&name, c, true),
                 Some(c) => unsupported(format!(":{c}")),
                 None => Err(WordError::Brace),
             },
@@ -392,7 +408,10 @@ impl Scan<'_> {
                 let name = name.to_owned();
                 Err(WordError::Required { name, message })
             }
-            _ => Ok(value.unwrap_or_default()),
+            ('-' | '?', true) => Ok(value.unwrap_or_default()),
+            (op, _) => Err(WordError::Modifier {
+                modifier: format!(":{op}"),
+            }),
         }
     }
 
@@ -405,11 +424,10 @@ impl Scan<'_> {
             Some(word) => (true, word),
             None => (false, word.as_str()),
         };
-        let pattern = Pattern::parse(word)?;
-        Ok(match op {
-            '#' => pattern.trim_start(&value, longest),
-            _ => pattern.trim_end(&value, longest),
-        })
+        match op {
+            '#' => pattern::trim_start(word, &value, longest),
+            _ => pattern::trim_end(word, &value, longest),
+        }
     }
 
     fn replace(&mut self, name: &str) -> Result<String, WordError> {
@@ -422,7 +440,7 @@ impl Scan<'_> {
         let Some(value) = self.lookup(name).or_else(|| self.empty()) else {
             return Ok(format!("${{{name}/{word}/{replacement}}}"));
         };
-        Ok(Pattern::parse(&word)?.replace(&value, &replacement, all))
+        pattern::replace(&word, &value, &replacement, all)
     }
 
     /// What an unset variable counts as, if it is not to be kept as written.
@@ -443,6 +461,11 @@ impl Scan<'_> {
         self.at += name.len();
         name.to_owned()
     }
+}
+
+/// Without a byte-order mark at the start, which Go's `text/scanner` passes over in whatever it reads.
+fn skip_mark(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }
 
 /// Go's `strconv.ParseBool`.

@@ -50,9 +50,13 @@ enum Item {
 
 /// The literal prefix and the form of a cleaned pattern without its `!`.
 pub(super) fn compile(pattern: &str) -> Result<(String, Form), PatternError> {
-    match translate(pattern) {
+    // moby reads the pattern with Go's `text/scanner`, which passes over a byte-order mark.
+    let unmarked = pattern.strip_prefix('\u{feff}');
+    match translate(unmarked.unwrap_or(pattern)) {
         Translation::Exact => Ok((pattern.to_owned(), Form::Exact)),
         Translation::Prefix => Ok((pattern[..pattern.len() - 2].to_owned(), Form::Prefix)),
+        // Two bytes less are then a piece of the mark, and no text ends with that.
+        Translation::Suffix if unmarked.is_some() => Ok((String::new(), Form::Globs(Vec::new()))),
         Translation::Suffix => Ok((String::new(), Form::Suffix(pattern[2..].to_owned()))),
         Translation::Regexp(regexp) => {
             let parser = Parser {
@@ -182,8 +186,11 @@ impl Glob {
             matches!(item, Item::Char(_) | Item::NotSlash)
                 || matches!(item, Item::Class { repeated, .. } if !repeated)
         };
-        let suffix: String = literal(items.iter().rev()).chars().rev().collect();
-        let ends = items.iter().rev().take_while(one_char).cloned();
+        // What may be left out is no end that all matches have.
+        let optional = items.iter().rposition(|item| *item == Item::Optional);
+        let certain = &items[optional.map_or(0, |at| at + 2)..];
+        let suffix: String = literal(certain.iter().rev()).chars().rev().collect();
+        let ends = certain.iter().rev().take_while(one_char).cloned();
         let name_from = (from > 0 && items[from..].iter().all(within_name)).then_some(from);
         Self {
             ends: if suffix.is_empty() {
@@ -416,6 +423,13 @@ impl Parser<'_> {
     fn parse(mut self) -> Result<Vec<Vec<Item>>, PatternError> {
         let mut alternatives = Vec::new();
         let mut items = Vec::new();
+        // Behind the anchor that is in front of the translation, a count is one of the anchor.
+        if let Some(((min, _), _)) = count(self.rest) {
+            self.counted(Item::Start, &mut items)?;
+            if min == 0 {
+                items = vec![Item::Anything];
+            }
+        }
         loop {
             if let Some(rest) = self.rest.strip_prefix("(.*/)?") {
                 self.rest = rest;
@@ -424,6 +438,10 @@ impl Parser<'_> {
             } else if let Some(rest) = self.rest.strip_prefix(".*") {
                 self.rest = rest;
                 items.push(Item::Rest);
+            } else if self.rest == "\\" {
+                // It escapes the anchor behind the translation.
+                self.rest = "";
+                items.extend([Item::Char('$'), Item::Anything]);
             } else if self.eat('|') {
                 alternatives.push(std::mem::take(&mut items));
                 if count(self.rest).is_some() {

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod fuzz;
+
 fn list(patterns: &[&str]) -> Vec<String> {
     patterns.iter().map(|&text| text.to_owned()).collect()
 }
@@ -47,6 +49,19 @@ fn pattern_lists() {
         (&["[[:digit:]]x", "[\\w]y"], &["1x", "_y"], &["dx", ".y"]),
         (&["\\x41*", "\\101b"], &["A", "Ab"], &["x41"]),
         (&["a\\b*"], &["a"], &["ab", "bb"]),
+        (&["ab\\[{0,3}"], &["ab", "ab[["], &["ab[[[[", "a"]),
+        (&["*.jpe{0,1}g"], &["a.jpg", "a.jpeg"], &["a.jpeeg"]),
+        (&["*.jpg{0,1}"], &["a.jp", "a.jpg"], &["a.jpgg"]),
+        // At the start a count is one of the anchor there, and a backslash at the end escapes the one there.
+        (&["{2}b*"], &["b", "bb"], &["ab", "x/b"]),
+        (&["{0,2}b*"], &["b", "bb", "ab", "x/b"], &["a"]),
+        (&["b*\\"], &["b$", "ba$x", "ba$/x"], &["b", "ba"]),
+        (&["b*|c\\"], &["b", "xc$", "b$x"], &["c"]),
+        (&["\u{feff}a*"], &["a", "ab"], &["\u{feff}a"]),
+        (&["\u{feff}a"], &["\u{feff}a"], &["a"]),
+        (&["\u{feff}a/**"], &["\u{feff}a/b"], &["a/b"]),
+        (&["\u{feff}**/a"], &[], &["a", "b/a", "\u{feff}a"]),
+        (&["\u{feff}**/a*"], &["a", "b/a"], &[]),
     ];
     for (patterns, matched, not) in cases {
         let set = PatternSet::new(&list(patterns)).unwrap();
@@ -70,7 +85,7 @@ fn without_a_walk_parents_are_tried_in_full() {
 fn malformed_patterns() {
     for bad in [
         "[", "[a", "[]", "[^]", "a[b-]", "a\\", "[z-a]", "\\1", "\\p", "*{2}", "a{1001}*",
-        "[[:no:]]", "a*|{2}",
+        "[[:no:]]", "a*|{2}", "{2}{3}b*", "{1001}b*",
     ] {
         let error = PatternSet::new(&list(&["fine", bad])).unwrap_err();
         assert!(error.to_string().contains(bad), "{error}");

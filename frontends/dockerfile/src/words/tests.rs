@@ -1,7 +1,9 @@
-//! Against BuildKit's shell package: `testdata/dockerfile/words.jsonl` holds its results as
-//! `[escape character, word, result or null for an error, words]`, with the variables of [`env`].
+//! Against BuildKit's shell package: `testdata/dockerfile/words.jsonl`, with the variables of [`env`], and `heredoc-words.jsonl`
+//! hold its results as `[escape character, word, result or null for an error, words]`.
 
 use super::*;
+
+mod laws;
 
 type Case = (char, String, Option<String>, Vec<String>);
 
@@ -20,13 +22,12 @@ fn env() -> Env {
     env
 }
 
-#[test]
-fn words_are_those_of_buildkit() {
-    let cases = include_str!("../../../../testdata/dockerfile/words.jsonl");
+/// Compares what `shell`, with the escape character of each case, makes of the cases.
+fn check(cases: &str, shell: Shell, env: &Env) {
     let mut wrong = Vec::new();
     for line in cases.lines() {
         let (escape, word, want, words): Case = serde_json::from_str(line).unwrap();
-        let got = Shell::new(escape).split(&word, &env());
+        let got = Shell { escape, ..shell }.split(&word, env);
         let same = match (&got, &want) {
             (Ok(got), Some(want)) => got.text == *want && got.words == words,
             (got, want) => got.is_err() && want.is_none(),
@@ -38,6 +39,25 @@ fn words_are_those_of_buildkit() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn words_are_those_of_buildkit() {
+    let cases = include_str!("../../../../testdata/dockerfile/words.jsonl");
+    check(cases, Shell::new('\\'), &env());
+}
+
+/// Read as the lexer reads a line to find here-documents: all as it is written, no variable set.
+#[test]
+fn words_of_lines_with_heredocs_are_those_of_buildkit() {
+    let cases = include_str!("../../../../testdata/dockerfile/heredoc-words.jsonl");
+    let shell = Shell {
+        raw_quotes: true,
+        raw_escapes: true,
+        keep_unset: true,
+        ..Shell::new('\\')
+    };
+    check(cases, shell, &Env::default());
 }
 
 #[test]
