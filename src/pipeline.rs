@@ -308,7 +308,7 @@ fn frontend_request(
                     .map_or_else(Vec::new, |file| read_ignore_file(&file.text)),
             },
             NamedContextSource::Image(source) => NamedContext::Image(source.clone()),
-            NamedContextSource::Remote(url) => NamedContext::Source(remote::source(url)?),
+            NamedContextSource::Remote(url) => NamedContext::Source(remote::source(url, None)?),
         };
         Ok((name.clone(), context))
     });

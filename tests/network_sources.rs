@@ -578,6 +578,16 @@ fn a_repository_as_the_context() {
         .map(|line| line.replace(" x/", " ctx/"))
         .collect();
     assert_eq!(listing(&env)[1..], all);
+    let git_dirs = |more: &[&str]| {
+        let context = format!("{url}#v1");
+        let args = [&["-o", "type=tar,dest=../out.tar", context.as_str()], more].concat();
+        env.rbuild(args).success();
+        let is_dir = |line: &&String| line.ends_with(" ctx/.git");
+        listing(&env).iter().filter(is_dir).count()
+    };
+    let keep = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+    assert_eq!(git_dirs(&["--build-arg", &format!("{keep}=1")]), 1);
+    assert_eq!(git_dirs(&["--build-arg", &format!("{keep}=perhaps")]), 0);
     build(&env, &format!("{url}?tag=v1&checksum=0000"))
         .code(2)
         .says("expected commit `0000`, but `refs/tags/v1` is `");

@@ -42,9 +42,10 @@ pub(crate) enum GitError {
     Credentials,
 }
 
-/// The repository that a build context's URL names, with `keep-git-dir` and what else it says; `None` if it is no git URL.
-/// The error says what is wrong with it.
-pub fn git_context(url: &str) -> Option<Result<GitSource, String>> {
+/// The repository that a build context's URL names; `None` if it is no git URL. `keep_git_dir` is what
+/// `BUILDKIT_CONTEXT_KEEP_GIT_DIR` says, of which BuildKit passes over what is no boolean. The error says what is wrong
+/// with the URL.
+pub fn git_context(url: &str, keep_git_dir: Option<&str>) -> Option<Result<GitSource, String>> {
     let short = url.strip_prefix("github.com/");
     let long = short.map(|rest| {
         let end = rest.find(['#', '?']).unwrap_or(rest.len());
@@ -54,7 +55,14 @@ pub fn git_context(url: &str) -> Option<Result<GitSource, String>> {
     });
     let parsed = parse(long.as_deref().unwrap_or(url))?;
     let source = parsed.and_then(|url| url.source(None, None));
-    Some(source.map_err(|error| error.to_string()))
+    let keep = keep_git_dir.and_then(crate::words::parse_bool);
+    Some(match source {
+        Ok(source) => Ok(GitSource {
+            keep_git_dir: source.keep_git_dir || keep == Some(true),
+            ..source
+        }),
+        Err(error) => Err(error.to_string()),
+    })
 }
 
 /// Reads a git URL; `None` if the text is none.
