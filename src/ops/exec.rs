@@ -298,7 +298,7 @@ impl Engine<'_> {
         let layer = LayerRef {
             layer,
             origin: None,
-            created: Some(self.created()),
+            created: Some(clock::now().0),
         };
         self.stack(root, layer)
     }

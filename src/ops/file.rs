@@ -70,6 +70,7 @@ impl Engine<'_> {
             "actions",
             KeyValue::List(actions.collect::<Result<_, OpError>>()?),
         );
+        self.date(&mut record);
         Ok(record)
     }
 
@@ -106,6 +107,7 @@ impl Engine<'_> {
             "actions",
             KeyValue::List(actions.collect::<Result<_, OpError>>()?),
         );
+        self.date(&mut record);
         Ok(record)
     }
 
@@ -187,16 +189,15 @@ impl Engine<'_> {
             LayerRef {
                 layer,
                 origin: None,
-                created: Some(self.created()),
+                created: Some(clock::now().0),
             },
         )
     }
 
-    /// When a layer made now was made, nanoseconds since the epoch.
-    pub(super) fn created(&self) -> u128 {
-        match self.options.source_date_epoch {
-            Some(secs) => u128::try_from(secs).unwrap_or(0) * 1_000_000_000,
-            None => clock::now().0,
+    /// What is made under one SOURCE_DATE_EPOCH has other times than what is made under another.
+    fn date(&self, record: &mut KeyRecord) {
+        if let Some(secs) = self.options.source_date_epoch {
+            record.field("SOURCE_DATE_EPOCH", secs);
         }
     }
 
