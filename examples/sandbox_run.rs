@@ -107,7 +107,10 @@ fn mount(text: &str) -> Result<Mount, String> {
             work: PathBuf::new(),
             subpath,
         },
-        "tmpfs" => MountSource::Tmpfs { size: 1 << 20 },
+        "tmpfs" => MountSource::Tmpfs {
+            size: 1 << 20,
+            readonly: false,
+        },
         "file" => MountSource::File {
             data: take("data").into(),
             mode: 0o400,

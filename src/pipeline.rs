@@ -35,6 +35,7 @@ use rbuild_llb::frontend::Outline;
 use rbuild_llb::frontend::Pins;
 use rbuild_llb::op::SecurityMode;
 use rbuild_llb::op::SourceOp;
+use rbuild_llb::pattern::read_ignore_file;
 
 use rbuild_dockerfile::Dockerfile;
 
@@ -302,9 +303,12 @@ fn frontend_request(
 ) -> Result<FrontendRequest, BuildError> {
     let contexts = request.named_contexts.iter().map(|(name, context)| {
         let context = match context {
-            NamedContextSource::Directory(_) => NamedContext::Local,
+            NamedContextSource::Directory(dir) => NamedContext::Local {
+                exclude: plan::read_ignore(None, dir)?
+                    .map_or_else(Vec::new, |file| read_ignore_file(&file.text)),
+            },
             NamedContextSource::Image(source) => NamedContext::Image(source.clone()),
-            NamedContextSource::Remote(url) => NamedContext::Source(remote::source(url)?),
+            NamedContextSource::Remote(url) => NamedContext::Source(remote::source(url, None)?),
         };
         Ok((name.clone(), context))
     });

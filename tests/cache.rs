@@ -160,3 +160,20 @@ fn an_unchanged_build_is_answered_from_records_alone() {
         .collect();
     assert_eq!(calls, [""; 0]);
 }
+
+#[test]
+fn each_source_date_epoch_has_its_own_times() {
+    let env = TestEnv::new().file("Dockerfile", "FROM scratch\nCOPY <<E /dir/file\nE\n");
+    let times = |epoch: u64| -> Vec<String> {
+        let epoch = format!("SOURCE_DATE_EPOCH={epoch}");
+        env.rbuild(["--build-arg", &epoch, "-o", "type=tar,dest=out.tar", "."])
+            .success();
+        let listed = env.tool("tar", ["-tvf", "out.tar", "--full-time", "--utc"]);
+        let listed = listed.success().stdout;
+        let day = |line: &str| line.split_whitespace().nth(3).unwrap().to_owned();
+        listed.lines().map(day).collect()
+    };
+    assert_eq!(times(1_500_000_000), ["2017-07-14", "2017-07-14"]);
+    assert_eq!(times(1_600_000_000), ["2020-09-13", "2020-09-13"]);
+    assert_eq!(times(1_500_000_000), ["2017-07-14", "2017-07-14"]);
+}

@@ -180,3 +180,40 @@ VERSION     2
     let targets: serde_json::Value = serde_json::from_str(&targets.stdout).unwrap();
     assert_eq!(targets["targets"][1]["description"], "is the result");
 }
+
+/// The text is BuildKit's, the JSON that of its `subrequests.Request`.
+#[test]
+fn what_can_be_asked() {
+    let env = TestEnv::new().file("Dockerfile", FILE);
+    env.rbuild(["--call=subrequests.describe", "."])
+        .is(str![[r#"
+NAME                 VERSION DESCRIPTION
+outline              1.0.0   List all parameters current build target supports
+targets              1.0.0   List all targets current build supports
+subrequests.describe 1.0.0   List available subrequest types
+
+"#]]);
+    let requests = env
+        .rbuild(["--call=subrequests.describe,format=json", "."])
+        .success();
+    let requests: serde_json::Value = serde_json::from_str(&requests.stdout).unwrap();
+    assert_eq!(
+        requests[1],
+        serde_json::json!({
+            "name": "frontend.targets",
+            "version": "1.0.0",
+            "type": "rpc",
+            "description": "List all targets current build supports",
+            "opts": null,
+            "inputs": null,
+            "metadata": [
+                { "name": "result.json", "description": "" },
+                { "name": "result.txt", "description": "" },
+            ],
+            "refs": null,
+        })
+    );
+    env.rbuild(["--call=subrequests", "."])
+        .code(2)
+        .says("there is no `subrequests`");
+}

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use snapbox::str;
 
+use crate::support::Base;
 use crate::support::Output;
 use crate::support::TestEnv;
 use crate::support::list_tar;
@@ -159,4 +160,49 @@ fn the_last_of_equal_names_in_an_archive_counts() {
     env.rbuild(["-o", "out", "."]).success();
     let text = fs::read_to_string(env.path("out/f")).unwrap();
     assert_eq!(text, "second, and longer\n");
+}
+
+#[test]
+fn an_image_layout_is_a_base() {
+    let env = TestEnv::new().file(
+        "Dockerfile",
+        "FROM base\nCOPY --from=base /bin/busybox /copied\nRUN test -x /copied\n",
+    );
+    let layout = env.outside("layout").display().to_string();
+    Base::Busybox.copy_to(&format!("oci:{layout}:some"));
+    let index = fs::read_to_string(env.outside("layout").join("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    let digest = index["manifests"][0]["digest"].as_str().unwrap();
+    for reference in [":some".to_owned(), format!("@{digest}"), String::new()] {
+        let context = format!("base=oci-layout://{layout}{reference}");
+        env.rbuild(["--build-context", &context, "."]).success();
+    }
+    let none = format!("base=oci-layout://{layout}:none");
+    let output = env.rbuild(["--build-context", &none, "."]).code(3);
+    output
+        .says("has no image `none`, but: `some`")
+        .says(" --> Dockerfile:1:");
+}
+
+#[test]
+fn named_contexts_that_are_none() {
+    let env = TestEnv::new()
+        .file("Dockerfile", "FROM scratch\nCOPY --from=x / /\n")
+        .file("file", "");
+    for (context, message) in [
+        ("x=gone", "`gone` is not a directory"),
+        ("x=file", "`file` is not a directory"),
+        (
+            "x=docker-image://No Name",
+            "`No Name` is not an image reference",
+        ),
+        ("x=oci-layout://gone", "`gone` is not an OCI image layout"),
+        ("x=https://h/r.git?depth=1", "unexpected query `depth`"),
+        ("x", "wanted `name=source`"),
+        ("=.", "the repository is missing"),
+    ] {
+        let output = env.rbuild(["--build-context", context, "."]);
+        assert!(!output.status.success(), "{context}");
+        output.says(message);
+    }
 }

@@ -250,6 +250,10 @@ fn repository() -> (TestEnv, GitServer, String) {
     fs::create_dir_all(root.join("sub")).unwrap();
     let git = |dir: &str, args: &[&str]| -> String {
         let mut command = env.tool_command("git");
+        let date = match dir {
+            "sub" => "2019-01-02T03:04:05Z",
+            _ => "2020-01-02T03:04:05Z",
+        };
         command
             .current_dir(root.join(dir))
             .envs([
@@ -257,8 +261,8 @@ fn repository() -> (TestEnv, GitServer, String) {
                 ("GIT_AUTHOR_EMAIL", "a@example.org"),
                 ("GIT_COMMITTER_NAME", "a"),
                 ("GIT_COMMITTER_EMAIL", "a@example.org"),
-                ("GIT_AUTHOR_DATE", "2020-01-02T03:04:05Z"),
-                ("GIT_COMMITTER_DATE", "2020-01-02T03:04:05Z"),
+                ("GIT_AUTHOR_DATE", date),
+                ("GIT_COMMITTER_DATE", date),
             ])
             .args([
                 "-c",
@@ -333,8 +337,30 @@ fn git_repositories() {
     let text = fs::read_to_string(env.path("../x/a")).unwrap();
     assert_eq!(text, "one $Format:%H$\n", "it is no release");
 
+    assert_eq!(add("", "?mtime=commit"), main);
+    for path in ["x/a", "x/dir", "x/dir/b", "x/mod/inner"] {
+        assert_eq!(time(&env, path), "2020-01-02 03:04:05", "{path}");
+    }
+    let mut without = main.clone();
+    without.pop();
+    assert_eq!(add("", "?submodules=false"), without);
+    assert_eq!(add("", "?submodules=true"), main);
+
     assert_eq!(add("", "#v1"), FIRST);
     assert_eq!(add("", "?tag=v1"), FIRST);
+    assert_eq!(add("", "?ref=v1"), FIRST);
+    assert_eq!(add("", &format!("?ref=v1&commit={first}")), FIRST);
+    assert_eq!(add("", &format!("?tag=v1&checksum={}", &first[..8])), FIRST);
+    // The tag is an object of its own, and may be what is demanded.
+    let tag = fs::read_to_string(env.path("../git/r/.git/refs/tags/v1")).unwrap();
+    assert_eq!(add(&format!("--checksum={}", tag.trim()), "#v1"), FIRST);
+    // No server is asked what `elsewhere` is.
+    let fetched = format!("?ref=elsewhere&checksum={first}&fetch-by-commit");
+    assert_eq!(add("", &fetched), FIRST);
+    assert_eq!(
+        add("", &format!("?ref={first}&fetch-by-commit=true")),
+        FIRST
+    );
     assert_eq!(add("", &format!("#{first}")), FIRST);
     assert_eq!(add(&format!("--checksum={first}"), "#v1"), FIRST);
     assert_eq!(
@@ -467,7 +493,79 @@ error: `git://127.0.0.1:[PORT]/r.git` has no branch, tag or commit `nope`
     let output = fails(&format!("ADD --checksum=0000000 {url}#v1 /x/"))
         .code(2)
         .to_string();
-    assert!(output.contains("expected commit `0000000`"), "{output}");
+    let message = format!("expected commit `0000000`, but `v1` is `{first}`");
+    assert!(output.contains(&message), "{output}");
+    assert!(output.contains(" --> Dockerfile:2:"), "{output}");
+    let output = fails(&format!("ADD --checksum=0000000 {url} /x/"))
+        .code(2)
+        .to_string();
+    let message = "expected commit `0000000`, but the default branch is `";
+    assert!(output.contains(message), "{output}");
+}
+
+/// Each is refused by BuildKit, too.
+#[test]
+fn queries_of_a_repository_that_say_nothing_sensible() {
+    let (env, server, first) = repository();
+    let url = server.url("r.git");
+    for (query, flags, message) in [
+        ("?branch=main&tag=v1", "", "contradict each other"),
+        ("?ref=main#v1", "", "contradict each other"),
+        ("?subdir=dir#:mod", "", "contradict each other"),
+        ("?ref=", "", "query `ref` of a git URL has no value"),
+        (
+            "?ref=a&ref=b",
+            "",
+            "query `ref` of a git URL has several values",
+        ),
+        ("?depth=1", "", "unexpected query `depth`"),
+        (
+            "?submodules=none",
+            "",
+            "invalid value `none` of the query `submodules`",
+        ),
+        (
+            "?keep-git-dir=2",
+            "",
+            "invalid value `2` of the query `keep-git-dir`",
+        ),
+        ("?mtime=now", "", "invalid value `now` of the query `mtime`"),
+        (
+            "?fetch-by-commit=x",
+            "",
+            "invalid value `x` of the query `fetch-by-commit`",
+        ),
+        (
+            "?fetch-by-commit",
+            "",
+            "`fetch-by-commit` needs a whole commit",
+        ),
+        (
+            "?fetch-by-commit&checksum=0123",
+            "",
+            "`fetch-by-commit` needs a whole commit",
+        ),
+        ("?checksum=v1", "", "`v1` is no commit"),
+        ("?checksum=12", "--checksum=13", "contradict each other"),
+        (
+            "?keep-git-dir=false",
+            "--keep-git-dir",
+            "contradict each other",
+        ),
+        (
+            &format!("?checksum=0000#{first}"),
+            "",
+            "expected commit `0000`, but the URL names",
+        ),
+    ] {
+        env.write(
+            "Dockerfile",
+            format!("FROM scratch\nADD {flags} {url}{query} /x/\n"),
+        );
+        let output = build(&env, ".").code(2).to_string();
+        assert!(output.contains(message), "{query}: {output}");
+        assert!(output.contains(" --> Dockerfile:2:"), "{query}: {output}");
+    }
 }
 
 #[test]
@@ -480,6 +578,19 @@ fn a_repository_as_the_context() {
         .map(|line| line.replace(" x/", " ctx/"))
         .collect();
     assert_eq!(listing(&env)[1..], all);
+    let git_dirs = |more: &[&str]| {
+        let context = format!("{url}#v1");
+        let args = [&["-o", "type=tar,dest=../out.tar", context.as_str()], more].concat();
+        env.rbuild(args).success();
+        let is_dir = |line: &&String| line.ends_with(" ctx/.git");
+        listing(&env).iter().filter(is_dir).count()
+    };
+    let keep = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+    assert_eq!(git_dirs(&["--build-arg", &format!("{keep}=1")]), 1);
+    assert_eq!(git_dirs(&["--build-arg", &format!("{keep}=perhaps")]), 0);
+    build(&env, &format!("{url}?tag=v1&checksum=0000"))
+        .code(2)
+        .says("expected commit `0000`, but `refs/tags/v1` is `");
 
     let env = env.file(
         "Dockerfile",

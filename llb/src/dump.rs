@@ -128,6 +128,8 @@ fn source_op(source: &SourceOp) -> Value {
             "reference": git.reference,
             "subdir": git.subdir,
             "keep_git_dir": git.keep_git_dir,
+            "skip_submodules": git.skip_submodules,
+            "checksum": git.checksum,
             "commit": git.commit,
         } }),
         SourceOp::Http(http) => json!({ "http": {

@@ -79,8 +79,11 @@ pub enum MainContext {
 /// What a `--build-context` name stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NamedContext {
-    /// A directory; its files are the local source of that name.
-    Local,
+    /// A directory: the local source of that name.
+    Local {
+        /// The patterns of its own `.dockerignore`.
+        exclude: Vec<String>,
+    },
     /// An image: `docker-image://` or `oci-layout://`.
     Image(SourceOp),
     /// Anything else that is a file tree: git, http.

@@ -82,6 +82,10 @@ pub struct GitSource {
     pub subdir: String,
     /// Keep `.git`.
     pub keep_git_dir: bool,
+    /// Leave the directories of submodules empty.
+    pub skip_submodules: bool,
+    /// The first digits of what `reference` must be: the commit, or the tag object upon it. Pinning sees to it.
+    pub checksum: Option<String>,
     /// The commit, once pinned.
     pub commit: Option<String>,
 }
@@ -460,6 +464,8 @@ canonical_struct!(GitSource {
     reference,
     subdir,
     keep_git_dir,
+    skip_submodules,
+    checksum,
     commit
 });
 canonical_struct!(HttpSource {

@@ -17,10 +17,19 @@ use crate::ui;
 /// How buildx ends when a check found something, and nothing forbids that.
 const FOUND: u8 = 1;
 
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    /// An answer about the plan.
+    Ask(Question),
+    /// The list of what can be asked.
+    Describe,
+}
+
 /// A question, and how it is to be answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Call {
-    question: Question,
+    method: Method,
     json: bool,
     /// Findings do not change the exit code.
     ignore_status: bool,
@@ -55,22 +64,24 @@ impl Call {
                 }
             }
         }
-        let question = match name.as_deref().unwrap_or_default() {
-            "" | "build" => check.then_some(Question::Check),
-            "check" | "lint" => Some(Question::Check),
-            "outline" => Some(Question::Outline),
-            "targets" => Some(Question::Targets),
+        let ask = |question| Some(Method::Ask(question));
+        let method = match name.as_deref().unwrap_or_default() {
+            "" | "build" => check.then_some(Method::Ask(Question::Check)),
+            "check" | "lint" => ask(Question::Check),
+            "outline" => ask(Question::Outline),
+            "targets" => ask(Question::Targets),
+            "subrequests.describe" => Some(Method::Describe),
             other => {
-                let hint = "the methods are `build`, `check`, `outline` and `targets`";
+                let hint = "the methods are `build`, `check`, `outline`, `targets` and `subrequests.describe`";
                 return Err(fail(format!("there is no `{other}`")).hint(hint));
             }
         };
-        if check && question != Some(Question::Check) {
+        if check && method != ask(Question::Check) {
             let message = format!("`--check` and `--call {text}` cannot be used together");
             return Err(problem(message));
         }
-        Ok(question.map(|question| Self {
-            question,
+        Ok(method.map(|method| Self {
+            method,
             json,
             ignore_status,
         }))
@@ -78,7 +89,15 @@ impl Call {
 
     /// Asks and prints the answer.
     pub(crate) fn run(&self, request: &BuildRequest) -> Result<ExitCode, BuildError> {
-        let mut inspection = inspect(request, self.question)?;
+        let Method::Ask(question) = self.method else {
+            let text = match self.json {
+                true => ui::requests::json(),
+                false => ui::requests::text(),
+            };
+            super::print(text.as_bytes())?;
+            return Ok(ExitCode::SUCCESS);
+        };
+        let mut inspection = inspect(request, question)?;
         let text = match self.json {
             true => ui::inspect::json(&inspection),
             false => ui::inspect::text(&inspection),
@@ -106,7 +125,7 @@ mod t {
     fn methods_as_buildx_spells_them() {
         let call = |question, json, ignore_status| {
             Some(Call {
-                question,
+                method: Method::Ask(question),
                 json,
                 ignore_status,
             })
@@ -141,7 +160,7 @@ mod t {
     #[test]
     fn other_methods_are_refused() {
         let texts = [
-            ("subrequests.describe", false),
+            ("subrequests", false),
             ("targets,json", false),
             ("check,format=yaml", false),
             ("check,ignorestatus=perhaps", false),
@@ -155,8 +174,8 @@ mod t {
         assert_data_eq!(
             text,
             str![[r#"
-error: `--call subrequests.describe`: there is no `subrequests.describe`
-hint: the methods are `build`, `check`, `outline` and `targets`
+error: `--call subrequests`: there is no `subrequests`
+hint: the methods are `build`, `check`, `outline`, `targets` and `subrequests.describe`
 error: `--call targets,json`: `json` is one method too many
 hint: write `format=json` if that is the format
 error: `--call check,format=yaml`: the formats are `text` and `json`, not `yaml`

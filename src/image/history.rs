@@ -38,7 +38,7 @@ pub struct ImageLayer {
 pub struct FinishOptions {
     /// Whose media types.
     pub format: Format,
-    /// SOURCE_DATE_EPOCH, Unix seconds: no time in the config is later.
+    /// SOURCE_DATE_EPOCH, Unix seconds: no time in the config is later but those of the base image's history.
     pub epoch: Option<i64>,
     /// Annotations of the manifest. Docker's format has none: they are left out there.
     pub annotations: BTreeMap<String, String>,
@@ -69,10 +69,15 @@ pub fn finish(
         diff_ids: layers.iter().map(|layer| layer.diff_id).collect(),
         ..Default::default()
     };
+    let of_base = config
+        .history
+        .iter()
+        .take_while(|entry| entry.created.is_some());
+    let of_base = of_base.count();
     count_layers(&mut config.history, layers);
     date_entries(&mut config.history, layers);
     if let Some(epoch) = options.epoch {
-        for entry in &mut config.history {
+        for entry in &mut config.history[of_base..] {
             clamp(&mut entry.created, epoch);
         }
         if config.created.is_some() {

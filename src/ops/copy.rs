@@ -40,14 +40,8 @@ pub enum CopyError {
         src: String,
     },
     /// A pattern is malformed.
-    #[error("bad pattern in `{src}`")]
-    Pattern {
-        /// As written.
-        src: String,
-        /// What is wrong with it.
-        #[source]
-        source: PatternError,
-    },
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
     /// A directory would replace something that is none, or a file a directory.
     #[error("cannot copy {what} over `/{path}`, which is {there}")]
     Conflict {
@@ -75,7 +69,16 @@ pub enum CopyError {
     Mode(#[from] mode::ModeError),
     /// A tree cannot be read.
     #[error("cannot read a file tree")]
-    Tree(#[from] TreeError),
+    Tree(#[source] TreeError),
+}
+
+impl From<TreeError> for CopyError {
+    fn from(error: TreeError) -> Self {
+        match error {
+            TreeError::Loop { path } => Self::Loop { path: text(&path) },
+            error => Self::Tree(error),
+        }
+    }
 }
 
 /// How copied entries are changed on their way.
@@ -131,18 +134,11 @@ pub fn sources(
     tree: &TreeRef,
     action: &CopyAction,
 ) -> Result<Vec<Source>, CopyError> {
-    let pattern = |source| CopyError::Pattern {
-        src: action.src.clone(),
-        source,
-    };
     let src = clean(&action.src);
     let is_wild = action.allow_wildcard && src.split(|&b| b == b'/').any(is_pattern);
     let mut paths = Vec::new();
     if is_wild {
-        expand(trees, tree, &src, &mut paths).map_err(|error| match error {
-            ExpandError::Pattern(source) => pattern(source),
-            ExpandError::Tree(source) => CopyError::Tree(source),
-        })?;
+        expand(trees, tree, &src, &mut paths)?;
     } else {
         paths.push(src);
     }
@@ -180,17 +176,6 @@ pub fn sources(
     Ok(list)
 }
 
-enum ExpandError {
-    Pattern(PatternError),
-    Tree(TreeError),
-}
-
-impl From<TreeError> for ExpandError {
-    fn from(error: TreeError) -> Self {
-        Self::Tree(error)
-    }
-}
-
 /// Whether a component has wildcards. One that only has backslashes is taken as it is.
 fn is_pattern(part: &[u8]) -> bool {
     let mut bytes = part.iter();
@@ -211,7 +196,7 @@ fn expand(
     tree: &TreeRef,
     pattern: &[u8],
     into: &mut Vec<Vec<u8>>,
-) -> Result<(), ExpandError> {
+) -> Result<(), CopyError> {
     let parts: Vec<&[u8]> = pattern
         .split(|&b| b == b'/')
         .filter(|part| !part.is_empty())
@@ -232,7 +217,7 @@ fn expand(
         let text = String::from_utf8_lossy(part);
         for entry in &trees.get(&dir.tree)?.entries {
             let name = String::from_utf8_lossy(&entry.name);
-            if wildcard(&text, &name).map_err(ExpandError::Pattern)? {
+            if wildcard(&text, &name)? {
                 open.push((join(&path, &entry.name), entry.clone(), at + 1));
             }
         }
@@ -252,10 +237,6 @@ pub fn arriving(
     action: &CopyAction,
     change: &Change<'_>,
 ) -> Result<Entry, CopyError> {
-    let pattern = |source| CopyError::Pattern {
-        src: action.src.clone(),
-        source,
-    };
     let mut entry = source.entry.clone();
     entry.meta = change.meta(&entry.meta, &entry.node)?;
     if let Node::File(file) = &mut entry.node {
@@ -268,8 +249,8 @@ pub fn arriving(
     if change.is_none() && action.exclude.is_empty() && action.include.is_empty() {
         return Ok(entry);
     }
-    let exclude = PatternSet::new(&action.exclude).map_err(pattern)?;
-    let include = PatternSet::new(&action.include).map_err(pattern)?;
+    let exclude = PatternSet::new(&action.exclude)?;
+    let include = PatternSet::new(&action.include)?;
     let whole = trees.subtree(&entry);
     let mut builder = TreeBuilder::new();
     builder.set_root(entry.meta.clone());

@@ -32,6 +32,8 @@ use super::OpError;
 use super::StepResult;
 use super::copy;
 use super::file::hidden;
+use super::stack::layers_value;
+use super::stack::snapshot_of;
 use super::workspace::WorkDirs;
 use crate::clock;
 use crate::request::SecretSource;
@@ -140,9 +142,12 @@ impl Engine<'_> {
             if let (MountKind::Bind | MountKind::Cache { .. }, Some(index)) =
                 (&mount.kind, mount.input)
             {
-                let input = &inputs[index];
-                let root = input.output.outputs[input.index as usize].root;
-                fields.insert("content".into(), self.at_selector(&root, &mount.selector)?);
+                let snapshot = snapshot_of(inputs, index);
+                let content = self.at_selector(&snapshot.root, &mount.selector)?;
+                fields.insert("content".into(), content);
+                if mount.output.is_some() {
+                    fields.insert("layers".into(), layers_value(snapshot));
+                }
             }
             Ok(KeyValue::Map(fields))
         });
@@ -293,7 +298,7 @@ impl Engine<'_> {
         let layer = LayerRef {
             layer,
             origin: None,
-            created: Some(self.created()),
+            created: Some(clock::now().0),
         };
         self.stack(root, layer)
     }
@@ -419,7 +424,10 @@ impl Engine<'_> {
                     readonly: mount.readonly,
                 }
             }
-            MountKind::Tmpfs { size } => MountSource::Tmpfs { size: *size },
+            MountKind::Tmpfs { size } => MountSource::Tmpfs {
+                size: *size,
+                readonly: mount.readonly,
+            },
             MountKind::Secret {
                 id,
                 uid,
@@ -439,9 +447,7 @@ impl Engine<'_> {
                 if *optional {
                     return Ok(None);
                 }
-                return Err(OpError::Unsupported {
-                    what: format!("the ssh agent mount `{id}`"),
-                });
+                return Err(OpError::SshAgent { id: id.clone() });
             }
         }))
     }

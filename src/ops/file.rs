@@ -33,6 +33,8 @@ use super::copy::Change;
 use super::copy::Target;
 use super::owner::Accounts;
 use super::owner::OwnerError;
+use super::stack::layers_value;
+use super::stack::snapshot_of;
 use crate::clock;
 use crate::solver::Input;
 use crate::solver::InputKey;
@@ -68,6 +70,7 @@ impl Engine<'_> {
             "actions",
             KeyValue::List(actions.collect::<Result<_, OpError>>()?),
         );
+        self.date(&mut record);
         Ok(record)
     }
 
@@ -77,19 +80,20 @@ impl Engine<'_> {
         inputs: &[Input<'_, StepResult>],
     ) -> Result<KeyRecord, OpError> {
         let content = |input: FileInput| match input {
-            FileInput::Input(index) => Some(root_of(inputs, index)),
+            FileInput::Input(index) => Some(snapshot_of(inputs, index)),
             FileInput::Scratch | FileInput::Action(_) => None,
         };
         let mut record = KeyRecord::new("file/content");
         let actions = op.actions.iter().map(|action| {
             let mut value = action_value(action, false);
             if let KeyValue::Map(fields) = &mut value {
-                if let Some(root) = content(action.input) {
-                    fields.insert("base".into(), content_value(root));
+                if let Some(base) = content(action.input) {
+                    fields.insert("base".into(), content_value(base.root));
+                    fields.insert("layers".into(), layers_value(base));
                 }
                 match (&action.kind, content(action.secondary)) {
-                    (FileActionKind::Copy(copy), Some(root)) => {
-                        fields.insert("files".into(), self.selected(&root, copy)?);
+                    (FileActionKind::Copy(copy), Some(from)) => {
+                        fields.insert("files".into(), self.selected(&from.root, copy)?);
                     }
                     (FileActionKind::Copy(copy), None) => {
                         fields.insert("src".into(), copy.src.as_str().into());
@@ -103,6 +107,7 @@ impl Engine<'_> {
             "actions",
             KeyValue::List(actions.collect::<Result<_, OpError>>()?),
         );
+        self.date(&mut record);
         Ok(record)
     }
 
@@ -184,16 +189,15 @@ impl Engine<'_> {
             LayerRef {
                 layer,
                 origin: None,
-                created: Some(self.created()),
+                created: Some(clock::now().0),
             },
         )
     }
 
-    /// When a layer made now was made, nanoseconds since the epoch.
-    pub(super) fn created(&self) -> u128 {
-        match self.options.source_date_epoch {
-            Some(secs) => u128::try_from(secs).unwrap_or(0) * 1_000_000_000,
-            None => clock::now().0,
+    /// What is made under one SOURCE_DATE_EPOCH has other times than what is made under another.
+    fn date(&self, record: &mut KeyRecord) {
+        if let Some(secs) = self.options.source_date_epoch {
+            record.field("SOURCE_DATE_EPOCH", secs);
         }
     }
 
@@ -543,11 +547,6 @@ impl Engine<'_> {
             group: read(b"etc/group")?,
         })
     }
-}
-
-fn root_of(inputs: &[Input<'_, StepResult>], index: usize) -> TreeRef {
-    let input = &inputs[index];
-    input.output.outputs[input.index as usize].root
 }
 
 fn content_value(root: TreeRef) -> KeyValue {

@@ -52,6 +52,7 @@ const MAX_SAID: usize = 2000;
 /// If the remote cannot be asked, or has no such reference.
 pub(crate) fn commit(git: &GitSource, offline: bool) -> Result<String, OpError> {
     if let Some(commit) = &git.commit {
+        check(git, commit, &[commit])?;
         return Ok(commit.clone());
     }
     if offline {
@@ -75,17 +76,36 @@ pub(crate) fn commit(git: &GitSource, offline: bool) -> Result<String, OpError> 
         format!("refs/heads/{reference}"),
         format!("refs/tags/{reference}"),
     ];
-    found
-        .iter()
-        .find_map(|name| {
-            let of = |name: &str| refs.iter().find(|(_, have)| *have == name);
-            of(&format!("{name}^{{}}")).or_else(|| of(name))
-        })
-        .map(|(commit, _)| (*commit).to_owned())
-        .ok_or_else(|| OpError::GitReference {
+    let of = |name: &str| {
+        let found = refs.iter().find(|(_, have)| *have == name);
+        found.map(|(id, _)| (*id).to_owned())
+    };
+    let Some((tip, name)) = found.iter().find_map(|name| Some((of(name)?, name))) else {
+        return Err(OpError::GitReference {
             remote: git.remote.clone(),
             reference: git.reference.clone(),
-        })
+        });
+    };
+    let commit = of(&format!("{name}^{{}}")).unwrap_or_else(|| tip.clone());
+    check(git, &commit, &[&commit, &tip])?;
+    Ok(commit)
+}
+
+/// Refuses a commit if neither it nor the tag object upon it begins as it was demanded.
+fn check(git: &GitSource, commit: &str, ids: &[&str]) -> Result<(), OpError> {
+    match &git.checksum {
+        Some(wanted) if !ids.iter().any(|id| id.starts_with(wanted.as_str())) => {
+            Err(OpError::GitChecksum {
+                wanted: wanted.clone(),
+                reference: match git.reference.as_str() {
+                    "" => "the default branch".to_owned(),
+                    reference => format!("`{reference}`"),
+                },
+                commit: commit.to_owned(),
+            })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Runs git in `dir`, and gives what it prints.
@@ -183,6 +203,8 @@ struct Part {
     subdir: String,
     /// Where it lies in the whole, with a slash at its end; empty for the whole itself.
     prefix: String,
+    /// The time of its files, in seconds since 1970: that of the whole's commit. `None` for the whole itself.
+    time: Option<String>,
 }
 
 impl Part {
@@ -193,9 +215,11 @@ impl Part {
             commit,
             subdir,
             prefix,
+            time,
             ..
         } = self;
-        format!("git\0{what}\0{remote}\0{commit}\0{subdir}\0{prefix}")
+        let time = time.as_deref().unwrap_or_default();
+        format!("git\0{what}\0{remote}\0{commit}\0{subdir}\0{prefix}\0{time}")
     }
 }
 
@@ -222,9 +246,13 @@ impl Fetcher<'_> {
             reference: source.reference.clone(),
             subdir: source.subdir.clone(),
             prefix: String::new(),
+            time: None,
         };
         let mut archives = Vec::new();
-        self.add(&whole, 0, &mut archives)?;
+        match source.skip_submodules {
+            true => archives.push(self.archive(&whole)?),
+            false => self.add(&whole, 0, &mut archives)?,
+        }
         if source.keep_git_dir && source.subdir.is_empty() {
             archives.push(self.git_dir(&whole)?);
         }
@@ -273,9 +301,9 @@ impl Fetcher<'_> {
                 std::fs::create_dir_all(&info)
                     .and_then(|()| std::fs::write(&attributes, ATTRIBUTES))
                     .map_err(|error| OpError::io("write", &attributes, error))?;
-                let tree = match part.subdir.as_str() {
-                    "" => part.commit.clone(),
-                    subdir => commit_of_subdir(repository, part, subdir)?,
+                let tree = match (part.subdir.as_str(), &part.time) {
+                    ("", None) => part.commit.clone(),
+                    _ => commit_of_files(repository, part)?,
                 };
                 let prefix = format!("--prefix={}", part.prefix);
                 let mut git = git(repository);
@@ -358,7 +386,7 @@ impl Fetcher<'_> {
 
     /// The submodules of a part that lie in it.
     fn modules(&self, part: &Part) -> Result<Vec<Part>, OpError> {
-        let key = part.key("modules");
+        let key = part.key("submodules");
         let list = self.once(&key, &part.remote, || {
             self.in_repository(part, |repository| {
                 let listed = self.list_modules(repository, part)?;
@@ -372,26 +400,29 @@ impl Fetcher<'_> {
             .read_to_string(&mut text)
             .map_err(|error| OpError::io("read", self.store.path(), error))?;
         let parts = text.lines().filter_map(|line| {
-            let mut fields = line.splitn(3, '\t');
-            let (commit, remote, path) = (fields.next()?, fields.next()?, fields.next()?);
+            let mut fields = line.splitn(4, '\t');
+            let mut next = || fields.next();
+            let (time, commit, remote, path) = (next()?, next()?, next()?, next()?);
             Some(Part {
                 remote: remote.to_owned(),
                 commit: commit.to_owned(),
                 reference: String::new(),
                 subdir: String::new(),
                 prefix: format!("{}{path}/", part.prefix),
+                time: Some(time.to_owned()),
             })
         });
         Ok(parts.collect())
     }
 
-    /// A line a submodule: commit, URL, path below the part's directory.
+    /// A line a submodule: time of its files, commit, URL, path below the part's directory.
     fn list_modules(&self, repository: &Path, part: &Part) -> Result<String, OpError> {
         let run = |args: &[&str]| run(repository, &part.remote, args);
         let file = format!("{}:.gitmodules", part.commit);
         if run(&["cat-file", "-e", &file]).is_err() {
             return Ok(String::new());
         }
+        let time = time_of_files(repository, part)?;
         let settings = run(&["config", "--blob", &file, "--null", "--list"])?;
         let settings = String::from_utf8_lossy(&settings);
         let pairs: Vec<(&str, &str)> = settings
@@ -422,7 +453,7 @@ impl Fetcher<'_> {
                 .map(|(_, url)| resolve(&part.remote, url));
             // One that `.gitmodules` does not name stays an empty directory, as after a clone.
             if let (Some(path), Some(url)) = (inside, url) {
-                lines.push_str(&format!("{commit}\t{url}\t{path}\n"));
+                lines.push_str(&format!("{time}\t{commit}\t{url}\t{path}\n"));
             }
         }
         Ok(lines)
@@ -494,21 +525,33 @@ impl Fetcher<'_> {
     }
 }
 
-/// A commit of one directory of the part's commit: the files of a tree that is no commit's would have the time of the
-/// fetch.
-fn commit_of_subdir(repository: &Path, part: &Part, subdir: &str) -> Result<String, OpError> {
-    let run = |git: &mut Command| -> Result<String, OpError> {
-        let text = printed(git, &part.remote)?;
-        Ok(String::from_utf8_lossy(&text).trim().to_owned())
-    };
-    let time = run(git(repository).args(["show", "-s", "--format=%ct", &part.commit]))?;
-    let date = format!("@{time} +0000");
-    let tree = format!("{}:{subdir}", part.commit);
-    run(git(repository)
+/// A commit of the part's files with their time: the files of a tree that is no commit's would have that of the fetch.
+fn commit_of_files(repository: &Path, part: &Part) -> Result<String, OpError> {
+    let date = format!("@{} +0000", time_of_files(repository, part)?);
+    let tree = format!("{}:{}", part.commit, part.subdir);
+    let mut commit = git(repository);
+    commit
         .args(["commit-tree", "-m", "", &tree])
         .envs(["GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"].map(|name| (name, "rbuild")))
         .envs(["GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"].map(|name| (name, "rbuild")))
-        .envs(["GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"].map(|name| (name, &date))))
+        .envs(["GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"].map(|name| (name, &date)));
+    line(&mut commit, &part.remote)
+}
+
+fn time_of_files(repository: &Path, part: &Part) -> Result<String, OpError> {
+    match &part.time {
+        Some(time) => Ok(time.clone()),
+        None => line(
+            git(repository).args(["show", "-s", "--format=%ct", &part.commit]),
+            &part.remote,
+        ),
+    }
+}
+
+/// The one line a command prints.
+fn line(command: &mut Command, remote: &str) -> Result<String, OpError> {
+    let text = printed(command, remote)?;
+    Ok(String::from_utf8_lossy(&text).trim().to_owned())
 }
 
 /// A submodule's URL: `./` and `../` start from the repository's own (gitmodules(5)).

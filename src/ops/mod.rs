@@ -99,6 +99,16 @@ pub enum OpError {
         /// What is wanted.
         remote: String,
     },
+    /// A reference is not the commit that was demanded.
+    #[error("expected commit `{wanted}`, but {reference} is `{commit}`")]
+    GitChecksum {
+        /// The first digits of what it should be.
+        wanted: String,
+        /// The reference, in quotes, or what stands for it.
+        reference: String,
+        /// What it is.
+        commit: String,
+    },
     /// Git failed.
     #[error("git cannot get `{remote}`: {said}")]
     Git {
@@ -120,6 +130,12 @@ pub enum OpError {
     Unsupported {
         /// What was asked for.
         what: String,
+    },
+    /// An ssh mount that is `required`.
+    #[error("ssh agent `{id}` is required, and steps are given no agents")]
+    SshAgent {
+        /// The mount's `id`.
+        id: String,
     },
     /// A line of an ignore file, or a source.
     #[error("a pattern of the context is malformed: {0}")]

@@ -53,7 +53,8 @@ impl Engine<'_> {
             SourceOp::Git(git) => record
                 .field("commit", git.commit.as_deref().unwrap_or("unpinned"))
                 .field("subdir", git.subdir.as_str())
-                .field("keep-git-dir", git.keep_git_dir),
+                .field("keep-git-dir", git.keep_git_dir)
+                .field("skip-submodules", git.skip_submodules),
             SourceOp::Http(http) => record
                 .field("checksum", digest(&http.checksum))
                 .field("filename", http.filename.as_str())

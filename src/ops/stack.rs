@@ -2,9 +2,12 @@
 
 use rbuild_cache::LayerRef;
 use rbuild_cache::Snapshot;
+use rbuild_llb::key::KeyValue;
 
 use super::Engine;
 use super::OpError;
+use super::StepResult;
+use crate::solver::Input;
 
 impl Engine<'_> {
     /// The inputs' layers on top of each other.
@@ -73,4 +76,19 @@ impl Engine<'_> {
         layers.push(layer);
         Ok(Snapshot { layers, root })
     }
+}
+
+/// What an input of a step is.
+pub(super) fn snapshot_of<'a>(inputs: &[Input<'a, StepResult>], index: usize) -> &'a Snapshot {
+    let input = &inputs[index];
+    &input.output.outputs[input.index as usize]
+}
+
+/// The contents of a snapshot's layers. They belong in the key of a step that puts another layer upon them: a result
+/// on a file system that is the same, but of other layers, brings those into the image.
+pub(super) fn layers_value(snapshot: &Snapshot) -> KeyValue {
+    let layers = snapshot.layers.iter();
+    layers
+        .map(|layer| layer.layer.content.to_string())
+        .collect()
 }

@@ -6,6 +6,7 @@ use rbuild_llb::Op;
 use rbuild_llb::Span;
 use rbuild_llb::Vertex;
 use rbuild_llb::op::SourceOp;
+use rbuild_llb::pattern::PatternError;
 
 use super::plan::Plan;
 use crate::exporter::ExportError;
@@ -147,7 +148,9 @@ fn kind(error: &OpError) -> ErrorKind {
         | OpError::Owner(_)
         | OpError::NoContext
         | OpError::GitReference { .. }
+        | OpError::GitChecksum { .. }
         | OpError::Pattern(_)
+        | OpError::SshAgent { .. }
         | OpError::Unsupported { .. }
         | OpError::Secret { .. } => ErrorKind::Request,
         OpError::Context(error) if error.is_request() => ErrorKind::Request,
@@ -239,6 +242,12 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
             };
             (Some(written), message, label.to_owned(), hint)
         }
+        OpError::Copy(CopyError::Pattern(PatternError::Malformed { pattern, .. })) => (
+            Some(pattern.clone()),
+            error.to_string(),
+            String::new(),
+            None,
+        ),
         OpError::Copy(CopyError::Tree(_)) => return op(error),
         OpError::NoContext => (
             None,
@@ -249,6 +258,12 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
                     .into(),
             ),
         ),
+        OpError::SshAgent { .. } => (
+            Some("required".to_owned()),
+            error.to_string(),
+            String::new(),
+            Some("without `required` the step runs without it; a key may come as `--mount=type=secret`".into()),
+        ),
         OpError::Copy(_)
         | OpError::Owner(_)
         | OpError::Pattern(_)
@@ -256,6 +271,7 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
         | OpError::Secret { .. } => (None, error.to_string(), String::new(), None),
         OpError::Git { .. }
         | OpError::GitReference { .. }
+        | OpError::GitChecksum { .. }
         | OpError::NoGit { .. }
         | OpError::Offline { .. }
         | OpError::Registry(_) => return at(op(error), Some(span)),

@@ -216,7 +216,10 @@ pub(super) fn read_text(from: impl io::Read) -> io::Result<String> {
 }
 
 /// `<plan>.dockerignore` beside the plan, else `.dockerignore` in the context.
-fn read_ignore(plan: Option<&Path>, context: &Path) -> Result<Option<Arc<SourceFile>>, BuildError> {
+pub(super) fn read_ignore(
+    plan: Option<&Path>,
+    context: &Path,
+) -> Result<Option<Arc<SourceFile>>, BuildError> {
     let beside = plan.map(|path| {
         let mut name = path.as_os_str().to_owned();
         name.push(".dockerignore");

@@ -51,9 +51,9 @@ fn begins_archive(head: &[u8]) -> bool {
     compressed || head.get(257..262).is_some_and(|magic| magic == b"ustar")
 }
 
-/// What a URL stands for: a git repository, or a file.
-pub(super) fn source(url: &str) -> Result<SourceOp, BuildError> {
-    match rbuild_dockerfile::git_context(url) {
+/// What a URL stands for: a git repository, or a file. `keep_git_dir` is the build argument about that.
+pub(super) fn source(url: &str, keep_git_dir: Option<&str>) -> Result<SourceOp, BuildError> {
+    match rbuild_dockerfile::git_context(url, keep_git_dir) {
         Some(Ok(git)) => Ok(SourceOp::Git(git)),
         Some(Err(why)) => {
             let error = anyhow::anyhow!("`{}` cannot be used: {why}", shown(url));
@@ -93,12 +93,19 @@ impl<'a> Remote<'a> {
                 let (name, text) = self.plan_by_url(url)?;
                 plan::beside(self.request, dir, None, plan::source_file(name, text))
             }
-            (ContextSource::Remote(url), _) => match source(url)? {
+            (ContextSource::Remote(url), _) => match source(url, self.keep_git_dir())? {
                 SourceOp::Git(git) => self.repository(git),
                 _ => self.url(url),
             },
             _ => self.stdin(),
         }
+    }
+
+    fn keep_git_dir(&self) -> Option<&str> {
+        let build_args = &self.request.build_args;
+        build_args
+            .get("BUILDKIT_CONTEXT_KEEP_GIT_DIR")
+            .map(String::as_str)
     }
 
     fn plan_by_url(&self, url: &str) -> Result<(String, String), BuildError> {
@@ -205,6 +212,7 @@ impl<'a> Remote<'a> {
         let offline = self.request.offline;
         let commit = git::commit(&source, offline).map_err(failure::op)?;
         source.commit = Some(commit);
+        source.checksum = None;
         let fetcher = git::Fetcher {
             store: self.store,
             cancel: &CancelToken::new(),

@@ -225,15 +225,19 @@ fn prepare_mount(mount: &Mount, number: usize) -> Result<ToMount, Failure> {
             }
             (tree, "layers".to_owned())
         }
-        MountSource::Tmpfs { size } => {
+        MountSource::Tmpfs { size, readonly } => {
             let size = size.to_string();
             let options = [("mode", "1777"), ("size", size.as_str())];
+            let doing = format_args!("make a tmpfs for `{}`", dest.display());
             let tree = mounts::new(
                 "tmpfs",
                 &options[..1 + usize::from(size != "0")],
                 MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
             )
-            .during(format_args!("make a tmpfs for `{}`", dest.display()))?;
+            .during(doing)?;
+            if *readonly {
+                mounts::make_read_only(&tree).during(doing)?;
+            }
             (tree, "a tmpfs".to_owned())
         }
         MountSource::File {

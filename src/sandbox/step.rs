@@ -91,6 +91,8 @@ pub enum MountSource {
     Tmpfs {
         /// Bytes; 0 for the kernel's default of half the memory.
         size: u64,
+        /// Refuse writes.
+        readonly: bool,
     },
     /// One read-only file in memory.
     File {
@@ -207,9 +209,10 @@ impl Wire for MountSource {
                 work.put(to);
                 subpath.put(to);
             }
-            Self::Tmpfs { size } => {
+            Self::Tmpfs { size, readonly } => {
                 to.push(2);
                 size.put(to);
+                readonly.put(to);
             }
             Self::File {
                 data,
@@ -240,6 +243,7 @@ impl Wire for MountSource {
             },
             2 => Self::Tmpfs {
                 size: Wire::take(from)?,
+                readonly: Wire::take(from)?,
             },
             3 => Self::File {
                 data: Blob::take(from)?.0,

@@ -11,6 +11,7 @@ mod plain;
 mod progress;
 mod rawjson;
 mod report;
+pub(crate) mod requests;
 #[cfg(test)]
 mod testing;
 mod trace;

@@ -3,6 +3,7 @@
 //! `testdata/dockerfile/README.md` says what a case is made of and how expectations are recorded. All cases are built
 //! over one store: cold, then again, which must find everything cached and give the same image, then with `--no-cache`.
 
+mod audit;
 mod bases;
 mod case;
 mod entries;

@@ -10,11 +10,11 @@ use crate::paths::clean;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GitUrl {
     /// Where and what.
-    pub(crate) source: GitSource,
+    source: GitSource,
     /// `keep-git-dir`, if the URL says it.
-    pub(crate) keep_git_dir: Option<bool>,
-    /// The commit, or its first digits, that the reference must be.
-    pub(crate) checksum: Option<String>,
+    keep_git_dir: Option<bool>,
+    /// The checksum is the commit, and the remote is not asked what the reference is.
+    fetch_by_commit: bool,
 }
 
 /// Why a git URL cannot be used.
@@ -30,15 +30,22 @@ pub(crate) enum GitError {
     Value { key: String, value: String },
     #[error("`{first}` and `{second}` of a git URL contradict each other")]
     Conflict { first: String, second: String },
-    #[error("`{key}={value}` of a git URL is not supported")]
-    Unsupported { key: String, value: String },
+    #[error("`--keep-git-dir` and the URL contradict each other")]
+    KeepGitDir,
+    #[error("`{checksum}` is no commit: one is written in hexadecimal digits")]
+    NoCommit { checksum: String },
+    #[error("expected commit `{wanted}`, but the URL names `{commit}`")]
+    OtherCommit { wanted: String, commit: String },
+    #[error("`fetch-by-commit` needs a whole commit, as the reference or the checksum")]
+    NothingToFetch,
     #[error("credentials in a git URL are not supported: they would stand in the image's history")]
     Credentials,
 }
 
-/// The repository that a build context's URL names, with `keep-git-dir` and what else it says; `None` if it is no git URL.
-/// The error says what is wrong with it.
-pub fn git_context(url: &str) -> Option<Result<GitSource, String>> {
+/// The repository that a build context's URL names; `None` if it is no git URL. `keep_git_dir` is what
+/// `BUILDKIT_CONTEXT_KEEP_GIT_DIR` says, of which BuildKit passes over what is no boolean. The error says what is wrong
+/// with the URL.
+pub fn git_context(url: &str, keep_git_dir: Option<&str>) -> Option<Result<GitSource, String>> {
     let short = url.strip_prefix("github.com/");
     let long = short.map(|rest| {
         let end = rest.find(['#', '?']).unwrap_or(rest.len());
@@ -47,22 +54,15 @@ pub fn git_context(url: &str) -> Option<Result<GitSource, String>> {
         format!("https://github.com/{path}.git{more}")
     });
     let parsed = parse(long.as_deref().unwrap_or(url))?;
-    Some(parsed.map_err(|error| error.to_string()).and_then(|url| {
-        let source = GitSource {
-            keep_git_dir: url.keep_git_dir.unwrap_or(false),
-            ..url.source
-        };
-        match (&url.checksum, &source.commit) {
-            (Some(wanted), Some(commit)) if !commit.starts_with(wanted) => {
-                Err(format!("commit `{commit}` is not `{wanted}`"))
-            }
-            (Some(wanted), None) if is_commit(wanted) => Ok(GitSource {
-                commit: Some(wanted.clone()),
-                ..source
-            }),
-            _ => Ok(source),
-        }
-    }))
+    let source = parsed.and_then(|url| url.source(None, None));
+    let keep = keep_git_dir.and_then(crate::words::parse_bool);
+    Some(match source {
+        Ok(source) => Ok(GitSource {
+            keep_git_dir: source.keep_git_dir || keep == Some(true),
+            ..source
+        }),
+        Err(error) => Err(error.to_string()),
+    })
 }
 
 /// Reads a git URL; `None` if the text is none.
@@ -92,6 +92,51 @@ pub(crate) fn parse(text: &str) -> Option<Result<GitUrl, GitError>> {
     Some(assemble(remote, query, fragment))
 }
 
+impl GitUrl {
+    /// The source, with what the flags `--keep-git-dir` and `--checksum` say besides.
+    pub(crate) fn source(
+        self,
+        keep_git_dir: Option<bool>,
+        checksum: Option<&str>,
+    ) -> Result<GitSource, GitError> {
+        let mut source = self.source;
+        if let (Some(flag), Some(query)) = (keep_git_dir, self.keep_git_dir)
+            && flag != query
+        {
+            return Err(GitError::KeepGitDir);
+        }
+        source.keep_git_dir = keep_git_dir.or(self.keep_git_dir).unwrap_or(false);
+        match (checksum, &source.checksum) {
+            (Some(flag), Some(query)) if flag != query => {
+                return Err(GitError::Conflict {
+                    first: flag.to_owned(),
+                    second: query.clone(),
+                });
+            }
+            (Some(flag), _) => source.checksum = Some(flag.to_owned()),
+            (None, _) => {}
+        }
+        if let Some(wanted) = &source.checksum {
+            if wanted.is_empty() || !wanted.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(GitError::NoCommit {
+                    checksum: wanted.clone(),
+                });
+            }
+            if let Some(commit) = source.commit.as_ref().filter(|c| !c.starts_with(wanted)) {
+                return Err(GitError::OtherCommit {
+                    wanted: wanted.clone(),
+                    commit: commit.clone(),
+                });
+            }
+        }
+        if self.fetch_by_commit && source.commit.is_none() {
+            let whole = source.checksum.take().filter(|text| is_commit(text));
+            source.commit = Some(whole.ok_or(GitError::NothingToFetch)?);
+        }
+        Ok(source)
+    }
+}
+
 /// `user@host:path`
 fn is_scp(remote: &str) -> bool {
     let Some((user, rest)) = remote.split_once('@') else {
@@ -118,6 +163,7 @@ fn assemble(remote: &str, query: &str, fragment: &str) -> Result<GitUrl, GitErro
     let mut reference = reference.to_owned();
     let mut subdir = clean(&format!("/{subdir}"))[1..].to_owned();
     let (mut keep_git_dir, mut checksum) = (None, None);
+    let (mut submodules, mut fetch_by_commit) = (true, false);
     let agree = |have: &mut String, new: String| match have.is_empty() || *have == new {
         true => {
             *have = new;
@@ -146,13 +192,11 @@ fn assemble(remote: &str, query: &str, fragment: &str) -> Result<GitUrl, GitErro
             "subdir" => agree(&mut subdir, value)?,
             "checksum" | "commit" => checksum = Some(value),
             "keep-git-dir" => keep_git_dir = Some(boolean(&key, &value)?),
-            "submodules" if boolean(&key, &value)? => {}
-            "fetch-by-commit" if !boolean(&key, &value)? => {}
-            "mtime" if value == "checkout" => {}
-            "mtime" if value != "commit" => return Err(GitError::Value { key, value }),
-            "mtime" | "submodules" | "fetch-by-commit" => {
-                return Err(GitError::Unsupported { key, value });
-            }
+            "submodules" => submodules = boolean(&key, &value)?,
+            "fetch-by-commit" => fetch_by_commit = boolean(&key, &value)?,
+            // Files have the time of their commit either way.
+            "mtime" if matches!(value.as_str(), "checkout" | "commit") => {}
+            "mtime" => return Err(GitError::Value { key, value }),
             _ => return Err(GitError::Unknown { key }),
         }
     }
@@ -162,10 +206,12 @@ fn assemble(remote: &str, query: &str, fragment: &str) -> Result<GitUrl, GitErro
             commit: is_commit(&reference).then(|| reference.clone()),
             reference,
             subdir,
-            keep_git_dir: keep_git_dir.unwrap_or(false),
+            keep_git_dir: false,
+            skip_submodules: !submodules,
+            checksum,
         },
         keep_git_dir,
-        checksum,
+        fetch_by_commit,
     })
 }
 
@@ -283,7 +329,10 @@ mod t {
             "https://h/r.git?ref=",
             "https://h/r.git?ref=a#b",
             "https://h/r.git?tag=a&branch=b",
-            "https://h/r.git?submodules=false",
+            "https://h/r.git?submodules=none",
+            "https://h/r.git?fetch-by-commit=2",
+            "https://h/r.git?mtime=now",
+            "https://h/r.git?mtime=",
             "https://u:p@h/r.git",
         ] {
             assert!(parse(text).unwrap().is_err(), "{text}");
@@ -291,11 +340,48 @@ mod t {
     }
 
     #[test]
-    fn a_whole_commit_is_pinned_as_it_is() {
-        let commit = "a".repeat(40);
-        let url = parse(&format!("https://h/r.git#{commit}"))
-            .unwrap()
-            .unwrap();
-        assert_eq!(url.source.commit, Some(commit));
+    fn what_the_query_and_the_flags_say() {
+        let (one, two) = ("1".repeat(40), "2".repeat(40));
+        let source = |query: &str, keep, checksum| {
+            parse(&format!("https://h/r.git{query}"))
+                .unwrap()
+                .and_then(|url| url.source(keep, checksum))
+                .map_err(|error| error.to_string())
+        };
+        let pinned = |query: &str| source(query, None, None).map(|git| git.commit);
+        assert_eq!(pinned(&format!("#{one}")), Ok(Some(one.clone())));
+        assert_eq!(pinned(&format!("?checksum={one}")), Ok(None));
+        let fetched = format!("?checksum={one}&fetch-by-commit&ref=v1");
+        assert_eq!(pinned(&fetched), Ok(Some(one.clone())));
+        assert!(source("?submodules=0", None, None).unwrap().skip_submodules);
+        assert!(!source("?submodules", None, None).unwrap().skip_submodules);
+        for (query, flag, want) in [
+            ("", None, false),
+            ("", Some(true), true),
+            ("?keep-git-dir", None, true),
+            ("?keep-git-dir=false", None, false),
+            ("?keep-git-dir=1", Some(true), true),
+        ] {
+            assert_eq!(
+                source(query, flag, None).unwrap().keep_git_dir,
+                want,
+                "{query}"
+            );
+        }
+        assert_eq!(
+            source("", None, Some("12")).unwrap().checksum,
+            Some("12".into())
+        );
+        for (query, keep, checksum) in [
+            ("?keep-git-dir=0", Some(true), None),
+            ("?commit=12", None, Some("13")),
+            ("?commit=x", None, None),
+            ("", None, Some("v1")),
+            ("?fetch-by-commit", None, None),
+            ("?fetch-by-commit", None, Some("12")),
+            (&format!("#{two}"), None, Some("1")),
+        ] {
+            assert!(source(query, keep, checksum).is_err(), "{query}");
+        }
     }
 }

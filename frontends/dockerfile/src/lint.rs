@@ -257,13 +257,18 @@ impl Linter {
     pub(crate) fn new(request: &FrontendRequest) -> Result<Self, Vec<Diagnostic>> {
         let source = &request.source;
         let (value, place) = match request.build_args.get(BUILD_ARG) {
-            Some(value) => (value.trim(), 0..0),
-            None => directive(&source.text, "#", "check").unwrap_or_default(),
+            Some(value) => (value.trim(), None),
+            None => directive(&source.text, "#", "check")
+                .map_or(("", None), |(value, place)| (value, Some(place))),
         };
         let config = Config::parse(value).map_err(|option| {
             let message = format!("invalid check option `{option}`");
             let hint = "the options are `skip=…`, `experimental=…` and `error=true`";
-            vec![Diagnostic::error(message, Span::new(source, place), "").hint(hint)]
+            let error = match place {
+                Some(place) => Diagnostic::error(message, Span::new(source, place), ""),
+                None => nowhere(format!("build argument {BUILD_ARG}: {message}")),
+            };
+            vec![error.hint(hint)]
         })?;
         Ok(Self {
             config,
@@ -323,15 +328,12 @@ impl Linter {
         }
         let rules = self.found.iter().filter_map(|found| found.warning.rule);
         let rules: Vec<&str> = rules.collect::<BTreeSet<_>>().into_iter().collect();
-        let error = Diagnostic {
-            severity: Severity::Error,
-            rule: None,
-            message: format!("lint violation found for rules: {}", rules.join(", ")),
-            labels: Vec::new(),
-            statement: None,
-            hints: vec!["`# check=error=true` makes findings errors".to_owned()],
-        };
-        (self.found, Some(error))
+        let error = nowhere(format!(
+            "lint violation found for rules: {}",
+            rules.join(", ")
+        ));
+        let hint = "`# check=error=true` makes findings errors";
+        (self.found, Some(error.hint(hint)))
     }
 
     /// The findings in the order of the file; as errors if the file asks for that.
@@ -342,5 +344,17 @@ impl Linter {
             None => Ok(warnings.collect()),
             Some(error) => Err(warnings.chain([error]).collect()),
         }
+    }
+}
+
+/// An error that is about no place in the file.
+fn nowhere(message: String) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        rule: None,
+        message,
+        labels: Vec::new(),
+        statement: None,
+        hints: Vec::new(),
     }
 }

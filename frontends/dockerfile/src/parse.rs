@@ -220,7 +220,12 @@ impl<'a> Input<'a> {
             "SHELL" => Kind::Shell(self.shell(parts)?),
             _ => return self.unknown(keyword, parts),
         };
-        flags.finish()?;
+        // BuildKit passes over flags of these.
+        let takes_any = matches!(&kind, Kind::Arg(_) | Kind::StopSignal(_))
+            || matches!(&kind, Kind::Healthcheck(check) if check.test == ["NONE"]);
+        if !takes_any {
+            flags.finish()?;
+        }
         Ok(Parsed::Instruction(Instruction { head, kind }))
     }
 

@@ -520,11 +520,11 @@ fn context_base(key: &str, context: &NamedContext) -> Base {
             source: source.clone(),
             context: name,
         },
-        NamedContext::Local => Base::Files {
+        NamedContext::Local { exclude } => Base::Files {
             source: SourceOp::Local(LocalSource {
                 name: name.clone(),
                 include: Vec::new(),
-                exclude: Vec::new(),
+                exclude: exclude.clone(),
             }),
             context: name,
         },

@@ -17,6 +17,7 @@ const LOCAL_INCLUDE: &str = "local.includepattern";
 const LOCAL_EXCLUDE: &str = "local.excludepatterns";
 const LOCAL_KEY_HINT: &str = "local.sharedkeyhint";
 const GIT_KEEP_DIR: &str = "git.keepgitdir";
+const GIT_SKIP_SUBMODULES: &str = "git.skipsubmodules";
 const GIT_URL: &str = "git.fullurl";
 const GIT_CHECKSUM: &str = "git.checksum";
 const GIT_SSH: &str = "git.mountsshsock";
@@ -83,11 +84,15 @@ pub(super) fn encode(source: &SourceOp) -> Result<pb::SourceOp, EncodeError> {
             if git.keep_git_dir {
                 set(GIT_KEEP_DIR, "true");
             }
+            if git.skip_submodules {
+                set(GIT_SKIP_SUBMODULES, "true");
+            }
             if ssh {
                 set(GIT_SSH, "default");
             }
-            if let Some(commit) = git.commit.as_ref().filter(|c| **c != git.reference) {
-                set(GIT_CHECKSUM, commit);
+            let commit = git.commit.as_ref().filter(|c| **c != git.reference);
+            if let Some(checksum) = commit.or(git.checksum.as_ref()) {
+                set(GIT_CHECKSUM, checksum);
             }
             match (git.reference.as_str(), git.subdir.as_str()) {
                 ("", "") => format!("git://{place}"),
@@ -257,11 +262,12 @@ fn git(rest: &str, reader: &mut Reader<'_>) -> Result<GitSource, DecodeError> {
         reader.only(name, id)?;
     }
     reader.only(GIT_SSH, "default")?;
-    let commit = match reader.take(GIT_CHECKSUM) {
-        Some(text) if is_commit(&text) => Some(text),
-        // A prefix is allowed, and pins nothing.
-        Some(text) => return Err(reader.value(GIT_CHECKSUM, text)),
-        None => Some(reference.to_owned()).filter(|text| is_commit(text)),
+    let named = Some(reference.to_owned()).filter(|text| is_commit(text));
+    let (commit, checksum) = match reader.take(GIT_CHECKSUM) {
+        Some(text) if is_commit(&text) => (Some(text), None),
+        // A prefix pins nothing.
+        Some(text) => (named, Some(text)),
+        None => (named, None),
     };
     Ok(GitSource {
         remote: reader
@@ -270,6 +276,8 @@ fn git(rest: &str, reader: &mut Reader<'_>) -> Result<GitSource, DecodeError> {
         reference: reference.to_owned(),
         subdir: subdir.to_owned(),
         keep_git_dir: reader.only(GIT_KEEP_DIR, "true")?,
+        skip_submodules: reader.only(GIT_SKIP_SUBMODULES, "true")?,
+        checksum,
         commit,
     })
 }
@@ -302,6 +310,29 @@ mod t {
             let place = git_place(remote).ok();
             let place = place.as_ref().map(|(place, ssh)| (place.as_str(), *ssh));
             assert_eq!(place, want, "{remote}");
+        }
+    }
+
+    #[test]
+    fn repositories_keep_what_is_asked_of_them() {
+        let commit = "ab".repeat(20);
+        for (checksum, commit) in [
+            (None, None),
+            (Some("ab".into()), None),
+            (None, Some(commit)),
+        ] {
+            let source = SourceOp::Git(GitSource {
+                remote: "https://h/r.git".into(),
+                reference: "v1".into(),
+                subdir: "dir".into(),
+                keep_git_dir: true,
+                skip_submodules: true,
+                checksum,
+                commit,
+            });
+            let encoded = encode(&source).unwrap();
+            assert_eq!(encoded.attrs["git.skipsubmodules"], "true");
+            assert_eq!(decode("op", &encoded), Ok(source));
         }
     }
 
@@ -351,13 +382,10 @@ mod t {
                 "`x` for `local.excludepatterns`",
             ),
             (
-                source("git://h/r", &[("git.checksum", "abc")]),
-                "`abc` for `git.checksum`",
+                source("git://h/r", &[("git.skipsubmodules", "no")]),
+                "`no` for `git.skipsubmodules`",
             ),
-            (
-                source("git://h/r", &[("git.skipsubmodules", "true")]),
-                "`git.skipsubmodules`",
-            ),
+            (source("git://h/r", &[("git.bundle", "x")]), "`git.bundle`"),
             (
                 source("git://h/r", &[("git.authtokensecret", "mine")]),
                 "`mine` for `git.authtokensecret`",

@@ -129,7 +129,10 @@ impl Converter<'_> {
         let mut source = source.clone();
         match (&mut source, pin) {
             (SourceOp::Local(_), _) => {}
-            (SourceOp::Git(git), Some(Pin::Git { commit })) => git.commit = Some(commit.clone()),
+            (SourceOp::Git(git), Some(Pin::Git { commit })) => {
+                git.commit = Some(commit.clone());
+                git.checksum = None;
+            }
             (SourceOp::Http(http), Some(Pin::Http { checksum })) => {
                 http.checksum = Some(*checksum);
             }

@@ -353,10 +353,13 @@ pub(crate) fn is_http(text: &str) -> bool {
 }
 
 /// `user[:group]`, where an empty part is root; `None` if there is nothing.
+///
+/// As in BuildKit a number has 32 bits and a sign, and what is larger is a name. -1 changes nothing (chown(2)), which
+/// leaves the file to root, who made it.
 pub(super) fn owner(text: &str) -> Option<Owner> {
-    let part = |text: &str| match (text, text.parse()) {
-        ("root" | "", _) => UserRef::Id(0),
-        (_, Ok(id)) => UserRef::Id(id),
+    let part = |text: &str| match (text, text.parse::<i32>()) {
+        ("root" | "", _) | (_, Ok(-1)) => UserRef::Id(0),
+        (_, Ok(id)) => UserRef::Id(id.cast_unsigned()),
         _ => UserRef::Name(text.to_owned()),
     };
     let (user, group) = match text.split_once(':') {
@@ -427,6 +430,8 @@ mod t {
             ("app", Some((name("app"), None))),
             ("app:", Some((name("app"), Some(id(0))))),
             (":2", Some((id(0), Some(id(2))))),
+            ("-1:-2", Some((id(0), Some(id(u32::MAX - 1))))),
+            ("2147483648", Some((name("2147483648"), None))),
         ] {
             let want = want.map(|(user, group)| Owner { user, group });
             assert_eq!(owner(text), want, "{text}");

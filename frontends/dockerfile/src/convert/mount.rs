@@ -86,6 +86,10 @@ pub(crate) fn check(run: &Run) -> impl Iterator<Item = Diagnostic> {
     let fields = run.mounts.iter().flat_map(|mount| &mount.fields);
     fields.filter_map(|field| {
         let key = field.key.as_str();
+        if key.is_empty() && field.value.is_none() {
+            let error = Diagnostic::error("a mount has an empty field", field.span.clone(), "");
+            return Some(error.hint("write `--mount=type=TYPE,target=DIRECTORY`, without blanks"));
+        }
         if !KEYS.contains(&key) {
             let message = format!("unexpected key `{key}` in a mount");
             let error = Diagnostic::error(message, field.span.clone(), "");
@@ -135,6 +139,9 @@ impl Converter<'_> {
             "secret" => {
                 if from.is_some() || fields.sharing.is_some() {
                     return error("a secret mount has neither `from` nor `sharing`");
+                }
+                if fields.env.as_deref() == Some("") {
+                    return error("`env` of a secret mount names no variable");
                 }
                 if !fields.source.is_empty() && !fields.id.is_empty() {
                     return error("both `source` and `id` of a secret mount can't be set");
@@ -215,8 +222,14 @@ impl Converter<'_> {
             };
             let value = self.expand(&word, head, to)?;
             fields.set(field, value)?;
+            // These two BuildKit wants after the type.
+            if matches!(field.key.as_str(), "required" | "size") {
+                fields.fits(field)?;
+            }
         }
-        fields.check(mount)?;
+        for field in &mount.fields {
+            fields.fits(field)?;
+        }
         Ok(fields)
     }
 }
@@ -233,7 +246,7 @@ fn secret(fields: Fields, dest: String, mounts: &mut Mounts) -> Option<()> {
     if let Some(name) = fields.env {
         mounts.secret_env.push(SecretEnv {
             id: id.clone(),
-            name: non_empty(name, &id),
+            name,
             optional,
         });
     }
@@ -332,23 +345,26 @@ impl Fields {
         Ok(())
     }
 
-    /// Refuses keys that the type has no use for.
-    fn check(&self, mount: &ast::Mount) -> Converted<()> {
+    /// Refuses a key that the type has no use for.
+    fn fits(&self, field: &MountField) -> Converted<()> {
         let kind = self.kind.as_str();
-        for field in &mount.fields {
-            let fits = match field.key.as_str() {
-                "mode" | "uid" | "gid" => matches!(kind, "secret" | "ssh" | "cache"),
-                "required" => matches!(kind, "secret" | "ssh"),
-                "size" => kind == "tmpfs",
-                "sharing" => kind == "cache",
-                _ => true,
-            };
-            if !fits {
-                let message = format!("unexpected key `{}` for mount type `{kind}`", field.key);
-                return Err(Box::new(Diagnostic::error(message, field.span.clone(), "")));
-            }
+        let kinds: &[&str] = match field.key.as_str() {
+            "mode" | "uid" | "gid" => &["secret", "ssh", "cache"],
+            "required" => &["secret", "ssh"],
+            "size" => &["tmpfs"],
+            "sharing" => &["cache"],
+            _ => return Ok(()),
+        };
+        if kinds.contains(&kind) {
+            return Ok(());
         }
-        Ok(())
+        let message = format!("unexpected key `{}` for mount type `{kind}`", field.key);
+        let label = format!("goes after `type={}`", kinds.join("` or `type="));
+        Err(Box::new(Diagnostic::error(
+            message,
+            field.span.clone(),
+            label,
+        )))
     }
 }
 

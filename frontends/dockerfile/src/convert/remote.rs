@@ -38,40 +38,13 @@ impl Converter<'_> {
         copies: &mut Copies,
     ) -> Converted<()> {
         let path = remote.path;
-        let fail =
-            |message: String| Err(Box::new(Diagnostic::error(message, path.span.clone(), "")));
-        let url = match url {
-            Ok(url) => url,
-            Err(error) => return fail(error.to_string()),
-        };
-        if let (Some(flag), Some(query)) = (add.keep_git_dir, url.keep_git_dir)
-            && flag != query
-        {
-            return fail("`--keep-git-dir` and the URL contradict each other".to_owned());
-        }
-        let demanded = remote.checksum.map(|word| word.text.clone());
-        if let (Some(flag), Some(query)) = (&demanded, &url.checksum)
-            && flag != query
-        {
-            return fail(format!(
-                "checksums `{flag}` and `{query}` contradict each other"
-            ));
-        }
-        let mut git = url.source;
-        git.keep_git_dir |= add.keep_git_dir.unwrap_or(false);
-        let source = SourceOp::Git(git);
-        let Some(pinned) = self.pinned(&source, path) else {
+        let checksum = remote.checksum.map(|word| word.text.as_str());
+        let git = url
+            .and_then(|url| url.source(add.keep_git_dir, checksum))
+            .map_err(|error| Diagnostic::error(error.to_string(), path.span.clone(), ""))?;
+        let Some(pinned) = self.pinned(&SourceOp::Git(git), path) else {
             return Ok(());
         };
-        if let (SourceOp::Git(git), Some(demanded)) = (&pinned, demanded.or(url.checksum))
-            && let Some(commit) = &git.commit
-            && !commit.starts_with(&demanded)
-        {
-            return fail(format!(
-                "expected commit `{demanded}`, but `{}` is `{commit}`",
-                git.reference
-            ));
-        }
         let edge = self.remote(pinned, remote);
         copies.push(Some(edge), copies.plain("/"));
         Ok(())
@@ -145,18 +118,19 @@ fn http_source(url: &str) -> HttpSource {
 /// What an ADD will need, as far as it can be told before its stage is converted: sources without variables.
 pub(crate) fn foreseen(add: &Transfer, request: &FrontendRequest) -> Vec<SourceRequest> {
     let plain = |word: &&Word| !word.text.contains(['$', '\\', '`', '\'', '"']);
-    let source = |word: &Word| match crate::git::parse(&word.text) {
-        Some(Ok(url)) => {
-            let mut git = url.source;
-            git.keep_git_dir |= add.keep_git_dir.unwrap_or(false);
-            Some(SourceOp::Git(git)).filter(|_| url.checksum.is_none())
-        }
-        Some(Err(_)) => None,
-        None => is_http(&word.text).then(|| SourceOp::Http(http_source(&word.text))),
-    };
-    if add.checksum.is_some() {
+    let checksum = add.checksum.as_ref();
+    if checksum.is_some_and(|word| !plain(&word)) {
         return Vec::new();
     }
+    let checksum = checksum.map(|word| word.text.as_str());
+    let source = |word: &Word| match crate::git::parse(&word.text) {
+        Some(url) => url
+            .and_then(|url| url.source(add.keep_git_dir, checksum))
+            .map(SourceOp::Git)
+            .ok(),
+        None => (checksum.is_none() && is_http(&word.text))
+            .then(|| SourceOp::Http(http_source(&word.text))),
+    };
     let words = add.paths.iter().filter(plain);
     let requests = words.filter_map(|word| {
         Some(SourceRequest {

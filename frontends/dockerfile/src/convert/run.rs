@@ -38,10 +38,9 @@ impl Converter<'_> {
     ) -> Converted<()> {
         if let Some(device) = run.devices.first() {
             let message = "`RUN --device` is not supported";
-            return Err(Box::new(Diagnostic::error(
-                message,
-                device.span.clone(),
-                "",
+            let error = Diagnostic::error(message, device.span.clone(), "");
+            return Err(Box::new(error.hint(
+                "steps see no devices of the machine; BuildKit has the flag in `-labs` frontends only",
             )));
         }
         let mut inputs = Inputs::default();

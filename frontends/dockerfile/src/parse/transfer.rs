@@ -21,6 +21,7 @@ impl Input<'_> {
         let link = flags.bool("link")?.unwrap_or(false);
         let exclude = flags.strings("exclude")?;
         let from = if copy { flags.string("from")? } else { None };
+        let from = from.filter(|word| !word.text.is_empty());
         let parents = copy && flags.bool("parents")?.unwrap_or(false);
         let (keep_git_dir, checksum, unpack) = match copy {
             true => (None, None, None),

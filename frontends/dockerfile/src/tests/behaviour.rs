@@ -97,11 +97,15 @@ fn missing_pins_are_asked_for() {
 }
 
 #[test]
-fn a_commit_must_be_the_one_demanded() {
-    let text = |sum: &str| format!("FROM scratch\nADD --checksum={sum} git@h:r.git#v1 /y\n");
-    assert!(build(None, &request(&text("cccc"))).is_ok());
-    let errors = build(None, &request(&text("dddd"))).unwrap_err();
-    assert!(errors[0].message.starts_with("expected commit `dddd`"));
+fn the_commit_demanded_is_asked_for() {
+    let request = request("FROM scratch\nADD --checksum=cccc git@h:r.git#v1 /y\n");
+    let checksum = sources(&request)
+        .into_iter()
+        .map(|(source, _)| match source {
+            SourceOp::Git(git) => git.checksum,
+            other => panic!("{other:?}"),
+        });
+    assert_eq!(checksum.collect::<Vec<_>>(), [Some("cccc".to_owned())]);
 }
 
 #[test]
@@ -115,15 +119,27 @@ fn named_contexts_stand_in_for_stages_images_and_sources() {
         reference: "main".into(),
         subdir: String::new(),
         keep_git_dir: false,
+        skip_submodules: false,
+        checksum: None,
         commit: None,
     });
     request.contexts = BTreeMap::from([
-        ("build".into(), NamedContext::Local),
+        (
+            "build".into(),
+            NamedContext::Local {
+                exclude: Vec::new(),
+            },
+        ),
         (
             "alpine".into(),
             NamedContext::Image(image("docker.io/me/alpine:1")),
         ),
-        ("docs".into(), NamedContext::Local),
+        (
+            "docs".into(),
+            NamedContext::Local {
+                exclude: Vec::new(),
+            },
+        ),
         ("repo".into(), NamedContext::Source(git.clone())),
     ]);
     assert_eq!(
