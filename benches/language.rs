@@ -36,7 +36,11 @@ use measure::Bound;
 use measure::in_turns;
 use measure::line;
 
-const ROUNDS: usize = 50;
+/// As the program has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ROUNDS: usize = 500;
 const STAGES: usize = 50;
 const TEXT_LINES: usize = 1000;
 const DIRS: usize = 500;

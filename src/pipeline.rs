@@ -349,7 +349,13 @@ pub fn dump_llb(
         plan,
     } = open(request)?;
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);
-    definition(request, &plan, &Dockerfile::default(), &pinner, &progress.events())
+    definition(
+        request,
+        &plan,
+        &Dockerfile::default(),
+        &pinner,
+        &progress.events(),
+    )
 }
 
 /// Opens rbuild's store, making it if it is not there.

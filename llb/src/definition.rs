@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use crate::config::ImageConfig;
 use crate::diagnostic::Span;
@@ -108,12 +109,15 @@ impl Definition {
             );
         }
         let id = vertex.id();
-        if let Some(&at) = self.index.get(&id) {
-            self.vertices[at].meta.ignore_cache |= vertex.meta.ignore_cache;
-            return id;
+        match self.index.entry(id) {
+            Entry::Occupied(at) => {
+                self.vertices[*at.get()].meta.ignore_cache |= vertex.meta.ignore_cache;
+            }
+            Entry::Vacant(at) => {
+                at.insert(self.vertices.len());
+                self.vertices.push(vertex);
+            }
         }
-        self.index.insert(id, self.vertices.len());
-        self.vertices.push(vertex);
         id
     }
 

@@ -116,6 +116,8 @@ pub(crate) struct Converter<'a> {
     build_args: BTreeMap<String, String>,
     proxy_env: ProxyEnv,
     context: SourceOp,
+    /// Its files, once a step has asked for them.
+    context_files: Option<Edge>,
     /// What is left out of it, for the rule that reports copies of such files.
     ignored: Option<Ignored>,
     lint: &'a mut Linter,
@@ -174,6 +176,7 @@ impl<'a> Converter<'a> {
             proxy_env: proxy_env(&build_args),
             build_args,
             context: main_context(request),
+            context_files: None,
             ignored: Ignored::new(&ignored(request)),
             lint,
             definition: Definition::new(),

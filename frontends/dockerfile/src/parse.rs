@@ -31,7 +31,7 @@ use flags::Flags;
 pub(crate) use health::format_duration;
 
 /// The instructions.
-pub(crate) const KEYWORDS: [&str; 18] = [
+pub(crate) static KEYWORDS: [&str; 18] = [
     "ADD",
     "ARG",
     "CMD",
@@ -198,8 +198,8 @@ impl<'a> Input<'a> {
         let mut flags = Flags::new(self, parts);
         let rest = &parts.rest;
         let known = |name: &&str| keyword.eq_ignore_ascii_case(name);
-        let name = KEYWORDS.into_iter().find(known).unwrap_or_default();
-        let kind = match name {
+        let name = KEYWORDS.iter().find(|name| known(name)).copied();
+        let kind = match name.unwrap_or_default() {
             "FROM" => return self.from(head, flags, rest).map(Parsed::Stage),
             "ADD" => Kind::Add(self.transfer(&mut flags, "ADD", rest)?),
             "COPY" => Kind::Copy(self.transfer(&mut flags, "COPY", rest)?),

@@ -3,32 +3,45 @@
 /// Go's `path.Clean`: no empty and no `.` elements, `..` resolved, `.` for nothing.
 pub(crate) fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => match parts.last() {
-                Some(&last) if last != ".." => drop(parts.pop()),
-                _ if rooted => {}
-                _ => parts.push(".."),
-            },
-            part => parts.push(part),
-        }
+    let mut clean = String::with_capacity(path.len().max(1));
+    append_clean(path, rooted, &mut clean);
+    if clean.is_empty() {
+        clean.push(if rooted { '/' } else { '.' });
     }
-    let joined = parts.join("/");
-    match (rooted, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
+    clean
+}
+
+/// Appends the elements of `path`, each with a slash in front, but for the first of a path that is not rooted.
+fn append_clean(path: &str, rooted: bool, clean: &mut String) {
+    for part in path.split('/') {
+        let last = clean.rfind('/').map_or(0, |at| at + 1);
+        match part {
+            "" | "." => continue,
+            ".." if rooted && clean.is_empty() => continue,
+            ".." if !clean.is_empty() && clean[last..] != *".." => {
+                clean.truncate(last.saturating_sub(1));
+                continue;
+            }
+            _ => {}
+        }
+        if rooted || !clean.is_empty() {
+            clean.push('/');
+        }
+        clean.push_str(part);
     }
 }
 
 /// `path` as an absolute, clean path, taken from `dir` if it is relative.
 pub(crate) fn absolute(dir: &str, path: &str) -> String {
-    match path.starts_with('/') {
-        true => clean(path),
-        false => clean(&format!("/{dir}/{path}")),
+    let mut clean = String::with_capacity(dir.len() + path.len() + 2);
+    if !path.starts_with('/') {
+        append_clean(dir, true, &mut clean);
     }
+    append_clean(path, true, &mut clean);
+    if clean.is_empty() {
+        clean.push('/');
+    }
+    clean
 }
 
 /// A copy's destination: absolute and clean, but a `/` or `/.` at the end, which says "a directory", stays.

@@ -414,8 +414,7 @@ impl<'w, 'e> Scan<'w, 'e> {
             let colon = if colon { ":" } else { "" };
             return Ok(format!("${{{name}{colon}{op}{word}}}").into());
         }
-        let given = value
-            .is_some_and(|value| !(colon && value.is_empty()));
+        let given = value.is_some_and(|value| !(colon && value.is_empty()));
         match (op, given) {
             ('-', false) | ('+', true) => Ok(word.into()),
             ('+', false) => Ok(Cow::default()),

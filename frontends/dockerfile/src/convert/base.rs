@@ -158,6 +158,15 @@ impl Converter<'_> {
 
     /// The main build context, one step for all that use it.
     pub(super) fn context(&mut self, span: &Span) -> Edge {
+        let files = match self.context_files {
+            Some(files) => files,
+            None => self.add_context(span),
+        };
+        self.context_files = Some(files);
+        files
+    }
+
+    fn add_context(&mut self, span: &Span) -> Edge {
         let platform = self.request.build_platform.clone();
         let op = Op::Source(self.context.clone());
         // What to call it as BuildKit does (frontend/dockerui/context.go).

@@ -180,20 +180,25 @@ fn history(args: &[String], declared: &[(String, Option<String>)], env: &Env) ->
             None => shown.push((name, value)),
         }
     }
-    let count = match shown.len() {
-        0 => String::new(),
-        count => format!(" |{count}"),
-    };
-    let mut pieces = Vec::with_capacity(3 + 4 * shown.len() + 2 * args.len());
-    pieces.extend(["RUN", &count]);
+    let pairs: usize = shown
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 2)
+        .sum();
+    let words: usize = args.iter().map(|arg| arg.len() + 1).sum();
+    let mut line = String::with_capacity(pairs + words + 32);
+    line.push_str("RUN");
+    if !shown.is_empty() {
+        line.push_str(" |");
+        line.push_str(&shown.len().to_string());
+    }
     for (name, value) in shown {
-        pieces.extend([" ", name, "=", value]);
+        line.extend([" ", name, "=", value]);
     }
     for arg in args {
-        pieces.extend([" ", arg]);
+        line.extend([" ", arg]);
     }
-    pieces.push(" # buildkit");
-    pieces.concat()
+    line.push_str(" # buildkit");
+    line
 }
 
 /// The first line of a script, with dots if there are more.

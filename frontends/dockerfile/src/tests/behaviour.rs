@@ -191,13 +191,15 @@ fn triggers_of_a_base_run_first_and_may_name_sources() {
     let mut pins = Pins::default();
     let pin = with_triggers(&["COPY --from=tools:1 /t /t", "RUN <<EOT\nbuild\nEOT"]);
     pins.insert(image("docker.io/library/node:onbuild"), amd64(), pin);
-    let Conversion::NeedsSources(more) = Dockerfile::default().convert(&request, &pins).unwrap() else {
+    let Conversion::NeedsSources(more) = Dockerfile::default().convert(&request, &pins).unwrap()
+    else {
         panic!("the trigger's image is not known yet");
     };
     assert_eq!(more[0].source, image("docker.io/library/tools:1"));
     assert_eq!(more[0].span.as_ref().unwrap().text(), "node:onbuild");
     pins.insert(more[0].source.clone(), amd64(), with_triggers(&[]));
-    let Conversion::Done(converted) = Dockerfile::default().convert(&request, &pins).unwrap() else {
+    let Conversion::Done(converted) = Dockerfile::default().convert(&request, &pins).unwrap()
+    else {
         panic!("all is pinned");
     };
     let steps = converted.definition.prune();
@@ -257,7 +259,8 @@ fn a_base_without_layers_is_an_empty_file_system() {
         config: Box::new(config),
     };
     pins.insert(image("docker.io/library/empty:latest"), amd64(), pin);
-    let Conversion::Done(converted) = Dockerfile::default().convert(&request, &pins).unwrap() else {
+    let Conversion::Done(converted) = Dockerfile::default().convert(&request, &pins).unwrap()
+    else {
         panic!("all is pinned");
     };
     assert_eq!(converted.definition.outputs[0].root, None);

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::request;
+use crate::Dockerfile;
 use crate::args;
 use crate::parse::KEYWORDS;
 use crate::parse::parse;
-use crate::Dockerfile;
 use crate::source::Site;
 
 fn page() -> String {
@@ -69,7 +69,7 @@ fn all_instructions_and_flags_are_on_the_page() {
             );
         }
     }
-    for keyword in KEYWORDS {
+    for keyword in KEYWORDS.iter() {
         let heading = page.contains(&format!("\n### {keyword}\n"));
         let row = page.contains(&format!("\n| `{keyword}"));
         assert!(heading || row, "{keyword}");
