@@ -142,8 +142,9 @@ fn convert() -> String {
         ROUNDS,
         |_| {
             Ok(timed(|| {
-                black_box(Dockerfile::default().outline(&request)).unwrap();
-                match Dockerfile::default().convert(&request, &pins).unwrap() {
+                let language = Dockerfile::default();
+                black_box(language.outline(&request)).unwrap();
+                match language.convert(&request, &pins).unwrap() {
                     Conversion::Done(done) => drop(black_box(done)),
                     Conversion::NeedsSources(more) => panic!("{more:?}"),
                 }

@@ -21,6 +21,12 @@ pub struct Encoder {
     bytes: Vec<u8>,
 }
 
+impl Default for Encoder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Encoder {
     /// An empty encoder.
     pub fn new() -> Self {
