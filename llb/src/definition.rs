@@ -96,6 +96,15 @@ impl Definition {
         Self::default()
     }
 
+    /// An empty graph with room for `steps`.
+    pub fn with_capacity(steps: usize) -> Self {
+        Self {
+            vertices: Vec::with_capacity(steps),
+            index: HashMap::with_capacity(steps),
+            outputs: Vec::new(),
+        }
+    }
+
     /// Adds a step and returns its id. A step that is there already keeps its first name; it runs uncached if
     /// either wants that.
     ///

@@ -179,7 +179,9 @@ impl<'a> Converter<'a> {
             context_files: None,
             ignored: Ignored::new(&ignored(request)),
             lint,
-            definition: Definition::new(),
+            definition: Definition::with_capacity(
+                graph.nodes.iter().map(|n| n.commands.len()).sum(),
+            ),
             states: BTreeMap::new(),
             taken: BTreeMap::new(),
             missing: Vec::new(),

@@ -499,7 +499,8 @@ fn find_context<'a>(
     request: &'a FrontendRequest,
     name: &str,
 ) -> Option<(&'a str, &'a NamedContext)> {
-    if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
+    let reserved = |reserved| name.eq_ignore_ascii_case(reserved);
+    if request.contexts.is_empty() || reserved("scratch") || reserved("context") {
         return None;
     }
     let name = familiar(name);

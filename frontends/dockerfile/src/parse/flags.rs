@@ -42,12 +42,15 @@ impl<'a> Flags<'a> {
         });
         Self {
             list: list.collect(),
-            known: Vec::with_capacity(12),
+            known: Vec::new(),
         }
     }
 
     /// All values of a flag that may be repeated.
     pub(super) fn strings(&mut self, name: &'a str) -> Result1<Vec<Word>> {
+        if self.list.is_empty() {
+            return Ok(Vec::new());
+        }
         self.known.push(name);
         let mut values = Vec::new();
         for flag in self.list.iter_mut().filter(|flag| flag.name == name) {
@@ -68,6 +71,9 @@ impl<'a> Flags<'a> {
 
     /// The value of a flag that is `true` when it has none.
     pub(super) fn bool(&mut self, name: &'a str) -> Result1<Option<bool>> {
+        if self.list.is_empty() {
+            return Ok(None);
+        }
         self.once(name)?;
         self.known.push(name);
         let Some(flag) = self.list.iter_mut().find(|flag| flag.name == name) else {
