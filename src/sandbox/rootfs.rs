@@ -64,8 +64,19 @@ struct ToMount {
     dest: PathBuf,
     mount: OwnedFd,
     directory: bool,
+    /// Whether it takes over the mode of the directory it is mounted on.
+    tmpfs: Option<Tmpfs>,
     named: String,
 }
+
+/// As runc has it, a tmpfs gets the mode of the directory it is mounted on, if the image has one there.
+#[derive(Clone, Copy)]
+struct Tmpfs {
+    readonly: bool,
+}
+
+/// The mode of a tmpfs that is mounted where the image has nothing.
+const TMPFS_MODE: u32 = 0o1777;
 
 /// What of a step's file system does not depend on the step.
 pub(super) struct Prepared {
@@ -102,21 +113,37 @@ pub(super) fn prepare(
 /// host's can be reached by a path.
 pub(super) fn enter(config: &Config, step: &Step, prepared: Prepared) -> Result<(), Failure> {
     let mut all = etc_files(config, step, prepared.resolv_conf)?;
+    let files = all.len();
     for mount in &step.mounts {
         all.push(prepare_mount(mount, all.len())?);
     }
-    // As docker does: parents before children.
-    all.sort_by_key(|p| p.dest.components().count());
+    // As BuildKit does: what is mounted on `/etc` hides the files there; parents come before children.
+    all[files..].sort_by_key(|p| p.dest.components().count());
 
     let root = stack_with_mount_points(&step.root, &all)?;
     kernelfs::move_all(&prepared.kernel, root.as_fd())?;
     for p in &all {
         let doing = format_args!("mount {} on `{}`", p.named, p.dest.display());
-        place(root.as_fd(), p)
-            .and_then(|at| mounts::attach(&p.mount, at))
-            .during(doing)?;
+        attach(root.as_fd(), p).during(doing)?;
     }
     pivot(root.as_fd())
+}
+
+fn attach(root: BorrowedFd<'_>, mount: &ToMount) -> std::io::Result<()> {
+    let at = place(root, mount)?;
+    if let Some(tmpfs) = mount.tmpfs {
+        let mode = rustix::fs::fstat(&at)?.st_mode & 0o7777;
+        rustix::fs::chmodat(
+            &mount.mount,
+            ".",
+            Mode::from_raw_mode(mode),
+            AtFlags::empty(),
+        )?;
+        if tmpfs.readonly {
+            mounts::make_read_only(&mount.mount)?;
+        }
+    }
+    Ok(mounts::attach(&mount.mount, at)?)
 }
 
 /// Where a mount goes. All mount points were there before anything was mounted; one that is missing now lies in
@@ -128,7 +155,17 @@ fn place(root: BorrowedFd<'_>, mount: &ToMount) -> rustix::io::Result<OwnedFd> {
     }
     let real = mounts::real_path(root, &mount.dest)?;
     match (mount.directory, real.parent()) {
-        (true, _) => mounts::make_dirs(root, &real)?,
+        (true, _) => {
+            mounts::make_dirs(root, &real)?;
+            if mount.tmpfs.is_some() {
+                rustix::fs::chmodat(
+                    root,
+                    &real,
+                    Mode::from_raw_mode(TMPFS_MODE),
+                    AtFlags::empty(),
+                )?;
+            }
+        }
         (false, Some(parent)) if parent != Path::new("") => {
             mounts::make_dirs(root, parent)?;
             mounts::make_file(root, &real)?;
@@ -184,6 +221,7 @@ fn memory_file(dest: &str, data: &[u8], name: &str) -> Result<ToMount, Failure> 
         dest: dest.into(),
         mount,
         directory: false,
+        tmpfs: None,
         named: "a file".to_owned(),
     })
 }
@@ -227,18 +265,23 @@ fn prepare_mount(mount: &Mount, number: usize) -> Result<ToMount, Failure> {
         }
         MountSource::Tmpfs { size, readonly } => {
             let size = size.to_string();
-            let options = [("mode", "1777"), ("size", size.as_str())];
+            let options = [("size", size.as_str())];
             let doing = format_args!("make a tmpfs for `{}`", dest.display());
             let tree = mounts::new(
                 "tmpfs",
-                &options[..1 + usize::from(size != "0")],
+                &options[..usize::from(size != "0")],
                 MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV,
             )
             .during(doing)?;
-            if *readonly {
-                mounts::make_read_only(&tree).during(doing)?;
-            }
-            (tree, "a tmpfs".to_owned())
+            return Ok(ToMount {
+                dest: dest.clone(),
+                mount: tree,
+                directory: true,
+                tmpfs: Some(Tmpfs {
+                    readonly: *readonly,
+                }),
+                named: "a tmpfs".to_owned(),
+            });
         }
         MountSource::File {
             data,
@@ -267,6 +310,7 @@ fn prepare_mount(mount: &Mount, number: usize) -> Result<ToMount, Failure> {
         dest: dest.clone(),
         mount: tree,
         directory: kind == FileType::Directory,
+        tmpfs: None,
         named,
     })
 }
@@ -324,13 +368,18 @@ fn link_all(prefix: &str, paths: &[PathBuf]) -> rustix::io::Result<Vec<String>> 
 
 /// The root with a place for every mount.
 fn stack_with_mount_points(root: &Root, prepared: &[ToMount]) -> Result<OwnedFd, Failure> {
-    let fixed = ["proc", "sys", "dev"].map(|name| (Path::new(name), true));
-    let wanted: Vec<(&Path, bool)> = fixed
+    let fixed = ["proc", "sys", "dev"].map(|name| (Path::new(name), Some(0o755)));
+    let kind = |p: &ToMount| match (p.directory, p.tmpfs) {
+        (_, Some(_)) => Some(TMPFS_MODE),
+        (true, None) => Some(0o755),
+        (false, None) => None,
+    };
+    let wanted: Vec<(&Path, Option<u32>)> = fixed
         .into_iter()
-        .chain(prepared.iter().map(|p| (p.dest.as_path(), p.directory)))
+        .chain(prepared.iter().map(|p| (p.dest.as_path(), kind(p))))
         .collect();
-    for (path, directory) in &wanted {
-        make_mount_point("stub", relative(path), *directory)
+    for (path, mode) in &wanted {
+        make_mount_point("stub", relative(path), *mode)
             .during(format_args!("make a mount point for `{}`", path.display()))?;
     }
     let mut names = vec!["stub".to_owned()];
@@ -344,11 +393,11 @@ fn stack_with_mount_points(root: &Root, prepared: &[ToMount]) -> Result<OwnedFd,
     let stacked = stack(&names, root)?;
 
     let mut missing = Vec::new();
-    for (path, directory) in wanted {
+    for (path, mode) in wanted {
         match mounts::open_in(&stacked, path) {
             Ok(_) => {}
             // ENOTDIR: a link to what is a file in the stub.
-            Err(Errno::NOENT | Errno::NOTDIR) => missing.push((path, directory)),
+            Err(Errno::NOENT | Errno::NOTDIR) => missing.push((path, mode)),
             Err(e) => {
                 return Err(e).during(format_args!("find the mount point `{}`", path.display()));
             }
@@ -357,10 +406,10 @@ fn stack_with_mount_points(root: &Root, prepared: &[ToMount]) -> Result<OwnedFd,
     if missing.is_empty() {
         return Ok(stacked);
     }
-    for (path, directory) in missing {
+    for (path, mode) in missing {
         let doing = format_args!("make a mount point for `{}`", path.display());
         let real = mounts::real_path(&stacked, path).during(doing)?;
-        make_mount_point("top", &real, directory).during(doing)?;
+        make_mount_point("top", &real, mode).during(doing)?;
         copy_parents(stacked.as_fd(), &real).during(doing)?;
     }
     drop(stacked);
@@ -379,10 +428,16 @@ fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 
-fn make_mount_point(layer: &str, path: &Path, directory: bool) -> rustix::io::Result<()> {
+/// A directory of that mode, or a file.
+fn make_mount_point(layer: &str, path: &Path, mode: Option<u32>) -> rustix::io::Result<()> {
     let path = Path::new(layer).join(path);
-    if directory {
-        return mounts::make_dirs(CWD, &path);
+    if let Some(mode) = mode {
+        mounts::make_dirs(CWD, &path)?;
+        return match mode {
+            // As it is made.
+            0o755 => Ok(()),
+            mode => rustix::fs::chmod(&path, Mode::from_raw_mode(mode)),
+        };
     }
     if let Some(parent) = path.parent() {
         mounts::make_dirs(CWD, parent)?;
