@@ -19,6 +19,7 @@ mod paths;
 mod read;
 mod reference;
 mod schema;
+mod set;
 mod values;
 
 use std::sync::Arc;
@@ -70,7 +71,11 @@ impl Plan {
         {
             return Ok(Arc::clone(modules));
         }
-        let modules = Arc::new(Modules::load(&request.source, &request.files)?);
+        let modules = Arc::new(Modules::load(
+            &request.source,
+            &request.files,
+            &request.settings,
+        )?);
         *loaded = Some((
             Arc::clone(&request.source),
             Arc::clone(&request.files),

@@ -142,12 +142,17 @@ impl Include {
 }
 
 impl Modules {
-    /// Reads a plan and all it includes.
-    pub(crate) fn load(source: &Arc<SourceFile>, files: &Files) -> Result<Self, Vec<Diagnostic>> {
+    /// Reads a plan and all it includes. Settings are for the plan itself.
+    pub(crate) fn load(
+        source: &Arc<SourceFile>,
+        files: &Files,
+        settings: &[String],
+    ) -> Result<Self, Vec<Diagnostic>> {
         let mut modules = Self { list: Vec::new() };
         let mut errors = Vec::new();
         let mut stack = Vec::new();
         modules.add(
+            Reader::with(source, settings),
             source,
             String::new(),
             String::new(),
@@ -161,8 +166,13 @@ impl Modules {
         }
     }
 
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what a file is, and what is known so far"
+    )]
     fn add(
         &mut self,
+        mut reader: Reader,
         source: &Arc<SourceFile>,
         dir: String,
         prefix: String,
@@ -170,7 +180,6 @@ impl Modules {
         stack: &mut Vec<String>,
         errors: &mut Vec<Diagnostic>,
     ) -> Option<ModuleId> {
-        let mut reader = Reader::new(source);
         let file = reader.file::<File>();
         errors.append(&mut reader.errors);
         let file = file?;
@@ -244,7 +253,15 @@ impl Modules {
             };
             stack.push(path.clone());
             let inner = format!("{prefix}{name}.");
-            let added = self.add(source, paths::parent(&path), inner, files, stack, errors);
+            let added = self.add(
+                Reader::new(source),
+                source,
+                paths::parent(&path),
+                inner,
+                files,
+                stack,
+                errors,
+            );
             stack.pop();
             if let Some(added) = added {
                 self.list[id.0].includes.insert(name, added);
