@@ -13,6 +13,7 @@ use rbuild_llb::frontend::GitState;
 use rbuild_llb::frontend::MainContext;
 
 use super::files;
+use super::lock;
 use crate::ops::LocalRoot;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
@@ -37,6 +38,10 @@ pub(super) struct Plan {
     pub(super) git: Option<GitState>,
     /// What identifies this plan among all plans of this machine.
     pub(super) identity: String,
+    /// Where its lock file is or would be; `None` if it is in no directory of this machine.
+    pub(super) lock_path: Option<PathBuf>,
+    /// The lock file.
+    pub(super) lock: Option<Arc<SourceFile>>,
     /// Something worth saying about the choice.
     pub(super) remark: Option<String>,
 }
@@ -103,6 +108,14 @@ pub(super) fn beside(
         Some(parent) => parent.to_owned(),
         None => dir.to_owned(),
     };
+    let lock_path = lock::path(&own, path);
+    let lock = read_file(&lock_path)?.map(|text| {
+        Arc::new(SourceFile {
+            name: lock_path.display().to_string(),
+            text,
+            language: "TOML",
+        })
+    });
     let (mut files, mut git) = (Files::default(), None);
     if files::is_plan(&source) {
         files = files::read(&source, &own)?;
@@ -117,6 +130,8 @@ pub(super) fn beside(
         files,
         git,
         source,
+        lock_path: Some(lock_path),
+        lock,
         remark: None,
     })
 }

@@ -207,6 +207,8 @@ impl<'a> Remote<'a> {
             dir: PathBuf::new(),
             files: Default::default(),
             git: None,
+            lock_path: None,
+            lock: None,
             ignore: None,
             locals: plan::named_directories(self.request)?,
             identity: identity.to_owned(),
