@@ -11,6 +11,7 @@ mod concurrency;
 mod contexts;
 mod dockerfile;
 mod exporters;
+mod lock;
 mod network_sources;
 mod platforms;
 mod real_inputs;

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 
@@ -20,6 +21,7 @@ use rbuild_llb::Diagnostic;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 use rbuild_llb::Severity;
+use rbuild_llb::SourceFile;
 use rbuild_llb::diagnostic::Label;
 use rbuild_llb::frontend::SourceRequest;
 
@@ -50,6 +52,9 @@ enum Rule {
     /// It is asked for and added: `rbuild lock`.
     Add,
 }
+
+/// What a source depends on may be a build argument or the platform.
+const ADDS: &str = "`rbuild lock`, with the flags of this build, adds it";
 
 /// The lock of a build.
 #[derive(Debug)]
@@ -82,6 +87,15 @@ pub(super) fn path(dir: &Path, plan: Option<&Path>) -> PathBuf {
     plan::tidy(&dir.join(name))
 }
 
+/// The lock file as diagnostics show it.
+pub(super) fn source_file(name: String, text: String) -> Arc<SourceFile> {
+    Arc::new(SourceFile {
+        name,
+        text,
+        language: "TOML",
+    })
+}
+
 impl Lock {
     /// The lock that a build goes by.
     ///
@@ -104,17 +118,18 @@ impl Lock {
     }
 
     fn new(rule: Rule, plan: &Plan, sources: BTreeMap<Name, Locked>) -> Self {
-        let path = plan.lock_path.as_ref();
+        let shown = match (&plan.lock, &plan.lock_path) {
+            (Some(file), _) => file.name.clone(),
+            (None, Some(path)) => path.display().to_string(),
+            (None, None) => "rbuild.lock".to_owned(),
+        };
         let state = State {
             sources,
             ..State::default()
         };
         Self {
             rule,
-            shown: path.map_or_else(
-                || "rbuild.lock".to_owned(),
-                |path| path.display().to_string(),
-            ),
+            shown,
             state: Mutex::new(state),
         }
     }
@@ -190,9 +205,9 @@ impl Lock {
                 message: format!("`{}` has no entry for `{name}`", self.shown),
                 labels: labels.collect(),
                 statement: None,
-                hints: vec![
-                    "`rbuild lock` adds it; without `--locked` it is taken as it is now".to_owned(),
-                ],
+                hints: vec![format!(
+                    "{ADDS}; without `--locked` it is taken as it is now"
+                )],
             })
         });
         let missing: Vec<Diagnostic> = missing.collect();
@@ -212,7 +227,7 @@ impl Lock {
             .collect();
         (!names.is_empty()).then(|| {
             format!(
-                "`{}` has no entry for {}: taken as it is now (`rbuild lock` adds it)",
+                "`{}` has no entry for {}: taken as it is now ({ADDS})",
                 self.shown,
                 names.join(", ")
             )
@@ -222,7 +237,7 @@ impl Lock {
     /// What to do if what the lock demands cannot be had.
     pub(super) fn hint(&self, name: &Name) -> String {
         format!(
-            "`{}` demands it: `rbuild update {name}` takes what is there now",
+            "`{}` demands that digest; if the change is meant, `rbuild update {name}`",
             self.shown
         )
     }
@@ -238,7 +253,7 @@ fn none(plan: &Plan, who: &str) -> BuildError {
         None => {
             let error = anyhow::anyhow!("there is no lock file, which {who}");
             BuildError::new(ErrorKind::Request, error)
-                .hint("it lies beside the file that is built, in a directory")
+                .hint("it lies beside the file that is built; `rbuild lock DIRECTORY` writes it")
         }
     }
 }

@@ -109,13 +109,8 @@ pub(super) fn beside(
         None => dir.to_owned(),
     };
     let lock_path = lock::path(&own, path);
-    let lock = read_file(&lock_path)?.map(|text| {
-        Arc::new(SourceFile {
-            name: lock_path.display().to_string(),
-            text,
-            language: "TOML",
-        })
-    });
+    let lock = read_file(&lock_path)?;
+    let lock = lock.map(|text| lock::source_file(lock_path.display().to_string(), text));
     let (mut files, mut git) = (Files::default(), None);
     if files::is_plan(&source) {
         files = files::read(&source, &own)?;

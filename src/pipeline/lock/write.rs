@@ -14,6 +14,7 @@ use super::file;
 use super::file::LockFile;
 use super::none;
 use crate::outcome::BuildError;
+use crate::outcome::ErrorKind;
 use crate::pipeline::Opened;
 use crate::pipeline::definition;
 use crate::pipeline::deliver::write_whole;
@@ -24,6 +25,7 @@ use crate::pipeline::pin::Pinner;
 use crate::pipeline::pin::side_by_side;
 use crate::pipeline::plan::Plan;
 use crate::request::BuildRequest;
+use crate::request::ContextSource;
 use crate::ui::Progress;
 
 /// How [`lock`] goes about it.
@@ -74,10 +76,7 @@ pub fn lock(
         lease,
         registry,
         plan,
-    } = open(request)?;
-    if plan.lock_path.is_none() {
-        return Err(none(&plan, "`rbuild lock` could write"));
-    }
+    } = opened(request)?;
     let old = read(&plan)?.unwrap_or_default();
     let lock = Lock::new(Rule::Add, &plan, old.sources.clone());
     let pinner = Pinner::new(request, &lock, &store, &lease, &registry);
@@ -122,7 +121,7 @@ pub fn update(
         lease,
         registry,
         plan,
-    } = open(request)?;
+    } = opened(request)?;
     let Some(old) = read(&plan)? else {
         return Err(none(&plan, "`rbuild update` would change"));
     };
@@ -143,6 +142,18 @@ pub fn update(
     }
     let changes = write(&plan, &old, &new, dry_run)?;
     Ok(Changes { sources, ..changes })
+}
+
+/// A plan that has a place for a lock file. What is elsewhere is not fetched to be told that it has none.
+fn opened(request: &BuildRequest) -> Result<Opened, BuildError> {
+    match &request.context {
+        ContextSource::Directory(_) => open(request),
+        ContextSource::Stdin | ContextSource::Remote(_) => {
+            let error =
+                anyhow::anyhow!("a lock file lies beside the file it is for: name a directory");
+            Err(BuildError::new(ErrorKind::Request, error))
+        }
+    }
 }
 
 /// Refuses words that mean no entry.
