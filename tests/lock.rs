@@ -528,6 +528,30 @@ error: `127.0.0.1:[PORT]/base:1@[DIGEST]` has no image for linux/s390x: there is
 }
 
 #[test]
+fn images_of_the_own_store_are_left_out() {
+    let registry = Registry::start();
+    let env = TestEnv::new();
+    let host = registry.host();
+    push_marked(&env, "there", &format!("{host}/there"));
+    env.write("Dockerfile", "FROM scratch\nLABEL a=b\n");
+    env.rbuild(["-t", &format!("{host}/own"), "."]).success();
+    env.write(
+        "Dockerfile",
+        format!("FROM {host}/own AS own\nFROM {host}/there\nCOPY --from=own / /\n"),
+    );
+    env.rbuild(["lock"]).success().is(str![[r#"
+added 127.0.0.1:[PORT]/there [ID]
+---- stderr ----
+warning: `127.0.0.1:[PORT]/own` is in rbuild's own store alone, and is not locked
+wrote `rbuild.lock`
+
+"#]]);
+    let output = env.rbuild(["--progress=plain", "--debug", "."]).success();
+    assert!(!output.stderr.contains("no entry"), "{output}");
+    env.rbuild(["--locked", "."]).code(2).says("/own:latest`");
+}
+
+#[test]
 fn each_file_has_its_own_lock() {
     let env = TestEnv::new()
         .bases([Base::Busybox])
@@ -575,13 +599,13 @@ schema = 1
 default = ["app"]
 [inputs]
 base = {{ image = "busybox" }}
-more = {{ url = "{}" }}
+extra = {{ url = "{}" }}
 tested = {{ url = "{}" }}
 [step.app]
 from = "base"
 [step.more]
 from = "base"
-copy = [{{ from = "more", to = "/" }}]
+copy = [{{ from = "extra", to = "/" }}]
 [output.app]
 step = "app"
 [output.more]
@@ -599,18 +623,24 @@ run = ["true"]
     env.rbuild(["--locked", "."])
         .code(2)
         .fails_with(str![[r#"
-error: `more` is a step and an input
-  --> rbuild.toml:10:7
-   |
- 6 | more = { url = "http://127.0.0.1:[PORT]/in-output" }
-   | ---- the input
-...
-10 | [step.more]
-   |       ^^^^
+error: `rbuild.lock` has no entry for `docker.io/library/busybox:latest`
+ --> rbuild.toml:8:7
+  |
+8 | [step.app]
+  |       ^^^ not locked
+  |
+hint: `rbuild lock`, with the flags of this build, adds it; without `--locked` it is taken as it is now
 [exit status: 2]
 
 "#]]);
-    env.rbuild(["lock"]).success().is(str![[r#""#]]);
+    env.rbuild(["lock"]).success().is(str![[r#"
+added busybox [ID]
+added http://127.0.0.1:[PORT]/in-output [ID]
+added http://127.0.0.1:[PORT]/in-test [ID]
+---- stderr ----
+wrote `rbuild.lock`
+
+"#]]);
     server.asked();
     env.rbuild(["build", "--locked", ".", "more"]).success();
     assert_eq!(server.asked(), [""; 0]);

@@ -84,6 +84,11 @@ pub(crate) fn lock(flags: &LockFlags, session: &Session) -> Result<(), Failed> {
     let changes = changes?;
     let file = changes.path.display();
     print(&changes)?;
+    for name in &changes.own {
+        let name = ui::familiar(name);
+        let text = format!("`{name}` is in rbuild's own store alone, and is not locked");
+        ui::remark(&text, session.terminal);
+    }
     match (changes.differs, flags.check) {
         (false, _) => ui::say(&format!("`{file}` is up to date")),
         (true, false) => ui::say(&format!("wrote `{file}`")),

@@ -4,7 +4,7 @@
 //! It lies beside the file that is built, and belongs to it alone: files of the default names have `rbuild.lock`, any
 //! other has its own name and `.lock`, so that an entry which the file no longer needs can be dropped. What is in it are
 //! names that can mean something else tomorrow: tags, branches, URLs without a checksum; also those that
-//! `--build-context` names. Images of rbuild's own store do not count when it is written: others do not have them.
+//! `--build-context` names. Images that only rbuild's own store has are left out: others do not have them.
 
 mod file;
 mod write;
@@ -142,12 +142,20 @@ impl Lock {
     pub(super) fn get(&self, name: &Name) -> Option<Locked> {
         let mut state = self.state();
         let found = state.sources.get(name).cloned();
-        match (&found, self.rule) {
-            (Some(_), Rule::Add) => state.used.insert(name.clone()),
-            (None, Rule::Remark) => state.missing.insert(name.clone()),
-            _ => false,
-        };
+        if found.is_some() && self.rule == Rule::Add {
+            state.used.insert(name.clone());
+        }
         found
+    }
+
+    /// Whether what is missing is to be remarked on.
+    pub(super) fn remarks(&self) -> bool {
+        self.rule == Rule::Remark
+    }
+
+    /// Notes what is missing, and will be: when the lock is written, an image that only rbuild's own store has.
+    pub(super) fn miss(&self, name: Name) {
+        self.state().missing.insert(name);
     }
 
     /// Those of the sources that are to be added, each once.
@@ -161,6 +169,7 @@ impl Lock {
             for request in requests {
                 if let Some(name) = Name::of(&request.source)
                     && !state.sources.contains_key(&name)
+                    && !state.missing.contains(&name)
                     && !open.iter().any(|(have, _)| *have == name)
                 {
                     open.push((name, request));

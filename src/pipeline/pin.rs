@@ -131,8 +131,12 @@ impl<'a> Pinner<'a> {
                 self.anew(&request.source, &request.platform)
                     .map_err(|error| failure::at(error, request.span.as_ref()))
             });
-            for ((name, _), found) in missing.into_iter().zip(found) {
-                lock.add(name, found?);
+            for ((name, request), found) in missing.into_iter().zip(found) {
+                match found {
+                    Ok(found) => lock.add(name, found),
+                    Err(_) if self.is_own(request)? => lock.miss(name),
+                    Err(error) => return Err(error),
+                }
             }
         }
         let answers = side_by_side(&open, |request| self.one(request));
@@ -144,13 +148,17 @@ impl<'a> Pinner<'a> {
 
     fn one(&self, request: &SourceRequest) -> Result<Pin, BuildError> {
         let (source, platform) = (&request.source, &request.platform);
-        let locked = self
-            .lock
-            .zip(Name::of(source))
-            .and_then(|(lock, name)| Some((lock, lock.get(&name)?, name)));
-        let pinned = match locked {
-            Some((lock, locked, name)) => self.locked(source, platform, lock, &locked, &name),
+        let pinned = match self.lock.zip(Name::of(source)) {
             None => self.now(source, platform),
+            Some((lock, name)) => match lock.get(&name) {
+                Some(locked) => self.locked(source, platform, lock, &locked, &name),
+                None => {
+                    if lock.remarks() && !self.is_own(request)? {
+                        lock.miss(name);
+                    }
+                    self.now(source, platform)
+                }
+            },
         };
         pinned.map_err(|error| failure::at(error, request.span.as_ref()))
     }
@@ -313,14 +321,7 @@ impl<'a> Pinner<'a> {
 
     fn image(&self, image: &ImageSource, platform: &Platform) -> Result<Pin, BuildError> {
         let reference = parse(&image.reference)?;
-        if !self.pull
-            && let Some(stored) = self
-                .store
-                .images()
-                .get(&image.reference)
-                .map_err(failure::store)?
-            && let Some(pin) = self.stored(&stored.digest, platform)?
-        {
+        if let Some(pin) = self.own(image, platform)? {
             return Ok(pin);
         }
         let key = format!("{} {platform}", image.reference);
@@ -351,6 +352,25 @@ impl<'a> Pinner<'a> {
         };
         self.store.set_pin(&key, &stored).map_err(failure::store)?;
         Ok(pin)
+    }
+
+    /// The image of rbuild's own store that stands in for a registry's.
+    fn own(&self, image: &ImageSource, platform: &Platform) -> Result<Option<Pin>, BuildError> {
+        if self.pull {
+            return Ok(None);
+        }
+        let own = self.store.images().get(&image.reference);
+        match own.map_err(failure::store)? {
+            Some(own) => self.stored(&own.digest, platform),
+            None => Ok(None),
+        }
+    }
+
+    fn is_own(&self, request: &SourceRequest) -> Result<bool, BuildError> {
+        match &request.source {
+            SourceOp::Image(image) => Ok(self.own(image, &request.platform)?.is_some()),
+            _ => Ok(false),
+        }
     }
 
     fn layout(&self, layout: &OciLayoutSource, platform: &Platform) -> Result<Pin, BuildError> {

@@ -48,6 +48,8 @@ pub struct Changes {
     pub differs: bool,
     /// How many sources were looked at.
     pub sources: usize,
+    /// Images that are not in it, since only rbuild's own store has them.
+    pub own: Vec<String>,
 }
 
 /// What became of an entry: digests and commits by their first digits.
@@ -104,7 +106,11 @@ pub fn lock(
         sources.retain(|name, _| state.used.contains(name));
     }
     let new = LockFile { platforms, sources };
-    write(&plan, &old, &new, options.dry_run)
+    let changes = write(&plan, &old, &new, options.dry_run)?;
+    Ok(Changes {
+        own: state.missing.iter().map(ToString::to_string).collect(),
+        ..changes
+    })
 }
 
 /// Asks anew what sources are: those that are `named`, or all.
@@ -204,6 +210,7 @@ fn write(
         list: changes(old, new),
         differs,
         sources: new.sources.len(),
+        own: Vec::new(),
     })
 }
 

@@ -1,5 +1,6 @@
 //! The format: what is written is read back, and what is wrong is said at its place.
 
+use proptest::prelude::*;
 use rbuild_llb::op::GitSource;
 use rbuild_llb::op::HttpSource;
 use rbuild_llb::op::ImageSource;
@@ -383,5 +384,30 @@ fn people_name_sources_as_they_write_them() {
         (&url, "https://h/", false),
     ] {
         assert_eq!(name.is_meant_by(word), want, "{name} {word}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_names_are_they_are_read_back(
+        url in ".{0,20}",
+        remote in ".{0,20}",
+        reference in ".{0,8}",
+        checksum in proptest::option::of(".{0,8}"),
+    ) {
+        let git = Name::Git { remote, reference, checksum };
+        let sources = [
+            (git, Locked::Git("a".repeat(40))),
+            (Name::Url(url), Locked::Url(digest('b'))),
+        ];
+        let file = LockFile { sources: sources.into(), ..LockFile::default() };
+        prop_assert_eq!(parse(&source(&file.render())), Ok(file));
+    }
+
+    #[test]
+    fn any_text_is_read_or_refused(text in "(version = 1\n)?(\\[\\[(image|git|url)\\]\\]\n)?.{0,40}") {
+        if let Ok(file) = parse(&source(&text)) {
+            prop_assert_eq!(parse(&source(&file.render())), Ok(file));
+        }
     }
 }
