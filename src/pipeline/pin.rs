@@ -1,11 +1,11 @@
 //! Line 4 of the pipeline: tag → digest + image config.
 //!
-//! The table of mutable sources: what is in the [lock](super::lock) is what that says; a tag uses its pinned result and is asked for again when that is older than
-//! `tag-max-age` or with `--pull`; a URL without a checksum is asked each time whether it has changed; a digest, a checksum
-//! and `--offline` are never asked. An image of rbuild's own store stands
-//! in for a registry's of the same name, unless `--pull`.
+//! The table of mutable sources: what is in the [lock](super::lock) is what that says (`locked`); a tag uses its pinned
+//! result and is asked for again when that is older than `tag-max-age` or with `--pull`; a URL without a checksum is asked
+//! each time whether it has changed; a digest, a checksum and `--offline` are never asked. An image of rbuild's own store
+//! stands in for a registry's of the same name, unless `--pull`.
 
-use std::collections::BTreeSet;
+mod locked;
 
 use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
@@ -17,20 +17,15 @@ use rbuild_llb::Platform;
 use rbuild_llb::frontend::Pin;
 use rbuild_llb::frontend::Pins;
 use rbuild_llb::frontend::SourceRequest;
-use rbuild_llb::op::GitSource;
-use rbuild_llb::op::HttpSource;
 use rbuild_llb::op::ImageSource;
 use rbuild_llb::op::OciLayoutSource;
 use rbuild_llb::op::SourceOp;
 
 use super::failure;
 use super::lock::Lock;
-use super::lock::Locked;
-use super::lock::LockedImage;
 use super::lock::Name;
 use crate::clock;
 use crate::image::Document;
-use crate::ops::OpError;
 use crate::ops::git;
 use crate::ops::http;
 use crate::outcome::BuildError;
@@ -40,7 +35,6 @@ use crate::registry::Layout;
 use crate::registry::MAX_DOCUMENT;
 use crate::registry::ParseReferenceError;
 use crate::registry::Reference;
-use crate::registry::RegistryError;
 use crate::registry::Resolved;
 use crate::request::BuildRequest;
 use crate::request::RunRequest;
@@ -180,143 +174,6 @@ impl<'a> Pinner<'a> {
                 .map_err(failure::op),
             SourceOp::Local(_) => unreachable!("a context is not pinned"),
         }
-    }
-
-    /// The pin of a source that is in the lock.
-    fn locked(
-        &self,
-        source: &SourceOp,
-        platform: &Platform,
-        lock: &Lock,
-        locked: &Locked,
-        name: &Name,
-    ) -> Result<Pin, BuildError> {
-        let not_it = |error: RegistryError| {
-            let error = failure::registry(error);
-            error.hint(lock.hint(name))
-        };
-        match (locked, source) {
-            (Locked::Git(commit), _) => Ok(Pin::Git {
-                commit: commit.clone(),
-            }),
-            (Locked::Url(checksum), SourceOp::Http(http)) => {
-                match http::demanded(
-                    self.store,
-                    self.registry,
-                    &http.url,
-                    *checksum,
-                    self.offline,
-                ) {
-                    Ok(stored) => Ok(Pin::Http {
-                        checksum: stored.checksum,
-                    }),
-                    Err(OpError::Registry(error @ RegistryError::DigestMismatch { .. })) => {
-                        Err(not_it(error))
-                    }
-                    Err(error) => Err(failure::op(error)),
-                }
-            }
-            (Locked::Image(locked), SourceOp::Image(image)) => {
-                let reference = parse(&image.reference)?;
-                let Some(digest) = locked.manifest(platform) else {
-                    let whole = locked.whole(&reference);
-                    let pin = self.image(&whole, platform)?;
-                    if let Pin::Image { digest, .. } = &pin {
-                        lock.note(name, platform, *digest);
-                    }
-                    return Ok(pin);
-                };
-                if let Some(pin) = self.found(&digest, platform)? {
-                    return Ok(pin);
-                }
-                // Messages are to name the digest.
-                let reference = parse(&reference.with_digest(digest).to_string())?;
-                if self.offline {
-                    return Err(offline(&reference.to_string()));
-                }
-                match self.registry.resolve(&reference, platform) {
-                    Ok(resolved) => self.keep(&resolved),
-                    Err(error @ RegistryError::NotFound { .. }) => Err(not_it(error)),
-                    Err(error) => Err(failure::registry(error)),
-                }
-            }
-            (Locked::Url(_) | Locked::Image(_), _) => {
-                unreachable!("a source and its entry in the lock have the same name")
-            }
-        }
-    }
-
-    /// What a source is now, whatever is known of it here; for the lock.
-    fn anew(&self, source: &SourceOp, platform: &Platform) -> Result<Locked, BuildError> {
-        let SourceOp::Image(image) = source else {
-            return match self.now(source, platform)? {
-                Pin::Git { commit } => Ok(Locked::Git(commit)),
-                Pin::Http { checksum } => Ok(Locked::Url(checksum)),
-                Pin::Image { .. } => unreachable!("it is no image"),
-            };
-        };
-        if self.offline {
-            return Err(offline(&image.reference));
-        }
-        let resolved = self
-            .registry
-            .resolve(&parse(&image.reference)?, platform)
-            .map_err(failure::registry)?;
-        self.keep(&resolved)?;
-        let mut locked = LockedImage {
-            index: resolved.index,
-            platforms: resolved.platforms,
-        };
-        if resolved.index.is_none() {
-            locked.platforms.clear();
-            let own = resolved.config.platform();
-            locked.platforms.insert(own, resolved.manifest_digest);
-        } else if locked.manifest(platform) != Some(resolved.manifest_digest) {
-            let digest = resolved.manifest_digest;
-            locked.platforms.insert(platform.clone(), digest);
-        }
-        Ok(Locked::Image(locked))
-    }
-
-    /// What an entry of the lock would be today. `wanted` are the platforms that the lock is for.
-    pub(super) fn again(
-        &self,
-        name: &Name,
-        old: &Locked,
-        wanted: &BTreeSet<Platform>,
-    ) -> Result<Locked, BuildError> {
-        let host = Platform::host();
-        let Locked::Image(image) = old else {
-            return self.anew(&source_of(name), &host);
-        };
-        let had = image.platforms.keys();
-        let mut had = had.collect::<Vec<_>>();
-        // The one that must be there first: of all that there once were, some may be gone.
-        had.sort_by_key(|platform| (**platform != host, !wanted.contains(*platform)));
-        let first = had.first().copied().unwrap_or(&host);
-        let source = source_of(name);
-        let Locked::Image(mut new) = self.anew(&source, first)? else {
-            unreachable!("an image is locked as one");
-        };
-        if let SourceOp::Image(source) = &source
-            && new.index.is_some()
-        {
-            for platform in had {
-                if new.manifest(platform).is_some() {
-                    continue;
-                }
-                let whole = parse(&new.whole(&parse(&source.reference)?).reference)?;
-                match self.registry.resolve(&whole, platform) {
-                    Ok(resolved) => {
-                        let digest = resolved.manifest_digest;
-                        new.platforms.insert(platform.clone(), digest);
-                    }
-                    Err(RegistryError::NoPlatform { .. }) => {}
-                    Err(error) => return Err(failure::registry(error)),
-                }
-            }
-        }
-        Ok(Locked::Image(new))
     }
 
     fn image(&self, image: &ImageSource, platform: &Platform) -> Result<Pin, BuildError> {
@@ -471,35 +328,6 @@ fn offline(reference: &str) -> BuildError {
     let error =
         anyhow::anyhow!("`{reference}` is not in the store, and `--offline` asks no registry");
     BuildError::new(ErrorKind::Environment, error).hint("build once without `--offline`")
-}
-
-/// A source by its name in the lock.
-fn source_of(name: &Name) -> SourceOp {
-    match name {
-        Name::Image(reference) => SourceOp::Image(ImageSource {
-            reference: reference.clone(),
-            digest: None,
-        }),
-        Name::Git {
-            remote,
-            reference,
-            checksum,
-        } => SourceOp::Git(GitSource {
-            remote: remote.clone(),
-            reference: reference.clone(),
-            subdir: String::new(),
-            keep_git_dir: false,
-            skip_submodules: false,
-            checksum: checksum.clone(),
-            commit: None,
-        }),
-        Name::Url(url) => SourceOp::Http(HttpSource {
-            url: url.clone(),
-            checksum: None,
-            filename: String::new(),
-            mode: None,
-        }),
-    }
 }
 
 fn pin_of(digest: OciDigest, config: &[u8]) -> Result<Pin, BuildError> {
