@@ -374,7 +374,7 @@ impl<'a> Engine<'a> {
         for layer in &snapshot.layers {
             let tree = &layer.layer.tree;
             let has_blob = || {
-                let blobs = self.store.layer_blobs(tree).unwrap_or_default();
+                let blobs = self.store.all_layer_blobs(tree).unwrap_or_default();
                 blobs
                     .iter()
                     .any(|blob| self.store.blobs().contains(&blob.digest))
