@@ -1,0 +1,12 @@
+target "default" {
+  args = {
+    base64  = jsonencode([base64encode("hello é"), base64decode("aGk=")])
+    json    = jsonencode({ a = [1, 1.5, true, null, "<&>\u2028\n"], b = {} })
+    decoded = jsondecode("{\"a\": [1, {\"b\": \"c\"}]}").a[1].b
+    sha256  = sha256("hello")
+    sha512  = sha512("hello")
+    url     = urlencode("a b/c?d=é&~_-.*")
+    try     = jsonencode([try(nothing.here, "fallback"), try({ a = 1 }.b, { a = 1 }.a), can(nothing_else), can(1)])
+    convert = jsonencode([convert(["b", "a", "b"], set(string)), convert("5", number)])
+  }
+}
