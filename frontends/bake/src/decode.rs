@@ -115,13 +115,20 @@ fn texts(value: &Value) -> Result<Option<Vec<String>>> {
         item.to_text()
             .ok_or_else(|| format!("element {at}: {NULL}"))
     };
-    items.iter().enumerate().map(text).collect::<Result<_>>().map(Some)
+    items
+        .iter()
+        .enumerate()
+        .map(text)
+        .collect::<Result<_>>()
+        .map(Some)
 }
 
 fn map(value: &Value) -> Result<BTreeMap<String, Option<String>>> {
     let map = convert(value, &Type::Map(Box::new(Type::String)))?;
     let entries = map.entries().into_iter().flatten();
-    Ok(entries.map(|(name, value)| (name.clone(), value.to_text())).collect())
+    Ok(entries
+        .map(|(name, value)| (name.clone(), value.to_text()))
+        .collect())
 }
 
 /// The entries of a list; those that are empty texts are passed over.
@@ -204,7 +211,11 @@ fn ssh(value: &Value) -> Result<Vec<Ssh>> {
     let field = |name: &str| object.entries().and_then(|entries| entries.get(name));
     Ok(vec![Ssh {
         id: field("id").and_then(Value::to_text).unwrap_or_default(),
-        paths: field("paths").map(texts).transpose()?.flatten().unwrap_or_default(),
+        paths: field("paths")
+            .map(texts)
+            .transpose()?
+            .flatten()
+            .unwrap_or_default(),
     }])
 }
 
@@ -213,7 +224,10 @@ fn policy(value: &Value) -> Result<Vec<Policy>> {
         return Ok(vec![Policy::parse(text)?]);
     }
     let Some(entries) = value.entries() else {
-        return Err(format!("map of string required, but have {}", value.type_of()));
+        return Err(format!(
+            "map of string required, but have {}",
+            value.type_of()
+        ));
     };
     let mut pairs = Vec::new();
     for (name, value) in entries {
@@ -225,7 +239,10 @@ fn policy(value: &Value) -> Result<Vec<Policy>> {
         }
     }
     pairs.retain(|(_, text)| !text.is_empty());
-    let pairs: Vec<_> = pairs.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let pairs: Vec<_> = pairs
+        .iter()
+        .map(|(name, text)| (*name, text.as_str()))
+        .collect();
     Ok(vec![Policy::from_pairs(&pairs)?])
 }
 
@@ -286,7 +303,10 @@ pub(crate) fn get(target: &Target, name: &str) -> Option<Value> {
         "secret" => list(&target.secrets, secret_value),
         "ssh" => list(&target.ssh, ssh_value),
         "policy" => list(&target.policy, policy_value),
-        "resources" => target.resources.as_ref().map_or(Value::Null, resources_value),
+        "resources" => target
+            .resources
+            .as_ref()
+            .map_or(Value::Null, resources_value),
         _ => return None,
     })
 }
@@ -303,7 +323,9 @@ fn map_value(map: &BTreeMap<String, Option<String>>) -> Value {
 }
 
 fn attributes_value(attributes: &Attributes) -> Value {
-    let entries = attributes.iter().map(|(name, value)| (name.clone(), Value::string(value)));
+    let entries = attributes
+        .iter()
+        .map(|(name, value)| (name.clone(), Value::string(value)));
     Value::Map(entries.collect())
 }
 
@@ -318,7 +340,11 @@ fn output_value(output: &Output) -> Value {
 }
 
 fn secret_value(secret: &Secret) -> Value {
-    let fields = [("id", &secret.id), ("src", &secret.source), ("env", &secret.env)];
+    let fields = [
+        ("id", &secret.id),
+        ("src", &secret.source),
+        ("env", &secret.env),
+    ];
     let fields = fields.map(|(name, text)| (name.to_owned(), Value::string(text)));
     Value::Object(fields.into())
 }

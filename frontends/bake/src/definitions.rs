@@ -326,10 +326,15 @@ impl<'f> Files<'f> {
             Ok(Value::Bool(true)) => Ok(()),
             Ok(Value::Bool(false)) => {
                 let text = self.eval(message, &Locals::default())?.to_text();
-                let text = text.unwrap_or_else(|| "a variable has a value that is not valid".to_owned());
+                let text =
+                    text.unwrap_or_else(|| "a variable has a value that is not valid".to_owned());
                 Err(fail(text, condition.span.clone(), "this does not hold"))
             }
-            Ok(_) => Err(fail("a condition must not be null", condition.span.clone(), "")),
+            Ok(_) => Err(fail(
+                "a condition must not be null",
+                condition.span.clone(),
+                "",
+            )),
             Err(why) => Err(fail(why, condition.span.clone(), "")),
         }
     }
@@ -383,13 +388,14 @@ impl<'f> Files<'f> {
         let mut local: Vec<_> = names.into_iter().chain(rest).collect();
         let mut calls = Vec::new();
         let mut variables = Vec::new();
-        self.result_of(block)?.walk(&mut local, &mut |expr, local| match &expr.kind {
-            Kind::Call(call) => calls.push(&call.name),
-            Kind::Variable(name) if !local.contains(&name.as_str()) => {
-                variables.push((name.as_str(), &expr.span));
-            }
-            _ => {}
-        });
+        self.result_of(block)?
+            .walk(&mut local, &mut |expr, local| match &expr.kind {
+                Kind::Call(call) => calls.push(&call.name),
+                Kind::Variable(name) if !local.contains(&name.as_str()) => {
+                    variables.push((name.as_str(), &expr.span));
+                }
+                _ => {}
+            });
         for word in calls {
             let special = matches!(word.text.as_str(), "try" | "can" | "convert");
             if special || functions::find(&word.text).is_some() {
@@ -566,13 +572,17 @@ impl<'f> Files<'f> {
             }
             None => {}
         }
-        self.decoded.borrow_mut().insert(key.clone(), State::InProgress);
+        self.decoded
+            .borrow_mut()
+            .insert(key.clone(), State::InProgress);
         let locals = Locals {
             names: found.instances[instance].names.clone(),
             outer: None,
         };
         let mut target = Target::default();
-        let value = self.deeper(&attribute.name.span, || self.eval(&attribute.value, &locals));
+        let value = self.deeper(&attribute.name.span, || {
+            self.eval(&attribute.value, &locals)
+        });
         let set = value.and_then(|value| {
             decode::set(&mut target, name, &value).map_err(|why| wrong_value(attribute, &why))
         });
@@ -581,7 +591,9 @@ impl<'f> Files<'f> {
             self.decoded.borrow_mut().remove(&key);
             return Err(why);
         }
-        self.decoded.borrow_mut().insert(key, State::Done(target.clone()));
+        self.decoded
+            .borrow_mut()
+            .insert(key, State::Done(target.clone()));
         Ok(target)
     }
 }
@@ -597,14 +609,21 @@ fn check_name(name: &str, span: &Span) -> Result<(), Fail> {
         return Ok(());
     }
     let message = format!("`{name}` is no name of a target or group");
-    Err(fail(message, span.clone(), "letters, digits, `_` and `-` may be in it"))
+    Err(fail(
+        message,
+        span.clone(),
+        "letters, digits, `_` and `-` may be in it",
+    ))
 }
 
 /// A text of the environment as a value of a type: primitives as they are, lists as CSV, maps as CSV of `key:value`.
 fn from_text(text: &str, ty: &Type) -> Result<Value, String> {
     let all = |element: &Type| -> Result<Vec<Value>, String> {
         let fields = crate::flags::csv(text)?;
-        fields.iter().map(|field| primitive(field, element)).collect()
+        fields
+            .iter()
+            .map(|field| primitive(field, element))
+            .collect()
     };
     match ty {
         Type::List(element) => Ok(Value::List(all(element)?)),
@@ -617,7 +636,9 @@ fn from_text(text: &str, ty: &Type) -> Result<Value, String> {
             }
             let pairs = fields.iter().zip(types);
             Ok(Value::Tuple(
-                pairs.map(|(field, ty)| primitive(field, ty)).collect::<Result<_, _>>()?,
+                pairs
+                    .map(|(field, ty)| primitive(field, ty))
+                    .collect::<Result<_, _>>()?,
             ))
         }
         Type::Map(element) => {
@@ -631,7 +652,9 @@ fn from_text(text: &str, ty: &Type) -> Result<Value, String> {
             Ok(Value::Map(map))
         }
         Type::Any => Ok(Value::string(text)),
-        Type::Object(_) => Err("an object is given as JSON, in the variable with `_JSON` behind its name".to_owned()),
+        Type::Object(_) => Err(
+            "an object is given as JSON, in the variable with `_JSON` behind its name".to_owned(),
+        ),
         primitive_type => primitive(text, primitive_type),
     }
 }
@@ -645,7 +668,9 @@ fn primitive(text: &str, ty: &Type) -> Result<Value, String> {
         Type::Number => Number::parse(text)
             .map(Value::Number)
             .ok_or_else(|| "it is no number".to_owned()),
-        other => Err(format!("a {other} inside of it can only be given as JSON, in the variable with `_JSON` behind its name")),
+        other => Err(format!(
+            "a {other} inside of it can only be given as JSON, in the variable with `_JSON` behind its name"
+        )),
     }
 }
 
@@ -673,7 +698,9 @@ impl Definitions for Files<'_> {
             let message = format!("there is no variable `{name}`");
             return Err(fail(message, span.clone(), label));
         }
-        self.values.borrow_mut().insert(name.to_owned(), State::InProgress);
+        self.values
+            .borrow_mut()
+            .insert(name.to_owned(), State::InProgress);
         let value = self.deeper(span, || match (attribute, block) {
             (Some(attribute), _) => {
                 let value = self.eval(&attribute.value, &Locals::default())?;
@@ -713,16 +740,27 @@ impl Definitions for Files<'_> {
         span: &Span,
     ) -> Result<Value, Fail> {
         // With several blocks of one name the last counts, as with buildx: they are laid over one another later.
-        let found = self.blocks.iter().enumerate().rev().find_map(|(index, found)| {
-            let at = found.instances.iter().position(|i| i.name == name)?;
-            (found.kind == kind).then_some((index, at))
-        });
+        let found = self
+            .blocks
+            .iter()
+            .enumerate()
+            .rev()
+            .find_map(|(index, found)| {
+                let at = found.instances.iter().position(|i| i.name == name)?;
+                (found.kind == kind).then_some((index, at))
+            });
         let Some((index, instance)) = found else {
             let all = self.blocks.iter().filter(|found| found.kind == kind);
-            let names = all.flat_map(|found| &found.instances).map(|i| i.name.as_str());
+            let names = all
+                .flat_map(|found| &found.instances)
+                .map(|i| i.name.as_str());
             let near = crate::nearest(name, names);
             let label = near.map_or_else(String::new, |near| format!("did you mean `{near}`?"));
-            return Err(fail(format!("there is no {kind} `{name}`"), span.clone(), label));
+            return Err(fail(
+                format!("there is no {kind} `{name}`"),
+                span.clone(),
+                label,
+            ));
         };
         if kind == "group" {
             let group = self.deeper(span, || self.group(index))?;
@@ -733,9 +771,10 @@ impl Definitions for Files<'_> {
             ]);
             return match attribute {
                 None => Ok(Value::Object(fields)),
-                Some(field) => fields.get(field).cloned().ok_or_else(|| {
-                    fail(format!("a group has no `{field}`"), span.clone(), "")
-                }),
+                Some(field) => fields
+                    .get(field)
+                    .cloned()
+                    .ok_or_else(|| fail(format!("a group has no `{field}`"), span.clone(), "")),
             };
         }
         let field = |field: &str| -> Result<Value, Fail> {
@@ -769,7 +808,11 @@ impl Definitions for Files<'_> {
                 None => arguments.len() == names.len(),
             };
             if !fits {
-                let message = format!("`{name}` takes {} arguments, not {}", names.len(), arguments.len());
+                let message = format!(
+                    "`{name}` takes {} arguments, not {}",
+                    names.len(),
+                    arguments.len()
+                );
                 return Err(fail(message, span.clone(), ""));
             }
             if arguments.contains(&Value::Null) {
@@ -790,7 +833,10 @@ impl Definitions for Files<'_> {
     }
 
     fn function_names(&self) -> Vec<String> {
-        self.functions.keys().map(|name| (*name).to_owned()).collect()
+        self.functions
+            .keys()
+            .map(|name| (*name).to_owned())
+            .collect()
     }
 
     fn world(&self) -> &World {

@@ -46,8 +46,13 @@ pub(crate) trait Definitions {
     fn is_block_kind(&self, name: &str) -> bool;
 
     /// The value of an attribute of a block, or of all of it.
-    fn block(&self, kind: &str, name: &str, attribute: Option<&str>, span: &Span)
-    -> Result<Value, Fail>;
+    fn block(
+        &self,
+        kind: &str,
+        name: &str,
+        attribute: Option<&str>,
+        span: &Span,
+    ) -> Result<Value, Fail>;
 
     /// The value of a call of a function that the file defines. `None` if it defines none of this name.
     fn call(&self, name: &str, arguments: &[Value], span: &Span) -> Option<Result<Value, Fail>>;
@@ -434,7 +439,11 @@ impl Evaluator<'_> {
             return result;
         }
         let Some(function) = functions::find(&call.name.text) else {
-            return Err(unknown_function(&call.name.text, &call.name.span, self.definitions));
+            return Err(unknown_function(
+                &call.name.text,
+                &call.name.span,
+                self.definitions,
+            ));
         };
         let work: u64 = arguments.iter().map(weight).sum();
         self.spend(work, span)?;
@@ -486,7 +495,10 @@ pub(crate) fn unknown_function(name: &str, span: &Span, definitions: &dyn Defini
     }
     let own = definitions.function_names();
     let built_in: Vec<&str> = functions::names().collect();
-    let known = built_in.iter().copied().chain(own.iter().map(String::as_str));
+    let known = built_in
+        .iter()
+        .copied()
+        .chain(own.iter().map(String::as_str));
     let nearest = crate::nearest(name, known);
     let failure = fail(
         format!("there is no function `{name}`"),
@@ -667,6 +679,10 @@ pub(crate) fn a(value: &Value) -> String {
         Value::Null => return "null".to_owned(),
         other => other.type_of().to_string(),
     };
-    let article = if ty.starts_with(['o', 'a']) { "an" } else { "a" };
+    let article = if ty.starts_with(['o', 'a']) {
+        "an"
+    } else {
+        "a"
+    };
     format!("{article} {ty}")
 }

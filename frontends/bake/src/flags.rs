@@ -106,7 +106,9 @@ pub(crate) fn csv(text: &str) -> Result<Vec<String>> {
                 None => (rest, None),
             };
             if field.contains('"') {
-                return Err(format!("in `{text}`: a quote stands inside a field that has none at its start"));
+                return Err(format!(
+                    "in `{text}`: a quote stands inside a field that has none at its start"
+                ));
             }
             fields.push(field.to_owned());
             match after {
@@ -296,11 +298,19 @@ impl Secret {
             let (key, value) = pair(field)?;
             match key.to_lowercase().as_str() {
                 "type" if value == "file" || value == "env" => from_env = value == "env",
-                "type" => return Err(format!("a secret cannot have the type `{value}`: it is `file` or `env`")),
+                "type" => {
+                    return Err(format!(
+                        "a secret cannot have the type `{value}`: it is `file` or `env`"
+                    ));
+                }
                 "id" => secret.id = value.to_owned(),
                 "source" | "src" => secret.source = value.to_owned(),
                 "env" => secret.env = value.to_owned(),
-                _ => return Err(format!("a secret has no `{key}`: it has `id`, `src`, `env` and `type`")),
+                _ => {
+                    return Err(format!(
+                        "a secret has no `{key}`: it has `id`, `src`, `env` and `type`"
+                    ));
+                }
             }
         }
         if from_env && secret.env.is_empty() {
@@ -341,7 +351,8 @@ impl Policy {
         let mut policy = Self::default();
         for (key, value) in pairs {
             let flag = || {
-                parse_bool(value).ok_or_else(|| format!("`{key}={value}` is neither true nor false"))
+                parse_bool(value)
+                    .ok_or_else(|| format!("`{key}={value}` is neither true nor false"))
             };
             match key.trim().to_lowercase().as_str() {
                 "filename" if !value.is_empty() => policy.files.push((*value).to_owned()),
@@ -418,7 +429,8 @@ impl Resources {
     pub(crate) fn merge(&mut self, other: &Self) {
         for name in Self::NAMES {
             if let Some(value) = other.get(name) {
-                self.set(name, &value).expect("a value of this field fits it");
+                self.set(name, &value)
+                    .expect("a value of this field fits it");
             }
         }
     }

@@ -82,13 +82,20 @@ pub struct BakeOptions {
 
 impl BakeOptions {
     fn variable(&self, name: &str) -> Option<&str> {
-        let given = self.variables.get(name).or_else(|| self.environment.get(name));
+        let given = self
+            .variables
+            .get(name)
+            .or_else(|| self.environment.get(name));
         given.map(String::as_str)
     }
 
     /// Where a variable's value comes from, for messages.
     fn source_of(&self, name: &str, json: bool) -> String {
-        let name = if json { format!("{name}_JSON") } else { name.to_owned() };
+        let name = if json {
+            format!("{name}_JSON")
+        } else {
+            name.to_owned()
+        };
         if self.variables.contains_key(&name) {
             format!("`--var {name}` has it")
         } else {
@@ -114,7 +121,10 @@ pub struct BakePlan {
 /// # Errors
 ///
 /// What is wrong in the files, the targets, or the overrides, each with its place if it has one.
-pub fn resolve(files: &[Arc<SourceFile>], options: &BakeOptions) -> Result<BakePlan, Vec<Diagnostic>> {
+pub fn resolve(
+    files: &[Arc<SourceFile>],
+    options: &BakeOptions,
+) -> Result<BakePlan, Vec<Diagnostic>> {
     let mut compose_files = Vec::new();
     let mut bodies = Vec::new();
     for file in files {
@@ -124,10 +134,10 @@ pub fn resolve(files: &[Arc<SourceFile>], options: &BakeOptions) -> Result<BakeP
         }
     }
     let mut config = select::Config::default();
-    if !compose_files.is_empty() {
-        compose::read(&compose_files, options, &mut config)?;
-    }
     let mut warnings = Vec::new();
+    if !compose_files.is_empty() {
+        compose::read(&compose_files, options, &mut config, &mut warnings)?;
+    }
     if !bodies.is_empty() {
         let defined = definitions::define(&bodies, options)?;
         for target in defined.targets {
@@ -139,7 +149,7 @@ pub fn resolve(files: &[Arc<SourceFile>], options: &BakeOptions) -> Result<BakeP
         for group in defined.matrices {
             config.add_group_below(group);
         }
-        warnings = defined.warnings;
+        warnings.extend(defined.warnings);
     }
     let mut plan = select::select(&config, options)?;
     plan.warnings = warnings;
@@ -210,6 +220,10 @@ pub(crate) fn fail_nowhere(message: impl Into<String>) -> Fail {
 impl Fail {
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self(Box::new(self.0.hint(hint)))
+    }
+
+    pub(crate) fn also(self, span: Span, label: impl Into<String>) -> Self {
+        Self(Box::new(self.0.also(span, label)))
     }
 
     pub(crate) fn message(&self) -> &str {

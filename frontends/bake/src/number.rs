@@ -44,7 +44,10 @@ impl Number {
         };
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         if whole.len() + fraction.len() == 0
-            || !whole.bytes().chain(fraction.bytes()).all(|b| b.is_ascii_digit())
+            || !whole
+                .bytes()
+                .chain(fraction.bytes())
+                .all(|b| b.is_ascii_digit())
         {
             return None;
         }
@@ -67,7 +70,10 @@ impl Number {
             return Some(Self::new(digits, scale));
         }
         let power = u32::try_from(-scale).ok()?;
-        Some(Self::new(digits.checked_mul(10_i128.checked_pow(power)?)?, 0))
+        Some(Self::new(
+            digits.checked_mul(10_i128.checked_pow(power)?)?,
+            0,
+        ))
     }
 
     /// The shortest decimal that stands for the float. `None` for infinities and what is no number.

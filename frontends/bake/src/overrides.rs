@@ -84,7 +84,14 @@ const LISTS: [&str; 12] = [
 ];
 
 /// The keys that have a name behind them: `args.NAME`.
-const NAMED: [&str; 6] = ["args", "contexts", "extra-hosts", "labels", "resources", "secret"];
+const NAMED: [&str; 6] = [
+    "args",
+    "contexts",
+    "extra-hosts",
+    "labels",
+    "resources",
+    "secret",
+];
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -95,9 +102,8 @@ pub(crate) fn parse(
 ) -> std::result::Result<Overrides, Fail> {
     let mut all = Overrides::new();
     for text in given {
-        let failure = |why: String| -> Fail {
-            crate::fail_nowhere(format!("`--set {text}`: {why}"))
-        };
+        let failure =
+            |why: String| -> Fail { crate::fail_nowhere(format!("`--set {text}`: {why}")) };
         let (path, value) = match text.split_once('=') {
             Some((path, value)) => (path, Some(value)),
             None => (text.as_str(), None),
@@ -107,7 +113,9 @@ pub(crate) fn parse(
             None => (path, false),
         };
         let Some((pattern, key)) = path.split_once('.') else {
-            return Err(failure("it must be of the form `TARGET.KEY=VALUE`".to_owned()));
+            return Err(failure(
+                "it must be of the form `TARGET.KEY=VALUE`".to_owned(),
+            ));
         };
         let (field, name) = match key.split_once('.') {
             Some((field, name)) => (field, Some(name)),
@@ -117,7 +125,9 @@ pub(crate) fn parse(
         if value.is_none() && field != "args" {
             return Err(failure("it has no `=VALUE`".to_owned()));
         }
-        let names = config.targets_matching(pattern).map_err(|why| why.prefixed(&format!("`--set {text}`")))?;
+        let names = config
+            .targets_matching(pattern)
+            .map_err(|why| why.prefixed(&format!("`--set {text}`")))?;
         for target in names {
             let value = match (value, name) {
                 (Some(value), _) => value,
@@ -127,7 +137,11 @@ pub(crate) fn parse(
                 },
                 (None, None) => continue,
             };
-            let entry = all.entry(target).or_default().entry(key.to_owned()).or_default();
+            let entry = all
+                .entry(target)
+                .or_default()
+                .entry(key.to_owned())
+                .or_default();
             if LISTS.contains(&field) {
                 entry.append = append;
                 entry.values.push(value.to_owned());
@@ -182,7 +196,8 @@ fn apply_one(target: &mut Target, key: &str, given: &Override) -> Result<()> {
     let name = name.to_owned();
     let value = || Some(given.value.clone());
     let flag = || {
-        parse_bool(&given.value).ok_or_else(|| format!("`{}` is neither true nor false", given.value))
+        parse_bool(&given.value)
+            .ok_or_else(|| format!("`{}` is neither true nor false", given.value))
     };
     match field {
         "context" => target.context = value(),
@@ -200,13 +215,22 @@ fn apply_one(target: &mut Target, key: &str, given: &Override) -> Result<()> {
         // buildx keeps one value of these two and then takes the list, which is empty.
         "no-cache-filter" => texts(&mut target.no_cache_filter, &given.as_list()),
         "ulimits" => texts(&mut target.ulimits, &given.as_list()),
-        "entitlements" => target.entitlements.get_or_insert_default().extend(given.values.clone()),
-        "annotations" => target.annotations.get_or_insert_default().extend(given.values.clone()),
+        "entitlements" => target
+            .entitlements
+            .get_or_insert_default()
+            .extend(given.values.clone()),
+        "annotations" => target
+            .annotations
+            .get_or_insert_default()
+            .extend(given.values.clone()),
         "no-cache" => target.no_cache = Some(flag()?),
         "pull" => target.pull = Some(flag()?),
         "push" => set_push(&mut target.outputs, flag()?),
         "load" => set_load(&mut target.outputs, flag()?),
-        "resources" => target.resources.get_or_insert_default().set(&name, &given.value)?,
+        "resources" => target
+            .resources
+            .get_or_insert_default()
+            .set(&name, &given.value)?,
         "secret" => set_secret(target, &name, &given.value)?,
         "policy" => {
             let all = each(given, Policy::parse)?;
@@ -224,12 +248,22 @@ fn apply_one(target: &mut Target, key: &str, given: &Override) -> Result<()> {
             let all = each(given, CacheEntry::parse)?.concat();
             list(&mut target.cache_to, all, given, merge_caches);
         }
-        "secrets" => list(&mut target.secrets, each(given, Secret::parse)?, given, merge_secrets),
+        "secrets" => list(
+            &mut target.secrets,
+            each(given, Secret::parse)?,
+            given,
+            merge_secrets,
+        ),
         "ssh" => {
             let all = each(given, |text| Ok(Ssh::parse(text)))?;
             list(&mut target.ssh, all, given, merge_ssh);
         }
-        "output" => list(&mut target.outputs, each(given, Output::parse)?, given, merge_outputs),
+        "output" => list(
+            &mut target.outputs,
+            each(given, Output::parse)?,
+            given,
+            merge_outputs,
+        ),
         _ => return Err(format!("there is no key `{field}`")),
     }
     Ok(())
@@ -301,7 +335,9 @@ fn set_push(outputs: &mut Option<Vec<Output>>, push: bool) {
                 "registry" => drop(all.swap_remove(at)),
                 kind => {
                     if kind == "image" {
-                        all[at].attributes.insert("push".to_owned(), "false".to_owned());
+                        all[at]
+                            .attributes
+                            .insert("push".to_owned(), "false".to_owned());
                     }
                     at += 1;
                 }
@@ -311,7 +347,9 @@ fn set_push(outputs: &mut Option<Vec<Output>>, push: bool) {
     }
     let only_docker = all.iter().all(|output| output.kind == "docker");
     for output in all.iter_mut().filter(|output| output.kind == "image") {
-        output.attributes.insert("push".to_owned(), "true".to_owned());
+        output
+            .attributes
+            .insert("push".to_owned(), "true".to_owned());
     }
     if only_docker {
         let pushed = BTreeMap::from([("push".to_owned(), "true".to_owned())]);

@@ -38,7 +38,11 @@ pub fn print(plan: &BakePlan) -> String {
 }
 
 fn named<T>(all: &BTreeMap<String, T>, json: fn(&T) -> Json) -> Json {
-    Json::Object(all.iter().map(|(name, item)| (name.clone(), json(item))).collect())
+    Json::Object(
+        all.iter()
+            .map(|(name, item)| (name.clone(), json(item)))
+            .collect(),
+    )
 }
 
 fn write(json: &Json, depth: usize, out: &mut String) {
@@ -64,7 +68,9 @@ fn write(json: &Json, depth: usize, out: &mut String) {
         Json::Plain(text) => out.push_str(text),
         Json::List(items) => lines('[', ']', items.iter().map(|item| (None, item)).collect()),
         Json::Object(entries) => {
-            let entries = entries.iter().map(|(name, item)| (Some(name.as_str()), item));
+            let entries = entries
+                .iter()
+                .map(|(name, item)| (Some(name.as_str()), item));
             lines('{', '}', entries.collect());
         }
     }
@@ -133,7 +139,12 @@ fn group(group: &Group) -> Json {
     let mut fields = Fields::default();
     fields.filled("description", &group.description);
     let targets = group.targets.iter().cloned().map(Json::Text).collect();
-    fields.add("targets", Json::List(targets));
+    // The group of a compose file that builds nothing has no list at all.
+    let json = match group.targets.is_empty() && group.span.is_none() {
+        true => Json::Plain("null".to_owned()),
+        false => Json::List(targets),
+    };
+    fields.add("targets", json);
     Json::Object(fields.0)
 }
 
@@ -178,14 +189,20 @@ fn target(target: &Target) -> Json {
 }
 
 fn attributes(all: &Attributes) -> Json {
-    let entries = all.iter().map(|(name, value)| (name.clone(), Json::Text(value.clone())));
+    let entries = all
+        .iter()
+        .map(|(name, value)| (name.clone(), Json::Text(value.clone())));
     Json::Object(entries.collect())
 }
 
 fn attest(attest: &Attest) -> Json {
     let entries = attest.to_attributes().into_iter().map(|(name, value)| {
         let flag = attest.disabled && name == "disabled";
-        let value = if flag { Json::Plain(value) } else { Json::Text(value) };
+        let value = if flag {
+            Json::Plain(value)
+        } else {
+            Json::Text(value)
+        };
         (name, value)
     });
     Json::Object(entries.collect())
@@ -219,7 +236,14 @@ fn resources(limits: &Resources) -> Json {
     for name in Resources::NAMES {
         if let Some(value) = limits.get(name) {
             let number = matches!(name, "cpu-shares" | "cpu-period" | "cpu-quota");
-            fields.add(name, if number { Json::Plain(value) } else { Json::Text(value) });
+            fields.add(
+                name,
+                if number {
+                    Json::Plain(value)
+                } else {
+                    Json::Text(value)
+                },
+            );
         }
     }
     Json::Object(fields.0)
@@ -234,7 +258,14 @@ fn policy(policy: &Policy) -> Json {
         ])
     });
     let mut fields = Fields::default();
-    fields.add("Files", if policy.files.is_empty() { null() } else { Json::List(files.collect()) });
+    fields.add(
+        "Files",
+        if policy.files.is_empty() {
+            null()
+        } else {
+            Json::List(files.collect())
+        },
+    );
     fields.add("Reset", Json::Plain(policy.reset.to_string()));
     fields.add("Disabled", Json::Plain(policy.disabled.to_string()));
     let strict = policy.strict.map(|strict| Json::Plain(strict.to_string()));

@@ -28,7 +28,11 @@ const MAX_DEPTH: usize = 100;
 
 impl Config {
     pub(crate) fn add_target(&mut self, target: Target) {
-        match self.targets.iter_mut().find(|known| known.name == target.name) {
+        match self
+            .targets
+            .iter_mut()
+            .find(|known| known.name == target.name)
+        {
             Some(known) => known.merge(&target),
             None => self.targets.push(target),
         }
@@ -37,7 +41,11 @@ impl Config {
     /// A group replaces one of the same name.
     pub(crate) fn add_group(&mut self, mut group: Group) {
         dedup(&mut group.targets);
-        match self.groups.iter_mut().find(|known| known.name == group.name) {
+        match self
+            .groups
+            .iter_mut()
+            .find(|known| known.name == group.name)
+        {
             Some(known) => *known = group,
             None => self.groups.push(group),
         }
@@ -70,7 +78,10 @@ impl Config {
             return Ok(vec![pattern.to_owned()]);
         }
         let names = self.targets.iter().map(|target| target.name.as_str());
-        let found: Vec<_> = names.filter(|name| matches(pattern, name)).map(str::to_owned).collect();
+        let found: Vec<_> = names
+            .filter(|name| matches(pattern, name))
+            .map(str::to_owned)
+            .collect();
         if found.is_empty() {
             return Err(self.unknown("target", pattern, None));
         }
@@ -86,7 +97,11 @@ impl Config {
             None if label.is_empty() => fail_nowhere(message),
             None => fail_nowhere(message).hint(label),
         };
-        let names: Vec<_> = self.targets.iter().map(|target| target.name.as_str()).collect();
+        let names: Vec<_> = self
+            .targets
+            .iter()
+            .map(|target| target.name.as_str())
+            .collect();
         match names.is_empty() {
             true => failure.hint("the files have no targets"),
             false => failure.hint(format!("the targets are: {}", names.join(", "))),
@@ -101,7 +116,9 @@ impl Config {
         above: &mut Vec<String>,
         found: &mut Expanded,
     ) -> Result<(), Fail> {
-        let group = self.find_group(name).filter(|_| above.last().is_none_or(|last| last != name));
+        let group = self
+            .find_group(name)
+            .filter(|_| above.last().is_none_or(|last| last != name));
         let Some(group) = group else {
             if self.find_target(name).is_none() {
                 return Err(self.unknown("target or group", name, from));
@@ -172,7 +189,12 @@ impl Config {
         Ok(target)
     }
 
-    fn resolved(&self, name: &str, from: Option<&Span>, overrides: &Overrides) -> Result<Target, Fail> {
+    fn resolved(
+        &self,
+        name: &str,
+        from: Option<&Span>,
+        overrides: &Overrides,
+    ) -> Result<Target, Fail> {
         let mut target = self.target(name, from, overrides, &mut Vec::new())?;
         target.inherits.clear();
         target.context.get_or_insert_with(|| ".".to_owned());
@@ -219,7 +241,10 @@ impl Config {
             }
             self.link(linked, overrides, targets, above)?;
             let other = &targets[linked];
-            let (wanted, built) = (target.platforms.iter().flatten(), other.platforms.iter().flatten());
+            let (wanted, built) = (
+                target.platforms.iter().flatten(),
+                other.platforms.iter().flatten(),
+            );
             if wanted.clone().count() > 1
                 && built.clone().count() > 1
                 && let Some(missing) = wanted.clone().find(|one| !built.clone().any(|b| b == *one))
@@ -268,7 +293,11 @@ pub(crate) fn select(config: &Config, options: &BakeOptions) -> Result<BakePlan,
     let asked = match options.targets.is_empty() {
         true => vec!["default".to_owned()],
         // A service's name may have dots, which a target's has not.
-        false => options.targets.iter().map(|name| name.replace('.', "_")).collect(),
+        false => options
+            .targets
+            .iter()
+            .map(|name| name.replace('.', "_"))
+            .collect(),
     };
     for name in asked {
         if !name.contains(['*', '?', '[', ']']) {
@@ -276,7 +305,12 @@ pub(crate) fn select(config: &Config, options: &BakeOptions) -> Result<BakePlan,
             continue;
         }
         let before = wanted.len();
-        wanted.extend(config.names().filter(|known| matches(&name, known)).map(str::to_owned));
+        wanted.extend(
+            config
+                .names()
+                .filter(|known| matches(&name, known))
+                .map(str::to_owned),
+        );
         if wanted.len() == before {
             return Err(config.unknown("target that is like", &name, None));
         }
@@ -304,7 +338,11 @@ pub(crate) fn select(config: &Config, options: &BakeOptions) -> Result<BakePlan,
         if name == "default" && plan.groups.contains_key("default") {
             continue;
         }
-        plan.groups.entry("default".to_owned()).or_default().targets.push(name.clone());
+        plan.groups
+            .entry("default".to_owned())
+            .or_default()
+            .targets
+            .push(name.clone());
     }
     if let Some(group) = plan.groups.get_mut("default") {
         dedup(&mut group.targets);

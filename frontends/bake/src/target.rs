@@ -191,10 +191,7 @@ pub(crate) fn merge_ssh(mine: &mut Option<Vec<Ssh>>, theirs: &Option<Vec<Ssh>>) 
     last_by(mine, |ssh| ssh.id.clone());
 }
 
-pub(crate) fn merge_caches(
-    mine: &mut Option<Vec<CacheEntry>>,
-    theirs: &Option<Vec<CacheEntry>>,
-) {
+pub(crate) fn merge_caches(mine: &mut Option<Vec<CacheEntry>>, theirs: &Option<Vec<CacheEntry>>) {
     append(mine, theirs);
     without_equals(mine);
 }

@@ -51,12 +51,16 @@ fn read(case: &Path) -> (Vec<Arc<SourceFile>>, BakeOptions) {
     };
     for line in lines(&case.join("env")) {
         let (name, value) = line.split_once('=').unwrap();
-        options.environment.insert(name.to_owned(), value.to_owned());
+        options
+            .environment
+            .insert(name.to_owned(), value.to_owned());
     }
     let mut arguments = lines(&case.join("args")).into_iter();
     while let Some(argument) = arguments.next() {
         let (flag, value) = match argument.split_once('=') {
-            Some((flag, value)) if flag.starts_with('-') => (flag.to_owned(), Some(value.to_owned())),
+            Some((flag, value)) if flag.starts_with('-') => {
+                (flag.to_owned(), Some(value.to_owned()))
+            }
             _ => (argument.clone(), None),
         };
         let mut value = || value.clone().or_else(|| arguments.next()).unwrap();
@@ -72,7 +76,9 @@ fn read(case: &Path) -> (Vec<Arc<SourceFile>>, BakeOptions) {
             "--load" => options.overrides.push("*.load=true".to_owned()),
             "--no-cache" => options.overrides.push("*.no-cache=true".to_owned()),
             "--pull" => options.overrides.push("*.pull=true".to_owned()),
-            "--sbom" => options.overrides.push(format!("*.attest={}", attest_text("sbom", &value()))),
+            "--sbom" => options
+                .overrides
+                .push(format!("*.attest={}", attest_text("sbom", &value()))),
             "--provenance" => {
                 let attest = attest_text("provenance", &value());
                 options.overrides.push(format!("*.attest={attest}"));
@@ -101,7 +107,13 @@ fn rendered(diagnostics: &[Diagnostic]) -> String {
     for diagnostic in diagnostics {
         writeln!(out, "error: {}", diagnostic.message).unwrap();
         for label in &diagnostic.labels {
-            let text = label.span.text().lines().next().unwrap_or_default().trim_end();
+            let text = label
+                .span
+                .text()
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .trim_end();
             let place = label.span.location();
             writeln!(out, " --> {place}: {text}").unwrap();
             if !label.text.is_empty() {
@@ -149,10 +161,20 @@ fn files_resolve_as_buildx_resolves_them() {
             }
             (Ok(plan), Err(_)) => {
                 let buildx = fs::read_to_string(case.join("expected-error")).unwrap_or_default();
-                writeln!(wrong, "== {name}: buildx refuses it\n{buildx}== ours\n{}", print(&plan)).unwrap();
+                writeln!(
+                    wrong,
+                    "== {name}: buildx refuses it\n{buildx}== ours\n{}",
+                    print(&plan)
+                )
+                .unwrap();
             }
             (Err(why), Ok(_)) => {
-                writeln!(wrong, "== {name}: buildx takes it, but ours\n{}", rendered(&why)).unwrap();
+                writeln!(
+                    wrong,
+                    "== {name}: buildx takes it, but ours\n{}",
+                    rendered(&why)
+                )
+                .unwrap();
             }
         }
     }

@@ -230,7 +230,11 @@ fn unify_two(a: &Type, b: &Type) -> Option<Type> {
                 .collect::<Option<_>>()?,
         )),
         (Object(a), Object(b)) => {
-            let all: Vec<_> = a.values().chain(b.values()).map(|(ty, _)| ty.clone()).collect();
+            let all: Vec<_> = a
+                .values()
+                .chain(b.values())
+                .map(|(ty, _)| ty.clone())
+                .collect();
             Some(Map(Box::new(unify(&all)?)))
         }
         (Map(element), Object(attributes)) | (Object(attributes), Map(element)) => {

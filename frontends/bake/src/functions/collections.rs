@@ -23,11 +23,13 @@ const MOST: usize = 1024;
 
 pub(super) const FUNCTIONS: &[Function] = &[
     function("chunklist", "chunklist(list, size)", (2, 2), |_, a| {
-        let size = usize::try_from(whole(a, 1)?)
-            .map_err(|_| wrong(1, "the size is a number from 0"))?;
+        let size =
+            usize::try_from(whole(a, 1)?).map_err(|_| wrong(1, "the size is a number from 0"))?;
         let items = elements(a, 0)?;
         let chunks = items.chunks(if size == 0 { items.len().max(1) } else { size });
-        Ok(Value::List(chunks.map(|chunk| Value::List(chunk.to_vec())).collect()))
+        Ok(Value::List(
+            chunks.map(|chunk| Value::List(chunk.to_vec())).collect(),
+        ))
     }),
     function("coalesce", "coalesce(values...)", (1, ANY), |_, a| {
         let types: Vec<_> = a.iter().map(Value::type_of).collect();
@@ -37,17 +39,24 @@ pub(super) const FUNCTIONS: &[Function] = &[
         Ok(convert(first, &ty)?)
     })
     .with_nulls(),
-    function("coalescelist", "coalescelist(lists...)", (1, ANY), |_, a| {
-        for at in 0..a.len() {
-            if !elements(a, at)?.is_empty() {
-                return Ok(a[at].clone());
+    function(
+        "coalescelist",
+        "coalescelist(lists...)",
+        (1, ANY),
+        |_, a| {
+            for at in 0..a.len() {
+                if !elements(a, at)?.is_empty() {
+                    return Ok(a[at].clone());
+                }
             }
-        }
-        Err("all lists are empty".into())
-    }),
+            Err("all lists are empty".into())
+        },
+    ),
     function("compact", "compact(list)", (1, 1), |_, a| {
         let texts = texts(a, 0)?;
-        Ok(Value::strings(texts.into_iter().filter(|text| !text.is_empty())))
+        Ok(Value::strings(
+            texts.into_iter().filter(|text| !text.is_empty()),
+        ))
     }),
     function("concat", "concat(lists...)", (1, ANY), |_, a| {
         let mut all = Vec::new();
@@ -55,7 +64,11 @@ pub(super) const FUNCTIONS: &[Function] = &[
             all.extend_from_slice(elements(a, at)?);
         }
         let lists = a.iter().all(|value| matches!(value, Value::List(_)));
-        Ok(if lists { Value::List(all) } else { Value::Tuple(all) })
+        Ok(if lists {
+            Value::List(all)
+        } else {
+            Value::Tuple(all)
+        })
     }),
     function("contains", "contains(list, value)", (2, 2), |_, a| {
         Ok(Value::Bool(elements(a, 0)?.contains(&a[1])))
@@ -106,13 +119,16 @@ pub(super) const FUNCTIONS: &[Function] = &[
         };
         Ok(Value::Number(Number::from(count)))
     }),
-    function("lookup", "lookup(map, key, default)", (2, 3), |_, a| {
-        match (entries(a, 0)?.get(&text(a, 1)?), a.get(2)) {
+    function(
+        "lookup",
+        "lookup(map, key, default)",
+        (2, 3),
+        |_, a| match (entries(a, 0)?.get(&text(a, 1)?), a.get(2)) {
             (Some(value), _) => Ok(value.clone()),
             (None, Some(default)) => Ok(default.clone()),
             (None, None) => Err(wrong(1, "there is no such key")),
-        }
-    }),
+        },
+    ),
     function("merge", "merge(maps...)", (0, ANY), |_, a| {
         let mut merged = BTreeMap::new();
         for (at, value) in a.iter().enumerate() {
@@ -121,10 +137,16 @@ pub(super) const FUNCTIONS: &[Function] = &[
             }
         }
         let maps = a.iter().all(|value| matches!(value, Value::Map(_)));
-        Ok(if maps { Value::Map(merged) } else { Value::Object(merged) })
+        Ok(if maps {
+            Value::Map(merged)
+        } else {
+            Value::Object(merged)
+        })
     })
     .with_nulls(),
-    function("range", "range(start, limit, step)", (1, 3), |_, a| range(a)),
+    function("range", "range(start, limit, step)", (1, 3), |_, a| {
+        range(a)
+    }),
     function("reverselist", "reverselist(list)", (1, 1), |_, a| {
         let items: Vec<_> = elements(a, 0)?.iter().rev().cloned().collect();
         Ok(match a[0] {
@@ -132,15 +154,29 @@ pub(super) const FUNCTIONS: &[Function] = &[
             _ => Value::List(items),
         })
     }),
-    function("sethaselement", "sethaselement(set, value)", (2, 2), |_, a| {
-        Ok(Value::Bool(elements(a, 0)?.contains(&a[1])))
+    function(
+        "sethaselement",
+        "sethaselement(set, value)",
+        (2, 2),
+        |_, a| Ok(Value::Bool(elements(a, 0)?.contains(&a[1]))),
+    ),
+    function(
+        "setintersection",
+        "setintersection(sets...)",
+        (1, ANY),
+        |_, a| {
+            combine(a, |all, next| {
+                all.into_iter().filter(|v| next.contains(v)).collect()
+            })
+        },
+    ),
+    function("setproduct", "setproduct(sets...)", (2, ANY), |_, a| {
+        product(a)
     }),
-    function("setintersection", "setintersection(sets...)", (1, ANY), |_, a| {
-        combine(a, |all, next| all.into_iter().filter(|v| next.contains(v)).collect())
-    }),
-    function("setproduct", "setproduct(sets...)", (2, ANY), |_, a| product(a)),
     function("setsubtract", "setsubtract(a, b)", (2, 2), |_, a| {
-        combine(a, |all, next| all.into_iter().filter(|v| !next.contains(v)).collect())
+        combine(a, |all, next| {
+            all.into_iter().filter(|v| !next.contains(v)).collect()
+        })
     }),
     function(
         "setsymmetricdifference",
@@ -162,7 +198,9 @@ pub(super) const FUNCTIONS: &[Function] = &[
         let items = elements(a, 0)?;
         let start = bound(a, 1, items.len())?;
         let end = bound(a, 2, items.len())?;
-        let part = items.get(start..end).ok_or_else(|| wrong(1, "the start is after the end"))?;
+        let part = items
+            .get(start..end)
+            .ok_or_else(|| wrong(1, "the start is after the end"))?;
         Ok(match a[0] {
             Value::Tuple(_) => Value::Tuple(part.to_vec()),
             _ => Value::List(part.to_vec()),
@@ -196,7 +234,10 @@ pub(super) const FUNCTIONS: &[Function] = &[
 
 fn entries(arguments: &[Value], at: usize) -> Result<&BTreeMap<String, Value>> {
     arguments[at].entries().ok_or_else(|| {
-        wrong(at, format!("a map is required, but have {}", arguments[at].type_of()))
+        wrong(
+            at,
+            format!("a map is required, but have {}", arguments[at].type_of()),
+        )
     })
 }
 
@@ -262,10 +303,7 @@ fn range(arguments: &[Value]) -> Result<Value> {
 }
 
 /// Sets, folded from the first on; their elements get one type.
-fn combine(
-    arguments: &[Value],
-    join: fn(Vec<Value>, Vec<Value>) -> Vec<Value>,
-) -> Result<Value> {
+fn combine(arguments: &[Value], join: fn(Vec<Value>, Vec<Value>) -> Vec<Value>) -> Result<Value> {
     let mut types = Vec::new();
     for at in 0..arguments.len() {
         types.extend(elements(arguments, at)?.iter().map(Value::type_of));
@@ -304,5 +342,9 @@ fn product(arguments: &[Value]) -> Result<Value> {
     }
     let rows = rows.into_iter().map(Value::Tuple).collect();
     let sets = arguments.iter().all(|value| matches!(value, Value::Set(_)));
-    Ok(if sets { Value::set(rows) } else { Value::List(rows) })
+    Ok(if sets {
+        Value::set(rows)
+    } else {
+        Value::List(rows)
+    })
 }

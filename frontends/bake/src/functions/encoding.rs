@@ -28,7 +28,9 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC
 
 pub(super) const FUNCTIONS: &[Function] = &[
     function("base64decode", "base64decode(string)", (1, 1), |_, a| {
-        let bytes = STANDARD.decode(text(a, 0)?).map_err(|_| wrong(0, "this is not Base64"))?;
+        let bytes = STANDARD
+            .decode(text(a, 0)?)
+            .map_err(|_| wrong(0, "this is not Base64"))?;
         String::from_utf8(bytes)
             .map(Value::String)
             .map_err(|_| wrong(0, "the decoded bytes are not UTF-8"))

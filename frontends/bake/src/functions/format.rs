@@ -56,13 +56,14 @@ pub(super) fn format(spec: &str, values: &[Value]) -> Result<String> {
                 _ => verb.zero = true,
             }
         }
-        let digits = |verb: &mut Verb, take: &mut dyn FnMut(&mut Verb, fn(char) -> bool) -> Option<char>| {
-            let mut text = String::new();
-            while let Some(digit) = take(verb, |c| c.is_ascii_digit()) {
-                text.push(digit);
-            }
-            text
-        };
+        let digits =
+            |verb: &mut Verb, take: &mut dyn FnMut(&mut Verb, fn(char) -> bool) -> Option<char>| {
+                let mut text = String::new();
+                while let Some(digit) = take(verb, |c| c.is_ascii_digit()) {
+                    text.push(digit);
+                }
+                text
+            };
         let width = digits(&mut verb, &mut take);
         verb.width = bounded(&width)?;
         if take(&mut verb, |c| c == '.').is_some() {
@@ -74,7 +75,11 @@ pub(super) fn format(spec: &str, values: &[Value]) -> Result<String> {
             let closed = take(&mut verb, |c| c == ']').is_some();
             match number.parse::<usize>() {
                 Ok(number) if closed && number > 0 => next = number - 1,
-                _ => return Err(format!("`{}` is no verb: `[` needs a number and `]`", verb.raw).into()),
+                _ => {
+                    return Err(
+                        format!("`{}` is no verb: `[` needs a number and `]`", verb.raw).into(),
+                    );
+                }
             }
             explicit = true;
         }
@@ -100,7 +105,9 @@ fn bounded(digits: &str) -> Result<Option<usize>> {
         return Ok(None);
     }
     let number = digits.parse().ok().filter(|n| *n <= MAX_WIDTH);
-    number.map(Some).ok_or_else(|| format!("{digits} is too wide").into())
+    number
+        .map(Some)
+        .ok_or_else(|| format!("{digits} is too wide").into())
 }
 
 fn formatted(verb: &Verb, mode: char, value: &Value) -> Result<String> {
@@ -122,7 +129,11 @@ fn formatted(verb: &Verb, mode: char, value: &Value) -> Result<String> {
                 Some(length) if length > 0 => text.chars().take(length).collect(),
                 _ => text,
             };
-            let text = if mode == 'q' { json::quoted(&text) } else { text };
+            let text = if mode == 'q' {
+                json::quoted(&text)
+            } else {
+                text
+            };
             Ok(padded(verb, &text))
         }
         'b' | 'd' | 'o' | 'x' | 'X' | 'e' | 'E' | 'f' | 'g' | 'G' => {
@@ -133,7 +144,8 @@ fn formatted(verb: &Verb, mode: char, value: &Value) -> Result<String> {
             };
             match mode {
                 'e' | 'E' | 'f' | 'g' | 'G' => Ok(float(verb, mode, number)),
-                _ => integer(verb, mode, number).ok_or_else(|| cannot("a whole number is required".to_owned())),
+                _ => integer(verb, mode, number)
+                    .ok_or_else(|| cannot("a whole number is required".to_owned())),
             }
         }
         _ => Err(cannot(format!("`{mode}` is no verb"))),
@@ -199,7 +211,11 @@ fn integer(verb: &Verb, mode: char, number: Number) -> Option<String> {
     };
     let least = verb.precision.unwrap_or(0);
     let digits = format!("{prefix}{digits:0>least$}");
-    Some(padded_number(verb, sign(verb, number < Number::ZERO), &digits))
+    Some(padded_number(
+        verb,
+        sign(verb, number < Number::ZERO),
+        &digits,
+    ))
 }
 
 fn float(verb: &Verb, mode: char, number: Number) -> String {
@@ -229,6 +245,17 @@ fn scientific(value: f64, precision: Option<usize>) -> String {
         None => ('+', exponent),
     };
     format!("{mantissa}e{sign}{digits:0>2}")
+}
+
+/// A float as Go prints it where nothing else is said.
+pub(crate) fn go_float(value: f64) -> String {
+    let sign = if value < 0.0 { "-" } else { "" };
+    format!("{sign}{}", general(value.abs(), None))
+}
+
+/// A positive float with four digits at most.
+pub(crate) fn four_digits(value: f64) -> String {
+    general(value, Some(4))
 }
 
 /// Go's `%g`: the shorter of the two forms, by the size of the exponent.

@@ -10,6 +10,8 @@ mod semver;
 mod strings;
 mod time;
 
+pub(crate) use self::format::four_digits;
+pub(crate) use self::format::go_float;
 use crate::number::Number;
 use crate::value::Type;
 use crate::value::Value;
@@ -102,20 +104,47 @@ const SPECIAL: [(&str, &str); 3] = [
 
 /// buildx's functions that are not here.
 pub(crate) const REFUSED: &[(&str, &str)] = &[
-    ("bcrypt", "its result differs from run to run, so nothing built with it would be cached"),
+    (
+        "bcrypt",
+        "its result differs from run to run, so nothing built with it would be cached",
+    ),
     ("byteslen", "the language has no bytes"),
     ("bytesslice", "the language has no bytes"),
-    ("cidrhost", "addresses are of no use to a build without a network of its own"),
-    ("cidrnetmask", "addresses are of no use to a build without a network of its own"),
-    ("cidrsubnet", "addresses are of no use to a build without a network of its own"),
-    ("cidrsubnets", "addresses are of no use to a build without a network of its own"),
+    (
+        "cidrhost",
+        "addresses are of no use to a build without a network of its own",
+    ),
+    (
+        "cidrnetmask",
+        "addresses are of no use to a build without a network of its own",
+    ),
+    (
+        "cidrsubnet",
+        "addresses are of no use to a build without a network of its own",
+    ),
+    (
+        "cidrsubnets",
+        "addresses are of no use to a build without a network of its own",
+    ),
     ("csvdecode", "`split` and `jsondecode` read lists"),
-    ("homedir", "a bake file does not know the machine: pass the path as a variable"),
+    (
+        "homedir",
+        "a bake file does not know the machine: pass the path as a variable",
+    ),
     ("md5", "it is broken: `sha256` is there"),
-    ("rsadecrypt", "a private key has no place in a bake file: use a secret"),
+    (
+        "rsadecrypt",
+        "a private key has no place in a bake file: use a secret",
+    ),
     ("sha1", "it is broken: `sha256` is there"),
-    ("uuidv4", "its result differs from run to run, so nothing built with it would be cached"),
-    ("uuidv5", "it is made with SHA-1, which is broken: `sha256` is there"),
+    (
+        "uuidv4",
+        "its result differs from run to run, so nothing built with it would be cached",
+    ),
+    (
+        "uuidv5",
+        "it is made with SHA-1, which is broken: `sha256` is there",
+    ),
 ];
 
 fn tables() -> impl Iterator<Item = &'static Function> {
@@ -158,7 +187,10 @@ pub(crate) fn check(function: &Function, arguments: &[Value]) -> Result<()> {
         return Err(format!("{} arguments are too few", count).into());
     }
     if count > function.most {
-        return Err(wrong(function.most, format!("{} arguments are too many", count)));
+        return Err(wrong(
+            function.most,
+            format!("{} arguments are too many", count),
+        ));
     }
     let null = arguments.iter().position(|value| *value == Value::Null);
     match null.filter(|_| !function.nulls) {
@@ -169,7 +201,10 @@ pub(crate) fn check(function: &Function, arguments: &[Value]) -> Result<()> {
 
 fn text(arguments: &[Value], at: usize) -> Result<String> {
     arguments[at].to_text().ok_or_else(|| {
-        wrong(at, format!("a string is required, but have {}", arguments[at].type_of()))
+        wrong(
+            at,
+            format!("a string is required, but have {}", arguments[at].type_of()),
+        )
     })
 }
 
@@ -198,7 +233,10 @@ fn boolean(arguments: &[Value], at: usize) -> Result<bool> {
 /// The elements of a list, set or tuple.
 fn elements(arguments: &[Value], at: usize) -> Result<&[Value]> {
     arguments[at].elements().ok_or_else(|| {
-        wrong(at, format!("a list is required, but have {}", arguments[at].type_of()))
+        wrong(
+            at,
+            format!("a list is required, but have {}", arguments[at].type_of()),
+        )
     })
 }
 
@@ -220,7 +258,9 @@ mod t {
 
     #[test]
     fn every_name_is_there_once() {
-        let all: Vec<_> = names().chain(REFUSED.iter().map(|(name, _)| *name)).collect();
+        let all: Vec<_> = names()
+            .chain(REFUSED.iter().map(|(name, _)| *name))
+            .collect();
         let mut once = all.clone();
         once.sort_unstable();
         once.dedup();

@@ -17,13 +17,15 @@ struct Version {
 }
 
 pub(super) fn satisfies(version: &str, constraint: &str) -> Result<bool> {
-    let version = parse(version, false)
-        .ok_or_else(|| wrong(0, format!("{version:?} is no version")))?;
+    let version =
+        parse(version, false).ok_or_else(|| wrong(0, format!("{version:?} is no version")))?;
     let mut satisfied = false;
     for alternative in constraint.split("||") {
         let conditions = conditions(alternative)
             .ok_or_else(|| wrong(1, format!("{constraint:?} is no constraint")))?;
-        let released = conditions.iter().all(|(_, wanted)| wanted.before.is_empty());
+        let released = conditions
+            .iter()
+            .all(|(_, wanted)| wanted.before.is_empty());
         satisfied |= (!released || version.before.is_empty())
             && conditions
                 .iter()
@@ -68,10 +70,20 @@ fn conditions(text: &str) -> Option<Vec<(String, Version)>> {
             found.push(("<=".to_owned(), parse(words.next()?, true)?));
             continue;
         }
-        let start = word.find(|c: char| !"=!<>~^".contains(c)).unwrap_or(word.len());
+        let start = word
+            .find(|c: char| !"=!<>~^".contains(c))
+            .unwrap_or(word.len());
         let (operator, version) = word.split_at(start);
-        let version = if version.is_empty() { words.next()? } else { version };
-        if !["", "=", "!=", ">", "<", ">=", "=>", "<=", "=<", "~", "~>", "^"].contains(&operator) {
+        let version = if version.is_empty() {
+            words.next()?
+        } else {
+            version
+        };
+        if ![
+            "", "=", "!=", ">", "<", ">=", "=>", "<=", "=<", "~", "~>", "^",
+        ]
+        .contains(&operator)
+        {
             return None;
         }
         found.push((operator.to_owned(), parse(version, true)?));
@@ -103,14 +115,14 @@ fn holds(version: &Version, operator: &str, wanted: &Version) -> bool {
 }
 
 fn compare(a: &Version, b: &Version) -> Ordering {
-    a.numbers.cmp(&b.numbers).then_with(|| {
-        match (a.before.is_empty(), b.before.is_empty()) {
+    a.numbers
+        .cmp(&b.numbers)
+        .then_with(|| match (a.before.is_empty(), b.before.is_empty()) {
             (true, true) => Ordering::Equal,
             (true, false) => Ordering::Greater,
             (false, true) => Ordering::Less,
             (false, false) => compare_before(&a.before, &b.before),
-        }
-    })
+        })
 }
 
 /// semver.org, 11.4: numbers by size and before words, words by their letters, the longer one later.

@@ -36,10 +36,17 @@ pub(super) const FUNCTIONS: &[Function] = &[
         Ok(Value::String(format::format(&text(a, 0)?, &a[1..])?))
     })
     .with_nulls(),
-    function("formatlist", "formatlist(format, lists...)", (1, ANY), |_, a| format_list(a))
-        .with_nulls(),
+    function(
+        "formatlist",
+        "formatlist(format, lists...)",
+        (1, ANY),
+        |_, a| format_list(a),
+    )
+    .with_nulls(),
     function("indent", "indent(spaces, string)", (2, 2), |_, a| {
-        let width = usize::try_from(whole(a, 0)?).ok().filter(|width| *width <= 1024);
+        let width = usize::try_from(whole(a, 0)?)
+            .ok()
+            .filter(|width| *width <= 1024);
         let width = width.ok_or_else(|| wrong(0, "the width is a number from 0 to 1024"))?;
         let pad = format!("\n{}", " ".repeat(width));
         Ok(Value::String(text(a, 1)?.replace('\n', &pad)))
@@ -62,21 +69,37 @@ pub(super) const FUNCTIONS: &[Function] = &[
             None => Err(wrong(1, "the pattern does not match")),
         }
     }),
-    function("regex_replace", "regex_replace(string, pattern, replacement)", (3, 3), |_, a| {
-        let pattern = pattern(&a[1..])?;
-        let replacement = text(a, 2)?;
-        let replaced = pattern.replace_all(&text(a, 0)?, replacement.as_str()).into_owned();
-        Ok(Value::String(replaced))
-    }),
+    function(
+        "regex_replace",
+        "regex_replace(string, pattern, replacement)",
+        (3, 3),
+        |_, a| {
+            let pattern = pattern(&a[1..])?;
+            let replacement = text(a, 2)?;
+            let replaced = pattern
+                .replace_all(&text(a, 0)?, replacement.as_str())
+                .into_owned();
+            Ok(Value::String(replaced))
+        },
+    ),
     function("regexall", "regexall(pattern, string)", (2, 2), |_, a| {
         let subject = text(a, 1)?;
         let pattern = pattern(a)?;
         let all = pattern.captures_iter(&subject);
-        Ok(Value::List(all.map(|found| captured(&pattern, &found)).collect()))
+        Ok(Value::List(
+            all.map(|found| captured(&pattern, &found)).collect(),
+        ))
     }),
-    function("replace", "replace(string, part, replacement)", (3, 3), |_, a| {
-        Ok(Value::String(text(a, 0)?.replace(&text(a, 1)?, &text(a, 2)?)))
-    }),
+    function(
+        "replace",
+        "replace(string, part, replacement)",
+        (3, 3),
+        |_, a| {
+            Ok(Value::String(
+                text(a, 0)?.replace(&text(a, 1)?, &text(a, 2)?),
+            ))
+        },
+    ),
     function("reverse", "reverse(string)", (1, 1), |_, a| {
         Ok(Value::String(text(a, 0)?.chars().rev().collect()))
     }),
@@ -84,12 +107,17 @@ pub(super) const FUNCTIONS: &[Function] = &[
         let kept = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
         let name = text(a, 0)?;
         Ok(Value::String(
-            name.chars().map(|c| if kept(c) { c } else { '_' }).collect(),
+            name.chars()
+                .map(|c| if kept(c) { c } else { '_' })
+                .collect(),
         ))
     }),
-    function("semvercmp", "semvercmp(version, constraint)", (2, 2), |_, a| {
-        semver::satisfies(&text(a, 0)?, &text(a, 1)?).map(Value::Bool)
-    }),
+    function(
+        "semvercmp",
+        "semvercmp(version, constraint)",
+        (2, 2),
+        |_, a| semver::satisfies(&text(a, 0)?, &text(a, 1)?).map(Value::Bool),
+    ),
     function("split", "split(separator, string)", (2, 2), |_, a| {
         let (separator, whole) = (text(a, 0)?, text(a, 1)?);
         Ok(if separator.is_empty() {
@@ -101,23 +129,46 @@ pub(super) const FUNCTIONS: &[Function] = &[
     function("strlen", "strlen(string)", (1, 1), |_, a| {
         Ok(Value::Number(Number::from(text(a, 0)?.chars().count())))
     }),
-    function("substr", "substr(string, offset, length)", (3, 3), |_, a| substr(a)),
-    function("title", "title(string)", (1, 1), |_, a| Ok(Value::String(title(&text(a, 0)?)))),
+    function(
+        "substr",
+        "substr(string, offset, length)",
+        (3, 3),
+        |_, a| substr(a),
+    ),
+    function("title", "title(string)", (1, 1), |_, a| {
+        Ok(Value::String(title(&text(a, 0)?)))
+    }),
     function("trim", "trim(string, characters)", (2, 2), |_, a| {
         let characters = text(a, 1)?;
-        Ok(Value::string(text(a, 0)?.trim_matches(|c| characters.contains(c))))
+        Ok(Value::string(
+            text(a, 0)?.trim_matches(|c| characters.contains(c)),
+        ))
     }),
-    function("trimprefix", "trimprefix(string, prefix)", (2, 2), |_, a| {
-        let (whole, prefix) = (text(a, 0)?, text(a, 1)?);
-        Ok(Value::string(whole.strip_prefix(prefix.as_str()).unwrap_or(&whole)))
-    }),
+    function(
+        "trimprefix",
+        "trimprefix(string, prefix)",
+        (2, 2),
+        |_, a| {
+            let (whole, prefix) = (text(a, 0)?, text(a, 1)?);
+            Ok(Value::string(
+                whole.strip_prefix(prefix.as_str()).unwrap_or(&whole),
+            ))
+        },
+    ),
     function("trimspace", "trimspace(string)", (1, 1), |_, a| {
         Ok(Value::string(text(a, 0)?.trim()))
     }),
-    function("trimsuffix", "trimsuffix(string, suffix)", (2, 2), |_, a| {
-        let (whole, suffix) = (text(a, 0)?, text(a, 1)?);
-        Ok(Value::string(whole.strip_suffix(suffix.as_str()).unwrap_or(&whole)))
-    }),
+    function(
+        "trimsuffix",
+        "trimsuffix(string, suffix)",
+        (2, 2),
+        |_, a| {
+            let (whole, suffix) = (text(a, 0)?, text(a, 1)?);
+            Ok(Value::string(
+                whole.strip_suffix(suffix.as_str()).unwrap_or(&whole),
+            ))
+        },
+    ),
     function("upper", "upper(string)", (1, 1), |_, a| {
         Ok(Value::String(text(a, 0)?.to_uppercase()))
     }),
@@ -176,7 +227,13 @@ fn pattern(arguments: &[Value]) -> Result<Regex> {
         .map_err(|error| {
             let why = error.to_string();
             let last = why.lines().last().unwrap_or_default();
-            wrong(0, format!("{pattern:?} is no pattern: {}", last.trim_start_matches("error: ")))
+            wrong(
+                0,
+                format!(
+                    "{pattern:?} is no pattern: {}",
+                    last.trim_start_matches("error: ")
+                ),
+            )
         })
 }
 

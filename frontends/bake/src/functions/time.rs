@@ -10,11 +10,27 @@ use crate::number::Number;
 use crate::value::Value;
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September",
-    "October", "November", "December",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
 ];
 const DAYS: [&str; 7] = [
-    "Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday",
+    "Sunday",
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
 ];
 
 /// Years 0 to 9999, which is what RFC 3339 can write.
@@ -22,21 +38,31 @@ const FIRST: i64 = -62_167_219_200;
 const LAST: i64 = 253_402_300_799;
 
 pub(super) const FUNCTIONS: &[Function] = &[
-    function("formatdate", "formatdate(format, timestamp)", (2, 2), |_, a| {
-        let time = parse(&text(a, 1)?).ok_or_else(|| wrong(1, NOT_A_TIME))?;
-        format(&text(a, 0)?, &time).map(Value::String)
-    }),
-    function("formattimestamp", "formattimestamp(format, time)", (2, 2), |_, a| {
-        let time = match &a[1] {
-            Value::Number(_) => Time::utc(whole(a, 1)?),
-            _ => parse(&text(a, 1)?),
-        };
-        let time = time.ok_or_else(|| wrong(1, NOT_A_TIME))?;
-        match text(a, 0)?.as_str() {
-            "X" => Ok(Value::String(time.seconds.to_string())),
-            spec => format(spec, &time).map(Value::String),
-        }
-    }),
+    function(
+        "formatdate",
+        "formatdate(format, timestamp)",
+        (2, 2),
+        |_, a| {
+            let time = parse(&text(a, 1)?).ok_or_else(|| wrong(1, NOT_A_TIME))?;
+            format(&text(a, 0)?, &time).map(Value::String)
+        },
+    ),
+    function(
+        "formattimestamp",
+        "formattimestamp(format, time)",
+        (2, 2),
+        |_, a| {
+            let time = match &a[1] {
+                Value::Number(_) => Time::utc(whole(a, 1)?),
+                _ => parse(&text(a, 1)?),
+            };
+            let time = time.ok_or_else(|| wrong(1, NOT_A_TIME))?;
+            match text(a, 0)?.as_str() {
+                "X" => Ok(Value::String(time.seconds.to_string())),
+                spec => format(spec, &time).map(Value::String),
+            }
+        },
+    ),
     function("timeadd", "timeadd(timestamp, duration)", (2, 2), |_, a| {
         let time = parse(&text(a, 0)?).ok_or_else(|| wrong(0, NOT_A_TIME))?;
         let nanoseconds = duration(&text(a, 1)?)
@@ -51,10 +77,15 @@ pub(super) const FUNCTIONS: &[Function] = &[
         let now = Time::utc(world.now).ok_or("the clock is wrong")?;
         Ok(Value::String(now.rfc3339()))
     }),
-    function("unixtimestampparse", "unixtimestampparse(seconds)", (1, 1), |_, a| {
-        let time = Time::utc(whole(a, 0)?).ok_or_else(|| wrong(0, NOT_A_TIME))?;
-        Ok(parts(&time))
-    }),
+    function(
+        "unixtimestampparse",
+        "unixtimestampparse(seconds)",
+        (1, 1),
+        |_, a| {
+            let time = Time::utc(whole(a, 0)?).ok_or_else(|| wrong(0, NOT_A_TIME))?;
+            Ok(parts(&time))
+        },
+    ),
 ];
 
 const NOT_A_TIME: &str = "this is no time such as `2026-01-31T12:00:00Z`";
@@ -221,7 +252,9 @@ fn duration(text: &str) -> Option<i128> {
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let count = Number::parse(&rest[..end])?;
         rest = &rest[end..];
-        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(rest.len());
         let unit: i64 = match &rest[..end] {
             "ns" => 1,
             "us" | "µs" | "μs" => 1_000,
@@ -253,9 +286,10 @@ fn format(spec: &str, time: &Time) -> Result<String> {
         let run = &rest[..end];
         rest = &rest[end..];
         match first.is_ascii_alphabetic() {
-            true => out.push_str(&part(run, first, time).ok_or_else(|| {
-                wrong(0, format!("`{run}` stands for no part of a time"))
-            })?),
+            true => out.push_str(
+                &part(run, first, time)
+                    .ok_or_else(|| wrong(0, format!("`{run}` stands for no part of a time")))?,
+            ),
             false => out.push_str(run),
         }
     }
@@ -300,7 +334,11 @@ fn part(run: &str, letter: char, time: &Time) -> Option<String> {
         ('E', 3) => Some(day[..3].to_owned()),
         ('E', 4) => Some(day.to_owned()),
         ('h', _) => plain(time.hour),
-        ('H', _) => plain(if time.hour % 12 == 0 { 12 } else { time.hour % 12 }),
+        ('H', _) => plain(if time.hour % 12 == 0 {
+            12
+        } else {
+            time.hour % 12
+        }),
         ('A', 2) => Some(if time.hour < 12 { "AM" } else { "PM" }.to_owned()),
         ('a', 2) => Some(if time.hour < 12 { "am" } else { "pm" }.to_owned()),
         ('m', _) => plain(time.minute),

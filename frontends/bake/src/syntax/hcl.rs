@@ -70,7 +70,10 @@ struct Indented<'i> {
 impl Visit for Indented<'_> {
     fn visit_expr(&mut self, expr: &Expression) {
         if let (Expression::HeredocTemplate(_), Some(span)) = (expr, expr.span())
-            && self.text.get(span.start..).is_some_and(|rest| rest.starts_with("<<-"))
+            && self
+                .text
+                .get(span.start..)
+                .is_some_and(|rest| rest.starts_with("<<-"))
         {
             self.starts.insert(span.start);
         }
@@ -87,7 +90,7 @@ pub(crate) fn parse_template(text: &str, span: &Span) -> Result<Vec<Part>, Fail>
         indented: Indented::default(),
     };
     match parser::parse_template(text) {
-        Ok(template) => reader.template(template.iter(), false),
+        Ok(template) => reader.template(template.iter(), Form::Bare),
         Err(error) => Err(reader.syntax_error(&error)),
     }
 }
@@ -104,6 +107,51 @@ pub(crate) fn parse_expression(text: &str, span: &Span) -> Result<Expr, Fail> {
         Ok(expr) => reader.expr(&expr),
         Err(error) => Err(reader.syntax_error(&error)),
     }
+}
+
+/// Where a template stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Heredoc,
+    Quoted,
+    /// Between directives in a quoted string, where the library leaves escapes as they are.
+    InsideQuoted,
+    Bare,
+}
+
+impl Form {
+    fn inside(self) -> Self {
+        match self {
+            Self::Quoted => Self::InsideQuoted,
+            form => form,
+        }
+    }
+}
+
+/// Carries out the escapes of a quoted string.
+fn unescaped(text: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        if c != '\\' {
+            out.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some('n') => out.push('\n'),
+            Some('r') => out.push('\r'),
+            Some('t') => out.push('\t'),
+            Some(digits @ ('u' | 'U')) => {
+                let width = if digits == 'u' { 4 } else { 8 };
+                let code: String = chars.by_ref().take(width).collect();
+                let code = u32::from_str_radix(&code, 16).ok().and_then(char::from_u32);
+                out.push(code.unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+            Some(other) => out.push(other),
+            None => {}
+        }
+    }
+    out
 }
 
 struct Reader<'r> {
@@ -134,8 +182,16 @@ impl Reader<'_> {
             Some((what, expected)) => (what, expected),
             None => (error.message(), ""),
         };
-        let what = if what.is_empty() { "invalid syntax" } else { what };
-        let form = if self.fixed.is_some() { "template" } else { "HCL" };
+        let what = if what.is_empty() {
+            "invalid syntax"
+        } else {
+            what
+        };
+        let form = if self.fixed.is_some() {
+            "template"
+        } else {
+            "HCL"
+        };
         fail(
             format!("not valid {form}: {what}"),
             self.span(Some(at..at + width)),
@@ -182,15 +238,20 @@ impl Reader<'_> {
             Expression::String(text) => literal(text.as_str()),
             Expression::Array(items) => Kind::Tuple(self.exprs(items.iter())?),
             Expression::Object(object) => self.object(object)?,
-            Expression::StringTemplate(text) => Kind::Template(self.template(text.iter(), false)?),
+            Expression::StringTemplate(text) => {
+                Kind::Template(self.template(text.iter(), Form::Quoted)?)
+            }
             Expression::HeredocTemplate(text) => {
                 // The library looks for the end only after the first line.
                 let mut lines = span.text().lines().skip(1);
-                if lines.next().is_some_and(|first| first.trim() == text.delimiter.as_str()) {
+                if lines
+                    .next()
+                    .is_some_and(|first| first.trim() == text.delimiter.as_str())
+                {
                     let message = "a heredoc without lines is not supported";
                     return Err(fail(message, span, "").hint("write `\"\"` for an empty string"));
                 }
-                let mut parts = self.template(text.template.iter(), true)?;
+                let mut parts = self.template(text.template.iter(), Form::Heredoc)?;
                 // The place begins one further on where `<<-` was written as ` <<`.
                 let start = expr.span().map_or(0, |span| span.start);
                 if start > 0 && self.indented.starts.contains(&(start - 1)) {
@@ -235,7 +296,11 @@ impl Reader<'_> {
     }
 
     /// The library's numbers are floats, which round; the text does not.
-    fn number(&self, number: &hcl_edit::Formatted<hcl_edit::Number>, span: &Span) -> Result<Kind, Fail> {
+    fn number(
+        &self,
+        number: &hcl_edit::Formatted<hcl_edit::Number>,
+        span: &Span,
+    ) -> Result<Kind, Fail> {
         let text = match self.fixed {
             None => span.text().trim().to_owned(),
             Some(_) => number.value().to_string(),
@@ -304,15 +369,22 @@ impl Reader<'_> {
     fn template<'e>(
         &self,
         elements: impl Iterator<Item = &'e Element>,
-        heredoc: bool,
+        form: Form,
     ) -> Result<Vec<Part>, Fail> {
         let mut parts: Vec<Part> = Vec::new();
         let mut strip_next = false;
         for element in elements {
             let (part, before, after) = match element {
                 Element::Literal(text) => {
-                    let text = text.as_str();
-                    let end = if heredoc { "\n" } else { text };
+                    let text = match form {
+                        Form::InsideQuoted => unescaped(text.as_str()),
+                        _ => text.as_str().to_owned(),
+                    };
+                    let end = if form == Form::Heredoc {
+                        "\n"
+                    } else {
+                        text.as_str()
+                    };
                     for line in text.split_inclusive(end) {
                         let line = if strip_next { line.trim_start() } else { line };
                         parts.push(Part::Literal(line.to_owned()));
@@ -325,7 +397,7 @@ impl Reader<'_> {
                     inner.strip.strip_start(),
                     inner.strip.strip_end(),
                 ),
-                Element::Directive(directive) => self.directive(directive, heredoc)?,
+                Element::Directive(directive) => self.directive(directive, form.inside())?,
             };
             if before {
                 strip_end(&mut parts);
@@ -340,16 +412,16 @@ impl Reader<'_> {
     fn directive(
         &self,
         directive: &template::Directive,
-        heredoc: bool,
+        form: Form,
     ) -> Result<(Part, bool, bool), Fail> {
         match directive {
             template::Directive::If(all) => {
                 let inner = &all.if_expr;
                 let last = &all.endif_expr.strip;
                 let next = all.else_expr.as_ref().map_or(last, |other| &other.strip);
-                let then = self.inner(&inner.template, &inner.strip, next, heredoc)?;
+                let then = self.inner(&inner.template, &inner.strip, next, form)?;
                 let otherwise = match &all.else_expr {
-                    Some(other) => self.inner(&other.template, &other.strip, last, heredoc)?,
+                    Some(other) => self.inner(&other.template, &other.strip, last, form)?,
                     None => Vec::new(),
                 };
                 let part = Part::If {
@@ -366,7 +438,7 @@ impl Reader<'_> {
                     key_name: inner.key_var.as_ref().map(|n| n.as_str().to_owned()),
                     value_name: inner.value_var.as_str().to_owned(),
                     collection: self.expr(&inner.collection_expr)?,
-                    body: self.inner(&inner.template, &inner.strip, last, heredoc)?,
+                    body: self.inner(&inner.template, &inner.strip, last, form)?,
                 };
                 Ok((part, inner.strip.strip_start(), last.strip_end()))
             }
@@ -379,9 +451,9 @@ impl Reader<'_> {
         inner: &template::Template,
         before: &template::Strip,
         after: &template::Strip,
-        heredoc: bool,
+        form: Form,
     ) -> Result<Vec<Part>, Fail> {
-        let mut parts = self.template(inner.iter(), heredoc)?;
+        let mut parts = self.template(inner.iter(), form)?;
         if before.strip_end()
             && let Some(Part::Literal(text)) = parts.first_mut()
         {

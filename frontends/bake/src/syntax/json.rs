@@ -30,18 +30,18 @@ const FILE: Schema = Schema(&[
     ("target", true, NONE),
     ("group", true, NONE),
     ("function", true, NONE),
-    (
-        "variable",
-        true,
-        Schema(&[("validation", false, NONE)]),
-    ),
+    ("variable", true, Schema(&[("validation", false, NONE)])),
 ]);
 
 /// Reads a whole file.
 pub(crate) fn parse(file: &Arc<SourceFile>) -> Result<Body, Fail> {
     let mut reader = Reader {
         file,
-        at: if file.text.starts_with('\u{feff}') { 3 } else { 0 },
+        at: if file.text.starts_with('\u{feff}') {
+            3
+        } else {
+            0
+        },
         depth: 0,
     };
     let root = reader.value()?;
@@ -256,7 +256,10 @@ impl Reader<'_> {
             self.blank();
             let start = self.at;
             if !self.rest().starts_with('"') {
-                return Err(self.error("the name of a property is required here", "in double quotes"));
+                return Err(self.error(
+                    "the name of a property is required here",
+                    "in double quotes",
+                ));
             }
             let name = Word {
                 text: self.string()?,
@@ -312,7 +315,8 @@ impl Reader<'_> {
         let text = &self.file.text[start..self.at];
         serde_json::from_str(text).map_err(|_| {
             let span = Span::new(self.file, start..self.at);
-            let message = "not valid JSON: the string has an escape or a control character that is none";
+            let message =
+                "not valid JSON: the string has an escape or a control character that is none";
             fail(message, span, "")
         })
     }

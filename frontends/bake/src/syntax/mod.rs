@@ -55,7 +55,11 @@ impl Block {
                 let kind = &self.kind.text;
                 let span = labels.get(1).unwrap_or(&self.kind).span.clone();
                 let message = format!("a `{kind}` block has one label, its name");
-                Err(crate::fail(message, span, format!("this has {}", labels.len())))
+                Err(crate::fail(
+                    message,
+                    span,
+                    format!("this has {}", labels.len()),
+                ))
             }
         }
     }
