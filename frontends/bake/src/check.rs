@@ -46,8 +46,8 @@ fn check(target: &Target) -> Result<(), String> {
     {
         return Err(format!("`shm-size = {size}` is no size such as `128m`"));
     }
-    for platform in target.platforms.iter().flatten() {
-        check_platform(platform)?;
+    for platforms in target.platforms.iter().flatten() {
+        platforms.split(',').try_for_each(check_platform)?;
     }
     for annotation in target.annotations.iter().flatten() {
         check_annotation(annotation)?;
@@ -110,9 +110,9 @@ fn check_platform(platform: &str) -> Result<(), String> {
     if parts.len() > 3 || !parts.iter().all(|part| valid(part)) {
         return Err(format!("`{platform}` is no platform such as `linux/arm64`"));
     }
-    // Of one part it is an operating system, or an architecture of this one.
+    // `local` is this machine's. Else of one part it is an operating system, or an architecture of this one.
     let known = |part: &str| SYSTEMS.contains(&part) || ARCHITECTURES.contains(&part);
-    if parts.len() == 1 && !known(&platform.to_lowercase()) {
+    if parts.len() == 1 && platform != "local" && !known(&platform.to_lowercase()) {
         return Err(format!(
             "`{platform}` is neither an operating system nor an architecture"
         ));

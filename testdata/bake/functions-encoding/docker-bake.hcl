@@ -4,6 +4,8 @@ target "default" {
     json    = jsonencode({ a = [1, 1.5, true, null, "<&>\u2028\n"], b = {} })
     decoded = jsondecode("{\"a\": [1, {\"b\": \"c\"}]}").a[1].b
     sha256  = sha256("hello")
+    md5     = md5("hello")
+    sha1    = sha1("hello")
     sha512  = sha512("hello")
     url     = urlencode("a b/c?d=é&~_-.*")
     try     = jsonencode([try(nothing.here, "fallback"), try({ a = 1 }.b, { a = 1 }.a), can(nothing_else), can(1)])

@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use md5::Md5;
 use percent_encoding::AsciiSet;
 use percent_encoding::NON_ALPHANUMERIC;
 use percent_encoding::utf8_percent_encode;
+use sha1::Sha1;
 use sha2::Digest as _;
 use sha2::Sha256;
 use sha2::Sha512;
@@ -47,6 +49,12 @@ pub(super) const FUNCTIONS: &[Function] = &[
         Ok(Value::String(json::encoded(&a[0])))
     })
     .with_nulls(),
+    function("md5", "md5(string)", (1, 1), |_, a| {
+        Ok(Value::String(hex(&Md5::digest(text(a, 0)?))))
+    }),
+    function("sha1", "sha1(string)", (1, 1), |_, a| {
+        Ok(Value::String(hex(&Sha1::digest(text(a, 0)?))))
+    }),
     function("sha256", "sha256(string)", (1, 1), |_, a| {
         Ok(Value::String(hex(&Sha256::digest(text(a, 0)?))))
     }),

@@ -131,12 +131,10 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
         "homedir",
         "a bake file does not know the machine: pass the path as a variable",
     ),
-    ("md5", "it is broken: `sha256` is there"),
     (
         "rsadecrypt",
         "a private key has no place in a bake file: use a secret",
     ),
-    ("sha1", "it is broken: `sha256` is there"),
     (
         "uuidv4",
         "its result differs from run to run, so nothing built with it would be cached",
