@@ -14,9 +14,9 @@ use rbuild_llb::Span;
 use crate::BakeOptions;
 use crate::Fail;
 use crate::decode;
-use crate::eval::BUDGET;
 use crate::eval::Definitions;
 use crate::eval::Evaluator;
+use crate::eval::Limits;
 use crate::eval::Locals;
 use crate::eval::type_of_expr;
 use crate::eval::unknown_function;
@@ -37,7 +37,7 @@ use crate::value::Value;
 use crate::value::convert;
 
 /// Definitions may refer to definitions this deep. It bounds the stack.
-const MAX_DEPTH: u32 = 24;
+const MAX_DEPTH: u32 = 50;
 
 /// What the files define, as groups and targets, in the order of the files; equal names not yet laid over one another.
 pub(crate) struct Defined {
@@ -138,7 +138,7 @@ enum State<T> {
 struct Files<'f> {
     options: &'f BakeOptions,
     world: World,
-    budget: Cell<u64>,
+    limits: Limits,
     depth: Cell<u32>,
     variables: BTreeMap<&'f str, &'f Block>,
     attributes: BTreeMap<&'f str, &'f Attribute>,
@@ -155,7 +155,7 @@ impl<'f> Files<'f> {
         let mut files = Self {
             options,
             world: World { now: options.now },
-            budget: Cell::new(BUDGET),
+            limits: Limits::default(),
             depth: Cell::new(0),
             variables: BTreeMap::new(),
             attributes: BTreeMap::new(),
@@ -843,7 +843,7 @@ impl Definitions for Files<'_> {
         &self.world
     }
 
-    fn budget(&self) -> &Cell<u64> {
-        &self.budget
+    fn limits(&self) -> &Limits {
+        &self.limits
     }
 }

@@ -63,12 +63,29 @@ pub(crate) trait Definitions {
     /// What the built-in functions may know of the world.
     fn world(&self) -> &functions::World;
 
-    /// What is left of the work that a file may ask for.
-    fn budget(&self) -> &Cell<u64>;
+    /// What a file may still ask for.
+    fn limits(&self) -> &Limits;
 }
 
-/// More work than any bake file has: loops and functions can ask for more than there is time for.
-pub(crate) const BUDGET: u64 = 2_000_000;
+/// What bounds the time and the stack that a file takes.
+pub(crate) struct Limits {
+    /// The work that is left. Loops and functions can ask for more than there is time for.
+    work: Cell<u64>,
+    /// How many expressions are being worked out within one another.
+    depth: Cell<u32>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            work: Cell::new(2_000_000),
+            depth: Cell::new(0),
+        }
+    }
+}
+
+/// More than one expression can have, which the HCL library bounds, and less than a small stack takes.
+const MAX_DEPTH: u32 = 400;
 
 pub(crate) struct Evaluator<'e> {
     pub(crate) definitions: &'e dyn Definitions,
@@ -77,6 +94,22 @@ pub(crate) struct Evaluator<'e> {
 impl Evaluator<'_> {
     pub(crate) fn eval(&self, expr: &Expr, locals: &Locals) -> Result<Value, Fail> {
         self.spend(1, &expr.span)?;
+        let depth = &self.definitions.limits().depth;
+        if depth.get() == MAX_DEPTH {
+            let message = "expressions refer to one another too deep";
+            return Err(fail(
+                message,
+                expr.span.clone(),
+                "the limit is reached here",
+            ));
+        }
+        depth.set(depth.get() + 1);
+        let value = self.value(expr, locals);
+        depth.set(depth.get() - 1);
+        value
+    }
+
+    fn value(&self, expr: &Expr, locals: &Locals) -> Result<Value, Fail> {
         match &expr.kind {
             Kind::Null => Ok(Value::Null),
             Kind::Bool(value) => Ok(Value::Bool(*value)),
@@ -115,7 +148,7 @@ impl Evaluator<'_> {
     }
 
     pub(crate) fn spend(&self, work: u64, span: &Span) -> Result<(), Fail> {
-        let budget = self.definitions.budget();
+        let budget = &self.definitions.limits().work;
         match budget.get().checked_sub(work) {
             Some(left) => {
                 budget.set(left);
