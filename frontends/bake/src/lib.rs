@@ -22,6 +22,7 @@ mod syntax;
 mod target;
 #[cfg(test)]
 mod tests;
+mod type_expr;
 mod value;
 
 use std::collections::BTreeMap;

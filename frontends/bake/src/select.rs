@@ -1,6 +1,7 @@
 //! From what files define to the targets of a build: names and patterns, groups, inheritance, linked contexts.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use rbuild_llb::Span;
 
@@ -323,9 +324,9 @@ pub(crate) fn select(config: &Config, options: &BakeOptions) -> Result<BakePlan,
         let mut found = Expanded::default();
         config.expand(name, None, &mut Vec::new(), &mut found)?;
         for target in found.targets {
-            if !plan.targets.contains_key(&target) {
-                let resolved = config.resolved(&target, None, &overrides)?;
-                plan.targets.insert(target, resolved);
+            if let Entry::Vacant(entry) = plan.targets.entry(target) {
+                let resolved = config.resolved(entry.key(), None, &overrides)?;
+                entry.insert(resolved);
             }
         }
         for group in found.groups {

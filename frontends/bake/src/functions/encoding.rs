@@ -66,7 +66,37 @@ pub(super) const FUNCTIONS: &[Function] = &[
         let escaped = utf8_percent_encode(&text, QUERY).to_string();
         Ok(Value::String(escaped.replace(' ', "+")))
     }),
+    function("uuidv5", "uuidv5(namespace, name)", (2, 2), |_, a| {
+        let namespace = text(a, 0)?;
+        let id = namespace_id(&namespace)
+            .ok_or_else(|| wrong(0, "it is `dns`, `url`, `oid`, `x500` or a UUID"))?;
+        let mut bytes = id.to_be_bytes().to_vec();
+        bytes.extend(text(a, 1)?.into_bytes());
+        // RFC 9562, 5.5: the first half of the digest, with version and variant put in.
+        let id = hex(&Sha1::digest(bytes)[..16]);
+        let id = u128::from_str_radix(&id, 16).expect("sixteen bytes are 32 digits");
+        let id = id & !(0xf << 76) & !(0b11 << 62) | 5 << 76 | 0b10 << 62;
+        let digits = format!("{id:032x}");
+        let parts = [0..8, 8..12, 12..16, 16..20, 20..32].map(|part| digits[part].to_owned());
+        Ok(Value::String(parts.join("-")))
+    }),
 ];
+
+/// RFC 9562, 6.6, or the namespace as it is given.
+fn namespace_id(name: &str) -> Option<u128> {
+    let first: u128 = match name {
+        "dns" => 0x6ba7_b810,
+        "url" => 0x6ba7_b811,
+        "oid" => 0x6ba7_b812,
+        "x500" => 0x6ba7_b814,
+        id => {
+            let digits = id.replace('-', "");
+            let valid = digits.len() == 32 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+            return valid.then(|| u128::from_str_radix(&digits, 16).ok())?;
+        }
+    };
+    Some(first << 96 | 0x9dad_11d1_80b4_00c0_4fd4_30c8)
+}
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut out, byte| {

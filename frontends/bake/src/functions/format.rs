@@ -1,5 +1,8 @@
 //! `format`: the verbs `%v %t %b %d %o %x %X %e %E %f %g %G %s %q`, with flags, width and precision.
 
+use std::iter::Peekable;
+use std::str::Chars;
+
 use super::Result;
 use super::Why;
 use crate::json;
@@ -25,65 +28,31 @@ struct Verb {
 
 pub(super) fn format(spec: &str, values: &[Value]) -> Result<String> {
     let mut out = String::new();
-    let mut chars = spec.chars().peekable();
+    let mut scanner = Scanner {
+        chars: spec.chars().peekable(),
+        raw: String::new(),
+    };
     let mut next = 0;
     let mut highest = 0;
     let mut explicit = false;
-    while let Some(c) = chars.next() {
+    while let Some(c) = scanner.chars.next() {
         if c != '%' {
             out.push(c);
             continue;
         }
-        let mut verb = Verb {
-            raw: "%".to_owned(),
-            ..Verb::default()
-        };
-        let mut take = |verb: &mut Verb, wanted: fn(char) -> bool| {
-            let c = chars.next_if(|c| wanted(*c))?;
-            verb.raw.push(c);
-            Some(c)
-        };
-        if take(&mut verb, |c| c == '%').is_some() {
+        scanner.raw = "%".to_owned();
+        if scanner.take(|c| c == '%').is_some() {
             out.push('%');
             continue;
         }
-        while let Some(flag) = take(&mut verb, |c| "-+# 0".contains(c)) {
-            match flag {
-                '-' => verb.minus = true,
-                '+' => verb.plus = true,
-                '#' => verb.sharp = true,
-                ' ' => verb.space = true,
-                _ => verb.zero = true,
-            }
-        }
-        let digits =
-            |verb: &mut Verb, take: &mut dyn FnMut(&mut Verb, fn(char) -> bool) -> Option<char>| {
-                let mut text = String::new();
-                while let Some(digit) = take(verb, |c| c.is_ascii_digit()) {
-                    text.push(digit);
-                }
-                text
-            };
-        let width = digits(&mut verb, &mut take);
-        verb.width = bounded(&width)?;
-        if take(&mut verb, |c| c == '.').is_some() {
-            let precision = digits(&mut verb, &mut take);
-            verb.precision = bounded(&precision)?.or(Some(0));
-        }
-        if take(&mut verb, |c| c == '[').is_some() {
-            let number = digits(&mut verb, &mut take);
-            let closed = take(&mut verb, |c| c == ']').is_some();
-            match number.parse::<usize>() {
-                Ok(number) if closed && number > 0 => next = number - 1,
-                _ => {
-                    return Err(
-                        format!("`{}` is no verb: `[` needs a number and `]`", verb.raw).into(),
-                    );
-                }
-            }
+        let (mut verb, index) = scanner.verb()?;
+        if let Some(index) = index {
+            next = index;
             explicit = true;
         }
-        let Some(mode) = take(&mut verb, |_| true) else {
+        let mode = scanner.take(|_| true);
+        verb.raw.clone_from(&scanner.raw);
+        let Some(mode) = mode else {
             return Err(format!("`{}` is no verb: it has no letter", verb.raw).into());
         };
         let Some(value) = values.get(next) else {
@@ -98,6 +67,55 @@ pub(super) fn format(spec: &str, values: &[Value]) -> Result<String> {
         return Err(message.into());
     }
     Ok(out)
+}
+
+struct Scanner<'s> {
+    chars: Peekable<Chars<'s>>,
+    /// The verb so far, for messages.
+    raw: String,
+}
+
+impl Scanner<'_> {
+    fn take(&mut self, wanted: fn(char) -> bool) -> Option<char> {
+        let c = self.chars.next_if(|c| wanted(*c))?;
+        self.raw.push(c);
+        Some(c)
+    }
+
+    fn digits(&mut self) -> String {
+        let mut text = String::new();
+        while let Some(digit) = self.take(|c| c.is_ascii_digit()) {
+            text.push(digit);
+        }
+        text
+    }
+
+    /// What stands between the `%` and the letter, and which value is meant, counted from 0, if that is said.
+    fn verb(&mut self) -> Result<(Verb, Option<usize>)> {
+        let mut verb = Verb::default();
+        while let Some(flag) = self.take(|c| "-+# 0".contains(c)) {
+            match flag {
+                '-' => verb.minus = true,
+                '+' => verb.plus = true,
+                '#' => verb.sharp = true,
+                ' ' => verb.space = true,
+                _ => verb.zero = true,
+            }
+        }
+        verb.width = bounded(&self.digits())?;
+        if self.take(|c| c == '.').is_some() {
+            verb.precision = bounded(&self.digits())?.or(Some(0));
+        }
+        if self.take(|c| c == '[').is_none() {
+            return Ok((verb, None));
+        }
+        let number = self.digits();
+        let closed = self.take(|c| c == ']').is_some();
+        match number.parse::<usize>() {
+            Ok(number) if closed && number > 0 => Ok((verb, Some(number - 1))),
+            _ => Err(format!("`{}` is no verb: `[` needs a number and `]`", self.raw).into()),
+        }
+    }
 }
 
 fn bounded(digits: &str) -> Result<Option<usize>> {

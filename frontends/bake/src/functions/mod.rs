@@ -139,10 +139,6 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
         "uuidv4",
         "its result differs from run to run, so nothing built with it would be cached",
     ),
-    (
-        "uuidv5",
-        "it is made with SHA-1, which is broken: `sha256` is there",
-    ),
 ];
 
 fn tables() -> impl Iterator<Item = &'static Function> {

@@ -215,10 +215,9 @@ impl Expr {
                 let outside = local.len();
                 local.extend(all.key_name.as_deref());
                 local.push(&all.value_name);
-                for part in [all.key.as_ref(), Some(&all.value), all.condition.as_ref()] {
-                    if let Some(part) = part {
-                        part.walk(local, visit);
-                    }
+                let parts = [all.key.as_ref(), Some(&all.value), all.condition.as_ref()];
+                for part in parts.into_iter().flatten() {
+                    part.walk(local, visit);
                 }
                 local.truncate(outside);
             }

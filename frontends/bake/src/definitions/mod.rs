@@ -4,6 +4,8 @@
 //! laid over one another. Variables, functions and attributes of targets may refer to each other in any order; what
 //! refers to itself is an error.
 
+mod variables;
+
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,6 +13,7 @@ use std::collections::BTreeMap;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Span;
 
+use self::variables::primitive;
 use crate::BakeOptions;
 use crate::Fail;
 use crate::decode;
@@ -18,13 +21,11 @@ use crate::eval::Definitions;
 use crate::eval::Evaluator;
 use crate::eval::Limits;
 use crate::eval::Locals;
-use crate::eval::type_of_expr;
 use crate::eval::unknown_function;
 use crate::eval::weight;
 use crate::fail;
 use crate::functions;
 use crate::functions::World;
-use crate::number::Number;
 use crate::syntax::Attribute;
 use crate::syntax::Block;
 use crate::syntax::Body;
@@ -32,9 +33,7 @@ use crate::syntax::Expr;
 use crate::syntax::Kind;
 use crate::target::Group;
 use crate::target::Target;
-use crate::value::Type;
 use crate::value::Value;
-use crate::value::convert;
 
 /// Definitions may refer to definitions this deep. It bounds the stack.
 const MAX_DEPTH: u32 = 50;
@@ -232,111 +231,6 @@ impl<'f> Files<'f> {
         let result = run();
         self.depth.set(self.depth.get() - 1);
         result
-    }
-
-    /// The value that the command line or the environment gives a variable, and whether it is JSON.
-    fn given(&self, name: &str, prefer_json: bool) -> Option<(&str, bool)> {
-        let plain = self.options.variable(name);
-        if plain.is_some() && !prefer_json {
-            return plain.map(|text| (text, false));
-        }
-        let json_name = format!("{name}_JSON");
-        if !self.variables.contains_key(json_name.as_str())
-            && let Some(text) = self.options.variable(&json_name)
-        {
-            return Some((text, true));
-        }
-        plain.map(|text| (text, false))
-    }
-
-    fn variable_of(&self, name: &str, block: &Block) -> Result<Value, Fail> {
-        let ty = match block.body.attribute("type") {
-            Some(attribute) if !matches!(attribute.value.kind, Kind::Null) => {
-                Some((type_of_expr(&attribute.value)?, &attribute.value.span))
-            }
-            _ => None,
-        };
-        let default = block.body.attribute("default");
-        let given = self.given(name, ty.is_some());
-        let value = match default {
-            Some(attribute) => {
-                let value = self.eval(&attribute.value, &Locals::default())?;
-                match &ty {
-                    Some((ty, _)) => convert(&value, ty).map_err(|why| {
-                        let message = format!("the default of the variable `{name}`: {why}");
-                        fail(message, attribute.value.span.clone(), "")
-                    })?,
-                    None => value,
-                }
-            }
-            None if ty.is_some() => Value::Null,
-            None => Value::string(""),
-        };
-        let Some((text, json)) = given else {
-            return Ok(value);
-        };
-        let wrong = |why: String| {
-            let source = self.options.source_of(name, json);
-            let message = format!("the variable `{name}` cannot be {text:?}, as {source}: {why}");
-            fail(message, block.labels[0].span.clone(), "")
-        };
-        match ty {
-            Some((ty, _)) if json => serde_json::from_str(text)
-                .map_err(|error| format!("this is not JSON: {error}"))
-                .and_then(|json| Value::from_json(&json).ok_or("a number is too large".to_owned()))
-                .and_then(|value| convert(&value, &ty))
-                .map_err(wrong),
-            Some((ty, _)) => from_text(text, &ty).map_err(wrong),
-            None => match value {
-                _ if default.is_none() => Ok(Value::string(text)),
-                Value::Null => Ok(Value::string(text)),
-                value if value.type_of().is_primitive() => {
-                    primitive(text, &value.type_of()).map_err(wrong)
-                }
-                value => {
-                    let name = value.type_of();
-                    Err(wrong(format!("its default is of type {name}"))
-                        .hint("give the variable a `type`, such as `list(string)`"))
-                }
-            },
-        }
-    }
-
-    fn validate_variables(&self) -> Result<(), Vec<Diagnostic>> {
-        let mut found = Vec::new();
-        let rules = self.variables.values().flat_map(|block| &block.body.blocks);
-        for rule in rules.filter(|rule| rule.kind.text == "validation") {
-            if let Err(why) = self.validate(rule) {
-                found.push(why.into());
-            }
-        }
-        if found.is_empty() { Ok(()) } else { Err(found) }
-    }
-
-    fn validate(&self, rule: &Block) -> Result<(), Fail> {
-        let part = |name: &str| {
-            rule.body.attribute(name).map(|a| &a.value).ok_or_else(|| {
-                let message = format!("a `validation` block needs `{name}`");
-                fail(message, rule.kind.span.clone(), "")
-            })
-        };
-        let (condition, message) = (part("condition")?, part("error_message")?);
-        let value = self.eval(condition, &Locals::default())?;
-        match convert(&value, &Type::Bool) {
-            Ok(Value::Bool(true)) => Ok(()),
-            Ok(Value::Bool(false)) => {
-                let text = self.eval(message, &Locals::default())?.to_text();
-                let text =
-                    text.unwrap_or_else(|| "a variable has a value that is not valid".to_owned());
-                Err(fail(text, condition.span.clone(), "this does not hold"))
-            }
-            Ok(_) => Err(fail(
-                "a condition must not be null",
-                condition.span.clone(),
-                "",
-            )),
-            Err(why) => Err(fail(why, condition.span.clone(), "")),
-        }
     }
 
     /// The names of a function's parameters, and that of the rest.
@@ -614,64 +508,6 @@ fn check_name(name: &str, span: &Span) -> Result<(), Fail> {
         span.clone(),
         "letters, digits, `_` and `-` may be in it",
     ))
-}
-
-/// A text of the environment as a value of a type: primitives as they are, lists as CSV, maps as CSV of `key:value`.
-fn from_text(text: &str, ty: &Type) -> Result<Value, String> {
-    let all = |element: &Type| -> Result<Vec<Value>, String> {
-        let fields = crate::flags::csv(text)?;
-        fields
-            .iter()
-            .map(|field| primitive(field, element))
-            .collect()
-    };
-    match ty {
-        Type::List(element) => Ok(Value::List(all(element)?)),
-        Type::Set(element) => Ok(Value::set(all(element)?)),
-        Type::Tuple(types) => {
-            let fields = crate::flags::csv(text)?;
-            if fields.len() != types.len() {
-                let (wanted, given) = (types.len(), fields.len());
-                return Err(format!("{wanted} elements are required, but have {given}"));
-            }
-            let pairs = fields.iter().zip(types);
-            Ok(Value::Tuple(
-                pairs
-                    .map(|(field, ty)| primitive(field, ty))
-                    .collect::<Result<_, _>>()?,
-            ))
-        }
-        Type::Map(element) => {
-            let mut map = BTreeMap::new();
-            for field in crate::flags::csv(text)? {
-                let (key, value) = field
-                    .split_once(':')
-                    .ok_or_else(|| format!("`{field}` is not of the form `key:value`"))?;
-                map.insert(key.to_owned(), primitive(value, element)?);
-            }
-            Ok(Value::Map(map))
-        }
-        Type::Any => Ok(Value::string(text)),
-        Type::Object(_) => Err(
-            "an object is given as JSON, in the variable with `_JSON` behind its name".to_owned(),
-        ),
-        primitive_type => primitive(text, primitive_type),
-    }
-}
-
-fn primitive(text: &str, ty: &Type) -> Result<Value, String> {
-    match ty {
-        Type::String | Type::Any => Ok(Value::string(text)),
-        Type::Bool => crate::flags::parse_bool(text)
-            .map(Value::Bool)
-            .ok_or_else(|| "it is neither true nor false".to_owned()),
-        Type::Number => Number::parse(text)
-            .map(Value::Number)
-            .ok_or_else(|| "it is no number".to_owned()),
-        other => Err(format!(
-            "a {other} inside of it can only be given as JSON, in the variable with `_JSON` behind its name"
-        )),
-    }
 }
 
 impl Definitions for Files<'_> {
