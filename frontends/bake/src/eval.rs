@@ -303,12 +303,8 @@ impl Evaluator<'_> {
             Binary::NotEqual => Ok(Value::Bool(
                 self.eval(left, locals)? != self.eval(right, locals)?,
             )),
-            Binary::And => Ok(Value::Bool(
-                self.condition(left, locals)? && self.condition(right, locals)?,
-            )),
-            Binary::Or => Ok(Value::Bool(
-                self.condition(left, locals)? || self.condition(right, locals)?,
-            )),
+            Binary::And => self.decide(false, left, right, locals),
+            Binary::Or => self.decide(true, left, right, locals),
             _ => {
                 let left = self.number(left, locals)?;
                 let right = self.number(right, locals)?;
@@ -322,6 +318,36 @@ impl Evaluator<'_> {
                 })
             }
         }
+    }
+
+    /// `&&`, which a false operand decides, and `||`, which a true one does. The other operand then need not have a value,
+    /// but if it has one it must be a bool.
+    fn decide(&self, by: bool, left: &Expr, right: &Expr, locals: &Locals) -> Result<Value, Fail> {
+        let refuse = |expr: &Expr, label: String| {
+            fail(
+                "a condition must be true or false",
+                expr.span.clone(),
+                label,
+            )
+        };
+        let operand = |expr: &Expr| -> Result<Result<bool, Fail>, Fail> {
+            match self.eval(expr, locals) {
+                Ok(Value::Null) => Ok(Err(refuse(expr, "this is null".to_owned()))),
+                Ok(value) => match convert(&value, &Type::Bool) {
+                    Ok(value) => Ok(Ok(value == Value::Bool(true))),
+                    Err(_) => Err(refuse(expr, format!("this is {}", a(&value)))),
+                },
+                Err(why) => Ok(Err(why)),
+            }
+        };
+        let (left, right) = (operand(left)?, operand(right)?);
+        let decides = |operand: &Result<bool, Fail>| matches!(operand, Ok(value) if *value == by);
+        if decides(&left) || decides(&right) {
+            return Ok(Value::Bool(by));
+        }
+        left?;
+        right?;
+        Ok(Value::Bool(!by))
     }
 
     /// The keys and values of a collection, in its order.

@@ -25,7 +25,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     function("chunklist", "chunklist(list, size)", (2, 2), |_, a| {
         let size =
             usize::try_from(whole(a, 1)?).map_err(|_| wrong(1, "the size is a number from 0"))?;
-        let items = elements(a, 0)?;
+        let items = list(a, 0)?;
         let chunks = items.chunks(if size == 0 { items.len().max(1) } else { size });
         Ok(Value::List(
             chunks.map(|chunk| Value::List(chunk.to_vec())).collect(),
@@ -74,9 +74,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
         Ok(Value::Bool(elements(a, 0)?.contains(&a[1])))
     }),
     function("distinct", "distinct(list)", (1, 1), |_, a| {
-        let Value::List(items) = list(a, 0)? else {
-            return Ok(Value::Null);
-        };
+        let items = list(a, 0)?;
         let mut once: Vec<Value> = Vec::new();
         for item in items {
             if !once.contains(&item) {
@@ -101,6 +99,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
         Ok(Value::Tuple(all))
     }),
     function("hasindex", "hasindex(collection, key)", (2, 2), |_, a| {
+        no_object(a)?;
         Ok(Value::Bool(index(a).is_ok()))
     }),
     function("index", "index(collection, key)", (2, 2), |_, a| index(a)),
@@ -113,10 +112,9 @@ pub(super) const FUNCTIONS: &[Function] = &[
         Ok(Value::strings(entries(a, 0)?.keys()))
     }),
     function("length", "length(collection)", (1, 1), |_, a| {
-        let count = match a[0].entries() {
-            Some(entries) => entries.len(),
-            None => elements(a, 0)?.len(),
-        };
+        no_object(a)?;
+        let entries = a[0].entries().map(BTreeMap::len);
+        let count = entries.or(a[0].elements().map(<[Value]>::len)).unwrap_or(0);
         Ok(Value::Number(Number::from(count)))
     }),
     function(
@@ -241,9 +239,27 @@ fn entries(arguments: &[Value], at: usize) -> Result<&BTreeMap<String, Value>> {
     })
 }
 
-/// The argument as a list, its elements of one type.
-fn list(arguments: &[Value], at: usize) -> Result<Value> {
-    convert(&arguments[at], &Type::List(Box::new(Type::Any))).map_err(|why| wrong(at, why))
+/// The argument's elements, made to be of one type.
+fn list(arguments: &[Value], at: usize) -> Result<Vec<Value>> {
+    match convert(&arguments[at], &Type::List(Box::new(Type::Any))) {
+        Ok(Value::List(items)) => Ok(items),
+        Ok(_) => Ok(Vec::new()),
+        Err(why) => Err(wrong(at, why)),
+    }
+}
+
+/// Objects are no collections here, as with buildx: `try` and `can` tell.
+fn no_object(arguments: &[Value]) -> Result<()> {
+    match &arguments[0] {
+        Value::Tuple(_) | Value::List(_) | Value::Set(_) | Value::Map(_) => Ok(()),
+        other => {
+            let ty = other.type_of();
+            Err(wrong(
+                0,
+                format!("a list or map is required, but have {ty}"),
+            ))
+        }
+    }
 }
 
 fn flatten(items: &[Value], all: &mut Vec<Value>) {
@@ -256,6 +272,7 @@ fn flatten(items: &[Value], all: &mut Vec<Value>) {
 }
 
 fn index(arguments: &[Value]) -> Result<Value> {
+    no_object(arguments)?;
     let missing = || wrong(1, "there is no such element");
     if let Some(entries) = arguments[0].entries() {
         let key = text(arguments, 1)?;
@@ -325,7 +342,7 @@ fn combine(arguments: &[Value], join: fn(Vec<Value>, Vec<Value>) -> Vec<Value>) 
 fn product(arguments: &[Value]) -> Result<Value> {
     let mut rows = vec![Vec::new()];
     for at in 0..arguments.len() {
-        let items = elements(arguments, at)?;
+        let items = list(arguments, at)?;
         if rows.len() * items.len() > MOST {
             return Err(format!("these are more than {MOST} combinations").into());
         }

@@ -18,7 +18,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     }),
     function("add", "add(a, b)", (2, 2), |_, a| checked(a, Number::add)),
     function("and", "and(a, b)", (2, 2), |_, a| {
-        Ok(Value::Bool(boolean(a, 0)? && boolean(a, 1)?))
+        Ok(Value::Bool(boolean(a, 0)? & boolean(a, 1)?))
     }),
     function("ceil", "ceil(number)", (1, 1), |_, a| {
         Ok(Value::Number(number(a, 0)?.ceil()))
@@ -82,7 +82,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     })
     .with_nulls(),
     function("or", "or(a, b)", (2, 2), |_, a| {
-        Ok(Value::Bool(boolean(a, 0)? || boolean(a, 1)?))
+        Ok(Value::Bool(boolean(a, 0)? | boolean(a, 1)?))
     }),
     function("parseint", "parseint(string, base)", (2, 2), |_, a| {
         parse_int(a)
@@ -91,8 +91,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
         float(number(a, 0)?.to_f64().powf(number(a, 1)?.to_f64()))
     }),
     function("signum", "signum(number)", (1, 1), |_, a| {
-        let sign = number(a, 0)?.cmp(&Number::ZERO) as i64;
-        Ok(Value::Number(Number::from(sign)))
+        Ok(Value::Number(Number::from(whole(a, 0)?.signum())))
     }),
     function("subtract", "subtract(a, b)", (2, 2), |_, a| {
         checked(a, Number::sub)

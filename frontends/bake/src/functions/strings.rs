@@ -51,7 +51,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
         let pad = format!("\n{}", " ".repeat(width));
         Ok(Value::String(text(a, 1)?.replace('\n', &pad)))
     }),
-    function("join", "join(separator, lists...)", (1, ANY), |_, a| {
+    function("join", "join(separator, lists...)", (2, ANY), |_, a| {
         let mut all = Vec::new();
         for at in 1..a.len() {
             all.extend(texts(a, at)?);
