@@ -17,6 +17,7 @@ use crate::syntax::Kind;
 use crate::syntax::Part;
 use crate::syntax::Step;
 use crate::syntax::Unary;
+use crate::syntax::Word;
 use crate::type_expr::type_of_expr;
 use crate::value::Type;
 use crate::value::Value;
@@ -47,13 +48,7 @@ pub(crate) trait Definitions {
     fn is_block_kind(&self, name: &str) -> bool;
 
     /// The value of an attribute of a block, or of all of it.
-    fn block(
-        &self,
-        kind: &str,
-        name: &str,
-        attribute: Option<&str>,
-        span: &Span,
-    ) -> Result<Value, Fail>;
+    fn block(&self, kind: &str, name: &Word, attribute: Option<&Word>) -> Result<Value, Fail>;
 
     /// The value of a call of a function that the file defines. `None` if it defines none of this name.
     fn call(&self, name: &str, arguments: &[Value], span: &Span) -> Option<Result<Value, Fail>>;
@@ -422,9 +417,8 @@ impl Evaluator<'_> {
                 Some(Step::Attribute(word)) => Some(word),
                 _ => None,
             };
-            let wanted = attribute.map(|word| word.text.as_str());
             let span = &attribute.unwrap_or(name).span;
-            let value = self.definitions.block(kind, &name.text, wanted, span)?;
+            let value = self.definitions.block(kind, name, attribute)?;
             let taken = if attribute.is_some() { 2 } else { 1 };
             return self.steps(value, &steps[taken..], locals, span);
         }

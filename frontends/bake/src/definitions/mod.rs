@@ -31,6 +31,7 @@ use crate::syntax::Block;
 use crate::syntax::Body;
 use crate::syntax::Expr;
 use crate::syntax::Kind;
+use crate::syntax::Word;
 use crate::target::Group;
 use crate::target::Target;
 use crate::value::Value;
@@ -42,7 +43,7 @@ const MAX_DEPTH: u32 = 50;
 pub(crate) struct Defined {
     pub(crate) groups: Vec<Group>,
     pub(crate) targets: Vec<Target>,
-    /// The groups that blocks with a matrix are: their label, with the names of the targets.
+    /// The groups that blocks with a matrix are: their label, with the names of the targets of all blocks that have it.
     pub(crate) matrices: Vec<Group>,
     pub(crate) warnings: Vec<Diagnostic>,
 }
@@ -64,6 +65,7 @@ pub(crate) fn define(bodies: &[Body], options: &BakeOptions) -> Result<Defined, 
         matrices: Vec::new(),
         warnings: files.unknown_blocks(bodies),
     };
+    let mut labels: BTreeMap<&String, Vec<String>> = BTreeMap::new();
     for (index, found) in files.blocks.iter().enumerate() {
         let label = found.block.label()?;
         if found.kind == "group" {
@@ -74,12 +76,15 @@ pub(crate) fn define(bodies: &[Body], options: &BakeOptions) -> Result<Defined, 
             defined.targets.push(files.target(index, instance)?);
         }
         defined.warnings.extend(unknown_attributes(found.block));
-        let names: Vec<_> = found.instances.iter().map(|i| i.name.clone()).collect();
-        if names != [label.text.clone()] {
+        let names = found.instances.iter().map(|i| i.name.clone());
+        labels.entry(&label.text).or_default().extend(names);
+    }
+    for (label, mut targets) in labels {
+        targets.dedup();
+        if !targets.is_empty() && targets != [label.as_str()] {
             defined.matrices.push(Group {
-                name: label.text.clone(),
-                targets: names,
-                span: Some(label.span.clone()),
+                name: label.clone(),
+                targets,
                 ..Group::default()
             });
         }
@@ -568,13 +573,8 @@ impl Definitions for Files<'_> {
         matches!(name, "target" | "group")
     }
 
-    fn block(
-        &self,
-        kind: &str,
-        name: &str,
-        attribute: Option<&str>,
-        span: &Span,
-    ) -> Result<Value, Fail> {
+    fn block(&self, kind: &str, name: &Word, attribute: Option<&Word>) -> Result<Value, Fail> {
+        let span = &attribute.unwrap_or(name).span;
         // With several blocks of one name the last counts, as with buildx: they are laid over one another later.
         let found = self
             .blocks
@@ -582,7 +582,7 @@ impl Definitions for Files<'_> {
             .enumerate()
             .rev()
             .find_map(|(index, found)| {
-                let at = found.instances.iter().position(|i| i.name == name)?;
+                let at = found.instances.iter().position(|i| i.name == name.text)?;
                 (found.kind == kind).then_some((index, at))
             });
         let Some((index, instance)) = found else {
@@ -590,13 +590,10 @@ impl Definitions for Files<'_> {
             let names = all
                 .flat_map(|found| &found.instances)
                 .map(|i| i.name.as_str());
-            let near = crate::nearest(name, names);
+            let near = crate::nearest(&name.text, names);
             let label = near.map_or_else(String::new, |near| format!("did you mean `{near}`?"));
-            return Err(fail(
-                format!("there is no {kind} `{name}`"),
-                span.clone(),
-                label,
-            ));
+            let message = format!("there is no {kind} `{}`", name.text);
+            return Err(fail(message, name.span.clone(), label));
         };
         if kind == "group" {
             let group = self.deeper(span, || self.group(index))?;
@@ -607,15 +604,15 @@ impl Definitions for Files<'_> {
             ]);
             return match attribute {
                 None => Ok(Value::Object(fields)),
-                Some(field) => fields
-                    .get(field)
-                    .cloned()
-                    .ok_or_else(|| fail(format!("a group has no `{field}`"), span.clone(), "")),
+                Some(field) => fields.get(&field.text).cloned().ok_or_else(|| {
+                    let message = format!("a group has no `{}`", field.text);
+                    fail(message, span.clone(), "")
+                }),
             };
         }
         let field = |field: &str| -> Result<Value, Fail> {
             let mut target = self.attribute(index, instance, field)?;
-            target.name = name.to_owned();
+            target.name.clone_from(&name.text);
             decode::get(&target, field).ok_or_else(|| {
                 let near = crate::nearest(field, decode::ATTRIBUTES.into_iter());
                 let label = near.map_or_else(String::new, |near| format!("did you mean `{near}`?"));
@@ -623,7 +620,7 @@ impl Definitions for Files<'_> {
             })
         };
         match attribute {
-            Some(name) => field(name),
+            Some(word) => field(&word.text),
             None => {
                 let names = decode::ATTRIBUTES.into_iter().chain(["name"]);
                 let fields = names.map(|name| Ok((name.to_owned(), field(name)?)));
