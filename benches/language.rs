@@ -113,7 +113,7 @@ fn convert() -> String {
         }),
         context: MainContext::Local,
         ignore: None,
-        target: None,
+        targets: Vec::new(),
         build_args: BTreeMap::new(),
         labels: BTreeMap::new(),
         contexts: BTreeMap::new(),
@@ -126,6 +126,9 @@ fn convert() -> String {
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
         source_date_epoch: None,
+        settings: Vec::new(),
+        files: Default::default(),
+        git: None,
     };
     let outline = Dockerfile::default().outline(&request).unwrap();
     let mut pins = Pins::default();

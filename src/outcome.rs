@@ -9,14 +9,29 @@ use rbuild_llb::OciDigest;
 use rbuild_llb::Span;
 
 /// What a build made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuildOutcome {
+    /// The images and files, in the order of the targets.
+    pub built: Vec<Built>,
+    /// Files of targets that are no images.
+    pub written: Vec<Delivery>,
+    /// The tests that passed, by their names.
+    pub passed: Vec<String>,
+}
+
+/// One target that was built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// Its name, if several were built.
+    pub name: Option<String>,
     /// The image id, what `-q` and `--iidfile` give: the digest of the config, of the index for several platforms.
     pub id: OciDigest,
     /// Digest of the manifest or index.
     pub digest: OciDigest,
     /// Bytes of the layers as they are stored.
     pub size: u64,
+    /// Names of the image, normalised.
+    pub names: Vec<String>,
     /// Where it went, in the order of the outputs.
     pub deliveries: Vec<Delivery>,
 }

@@ -1,8 +1,10 @@
 //! One build, from request to image. [`build`] reads as the list in ARCHITECTURE.md, one call a line.
 
 mod assemble;
+mod deliver;
 pub mod durability;
 mod failure;
+mod files;
 pub mod inspect;
 mod pin;
 mod plan;
@@ -13,11 +15,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::path::Path;
 
-use rbuild_cache::FileNode;
 use rbuild_cache::Lease;
-use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
 use rbuild_llb::CancelToken;
 use rbuild_llb::Definition;
@@ -30,6 +29,8 @@ use rbuild_llb::event::Event;
 use rbuild_llb::event::WarningEvent;
 use rbuild_llb::frontend::Conversion;
 use rbuild_llb::frontend::FrontendRequest;
+use rbuild_llb::frontend::Goal;
+use rbuild_llb::frontend::GoalKind;
 use rbuild_llb::frontend::NamedContext;
 use rbuild_llb::frontend::Outline;
 use rbuild_llb::frontend::Pins;
@@ -37,20 +38,9 @@ use rbuild_llb::op::SecurityMode;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::pattern::read_ignore_file;
 
-use rbuild_dockerfile::Dockerfile;
-
 use crate::clock;
-use crate::exporter::Export;
-use crate::exporter::Exporter;
-use crate::exporter::archive;
-use crate::exporter::load::Loader;
-use crate::exporter::local::Local;
-use crate::exporter::push::Push;
-use crate::exporter::store::OwnStore;
-use crate::exporter::tar::Tar;
 use crate::ops::Engine;
 use crate::ops::EngineOptions;
-use crate::ops::StepResult;
 use crate::ops::git;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
@@ -58,8 +48,6 @@ use crate::outcome::ErrorKind;
 use crate::registry;
 use crate::request::BuildRequest;
 use crate::request::NamedContextSource;
-use crate::request::OutputKind;
-use crate::request::OutputSpec;
 use crate::request::Settings;
 use crate::sandbox;
 use crate::solver;
@@ -116,15 +104,20 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
     }
 
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);
-    let definition = definition(request, &plan, &Dockerfile::default(), &pinner, &events)?;
+    let frontend = files::frontend(&plan.source);
+    let Planned { definition, goals } = definition(request, &plan, &*frontend, &pinner, &events)?;
+    let locals = files::locals(&plan, &definition)?;
+    let targets = deliver::targets(request, &plan, goals)?;
+    let tests = deliver::Tests::new(&targets, &definition);
 
     entitled(request, &definition)?;
     let options = EngineOptions {
-        locals: plan.locals.clone(),
+        locals,
         secrets: request.secrets.clone(),
         plan: plan.identity.clone(),
         source_date_epoch: request.source_date_epoch,
         offline: request.offline,
+        kept: tests.kept(),
     };
     let sandboxing = sandbox_settings(&request.settings, &store);
     let domain = sandbox::expected_domain();
@@ -140,7 +133,7 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
     let looked_up = solver::plan(&definition, &engine)
         .map_err(|error| failure::plan(error, &definition, &plan))?;
 
-    let exporters = exporters(request)?;
+    let exporters = deliver::exporters(request, &targets)?;
     let processes = looked_up
         .pending()
         .filter(|(_, vertex)| matches!(vertex.op, Op::Exec(_)))
@@ -167,7 +160,7 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
         progress.resume();
     }
     // An unchanged build that writes no file is over before anybody could interrupt it.
-    if !looked_up.is_complete() || !request.outputs.is_empty() {
+    if !looked_up.is_complete() || deliver::writes_files(request, &targets) {
         sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
     }
 
@@ -191,6 +184,7 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
             cancel: &cancel,
             events: &send,
             clock: &clock::now,
+            may_fail: &|step| tests.may_fail(step),
         },
     )
     .map_err(|error| {
@@ -201,15 +195,16 @@ pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome
         error
     })?;
 
-    let outcome = deliver(
+    let delivery = deliver::Delivering {
         request,
-        &engine,
-        &definition,
-        &solved,
-        exporters,
-        &cancel,
-        &events,
-    )?;
+        engine: &engine,
+        plan: &plan,
+        definition: &definition,
+        solved,
+        cancel: &cancel,
+        events: &events,
+    };
+    let outcome = delivery.deliver(&targets, exporters)?;
     durability::sync_later(&store, &request.settings.root);
     Ok(outcome)
 }
@@ -234,6 +229,14 @@ fn entitled(request: &BuildRequest, definition: &PrunedDefinition) -> Result<(),
     }
 }
 
+/// The graph of all that was asked for, and what becomes of its outputs.
+#[derive(Debug)]
+struct Planned {
+    definition: PrunedDefinition,
+    /// One for each output of the definition.
+    goals: Vec<Goal>,
+}
+
 /// Lines 2 to 5: the pruned graphs of all platforms as one.
 fn definition(
     request: &BuildRequest,
@@ -241,42 +244,65 @@ fn definition(
     frontend: &dyn Frontend,
     pinner: &pin::Pinner<'_>,
     events: &EventSink,
-) -> Result<PrunedDefinition, BuildError> {
+) -> Result<Planned, BuildError> {
+    let first = frontend_request(request, plan, &Platform::host(), false)?;
     let platforms = match request.platforms.as_slice() {
-        [] => vec![Platform::host()],
+        [] => frontend.platforms(&first).map_err(BuildError::request)?,
         list => list.to_vec(),
     };
     let mut whole = Definition::new();
+    let mut goals: Vec<Goal> = Vec::new();
     let mut warned: Vec<Diagnostic> = Vec::new();
     for platform in &platforms {
-        let frontend_request = frontend_request(request, plan, platform, platforms.len() > 1)?;
-        let Outline { sources, .. } = frontend
-            .outline(&frontend_request)
-            .map_err(BuildError::request)?;
-        let mut pins = Pins::default();
-        pinner.pin(&sources, &mut pins)?;
-        let converted = pinned(&mut pins, pinner, |pins| {
-            frontend
-                .convert(&frontend_request, pins)
-                .map_err(BuildError::request)
-        })?;
-        for warning in converted.warnings {
-            if !warned.contains(&warning) {
-                events.send(Event::Warning(WarningEvent {
-                    vertex: String::new(),
-                    diagnostic: warning.clone(),
-                }));
-                warned.push(warning);
+        let asked = frontend_request(request, plan, platform, platforms.len() > 1)?;
+        for (asked, also) in with_also_run(asked, &request.also_run) {
+            let Outline { sources, .. } = frontend.outline(&asked).map_err(BuildError::request)?;
+            let mut pins = Pins::default();
+            pinner.pin(&sources, &mut pins)?;
+            let converted = pinned(&mut pins, pinner, |pins| {
+                frontend.convert(&asked, pins).map_err(BuildError::request)
+            })?;
+            for warning in converted.warnings {
+                if !warned.contains(&warning) {
+                    events.send(Event::Warning(WarningEvent {
+                        vertex: String::new(),
+                        diagnostic: warning.clone(),
+                    }));
+                    warned.push(warning);
+                }
             }
+            whole.extend(converted.definition);
+            goals.extend(converted.goals.into_iter().map(|goal| match also {
+                true => Goal {
+                    kind: GoalKind::Test {
+                        exports: Vec::new(),
+                    },
+                    ..goal
+                },
+                false => Goal {
+                    require: [goal.require, request.also_run.clone()].concat(),
+                    ..goal
+                },
+            }));
         }
-        for (_, vertex) in converted.definition.iter() {
-            whole.add(vertex.clone());
-        }
-        whole
-            .outputs
-            .extend(converted.definition.outputs.iter().cloned());
     }
-    Ok(whole.prune())
+    Ok(Planned {
+        definition: whole.prune(),
+        goals,
+    })
+}
+
+/// The request for the targets, and the one for the stages that `--also-run` names.
+fn with_also_run(
+    asked: FrontendRequest,
+    also_run: &[String],
+) -> impl Iterator<Item = (FrontendRequest, bool)> {
+    let also = (!also_run.is_empty()).then(|| FrontendRequest {
+        targets: also_run.to_vec(),
+        ..asked.clone()
+    });
+    let also = also.map(|also| (also, true));
+    std::iter::once((asked, false)).chain(also)
 }
 
 /// Asks the frontend again and again, until all sources that the answer depends on are pinned.
@@ -318,7 +344,7 @@ fn frontend_request(
         source: plan.source.clone(),
         context: plan.context.clone(),
         ignore: plan.ignore.clone(),
-        target: request.target.clone(),
+        targets: request.targets.clone(),
         build_args,
         labels: request.labels.clone(),
         contexts: contexts.collect::<Result<_, BuildError>>()?,
@@ -331,6 +357,9 @@ fn frontend_request(
         extra_hosts: request.extra_hosts.clone(),
         ulimits: request.ulimits.clone(),
         source_date_epoch: request.source_date_epoch,
+        settings: request.set.clone(),
+        files: plan.files.clone(),
+        git: plan.git.clone(),
     })
 }
 
@@ -349,13 +378,9 @@ pub fn dump_llb(
         plan,
     } = open(request)?;
     let pinner = pin::Pinner::new(request, &store, &lease, &registry);
-    definition(
-        request,
-        &plan,
-        &Dockerfile::default(),
-        &pinner,
-        &progress.events(),
-    )
+    let frontend = files::frontend(&plan.source);
+    let planned = definition(request, &plan, &*frontend, &pinner, &progress.events())?;
+    Ok(planned.definition)
 }
 
 /// Opens rbuild's store, making it if it is not there.
@@ -372,159 +397,6 @@ fn sandbox_settings(settings: &Settings, store: &Store) -> sandbox::Settings {
         temp_dir: settings.temp_dir.clone(),
         store: store.path().to_owned(),
     }
-}
-
-/// An output with what writes it.
-struct Out<'a> {
-    spec: &'a OutputSpec,
-    /// `None` for `type=cacheonly`.
-    exporter: Option<Box<dyn Exporter>>,
-}
-
-/// What was asked for with no `-o`.
-const OWN_STORE: OutputSpec = OutputSpec {
-    kind: OutputKind::Image { push: false },
-    compression: crate::request::Compression::Default,
-    force_compression: false,
-    rewrite_timestamp: false,
-};
-
-/// The exporters, ready: what must be started outside the user namespace is.
-fn exporters(request: &BuildRequest) -> Result<Vec<Out<'_>>, BuildError> {
-    let specs: Vec<&OutputSpec> = match request.outputs.as_slice() {
-        [] => vec![&OWN_STORE],
-        outputs => outputs.iter().collect(),
-    };
-    let exporter = |spec: &OutputSpec| -> Result<Option<Box<dyn Exporter>>, BuildError> {
-        Ok(Some(match &spec.kind {
-            OutputKind::CacheOnly => return Ok(None),
-            OutputKind::Image { push: false } => Box::new(OwnStore),
-            OutputKind::Image { push: true } => Box::new(Push),
-            OutputKind::Oci { dest, tar } => Box::new(archive::Oci {
-                dest: dest.clone(),
-                tar: *tar,
-            }),
-            OutputKind::Docker { dest } => Box::new(archive::Docker { dest: dest.clone() }),
-            OutputKind::Load => Box::new(Loader::start().map_err(failure::export)?),
-            OutputKind::Tar { dest } => {
-                let clamp = spec
-                    .rewrite_timestamp
-                    .then_some(request.source_date_epoch)
-                    .flatten();
-                Box::new(Tar {
-                    dest: dest.clone(),
-                    clamp,
-                })
-            }
-            OutputKind::Local { dest } => Box::new(Local { dest: dest.clone() }),
-        }))
-    };
-    specs
-        .into_iter()
-        .map(|spec| {
-            Ok(Out {
-                spec,
-                exporter: exporter(spec)?,
-            })
-        })
-        .collect()
-}
-
-/// Lines 8 and 9.
-fn deliver(
-    request: &BuildRequest,
-    engine: &Engine<'_>,
-    definition: &PrunedDefinition,
-    solved: &[Option<StepResult>],
-    exporters: Vec<Out<'_>>,
-    cancel: &CancelToken,
-    events: &EventSink,
-) -> Result<BuildOutcome, BuildError> {
-    let mut outcome: Option<BuildOutcome> = None;
-    for Out { spec, exporter } in exporters {
-        let images = assemble::images(request, spec, engine, definition, solved, cancel)
-            .map_err(|error| failure::assembling(error, definition))?;
-        let index = assemble::index(&images);
-        if matches!(spec.kind, OutputKind::Tar { .. } | OutputKind::Local { .. }) {
-            for image in &images {
-                engine
-                    .prepare_files(&image.snapshot)
-                    .map_err(|error| failure::assembling(error, definition))?;
-            }
-        }
-        let open = |snapshot: &Snapshot, path: &[u8], node: &FileNode| {
-            engine.open_in(snapshot, path, node)
-        };
-        let export = Export {
-            images: &images,
-            index: index.as_ref(),
-            names: &request.tags,
-            store: engine.store(),
-            lease: engine.lease(),
-            registry: engine.registry(),
-            open: &open,
-            cancel,
-        };
-        let delivery = exporter.map(|exporter| {
-            let step = assemble::ExportStep::start(spec, events);
-            let delivery = exporter.export(&export);
-            step.end(delivery.as_ref().err().map(ToString::to_string), events);
-            delivery
-        });
-        let delivery = delivery.transpose().map_err(failure::export)?;
-        let top = export.top().digest;
-        let outcome = outcome.get_or_insert_with(|| BuildOutcome {
-            id: if images.len() == 1 { images[0].id } else { top },
-            digest: top,
-            size: images.iter().map(crate::exporter::ReadyImage::size).sum(),
-            deliveries: Vec::new(),
-        });
-        outcome.deliveries.extend(delivery.unwrap_or_default());
-    }
-    let outcome = outcome.expect("there is at least one output");
-    write_reports(request, &outcome)?;
-    Ok(outcome)
-}
-
-/// `--iidfile` and `--metadata-file`: last, and each at once.
-fn write_reports(request: &BuildRequest, outcome: &BuildOutcome) -> Result<(), BuildError> {
-    if let Some(path) = &request.iidfile {
-        write_whole(path, outcome.id.to_string().as_bytes())?;
-    }
-    if let Some(path) = &request.metadata_file {
-        let mut metadata = serde_json::json!({
-            "containerimage.config.digest": outcome.id.to_string(),
-            "containerimage.digest": outcome.digest.to_string(),
-        });
-        if !request.tags.is_empty() {
-            metadata["image.name"] = request.tags.join(",").into();
-        }
-        let text =
-            serde_json::to_vec_pretty(&metadata).expect("a JSON value can always be written");
-        write_whole(path, &text)?;
-    }
-    Ok(())
-}
-
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
-    use std::io::Write as _;
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut aside = tempfile::Builder::new()
-            .prefix(".rbuild-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(parent)?;
-        aside.write_all(bytes)?;
-        aside.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    write().map_err(|error| {
-        let error = anyhow::Error::new(error).context(format!("cannot write `{}`", path.display()));
-        BuildError::new(ErrorKind::Environment, error)
-    })
 }
 
 fn remark_on(events: &EventSink, text: &str) {

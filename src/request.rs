@@ -16,8 +16,12 @@ pub struct BuildRequest {
     pub context: ContextSource,
     /// `-f`, or `None` to look for the default names in the context.
     pub file: Option<PlanFile>,
-    /// `--target`.
-    pub target: Option<String>,
+    /// `--target`, and the outputs named behind the context; none for the plan's default.
+    pub targets: Vec<String>,
+    /// `--set`: values in the place of those of a plan, as `KEY=VALUE`.
+    pub set: Vec<String>,
+    /// `--also-run`: stages that must be built, and are no output.
+    pub also_run: Vec<String>,
     /// `--build-arg`, with valueless ones already taken from the environment.
     pub build_args: BTreeMap<String, String>,
     /// Predefined proxy variables of the environment and of docker's config; offered as build arguments to RUN.
@@ -29,7 +33,7 @@ pub struct BuildRequest {
     /// `--platform`; empty for the host's.
     pub platforms: Vec<Platform>,
     /// `-t`, normalised: `docker.io/library/app:latest`.
-    pub tags: Vec<String>,
+    pub tags: Vec<Tag>,
     /// `-o`; empty for rbuild's own store.
     pub outputs: Vec<OutputSpec>,
     /// `--no-cache`, `--no-cache-filter`.
@@ -103,6 +107,15 @@ pub struct RegistrySettings {
     pub insecure: bool,
     /// PEM files trusted besides the system's.
     pub ca: Vec<PathBuf>,
+}
+
+/// A name for an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tag {
+    /// For which of several targets.
+    pub target: Option<String>,
+    /// The name, normalised.
+    pub name: String,
 }
 
 /// Where the build context is.

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 
 pub use files::ContextFiles;
 use rbuild_llb::CancelToken;
+use rbuild_llb::op::FileModes;
 use rbuild_llb::pattern::Selection;
 
 use crate::stat;
@@ -122,13 +123,14 @@ impl ContextError {
 pub fn scan_context(
     root: &Path,
     select: &Selection,
+    modes: FileModes,
     stats: &Path,
     trees: &Trees,
     cancel: &CancelToken,
 ) -> Result<Scan, ContextError> {
     let files = ContextFiles::open_root(root)?;
     let cache = StatCache::load(stats);
-    let walked = walk::walk(&files, select, &cache, trees, cancel)?;
+    let walked = walk::walk(&files, select, modes, &cache, trees, cancel)?;
     if walked.learnt > 0 || walked.known as usize != cache.len() {
         drop(stat::save(stats, walked.dirs));
     }

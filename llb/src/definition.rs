@@ -130,6 +130,14 @@ impl Definition {
         id
     }
 
+    /// Adds the steps and outputs of another graph.
+    pub fn extend(&mut self, other: Self) {
+        for vertex in other.vertices {
+            self.add(vertex);
+        }
+        self.outputs.extend(other.outputs);
+    }
+
     /// The step `id`.
     pub fn get(&self, id: &VertexId) -> Option<&Vertex> {
         self.index.get(id).map(|&at| &self.vertices[at])

@@ -16,7 +16,7 @@ use crate::op::Ulimit;
 use crate::platform::Platform;
 
 /// What the user asked of a plan, for one platform.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FrontendRequest {
     /// The Dockerfile or plan.
     pub source: Arc<SourceFile>,
@@ -24,8 +24,8 @@ pub struct FrontendRequest {
     pub context: MainContext,
     /// The ignore file of a local context, if there is one.
     pub ignore: Option<Arc<SourceFile>>,
-    /// Stage or step to build; `None` for the language's default.
-    pub target: Option<String>,
+    /// Stages, outputs or tests to build; none for the language's default.
+    pub targets: Vec<String>,
     /// `--build-arg`.
     pub build_args: BTreeMap<String, String>,
     /// `--label`.
@@ -50,6 +50,26 @@ pub struct FrontendRequest {
     pub ulimits: Vec<Ulimit>,
     /// SOURCE_DATE_EPOCH in Unix seconds.
     pub source_date_epoch: Option<i64>,
+    /// `--set KEY=VALUE`: values in the place of those of the source.
+    pub settings: Vec<String>,
+    /// Other files that the source names, by their paths from its directory.
+    pub files: Files,
+    /// What version control says of the source's directory, if the source wants to know and there is any.
+    pub git: Option<GitState>,
+}
+
+/// Files by their paths from the directory of the plan, lexically cleaned.
+pub type Files = Arc<BTreeMap<String, Arc<SourceFile>>>;
+
+/// The state of a git work tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitState {
+    /// The commit that is checked out, in hexadecimal digits.
+    pub commit: String,
+    /// The branch that is checked out, if one is.
+    pub branch: Option<String>,
+    /// A tag of the commit, if it has one.
+    pub tag: Option<String>,
 }
 
 /// Which steps must run although they are cached.
@@ -88,6 +108,8 @@ pub enum NamedContext {
     Image(SourceOp),
     /// Anything else that is a file tree: git, http.
     Source(SourceOp),
+    /// A step of the plan that this Dockerfile is an input of.
+    Step,
 }
 
 /// Something the build needs to know of the outside before it can be converted.
@@ -169,14 +191,100 @@ pub enum Conversion<T = Converted> {
 /// A plan as a graph.
 #[derive(Debug)]
 pub struct Converted {
-    /// The graph with its output.
+    /// The graph with its outputs.
     pub definition: Definition,
+    /// What is to become of each of the definition's outputs, in their order.
+    pub goals: Vec<Goal>,
     /// All findings.
     pub warnings: Vec<Diagnostic>,
 }
 
+/// What is to become of an output.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Goal {
+    /// Which: the name of the output or test, with the values of its matrix; of a Dockerfile the target.
+    pub name: String,
+    /// Where it is written.
+    pub span: Option<Span>,
+    /// The tests that must have passed before anything of it is written, by their names.
+    pub require: Vec<String>,
+    /// What is done with it.
+    pub kind: GoalKind,
+}
+
+/// What is done with an output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GoalKind {
+    /// It is an image, or files.
+    Output {
+        /// Names of the image, normalised.
+        tags: Vec<String>,
+        /// Whether the image is sent to the registries of its names.
+        push: bool,
+        /// Whether times in layers are clamped.
+        clamp: bool,
+        /// What is written to this machine, by paths from the plan's directory.
+        exports: Vec<GoalExport>,
+    },
+    /// It is a step that checks something.
+    Test {
+        /// Files written when it has run, even if it failed.
+        exports: Vec<FilesExport>,
+    },
+}
+
+impl Default for GoalKind {
+    fn default() -> Self {
+        Self::Output {
+            tags: Vec::new(),
+            push: false,
+            clamp: false,
+            exports: Vec::new(),
+        }
+    }
+}
+
+/// Something that is written to this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GoalExport {
+    /// Files.
+    Files(FilesExport),
+    /// An OCI image layout: an archive, or a directory.
+    Oci {
+        /// Where to.
+        to: String,
+        /// Whether it is an archive.
+        tar: bool,
+    },
+    /// An archive for `docker load`.
+    Docker {
+        /// Where to.
+        to: String,
+    },
+    /// An archive of the files.
+    Tar {
+        /// Where to.
+        to: String,
+    },
+}
+
+/// Files of a step that are written to this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilesExport {
+    /// The file, or the directory whose content is written; absolute, in the step.
+    pub path: String,
+    /// Where to, from the plan's directory; a directory if it ends with `/`, or if `path` is one.
+    pub to: String,
+}
+
 /// A plan language.
 pub trait Frontend {
+    /// What the request's targets are built for.
+    ///
+    /// # Errors
+    /// The diagnostics, at least one of them an error.
+    fn platforms(&self, request: &FrontendRequest) -> Result<Vec<Platform>, Vec<Diagnostic>>;
+
     /// Parses, and tells which sources are needed. All problems are reported at once.
     ///
     /// # Errors

@@ -69,6 +69,18 @@ pub struct LocalSource {
     pub include: Vec<String>,
     /// Not the paths these patterns match, `.dockerignore` rules with `!` exceptions, in their order.
     pub exclude: Vec<String>,
+    /// How modes count.
+    pub modes: FileModes,
+}
+
+/// How the modes of local files count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FileModes {
+    /// As they are.
+    #[default]
+    Exact,
+    /// As git keeps them: 0644, or 0755 for files that their owner may execute; 0755 for directories.
+    Git,
 }
 
 /// A git commit.
@@ -457,8 +469,10 @@ canonical_struct!(OciLayoutSource {
 canonical_struct!(LocalSource {
     name,
     include,
-    exclude
+    exclude,
+    modes
 });
+canonical_enum!(FileModes { 0 => Exact, 1 => Git });
 canonical_struct!(GitSource {
     remote,
     reference,

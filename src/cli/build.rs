@@ -31,6 +31,7 @@ use crate::request::Entitlements;
 use crate::request::OutputKind;
 use crate::request::OutputSpec;
 use crate::request::PlanFile;
+use crate::request::Tag;
 use crate::ui;
 use crate::ui::Progress;
 use crate::ui::ProgressMode;
@@ -57,6 +58,11 @@ pub(crate) struct Prepared {
 /// Runs the command.
 pub(crate) fn run(flags: &BuildFlags, session: &Session) -> Result<ExitCode, Failed> {
     let prepared = prepare(flags, session).map_err(BuildError::request)?;
+    run_prepared(prepared, session)
+}
+
+/// Carries out a request.
+pub(crate) fn run_prepared(prepared: Prepared, session: &Session) -> Result<ExitCode, Failed> {
     if let Some(call) = &prepared.call {
         return Ok(call.run(&prepared.request)?);
     }
@@ -69,7 +75,9 @@ pub(crate) fn run(flags: &BuildFlags, session: &Session) -> Result<ExitCode, Fai
         Ok(outcome) => {
             ui::success(&outcome, &progress);
             if print_id {
-                super::print(format!("{}\n", outcome.id).as_bytes())?;
+                for built in &outcome.built {
+                    super::print(format!("{}\n", built.id).as_bytes())?;
+                }
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -116,7 +124,9 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     }
     let talk = problems.take(talk(flags, env).map(Some));
     let call = problems.take(Call::parse(&flags.call, flags.check));
-    let context = problems.take(sources::context(&flags.context, &session.subcommands).map(Some));
+    let (context, words) = problems.take(
+        sources::places(flags, &session.subcommands).map(|(context, words)| (Some(context), words)),
+    );
     let (tags, outputs) = outputs(flags, &mut problems);
     let network = problems.take(values::network(&flags.network).map(Some));
     let secrets = secrets(flags, env, &mut problems);
@@ -134,7 +144,9 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
             Some(url) if sources::is_http(url) => PlanFile::Url(url.to_owned()),
             _ => PlanFile::Path(file.clone()),
         }),
-        target: flags.target.clone().filter(|target| !target.is_empty()),
+        targets: targets(&flags.target, words),
+        also_run: flags.also_run.clone(),
+        set: flags.set.clone(),
         build_args,
         proxy_args,
         labels: labels.collect(),
@@ -188,6 +200,17 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     }
 }
 
+/// What is to be built: a `--target` without a value is none.
+fn targets(flags: &[String], words: Vec<String>) -> Vec<String> {
+    let mut targets: Vec<String> = Vec::new();
+    for target in flags.iter().cloned().chain(words) {
+        if !target.is_empty() && !targets.contains(&target) {
+            targets.push(target);
+        }
+    }
+    targets
+}
+
 /// What is right in itself, but not together.
 fn conflicts(
     request: &BuildRequest,
@@ -206,7 +229,8 @@ fn conflicts(
     }
     let pushes = |output: &OutputSpec| matches!(output.kind, OutputKind::Image { push: true });
     if request.outputs.iter().any(pushes) {
-        if request.tags.is_empty() {
+        // A plan may have names of its own, which is seen later.
+        if request.tags.is_empty() && !sources::may_be_plan(request) {
             let hint = "add `-t registry.example.org/name:tag`";
             problems
                 .0
@@ -289,12 +313,12 @@ fn talk(flags: &BuildFlags, env: &Env) -> Result<Talk, Diagnostic> {
 }
 
 /// The names of the image, and its outputs with `--push` and `--load` among them.
-fn outputs(flags: &BuildFlags, problems: &mut Problems) -> (Vec<String>, Vec<OutputSpec>) {
+fn outputs(flags: &BuildFlags, problems: &mut Problems) -> (Vec<Tag>, Vec<OutputSpec>) {
     let parsed = problems.all(&flags.output, output::parse);
     let names = parsed.iter().flat_map(|output| &output.names);
     let names: Vec<String> = flags.tag.iter().chain(names).cloned().collect();
-    let mut tags: Vec<String> = Vec::new();
-    for tag in problems.all(&names, |text| sources::image_name("tag", text)) {
+    let mut tags: Vec<Tag> = Vec::new();
+    for tag in problems.all(&names, |text| sources::tag(text)) {
         if !tags.contains(&tag) {
             tags.push(tag);
         }

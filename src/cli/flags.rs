@@ -37,9 +37,18 @@ pub(crate) struct GlobalFlags {
 /// taken, so that it can be refused with what to do instead, but is not in the help.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct BuildFlags {
-    /// Directory to build, or `-` for a Dockerfile or tar on standard input
+    /// Directory to build, or `-` for a Dockerfile or tar on standard input; then, of a plan, what of it to build. Where
+    /// the directory has a plan, `rbuild build OUTPUT` is `rbuild build . OUTPUT`
     #[arg(value_name = "CONTEXT")]
-    pub(crate) context: PathBuf,
+    pub(crate) words: Vec<PathBuf>,
+
+    /// Set a value of a plan, TOML or a string: `output.web.platforms=["linux/arm64"]`
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+
+    /// Stages that must be built as well, though nothing of them is written: tests
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) also_run: Vec<String>,
 
     /// Add a line to /etc/hosts in steps: `host:ip`
     #[arg(long, value_name = "HOST:IP")]
@@ -207,9 +216,9 @@ pub(crate) struct BuildFlags {
     #[arg(short, long, value_name = "NAME[:TAG]")]
     pub(crate) tag: Vec<String>,
 
-    /// The stage to build
+    /// The stage to build; several are built in one go
     #[arg(long, value_name = "STAGE")]
-    pub(crate) target: Option<String>,
+    pub(crate) target: Vec<String>,
 
     /// A resource limit of steps' processes: `nofile=1024:4096`
     #[arg(long, value_name = "NAME=SOFT[:HARD]")]

@@ -15,15 +15,22 @@ use rbuild_llb::op::OciLayoutSource;
 use rbuild_llb::op::SourceOp;
 
 use super::env::Env;
+use super::flags::BuildFlags;
 use super::values;
 use super::values::invalid;
 use super::values::problem;
 use crate::registry::Reference;
+use crate::request::BuildRequest;
 use crate::request::ContextSource;
 use crate::request::NamedContextSource;
+use crate::request::PlanFile;
 use crate::request::Secret;
 use crate::request::SecretSource;
+use crate::request::Tag;
 use crate::ui;
+
+/// The name of a plan.
+const PLAN: &str = "rbuild.toml";
 
 /// BuildKit's limit (session/secrets/secretsprovider, `MaxSecretSize`).
 const MAX_SECRET: u64 = 500 * 1024;
@@ -37,6 +44,61 @@ pub(crate) fn image_name(flag: &str, text: &str) -> Result<String, Diagnostic> {
         return Err(invalid(flag, text, why));
     }
     Ok(reference.to_string())
+}
+
+/// A `-t`: a name, or `target=name` for one of several targets.
+pub(crate) fn tag(text: &str) -> Result<Tag, Diagnostic> {
+    let (target, name) = match text.split_once('=') {
+        Some((target, name)) => (Some(target.to_owned()), name),
+        None => (None, text),
+    };
+    let name = image_name("tag", name)?;
+    Ok(Tag { target, name })
+}
+
+/// The words that are no flags: the context, then what is to be built. Where the working directory has a plan, or `-f`
+/// names one, the context may be left out.
+pub(crate) fn places(
+    flags: &BuildFlags,
+    subcommands: &[String],
+) -> Result<(ContextSource, Vec<String>), Diagnostic> {
+    let named = flags.file.as_ref().and_then(|file| file.extension());
+    let plan_here = named.is_some_and(|extension| extension == "toml")
+        || (flags.file.is_none() && Path::new(PLAN).is_file());
+    let here = || ContextSource::Directory(PathBuf::from("."));
+    let words = |list: &[PathBuf]| {
+        let list = list.iter().map(|word| word.to_string_lossy().into_owned());
+        list.collect::<Vec<String>>()
+    };
+    match flags.words.split_first() {
+        None if plan_here => Ok((here(), Vec::new())),
+        None => Err(problem("no build context is named").hint("for this directory: `rbuild .`")),
+        Some((first, _)) if plan_here && !is_context(first) => Ok((here(), words(&flags.words))),
+        Some((first, rest)) => Ok((context(first, subcommands)?, words(rest))),
+    }
+}
+
+/// Whether what is built can be a plan.
+pub(crate) fn may_be_plan(request: &BuildRequest) -> bool {
+    match (&request.file, &request.context) {
+        (Some(PlanFile::Path(path)), _) => path
+            .extension()
+            .is_some_and(|extension| extension == "toml"),
+        (None, ContextSource::Directory(dir)) => dir.join(PLAN).is_file(),
+        _ => false,
+    }
+}
+
+/// Whether a word is a context even where it could be an output of a plan.
+fn is_context(word: &Path) -> bool {
+    let text = word.to_string_lossy();
+    let plan = |name: &&str| word.join(name).is_file();
+    matches!(&*text, "-" | "." | "..")
+        || text.contains('/')
+        || is_remote(&text)
+        || [PLAN, "Dockerfile", "Containerfile"]
+            .iter()
+            .any(|name| plan(name))
 }
 
 /// The CONTEXT argument. `subcommands` are for the case that it was meant to be one.

@@ -25,11 +25,14 @@ use rustix::fs::Timestamps;
 use rbuild_cache::Entry;
 use rbuild_cache::Meta;
 use rbuild_cache::Node;
+use rbuild_cache::Snapshot;
+use rbuild_cache::Store;
+use rbuild_llb::CancelToken;
 
 use super::Export;
 use super::ExportError;
 use super::Exporter;
-use super::ReadyImage;
+use super::OpenMerged;
 use crate::outcome::Delivery;
 
 /// `type=local`.
@@ -39,6 +42,99 @@ pub struct Local {
     pub dest: PathBuf,
 }
 
+/// Writes a file, or what a directory holds, of a snapshot. A file keeps its name if `to` ends with a slash or is a
+/// directory.
+///
+/// # Errors
+/// If it is not there, is no file and no directory, or cannot be written.
+pub fn extract(
+    store: &Store,
+    snapshot: &Snapshot,
+    open: &OpenMerged<'_>,
+    path: &Path,
+    to: &Path,
+    cancel: &CancelToken,
+) -> Result<(), ExportError> {
+    let wanted = path.strip_prefix("/").unwrap_or(path);
+    let missing = |why: &str| ExportError::Write {
+        path: to.to_owned(),
+        source: io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("`{}` {why}", path.display()),
+        ),
+    };
+    let directory = to.as_os_str().as_bytes().ends_with(b"/") || to.is_dir();
+    let found = find(store, snapshot, wanted)?;
+    let (dest, base): (PathBuf, PathBuf) = match found {
+        None => return Err(missing("is not in the step")),
+        Some(Kind::Directory) => (to.to_owned(), wanted.to_owned()),
+        Some(Kind::Other) if directory => (
+            to.to_owned(),
+            wanted.parent().unwrap_or(Path::new("")).to_owned(),
+        ),
+        Some(Kind::Other) => {
+            let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let parent = parent.unwrap_or(Path::new(".")).to_owned();
+            (parent, wanted.parent().unwrap_or(Path::new("")).to_owned())
+        }
+    };
+    let rename = match found {
+        Some(Kind::Other) if !directory => to.file_name().map(PathBuf::from),
+        _ => None,
+    };
+    let writing = Writing {
+        store,
+        snapshot,
+        open,
+        cancel,
+        wanted,
+        base: &base,
+        rename: rename.as_deref(),
+    };
+    write(&writing, &dest)
+}
+
+/// What is at the path that is to be written.
+#[derive(Clone, Copy)]
+enum Kind {
+    Directory,
+    Other,
+}
+
+fn find(store: &Store, snapshot: &Snapshot, wanted: &Path) -> Result<Option<Kind>, ExportError> {
+    if wanted.as_os_str().is_empty() {
+        return Ok(Some(Kind::Directory));
+    }
+    let mut found = None;
+    store
+        .trees()
+        .walk(&snapshot.root.tree, &mut |path, entry| {
+            if path == wanted.as_os_str().as_bytes() {
+                found = Some(match entry.node {
+                    Node::Dir(_) => Kind::Directory,
+                    _ => Kind::Other,
+                });
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+    Ok(found)
+}
+
+/// What is written of a snapshot.
+struct Writing<'a> {
+    store: &'a Store,
+    snapshot: &'a Snapshot,
+    open: &'a OpenMerged<'a>,
+    cancel: &'a CancelToken,
+    /// Only this, and what is below; empty for all.
+    wanted: &'a Path,
+    /// Paths are written as they are from here.
+    base: &'a Path,
+    /// The new name of the only file.
+    rename: Option<&'a Path>,
+}
+
 impl Exporter for Local {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         for image in export.images {
@@ -46,7 +142,16 @@ impl Exporter for Local {
             if export.images.len() > 1 {
                 dest.push(image.platform.to_string().replace('/', "_"));
             }
-            write(export, image, &dest)?;
+            let writing = Writing {
+                store: export.store,
+                snapshot: &image.snapshot,
+                open: export.open,
+                cancel: export.cancel,
+                wanted: Path::new(""),
+                base: Path::new(""),
+                rename: None,
+            };
+            write(&writing, &dest)?;
         }
         Ok(vec![Delivery::Directory {
             path: self.dest.clone(),
@@ -54,7 +159,7 @@ impl Exporter for Local {
     }
 }
 
-fn write(export: &Export<'_>, image: &ReadyImage, dest: &Path) -> Result<(), ExportError> {
+fn write(writing: &Writing<'_>, dest: &Path) -> Result<(), ExportError> {
     let fail = |path: &Path| {
         let path = dest.join(path);
         move |source| ExportError::Write { path, source }
@@ -64,18 +169,22 @@ fn write(export: &Export<'_>, image: &ReadyImage, dest: &Path) -> Result<(), Exp
     let mut directories: Vec<(PathBuf, Meta)> = Vec::new();
     let mut links: std::collections::BTreeMap<u32, PathBuf> = std::collections::BTreeMap::new();
     let mut result = Ok(());
-    export
+    writing
         .store
         .trees()
-        .walk(&image.snapshot.root.tree, &mut |path, entry| {
-            if path.is_empty() {
+        .walk(&writing.snapshot.root.tree, &mut |path, entry| {
+            let whole = Path::new(OsStr::from_bytes(path));
+            let Ok(at) = whole.strip_prefix(writing.base) else {
+                return ControlFlow::Continue(());
+            };
+            if at.as_os_str().is_empty() || !whole.starts_with(writing.wanted) {
                 return ControlFlow::Continue(());
             }
-            let at = Path::new(OsStr::from_bytes(path));
-            let written = if export.cancel.is_cancelled() {
+            let at = writing.rename.unwrap_or(at);
+            let written = if writing.cancel.is_cancelled() {
                 Err(ExportError::Cancelled)
             } else {
-                place(export, image, &root, at, entry, &mut links)
+                place(writing, &root, at, whole, entry, &mut links)
                     .map_err(|source| fail(at)(source))
             };
             match written {
@@ -104,10 +213,10 @@ fn write(export: &Export<'_>, image: &ReadyImage, dest: &Path) -> Result<(), Exp
 }
 
 fn place(
-    export: &Export<'_>,
-    image: &ReadyImage,
+    writing: &Writing<'_>,
     root: &Dir,
     path: &Path,
+    whole: &Path,
     entry: &Entry,
     links: &mut std::collections::BTreeMap<u32, PathBuf>,
 ) -> io::Result<()> {
@@ -129,7 +238,7 @@ fn place(
             if let Some(first) = node.link.and_then(|link| links.get(&link)) {
                 return root.hard_link(first, root, path);
             }
-            let mut from = (export.open)(&image.snapshot, path.as_os_str().as_bytes(), node)?;
+            let mut from = (writing.open)(writing.snapshot, whole.as_os_str().as_bytes(), node)?;
             let mut to = root.open_with(
                 path,
                 OpenOptions::new().write(true).create_new(true).mode(0o600),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use rbuild_cache::Follow;
 use rbuild_cache::LayerRef;
@@ -266,6 +267,7 @@ impl Engine<'_> {
             return Err(OpError::Cancelled);
         }
         if exit != Exit::Code(0) {
+            self.keep_what_is_left(vertex, root, &workspace.dirs.upper, step)?;
             return Err(OpError::Failed {
                 command: command(vertex, op),
                 exit: ExitText(exit),
@@ -277,6 +279,26 @@ impl Engine<'_> {
         };
         self.workspaces.give_back(workspace);
         Ok(outputs)
+    }
+
+    /// Keeps what a failed process wrote, if that is wanted of its step.
+    fn keep_what_is_left(
+        &self,
+        vertex: &Vertex,
+        root: &Snapshot,
+        upper: &Path,
+        step: &StepControl<'_>,
+    ) -> Result<(), OpError> {
+        if self.options.kept.is_empty() {
+            return Ok(());
+        }
+        let id = vertex.id();
+        if self.options.kept.contains(&id) {
+            let snapshot = self.written(root, upper, step)?;
+            let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+            left.insert(id, snapshot);
+        }
+        Ok(())
     }
 
     /// What a process wrote on top of `root`, as a layer on it.

@@ -20,11 +20,13 @@ pub mod transfer;
 mod workspace;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use rbuild_cache::CacheBackend;
 use rbuild_cache::ContextError;
@@ -46,6 +48,7 @@ use rbuild_llb::KeyRecord;
 use rbuild_llb::Op;
 use rbuild_llb::Span;
 use rbuild_llb::Vertex;
+use rbuild_llb::VertexId;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::SourceOp;
@@ -257,6 +260,8 @@ pub struct EngineOptions {
     pub source_date_epoch: Option<i64>,
     /// Whether the network may be asked.
     pub offline: bool,
+    /// Steps of which what they wrote is of use even if they failed.
+    pub kept: BTreeSet<VertexId>,
 }
 
 /// Evaluates the ops of one build.
@@ -276,6 +281,8 @@ pub struct Engine<'a> {
     scans: Mutex<BTreeMap<LocalSource, Arc<Scan>>>,
     bytes: bytes::Bytes,
     workspaces: workspace::Workspaces,
+    /// What steps left that failed, of those that are kept.
+    left: Mutex<BTreeMap<VertexId, Snapshot>>,
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -319,7 +326,14 @@ impl<'a> Engine<'a> {
             scans: Mutex::default(),
             bytes: bytes::Bytes::default(),
             workspaces: workspace::Workspaces::default(),
+            left: Mutex::default(),
         }
+    }
+
+    /// The file system as a step left it that failed, if it is one of [`EngineOptions::kept`].
+    pub fn left_by(&self, step: &VertexId) -> Option<Snapshot> {
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.get(step).cloned()
     }
 
     /// Lets the engine run processes, `expected` of them as far as is known: called once this process is inside its

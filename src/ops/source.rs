@@ -84,6 +84,7 @@ impl Engine<'_> {
         let scan = rbuild_cache::scan_context(
             &root.path,
             &select,
+            local.modes,
             &stats,
             self.store.trees(),
             self.cancel,

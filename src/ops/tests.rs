@@ -228,10 +228,14 @@ impl World {
             cancel: &cancel,
             events: &|_| {},
             clock: &clock::now,
+            may_fail: &|_| false,
         };
         let solved = solver::solve(looked_up, &engine, options);
         Built {
-            result: solved.map(|outputs| outputs[0].as_ref().unwrap().outputs[0].clone()),
+            result: solved.map(|solved| match &solved.roots[0] {
+                solver::Root::Made(made) => made.outputs[0].clone(),
+                _ => unreachable!("the definition has one output, which is no empty file system"),
+            }),
             ran: runs.load(Ordering::Relaxed),
             missed,
         }

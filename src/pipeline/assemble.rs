@@ -30,39 +30,16 @@ use crate::image::history::finish;
 use crate::image::media_type;
 use crate::ops::Engine;
 use crate::ops::OpError;
-use crate::ops::StepResult;
 use crate::request::BuildRequest;
 use crate::request::Compression;
 use crate::request::OutputKind;
 use crate::request::OutputSpec;
 use crate::ui::EventSink;
 
-/// The images of all platforms, their layers as blobs.
-pub(super) fn images(
-    request: &BuildRequest,
-    spec: &OutputSpec,
-    engine: &Engine<'_>,
-    definition: &PrunedDefinition,
-    solved: &[Option<StepResult>],
-    cancel: &CancelToken,
-) -> Result<Vec<ReadyImage>, OpError> {
-    let outputs = definition.outputs.iter().zip(solved);
-    outputs
-        .map(|(output, solved)| {
-            let snapshot = match (solved, output.root) {
-                (Some(solved), Some(edge)) => solved.outputs[edge.output as usize].clone(),
-                _ => engine.empty(),
-            };
-            let made = Made { output, definition };
-            image(request, spec, engine, &made, snapshot, cancel)
-        })
-        .collect()
-}
-
 /// What was built, and how.
-struct Made<'a> {
-    output: &'a Output,
-    definition: &'a PrunedDefinition,
+pub(super) struct Made<'a> {
+    pub(super) output: &'a Output,
+    pub(super) definition: &'a PrunedDefinition,
 }
 
 impl Made<'_> {
@@ -107,9 +84,11 @@ fn pinned(image: &ImageSource) -> String {
     }
 }
 
-fn image(
+/// An image, its layers as blobs. `clamp` is what the plan says about times.
+pub(super) fn image(
     request: &BuildRequest,
     spec: &OutputSpec,
+    clamp: Option<i64>,
     engine: &Engine<'_>,
     made: &Made<'_>,
     snapshot: Snapshot,
@@ -118,7 +97,7 @@ fn image(
     let clamp = if spec.rewrite_timestamp {
         request.source_date_epoch
     } else {
-        None
+        clamp
     };
     let options = BlobOptions {
         compression: compression(spec),
@@ -260,7 +239,7 @@ pub(super) struct ExportStep {
 }
 
 impl ExportStep {
-    pub(super) fn start(spec: &OutputSpec, events: &EventSink) -> Self {
+    pub(super) fn start(spec: &OutputSpec, target: &str, events: &EventSink) -> Self {
         let what = match &spec.kind {
             OutputKind::Image { .. } => "exporting to image",
             OutputKind::Oci { .. } => "exporting to oci image format",
@@ -270,7 +249,7 @@ impl ExportStep {
             OutputKind::Local { .. } => "exporting to client directory",
             OutputKind::CacheOnly => "keeping the cache only",
         };
-        let hash = blake3::hash(format!("export {:?}", spec.kind).as_bytes());
+        let hash = blake3::hash(format!("export {target} {:?}", spec.kind).as_bytes());
         let event = VertexEvent {
             digest: format!("sha256:{}", hash.to_hex()),
             inputs: Vec::new(),

@@ -8,8 +8,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_llb::SourceFile;
+use rbuild_llb::frontend::Files;
+use rbuild_llb::frontend::GitState;
 use rbuild_llb::frontend::MainContext;
 
+use super::files;
 use crate::ops::LocalRoot;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
@@ -26,6 +29,12 @@ pub(super) struct Plan {
     pub(super) ignore: Option<Arc<SourceFile>>,
     /// Directories behind local sources.
     pub(super) locals: BTreeMap<String, LocalRoot>,
+    /// The directory of the file, which paths in a plan start from.
+    pub(super) dir: PathBuf,
+    /// Other files that a plan names.
+    pub(super) files: Files,
+    /// The state of the work tree, if the plan wants to know.
+    pub(super) git: Option<GitState>,
     /// What identifies this plan among all plans of this machine.
     pub(super) identity: String,
     /// Something worth saying about the choice.
@@ -90,12 +99,24 @@ pub(super) fn beside(
             shown: dir.display().to_string(),
         },
     );
+    let own = match path.and_then(Path::parent) {
+        Some(parent) => parent.to_owned(),
+        None => dir.to_owned(),
+    };
+    let (mut files, mut git) = (Files::default(), None);
+    if files::is_plan(&source) {
+        files = files::read(&source, &own)?;
+        git = files::git_state(&source, &files, &own);
+    }
     Ok(Plan {
         identity: source.name.clone(),
-        source,
         context: MainContext::Local,
         ignore: read_ignore(path, dir)?,
         locals,
+        dir: own,
+        files,
+        git,
+        source,
         remark: None,
     })
 }
@@ -166,7 +187,7 @@ fn find(dir: &Path) -> Result<(PathBuf, String, Option<&'static str>), BuildErro
 }
 
 /// `./Dockerfile` is shown as `Dockerfile`.
-fn tidy(path: &Path) -> PathBuf {
+pub(super) fn tidy(path: &Path) -> PathBuf {
     path.strip_prefix(".")
         .map_or_else(|_| path.to_owned(), Path::to_owned)
 }
@@ -178,7 +199,7 @@ fn missing(path: &Path) -> BuildError {
 }
 
 /// The text of a file, or `None` if there is none. Bytes that are not UTF-8 are replaced.
-fn read_file(path: &Path) -> Result<Option<String>, BuildError> {
+pub(super) fn read_file(path: &Path) -> Result<Option<String>, BuildError> {
     let fail = |error: io::Error| {
         let error = anyhow::Error::new(error).context(format!("cannot read `{}`", path.display()));
         BuildError::new(ErrorKind::Request, error)

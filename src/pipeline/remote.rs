@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::io::Read;
 use std::path::Path;
+use std::path::PathBuf;
 
 use rbuild_cache::Follow;
 use rbuild_cache::Lease;
@@ -22,6 +23,7 @@ use rbuild_llb::op::HttpSource;
 use rbuild_llb::op::SourceOp;
 
 use super::failure;
+use super::files;
 use super::plan;
 use super::plan::Plan;
 use super::plan::unreadable;
@@ -190,9 +192,21 @@ impl<'a> Remote<'a> {
         context: MainContext,
         identity: &str,
     ) -> Result<Plan, BuildError> {
+        let source = plan::source_file(name, text);
+        if files::is_plan(&source) {
+            let error = anyhow::anyhow!(
+                "`{}` is a plan, and its context is no directory",
+                source.name
+            );
+            return Err(BuildError::new(ErrorKind::Request, error)
+                .hint("fetch it, and build the directory it is in"));
+        }
         Ok(Plan {
-            source: plan::source_file(name, text),
+            source,
             context,
+            dir: PathBuf::new(),
+            files: Default::default(),
+            git: None,
             ignore: None,
             locals: plan::named_directories(self.request)?,
             identity: identity.to_owned(),

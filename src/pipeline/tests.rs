@@ -1,5 +1,6 @@
 //! The list of [`super::build`] on a fake frontend and fake exporters.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -16,13 +17,16 @@ use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::NetworkMode;
 
 use super::*;
+use crate::exporter::Export;
 use crate::exporter::ExportError;
+use crate::exporter::Exporter;
 use crate::image::Descriptor;
 use crate::image::Format;
 use crate::image::Manifest;
 use crate::image::media_type;
 use crate::outcome::Delivery;
 use crate::request::ContextSource;
+use crate::request::OutputKind;
 use crate::request::ProxySettings;
 use crate::ui::ProgressMode;
 use crate::ui::Terminal;
@@ -32,13 +36,18 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
     let request = BuildRequest {
         context: ContextSource::Directory(root.to_owned()),
         file: None,
-        target: None,
+        targets: Vec::new(),
+        also_run: Vec::new(),
+        set: Vec::new(),
         build_args: BTreeMap::new(),
         proxy_args: BTreeMap::new(),
         labels: BTreeMap::new(),
         named_contexts: BTreeMap::new(),
         platforms: vec![Platform::new("linux", "amd64", "")],
-        tags: vec!["docker.io/library/app:latest".into()],
+        tags: vec![crate::request::Tag {
+            target: None,
+            name: "docker.io/library/app:latest".into(),
+        }],
         outputs: Vec::new(),
         no_cache: NoCache::Off,
         pull: false,
@@ -72,6 +81,9 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         context: MainContext::Local,
         ignore: None,
         locals: BTreeMap::new(),
+        dir: root.to_owned(),
+        files: Default::default(),
+        git: None,
         identity: String::new(),
         remark: None,
     };
@@ -147,6 +159,10 @@ impl Chain {
 }
 
 impl Frontend for Chain {
+    fn platforms(&self, request: &FrontendRequest) -> Result<Vec<Platform>, Vec<Diagnostic>> {
+        Ok(vec![request.build_platform.clone()])
+    }
+
     fn outline(&self, request: &FrontendRequest) -> Result<Outline, Vec<Diagnostic>> {
         self.calls.lock().unwrap().push("outline".into());
         Ok(Outline {
@@ -183,17 +199,14 @@ impl Frontend for Chain {
         });
         Ok(Conversion::Done(Converted {
             definition,
+            goals: vec![Goal::default()],
             warnings: Vec::new(),
         }))
     }
 }
 
 /// Lines 2 to 5 for a frontend.
-fn convert_with(
-    frontend: &Chain,
-    store: &Store,
-    root: &Path,
-) -> Result<PrunedDefinition, BuildError> {
+fn convert_with(frontend: &Chain, store: &Store, root: &Path) -> Result<Planned, BuildError> {
     let (request, plan) = request(root);
     let lease = store.lease().unwrap();
     let registry = registry::Client::new(&request.settings);
@@ -209,7 +222,7 @@ fn sources_are_pinned_before_they_are_converted() {
         ["one", "two", "three"].map(|user| image(&store, &format!("example.org/{user}:1"), user));
     let frontend = Chain::new(sources.to_vec());
     let definition = convert_with(&frontend, &store, dir.path()).unwrap();
-    assert_eq!(definition.outputs.len(), 1);
+    assert_eq!(definition.definition.outputs.len(), 1);
     assert_eq!(
         frontend.calls(),
         [
@@ -248,6 +261,7 @@ fn a_frontend_that_is_never_content_is_given_up() {
         name: "context".into(),
         include: Vec::new(),
         exclude: Vec::new(),
+        modes: Default::default(),
     });
     let frontend = Chain::new(vec![context]);
     let error = convert_with(&frontend, &store, dir.path()).unwrap_err();
@@ -277,7 +291,7 @@ impl Exporter for Post {
 #[test]
 fn the_image_is_reported_when_all_exports_are_done() {
     let dir = tempfile::tempdir().unwrap();
-    let (request, _) = request(dir.path());
+    let (request, plan) = request(dir.path());
     let store = Store::open(dir.path()).unwrap();
     let lease = store.lease().unwrap();
     let registry = registry::Client::new(&request.settings);
@@ -287,7 +301,12 @@ fn the_image_is_reported_when_all_exports_are_done() {
         &store,
         dir.path(),
     );
-    let graph = graph.unwrap();
+    let Planned {
+        definition: graph,
+        goals,
+    } = graph.unwrap();
+    let targets = deliver::targets(&request, &plan, goals).unwrap();
+    let spec = deliver::plain(OutputKind::Image { push: false });
     let options = EngineOptions::default();
     let domain = "test".to_owned();
     let engine = Engine::new(&store, &lease, &graph, &registry, &cancel, options, domain);
@@ -299,22 +318,26 @@ fn the_image_is_reported_when_all_exports_are_done() {
     ] {
         let given = Arc::new(Mutex::new(Vec::new()));
         let well = !exporters.contains(&true);
-        let exporters = exporters.into_iter().map(|fails| Out {
-            spec: &OWN_STORE,
-            exporter: Some(Box::new(Post {
+        let exporters = exporters.into_iter().map(|fails| {
+            let post = Post {
                 given: Arc::clone(&given),
                 fails,
-            })),
+            };
+            (&spec, Some(Box::new(post) as Box<dyn Exporter>))
         });
-        let delivered = deliver(
-            &request,
-            &engine,
-            &graph,
-            &[None],
-            exporters.collect(),
-            &cancel,
-            &progress().events(),
-        );
+        let delivering = deliver::Delivering {
+            request: &request,
+            engine: &engine,
+            plan: &plan,
+            definition: &graph,
+            solved: solver::Solved {
+                roots: vec![solver::Root::Empty],
+                failed: Vec::new(),
+            },
+            cancel: &cancel,
+            events: &progress().events(),
+        };
+        let delivered = delivering.deliver(&targets, vec![exporters.collect()]);
         let reports =
             ["iid", "metadata"].map(|name| std::fs::read_to_string(dir.path().join(name)));
         let given = given.lock().unwrap();
@@ -327,6 +350,7 @@ fn the_image_is_reported_when_all_exports_are_done() {
             }
             Ok(outcome) => {
                 assert!(well);
+                let outcome = &outcome.built[0];
                 let id = outcome.id.to_string();
                 assert_eq!(given[0], format!("docker.io/library/app:latest {id}"));
                 assert_eq!(given[1], given[0]);

@@ -55,8 +55,10 @@ pub use miss::Explanation;
 pub use miss::ListChanges;
 pub use miss::Miss;
 pub use miss::TreeChanges;
+pub use solve::Root;
 pub use solve::SolveError;
 pub use solve::SolveOptions;
+pub use solve::Solved;
 pub use solve::solve;
 
 /// Evaluates steps. The real one is [`crate::ops`]; tests add numbers.

@@ -54,6 +54,28 @@ pub struct SolveOptions<'a> {
     pub events: &'a dyn Fn(Event),
     /// The time.
     pub clock: &'a (dyn Fn() -> Timestamp + Sync),
+    /// Whether a step may fail without an end to those that do not need it.
+    pub may_fail: &'a dyn Fn(&VertexId) -> bool,
+}
+
+/// What was solved.
+#[derive(Debug)]
+pub struct Solved<O, E: std::error::Error + 'static> {
+    /// The result of the step that each output of the definition names, in their order.
+    pub roots: Vec<Root<O>>,
+    /// Why there are none of some, in the order in which it happened.
+    pub failed: Vec<SolveError<E>>,
+}
+
+/// What an output of the definition came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Root<O> {
+    /// It names no step: an empty file system.
+    Empty,
+    /// All outputs of its step.
+    Made(O),
+    /// A step that it needs failed, and might.
+    Lost,
 }
 
 /// Why there is no result.
@@ -96,16 +118,15 @@ pub enum SolveError<E: std::error::Error + 'static> {
     Cancelled,
 }
 
-/// Runs what the plan says must run, and gives the result of the step each output of the definition names, in
-/// their order: all outputs of that step; `None` for an empty file system.
+/// Runs what the plan says must run.
 ///
 /// # Errors
-/// The first step that failed, after those that ran at the time were stopped; or that it was cancelled.
+/// The first step that failed and might not, after those that ran at the time were stopped; or that it was cancelled.
 pub fn solve<E: Evaluate>(
     plan: Plan<'_, E::Output>,
     evaluate: &E,
     options: SolveOptions<'_>,
-) -> Result<Vec<Option<E::Output>>, SolveError<E::Error>> {
+) -> Result<Solved<E::Output, E::Error>, SolveError<E::Error>> {
     let digests: Vec<String> = plan.steps.iter().map(|s| event_digest(&s.id)).collect();
     let mut graph = Vec::with_capacity(plan.steps.len());
     let mut states = Vec::with_capacity(plan.steps.len());
@@ -171,6 +192,8 @@ struct Loop<'a, E: Evaluate> {
     busy: usize,
     /// Why nothing more is started.
     failure: Option<SolveError<E::Error>>,
+    /// Steps that failed, and might.
+    failed: Vec<SolveError<E::Error>>,
 }
 
 impl<'a, E: Evaluate> Loop<'a, E> {
@@ -212,6 +235,7 @@ impl<'a, E: Evaluate> Loop<'a, E> {
             running: [0; 2],
             busy: 0,
             failure: None,
+            failed: Vec::new(),
         };
         for (position, state) in states.into_iter().enumerate() {
             let progress = match state {
@@ -271,17 +295,22 @@ impl<'a, E: Evaluate> Loop<'a, E> {
     fn end(
         mut self,
         roots: &[Option<usize>],
-    ) -> Result<Vec<Option<E::Output>>, SolveError<E::Error>> {
+    ) -> Result<Solved<E::Output, E::Error>, SolveError<E::Error>> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }
-        let outputs = roots.iter().map(|root| {
-            root.map(|position| match &self.progress[position] {
-                Progress::Done(output) => output.clone(),
+        let roots = roots.iter().map(|root| match root {
+            None => Root::Empty,
+            Some(position) => match &self.progress[*position] {
+                Progress::Done(output) => Root::Made(output.clone()),
+                _ if !self.failed.is_empty() => Root::Lost,
                 _ => unreachable!("the loop ends without failure when every step it needs is done"),
-            })
+            },
         });
-        Ok(outputs.collect())
+        Ok(Solved {
+            roots: roots.collect(),
+            failed: self.failed,
+        })
     }
 
     /// Gives every step that is ready to a worker, as far as the limits allow.
@@ -403,8 +432,14 @@ impl<'a, E: Evaluate> Loop<'a, E> {
             }
         };
         self.report(position, started.or(Some(at)), Some(at), cached, error);
-        if let Some(failure) = failure {
-            self.fail(failure);
+        match failure {
+            Some(failure @ SolveError::Failed { .. })
+                if (self.options.may_fail)(&self.shared.graph[position].id) =>
+            {
+                self.failed.push(failure);
+            }
+            Some(failure) => self.fail(failure),
+            None => {}
         }
     }
 

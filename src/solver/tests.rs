@@ -285,6 +285,7 @@ impl Graph {
                 name: String::new(),
                 include: args,
                 exclude: Vec::new(),
+                modes: Default::default(),
             }))
         } else {
             Op::Exec(exec(args))
@@ -355,8 +356,17 @@ impl Run {
             cancel,
             events: &|event| events.borrow_mut().push(event),
             clock: &|| Timestamp(time.fetch_add(1, Ordering::SeqCst).into()),
+            may_fail: &|_| false,
         };
-        let result = solve(plan, sums, options);
+        let result = solve(plan, sums, options).map(|solved| {
+            assert!(solved.failed.is_empty());
+            let value = |root| match root {
+                Root::Empty => None,
+                Root::Made(value) => Some(value),
+                Root::Lost => panic!("nothing failed"),
+            };
+            solved.roots.into_iter().map(value).collect()
+        });
         if let Some(outputs) = complete {
             assert_eq!(result.as_ref().ok(), Some(&outputs));
         }

@@ -21,6 +21,7 @@ use rbuild_llb::diagnostic::Label;
 use super::human;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
+use crate::outcome::Built;
 use crate::outcome::Delivery;
 use crate::outcome::ErrorKind;
 use crate::outcome::StepFailure;
@@ -80,8 +81,30 @@ pub(crate) fn failure(error: &BuildError, log: &[String], color: bool) -> String
 /// The closing lines of a build that went well: what was made, where it is, what can be done with it.
 pub(crate) fn success(outcome: &BuildOutcome) -> String {
     let mut text = String::new();
+    for test in &outcome.passed {
+        let _ = writeln!(text, "{test} passed");
+    }
+    for delivery in &outcome.written {
+        if let Delivery::Directory { path } = delivery {
+            let _ = writeln!(text, "wrote {}", path.display());
+        }
+    }
+    for built in &outcome.built {
+        made(built, &mut text);
+    }
+    text
+}
+
+fn made(outcome: &Built, text: &mut String) {
     let image = format!("{}, {}", outcome.id.short(), human::bytes(outcome.size));
+    let of = match &outcome.name {
+        Some(name) => format!("{name}: "),
+        None => String::new(),
+    };
     for delivery in &outcome.deliveries {
+        if *delivery != Delivery::Stdout {
+            text.push_str(&of);
+        }
         let _ = match delivery {
             Delivery::Store { names } => match names.first() {
                 Some(name) => writeln!(
@@ -109,7 +132,6 @@ pub(crate) fn success(outcome: &BuildOutcome) -> String {
             Delivery::Stdout => Ok(()),
         };
     }
-    text
 }
 
 /// A normalised name as people write it: without docker.io's prefix and the default tag.
@@ -431,10 +453,15 @@ error: unknown instruction `RUM`
     #[test]
     fn closing_lines_say_what_to_do_next() {
         let outcome = |deliveries| BuildOutcome {
-            id: OciDigest::from_bytes([0xab; 32]),
-            digest: OciDigest::from_bytes([0xcd; 32]),
-            size: 7_830_000,
-            deliveries,
+            built: vec![Built {
+                name: None,
+                id: OciDigest::from_bytes([0xab; 32]),
+                digest: OciDigest::from_bytes([0xcd; 32]),
+                size: 7_830_000,
+                names: Vec::new(),
+                deliveries,
+            }],
+            ..BuildOutcome::default()
         };
         assert_data_eq!(
             success(&outcome(vec![

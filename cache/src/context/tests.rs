@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
 use rbuild_llb::FileDigest;
+use rbuild_llb::op::FileModes;
 use rustix::fs::CWD;
 use rustix::fs::Timespec;
 use rustix::fs::Timestamps;
@@ -58,6 +59,7 @@ impl Fixture {
         scan_context(
             &self.root,
             &select,
+            FileModes::Exact,
             &self.stats(),
             &self.trees,
             &CancelToken::new(),
@@ -194,7 +196,15 @@ fn a_context_is_taken_as_it_is() {
     let again = Trees::open(&context.dir.path().join("other"));
     let all = Selection::default();
     let stats = context.dir.path().join("other-stats");
-    let other = scan_context(&context.root, &all, &stats, &again, &CancelToken::new()).unwrap();
+    let other = scan_context(
+        &context.root,
+        &all,
+        FileModes::Exact,
+        &stats,
+        &again,
+        &CancelToken::new(),
+    )
+    .unwrap();
     assert_eq!(other.tree, scan.tree, "deterministic");
 }
 
@@ -371,6 +381,7 @@ fn what_cannot_be_scanned() {
         scan_context(
             root,
             &all,
+            FileModes::Exact,
             &context.stats(),
             &context.trees,
             &CancelToken::new(),
@@ -399,6 +410,7 @@ fn what_cannot_be_scanned() {
     let error = scan_context(
         &context.root,
         &all,
+        FileModes::Exact,
         &context.stats(),
         &context.trees,
         &cancel,

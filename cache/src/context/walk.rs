@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 
 use rbuild_llb::CancelToken;
 use rbuild_llb::FileDigest;
+use rbuild_llb::op::FileModes;
 use rbuild_llb::pattern::Above;
 use rbuild_llb::pattern::Selection;
 use rustix::fs::AtFlags;
@@ -68,6 +69,7 @@ pub(super) struct Walked {
 pub(super) fn walk(
     files: &ContextFiles,
     select: &Selection,
+    modes: FileModes,
     cache: &StatCache,
     trees: &Trees,
     cancel: &CancelToken,
@@ -77,6 +79,7 @@ pub(super) fn walk(
     let walk = Walk {
         files,
         select,
+        modes,
         cache,
         trees,
         cancel,
@@ -134,6 +137,7 @@ pub(super) fn walk(
 struct Walk<'a> {
     files: &'a ContextFiles,
     select: &'a Selection,
+    modes: FileModes,
     cache: &'a StatCache,
     trees: &'a Trees,
     cancel: &'a CancelToken,
@@ -310,6 +314,16 @@ impl Walk<'_> {
         self.finish(dir);
     }
 
+    /// The permission bits that count.
+    fn mode(&self, mode: u32) -> u32 {
+        match (self.modes, FileType::from_raw_mode(mode)) {
+            (FileModes::Git, FileType::Directory) => 0o755,
+            (FileModes::Git, FileType::RegularFile) if mode & 0o100 == 0 => 0o644,
+            (FileModes::Git, FileType::RegularFile) => 0o755,
+            _ => mode & 0o7777,
+        }
+    }
+
     fn problem(&self, path: Vec<u8>, error: Option<Errno>) {
         let mut done = self.done.lock().expect("no job panics");
         done.problems.push(Problem { path, error });
@@ -431,7 +445,7 @@ impl Walk<'_> {
         let stat = rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
         let now = FileType::from_raw_mode(stat.st_mode);
         let meta = Meta {
-            mode: stat.st_mode & 0o7777,
+            mode: self.mode(stat.st_mode),
             mtime: file_stat(&stat).mtime,
             ..Meta::default()
         };
@@ -489,7 +503,7 @@ impl Walk<'_> {
         self.counts.files.fetch_add(1, Ordering::Relaxed);
         self.counts.bytes.fetch_add(stat.size, Ordering::Relaxed);
         let mut meta = Meta {
-            mode: stat.mode & 0o7777,
+            mode: self.mode(stat.mode),
             mtime: stat.mtime,
             ..Meta::default()
         };

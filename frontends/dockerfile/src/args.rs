@@ -46,21 +46,10 @@ pub(crate) struct Globals {
     pub(crate) declared: BTreeMap<String, Declared>,
 }
 
-/// The platform variables and the ARGs before the first FROM.
-pub(crate) fn global_args(
-    ast: &Ast,
-    request: &FrontendRequest,
-) -> Result<Globals, Vec<Diagnostic>> {
-    let given = build_args(request);
+/// The platform variables.
+pub(crate) fn platform_args(request: &FrontendRequest, target: &str) -> Env {
+    let given = &request.build_args;
     let mut env = Env::default();
-    let target = match (&request.target, ast.stages.last()) {
-        (Some(target), _) => target.clone(),
-        (None, Some(stage)) => stage
-            .name
-            .as_ref()
-            .map_or("default".to_owned(), |name| name.text.to_lowercase()),
-        (None, None) => "default".to_owned(),
-    };
     let (to, on) = (&request.target_platform, &request.build_platform);
     for (name, value) in [
         ("BUILDPLATFORM", on.to_string()),
@@ -73,10 +62,28 @@ pub(crate) fn global_args(
         ("TARGETOSVERSION", String::new()),
         ("TARGETARCH", to.arch.clone()),
         ("TARGETVARIANT", to.variant.clone()),
-        ("TARGETSTAGE", target),
+        ("TARGETSTAGE", target.to_owned()),
     ] {
         env.set(name, given.get(name).cloned().unwrap_or(value));
     }
+    env
+}
+
+/// The platform variables and the ARGs before the first FROM.
+pub(crate) fn global_args(
+    ast: &Ast,
+    request: &FrontendRequest,
+) -> Result<Globals, Vec<Diagnostic>> {
+    let given = build_args(request);
+    let target = match (request.targets.first(), ast.stages.last()) {
+        (Some(target), _) => target.clone(),
+        (None, Some(stage)) => stage
+            .name
+            .as_ref()
+            .map_or("default".to_owned(), |name| name.text.to_lowercase()),
+        (None, None) => "default".to_owned(),
+    };
+    let mut env = platform_args(request, &target);
     let shell = Shell::new(ast.escape);
     let mut errors = Vec::new();
     let mut declared: BTreeMap<String, Declared> = BTreeMap::new();

@@ -28,9 +28,9 @@ use rbuild_llb::op::ProxyEnv;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::pattern::read_ignore_file;
 
+use crate::Dockerfile;
 use crate::args::build_args;
 use crate::args::proxy_env;
-use crate::ast::Ast;
 use crate::ast::Head;
 use crate::ast::Kind;
 use crate::ast::Word;
@@ -41,8 +41,8 @@ use crate::lint::Rule;
 use crate::stages::Base;
 use crate::stages::Command;
 use crate::stages::Graph;
-use crate::suggest::nearest_variable;
 use crate::words::Shell;
+use rbuild_llb::suggest::nearest_variable;
 
 mod base;
 mod config;
@@ -59,6 +59,7 @@ use ignored::Ignored;
 pub(crate) use mount::check as check_mounts;
 pub(crate) use mount::needs_context as mounts_context;
 pub(crate) use remote::foreseen;
+pub use remote::http_source;
 
 /// PATH where a base sets none.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -121,6 +122,10 @@ pub(crate) struct Converter<'a> {
     /// What is left out of it, for the rule that reports copies of such files.
     ignored: Option<Ignored>,
     lint: &'a mut Linter,
+    /// Parses Dockerfiles that are inputs.
+    dockerfiles: &'a Dockerfile,
+    /// Stages of the program around this file, by the named contexts they are.
+    outer: BTreeMap<String, State>,
     definition: Definition,
     states: BTreeMap<usize, State>,
     taken: BTreeMap<usize, Taken>,
@@ -149,6 +154,7 @@ pub(crate) fn main_context(request: &FrontendRequest) -> SourceOp {
             name: "context".to_owned(),
             include: Vec::new(),
             exclude: ignored(request),
+            modes: Default::default(),
         }),
         MainContext::Archive(source) | MainContext::Files(source) => source.clone(),
     }
@@ -161,10 +167,11 @@ pub(crate) fn is_remote(path: &str) -> bool {
 
 impl<'a> Converter<'a> {
     pub(crate) fn new(
-        ast: &Ast,
+        escape: char,
         request: &'a FrontendRequest,
         graph: &'a Graph,
         pins: &'a Pins,
+        dockerfiles: &'a Dockerfile,
         lint: &'a mut Linter,
     ) -> Self {
         let build_args = build_args(request);
@@ -172,13 +179,15 @@ impl<'a> Converter<'a> {
             request,
             graph,
             pins,
-            shell: Shell::new(ast.escape),
+            shell: Shell::new(escape),
             proxy_env: proxy_env(&build_args),
             build_args,
             context: main_context(request),
             context_files: None,
             ignored: Ignored::new(&ignored(request)),
             lint,
+            dockerfiles,
+            outer: BTreeMap::new(),
             definition: Definition::with_capacity(
                 graph.nodes.iter().map(|n| n.commands.len()).sum(),
             ),
@@ -191,19 +200,19 @@ impl<'a> Converter<'a> {
 
     /// Converts the target and all it needs. All problems are reported.
     pub(crate) fn convert(mut self) -> Result<Finished, Vec<Diagnostic>> {
-        let reachable = self.graph.reachable();
-        let (stages, others): (Vec<usize>, Vec<usize>) =
-            reachable.iter().partition(|at| **at < self.graph.stages);
-        for at in others.into_iter().chain(stages) {
-            if let Err(error) = self.node(at) {
-                self.errors.push(*error);
-            }
-        }
+        self.nodes();
         if !self.errors.is_empty() {
             return Err(self.errors);
         }
-        let target = self.graph.target;
-        if let Some(mut state) = self.states.remove(&target) {
+        for (at, &target) in self.graph.targets.iter().enumerate() {
+            let last = !self.graph.targets[at + 1..].contains(&target);
+            let state = match last {
+                true => self.states.remove(&target),
+                false => self.states.get(&target).cloned(),
+            };
+            let Some(mut state) = state else {
+                continue;
+            };
             let entries = std::mem::take(&mut state.history).into_iter();
             state.config.history = entries.map(Rc::unwrap_or_clone).collect();
             self.finish_config(&mut state.config);
@@ -225,6 +234,18 @@ impl<'a> Converter<'a> {
         })
     }
 
+    /// Converts all nodes that count, each after those it needs.
+    fn nodes(&mut self) {
+        let reachable = self.graph.reachable();
+        let (stages, others): (Vec<usize>, Vec<usize>) =
+            reachable.iter().partition(|at| **at < self.graph.stages);
+        for at in others.into_iter().chain(stages) {
+            if let Err(error) = self.node(at) {
+                self.errors.push(*error);
+            }
+        }
+    }
+
     fn node(&mut self, at: usize) -> Converted<()> {
         let node = &self.graph.nodes[at];
         let steps = node.commands.iter().filter(|command| {
@@ -235,7 +256,7 @@ impl<'a> Converter<'a> {
                     Kind::Add(_) | Kind::Copy(_) | Kind::Run(_) | Kind::Workdir(_)
                 )
         });
-        let from = !matches!(node.base, Base::Scratch | Base::Stage(_));
+        let from = matches!(node.base, Base::Image { .. } | Base::Files { .. });
         let stage = node.head.is_some() && !node.replaced;
         let total = if stage {
             steps.count() + usize::from(from)
@@ -296,12 +317,12 @@ impl<'a> Converter<'a> {
     fn command(&mut self, at: usize, command: &Command, to: &mut Building) -> Converted<()> {
         let head = &command.instruction.head;
         match &command.instruction.kind {
-            Kind::Add(add) => self.add(add, head, to),
+            Kind::Add(add) => {
+                let from = self.copied(at, command)?;
+                self.add(add, from, head, to)
+            }
             Kind::Copy(copy) => {
-                let from = match command.sources.first() {
-                    Some(source) => Some(self.source(at, *source, command)?),
-                    None => None,
-                };
+                let from = self.copied(at, command)?;
                 self.copy(copy, from, head, to)
             }
             Kind::Run(run) => {
@@ -341,6 +362,13 @@ impl<'a> Converter<'a> {
             Kind::Volume(words) => self.volume(words, head, to),
             Kind::Workdir(word) => self.workdir(word, head, to),
         }
+    }
+
+    /// The file system that a copy names, if it names one.
+    fn copied(&self, at: usize, command: &Command) -> Converted<Option<Option<Edge>>> {
+        let from = command.sources.first();
+        from.map(|source| self.source(at, *source, command))
+            .transpose()
     }
 
     /// The file system of a node that an instruction of stage `at` takes files from.

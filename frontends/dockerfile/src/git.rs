@@ -65,6 +65,25 @@ pub fn git_context(url: &str, keep_git_dir: Option<&str>) -> Option<Result<GitSo
     })
 }
 
+/// The repository that `URL#REF:SUBDIR` names; `None` if it is no URL. A web URL need not end with `.git` here: it was
+/// said to be a repository. `commit` has the first digits of what REF must be.
+pub fn git_source(
+    url: &str,
+    keep_git_dir: Option<bool>,
+    commit: Option<&str>,
+) -> Option<Result<GitSource, String>> {
+    let parsed = match parse(url) {
+        Some(parsed) => parsed,
+        None if url.starts_with("https://") || url.starts_with("http://") => {
+            let (remote, fragment) = url.split_once('#').unwrap_or((url, ""));
+            assemble(remote, "", fragment)
+        }
+        None => return None,
+    };
+    let source = parsed.and_then(|url| url.source(keep_git_dir, commit));
+    Some(source.map_err(|error| error.to_string()))
+}
+
 /// Reads a git URL; `None` if the text is none.
 pub(crate) fn parse(text: &str) -> Option<Result<GitUrl, GitError>> {
     let (url, fragment) = match text.split_once('#') {

@@ -40,11 +40,11 @@ impl Dockerfile {
             Ok(read) => read,
             Err(errors) => return failed(errors),
         };
-        let scope = match request.target {
-            Some(_) => Scope::Target,
-            None => Scope::Everything,
+        let scope = match request.targets.is_empty() {
+            false => Scope::Target,
+            true => Scope::Everything,
         };
-        let errors = match convert_scope(&ast, scope, request, pins, &mut lint) {
+        let errors = match convert_scope(self, &ast, scope, request, pins, &mut lint) {
             Ok(Conversion::NeedsSources(sources)) => return Conversion::NeedsSources(sources),
             Ok(Conversion::Done(_)) => Vec::new(),
             Err(errors) => errors,
@@ -93,11 +93,11 @@ impl Dockerfile {
         pins: &Pins,
     ) -> Result<Conversion<Parameters>, Vec<Diagnostic>> {
         let (ast, mut lint) = self.read(request)?;
-        let (finished, graph) = match convert_scope(&ast, Scope::Target, request, pins, &mut lint)?
-        {
-            Conversion::NeedsSources(sources) => return Ok(Conversion::NeedsSources(sources)),
-            Conversion::Done(done) => done,
-        };
+        let (finished, graph) =
+            match convert_scope(self, &ast, Scope::Target, request, pins, &mut lint)? {
+                Conversion::NeedsSources(sources) => return Ok(Conversion::NeedsSources(sources)),
+                Conversion::Done(done) => done,
+            };
         lint.finish()?;
         Ok(Conversion::Done(parameters(&graph, &finished.taken)))
     }
@@ -166,7 +166,7 @@ fn note(needs: &mut Vec<Need>, id: &str, required: bool, at: &Span) {
 
 /// What the target and all stages it needs take: of a name that several take, what the nearest to the target says.
 fn parameters(graph: &Graph, taken: &BTreeMap<usize, Taken>) -> Parameters {
-    let node = &graph.nodes[graph.target];
+    let node = &graph.nodes[graph.target()];
     let name = node.named.then(|| node.name.clone());
     let described = |name: &String| description(node.head.as_ref()?, name);
     let mut all = Parameters {
@@ -208,7 +208,7 @@ fn parameters(graph: &Graph, taken: &BTreeMap<usize, Taken>) -> Parameters {
 /// The target, then what it starts from, then what it takes files from, each with its own in the same way.
 fn nearest_first(graph: &Graph) -> Vec<usize> {
     let mut order = Vec::new();
-    let mut open = vec![graph.target];
+    let mut open = vec![graph.target()];
     while let Some(at) = open.pop() {
         if order.contains(&at) {
             continue;

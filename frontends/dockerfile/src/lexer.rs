@@ -21,15 +21,15 @@ use crate::words::Shell;
 
 /// A here-document.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Heredoc {
+pub struct Heredoc {
     /// The word that ends it, without quotes.
-    pub(crate) name: String,
+    pub name: String,
     /// Whether variables in it are expanded (COPY and ADD): the name was not quoted.
-    pub(crate) expand: bool,
+    pub expand: bool,
     /// `<<-`: tabs at the start of lines are dropped.
-    pub(crate) chomp: bool,
+    pub chomp: bool,
     /// The lines, as they stand in the file.
-    pub(crate) content: String,
+    pub content: String,
 }
 
 impl Heredoc {

@@ -6,6 +6,7 @@
 //! - `words`: quotes, escapes and variables; `args`: ARG outside stages
 //! - `stages`: which stages there are, what they need, what the target needs
 //! - `convert`: stages to vertices and image configs; `lint`: BuildKit's rules
+//! - `program`: stages that another language puts together, converted by the same rules
 //! - `inspect`: what can be asked of a file besides a graph: findings, targets, parameters
 //!
 //! Sources of files (contexts, git, http) do not depend on what is built for, so they are asked for, and stand in the
@@ -21,13 +22,15 @@ mod lexer;
 mod lint;
 mod parse;
 mod paths;
+pub mod program;
 mod reference;
 mod source;
 mod stages;
-mod suggest;
+
 mod syntax;
 mod words;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -36,10 +39,13 @@ use std::sync::PoisonError;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Frontend;
 use rbuild_llb::ImageConfig;
+use rbuild_llb::Platform;
 use rbuild_llb::SourceFile;
+use rbuild_llb::definition::Output;
 use rbuild_llb::frontend::Conversion;
 use rbuild_llb::frontend::Converted;
 use rbuild_llb::frontend::FrontendRequest;
+use rbuild_llb::frontend::Goal;
 use rbuild_llb::frontend::MainContext;
 use rbuild_llb::frontend::Outline;
 use rbuild_llb::frontend::Pin;
@@ -47,8 +53,11 @@ use rbuild_llb::frontend::Pins;
 use rbuild_llb::frontend::SourceRequest;
 use rbuild_llb::op::SourceOp;
 
+pub use convert::http_source;
 pub use git::git_context;
+pub use git::git_source;
 pub use lint::rules;
+pub use parse::parse_duration;
 pub use reference::ReferenceError;
 pub use reference::normalise_reference;
 
@@ -71,14 +80,14 @@ pub struct Dockerfile {
 }
 
 /// What every question about a file starts with.
-struct Plan<'a> {
-    ast: &'a Ast,
+struct Plan {
+    escape: char,
     graph: Graph,
 }
 
-impl<'a> Plan<'a> {
+impl Plan {
     fn new(
-        ast: &'a Ast,
+        ast: &Ast,
         scope: Scope,
         request: &FrontendRequest,
         pins: &Pins,
@@ -86,7 +95,17 @@ impl<'a> Plan<'a> {
     ) -> Result<Self, Vec<Diagnostic>> {
         lint::check(ast, lint);
         Graph::check_defaults(ast, request, lint);
-        let mut graph = Graph::new(ast, scope, request, lint)?;
+        let graph = Graph::new(ast, scope, request, lint)?;
+        Self::of_graph(ast.escape, graph, request, pins)
+    }
+
+    /// A plan whose bases have added their triggers, as far as they are known.
+    fn of_graph(
+        escape: char,
+        mut graph: Graph,
+        request: &FrontendRequest,
+        pins: &Pins,
+    ) -> Result<Self, Vec<Diagnostic>> {
         // A trigger may make stages reachable whose own bases have triggers.
         while graph.trigger(request, &|node| pinned_config(node, request, pins))? {}
         let mut errors = Vec::new();
@@ -98,7 +117,7 @@ impl<'a> Plan<'a> {
             }
         }
         match errors.is_empty() {
-            true => Ok(Self { ast, graph }),
+            true => Ok(Self { escape, graph }),
             false => Err(errors),
         }
     }
@@ -119,7 +138,7 @@ impl<'a> Plan<'a> {
             let (source, platform) = match &node.base {
                 Base::Image { source, .. } => (source, self.graph.platform(at, request)),
                 Base::Files { source, .. } => (source, request.build_platform.clone()),
-                Base::Scratch | Base::Stage(_) => continue,
+                Base::Scratch | Base::Stage(_) | Base::Dockerfile(_) | Base::Outer(_) => continue,
             };
             add(SourceRequest {
                 source: source.clone(),
@@ -179,6 +198,7 @@ impl Dockerfile {
 
 /// Converts what the scope says, or tells which sources must be pinned for that.
 fn convert_scope(
+    dockerfiles: &Dockerfile,
     ast: &Ast,
     scope: Scope,
     request: &FrontendRequest,
@@ -194,7 +214,8 @@ fn convert_scope(
     if !missing.is_empty() {
         return Ok(Conversion::NeedsSources(missing));
     }
-    let finished = Converter::new(plan.ast, request, &plan.graph, pins, lint).convert()?;
+    let finished =
+        Converter::new(plan.escape, request, &plan.graph, pins, dockerfiles, lint).convert()?;
     match finished.missing.is_empty() {
         true => Ok(Conversion::Done((finished, plan.graph))),
         false => Ok(Conversion::NeedsSources(finished.missing)),
@@ -222,19 +243,38 @@ fn needs_pin(source: &SourceOp) -> bool {
     }
 }
 
-impl Frontend for Dockerfile {
-    fn outline(&self, request: &FrontendRequest) -> Result<Outline, Vec<Diagnostic>> {
-        let (ast, mut lint) = self.read(request)?;
-        let plan = Plan::new(&ast, Scope::Target, request, &Pins::default(), &mut lint)?;
-        let reachable: BTreeSet<usize> = plan.graph.reachable();
-        let stages = reachable.iter().filter(|at| **at < plan.graph.stages);
-        Ok(Outline {
-            sources: plan.sources(request),
-            reachable: stages
-                .map(|at| plan.graph.nodes[*at].name.clone())
-                .collect(),
-            warnings: lint.finish()?,
+/// The request for each of its targets by itself: TARGETSTAGE, and what stages make of it, differs between them.
+fn each_target(request: &FrontendRequest) -> Vec<Cow<'_, FrontendRequest>> {
+    let one = |target: &String| {
+        Cow::Owned(FrontendRequest {
+            targets: vec![target.clone()],
+            ..request.clone()
         })
+    };
+    match request.targets.as_slice() {
+        [] | [_] => vec![Cow::Borrowed(request)],
+        several => several.iter().map(one).collect(),
+    }
+}
+
+impl Frontend for Dockerfile {
+    fn platforms(&self, request: &FrontendRequest) -> Result<Vec<Platform>, Vec<Diagnostic>> {
+        Ok(vec![request.build_platform.clone()])
+    }
+
+    fn outline(&self, request: &FrontendRequest) -> Result<Outline, Vec<Diagnostic>> {
+        let mut all = Outline::default();
+        for request in each_target(request) {
+            let (ast, mut lint) = self.read(&request)?;
+            let plan = Plan::new(&ast, Scope::Target, &request, &Pins::default(), &mut lint)?;
+            let reachable: BTreeSet<usize> = plan.graph.reachable();
+            let stages = reachable.iter().filter(|at| **at < plan.graph.stages);
+            let names = stages.map(|at| plan.graph.nodes[*at].name.clone());
+            add_new(&mut all.reachable, names);
+            add_new(&mut all.sources, plan.sources(&request));
+            add_new(&mut all.warnings, lint.finish()?);
+        }
+        Ok(all)
     }
 
     fn convert(
@@ -242,13 +282,45 @@ impl Frontend for Dockerfile {
         request: &FrontendRequest,
         pins: &Pins,
     ) -> Result<Conversion, Vec<Diagnostic>> {
-        let (ast, mut lint) = self.read(request)?;
-        match convert_scope(&ast, Scope::Target, request, pins, &mut lint)? {
-            Conversion::NeedsSources(sources) => Ok(Conversion::NeedsSources(sources)),
-            Conversion::Done((finished, _)) => Ok(Conversion::Done(Converted {
-                definition: finished.definition,
-                warnings: lint.finish()?,
-            })),
+        let mut all: Option<Converted> = None;
+        for request in each_target(request) {
+            let (ast, mut lint) = self.read(&request)?;
+            let finished =
+                match convert_scope(self, &ast, Scope::Target, &request, pins, &mut lint)? {
+                    Conversion::NeedsSources(sources) => {
+                        return Ok(Conversion::NeedsSources(sources));
+                    }
+                    Conversion::Done((finished, _)) => finished,
+                };
+            let warnings = lint.finish()?;
+            match &mut all {
+                None => {
+                    all = Some(Converted {
+                        definition: finished.definition,
+                        goals: Vec::new(),
+                        warnings,
+                    });
+                }
+                Some(all) => {
+                    all.definition.extend(finished.definition);
+                    add_new(&mut all.warnings, warnings);
+                }
+            }
+        }
+        let mut all = all.expect("a request without targets is one for the default target");
+        let goal = |output: &Output| Goal {
+            name: output.name.clone(),
+            ..Goal::default()
+        };
+        all.goals = all.definition.outputs.iter().map(goal).collect();
+        Ok(Conversion::Done(all))
+    }
+}
+
+fn add_new<T: PartialEq>(to: &mut Vec<T>, from: impl IntoIterator<Item = T>) {
+    for new in from {
+        if !to.contains(&new) {
+            to.push(new);
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::lexer::Line;
 use crate::lexer::Parts;
 use crate::lexer::lex;
 use crate::source::Site;
-use crate::suggest::nearest;
+use rbuild_llb::suggest::nearest;
 
 mod flags;
 mod health;
@@ -29,6 +29,7 @@ mod transfer;
 
 use flags::Flags;
 pub(crate) use health::format_duration;
+pub use health::parse_duration;
 
 /// The instructions.
 pub(crate) static KEYWORDS: [&str; 18] = [

@@ -29,8 +29,8 @@ use crate::parse::parse_trigger;
 use crate::reference::familiar;
 use crate::reference::normalise_reference;
 use crate::source::Site;
-use crate::suggest::nearest;
 use crate::words::Shell;
+use rbuild_llb::suggest::nearest;
 
 mod from;
 
@@ -55,6 +55,19 @@ pub(crate) enum Base {
         /// Its name.
         context: String,
     },
+    /// A stage of a Dockerfile that is an input of this program.
+    Dockerfile(Box<Nested>),
+    /// A stage of the program that this Dockerfile is an input of, by the name of the named context.
+    Outer(String),
+}
+
+/// A target of a Dockerfile, as part of a program.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Nested {
+    /// The Dockerfile with its arguments and context.
+    pub(crate) request: FrontendRequest,
+    /// What its named contexts of the kind [`NamedContext::Step`] are.
+    pub(crate) contexts: BTreeMap<String, usize>,
 }
 
 /// Which stages count.
@@ -89,7 +102,8 @@ pub(crate) struct Node {
     pub(crate) commands: Vec<Command>,
     /// Whether a named context stands in for the stage, which then has no instructions.
     pub(crate) replaced: bool,
-    triggered: bool,
+    /// Whether the triggers of the base have been added.
+    pub(crate) triggered: bool,
 }
 
 /// An instruction and the nodes it takes files from.
@@ -111,8 +125,8 @@ pub(crate) struct Graph {
     /// How many of them are stages.
     pub(crate) stages: usize,
     /// What is to be built.
-    pub(crate) target: usize,
-    scope: Scope,
+    pub(crate) targets: Vec<usize>,
+    pub(crate) scope: Scope,
     /// ARGs before the first FROM, and the platform variables.
     pub(crate) globals: Env,
     /// The former.
@@ -133,7 +147,7 @@ impl Graph {
         let mut graph = Self {
             nodes: Vec::new(),
             stages: ast.stages.len(),
-            target: 0,
+            targets: Vec::new(),
             scope,
             globals: env,
             declared,
@@ -163,13 +177,18 @@ impl Graph {
         graph.alone = graph.nodes.len() == 1 && !graph.takes_from_elsewhere();
         errors.extend(graph.cycle());
         match graph.find_target(ast, request) {
-            Ok(target) => graph.target = target,
+            Ok(target) => graph.targets.push(target),
             Err(error) => errors.push(*error),
         }
         match errors.is_empty() {
             true => Ok(graph),
             false => Err(errors),
         }
+    }
+
+    /// The first of what is to be built: of a Dockerfile the only one.
+    pub(crate) fn target(&self) -> usize {
+        self.targets[0]
     }
 
     /// BuildKit counts every mount as a source, also one that has none.
@@ -192,7 +211,7 @@ impl Graph {
     }
 
     fn find_target(&self, ast: &Ast, request: &FrontendRequest) -> Result<usize, Box<Diagnostic>> {
-        let Some(target) = &request.target else {
+        let Some(target) = request.targets.first() else {
             return Ok(self.stages - 1);
         };
         self.find(target).ok_or_else(|| {
@@ -395,7 +414,7 @@ impl Graph {
     pub(crate) fn reachable(&self) -> BTreeSet<usize> {
         let mut reachable = BTreeSet::new();
         let mut open = match self.scope {
-            Scope::Target => vec![self.target],
+            Scope::Target => self.targets.clone(),
             Scope::Everything => (0..self.stages).collect(),
         };
         while let Some(at) = open.pop() {
@@ -403,8 +422,10 @@ impl Graph {
                 continue;
             }
             let node = &self.nodes[at];
-            if let Base::Stage(base) = node.base {
-                open.push(base);
+            match &node.base {
+                Base::Stage(base) => open.push(*base),
+                Base::Dockerfile(nested) => open.extend(nested.contexts.values()),
+                Base::Scratch | Base::Image { .. } | Base::Files { .. } | Base::Outer(_) => {}
             }
             let sources = node.commands.iter().flat_map(|command| &command.sources);
             open.extend(sources.flatten());
@@ -517,6 +538,7 @@ fn context_base(key: &str, context: &NamedContext) -> Base {
             source: source.clone(),
             context: Some(name),
         },
+        NamedContext::Step => Base::Outer(name),
         NamedContext::Source(source) => Base::Files {
             source: source.clone(),
             context: name,
@@ -526,6 +548,7 @@ fn context_base(key: &str, context: &NamedContext) -> Base {
                 name: name.clone(),
                 include: Vec::new(),
                 exclude: exclude.clone(),
+                modes: Default::default(),
             }),
             context: name,
         },

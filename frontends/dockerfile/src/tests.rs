@@ -70,7 +70,7 @@ fn request(text: &str) -> FrontendRequest {
         source: file("Dockerfile", text),
         context: MainContext::Local,
         ignore: None,
-        target: None,
+        targets: Vec::new(),
         build_args: BTreeMap::new(),
         labels: BTreeMap::new(),
         contexts: BTreeMap::new(),
@@ -83,6 +83,9 @@ fn request(text: &str) -> FrontendRequest {
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
         source_date_epoch: None,
+        settings: Vec::new(),
+        files: Default::default(),
+        git: None,
     }
 }
 
@@ -109,7 +112,7 @@ fn read_request(text: &str, request: &mut FrontendRequest) {
             Some(("label", name)) => {
                 request.labels.insert(name.into(), value.into());
             }
-            _ if key == "target" => request.target = Some(value.into()),
+            _ if key == "target" => request.targets = vec![value.into()],
             _ if key == "no-cache" => {
                 request.no_cache = NoCache::Stages(BTreeSet::from([value.to_owned()]));
             }

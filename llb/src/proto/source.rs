@@ -6,6 +6,7 @@ use super::Attributes;
 use super::DecodeError;
 use super::EncodeError;
 use crate::id::OciDigest;
+use crate::op::FileModes;
 use crate::op::GitSource;
 use crate::op::HttpSource;
 use crate::op::ImageSource;
@@ -14,6 +15,8 @@ use crate::op::OciLayoutSource;
 use crate::op::SourceOp;
 
 const LOCAL_INCLUDE: &str = "local.includepattern";
+/// Ours: BuildKit passes over it, and normalises nothing.
+const LOCAL_MODES: &str = "rbuild.local.modes";
 const LOCAL_EXCLUDE: &str = "local.excludepatterns";
 const LOCAL_KEY_HINT: &str = "local.sharedkeyhint";
 const GIT_KEEP_DIR: &str = "git.keepgitdir";
@@ -65,7 +68,11 @@ pub(super) fn encode(source: &SourceOp) -> Result<pb::SourceOp, EncodeError> {
             name,
             include,
             exclude,
+            modes,
         }) => {
+            if *modes == FileModes::Git {
+                set(LOCAL_MODES, "git");
+            }
             for (attribute, patterns) in [(LOCAL_INCLUDE, include), (LOCAL_EXCLUDE, exclude)] {
                 if !patterns.is_empty() {
                     set(
@@ -230,6 +237,11 @@ pub(super) fn decode(op: &str, source: &pb::SourceOp) -> Result<SourceOp, Decode
             name: rest.to_owned(),
             include: reader.list(LOCAL_INCLUDE)?,
             exclude: reader.list(LOCAL_EXCLUDE)?,
+            modes: match reader.take(LOCAL_MODES).as_deref() {
+                None => FileModes::Exact,
+                Some("git") => FileModes::Git,
+                Some(other) => return Err(reader.value(LOCAL_MODES, other.to_owned())),
+            },
         }),
         "git" => SourceOp::Git(git(rest, &mut reader)?),
         "http" | "https" => SourceOp::Http(HttpSource {

@@ -254,6 +254,7 @@ fn decode_changed(change: impl FnOnce(&mut pb::Op)) -> String {
         name: "context".into(),
         include: Vec::new(),
         exclude: Vec::new(),
+        modes: Default::default(),
     }));
     let good = encode_one(local).unwrap();
     let input = pb::Input {

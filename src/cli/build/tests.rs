@@ -58,15 +58,16 @@ fn every_flag_reaches_the_request() {
     );
     assert_eq!(request.context, ContextSource::Directory("/".into()));
     assert_eq!(request.file, Some(PlanFile::Path("Dockerfile.dev".into())));
+    let tags: Vec<&str> = request.tags.iter().map(|tag| &*tag.name).collect();
     assert_eq!(
-        request.tags,
+        tags,
         [
             "docker.io/library/app:latest",
             "ghcr.io/me/app:1",
             "docker.io/library/third:3"
         ]
     );
-    assert_eq!(request.target.as_deref(), Some("web"));
+    assert_eq!(request.targets, ["web"]);
     let pairs = |map: &BTreeMap<String, String>| {
         let pairs = map.iter().map(|(k, v)| format!("{k}={v}"));
         pairs.collect::<Vec<_>>()
@@ -122,7 +123,7 @@ fn every_flag_reaches_the_request() {
 fn a_bare_request_has_docker_s_defaults() {
     let request = request("/");
     assert!(request.outputs.is_empty() && request.tags.is_empty() && request.platforms.is_empty());
-    assert_eq!((request.file, request.target), (None, None));
+    assert_eq!((request.file, request.targets), (None, Vec::new()));
     assert_eq!(
         (request.no_cache, request.network),
         (NoCache::Off, NetworkMode::Default)
@@ -148,8 +149,21 @@ fn switches_take_a_value_only_with_an_equals_sign() {
 
 #[test]
 fn the_last_of_a_repeated_flag_counts() {
-    let request = request("--target a --target b --progress plain --progress tty /");
-    assert_eq!(request.target.as_deref(), Some("b"));
+    let request = request("--jobs 1 --jobs 2 --progress plain --progress tty /");
+    assert_eq!(request.jobs, 2);
+}
+
+#[test]
+fn several_targets_are_built_in_one_go() {
+    let request = request("--target a --target= --target b --target a --also-run t -t a=x -t y /");
+    assert_eq!(request.targets, ["a", "b"]);
+    assert_eq!(request.also_run, ["t"]);
+    let tags = request.tags.iter();
+    let tags: Vec<_> = tags
+        .map(|tag| (tag.target.as_deref(), &*tag.name))
+        .collect();
+    let name = |name| format!("docker.io/library/{name}:latest");
+    assert_eq!(tags, [(Some("a"), &*name("x")), (None, &*name("y"))]);
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn request(case: &Path) -> FrontendRequest {
         }),
         context: MainContext::Local,
         ignore: None,
-        target: None,
+        targets: Vec::new(),
         build_args: BTreeMap::new(),
         labels: BTreeMap::new(),
         contexts: BTreeMap::new(),
@@ -43,13 +43,16 @@ fn request(case: &Path) -> FrontendRequest {
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
         source_date_epoch: None,
+        settings: Vec::new(),
+        files: Default::default(),
+        git: None,
     };
     let options = fs::read_to_string(case.join("request")).unwrap_or_default();
     for line in options.lines() {
         let (key, value) = line.split_once('=').unwrap();
         match key.strip_prefix("build-arg:") {
             Some(name) => drop(request.build_args.insert(name.into(), value.into())),
-            None => request.target = Some(value.to_owned()),
+            None => request.targets = vec![value.to_owned()],
         }
     }
     request

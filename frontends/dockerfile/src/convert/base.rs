@@ -1,5 +1,6 @@
 //! What stages start from.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use rbuild_llb::Diagnostic;
@@ -11,6 +12,7 @@ use rbuild_llb::Platform;
 use rbuild_llb::Span;
 use rbuild_llb::Vertex;
 use rbuild_llb::definition::VertexMeta;
+use rbuild_llb::frontend::FrontendRequest;
 use rbuild_llb::frontend::MainContext;
 use rbuild_llb::frontend::Pin;
 use rbuild_llb::op::CopyAction;
@@ -24,8 +26,12 @@ use super::Building;
 use super::Converted;
 use super::Converter;
 use super::DEFAULT_PATH;
+use super::State;
+use crate::Plan;
 use crate::lint::Rule;
 use crate::stages::Base;
+use crate::stages::Nested;
+use crate::stages::Scope;
 
 impl Converter<'_> {
     /// Sets a stage up with its base.
@@ -51,6 +57,13 @@ impl Converter<'_> {
                 self.image(at, source, context.as_deref(), to)?;
             }
             Base::Files { source, context } => self.files(at, source, context, to)?,
+            Base::Dockerfile(nested) => self.nested(nested, to)?,
+            Base::Outer(context) => {
+                if let Some(state) = self.outer.get(context) {
+                    to.state = state.clone();
+                    to.state.config.config.on_build.clear();
+                }
+            }
         }
         Ok(())
     }
@@ -94,6 +107,58 @@ impl Converter<'_> {
             self.lint.report(rule, head, &node.at, message);
         }
         Ok(())
+    }
+
+    /// Converts the target of a Dockerfile into the same graph.
+    fn nested(&mut self, nested: &Nested, to: &mut Building) -> Converted<()> {
+        let outer = nested.contexts.iter().filter_map(|(name, at)| {
+            let state = self.states.get(at)?;
+            Some((name.clone(), state.clone()))
+        });
+        let outer = outer.collect();
+        let state = self.dockerfile(&nested.request, outer);
+        // Steps made before an error are in the graph as well; nothing uses them.
+        match state {
+            Ok(state) => to.state = state,
+            Err(errors) => {
+                self.errors.extend(errors);
+                to.state.config = ImageConfig::scratch(&to.state.platform);
+            }
+        }
+        Ok(())
+    }
+
+    fn dockerfile(
+        &mut self,
+        request: &FrontendRequest,
+        outer: BTreeMap<String, State>,
+    ) -> Result<State, Vec<Diagnostic>> {
+        let ast = self.dockerfiles.parse(&request.source)?;
+        let plan = Plan::new(&ast, Scope::Target, request, self.pins, self.lint)?;
+        let mut inner = Converter::new(
+            plan.escape,
+            request,
+            &plan.graph,
+            self.pins,
+            self.dockerfiles,
+            self.lint,
+        );
+        inner.outer = outer;
+        inner.definition = std::mem::take(&mut self.definition);
+        inner.nodes();
+        let state = inner.states.remove(&plan.graph.target());
+        let Converter {
+            definition,
+            errors,
+            missing,
+            ..
+        } = inner;
+        self.definition = definition;
+        self.missing.extend(missing);
+        match (errors.is_empty(), state) {
+            (true, Some(state)) => Ok(state),
+            _ => Err(errors),
+        }
     }
 
     fn files(
@@ -171,7 +236,9 @@ impl Converter<'_> {
         let op = Op::Source(self.context.clone());
         // What to call it as BuildKit does (frontend/dockerui/context.go).
         let (name, archive) = match (&self.request.context, &self.context) {
-            (MainContext::Local, _) => ("[internal] load build context".to_owned(), None),
+            (MainContext::Local, _) | (_, SourceOp::Local(_)) => {
+                ("[internal] load build context".to_owned(), None)
+            }
             (MainContext::Archive(_), SourceOp::Http(http)) => {
                 let name = "[internal] load remote build context".to_owned();
                 (name, Some(http.filename.clone()))

@@ -142,8 +142,14 @@ impl Converter<'_> {
         self.end(copy, &words, copies, step, to)
     }
 
-    /// ADD.
-    pub(super) fn add(&mut self, add: &Transfer, head: &Head, to: &mut Building) -> Converted<()> {
+    /// ADD; `from` is what stands for the build context, if another program than a Dockerfile says so.
+    pub(super) fn add(
+        &mut self,
+        add: &Transfer,
+        from: Option<Option<Edge>>,
+        head: &Head,
+        to: &mut Building,
+    ) -> Converted<()> {
         let words = self.words(add, head, to)?;
         if let Some(checksum) = &words.checksum {
             let remote =
@@ -176,10 +182,15 @@ impl Converter<'_> {
                 };
                 self.add_url(&remote, add, &mut copies)?;
             } else {
-                self.check_ignored("Add", path, head);
-                let source = self.context(&head.span);
+                let source = match from {
+                    Some(source) => source,
+                    None => {
+                        self.check_ignored("Add", path, head);
+                        Some(self.context(&head.span))
+                    }
+                };
                 let unpack = add.unpack.unwrap_or(true);
-                copies.push(Some(source), local(&copies, &path.text, false, unpack));
+                copies.push(source, local(&copies, &path.text, false, unpack));
             }
         }
         let step = Step {

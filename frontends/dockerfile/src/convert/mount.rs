@@ -17,8 +17,8 @@ use crate::ast::MountField;
 use crate::ast::Run;
 use crate::ast::Word;
 use crate::paths;
-use crate::suggest::nearest;
 use crate::words::parse_bool;
+use rbuild_llb::suggest::nearest;
 
 const KEYS: [&str; 19] = [
     "type",

@@ -97,7 +97,7 @@ impl Converter<'_> {
 }
 
 /// The source a URL stands for, named after the last element of its path.
-fn http_source(url: &str) -> HttpSource {
+pub fn http_source(url: &str) -> HttpSource {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let path = rest.split_once('/').map_or("", |(_, path)| path);

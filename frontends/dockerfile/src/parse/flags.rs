@@ -7,7 +7,7 @@ use super::Input;
 use super::Result1;
 use crate::ast::Word;
 use crate::lexer::Parts;
-use crate::suggest::nearest;
+use rbuild_llb::suggest::nearest;
 
 struct Flag {
     name: String,

@@ -100,7 +100,7 @@ fn duration(word: Option<Word>) -> Result1<i64> {
 }
 
 /// Go's `time.ParseDuration`, in nanoseconds.
-fn parse_duration(text: &str) -> Option<i64> {
+pub fn parse_duration(text: &str) -> Option<i64> {
     let (negative, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix('+').unwrap_or(text)),

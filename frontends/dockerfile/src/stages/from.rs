@@ -17,9 +17,9 @@ use crate::ast::Word;
 use crate::lint::Linter;
 use crate::lint::Rule;
 use crate::reference::normalise_reference;
-use crate::suggest::nearest_variable;
 use crate::words::Expansion;
 use crate::words::Shell;
+use rbuild_llb::suggest::nearest_variable;
 
 impl Graph {
     pub(super) fn stage(

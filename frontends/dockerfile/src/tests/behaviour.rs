@@ -20,6 +20,7 @@ fn local(name: &str, exclude: &[&str]) -> SourceOp {
         name: name.to_owned(),
         include: Vec::new(),
         exclude: exclude.iter().map(|p| (*p).to_owned()).collect(),
+        modes: Default::default(),
     })
 }
 
@@ -68,10 +69,10 @@ fn the_outline_has_what_the_target_needs_and_no_more() {
 #[test]
 fn targets_go_by_name() {
     let mut request = request("FROM a AS Build\nRUN 1\nFROM b\nRUN 2\n");
-    request.target = Some("BUILD".to_owned());
+    request.targets = vec!["BUILD".to_owned()];
     let converted = build(None, &request).unwrap();
     assert_eq!(converted.definition.outputs[0].name, "build");
-    request.target = Some("0".to_owned());
+    request.targets = vec!["0".to_owned()];
     build(None, &request).unwrap_err();
 }
 

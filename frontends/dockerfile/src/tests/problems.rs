@@ -323,7 +323,7 @@ fn targets_that_are_not_there() {
         ("nothing", "the stages are `build`"),
         ("2", "the stages are `build`"),
     ] {
-        request.target = Some(target.to_owned());
+        request.targets = vec![target.to_owned()];
         let want = format!("2:1 \"FROM b\" target stage `{target}` could not be found [{hint}]");
         assert_eq!(problems(&request), [want]);
     }

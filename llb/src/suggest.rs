@@ -2,10 +2,7 @@
 
 /// The candidate that is at most two edits away from `typed`, whatever their case, the nearest first and then the
 /// first given; none if `typed` is itself a candidate, because then the name was not the problem.
-pub(crate) fn nearest<'a>(
-    typed: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let typed = typed.to_lowercase();
     pick(candidates, |candidate| {
         distance(&typed, &candidate.to_lowercase())
@@ -13,7 +10,7 @@ pub(crate) fn nearest<'a>(
 }
 
 /// The same for names of variables, whose case counts.
-pub(crate) fn nearest_variable<'a>(
+pub fn nearest_variable<'a>(
     typed: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {

@@ -1,0 +1,182 @@
+//! Instructions as a Dockerfile has them.
+
+use crate::ast::CommandLine;
+use crate::ast::Kind;
+use crate::ast::Mount;
+use crate::ast::Pair;
+use crate::ast::Run;
+use crate::ast::Transfer;
+use crate::ast::Word;
+use crate::parse::format_duration;
+
+/// The logical line of an instruction, without the texts of its here-documents.
+pub(super) fn line(kind: &Kind) -> String {
+    match kind {
+        Kind::Add(add) => transfer("ADD", add),
+        Kind::Copy(copy) => transfer("COPY", copy),
+        Kind::Arg(args) => {
+            let args = args.iter().map(|arg| match &arg.default {
+                Some(default) => format!("{}={}", arg.name.text, default.text),
+                None => arg.name.text.clone(),
+            });
+            words("ARG", args)
+        }
+        Kind::Cmd(line) => format!("CMD {}", command(line)),
+        Kind::Entrypoint(line) => format!("ENTRYPOINT {}", command(line)),
+        Kind::Env(list) => words("ENV", list.iter().map(pair)),
+        Kind::Label(list) => words("LABEL", list.iter().map(pair)),
+        Kind::Expose(list) => words("EXPOSE", texts(list)),
+        Kind::Healthcheck(check) => {
+            let mut parts = Vec::new();
+            for (name, value) in [
+                ("interval", check.interval),
+                ("timeout", check.timeout),
+                ("start-period", check.start_period),
+                ("start-interval", check.start_interval),
+            ] {
+                if value != 0 {
+                    parts.push(format!("--{name}={}", format_duration(value)));
+                }
+            }
+            if check.retries != 0 {
+                parts.push(format!("--retries={}", check.retries));
+            }
+            parts.push(match check.test.as_slice() {
+                [none] if none == "NONE" => "NONE".to_owned(),
+                [shell, line] if shell == "CMD-SHELL" => format!("CMD {line}"),
+                [_, args @ ..] => format!("CMD {}", json(args)),
+                [] => String::new(),
+            });
+            words("HEALTHCHECK", parts)
+        }
+        Kind::Maintainer(word) => format!("MAINTAINER {}", word.text),
+        Kind::Onbuild(trigger) => format!("ONBUILD {trigger}"),
+        Kind::Run(run) => {
+            let mut parts: Vec<String> = run.mounts.iter().map(mount).collect();
+            for (flag, word) in [("network", &run.network), ("security", &run.security)] {
+                if let Some(word) = word {
+                    parts.push(format!("--{flag}={}", word.text));
+                }
+            }
+            parts.push(command(&run.command));
+            words("RUN", parts)
+        }
+        Kind::Shell(shell) => format!("SHELL {}", json(shell)),
+        Kind::StopSignal(word) => format!("STOPSIGNAL {}", word.text),
+        Kind::User(word) => format!("USER {}", word.text),
+        Kind::Volume(list) => words("VOLUME", texts(list)),
+        Kind::Workdir(word) => format!("WORKDIR {}", word.text),
+    }
+}
+
+/// The here-documents of an instruction, each with the line that ends it.
+pub(super) fn documents(kind: &Kind) -> String {
+    let list = match kind {
+        Kind::Add(transfer) | Kind::Copy(transfer) => &transfer.documents,
+        Kind::Run(Run { heredocs, .. }) => heredocs,
+        _ => return String::new(),
+    };
+    let texts = list.iter().map(|document| {
+        let end = if document.content.ends_with('\n') || document.content.is_empty() {
+            ""
+        } else {
+            "\n"
+        };
+        format!("{}{end}{}\n", document.content, document.name)
+    });
+    texts.collect()
+}
+
+fn words(keyword: &str, words: impl IntoIterator<Item = String>) -> String {
+    let mut line = keyword.to_owned();
+    for word in words {
+        line.extend([" ", &word]);
+    }
+    line
+}
+
+fn texts(list: &[Word]) -> impl Iterator<Item = String> {
+    list.iter().map(|word| word.text.clone())
+}
+
+fn pair(pair: &Pair) -> String {
+    format!("{}={}", pair.key.text, pair.value.text)
+}
+
+fn command(line: &CommandLine) -> String {
+    match line {
+        CommandLine::Exec(args) => json(args),
+        CommandLine::Shell(line) => line.clone(),
+    }
+}
+
+fn json(args: &[String]) -> String {
+    let args: Vec<String> = args
+        .iter()
+        .map(|arg| serde_json::Value::from(arg.as_str()).to_string())
+        .collect();
+    format!("[{}]", args.join(", "))
+}
+
+fn mount(mount: &Mount) -> String {
+    let fields = mount.fields.iter().map(|field| match &field.value {
+        Some(value) if value.contains([',', '"']) => {
+            format!("\"{}={}\"", field.key, value.replace('"', "\"\""))
+        }
+        Some(value) => format!("{}={value}", field.key),
+        None => field.key.clone(),
+    });
+    format!("--mount={}", fields.collect::<Vec<_>>().join(","))
+}
+
+fn transfer(keyword: &str, transfer: &Transfer) -> String {
+    let mut parts = Vec::new();
+    for (flag, word) in [
+        ("from", &transfer.from),
+        ("chown", &transfer.chown),
+        ("chmod", &transfer.chmod),
+        ("checksum", &transfer.checksum),
+    ] {
+        if let Some(word) = word {
+            parts.push(format!("--{flag}={}", word.text));
+        }
+    }
+    for (flag, set) in [("link", transfer.link), ("parents", transfer.parents)] {
+        if set {
+            parts.push(format!("--{flag}"));
+        }
+    }
+    for (flag, set) in [
+        ("keep-git-dir", transfer.keep_git_dir),
+        ("unpack", transfer.unpack),
+    ] {
+        if let Some(set) = set {
+            parts.push(format!("--{flag}={set}"));
+        }
+    }
+    parts.extend(
+        transfer
+            .exclude
+            .iter()
+            .map(|word| format!("--exclude={}", word.text)),
+    );
+    let documents = transfer
+        .documents
+        .iter()
+        .map(|document| match document.expand {
+            true => format!("<<{}", document.name),
+            false => format!("<<\"{}\"", document.name),
+        });
+    let mut paths: Vec<String> = texts(&transfer.paths).collect();
+    paths.extend(documents);
+    paths.push(transfer.dest.text.clone());
+    // A word with blanks can only be told apart in JSON form, which knows no quotes.
+    let blank = paths
+        .iter()
+        .any(|path| path.starts_with('\'') && path.contains(char::is_whitespace));
+    parts.push(match blank && transfer.documents.is_empty() {
+        true => json(&paths),
+        false => paths.join(" "),
+    });
+    words(keyword, parts)
+}

@@ -1,0 +1,328 @@
+//! What commands see besides the files of their step.
+
+use rbuild_dockerfile::program::Mount as Instruction;
+use rbuild_dockerfile::program::MountField;
+use rbuild_dockerfile::program::StageId;
+use rbuild_dockerfile::program::literal;
+use rbuild_llb::Diagnostic;
+use rbuild_llb::Span;
+use rbuild_llb::op::CacheSharing;
+
+use super::Lowering;
+use crate::modules::ModuleId;
+use crate::modules::Thing;
+use crate::read::At;
+use crate::read::Text;
+use crate::schema::Body;
+use crate::schema::INHERITED;
+use crate::schema::Item;
+use crate::schema::Mount;
+use crate::schema::SecretUse;
+use crate::schema::SshUse;
+use crate::values::Scope;
+
+/// Mounts, each with the stage whose files it shows.
+type Mounts = (Vec<Instruction>, Vec<Option<StageId>>);
+
+/// The fields of a mount so far.
+struct Fields {
+    at: Span,
+    list: Vec<MountField>,
+}
+
+impl Fields {
+    fn new(kind: &str, at: &Span) -> Self {
+        let mut fields = Self {
+            at: at.clone(),
+            list: Vec::new(),
+        };
+        fields.add("type", kind.to_owned(), at);
+        fields
+    }
+
+    /// Adds a field whose value is a word.
+    fn add(&mut self, key: &str, value: String, at: &Span) {
+        self.list.push(MountField {
+            key: key.to_owned(),
+            value: Some(value),
+            span: at.clone(),
+        });
+    }
+
+    fn number(&mut self, key: &str, value: Option<&At<i64>>) {
+        if let Some(number) = value {
+            self.add(key, number.value.to_string(), &number.span);
+        }
+    }
+
+    fn done(self) -> Instruction {
+        Instruction {
+            span: self.at,
+            fields: self.list,
+        }
+    }
+}
+
+impl<'a> Lowering<'a> {
+    /// All mounts of a step, in the order `mounts`, `caches`, `secrets`, `ssh`.
+    pub(super) fn mounts(
+        &mut self,
+        body: Body<'_>,
+        scope: Scope<'_>,
+        from: Option<&Text>,
+    ) -> Option<Mounts> {
+        let mut mounts = Mounts::default();
+        self.add_mounts(body, scope, from, &mut mounts)?;
+        self.add_caches(body, scope, from, &mut mounts)?;
+        self.add_secrets(body, scope, from, &mut mounts)?;
+        self.add_ssh(body, scope, from, &mut mounts)?;
+        Some(mounts)
+    }
+
+    /// What `"..."` stands for: the step that this one starts from.
+    fn inherited(
+        &mut self,
+        module: ModuleId,
+        from: Option<&Text>,
+        at: &Span,
+    ) -> Option<(ModuleId, Body<'a>, &'a Text)> {
+        let modules = self.modules;
+        let problem = match from {
+            None => "a function starts from nothing".to_owned(),
+            Some(from) => match modules.thing(module, from) {
+                Ok((Thing::Step(at), name)) => {
+                    let step = &modules.get(at).file.step[name].value;
+                    return Some((at, step.body(), &step.from.0));
+                }
+                Ok(_) => format!("`{}` is no step", from.text),
+                // That is reported where the step starts.
+                Err(_) => return None,
+            },
+        };
+        let message = "`\"...\"` stands for what the step has that this one starts from";
+        self.errors
+            .push(Diagnostic::error(message, at.clone(), problem));
+        None
+    }
+
+    fn add_mounts(
+        &mut self,
+        body: Body<'_>,
+        scope: Scope<'_>,
+        from: Option<&Text>,
+        to: &mut Mounts,
+    ) -> Option<()> {
+        for item in body.mounts {
+            match item {
+                Item::Inherited(at) => {
+                    let (module, body, from) = self.inherited(scope.module, from, at)?;
+                    let scope = Scope { module, ..scope };
+                    self.add_mounts(body, scope, Some(from), to)?;
+                }
+                Item::Own(mount) => self.mount(mount, scope, to)?,
+            }
+        }
+        Some(())
+    }
+
+    fn add_caches(
+        &mut self,
+        body: Body<'_>,
+        scope: Scope<'_>,
+        from: Option<&Text>,
+        to: &mut Mounts,
+    ) -> Option<()> {
+        for name in body.caches {
+            if name.text == INHERITED {
+                let (module, body, from) = self.inherited(scope.module, from, &name.span)?;
+                let scope = Scope { module, ..scope };
+                self.add_caches(body, scope, Some(from), to)?;
+            } else {
+                self.cache(name, scope, to)?;
+            }
+        }
+        Some(())
+    }
+
+    fn add_secrets(
+        &mut self,
+        body: Body<'_>,
+        scope: Scope<'_>,
+        from: Option<&Text>,
+        to: &mut Mounts,
+    ) -> Option<()> {
+        for item in body.secrets {
+            match item {
+                Item::Inherited(at) => {
+                    let (module, body, from) = self.inherited(scope.module, from, at)?;
+                    let scope = Scope { module, ..scope };
+                    self.add_secrets(body, scope, Some(from), to)?;
+                }
+                Item::Own(secret) => self.secret(secret, scope, to)?,
+            }
+        }
+        Some(())
+    }
+
+    fn add_ssh(
+        &mut self,
+        body: Body<'_>,
+        scope: Scope<'_>,
+        from: Option<&Text>,
+        to: &mut Mounts,
+    ) -> Option<()> {
+        for item in body.ssh {
+            match item {
+                Item::Inherited(at) => {
+                    let (module, body, from) = self.inherited(scope.module, from, at)?;
+                    let scope = Scope { module, ..scope };
+                    self.add_ssh(body, scope, Some(from), to)?;
+                }
+                Item::Own(agent) => self.agent(agent, scope, to)?,
+            }
+        }
+        Some(())
+    }
+
+    fn mount(&mut self, mount: &Mount, scope: Scope<'_>, to: &mut Mounts) -> Option<()> {
+        match mount {
+            Mount::Bind(bind) => {
+                let source = self.files(scope.module, &bind.from)?;
+                let mut fields = Fields::new("bind", &bind.span);
+                fields.add("from", bind.from.text.clone(), &bind.from.span);
+                if let Some(path) = &bind.path {
+                    fields.add("source", self.word(path, scope)?, &path.span);
+                }
+                fields.add("target", self.word(&bind.to, scope)?, &bind.to.span);
+                if let Some(write) = bind.write.as_ref().filter(|write| write.value) {
+                    fields.add("rw", "true".to_owned(), &write.span);
+                }
+                push(to, fields, source);
+            }
+            Mount::Cache(cache) => self.cache(&cache.cache, scope, to)?,
+            Mount::Tmpfs(tmpfs) => {
+                let mut fields = Fields::new("tmpfs", &tmpfs.span);
+                fields.add("target", self.word(&tmpfs.tmpfs, scope)?, &tmpfs.tmpfs.span);
+                if let Some(size) = &tmpfs.size {
+                    fields.add("size", self.word(size, scope)?, &size.span);
+                }
+                push(to, fields, None);
+            }
+            Mount::Secret(secret) => self.secret(&secret.secret, scope, to)?,
+            Mount::Ssh(ssh) => self.agent(&ssh.ssh, scope, to)?,
+        }
+        Some(())
+    }
+
+    fn cache(&mut self, name: &Text, scope: Scope<'_>, to: &mut Mounts) -> Option<()> {
+        let modules = self.modules;
+        let found = modules.find(scope.module, name, "cache", |file| &file.caches);
+        let (module, key, cache) = match found {
+            Ok(found) => found,
+            Err(error) => {
+                self.errors.push(error);
+                return None;
+            }
+        };
+        let own = Scope { module, ..scope };
+        let mut fields = Fields::new("cache", &name.span);
+        let id = match &cache.id {
+            Some(id) => self.word(id, own)?,
+            None => literal(&self.qualified(module, key)),
+        };
+        fields.add("id", id, &name.span);
+        fields.add("target", self.word(&cache.path, own)?, &cache.path.span);
+        if let Some(sharing) = &cache.sharing {
+            let word = match sharing.value {
+                CacheSharing::Shared => "shared",
+                CacheSharing::Private => "private",
+                CacheSharing::Locked => "locked",
+            };
+            fields.add("sharing", word.to_owned(), &sharing.span);
+        }
+        if let Some(mode) = &cache.mode {
+            self.octal(mode)?;
+            fields.add("mode", mode.text.clone(), &mode.span);
+        }
+        fields.number("uid", cache.uid.as_ref());
+        fields.number("gid", cache.gid.as_ref());
+        if let Some(read_only) = cache.read_only.as_ref().filter(|flag| flag.value) {
+            fields.add("ro", "true".to_owned(), &read_only.span);
+        }
+        if let Some(path) = &cache.source {
+            fields.add("source", self.word(path, own)?, &path.span);
+        }
+        let source = match &cache.from {
+            Some(from) => {
+                fields.add("from", from.text.clone(), &from.span);
+                self.files(module, from)?
+            }
+            None => None,
+        };
+        push(to, fields, source);
+        Some(())
+    }
+
+    fn secret(&mut self, secret: &SecretUse, scope: Scope<'_>, to: &mut Mounts) -> Option<()> {
+        let secret = match secret {
+            SecretUse::Table(secret) => secret,
+            SecretUse::Id(id) => {
+                let mut fields = Fields::new("secret", &id.span);
+                fields.add("id", self.word(id, scope)?, &id.span);
+                fields.add("required", "true".to_owned(), &id.span);
+                push(to, fields, None);
+                return Some(());
+            }
+        };
+        let mut fields = Fields::new("secret", &secret.span);
+        fields.add("id", self.word(&secret.id, scope)?, &secret.id.span);
+        for (key, value) in [("target", &secret.target), ("env", &secret.env)] {
+            if let Some(value) = value {
+                fields.add(key, self.word(value, scope)?, &value.span);
+            }
+        }
+        let required = secret.required.as_ref().is_none_or(|flag| flag.value);
+        fields.add("required", required.to_string(), &secret.span);
+        if let Some(mode) = &secret.mode {
+            self.octal(mode)?;
+            fields.add("mode", mode.text.clone(), &mode.span);
+        }
+        fields.number("uid", secret.uid.as_ref());
+        fields.number("gid", secret.gid.as_ref());
+        push(to, fields, None);
+        Some(())
+    }
+
+    fn agent(&mut self, agent: &SshUse, scope: Scope<'_>, to: &mut Mounts) -> Option<()> {
+        let agent = match agent {
+            SshUse::Table(agent) => agent,
+            SshUse::Id(id) => {
+                let mut fields = Fields::new("ssh", &id.span);
+                fields.add("id", self.word(id, scope)?, &id.span);
+                fields.add("required", "true".to_owned(), &id.span);
+                push(to, fields, None);
+                return Some(());
+            }
+        };
+        let mut fields = Fields::new("ssh", &agent.span);
+        fields.add("id", self.word(&agent.id, scope)?, &agent.id.span);
+        if let Some(target) = &agent.target {
+            fields.add("target", self.word(target, scope)?, &target.span);
+        }
+        let required = agent.required.as_ref().is_none_or(|flag| flag.value);
+        fields.add("required", required.to_string(), &agent.span);
+        if let Some(mode) = &agent.mode {
+            self.octal(mode)?;
+            fields.add("mode", mode.text.clone(), &mode.span);
+        }
+        fields.number("uid", agent.uid.as_ref());
+        fields.number("gid", agent.gid.as_ref());
+        push(to, fields, None);
+        Some(())
+    }
+}
+
+fn push(to: &mut Mounts, fields: Fields, source: Option<StageId>) {
+    to.0.push(fields.done());
+    to.1.push(source);
+}

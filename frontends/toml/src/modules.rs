@@ -1,0 +1,394 @@
+//! A plan with the plans it includes, and what names mean in them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rbuild_llb::Diagnostic;
+use rbuild_llb::SourceFile;
+use rbuild_llb::Span;
+use rbuild_llb::frontend::Files;
+use rbuild_llb::suggest::nearest;
+
+use crate::paths;
+use crate::read::Map;
+use crate::read::Reader;
+use crate::read::Text;
+use crate::schema::File;
+use crate::schema::Include;
+use crate::schema::Input;
+use crate::schema::VERSION;
+
+/// How deep plans may include each other.
+const MAX_DEPTH: usize = 32;
+
+/// Which file of a plan something stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ModuleId(usize);
+
+/// The file that the user named.
+pub(crate) const ROOT: ModuleId = ModuleId(0);
+
+/// One file of a plan.
+#[derive(Debug)]
+pub(crate) struct Module {
+    pub(crate) source: Arc<SourceFile>,
+    /// The directory of the file, from that of the plan.
+    pub(crate) dir: String,
+    /// In front of its names: empty for the plan itself, else `common.`.
+    pub(crate) prefix: String,
+    pub(crate) file: File,
+    includes: BTreeMap<String, ModuleId>,
+}
+
+/// All files of a plan.
+#[derive(Debug)]
+pub(crate) struct Modules {
+    list: Vec<Module>,
+}
+
+/// Something that a step can start from or take files from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Thing {
+    Scratch,
+    Step(ModuleId),
+    Input(ModuleId),
+}
+
+/// A file that a plan names and that must be read before anything can be said of the plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileNeed {
+    /// Its path from the directory of the plan.
+    pub path: String,
+    /// Where it is named.
+    pub span: Span,
+    /// What it is.
+    pub kind: FileKind,
+}
+
+/// What a file that a plan names is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileKind {
+    /// Another plan.
+    Plan,
+    /// A Dockerfile.
+    Dockerfile,
+    /// The ignore file of a Dockerfile; it need not be there.
+    Ignore,
+}
+
+/// The files that `source`, a plan in the directory `dir` from that of the whole plan, names.
+///
+/// Nothing is reported here: what cannot be read names nothing, and [`Plan`](crate::Plan) says why.
+pub fn needs(source: &Arc<SourceFile>, dir: &str) -> Vec<FileNeed> {
+    let mut reader = Reader::new(source);
+    let Some(file) = reader.file::<File>() else {
+        return Vec::new();
+    };
+    let mut needs = Vec::new();
+    for include in &file.include {
+        let path = include.path();
+        needs.push(FileNeed {
+            path: paths::join(dir, &path.text),
+            span: path.span.clone(),
+            kind: FileKind::Plan,
+        });
+    }
+    for input in file.inputs.values() {
+        if let Input::Dockerfile(input) = &input.value {
+            let span = &input.dockerfile.span;
+            let path = paths::join(dir, &input.dockerfile.text);
+            let context = match &input.context {
+                Some(context) => paths::join(dir, &context.text),
+                None => paths::parent(&path),
+            };
+            let need = |path: String, kind| FileNeed {
+                path,
+                span: span.clone(),
+                kind,
+            };
+            needs.push(need(format!("{path}.dockerignore"), FileKind::Ignore));
+            needs.push(need(
+                paths::join(&context, ".dockerignore"),
+                FileKind::Ignore,
+            ));
+            needs.push(need(path, FileKind::Dockerfile));
+        }
+    }
+    needs
+}
+
+impl Include {
+    fn path(&self) -> &Text {
+        match self {
+            Self::Path(path) => path,
+            Self::Named(named) => &named.path,
+        }
+    }
+
+    /// What its things are prefixed with.
+    fn name(&self) -> Option<String> {
+        let path = match self {
+            Self::Named(named) => return Some(named.r#as.text.clone()),
+            Self::Path(path) => paths::clean(&path.text),
+        };
+        let (dir, file) = path.rsplit_once('/').unwrap_or(("", &path));
+        let name = match file.strip_suffix(".toml") {
+            Some("rbuild") | None => dir.rsplit('/').next().unwrap_or_default(),
+            Some(stem) => stem,
+        };
+        let usable = !name.is_empty() && name != "..";
+        usable.then(|| name.replace('.', "-"))
+    }
+}
+
+impl Modules {
+    /// Reads a plan and all it includes. Settings are for the plan itself.
+    pub(crate) fn load(
+        source: &Arc<SourceFile>,
+        files: &Files,
+        settings: &[String],
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let mut modules = Self { list: Vec::new() };
+        let mut errors = Vec::new();
+        let mut stack = Vec::new();
+        modules.add(
+            Reader::with(source, settings),
+            source,
+            String::new(),
+            String::new(),
+            files,
+            &mut stack,
+            &mut errors,
+        );
+        match errors.is_empty() {
+            true => Ok(modules),
+            false => Err(errors),
+        }
+    }
+
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what a file is, and what is known so far"
+    )]
+    fn add(
+        &mut self,
+        mut reader: Reader,
+        source: &Arc<SourceFile>,
+        dir: String,
+        prefix: String,
+        files: &Files,
+        stack: &mut Vec<String>,
+        errors: &mut Vec<Diagnostic>,
+    ) -> Option<ModuleId> {
+        let file = reader.file::<File>();
+        errors.append(&mut reader.errors);
+        let file = file?;
+        if file.schema.value != VERSION {
+            let message = format!("this is version {} of the language", file.schema.value);
+            let span = file.schema.span.clone();
+            errors.push(
+                Diagnostic::error(message, span, "")
+                    .hint(format!("this rbuild knows `schema = {VERSION}`")),
+            );
+            return None;
+        }
+        for (kind, names) in names(&file) {
+            for (name, span) in names {
+                if name.contains(['.', '{', '}', '[', ']', '='])
+                    || name == "scratch"
+                    || name == "..."
+                {
+                    let message = format!("`{name}` cannot be the name of {kind}");
+                    errors.push(Diagnostic::error(message, span, ""));
+                }
+            }
+        }
+        for (name, input) in &file.inputs {
+            if let Some(step) = file.step.get(name) {
+                let message = format!("`{name}` is a step and an input");
+                errors.push(
+                    Diagnostic::error(message, step.name.clone(), "")
+                        .also(input.name.clone(), "the input"),
+                );
+            }
+        }
+        let id = ModuleId(self.list.len());
+        let includes = file.include.clone();
+        self.list.push(Module {
+            source: Arc::clone(source),
+            dir: dir.clone(),
+            prefix: prefix.clone(),
+            file,
+            includes: BTreeMap::new(),
+        });
+        for include in includes {
+            let text = include.path();
+            let error = |message: String| Diagnostic::error(message, text.span.clone(), "");
+            let Some(name) = include.name() else {
+                errors.push(
+                    error("this include has no name".to_owned())
+                        .hint("write `{ path = \"…\", as = \"NAME\" }`"),
+                );
+                continue;
+            };
+            let path = paths::join(&dir, &text.text);
+            if stack.contains(&path) || stack.len() >= MAX_DEPTH {
+                let chain: Vec<&str> = stack.iter().chain([&path]).map(String::as_str).collect();
+                errors.push(error(format!(
+                    "plans include each other: `{}`",
+                    chain.join("` → `")
+                )));
+                continue;
+            }
+            if let Some(_other) = self.list[id.0].includes.get(&name) {
+                errors.push(
+                    error(format!("two included plans are called `{name}`"))
+                        .hint("give one another name: `{ path = \"…\", as = \"NAME\" }`"),
+                );
+                continue;
+            }
+            let Some(source) = files.get(&path) else {
+                errors.push(error(format!("the included plan `{path}` does not exist")));
+                continue;
+            };
+            stack.push(path.clone());
+            let inner = format!("{prefix}{name}.");
+            let added = self.add(
+                Reader::new(source),
+                source,
+                paths::parent(&path),
+                inner,
+                files,
+                stack,
+                errors,
+            );
+            stack.pop();
+            if let Some(added) = added {
+                self.list[id.0].includes.insert(name, added);
+            }
+        }
+        Some(id)
+    }
+
+    pub(crate) fn get(&self, id: ModuleId) -> &Module {
+        &self.list[id.0]
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ModuleId, &Module)> {
+        self.list
+            .iter()
+            .enumerate()
+            .map(|(at, module)| (ModuleId(at), module))
+    }
+
+    /// The file in which a name of another is defined, and the name there: `common.apt` is `apt` of the included
+    /// `common`.
+    pub(crate) fn locate<'n>(&self, from: ModuleId, name: &'n str) -> (ModuleId, &'n str) {
+        let (mut module, mut rest) = (from, name);
+        while let Some((include, inner)) = rest.split_once('.') {
+            match self.get(module).includes.get(include) {
+                Some(found) => (module, rest) = (*found, inner),
+                None => break,
+            }
+        }
+        (module, rest)
+    }
+
+    /// Something defined in a map of the file that a name leads to.
+    pub(crate) fn find<'m, T>(
+        &'m self,
+        from: ModuleId,
+        name: &Text,
+        what: &str,
+        map: impl Fn(&'m File) -> &'m Map<T>,
+    ) -> Result<(ModuleId, &'m str, &'m T), Diagnostic> {
+        let (module, rest) = self.locate(from, &name.text);
+        let names = map(&self.get(module).file);
+        match names.get_key_value(rest) {
+            Some((key, entry)) => Ok((module, key.as_str(), &entry.value)),
+            None => Err(self.unknown(from, name, what, names.keys().map(String::as_str))),
+        }
+    }
+
+    /// A step or an input.
+    pub(crate) fn thing<'n>(
+        &self,
+        from: ModuleId,
+        name: &'n Text,
+    ) -> Result<(Thing, &'n str), Diagnostic> {
+        if name.text == "scratch" {
+            return Ok((Thing::Scratch, "scratch"));
+        }
+        let (module, rest) = self.locate(from, &name.text);
+        let file = &self.get(module).file;
+        if file.step.contains_key(rest) {
+            return Ok((Thing::Step(module), rest));
+        }
+        if file.inputs.contains_key(rest) {
+            return Ok((Thing::Input(module), rest));
+        }
+        let candidates = file.step.keys().chain(file.inputs.keys());
+        let error = self.unknown(from, name, "step or input", candidates.map(String::as_str));
+        let image = rest.contains(['/', ':']) && error.hints.iter().all(|h| !h.starts_with("did"));
+        Err(match image {
+            true => Diagnostic {
+                hints: vec![format!(
+                    "an image is an input: `[inputs]`, `NAME = {{ image = \"{}\" }}`",
+                    name.text
+                )],
+                ..error
+            },
+            false => error,
+        })
+    }
+
+    fn unknown<'c>(
+        &self,
+        from: ModuleId,
+        name: &Text,
+        what: &str,
+        candidates: impl Iterator<Item = &'c str>,
+    ) -> Diagnostic {
+        let (module, rest) = self.locate(from, &name.text);
+        let error = Diagnostic::error(
+            format!("there is no {what} `{}`", name.text),
+            name.span.clone(),
+            "",
+        );
+        let candidates: Vec<&str> = candidates.collect();
+        let include = rest.split_once('.').map(|(include, _)| include);
+        if let Some(include) = include {
+            let includes = &self.get(module).includes;
+            return match nearest(include, includes.keys().map(String::as_str)) {
+                Some(near) => error.hint(format!("did you mean the included `{near}`?")),
+                None => error.hint(format!("nothing that is called `{include}` is included")),
+            };
+        }
+        match nearest(rest, candidates.iter().copied()) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None if candidates.is_empty() => error,
+            None => error.hint(format!("there are `{}`", candidates.join("`, `"))),
+        }
+    }
+}
+
+type Named = (&'static str, Vec<(String, Span)>);
+
+/// The names that a file chooses, by what they are names of.
+fn names(file: &File) -> [Named; 8] {
+    fn of<T>(map: &Map<T>) -> Vec<(String, Span)> {
+        map.iter()
+            .map(|(name, entry)| (name.clone(), entry.name.clone()))
+            .collect()
+    }
+    [
+        ("an argument", of(&file.args)),
+        ("an input", of(&file.inputs)),
+        ("a cache", of(&file.caches)),
+        ("a step", of(&file.step)),
+        ("a test", of(&file.test)),
+        ("an output", of(&file.output)),
+        ("a group", of(&file.groups)),
+        ("a function", of(&file.function)),
+    ]
+}
