@@ -42,13 +42,19 @@ const LAYERS: [(&str, &[&str]); 13] = [
 ];
 
 /// The workspace's other crates, each with those it may use, and the modules of `src/` that may use it.
-const CRATES: [(&str, &str, &[&str], &[&str]); 3] = [
+const CRATES: [(&str, &str, &[&str], &[&str]); 4] = [
     ("llb", "rbuild_llb", &[], &["*"]),
     (
         "cache",
         "rbuild_cache",
         &["rbuild_llb"],
         &["cli", "exporter", "ops", "pipeline", "registry", "solver"],
+    ),
+    (
+        "frontends/bake",
+        "rbuild_bake",
+        &["rbuild_llb"],
+        &["cli", "pipeline"],
     ),
     (
         "frontends/dockerfile",
