@@ -622,18 +622,21 @@ impl Delivering<'_> {
             None => BuildError::new(ErrorKind::Step, anyhow::anyhow!("a test failed")),
         };
         let list = |names: &[&str]| format!("`{}`", names.join("`, `"));
-        error.hints.insert(
-            0,
-            match failed {
-                [one] => format!("the test `{one}` failed"),
-                several => format!("the tests {} failed", list(several)),
-            },
-        );
-        if !held.is_empty() {
-            error.hints.insert(
-                1,
-                format!("nothing of {} was written, which require it", list(held)),
-            );
+        error.hints.push(match failed {
+            [one] => format!("the test `{one}` failed"),
+            several => format!("the tests {} failed", list(several)),
+        });
+        if let Some(text) = match held {
+            [] => None,
+            [one] => Some(format!(
+                "`{one}` was not written: it requires a test that failed"
+            )),
+            several => Some(format!(
+                "{} were not written: they require tests that failed",
+                list(several)
+            )),
+        } {
+            error.hints.push(text);
         }
         error
     }
