@@ -5,6 +5,7 @@
 mod apt;
 mod bad_input;
 mod bad_machine;
+mod bake;
 mod cache;
 mod calls;
 mod concurrency;
