@@ -328,7 +328,7 @@ fn outputs(flags: &BuildFlags, problems: &mut Problems) -> (Vec<Tag>, Vec<Output
     let names = parsed.iter().flat_map(|output| &output.names);
     let names: Vec<String> = flags.tag.iter().chain(names).cloned().collect();
     let mut tags: Vec<Tag> = Vec::new();
-    for tag in problems.all(&names, |text| sources::tag(text)) {
+    for tag in problems.all(&names, sources::tag) {
         if !tags.contains(&tag) {
             tags.push(tag);
         }
