@@ -5,6 +5,7 @@
 mod apt;
 mod bad_input;
 mod bad_machine;
+mod bake;
 mod cache;
 mod calls;
 mod concurrency;
@@ -13,6 +14,8 @@ mod dockerfile;
 mod exporters;
 mod lock;
 mod network_sources;
+mod outputs;
+mod plan;
 mod platforms;
 mod real_inputs;
 mod sandbox;

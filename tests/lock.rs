@@ -585,6 +585,55 @@ error: a lock file lies beside the file it is for: name a directory
 }
 
 #[test]
+fn bake_goes_by_the_locks_of_all_its_targets() {
+    let registry = Registry::start();
+    let env = TestEnv::new();
+    let host = registry.host();
+    for name in ["one", "two"] {
+        let base = format!("{host}/{name}:latest");
+        push_marked(&env, name, &base);
+        env.write(&format!("{name}/Dockerfile"), format!("FROM {base}\n"));
+        env.rbuild(["lock", name]).success();
+    }
+    env.write(
+        "docker-bake.json",
+        r#"{ "group": { "default": { "targets": ["one", "two"] } },
+             "target": { "one": { "context": "one" }, "two": { "context": "two" } } }"#,
+    );
+    env.rbuild(["bake", "--locked"]).success();
+    drop(registry);
+    env.rbuild(["bake", "--locked"]).success();
+    let text = fs::read_to_string(env.path("one/rbuild.lock")).unwrap();
+    fs::remove_file(env.path("one/rbuild.lock")).unwrap();
+    env.rbuild(["bake", "--locked"])
+        .code(2)
+        .fails_with(str![[r#"
+error: `two/rbuild.lock` has no entry for `127.0.0.1:[PORT]/one:latest`
+ --> one/Dockerfile:1:6
+  |
+1 | FROM 127.0.0.1:[PORT]/one:latest
+  |      ^^^^^^^^^^^^^^^^^^^^^^^^^^ not locked
+  |
+hint: `rbuild lock`, with the flags of this build, adds it; without `--locked` it is taken as it is now
+[exit status: 2]
+
+"#]]);
+    let other = text.replace("/one:", "/two:");
+    env.write("one/rbuild.lock", other);
+    env.rbuild(["bake"]).code(2).fails_with(str![[r#"
+error: lock files of this build differ about `127.0.0.1:[PORT]/two:latest`
+ --> two/rbuild.lock:1:1
+  |
+1 | # Written by `rbuild lock` and `rbuild update`: what the sources of builds in this directory are.
+  | ^ one of them
+  |
+hint: `rbuild update 127.0.0.1:[PORT]/two:latest` in the directory of each
+[exit status: 2]
+
+"#]]);
+}
+
+#[test]
 fn plans_are_locked_as_dockerfiles_are() {
     let env = TestEnv::new().bases([Base::Busybox]);
     let dir = env.outside("www");

@@ -22,6 +22,7 @@ use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 use rbuild_llb::Severity;
 use rbuild_llb::SourceFile;
+use rbuild_llb::Span;
 use rbuild_llb::diagnostic::Label;
 use rbuild_llb::frontend::SourceRequest;
 
@@ -102,26 +103,34 @@ impl Lock {
     /// # Errors
     /// If it cannot be read, or is demanded and not there.
     pub(super) fn of(request: &BuildRequest, plan: &Plan) -> Result<Self, BuildError> {
-        let rule = match (&plan.lock, request.locked) {
-            (_, true) => Rule::Refuse,
-            (Some(_), false) => Rule::Remark,
-            (None, false) => Rule::Free,
+        let rule = match (plan.locks.is_empty(), request.locked) {
+            (true, true) => return Err(none(plan, "`--locked` wants")),
+            (false, true) => Rule::Refuse,
+            (false, false) => Rule::Remark,
+            (true, false) => Rule::Free,
         };
-        let file = match &plan.lock {
-            Some(source) => {
-                file::parse(source).map_err(|error| BuildError::request(vec![*error]))?
+        let mut sources: BTreeMap<Name, Locked> = BTreeMap::new();
+        for source in &plan.locks {
+            let file = file::parse(source).map_err(|error| BuildError::request(vec![*error]))?;
+            for (name, locked) in file.sources {
+                if sources.get(&name).is_some_and(|other| *other != locked) {
+                    let message = format!("lock files of this build differ about `{name}`");
+                    let at = Span::new(source, 0..0);
+                    let error = Diagnostic::error(message, at, "one of them");
+                    let hint = format!("`rbuild update {name}` in the directory of each");
+                    return Err(BuildError::request(vec![error.hint(hint)]));
+                }
+                sources.insert(name, locked);
             }
-            None if request.locked => return Err(none(plan, "`--locked` wants")),
-            None => file::LockFile::default(),
-        };
-        Ok(Self::new(rule, plan, file.sources))
+        }
+        Ok(Self::new(rule, plan, sources))
     }
 
     fn new(rule: Rule, plan: &Plan, sources: BTreeMap<Name, Locked>) -> Self {
-        let shown = match (&plan.lock, &plan.lock_path) {
-            (Some(file), _) => file.name.clone(),
-            (None, Some(path)) => path.display().to_string(),
-            (None, None) => "rbuild.lock".to_owned(),
+        let shown = match (plan.locks.as_slice(), &plan.lock_path) {
+            ([file], _) => file.name.clone(),
+            (_, Some(path)) => path.display().to_string(),
+            (_, None) => "rbuild.lock".to_owned(),
         };
         let state = State {
             sources,

@@ -209,7 +209,7 @@ impl<'a> Remote<'a> {
             files: Default::default(),
             git: None,
             lock_path: None,
-            lock: None,
+            locks: Vec::new(),
             ignore: None,
             locals: plan::named_directories(self.request)?,
             identity: identity.to_owned(),
@@ -257,8 +257,8 @@ impl<'a> Remote<'a> {
         let name = path.display().to_string();
         for archive in archives {
             if let Some(text) = self.text_in(archive, &name).map_err(failure::op)? {
-                let lock = Some(lock::source_file(name, text));
-                return Ok(Plan { lock, ..plan });
+                let locks = vec![lock::source_file(name, text)];
+                return Ok(Plan { locks, ..plan });
             }
         }
         Ok(plan)

@@ -87,7 +87,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         git: None,
         identity: String::new(),
         lock_path: None,
-        lock: None,
+        locks: Vec::new(),
         remark: None,
     };
     (request, plan)
@@ -313,7 +313,7 @@ fn the_image_is_reported_when_all_exports_are_done() {
         definition: graph,
         goals,
     } = graph.unwrap();
-    let targets = deliver::targets(&request, &plan, goals).unwrap();
+    let targets = deliver::targets(&request, &BTreeMap::new(), &plan, goals).unwrap();
     let spec = deliver::plain(OutputKind::Image { push: false });
     let options = EngineOptions::default();
     let domain = "test".to_owned();

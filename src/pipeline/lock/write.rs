@@ -188,7 +188,7 @@ fn check_names(lock: &Lock, named: &[String], old: &LockFile) -> Result<(), Buil
 }
 
 fn read(plan: &Plan) -> Result<Option<LockFile>, BuildError> {
-    let parsed = plan.lock.as_ref().map(file::parse).transpose();
+    let parsed = plan.locks.first().map(file::parse).transpose();
     parsed.map_err(|error| BuildError::request(vec![*error]))
 }
 
@@ -201,7 +201,7 @@ fn write(
 ) -> Result<Changes, BuildError> {
     let path = plan.lock_path.clone();
     let path = path.ok_or_else(|| none(plan, "could be written"))?;
-    let differs = plan.lock.is_none() || old != new;
+    let differs = plan.locks.is_empty() || old != new;
     if differs && !dry_run {
         write_whole(&path, new.render().as_bytes())?;
     }
