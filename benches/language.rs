@@ -126,6 +126,7 @@ fn convert() -> String {
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
         source_date_epoch: None,
+        settings: Vec::new(),
         files: Default::default(),
         git: None,
     };

@@ -357,6 +357,7 @@ fn frontend_request(
         extra_hosts: request.extra_hosts.clone(),
         ulimits: request.ulimits.clone(),
         source_date_epoch: request.source_date_epoch,
+        settings: request.set.clone(),
         files: plan.files.clone(),
         git: plan.git.clone(),
     })

@@ -18,6 +18,8 @@ pub struct BuildRequest {
     pub file: Option<PlanFile>,
     /// `--target`, and the outputs named behind the context; none for the plan's default.
     pub targets: Vec<String>,
+    /// `--set`: values in the place of those of a plan, as `KEY=VALUE`.
+    pub set: Vec<String>,
     /// `--also-run`: stages that must be built, and are no output.
     pub also_run: Vec<String>,
     /// `--build-arg`, with valueless ones already taken from the environment.

@@ -50,6 +50,8 @@ pub struct FrontendRequest {
     pub ulimits: Vec<Ulimit>,
     /// SOURCE_DATE_EPOCH in Unix seconds.
     pub source_date_epoch: Option<i64>,
+    /// `--set KEY=VALUE`: values in the place of those of the source.
+    pub settings: Vec<String>,
     /// Other files that the source names, by their paths from its directory.
     pub files: Files,
     /// What version control says of the source's directory, if the source wants to know and there is any.

@@ -80,3 +80,44 @@ pub struct Need {
     /// The first instruction that asks for it.
     pub at: Span,
 }
+
+/// What a file holds: what can be built of it, and what can be chosen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// What can be asked for, by kind and then by name.
+    pub items: Vec<Item>,
+    /// Arguments, by name.
+    pub args: Vec<Choice>,
+}
+
+/// Something that can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Item {
+    /// `output`, `group`, `test`, `step` or `stage`.
+    pub kind: &'static str,
+    /// What it is asked for by.
+    pub name: String,
+    /// What it is for.
+    pub help: Option<String>,
+    /// Whether it is built when nothing is named.
+    pub default: bool,
+    /// What it is made of or starts from, as written; the members of a group.
+    pub from: Vec<String>,
+    /// Platforms, as written.
+    pub platforms: Vec<String>,
+}
+
+/// A value that whoever builds can choose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// `--build-arg NAME=…`
+    pub name: String,
+    /// What it is for.
+    pub help: Option<String>,
+    /// `string`, `bool` or `integer`.
+    pub kind: &'static str,
+    /// What it is if nothing is given.
+    pub default: Option<String>,
+    /// What it can be; empty for anything of its kind.
+    pub one_of: Vec<String>,
+}

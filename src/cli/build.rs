@@ -58,6 +58,11 @@ pub(crate) struct Prepared {
 /// Runs the command.
 pub(crate) fn run(flags: &BuildFlags, session: &Session) -> Result<ExitCode, Failed> {
     let prepared = prepare(flags, session).map_err(BuildError::request)?;
+    run_prepared(prepared, session)
+}
+
+/// Carries out a request.
+pub(crate) fn run_prepared(prepared: Prepared, session: &Session) -> Result<ExitCode, Failed> {
     if let Some(call) = &prepared.call {
         return Ok(call.run(&prepared.request)?);
     }
@@ -141,6 +146,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         }),
         targets: targets(&flags.target, words),
         also_run: flags.also_run.clone(),
+        set: flags.set.clone(),
         build_args,
         proxy_args,
         labels: labels.collect(),

@@ -39,8 +39,12 @@ pub(crate) struct GlobalFlags {
 pub(crate) struct BuildFlags {
     /// Directory to build, or `-` for a Dockerfile or tar on standard input; then, of a plan, what of it to build. Where
     /// the directory has a plan, `rbuild build OUTPUT` is `rbuild build . OUTPUT`
-    #[arg(value_name = "CONTEXT] [OUTPUT")]
+    #[arg(value_name = "CONTEXT")]
     pub(crate) words: Vec<PathBuf>,
+
+    /// Set a value of a plan, TOML or a string: `output.web.platforms=["linux/arm64"]`
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
 
     /// Stages that must be built as well, though nothing of them is written: tests
     #[arg(long, value_name = "STAGE")]

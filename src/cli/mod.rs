@@ -13,6 +13,7 @@ mod env;
 mod flags;
 mod images;
 mod output;
+mod plans;
 mod run;
 mod sources;
 mod values;
@@ -63,6 +64,14 @@ enum Cmd {
     /// Look for what is wrong with a Dockerfile, building nothing: `rbuild build --check`
     #[command(args_override_self = true)]
     Check(Box<BuildFlags>),
+    /// Run the tests of a plan, all or those named: `rbuild test . unit`
+    #[command(args_override_self = true)]
+    Test(Box<BuildFlags>),
+    /// List what a plan or Dockerfile has to build, and what can be chosen
+    #[command(args_override_self = true)]
+    Ls(plans::ListFlags),
+    /// Print the JSON Schema of plans, or their reference
+    Schema(plans::SchemaFlags),
     /// List the images in rbuild's store
     Images(images::ListFlags),
     /// Give an image in the store another name
@@ -177,6 +186,9 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
             flags.check = true;
             return build::run(&flags, &session);
         }
+        Cmd::Test(flags) => return plans::test(&flags, &session),
+        Cmd::Ls(flags) => plans::list(&flags, &session)?,
+        Cmd::Schema(flags) => plans::schema(&flags)?,
         Cmd::Images(flags) => images::list(&flags, &session)?,
         Cmd::Tag(flags) => images::tag(&flags, &session)?,
         Cmd::Rmi(flags) => images::remove(&flags, &session)?,

@@ -7,11 +7,14 @@ use rbuild_llb::Platform;
 use rbuild_llb::SourceFile;
 use rbuild_llb::frontend::Conversion;
 use rbuild_llb::frontend::Pins;
+use rbuild_llb::inspect::Contents;
 use rbuild_llb::inspect::Findings;
+use rbuild_llb::inspect::Item;
 use rbuild_llb::inspect::Parameters;
 use rbuild_llb::inspect::Target;
 
 use super::Opened;
+use super::files;
 use super::frontend_request;
 use super::open;
 use super::pin;
@@ -84,6 +87,35 @@ pub fn inspect(request: &BuildRequest, question: Question) -> Result<Inspection,
         })?),
     };
     Ok(Inspection { source, answer })
+}
+
+/// What a file holds. Nothing is asked of anybody.
+///
+/// # Errors
+/// If it cannot be read, or is wrong.
+pub fn contents(request: &BuildRequest) -> Result<Contents, BuildError> {
+    let Opened { plan, .. } = open(request)?;
+    let asked = frontend_request(request, &plan, &Platform::host(), false)?;
+    if files::is_plan(&plan.source) {
+        return rbuild_plan::Plan::default()
+            .contents(&asked)
+            .map_err(BuildError::request);
+    }
+    let targets = Dockerfile::default()
+        .targets(&asked)
+        .map_err(BuildError::request)?;
+    let item = |(at, target): (usize, Target)| Item {
+        kind: "stage",
+        name: target.name.unwrap_or_else(|| at.to_string()),
+        help: target.description,
+        default: target.default,
+        from: vec![target.base],
+        platforms: target.platform.into_iter().collect(),
+    };
+    Ok(Contents {
+        items: targets.into_iter().enumerate().map(item).collect(),
+        args: Vec::new(),
+    })
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         file: None,
         targets: Vec::new(),
         also_run: Vec::new(),
+        set: Vec::new(),
         build_args: BTreeMap::new(),
         proxy_args: BTreeMap::new(),
         labels: BTreeMap::new(),

@@ -4,6 +4,7 @@
 //! Nothing here decides anything about a build. Entered by [`Progress`] while a build runs, and by the functions
 //! below before and after it.
 
+mod contents;
 mod human;
 pub(crate) mod inspect;
 mod mask;
@@ -110,6 +111,16 @@ pub fn warnings(progress: &Progress, expand: bool, terminal: Terminal) {
     if talks && !text.is_empty() {
         relay(format!("{text}\n").as_bytes());
     }
+}
+
+/// What a file holds, for people.
+pub fn contents(contents: &rbuild_llb::inspect::Contents) -> String {
+    contents::text(contents)
+}
+
+/// What a file holds, for programs.
+pub fn contents_json(contents: &rbuild_llb::inspect::Contents) -> String {
+    contents::json(contents)
 }
 
 /// Says what a build made and what can be done with it.

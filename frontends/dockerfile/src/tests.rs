@@ -83,6 +83,7 @@ fn request(text: &str) -> FrontendRequest {
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
         source_date_epoch: None,
+        settings: Vec::new(),
         files: Default::default(),
         git: None,
     }

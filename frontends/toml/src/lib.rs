@@ -6,16 +6,20 @@
 //! - `modules`: a plan with the plans it includes, and what names mean
 //! - `values`: `{name}` in values; `lower`: steps to the stages of a [`Program`](rbuild_dockerfile::program::Program),
 //!   which the Dockerfile frontend converts, so that both languages make the same steps of the same things
+//! - `reference`: the language as a JSON Schema and as a reference, from the same types
 //! - `outputs`: which outputs and tests a request means, and what becomes of them
 //!
 //! Other files that a plan names (included plans, Dockerfiles) come with the request; [`needs`] tells which.
 
+mod contents;
 mod lower;
 mod modules;
 mod outputs;
 mod paths;
 mod read;
+mod reference;
 mod schema;
+mod set;
 mod values;
 
 use std::sync::Arc;
@@ -35,9 +39,15 @@ use rbuild_llb::frontend::Goal;
 use rbuild_llb::frontend::Outline;
 use rbuild_llb::frontend::Pins;
 
+/// The target that stands for all tests of a plan.
+pub const ALL_TESTS: &str = "test.*";
+
 pub use modules::FileKind;
 pub use modules::FileNeed;
 pub use modules::needs;
+pub use outputs::TEST;
+pub use reference::json_schema;
+pub use reference::markdown;
 pub use values::names_git;
 
 use lower::Lowering;
@@ -61,7 +71,11 @@ impl Plan {
         {
             return Ok(Arc::clone(modules));
         }
-        let modules = Arc::new(Modules::load(&request.source, &request.files)?);
+        let modules = Arc::new(Modules::load(
+            &request.source,
+            &request.files,
+            &request.settings,
+        )?);
         *loaded = Some((
             Arc::clone(&request.source),
             Arc::clone(&request.files),

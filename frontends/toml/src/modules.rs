@@ -155,7 +155,12 @@ impl Include {
 
 impl Modules {
     /// Reads a plan and all it includes. A file that several others include is one module, whatever they call it.
-    pub(crate) fn load(source: &Arc<SourceFile>, files: &Files) -> Result<Self, Vec<Diagnostic>> {
+    /// Settings are for the plan itself.
+    pub(crate) fn load(
+        source: &Arc<SourceFile>,
+        files: &Files,
+        settings: &[String],
+    ) -> Result<Self, Vec<Diagnostic>> {
         let mut modules = Self { list: Vec::new() };
         let mut loading = Loading {
             files,
@@ -163,7 +168,8 @@ impl Modules {
             loaded: BTreeMap::new(),
             errors: Vec::new(),
         };
-        modules.add(source, String::new(), &mut loading);
+        let reader = Reader::with(source, settings);
+        modules.add(reader, source, String::new(), &mut loading);
         modules.name();
         match loading.errors.is_empty() {
             true => Ok(modules),
@@ -191,11 +197,11 @@ impl Modules {
 
     fn add(
         &mut self,
+        mut reader: Reader,
         source: &Arc<SourceFile>,
         dir: String,
         loading: &mut Loading<'_>,
     ) -> Option<ModuleId> {
-        let mut reader = Reader::new(source);
         let file = reader.file::<File>();
         loading.errors.append(&mut reader.errors);
         let file = file?;
@@ -269,7 +275,9 @@ impl Modules {
                 continue;
             }
             if let Some(known) = loading.loaded.get(&path) {
-                self.list[id.0].includes.extend(known.map(|known| (name, known)));
+                self.list[id.0]
+                    .includes
+                    .extend(known.map(|known| (name, known)));
                 continue;
             }
             let Some(source) = loading.files.get(&path) else {
@@ -279,10 +287,12 @@ impl Modules {
                 continue;
             };
             loading.stack.push(path.clone());
-            let added = self.add(source, paths::parent(&path), loading);
+            let added = self.add(Reader::new(source), source, paths::parent(&path), loading);
             loading.stack.pop();
             loading.loaded.insert(path, added);
-            self.list[id.0].includes.extend(added.map(|added| (name, added)));
+            self.list[id.0]
+                .includes
+                .extend(added.map(|added| (name, added)));
         }
         Some(id)
     }

@@ -15,6 +15,7 @@ use rbuild_llb::frontend::GoalExport;
 use rbuild_llb::frontend::GoalKind;
 use rbuild_llb::suggest::nearest;
 
+use crate::ALL_TESTS;
 use crate::lower::Lowering;
 use crate::lower::World;
 use crate::modules::ModuleId;
@@ -49,7 +50,7 @@ pub(crate) struct Instance<'m> {
 }
 
 /// What word introduces tests where outputs could be meant.
-const TEST: &str = "test.";
+pub const TEST: &str = "test.";
 
 /// The outputs that a matrix makes of an output: their order is that of the axes' names, and of the values in the file.
 pub(crate) fn instances<'m>(
@@ -136,6 +137,15 @@ fn add<'m>(
     groups: &mut Vec<String>,
     to: &mut Vec<Wanted<'m>>,
 ) -> Result<(), Diagnostic> {
+    if text.text == ALL_TESTS {
+        let tests = modules.get(ROOT).file.test.keys();
+        to.extend(tests.map(|name| Wanted::Test(ROOT, name)));
+        if to.is_empty() {
+            let error = Diagnostic::error("the plan has no test", text.span.clone(), "");
+            return Err(error.hint("add `[test.NAME]`"));
+        }
+        return Ok(());
+    }
     if let Some(name) = text.text.strip_prefix(TEST) {
         let name = Text {
             text: name.to_owned(),

@@ -15,6 +15,8 @@ use toml::Spanned;
 use toml::de::DeTable;
 use toml::de::DeValue;
 
+use crate::set::Settings;
+
 /// What can stand in a place.
 #[derive(Debug, Clone)]
 pub(crate) enum Shape {
@@ -69,6 +71,8 @@ pub(crate) struct Reader {
     file: Arc<SourceFile>,
     /// Keys down to the value at hand.
     path: Vec<String>,
+    /// What stands in the place of values of the file.
+    settings: Arc<Settings>,
     pub(crate) errors: Vec<Diagnostic>,
 }
 
@@ -104,19 +108,30 @@ impl Reader {
         Self {
             file: Arc::clone(file),
             path: Vec::new(),
+            settings: Arc::default(),
             errors: Vec::new(),
+        }
+    }
+
+    /// A reader of a file with some of its values set otherwise.
+    pub(crate) fn with(file: &Arc<SourceFile>, settings: &[String]) -> Self {
+        Self {
+            settings: Arc::new(Settings::new(settings)),
+            ..Self::new(file)
         }
     }
 
     /// Parses and reads a whole file.
     pub(crate) fn file<T: Read>(&mut self) -> Option<T> {
         let file = Arc::clone(&self.file);
-        let (table, problems) = DeTable::parse_recoverable(&file.text);
+        let settings = Arc::clone(&self.settings);
+        let (mut table, problems) = DeTable::parse_recoverable(&file.text);
         for problem in problems {
             let span = Span::new(&file, problem.span().unwrap_or(0..0));
             let message = format!("this is not TOML: {}", problem.message().trim());
             self.errors.push(Diagnostic::error(message, span, ""));
         }
+        self.errors.extend(settings.apply(table.get_mut()));
         if !self.errors.is_empty() {
             return None;
         }
@@ -128,7 +143,11 @@ impl Reader {
     }
 
     pub(crate) fn span<T>(&self, value: &Spanned<T>) -> Span {
-        Span::new(&self.file, value.span())
+        let range = value.span();
+        match self.settings.span(range.start, range.end) {
+            Some(span) => span,
+            None => Span::new(&self.file, range),
+        }
     }
 
     /// The value at hand, for messages: `step.app.run`.

@@ -922,7 +922,13 @@ impl<T: Read> Read for Item<T> {
     }
 
     fn shape() -> Shape {
-        T::shape()
+        match T::shape() {
+            // A string is among what it takes.
+            Shape::OneOf(shapes) if shapes.iter().any(|one| matches!(one, Shape::Text)) => {
+                Shape::OneOf(shapes)
+            }
+            own => Shape::OneOf(vec![own, Shape::Choice(&[INHERITED])]),
+        }
     }
 }
 

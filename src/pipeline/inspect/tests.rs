@@ -43,6 +43,7 @@ fn request(case: &Path) -> FrontendRequest {
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
         source_date_epoch: None,
+        settings: Vec::new(),
         files: Default::default(),
         git: None,
     };
