@@ -12,6 +12,7 @@ mod contexts;
 mod dockerfile;
 mod exporters;
 mod network_sources;
+mod plan;
 mod platforms;
 mod real_inputs;
 mod sandbox;
