@@ -10,6 +10,7 @@ mod pin;
 mod plan;
 mod remote;
 pub mod run;
+pub mod show;
 #[cfg(test)]
 mod tests;
 

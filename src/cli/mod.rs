@@ -13,6 +13,7 @@ mod env;
 mod flags;
 mod images;
 mod output;
+mod plan;
 mod plans;
 mod run;
 mod sources;
@@ -64,6 +65,9 @@ enum Cmd {
     /// Look for what is wrong with a Dockerfile, building nothing: `rbuild build --check`
     #[command(args_override_self = true)]
     Check(Box<BuildFlags>),
+    /// Show what a build would do, as a tree, a graph or a picture, doing nothing
+    #[command(args_override_self = true)]
+    Plan(Box<plan::PlanFlags>),
     /// Run the tests of a plan, all or those named: `rbuild test . unit`
     #[command(args_override_self = true)]
     Test(Box<BuildFlags>),
@@ -186,6 +190,7 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
             flags.check = true;
             return build::run(&flags, &session);
         }
+        Cmd::Plan(flags) => plan::run(&flags, &session)?,
         Cmd::Test(flags) => return plans::test(&flags, &session),
         Cmd::Ls(flags) => plans::list(&flags, &session)?,
         Cmd::Schema(flags) => plans::schema(&flags)?,

@@ -638,8 +638,16 @@ fn own_record(kind: &str, op: &ExecOp) -> KeyRecord {
 /// A variable, its value hidden where the name says that it is secret.
 fn env_value(pair: &str) -> KeyValue {
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    if looks_secret(name) {
+        return KeyValue::Map(BTreeMap::from([(name.to_owned(), hidden(name, value))]));
+    }
+    pair.into()
+}
+
+/// Whether a variable's name says that its value is a secret.
+pub(crate) fn looks_secret(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
-    let secret = [
+    let words = [
         "SECRET",
         "TOKEN",
         "PASSWORD",
@@ -650,10 +658,7 @@ fn env_value(pair: &str) -> KeyValue {
         "API_KEY",
         "APIKEY",
     ];
-    if secret.iter().any(|word| upper.contains(word)) {
-        return KeyValue::Map(BTreeMap::from([(name.to_owned(), hidden(name, value))]));
-    }
-    pair.into()
+    words.iter().any(|word| upper.contains(word))
 }
 
 /// A mount's own part of a key.

@@ -105,7 +105,8 @@ pub(super) fn image(
     };
     // Whoever reads blobs needs their bytes; rbuild's own store can make them again from directories.
     let keep = match spec.kind {
-        OutputKind::Image { push } => push,
+        // Directories have the times that were, so they are not what a blob with others is made of again.
+        OutputKind::Image { push } => push || clamp.is_some(),
         OutputKind::Oci { .. } | OutputKind::Docker { .. } | OutputKind::Load => true,
         OutputKind::Tar { .. } | OutputKind::Local { .. } | OutputKind::CacheOnly => false,
     };
@@ -176,7 +177,7 @@ pub(super) fn image(
     let output = made.output;
     let options = FinishOptions {
         format: Format::Oci,
-        epoch: request.source_date_epoch,
+        epoch: request.source_date_epoch.or(clamp),
         annotations: Default::default(),
     };
     let finished = finish(&output.config, &layers, &options);

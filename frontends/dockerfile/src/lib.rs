@@ -80,6 +80,7 @@ pub struct Dockerfile {
 }
 
 /// What every question about a file starts with.
+#[derive(Debug)]
 struct Plan {
     escape: char,
     graph: Graph,
@@ -102,22 +103,32 @@ impl Plan {
     /// A plan whose bases have added their triggers, as far as they are known.
     fn of_graph(
         escape: char,
-        mut graph: Graph,
+        graph: Graph,
         request: &FrontendRequest,
         pins: &Pins,
     ) -> Result<Self, Vec<Diagnostic>> {
+        let mut plan = Self { escape, graph };
+        plan.trigger(request, pins)?;
+        Ok(plan)
+    }
+
+    /// Adds the triggers of bases that are known.
+    fn trigger(&mut self, request: &FrontendRequest, pins: &Pins) -> Result<(), Vec<Diagnostic>> {
         // A trigger may make stages reachable whose own bases have triggers.
-        while graph.trigger(request, &|node| pinned_config(node, request, pins))? {}
+        while self
+            .graph
+            .trigger(request, &|node| pinned_config(node, request, pins))?
+        {}
         let mut errors = Vec::new();
-        for at in graph.reachable() {
-            for command in &graph.nodes[at].commands {
+        for at in self.graph.reachable() {
+            for command in &self.graph.nodes[at].commands {
                 if let Kind::Run(run) = &command.instruction.kind {
                     errors.extend(convert::check_mounts(run));
                 }
             }
         }
         match errors.is_empty() {
-            true => Ok(Self { escape, graph }),
+            true => Ok(()),
             false => Err(errors),
         }
     }
