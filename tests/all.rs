@@ -13,6 +13,7 @@ mod dockerfile;
 mod exporters;
 mod network_sources;
 mod plan;
+mod plans;
 mod platforms;
 mod real_inputs;
 mod sandbox;

@@ -92,6 +92,13 @@ fn read(env: &TestEnv, path: &str) -> String {
     fs::read_to_string(env.path(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
+/// The steps that were carried out, without the reading of directories, which always is.
+fn ran(output: &Output) -> Vec<String> {
+    let mut ran = output.ran();
+    ran.retain(|step| step != "load from client");
+    ran
+}
+
 /// The config of an image in the store, as skopeo reads it.
 fn config(env: &TestEnv, output: &str, args: &[&str]) -> Value {
     let args = args.iter().flat_map(|arg| ["--build-arg", arg]);
@@ -127,13 +134,13 @@ fn python_web(name: &str) {
     assert_eq!(config["WorkingDir"], "/srv");
     assert_eq!(config["ExposedPorts"], json!({"5000/tcp": {}}));
 
-    assert_eq!(build(&env, &args).success().ran(), [""; 0]);
+    assert_eq!(ran(&build(&env, &args).success()), [""; 0]);
     // A test that fails: its report, and no image.
     env.rbuild(["rmi", "python-web"]).success();
     env.write("tests/test_app.py", "def test_app():\n    assert 1 == 2\n");
     let failed = build(&env, &args).code(1).says("`test.unit`");
     assert_eq!(
-        failed.ran(),
+        ran(&failed),
         ["RUN python -m pytest -q -p no:cacheprovider /tests --junitxml=/out/junit.xml"]
     );
     assert!(read(&env, "reports/junit.xml").contains("failures=\"1\""));
@@ -144,17 +151,17 @@ fn node_api(name: &str) {
     let env = example(name, [Base::Node]);
     let args = ["base=node"];
     build(&env, &args).success();
+    // On a loopback interface of its own, with only the packages of the image.
     let ask = r#"
-        await import("./src/server.js");
-        const [{ count }] = [await import("./src/words.js")];
+        await import("/srv/src/server.js");
+        const answer = await fetch("http://127.0.0.1:8080/words/to%20be%20or%20not%20to%20be");
         const { readdirSync } = await import("node:fs");
-        console.log(JSON.stringify(count("a b a")), readdirSync("node_modules").includes("uvu"));
+        console.log(await answer.text(), readdirSync("/srv/node_modules").includes("uvu"));
         process.exit(0);
     "#;
     let run = [
         "run",
-        "-e",
-        "PORT=0",
+        "--network=none",
         "node-api",
         "node",
         "--input-type=module",
@@ -162,13 +169,15 @@ fn node_api(name: &str) {
         ask,
     ];
     let answer = env.rbuild(run).success().stdout;
-    let (listening, words) = answer.split_once('\n').unwrap();
-    assert!(listening.starts_with("listening on port "), "{answer}");
-    assert_eq!(words, "{\"a\":2,\"b\":1} false\n");
+    assert_eq!(
+        answer.lines().last(),
+        Some("{\"to\":2,\"be\":2,\"or\":1,\"not\":1} false"),
+        "{answer}"
+    );
 
     // An edited source: neither `npm ci` is run again.
     env.write("src/words.js", read(&env, "src/words.js") + "\n");
-    let ran = build(&env, &args).success().ran();
+    let ran = ran(&build(&env, &args).success());
     assert_eq!(ran, ["COPY --from=src . src/", "RUN npm test"]);
 }
 
@@ -237,7 +246,7 @@ fn matrix(name: &str) {
     // It does not depend on the version.
     let docs = |step: &String| step.contains("/docs/");
     assert_eq!(
-        built.ran().iter().filter(|step| docs(step)).count(),
+        ran(&built).iter().filter(|step| docs(step)).count(),
         2,
         "{built}"
     );
@@ -256,13 +265,13 @@ fn matrix(name: &str) {
 
 fn monorepo(name: &str) {
     let env = example(name, [Base::Python]);
-    let args = ["api.common.base=python"];
+    let args = ["common.base=python"];
     let built = build(&env, &args).success();
     // Both start from one step.
     let shared = built
         .ran()
         .into_iter()
-        .filter(|step| step == "COPY --from=common.lib . lib/");
+        .filter(|step| step == "COPY --from=lib . lib/");
     assert_eq!(shared.count(), 1, "{built}");
     let worker = env.rbuild(["run", "worker"]).success();
     assert_eq!(
@@ -279,7 +288,7 @@ fn monorepo(name: &str) {
         "worker/run.py",
         read(&env, "worker/run.py").replace("sorted(", "sorted(  "),
     );
-    let ran = build(&env, &args).success().ran();
+    let ran = ran(&build(&env, &args).success());
     assert!(
         !ran.is_empty() && ran.iter().all(|step| step.contains("worker")),
         "{ran:?}"
