@@ -109,6 +109,21 @@ pub struct RegistrySettings {
     pub ca: Vec<PathBuf>,
 }
 
+/// One target of a bake file.
+#[derive(Debug, Clone)]
+pub struct BakeTarget {
+    /// Its name.
+    pub name: String,
+    /// What a build of it alone would be.
+    pub request: BuildRequest,
+    /// The Dockerfile itself.
+    pub inline: Option<String>,
+    /// Named contexts that are targets, by the name of the context.
+    pub contexts: BTreeMap<String, String>,
+    /// Whether it is there only as a context of others.
+    pub linked: bool,
+}
+
 /// A name for an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tag {

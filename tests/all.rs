@@ -5,6 +5,7 @@
 mod apt;
 mod bad_input;
 mod bad_machine;
+mod bake;
 mod cache;
 mod calls;
 mod concurrency;
@@ -12,6 +13,7 @@ mod contexts;
 mod dockerfile;
 mod exporters;
 mod network_sources;
+mod outputs;
 mod plan;
 mod plans;
 mod platforms;

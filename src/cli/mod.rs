@@ -4,6 +4,7 @@
 //! flags may stand before and after it as docker's users write them. A directory with the name of a command is
 //! built as `./images`.
 
+mod bake;
 mod build;
 mod call;
 mod config;
@@ -68,6 +69,9 @@ enum Cmd {
     /// Show what a build would do, as a tree, a graph or a picture, doing nothing
     #[command(args_override_self = true)]
     Plan(Box<plan::PlanFlags>),
+    /// Build the targets of a bake file or compose file
+    #[command(args_override_self = true)]
+    Bake(bake::BakeFlags),
     /// Run the tests of a plan, all or those named: `rbuild test . unit`
     #[command(args_override_self = true)]
     Test(Box<BuildFlags>),
@@ -191,6 +195,7 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
             return build::run(&flags, &session);
         }
         Cmd::Plan(flags) => plan::run(&flags, &session)?,
+        Cmd::Bake(flags) => return bake::run(&flags, &session),
         Cmd::Test(flags) => return plans::test(&flags, &session),
         Cmd::Ls(flags) => plans::list(&flags, &session)?,
         Cmd::Schema(flags) => plans::schema(&flags)?,

@@ -83,6 +83,37 @@ pub(super) fn read(request: &BuildRequest) -> Result<Option<Plan>, BuildError> {
     Ok(Some(plan))
 }
 
+/// A Dockerfile that is given as text, with a directory as its context.
+pub(super) fn inline(request: &BuildRequest, name: &str, text: &str) -> Result<Plan, BuildError> {
+    let ContextSource::Directory(dir) = &request.context else {
+        let error = anyhow::anyhow!(
+            "the target `{name}` has its Dockerfile inline, and no directory as its context"
+        );
+        return Err(BuildError::new(ErrorKind::Request, error));
+    };
+    let source = source_file(format!("{name} (dockerfile-inline)"), text.to_owned());
+    beside(request, dir, None, source)
+}
+
+/// What several plans of one build are together.
+pub(super) fn together(request: &BuildRequest, plans: &[Plan]) -> Plan {
+    let identities = plans.iter().map(|plan| plan.identity.as_str());
+    Plan {
+        source: source_file("bake".to_owned(), String::new()),
+        context: MainContext::Local,
+        ignore: None,
+        locals: BTreeMap::new(),
+        dir: match &request.context {
+            ContextSource::Directory(dir) => dir.clone(),
+            ContextSource::Stdin | ContextSource::Remote(_) => PathBuf::new(),
+        },
+        files: Files::default(),
+        git: None,
+        identity: identities.collect::<Vec<_>>().join(" "),
+        remark: None,
+    }
+}
+
 /// A plan with the directory `dir` as its context.
 pub(super) fn beside(
     request: &BuildRequest,

@@ -305,7 +305,7 @@ fn the_image_is_reported_when_all_exports_are_done() {
         definition: graph,
         goals,
     } = graph.unwrap();
-    let targets = deliver::targets(&request, &plan, goals).unwrap();
+    let targets = deliver::targets(&request, &BTreeMap::new(), &plan, goals).unwrap();
     let spec = deliver::plain(OutputKind::Image { push: false });
     let options = EngineOptions::default();
     let domain = "test".to_owned();

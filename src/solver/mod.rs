@@ -60,6 +60,7 @@ pub use miss::TreeChanges;
 pub use solve::Root;
 pub use solve::SolveError;
 pub use solve::SolveOptions;
+pub use solve::SolveResult;
 pub use solve::Solved;
 pub use solve::solve;
 

@@ -95,6 +95,11 @@ pub fn remark(text: &str, terminal: Terminal) {
     ));
 }
 
+/// Says what was found in an input file, and does not stop the command.
+pub fn finding(diagnostic: &rbuild_llb::Diagnostic, terminal: Terminal) {
+    say(&format!("{}\n", report::render(diagnostic, terminal.color)));
+}
+
 /// Says why a command failed. `progress`, which must be finished, has the last output of a failed step.
 pub fn failure(error: &BuildError, progress: Option<&Progress>, terminal: Terminal) {
     let log = match (&error.step, progress) {

@@ -58,7 +58,7 @@ use rbuild_dockerfile::program::Prepared;
 #[derive(Debug, Default)]
 pub struct Plan {
     dockerfiles: Dockerfile,
-    loaded: Mutex<Option<(Arc<SourceFile>, Files, Arc<Modules>)>>,
+    loaded: Mutex<Option<Loaded>>,
     /// What the last request wanted, until it is converted.
     wanted: Mutex<Option<Wanted>>,
 }
@@ -103,6 +103,9 @@ impl Plan {
         Ok(modules)
     }
 }
+
+/// A plan that was read, with the files it was read from.
+type Loaded = (Arc<SourceFile>, Files, Arc<Modules>);
 
 /// What a request wants, ready to be converted.
 #[derive(Debug)]
