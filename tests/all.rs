@@ -15,6 +15,7 @@ mod exporters;
 mod network_sources;
 mod outputs;
 mod plan;
+mod plans;
 mod platforms;
 mod real_inputs;
 mod sandbox;

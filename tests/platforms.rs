@@ -17,7 +17,7 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Pushes an index of two images to a registry of its own: busybox, and what umoci makes of it for arm64, with a layer
 /// that only it has.
-fn multi_platform_base(env: &TestEnv, registry: &Registry) {
+pub(crate) fn multi_platform_base(env: &TestEnv, registry: &Registry) {
     let dir = env.outside("base");
     let path = dir.to_str().unwrap();
     Base::Busybox.copy_to(&format!("oci:{path}:amd64"));

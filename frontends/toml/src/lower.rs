@@ -260,7 +260,7 @@ impl<'a> Lowering<'a> {
         let qualified = self.qualified(module, name);
         self.stack.push((key.clone(), asked.clone()));
         self.reads.push(Reads::new());
-        let stage = self.make_step(module, &qualified, &step.value, &step.name);
+        let stage = self.make_step(module, &qualified, &step.value);
         self.stack.pop();
         let reads = self.reads.pop().unwrap_or_default();
         self.note(&reads);
