@@ -13,6 +13,7 @@ mod doctor;
 mod env;
 mod flags;
 mod images;
+mod lock;
 mod output;
 mod plan;
 mod plans;
@@ -80,6 +81,10 @@ enum Cmd {
     Ls(plans::ListFlags),
     /// Print the JSON Schema of plans, or their reference
     Schema(plans::SchemaFlags),
+    /// Write down what tags, branches and URLs are now, for builds to go by
+    Lock(lock::LockFlags),
+    /// Ask anew what the sources in the lock file are
+    Update(lock::UpdateFlags),
     /// List the images in rbuild's store
     Images(images::ListFlags),
     /// Give an image in the store another name
@@ -199,6 +204,8 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
         Cmd::Test(flags) => return plans::test(&flags, &session),
         Cmd::Ls(flags) => plans::list(&flags, &session)?,
         Cmd::Schema(flags) => plans::schema(&flags)?,
+        Cmd::Lock(flags) => lock::lock(&flags, &session)?,
+        Cmd::Update(flags) => lock::update(&flags, &session)?,
         Cmd::Images(flags) => images::list(&flags, &session)?,
         Cmd::Tag(flags) => images::tag(&flags, &session)?,
         Cmd::Rmi(flags) => images::remove(&flags, &session)?,

@@ -298,7 +298,7 @@ fn monorepo(name: &str) {
 fn multi_platform(name: &str) {
     let registry = Registry::start();
     let env = example(name, []);
-    multi_platform_base(&env, &registry);
+    multi_platform_base(&env, &registry, true);
     let base = format!("base={}/base:1", registry.host());
     build(&env, &[&base, "version=1.2"]).success();
     for (arch, base_has) in [("amd64", false), ("arm64", true)] {

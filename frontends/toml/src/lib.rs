@@ -150,6 +150,11 @@ impl Frontend for Plan {
         outputs::platforms(&modules, request)
     }
 
+    fn all_targets(&self, request: &FrontendRequest) -> Result<Vec<String>, Vec<Diagnostic>> {
+        let modules = self.load(request)?;
+        Ok(outputs::all(&modules))
+    }
+
     fn outline(&self, request: &FrontendRequest) -> Result<Outline, Vec<Diagnostic>> {
         let wanted = self.wanted(request)?;
         let goals = wanted.goals.iter();
