@@ -16,6 +16,7 @@ mod lock;
 mod network_sources;
 mod outputs;
 mod plan;
+mod plans;
 mod platforms;
 mod real_inputs;
 mod sandbox;

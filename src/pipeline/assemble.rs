@@ -122,10 +122,11 @@ pub(super) fn image(
             blob.diff_id,
         )
     };
-    // A base's blob is exported as it came, unless it is to be another.
+    // A base's blob is exported as it came, unless it is to be another. What a plan says about times is said of what it
+    // makes: a base that is pinned has always the same.
     let as_it_came = |layer: &LayerRef| {
         let origin = layer.origin.clone()?;
-        if spec.force_compression || clamp.is_some() {
+        if spec.force_compression || (spec.rewrite_timestamp && clamp.is_some()) {
             return None;
         }
         let media_type = Format::Oci.layer(&origin.media_type);

@@ -432,7 +432,7 @@ impl Outputs<'_, '_> {
     fn stage(&mut self, instance: &Instance<'_>, scope: Scope<'_>) -> Option<StageId> {
         let output = &instance.output.value;
         let start = self.lowering.start(instance.module, &output.step)?;
-        let at = &instance.output.name;
+        let at = &output.step.span;
         let stage = self.lowering.program.stage(&instance.name, start, at);
         if let Some(image) = &output.image {
             self.lowering.image_config(stage, image, scope)?;
@@ -541,7 +541,7 @@ impl Outputs<'_, '_> {
         self.lowering.world.clone_from(world);
         let (stage, reads) = self.lowering.reading(|lowering| {
             let qualified = format!("{TEST}{}", lowering.qualified(module, name));
-            lowering.make_test(module, &qualified, &test.value, &test.name)
+            lowering.make_test(module, &qualified, &test.value)
         });
         let scope = Scope {
             module,

@@ -53,7 +53,6 @@ impl Lowering<'_> {
         module: ModuleId,
         name: &str,
         step: &Step,
-        at: &Span,
     ) -> Option<StageId> {
         let staged = Staged {
             from: &step.from.0,
@@ -61,7 +60,7 @@ impl Lowering<'_> {
             uses: &step.r#use,
             body: step.body(),
         };
-        let (stage, does) = self.make(module, name, &staged, at)?;
+        let (stage, does) = self.make(module, name, &staged)?;
         if let Some(image) = step.image.as_ref().filter(|_| does) {
             let scope = Scope {
                 module,
@@ -79,7 +78,6 @@ impl Lowering<'_> {
         module: ModuleId,
         name: &str,
         test: &Test,
-        at: &Span,
     ) -> Option<Option<StageId>> {
         let staged = Staged {
             from: &test.from.0,
@@ -87,7 +85,7 @@ impl Lowering<'_> {
             uses: &test.r#use,
             body: test.body(),
         };
-        let (stage, does) = self.make(module, name, &staged, at)?;
+        let (stage, does) = self.make(module, name, &staged)?;
         Some(does.then_some(stage))
     }
 
@@ -96,7 +94,6 @@ impl Lowering<'_> {
         module: ModuleId,
         name: &str,
         staged: &Staged<'_>,
-        at: &Span,
     ) -> Option<(StageId, bool)> {
         let start = self.start(module, staged.from);
         let holds = self.holds(module, staged.when);
@@ -106,7 +103,7 @@ impl Lowering<'_> {
             start
                 .clone()
                 .unwrap_or(rbuild_dockerfile::program::Start::Scratch),
-            at,
+            &staged.from.span,
         );
         let scope = Scope {
             module,
