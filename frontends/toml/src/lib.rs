@@ -12,6 +12,7 @@
 //! Other files that a plan names (included plans, Dockerfiles) come with the request; [`needs`] tells which.
 
 mod contents;
+mod convert;
 mod lower;
 mod modules;
 mod outputs;
@@ -42,6 +43,8 @@ use rbuild_llb::frontend::Pins;
 /// The target that stands for all tests of a plan.
 pub const ALL_TESTS: &str = "test.*";
 
+pub use convert::Rewritten;
+pub use convert::to_plan;
 pub use modules::FileKind;
 pub use modules::FileNeed;
 pub use modules::needs;
