@@ -1,4 +1,4 @@
-//! A Dockerfile as a plan.
+//! A Dockerfile as a plan; `back`: a plan as a Dockerfile.
 //!
 //! Nothing in the plan rests on what languages do where nothing is said: shells, the network, modes of the context's
 //! files and times are all written down. What a plan cannot say is a loss, which is named.
@@ -21,6 +21,7 @@ use rbuild_llb::pattern::PatternSet;
 use crate::schema::VERSION;
 use crate::values::is_predefined;
 
+mod back;
 mod parts;
 mod stage;
 mod transfer;
@@ -171,10 +172,7 @@ impl<'a> Converter<'a> {
 
     /// Notes what the plan does not say.
     fn lose(&mut self, span: &Span, what: &str, instead: &str) {
-        self.losses.push(Diagnostic {
-            severity: Severity::Warning,
-            ..Diagnostic::error(format!("a plan cannot say this: {what}"), span.clone(), instead)
-        });
+        self.losses.push(loss("a plan", span, what, instead));
     }
 
     /// The text of a value, with its losses noted.
@@ -609,6 +607,14 @@ fn hoisted(stage: &mut Building) -> Part {
         parts.pop();
     }
     image
+}
+
+/// A warning that `language` cannot say something.
+fn loss(language: &str, span: &Span, what: &str, instead: &str) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Warning,
+        ..Diagnostic::error(format!("{language} cannot say this: {what}"), span.clone(), instead)
+    }
 }
 
 /// Letters, digits, `-` and `_`.

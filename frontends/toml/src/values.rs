@@ -6,6 +6,7 @@
 //! `{{args.NAME}}` is `{args.NAME}` literally.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use rbuild_dockerfile::program::literal;
 use rbuild_llb::Diagnostic;
@@ -126,6 +127,13 @@ pub(crate) fn names(text: &str) -> impl Iterator<Item = &str> {
     braces(text)
         .filter(|braces| !braces.doubled && is_name(braces.name))
         .map(|braces| braces.name)
+}
+
+/// The names in a text that stand for something, each with its bytes.
+pub(crate) fn places(text: &str) -> impl Iterator<Item = (&str, Range<usize>)> {
+    braces(text)
+        .filter(|braces| !braces.doubled && is_name(braces.name))
+        .map(|braces| (braces.name, braces.from..braces.to))
 }
 
 /// The bytes of a text that would stand for something in a value, or for the same with fewer braces.

@@ -208,6 +208,59 @@ fn twin(case: &Path) -> (Outcome, String) {
     )
 }
 
+/// Converts a case to a plan, that to a Dockerfile, and compares the graphs of both.
+fn back(case: &Path) -> (Outcome, String) {
+    let Ok(text) = std::fs::read_to_string(case.join("Dockerfile")) else {
+        return (Outcome::Refused, String::new());
+    };
+    let Ok(first) = to_plan(&file("Dockerfile", text), None, &amd64()) else {
+        return (Outcome::Refused, String::new());
+    };
+    let plan = request(&first.text);
+    let Ok(want) = build(case, &Plan::default(), &plan) else {
+        return (Outcome::Refused, String::new());
+    };
+    let second = Plan::default().to_dockerfile(&plan, &[]).unwrap();
+    let mut docker = request("");
+    docker.source = file("Dockerfile", second.text.clone());
+    let got = match build(case, &Dockerfile::default(), &docker) {
+        Ok(got) => got,
+        Err(errors) if second.losses.is_empty() => {
+            return (Outcome::Broken, format!("{errors:#?}\n{}\n{}", first.text, second.text));
+        }
+        Err(_) => return (Outcome::Different, format!("{:?}\n{}", second.losses, second.text)),
+    };
+    let (want, got) = (essence(want), essence(got));
+    let outcome = match (want == got, second.losses.is_empty()) {
+        (true, true) => Outcome::Equal,
+        (true, false) => Outcome::EqualWithLoss,
+        (false, true) => Outcome::Silent,
+        (false, false) => Outcome::Different,
+    };
+    let missing = want.iter().filter(|line| !got.contains(line));
+    let surplus = got.iter().filter(|line| !want.contains(line));
+    let missing: String = missing.map(|line| format!("- {line}\n")).collect();
+    let surplus: String = surplus.map(|line| format!("+ {line}\n")).collect();
+    let losses: Vec<&String> = second.losses.iter().map(|loss| &loss.message).collect();
+    let text = format!("{losses:?}\n{missing}{surplus}{}\n---\n{}", first.text, second.text);
+    (outcome, text)
+}
+
+#[test]
+fn dockerfiles_of_plans_make_the_same_graphs() {
+    let mut counts: BTreeMap<Outcome, usize> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for case in corpus() {
+        let (outcome, text) = back(&case);
+        *counts.entry(outcome).or_default() += 1;
+        if matches!(outcome, Outcome::Silent | Outcome::Broken) {
+            wrong.push(format!("{outcome:?} {}\n{text}", case.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{counts:?}\n{}", wrong.join("\n"));
+    assert!(counts[&Outcome::Equal] >= 400, "{counts:?}");
+}
+
 #[test]
 fn plans_of_dockerfiles_make_the_same_graphs() {
     let mut counts: BTreeMap<Outcome, usize> = BTreeMap::new();
