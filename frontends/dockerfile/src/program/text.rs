@@ -119,33 +119,59 @@ impl Writer<'_> {
             let name = self.unique(&node.name);
             self.references.insert(at, Reference::Name(name));
         }
-        // An output that adds nothing to its step is that step.
+        // An output that adds nothing but image config to its step is that step.
         for at in (0..self.program.nodes.len()).rev() {
-            let Some(base) = self.alias(at) else {
+            let Some(base) = self.same(at) else {
                 continue;
             };
             let Some(own) = self.references.get(&at).cloned() else {
                 continue;
             };
-            if !self.program.targets.contains(&base) {
-                self.references.insert(base, own);
-            }
+            self.references.insert(base, own);
         }
     }
 
-    /// The stage right before this one, if this one is nothing but another name for it.
-    fn alias(&self, at: usize) -> Option<usize> {
+    /// The stage right before this one, if both can be written as one.
+    fn same(&self, at: usize) -> Option<usize> {
         let node = &self.program.nodes[at];
         let Base::Stage(base) = node.base else {
             return None;
         };
-        let triggers = |command: &Command| matches!(command.instruction.kind, Kind::Onbuild(_));
-        let same = node.commands.is_empty()
-            && base + 1 == at
-            && self.program.nodes[base].head.is_some()
-            && !self.program.targets.contains(&base)
-            && !self.program.nodes[base].commands.iter().any(triggers);
-        same.then_some(base)
+        let below = &self.program.nodes[base];
+        let kinds = |node: &Node, is: fn(&Kind) -> bool| {
+            let mut commands = node.commands.iter();
+            commands.any(|command| is(&command.instruction.kind))
+        };
+        let apart = base + 1 != at
+            || below.head.is_none()
+            || self.program.targets.contains(&base)
+            // They fire where a stage begins.
+            || kinds(below, |kind| matches!(kind, Kind::Onbuild(_)));
+        if apart {
+            return None;
+        }
+        if node.commands.is_empty() {
+            return Some(base);
+        }
+        let others = self.program.nodes.iter().enumerate();
+        let used = others
+            .filter(|(other, _)| *other != at)
+            .any(|(_, other)| super::needs(other).any(|need| need == base));
+        let does = kinds(node, |kind| {
+            matches!(
+                kind,
+                Kind::Add(_) | Kind::Copy(_) | Kind::Run(_) | Kind::Arg(_) | Kind::Workdir(_)
+            )
+        });
+        // A new stage forgets whose CMD it is, and that an ARG stands in front of an ENV.
+        let forgets = (kinds(node, |kind| matches!(kind, Kind::Entrypoint(_)))
+            && kinds(below, |kind| matches!(kind, Kind::Cmd(_))))
+            || kinds(below, |kind| matches!(kind, Kind::Arg(_)))
+                && node
+                    .commands
+                    .iter()
+                    .any(|command| print::line(&command.instruction.kind).contains('$'));
+        (!used && !does && !forgets).then_some(base)
     }
 
     fn unique(&mut self, name: &str) -> String {
@@ -181,7 +207,10 @@ impl Writer<'_> {
             let shell = shell.clone();
             self.shells.insert(at, shell);
         }
-        if self.alias(at).is_some() {
+        if self.same(at).is_some() {
+            for command in &node.commands {
+                self.command(at, command);
+            }
             return;
         }
         let base = match &node.base {
@@ -388,6 +417,10 @@ impl Writer<'_> {
             Kind::Shell(shell) => {
                 self.shells.insert(at, shell.clone());
             }
+            Kind::Onbuild(trigger) if trigger.contains("from=") => {
+                let what = format!("`ONBUILD {trigger}` where that is no stage");
+                self.lose(span, what, "a stage of that name is meant, if there is one");
+            }
             _ => {}
         }
         let text = instruction(&kind);
@@ -465,7 +498,14 @@ fn is_kept(kind: &Kind, text: &str) -> bool {
     });
     let read = parse_trigger(&Site::trigger(text, &Span::new(&file, 0..0)));
     let documents = |kind: &Kind| match kind {
-        Kind::Run(Run { heredocs, .. }) => heredocs.clone(),
+        // The shell expands those, whether the name has quotes or not.
+        Kind::Run(Run { heredocs, .. }) => heredocs
+            .iter()
+            .map(|heredoc| Heredoc {
+                expand: true,
+                ..heredoc.clone()
+            })
+            .collect(),
         Kind::Add(transfer) | Kind::Copy(transfer) => transfer.documents.clone(),
         _ => Vec::new(),
     };

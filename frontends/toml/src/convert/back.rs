@@ -44,10 +44,19 @@ impl Plan {
             losses.add(&at, &what, &instead);
         }
         losses.modules(&modules);
+        let root = &modules.get(ROOT).file;
+        let default = root.default.as_ref().map(|default| &default.value);
+        let is_default = |name: &str| {
+            default.is_none_or(|default| {
+                let mut names = default.iter().map(|text| text.text.as_str());
+                names.any(|one| one == name || root.groups.contains_key(one))
+            })
+        };
         let outputs = goals
             .iter()
-            .filter(|goal| matches!(goal.kind, GoalKind::Output { .. }));
-        let names: Vec<&str> = outputs.map(|goal| goal.name.as_str()).collect();
+            .filter(|goal| matches!(goal.kind, GoalKind::Output { .. }))
+            .map(|goal| goal.name.as_str());
+        let names: Vec<&str> = outputs.filter(|name| is_default(name)).collect();
         if let Some((last, others)) = names.split_last().filter(|(_, others)| !others.is_empty()) {
             let at = Span::new(&modules.get(ROOT).source, 0..0);
             let others = others.join("`, `");
