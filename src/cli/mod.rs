@@ -7,6 +7,7 @@
 mod build;
 mod call;
 mod config;
+mod convert;
 mod debug;
 mod doctor;
 mod env;
@@ -72,6 +73,8 @@ enum Cmd {
     Ls(plans::ListFlags),
     /// Print the JSON Schema of plans, or their reference
     Schema(plans::SchemaFlags),
+    /// Write a Dockerfile as a plan, or a plan as a Dockerfile
+    Convert(convert::ConvertFlags),
     /// List the images in rbuild's store
     Images(images::ListFlags),
     /// Give an image in the store another name
@@ -189,6 +192,7 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
         Cmd::Test(flags) => return plans::test(&flags, &session),
         Cmd::Ls(flags) => plans::list(&flags, &session)?,
         Cmd::Schema(flags) => plans::schema(&flags)?,
+        Cmd::Convert(flags) => return convert::run(&flags, &session),
         Cmd::Images(flags) => images::list(&flags, &session)?,
         Cmd::Tag(flags) => images::tag(&flags, &session)?,
         Cmd::Rmi(flags) => images::remove(&flags, &session)?,

@@ -95,6 +95,11 @@ pub fn remark(text: &str, terminal: Terminal) {
     ));
 }
 
+/// Says a finding in a file.
+pub fn finding(finding: &rbuild_llb::Diagnostic, terminal: Terminal) {
+    say(&report::render(finding, terminal.color));
+}
+
 /// Says why a command failed. `progress`, which must be finished, has the last output of a failed step.
 pub fn failure(error: &BuildError, progress: Option<&Progress>, terminal: Terminal) {
     let log = match (&error.step, progress) {

@@ -180,7 +180,10 @@ impl<'a> Converter<'a> {
         match said {
             Ok(said) => {
                 for (written, value) in &said.frozen {
-                    let instead = format!("it is written as what it is now: `{value}`");
+                    let instead = match value.is_empty() {
+                        true => "nothing is written in its place, which is what it is now".to_owned(),
+                        false => format!("it is written as what it is now: `{value}`"),
+                    };
                     self.lose(span, &format!("`{written}`"), &instead);
                 }
                 said.text
@@ -507,11 +510,7 @@ impl<'a> Converter<'a> {
                 }
                 write::entry("step", &Item::from(base), &mut out);
                 write::entry("times", &Item::from("keep"), &mut out);
-                if !image.is_empty() {
-                    let table = format!("output.{}.image", step.name);
-                    out.push_str(&format!("\n[{table}]\n"));
-                    image.write_image(&table, &mut out);
-                }
+                image.write_image(&format!("output.{}.image", step.name), &mut out);
             }
         }
         out

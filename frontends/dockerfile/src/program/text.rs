@@ -429,7 +429,11 @@ impl Writer<'_> {
             let what = format!("this {keyword}, with line breaks or quotes as it has them");
             self.lose(span, what, "it is written as nearly as can be");
         }
-        self.out.text.push_str(&text);
+        let wrapped = wrapped(&kind, &text);
+        self.out.text.push_str(match reads_as(&kind, &text, &wrapped) {
+            true => &wrapped,
+            false => &text,
+        });
     }
 
     /// Gives a copy the names that sources have here.
@@ -489,14 +493,51 @@ fn instruction(kind: &Kind) -> String {
     format!("{}\n{}", print::line(kind), print::documents(kind))
 }
 
+/// A RUN with its flags, and what was once on lines of its own, on lines of their own again.
+fn wrapped(kind: &Kind, text: &str) -> String {
+    let Kind::Run(run) = kind else {
+        return text.to_owned();
+    };
+    let CommandLine::Shell(line) = &run.command else {
+        return text.to_owned();
+    };
+    let (flags, command) = text.split_at(text.find(line.as_str()).unwrap_or(text.len()));
+    let flags = match run.mounts.len() {
+        0 | 1 => flags.to_owned(),
+        _ => flags.replacen(" --", "\u{0}", 1).replace(" --", " \\\n    --").replace('\u{0}', " --"),
+    };
+    if !run.heredocs.is_empty() {
+        return flags + command;
+    }
+    let mut out = match run.mounts.is_empty() {
+        true => flags,
+        false => format!("{}\\\n    ", flags),
+    };
+    let mut blanks = 0;
+    for c in command.chars() {
+        blanks = if c == ' ' { blanks + 1 } else { 0 };
+        // The blanks of a line that continues another are part of the command.
+        if blanks == 2 {
+            out.push_str("\\\n");
+        }
+        out.push(c);
+    }
+    out
+}
+
 /// Whether an instruction is read as it was meant.
 fn is_kept(kind: &Kind, text: &str) -> bool {
+    reads_as(kind, text, text)
+}
+
+/// Whether what is `written` is read as what `text` says.
+fn reads_as(kind: &Kind, text: &str, written: &str) -> bool {
     let file = Arc::new(SourceFile {
         name: String::new(),
         text: String::new(),
         language: "Dockerfile",
     });
-    let read = parse_trigger(&Site::trigger(text, &Span::new(&file, 0..0)));
+    let read = parse_trigger(&Site::trigger(written, &Span::new(&file, 0..0)));
     let documents = |kind: &Kind| match kind {
         // The shell expands those, whether the name has quotes or not.
         Kind::Run(Run { heredocs, .. }) => heredocs

@@ -135,17 +135,17 @@ impl Part {
             field(*slot, items, to, &mut tables);
         }
         write_tables(table, &tables, to);
-        if self.slots.keys().any(|slot| slot.is_image()) {
-            to.push_str(&format!("\n[{table}.image]\n"));
-            self.write_image(&format!("{table}.image"), to);
-        }
+        self.write_image(&format!("{table}.image"), to);
     }
 
-    /// Writes what is image config in it.
+    /// Writes what is image config in it, as a table of its own.
     pub(super) fn write_image(&self, table: &str, to: &mut String) {
-        let mut tables = Vec::new();
+        let (mut keys, mut tables) = (String::new(), Vec::new());
         for (slot, items) in self.slots.iter().filter(|(slot, _)| slot.is_image()) {
-            field(*slot, items, to, &mut tables);
+            field(*slot, items, &mut keys, &mut tables);
+        }
+        if !keys.is_empty() {
+            to.push_str(&format!("\n[{table}]\n{keys}"));
         }
         write_tables(table, &tables, to);
     }

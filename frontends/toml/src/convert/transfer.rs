@@ -111,12 +111,13 @@ impl Converter<'_> {
                 true => self.take(to.variables.document(&data), at),
                 false => escape(&data),
             };
-            let mut fields = vec![field("text", text), field("to", dest.as_str())];
+            let mut fields = vec![field("to", dest.as_str())];
             // That is what it is called where nothing else is said.
             if document.name != "EOF" || dest.ends_with('/') {
                 fields.push(field("name", document.name.as_str()));
             }
             fields.extend(common.iter().cloned());
+            fields.push(field("text", text));
             copies.push(fields);
             if adds {
                 let what = "a here-document of ADD";
