@@ -9,6 +9,7 @@ mod cache;
 mod calls;
 mod concurrency;
 mod contexts;
+mod convert;
 mod dockerfile;
 mod exporters;
 mod network_sources;

@@ -30,7 +30,10 @@ pub enum Language {
 impl Language {
     /// The other language than that of a file, by its name.
     pub fn other(path: &Path) -> Self {
-        match path.extension().is_some_and(|extension| extension == "toml") {
+        match path
+            .extension()
+            .is_some_and(|extension| extension == "toml")
+        {
             true => Self::Dockerfile,
             false => Self::Plan,
         }

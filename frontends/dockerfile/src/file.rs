@@ -71,7 +71,11 @@ pub fn expand(
     match Shell::new(escape).expand(word, &env) {
         Ok(expansion) => Ok(Expanded {
             text: expansion.text,
-            names: expansion.used.into_iter().chain(expansion.missing).collect(),
+            names: expansion
+                .used
+                .into_iter()
+                .chain(expansion.missing)
+                .collect(),
         }),
         Err(error) => Err(error.to_string()),
     }

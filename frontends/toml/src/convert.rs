@@ -156,7 +156,10 @@ impl<'a> Converter<'a> {
                     value: Some(value),
                     fixed: false,
                 };
-                converter.globals.known.insert(format!("{prefix}{suffix}"), variable);
+                converter
+                    .globals
+                    .known
+                    .insert(format!("{prefix}{suffix}"), variable);
             }
             let name = format!("{prefix}OSVERSION");
             converter.globals.known.insert(name, Variable::fixed(""));
@@ -181,7 +184,9 @@ impl<'a> Converter<'a> {
             Ok(said) => {
                 for (written, value) in &said.frozen {
                     let instead = match value.is_empty() {
-                        true => "nothing is written in its place, which is what it is now".to_owned(),
+                        true => {
+                            "nothing is written in its place, which is what it is now".to_owned()
+                        }
                         false => format!("it is written as what it is now: `{value}`"),
                     };
                     self.lose(span, &format!("`{written}`"), &instead);
@@ -314,7 +319,11 @@ impl<'a> Converter<'a> {
         });
         if (earlier.is_some() || value == "scratch") && !now.fixed {
             let instead = format!("it is `{value}`, whatever the argument is");
-            self.lose(&stage.base.span, "the name of a stage in an argument", &instead);
+            self.lose(
+                &stage.base.span,
+                "the name of a stage in an argument",
+                &instead,
+            );
         }
         if let Some(earlier) = earlier {
             self.used.insert(earlier);
@@ -439,7 +448,10 @@ impl<'a> Converter<'a> {
         if let Some((name, _)) = self.inputs.iter().find(|(_, have)| *have == fields) {
             return name.clone();
         }
-        let kind = fields.first().map_or("", |(kind, _)| kind.as_str()).to_owned();
+        let kind = fields
+            .first()
+            .map_or("", |(kind, _)| kind.as_str())
+            .to_owned();
         let name = simple(name);
         let name = match self.taken.contains(&name) {
             true => unique(&format!("{name}-{kind}"), &mut self.taken),
@@ -454,7 +466,8 @@ impl<'a> Converter<'a> {
         if let Some((name, _)) = self.caches.iter().find(|(_, have)| *have == fields) {
             return name.clone();
         }
-        let mut taken: BTreeSet<String> = self.caches.iter().map(|(name, _)| name.clone()).collect();
+        let mut taken: BTreeSet<String> =
+            self.caches.iter().map(|(name, _)| name.clone()).collect();
         let name = simple(name.trim_matches('/'));
         let name = unique(&name, &mut taken);
         self.caches.push((name.clone(), fields));
@@ -535,8 +548,9 @@ impl<'a> Converter<'a> {
             if list.is_empty() {
                 continue;
             }
-            let (long, short): (Vec<_>, Vec<_>) =
-                list.iter().partition(|(name, fields)| write::is_long(name, fields));
+            let (long, short): (Vec<_>, Vec<_>) = list
+                .iter()
+                .partition(|(name, fields)| write::is_long(name, fields));
             if !short.is_empty() {
                 out.push_str(&format!("\n[{section}]\n"));
             }
@@ -612,7 +626,11 @@ fn hoisted(stage: &mut Building) -> Part {
 fn loss(language: &str, span: &Span, what: &str, instead: &str) -> Diagnostic {
     Diagnostic {
         severity: Severity::Warning,
-        ..Diagnostic::error(format!("{language} cannot say this: {what}"), span.clone(), instead)
+        ..Diagnostic::error(
+            format!("{language} cannot say this: {what}"),
+            span.clone(),
+            instead,
+        )
     }
 }
 

@@ -238,7 +238,9 @@ impl Writer<'_> {
     fn platform(&self, node: &Node) -> String {
         match &node.platform {
             None => String::new(),
-            Some(platform) if self.build == Some(platform) => "--platform=$BUILDPLATFORM ".to_owned(),
+            Some(platform) if self.build == Some(platform) => {
+                "--platform=$BUILDPLATFORM ".to_owned()
+            }
             Some(platform) => format!("--platform={platform} "),
         }
     }
@@ -329,7 +331,11 @@ impl Writer<'_> {
         }
         if !local.include.is_empty() {
             let what = "`include` of files of the machine";
-            self.lose(&node.at, what, "all of the directory is there, as far as nothing leaves it out");
+            self.lose(
+                &node.at,
+                what,
+                "all of the directory is there, as far as nothing leaves it out",
+            );
         }
         let is_context = match &self.context {
             Some(context) => context == local,
@@ -377,7 +383,11 @@ impl Writer<'_> {
         let checksum = checksum.map_or_else(String::new, |sum| format!("--checksum={sum} "));
         self.begin(&format!("FROM scratch AS {name}\nADD {checksum}{url} /\n"));
         let what = format!("files of `{url}` without a step that adds them");
-        self.lose(&node.at, what, "a stage adds them, which is a step of its own");
+        self.lose(
+            &node.at,
+            what,
+            "a stage adds them, which is a step of its own",
+        );
         name
     }
 
@@ -430,10 +440,12 @@ impl Writer<'_> {
             self.lose(span, what, "it is written as nearly as can be");
         }
         let wrapped = wrapped(&kind, &text);
-        self.out.text.push_str(match reads_as(&kind, &text, &wrapped) {
-            true => &wrapped,
-            false => &text,
-        });
+        self.out
+            .text
+            .push_str(match reads_as(&kind, &text, &wrapped) {
+                true => &wrapped,
+                false => &text,
+            });
     }
 
     /// Gives a copy the names that sources have here.
@@ -504,7 +516,10 @@ fn wrapped(kind: &Kind, text: &str) -> String {
     let (flags, command) = text.split_at(text.find(line.as_str()).unwrap_or(text.len()));
     let flags = match run.mounts.len() {
         0 | 1 => flags.to_owned(),
-        _ => flags.replacen(" --", "\u{0}", 1).replace(" --", " \\\n    --").replace('\u{0}', " --"),
+        _ => flags
+            .replacen(" --", "\u{0}", 1)
+            .replace(" --", " \\\n    --")
+            .replace('\u{0}', " --"),
     };
     if !run.heredocs.is_empty() {
         return flags + command;

@@ -60,9 +60,8 @@ impl Plan {
         if let Some((last, others)) = names.split_last().filter(|(_, others)| !others.is_empty()) {
             let at = Span::new(&modules.get(ROOT).source, 0..0);
             let others = others.join("`, `");
-            let instead = format!(
-                "it builds `{last}`; with `--target` it builds one of `{others}`"
-            );
+            let instead =
+                format!("it builds `{last}`; with `--target` it builds one of `{others}`");
             losses.add(&at, "several outputs of one build", &instead);
         }
         let mut list = losses.list;
@@ -172,13 +171,41 @@ impl Losses {
             .is_none_or(|times| times.value == TimeRule::Clamp);
         let instead = "it is a flag of the build";
         for (there, what, instead) in [
-            (clamps, "times of files that are clamped", "they are kept: `times = \"keep\"` says that in a plan"),
-            (output.platforms.is_some(), "platforms", "`--platform` of the build"),
-            (!output.matrix.is_empty(), "a matrix", "each of its outputs is a stage"),
-            (!output.when.is_empty(), "when there is an output", "it is written as it is now"),
-            (!output.tags.is_empty(), "names of images", "`-t` of the build"),
-            (output.push.as_ref().is_some_and(|push| push.value), "push", "`--push` of the build"),
-            (!output.require.is_empty(), "tests that must have passed", "nothing is required"),
+            (
+                clamps,
+                "times of files that are clamped",
+                "they are kept: `times = \"keep\"` says that in a plan",
+            ),
+            (
+                output.platforms.is_some(),
+                "platforms",
+                "`--platform` of the build",
+            ),
+            (
+                !output.matrix.is_empty(),
+                "a matrix",
+                "each of its outputs is a stage",
+            ),
+            (
+                !output.when.is_empty(),
+                "when there is an output",
+                "it is written as it is now",
+            ),
+            (
+                !output.tags.is_empty(),
+                "names of images",
+                "`-t` of the build",
+            ),
+            (
+                output.push.as_ref().is_some_and(|push| push.value),
+                "push",
+                "`--push` of the build",
+            ),
+            (
+                !output.require.is_empty(),
+                "tests that must have passed",
+                "nothing is required",
+            ),
             (output.local.is_some(), "local", instead),
             (output.oci.is_some(), "oci", instead),
             (output.docker.is_some(), "docker", instead),

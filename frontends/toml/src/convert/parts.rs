@@ -243,7 +243,5 @@ fn as_table(item: &Item) -> Option<Vec<(String, Value)>> {
             .collect::<Option<_>>()?,
         one => vec![pair(one)?],
     };
-    table
-        .is_sorted_by(|(a, _), (b, _)| a < b)
-        .then_some(table)
+    table.is_sorted_by(|(a, _), (b, _)| a < b).then_some(table)
 }

@@ -212,7 +212,11 @@ impl Converter<'_> {
         let data = first.data();
         if data.starts_with("#!") && first.name != "EOF" {
             let what = format!("the name `{}` of a script", first.name);
-            self.lose(at, &what, "it is `EOF`, which the history of the image says");
+            self.lose(
+                at,
+                &what,
+                "it is `EOF`, which the history of the image says",
+            );
         }
         data
     }
@@ -261,7 +265,10 @@ impl Converter<'_> {
                 continue;
             }
             // One without a value leaves the variable that is there.
-            if variable.value.is_some() || arg.default.is_some() || !to.variables.known.contains_key(name) {
+            if variable.value.is_some()
+                || arg.default.is_some()
+                || !to.variables.known.contains_key(name)
+            {
                 to.variables.known.insert(name.clone(), variable);
             }
             list.push(text.into());

@@ -70,7 +70,9 @@ fn answer(case: &Path, wanted: &SourceRequest) -> Pin {
             let own = case.join(format!("{name}.image.json"));
             let config = match std::fs::read_to_string(own) {
                 Ok(config) => config,
-                Err(_) => include_str!("../../../../testdata/dockerfile/graph/base.json").to_owned(),
+                Err(_) => {
+                    include_str!("../../../../testdata/dockerfile/graph/base.json").to_owned()
+                }
             };
             Pin::Image {
                 digest: OciDigest::from_bytes([0xab; 32]),
@@ -125,7 +127,11 @@ fn twin(case: &Path) -> (Outcome, String) {
     let Some(text) = read("Dockerfile") else {
         return (Outcome::Refused, String::new());
     };
-    let ignore = ["Dockerfile.dockerignore", "dockerignore", "context/.dockerignore"];
+    let ignore = [
+        "Dockerfile.dockerignore",
+        "dockerignore",
+        "context/.dockerignore",
+    ];
     let ignore = ignore.iter().find_map(|name| read(name));
     let mut docker = request("");
     docker.source = file("Dockerfile", text);
@@ -226,9 +232,17 @@ fn back(case: &Path) -> (Outcome, String) {
     let got = match build(case, &Dockerfile::default(), &docker) {
         Ok(got) => got,
         Err(errors) if second.losses.is_empty() => {
-            return (Outcome::Broken, format!("{errors:#?}\n{}\n{}", first.text, second.text));
+            return (
+                Outcome::Broken,
+                format!("{errors:#?}\n{}\n{}", first.text, second.text),
+            );
         }
-        Err(_) => return (Outcome::Different, format!("{:?}\n{}", second.losses, second.text)),
+        Err(_) => {
+            return (
+                Outcome::Different,
+                format!("{:?}\n{}", second.losses, second.text),
+            );
+        }
     };
     let (want, got) = (essence(want), essence(got));
     let outcome = match (want == got, second.losses.is_empty()) {
@@ -242,7 +256,10 @@ fn back(case: &Path) -> (Outcome, String) {
     let missing: String = missing.map(|line| format!("- {line}\n")).collect();
     let surplus: String = surplus.map(|line| format!("+ {line}\n")).collect();
     let losses: Vec<&String> = second.losses.iter().map(|loss| &loss.message).collect();
-    let text = format!("{losses:?}\n{missing}{surplus}{}\n---\n{}", first.text, second.text);
+    let text = format!(
+        "{losses:?}\n{missing}{surplus}{}\n---\n{}",
+        first.text, second.text
+    );
     (outcome, text)
 }
 

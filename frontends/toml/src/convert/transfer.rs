@@ -121,12 +121,20 @@ impl Converter<'_> {
             copies.push(fields);
             if adds {
                 let what = "a here-document of ADD";
-                self.lose(at, what, "it is a copy in the plan: the history of the image says COPY");
+                self.lose(
+                    at,
+                    what,
+                    "it is a copy in the plan: the history of the image says COPY",
+                );
             }
         }
         if copies.len() > 1 {
             let what = "one instruction with several kinds of sources";
-            self.lose(at, what, "each is a copy of its own in the plan, and a layer of its own");
+            self.lose(
+                at,
+                what,
+                "each is a copy of its own in the plan, and a layer of its own",
+            );
         }
         copies
     }
@@ -320,7 +328,10 @@ impl Named<'_, '_, '_> {
             self.lose("a tmpfs that is read-only", "it can be written in the plan");
         }
         if self.source().is_some() {
-            self.lose("the `source` of a tmpfs", "it is left out: it shows nothing");
+            self.lose(
+                "the `source` of a tmpfs",
+                "it is left out: it shows nothing",
+            );
         }
         Value::Table(fields)
     }
@@ -330,7 +341,10 @@ impl Named<'_, '_, '_> {
         let id = self.word(&["id"]).filter(|id| !id.is_empty());
         let name = id.clone().unwrap_or_else(|| target.clone());
         let mut fields = vec![field("path", target.as_str())];
-        fields.push(field("id", id.unwrap_or_else(|| crate::paths::clean(&target))));
+        fields.push(field(
+            "id",
+            id.unwrap_or_else(|| crate::paths::clean(&target)),
+        ));
         if let Some(sharing) = self.now(&["sharing"]) {
             fields.push(field("sharing", sharing.to_lowercase()));
         }

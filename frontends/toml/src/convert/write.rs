@@ -236,7 +236,9 @@ fn long(text: &str, indent: &str, to: &mut String) {
 
 /// Inside of three quotes, quotes stand for themselves, but for three of them.
 fn breakable(text: &str) -> String {
-    escaped(text).replace("\\\"", "\"").replace("\"\"", "\"\\\"")
+    escaped(text)
+        .replace("\\\"", "\"")
+        .replace("\"\"", "\"\\\"")
 }
 
 /// A long line cut where a person would: behind the blanks that a continued line leaves, else behind `&& ` and `; `.
