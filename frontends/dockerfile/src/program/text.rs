@@ -510,10 +510,8 @@ fn wrapped(kind: &Kind, text: &str) -> String {
     let Kind::Run(run) = kind else {
         return text.to_owned();
     };
-    let CommandLine::Shell(line) = &run.command else {
-        return text.to_owned();
-    };
-    let (flags, command) = text.split_at(text.find(line.as_str()).unwrap_or(text.len()));
+    let line = print::command(&run.command);
+    let (flags, command) = text.split_at(text.find(&line).unwrap_or(text.len()));
     let flags = match run.mounts.len() {
         0 | 1 => flags.to_owned(),
         _ => flags
@@ -524,10 +522,14 @@ fn wrapped(kind: &Kind, text: &str) -> String {
     if !run.heredocs.is_empty() {
         return flags + command;
     }
-    let mut out = match run.mounts.is_empty() {
-        true => flags,
-        false => format!("{}\\\n    ", flags),
+    let mut out = match run.mounts.len() {
+        0 => flags,
+        1 if line.len() < 60 => flags,
+        _ => format!("{flags}\\\n    "),
     };
+    if matches!(run.command, CommandLine::Exec(_)) {
+        return out + command;
+    }
     let mut blanks = 0;
     for c in command.chars() {
         blanks = if c == ' ' { blanks + 1 } else { 0 };

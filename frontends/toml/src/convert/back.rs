@@ -120,7 +120,11 @@ impl Losses {
             }
             for (name, test) in &module.file.test {
                 let what = format!("the test `{name}`");
-                self.add(&test.name, &what, "it is left out");
+                self.add(
+                    &test.name,
+                    &what,
+                    "nothing waits for it: it is a stage, if an output requires it",
+                );
             }
             for (name, step) in &module.file.step {
                 if !step.value.when.is_empty() {

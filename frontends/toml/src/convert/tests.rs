@@ -275,7 +275,13 @@ fn dockerfiles_of_plans_make_the_same_graphs() {
         }
     }
     assert!(wrong.is_empty(), "{counts:?}\n{}", wrong.join("\n"));
-    assert!(counts[&Outcome::Equal] >= 400, "{counts:?}");
+    let want = BTreeMap::from([
+        (Outcome::Refused, 163),
+        (Outcome::Equal, 602),
+        (Outcome::EqualWithLoss, 15),
+        (Outcome::Different, 1),
+    ]);
+    assert_eq!(counts, want);
 }
 
 #[test]
@@ -285,14 +291,16 @@ fn plans_of_dockerfiles_make_the_same_graphs() {
     for case in corpus() {
         let (outcome, text) = twin(&case);
         *counts.entry(outcome).or_default() += 1;
-        let filter = std::env::var("CONVERT_CASE").ok();
-        if filter.is_some_and(|part| case.to_string_lossy().contains(&part)) {
-            panic!("{outcome:?}\n{text}");
-        }
         if matches!(outcome, Outcome::Silent | Outcome::Broken) {
             wrong.push(format!("{outcome:?} {}\n{text}", case.display()));
         }
     }
     assert!(wrong.is_empty(), "{counts:?}\n{}", wrong.join("\n"));
-    assert!(counts[&Outcome::Equal] >= 400, "{counts:?}");
+    let want = BTreeMap::from([
+        (Outcome::Refused, 233),
+        (Outcome::Equal, 512),
+        (Outcome::EqualWithLoss, 17),
+        (Outcome::Different, 19),
+    ]);
+    assert_eq!(counts, want);
 }
