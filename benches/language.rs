@@ -1,4 +1,4 @@
-//! The Dockerfile language by itself, in this process and on one core: `cargo bench --bench language [NAME…]`. README.md says what
+//! The languages by themselves, in this process and on one core: `cargo bench --bench language [NAME…]`. README.md says what
 //! each line means.
 
 // A program of its own: it prints, and ends with a panic where a test would.
@@ -16,7 +16,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use rbuild_dockerfile::Dockerfile;
-use rbuild_llb::Frontend as _;
+use rbuild_llb::Frontend;
 use rbuild_llb::ImageConfig;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
@@ -54,7 +54,12 @@ fn main() {
         .skip(1)
         .filter(|arg| !arg.starts_with("--"))
         .collect();
-    const LINES: [Line; 2] = [("convert", convert), ("patterns", patterns)];
+    const LINES: [Line; 4] = [
+        ("convert", convert),
+        ("plan", plan),
+        ("outputs", outputs),
+        ("patterns", patterns),
+    ];
     for (name, line) in LINES {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             println!("{name:<18} {}", line());
@@ -103,13 +108,12 @@ fn dockerfile() -> String {
     text
 }
 
-fn convert() -> String {
-    let text = dockerfile();
-    let request = FrontendRequest {
+fn request(name: &str, language: &'static str, text: &str) -> FrontendRequest {
+    FrontendRequest {
         source: Arc::new(SourceFile {
-            name: "Dockerfile".into(),
-            text: text.clone(),
-            language: "Dockerfile",
+            name: name.into(),
+            text: text.to_owned(),
+            language,
         }),
         context: MainContext::Local,
         ignore: None,
@@ -129,8 +133,16 @@ fn convert() -> String {
         settings: Vec::new(),
         files: Default::default(),
         git: None,
-    };
-    let outline = Dockerfile::default().outline(&request).unwrap();
+    }
+}
+
+/// Outline and conversion of a file, with a frontend that has not seen it, beside its words as strings.
+fn converted<F: Frontend>(
+    request: &FrontendRequest,
+    frontend: impl Fn() -> F,
+    within: Duration,
+) -> String {
+    let outline = frontend().outline(request).unwrap();
     let mut pins = Pins::default();
     for wanted in outline.sources {
         if let SourceOp::Image(_) = wanted.source {
@@ -145,9 +157,9 @@ fn convert() -> String {
         ROUNDS,
         |_| {
             Ok(timed(|| {
-                let language = Dockerfile::default();
-                black_box(language.outline(&request)).unwrap();
-                match language.convert(&request, &pins).unwrap() {
+                let language = frontend();
+                black_box(language.outline(request)).unwrap();
+                match language.convert(request, &pins).unwrap() {
                     Conversion::Done(done) => drop(black_box(done)),
                     Conversion::NeedsSources(more) => panic!("{more:?}"),
                 }
@@ -155,19 +167,99 @@ fn convert() -> String {
         },
         |_| {
             Ok(timed(|| {
-                let words = text
-                    .lines()
-                    .map(|line| line.split(' ').map(str::to_owned).collect());
+                let lines = request.source.text.lines();
+                let words = lines.map(|line| line.split(' ').map(str::to_owned).collect());
                 black_box(words.collect::<Vec<Vec<String>>>());
             }))
         },
     )
     .unwrap();
     let bound = Bound {
-        within: Some(Duration::from_millis(2)),
+        within: Some(within),
         times: None,
     };
     line(&ours, &words, "its words as strings", &bound)
+}
+
+fn convert() -> String {
+    let request = request("Dockerfile", "Dockerfile", &dockerfile());
+    converted(&request, Dockerfile::default, Duration::from_millis(2))
+}
+
+/// Steps that all need the one before: a copy and a command each; of ten, nine take files from that and start from one far
+/// before, and one starts from it, takes files of the context, and has variables and a directory.
+fn steps(count: usize) -> String {
+    let mut text = String::from(
+        "schema = 1\n[args]\nversion = \"1.2\"\n[inputs]\nbase = { image = \"base:{args.version}\" }\n\
+         src = { local = \".\", exclude = [\".git\", \"**/*.o\"] }\n[caches.pkg]\npath = \"/root/.cache\"\n",
+    );
+    for step in 0..count {
+        let (from, copied) = match (step, step % 10) {
+            (0, _) => (
+                "base".to_owned(),
+                "{ from = \"src\", to = \"src/\" }".to_owned(),
+            ),
+            (_, 0) => (
+                format!("s{}", step - 1),
+                format!(
+                    "{{ from = \"src\", path = \"src/{step}\", to = \"src/\", owner = \"1000:1000\" }}"
+                ),
+            ),
+            _ => (
+                format!("s{}", step / 10),
+                format!(
+                    "{{ from = \"s{}\", path = \"/src/out\", to = \"/in\" }}",
+                    step - 1
+                ),
+            ),
+        };
+        write!(
+            text,
+            "\n[step.s{step}]\nfrom = \"{from}\"\ncopy = [{copied}]\n\
+             run = [\"apt-get update && apt-get install -y package-{step}={{args.version}}\"]\n\
+             network = true\ncaches = [\"pkg\"]\n"
+        )
+        .unwrap();
+        if step % 10 == 0 {
+            write!(
+                text,
+                "workdir = \"/src/{step}\"\nenv = {{ STEP = \"{step}\", PATH = \"/opt/{step}/bin:{{env.PATH}}\" }}\n"
+            )
+            .unwrap();
+        }
+    }
+    text
+}
+
+fn plan() -> String {
+    const STEPS: usize = 500;
+    let text = format!("{}[output.all]\nstep = \"s{}\"\n", steps(STEPS), STEPS - 1);
+    let request = request("rbuild.toml", "TOML", &text);
+    converted(
+        &request,
+        rbuild_plan::Plan::default,
+        Duration::from_millis(5),
+    )
+}
+
+/// A hundred outputs of a graph of fifty steps.
+fn outputs() -> String {
+    let mut text = steps(50);
+    for output in 0..100 {
+        write!(
+            text,
+            "\n[output.o{output}]\nstep = \"s{}\"\ntags = [\"example.org/o{output}:{{args.version}}\"]\n\
+             [output.o{output}.image]\ncmd = [\"serve\", \"{output}\"]\nlabels = {{ number = \"{output}\" }}\n",
+            output % 50
+        )
+        .unwrap();
+    }
+    let request = request("rbuild.toml", "TOML", &text);
+    converted(
+        &request,
+        rbuild_plan::Plan::default,
+        Duration::from_millis(20),
+    )
 }
 
 const PATTERNS: [&str; 30] = [

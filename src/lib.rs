@@ -16,6 +16,7 @@ pub mod exporter;
 pub mod image;
 pub mod ops;
 pub mod outcome;
+pub mod picture;
 pub mod pipeline;
 pub mod registry;
 pub mod request;

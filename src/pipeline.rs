@@ -1,16 +1,19 @@
 //! One build, from request to image. [`build`] reads as the list in ARCHITECTURE.md, one call a line.
 
 mod assemble;
+pub mod bake;
 pub mod convert;
 mod deliver;
 pub mod durability;
 mod failure;
 mod files;
 pub mod inspect;
+pub mod lock;
 mod pin;
 mod plan;
 mod remote;
 pub mod run;
+pub mod show;
 #[cfg(test)]
 mod tests;
 
@@ -72,13 +75,20 @@ struct Opened {
 /// behind.
 fn open(request: &BuildRequest) -> Result<Opened, BuildError> {
     let local = plan::read(request)?;
+    open_with(request, |store, lease, registry| match local {
+        Some(plan) => Ok(plan),
+        None => remote::Remote::new(request, store, lease, registry).read(),
+    })
+}
+
+fn open_with(
+    request: &BuildRequest,
+    read: impl FnOnce(&Store, &Lease, &registry::Client) -> Result<plan::Plan, BuildError>,
+) -> Result<Opened, BuildError> {
     let store = open_store(&request.settings)?;
     let lease = store.lease().map_err(failure::store)?;
     let registry = registry::Client::new(&request.settings);
-    let plan = match local {
-        Some(plan) => plan,
-        None => remote::Remote::new(request, &store, &lease, &registry).read()?,
-    };
+    let plan = read(&store, &lease, &registry)?;
     Ok(Opened {
         store,
         lease,
@@ -92,23 +102,39 @@ fn open(request: &BuildRequest) -> Result<Opened, BuildError> {
 /// # Errors
 /// With everything the user is to be told.
 pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome, BuildError> {
+    let opened = open(request)?;
+    let frontend = files::frontend(&opened.plan.source);
+    carry_out(request, &BTreeMap::new(), opened, &*frontend, progress)
+}
+
+/// Builds what a frontend makes of a request; `own` are requests that targets have of their own.
+fn carry_out(
+    request: &BuildRequest,
+    own: &BTreeMap<&str, &BuildRequest>,
+    opened: Opened,
+    frontend: &dyn Frontend,
+    progress: &Progress,
+) -> Result<BuildOutcome, BuildError> {
     let events = progress.events();
     let Opened {
         store,
         lease,
         registry,
         plan,
-    } = open(request)?;
+    } = opened;
     let cancel = CancelToken::new();
     if let Some(remark) = &plan.remark {
         remark_on(&events, remark);
     }
 
-    let pinner = pin::Pinner::new(request, &store, &lease, &registry);
-    let frontend = files::frontend(&plan.source);
-    let Planned { definition, goals } = definition(request, &plan, &*frontend, &pinner, &events)?;
+    let lock = lock::Lock::of(request, &plan)?;
+    let pinner = pin::Pinner::new(request, &lock, &store, &lease, &registry);
+    let Planned { definition, goals } = definition(request, &plan, frontend, &pinner, &events)?;
+    if let Some(remark) = lock.remark() {
+        remark_on(&events, &remark);
+    }
     let locals = files::locals(&plan, &definition)?;
-    let targets = deliver::targets(request, &plan, goals)?;
+    let targets = deliver::targets(request, own, &plan, goals)?;
     let tests = deliver::Tests::new(&targets, &definition);
 
     entitled(request, &definition)?;
@@ -378,7 +404,8 @@ pub fn dump_llb(
         registry,
         plan,
     } = open(request)?;
-    let pinner = pin::Pinner::new(request, &store, &lease, &registry);
+    let lock = lock::Lock::of(request, &plan)?;
+    let pinner = pin::Pinner::new(request, &lock, &store, &lease, &registry);
     let frontend = files::frontend(&plan.source);
     let planned = definition(request, &plan, &*frontend, &pinner, &progress.events())?;
     Ok(planned.definition)

@@ -42,6 +42,8 @@ pub struct BuildRequest {
     pub pull: bool,
     /// `--offline`: ask no network.
     pub offline: bool,
+    /// `--locked`: refuse what is not in the lock file.
+    pub locked: bool,
     /// `--network`.
     pub network: NetworkMode,
     /// `--add-host`.
@@ -107,6 +109,21 @@ pub struct RegistrySettings {
     pub insecure: bool,
     /// PEM files trusted besides the system's.
     pub ca: Vec<PathBuf>,
+}
+
+/// One target of a bake file.
+#[derive(Debug, Clone)]
+pub struct BakeTarget {
+    /// Its name.
+    pub name: String,
+    /// What a build of it alone would be.
+    pub request: BuildRequest,
+    /// The Dockerfile itself.
+    pub inline: Option<String>,
+    /// Named contexts that are targets, by the name of the context.
+    pub contexts: BTreeMap<String, String>,
+    /// Whether it is there only as a context of others.
+    pub linked: bool,
 }
 
 /// A name for an image.

@@ -177,3 +177,19 @@ fn each_source_date_epoch_has_its_own_times() {
     assert_eq!(times(1_600_000_000), ["2020-09-13", "2020-09-13"]);
     assert_eq!(times(1_500_000_000), ["2017-07-14", "2017-07-14"]);
 }
+
+/// overlayfs refuses a directory that stands twice among its layers. What changes nothing in a base whose `/` has a time
+/// of its own makes one layer again and again, and so does what brings the same file back.
+#[test]
+fn layers_may_be_equal() {
+    let env = TestEnv::new()
+        .bases([Base::Debian])
+        .file("one", "1\n")
+        .file(
+            "Dockerfile",
+            "FROM debian\nRUN true\nRUN [ -d / ]\nCOPY one /f\nRUN rm /f\nCOPY one /f\nRUN grep -q 1 /f\nRUN rm /f; ls /etc/passwd\n",
+        );
+    env.rbuild(["-t", "equal", "."]).success();
+    env.rbuild(["run", "equal", "test", "!", "-e", "/f"])
+        .success();
+}

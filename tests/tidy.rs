@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use regex::Regex;
 
 /// The modules of `src/`, each with those it may use besides itself. `main` and `lib` only name the others.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("clock", &[]),
     ("request", &[]),
     ("outcome", &["request"]),
+    ("picture", &[]),
     ("image", &["clock"]),
     ("registry", &["clock", "image", "request"]),
     ("sandbox", &["clock"]),
@@ -26,27 +27,34 @@ const LAYERS: [(&str, &[&str]); 12] = [
     (
         "pipeline",
         &[
-            "clock", "exporter", "image", "ops", "outcome", "registry", "request", "sandbox",
-            "solver", "ui",
+            "clock", "exporter", "image", "ops", "outcome", "picture", "registry", "request",
+            "sandbox", "solver", "ui",
         ],
     ),
     ("ui", &["clock", "outcome", "pipeline", "request"]),
     (
         "cli",
         &[
-            "clock", "image", "outcome", "pipeline", "registry", "request", "sandbox", "ui",
+            "clock", "image", "outcome", "picture", "pipeline", "registry", "request", "sandbox",
+            "ui",
         ],
     ),
 ];
 
 /// The workspace's other crates, each with those it may use, and the modules of `src/` that may use it.
-const CRATES: [(&str, &str, &[&str], &[&str]); 3] = [
+const CRATES: [(&str, &str, &[&str], &[&str]); 4] = [
     ("llb", "rbuild_llb", &[], &["*"]),
     (
         "cache",
         "rbuild_cache",
         &["rbuild_llb"],
         &["cli", "exporter", "ops", "pipeline", "registry", "solver"],
+    ),
+    (
+        "frontends/bake",
+        "rbuild_bake",
+        &["rbuild_llb"],
+        &["cli", "pipeline"],
     ),
     (
         "frontends/dockerfile",

@@ -23,8 +23,9 @@ use super::place::busybox;
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 6] = [
+pub(crate) const LINES: [Line; 7] = [
     ("cached", cached),
+    ("cached-plan", cached_plan),
     ("steps", steps),
     ("stages", stages),
     ("context", context),
@@ -58,6 +59,40 @@ fn cached() -> Measured<String> {
         times: Some(5.0),
     };
     Ok(line(&ours, &exec, "exec of a static program", &bound))
+}
+
+/// The build of `cached` as a plan, beside the same as a Dockerfile, both unchanged.
+fn cached_plan() -> Measured<String> {
+    let place = Place::new();
+    place.program(&place.context("true"));
+    place.dockerfile(
+        "FROM scratch AS tools\nCOPY true /true\n\
+         FROM tools AS work\nRUN [\"/true\"]\n\
+         FROM scratch\nCOPY --from=work /hello.txt /hello.txt\n",
+    );
+    fs::write(
+        place.context("rbuild.toml"),
+        "schema = 1\n[inputs]\nctx = { local = '.', modes = 'exact' }\n\
+         [step.tools]\nfrom = 'scratch'\ncopy = [{ from = 'ctx', path = 'true', to = '/true' }]\n\
+         [step.work]\nfrom = 'tools'\nnetwork = true\nrun = [['/true']]\n\
+         [step.last]\nfrom = 'scratch'\ncopy = [{ from = 'work', path = '/hello.txt', to = '/hello.txt' }]\n\
+         [output.hello]\nstep = 'last'\n",
+    )
+    .unwrap();
+    let plan = || {
+        run(place
+            .build("store")
+            .args(["-f", "context/rbuild.toml", "context"]))
+    };
+    let dockerfile = || run(place.build("store").args(["-f", "Dockerfile", "context"]));
+    plan()?;
+    dockerfile()?;
+    let (ours, twin) = in_turns(100, |_| plan(), |_| dockerfile())?;
+    let bound = Bound {
+        within: None,
+        times: Some(1.1),
+    };
+    Ok(line(&ours, &twin, "the same as a Dockerfile", &bound))
 }
 
 fn steps() -> Measured<String> {

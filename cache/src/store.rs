@@ -353,8 +353,11 @@ impl Store {
         Ok(known.into_iter().find(same).map(|written| written.blob))
     }
 
-    /// All blobs that were made of a layer.
-    pub(crate) fn all_layer_blobs(&self, layer: &TreeId) -> Result<Vec<LayerBlob>, StoreError> {
+    /// All blobs that were made of a layer, those with other times among them: each has the bytes of its files.
+    ///
+    /// # Errors
+    /// If what is known cannot be read.
+    pub fn all_layer_blobs(&self, layer: &TreeId) -> Result<Vec<LayerBlob>, StoreError> {
         let known = self.blobs_of(layer)?.blobs;
         Ok(known.into_iter().map(|written| written.blob).collect())
     }

@@ -23,6 +23,7 @@ use super::values;
 use super::values::invalid;
 use super::values::problem;
 use crate::outcome::BuildError;
+use crate::outcome::BuildOutcome;
 use crate::pipeline;
 use crate::request::BuildRequest;
 use crate::request::ContextSource;
@@ -66,15 +67,24 @@ pub(crate) fn run_prepared(prepared: Prepared, session: &Session) -> Result<Exit
     if let Some(call) = &prepared.call {
         return Ok(call.run(&prepared.request)?);
     }
-    let Talk { mode, print_id } = prepared.talk;
-    let progress = Progress::start(mode, session.terminal, prepared.secrets);
+    let progress = Progress::start(prepared.talk.mode, session.terminal, prepared.secrets);
     let result = pipeline::build(&prepared.request, &progress);
+    report(result, progress, prepared.talk, session)
+}
+
+/// Says how a build went.
+pub(crate) fn report(
+    result: Result<BuildOutcome, BuildError>,
+    progress: Progress,
+    talk: Talk,
+    session: &Session,
+) -> Result<ExitCode, Failed> {
     progress.finish();
     ui::warnings(&progress, session.debug, session.terminal);
     match result {
         Ok(outcome) => {
             ui::success(&outcome, &progress);
-            if print_id {
+            if talk.print_id {
                 for built in &outcome.built {
                     super::print(format!("{}\n", built.id).as_bytes())?;
                 }
@@ -160,6 +170,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         no_cache: no_cache(flags),
         pull: flags.pull,
         offline: flags.offline,
+        locked: flags.locked,
         network: network.unwrap_or(NetworkMode::Default),
         extra_hosts: extra_hosts(flags, &mut problems),
         ulimits: ulimits(flags, &mut problems),
@@ -226,6 +237,12 @@ fn conflicts(
         problems
             .0
             .push(problem("`--pull` asks the network, `--offline` does not"));
+    }
+    if request.pull && request.locked {
+        problems.0.push(
+            problem("`--pull` asks what tags mean now, `--locked` does not")
+                .hint("`rbuild update` changes the lock file"),
+        );
     }
     let pushes = |output: &OutputSpec| matches!(output.kind, OutputKind::Image { push: true });
     if request.outputs.iter().any(pushes) {
@@ -318,7 +335,7 @@ fn outputs(flags: &BuildFlags, problems: &mut Problems) -> (Vec<Tag>, Vec<Output
     let names = parsed.iter().flat_map(|output| &output.names);
     let names: Vec<String> = flags.tag.iter().chain(names).cloned().collect();
     let mut tags: Vec<Tag> = Vec::new();
-    for tag in problems.all(&names, |text| sources::tag(text)) {
+    for tag in problems.all(&names, sources::tag) {
         if !tags.contains(&tag) {
             tags.push(tag);
         }

@@ -32,6 +32,15 @@ impl Env {
         self.vars.insert(name.into(), value.into());
     }
 
+    /// All variables whose names and values are UTF-8.
+    pub(crate) fn all(&self) -> BTreeMap<String, String> {
+        let text = |text: &OsStr| text.to_str().map(str::to_owned);
+        self.vars
+            .iter()
+            .filter_map(|(name, value)| Some((text(name)?, text(value)?)))
+            .collect()
+    }
+
     /// A variable, also if it is empty.
     pub(crate) fn get(&self, name: &str) -> Option<&OsStr> {
         self.vars.get(OsStr::new(name)).map(OsString::as_os_str)

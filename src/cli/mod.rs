@@ -4,6 +4,7 @@
 //! flags may stand before and after it as docker's users write them. A directory with the name of a command is
 //! built as `./images`.
 
+mod bake;
 mod build;
 mod call;
 mod config;
@@ -13,7 +14,9 @@ mod doctor;
 mod env;
 mod flags;
 mod images;
+mod lock;
 mod output;
+mod plan;
 mod plans;
 mod run;
 mod sources;
@@ -65,6 +68,12 @@ enum Cmd {
     /// Look for what is wrong with a Dockerfile, building nothing: `rbuild build --check`
     #[command(args_override_self = true)]
     Check(Box<BuildFlags>),
+    /// Show what a build would do, as a tree, a graph or a picture, doing nothing
+    #[command(args_override_self = true)]
+    Plan(Box<plan::PlanFlags>),
+    /// Build the targets of a bake file or compose file
+    #[command(args_override_self = true)]
+    Bake(bake::BakeFlags),
     /// Run the tests of a plan, all or those named: `rbuild test . unit`
     #[command(args_override_self = true)]
     Test(Box<BuildFlags>),
@@ -75,6 +84,10 @@ enum Cmd {
     Schema(plans::SchemaFlags),
     /// Write a Dockerfile as a plan, or a plan as a Dockerfile
     Convert(convert::ConvertFlags),
+    /// Write down what tags, branches and URLs are now, for builds to go by
+    Lock(lock::LockFlags),
+    /// Ask anew what the sources in the lock file are
+    Update(lock::UpdateFlags),
     /// List the images in rbuild's store
     Images(images::ListFlags),
     /// Give an image in the store another name
@@ -189,10 +202,14 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
             flags.check = true;
             return build::run(&flags, &session);
         }
+        Cmd::Plan(flags) => plan::run(&flags, &session)?,
+        Cmd::Bake(flags) => return bake::run(&flags, &session),
         Cmd::Test(flags) => return plans::test(&flags, &session),
         Cmd::Ls(flags) => plans::list(&flags, &session)?,
         Cmd::Schema(flags) => plans::schema(&flags)?,
         Cmd::Convert(flags) => return convert::run(&flags, &session),
+        Cmd::Lock(flags) => lock::lock(&flags, &session)?,
+        Cmd::Update(flags) => lock::update(&flags, &session)?,
         Cmd::Images(flags) => images::list(&flags, &session)?,
         Cmd::Tag(flags) => images::tag(&flags, &session)?,
         Cmd::Rmi(flags) => images::remove(&flags, &session)?,

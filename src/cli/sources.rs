@@ -92,13 +92,11 @@ pub(crate) fn may_be_plan(request: &BuildRequest) -> bool {
 /// Whether a word is a context even where it could be an output of a plan.
 fn is_context(word: &Path) -> bool {
     let text = word.to_string_lossy();
-    let plan = |name: &&str| word.join(name).is_file();
+    let plan = |name| word.join(name).is_file();
     matches!(&*text, "-" | "." | "..")
         || text.contains('/')
         || is_remote(&text)
-        || [PLAN, "Dockerfile", "Containerfile"]
-            .iter()
-            .any(|name| plan(name))
+        || [PLAN, "Dockerfile", "Containerfile"].into_iter().any(plan)
 }
 
 /// The CONTEXT argument. `subcommands` are for the case that it was meant to be one.

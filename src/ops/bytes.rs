@@ -333,13 +333,25 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// A blob of the layer in any compression, fetched if its origin can give it.
+    /// A blob of the layer in any compression, fetched if its origin can give it. The times in it may be others.
     fn any_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
+        match self.exact_blob(layer)? {
+            Some(blob) => Ok(Some(blob)),
+            None => self.first_blob(self.store.all_layer_blobs(&layer.layer.tree)?),
+        }
+    }
+
+    /// The same with the layer's own times.
+    fn exact_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
         if let Some(origin) = &layer.origin {
             self.fetch_origin(origin)?;
             return Ok(Some(self.store.blobs().open(&origin.digest)?));
         }
-        for blob in self.store.layer_blobs(&layer.layer.tree)? {
+        self.first_blob(self.store.layer_blobs(&layer.layer.tree)?)
+    }
+
+    fn first_blob(&self, blobs: Vec<LayerBlob>) -> Result<Option<File>, OpError> {
+        for blob in blobs {
             if self.store.blobs().contains(&blob.digest) {
                 return Ok(Some(self.store.blobs().open(&blob.digest)?));
             }
@@ -466,21 +478,24 @@ impl Engine<'_> {
         let into = scratch.path().join("fs");
         std::fs::create_dir(&into).map_err(|source| OpError::io("create", &into, source))?;
         let open = |path: &[u8], node: &FileNode| self.open_file(layer, path, node);
-        match self.any_blob(layer)? {
+        match self.exact_blob(layer)? {
             Some(blob) => {
                 let mut unpack = Unpack::new(&into, self.ownership)?;
                 rbuild_cache::read_layer(self.store.trees(), blob, Some(&mut unpack))?;
                 unpack.finish(self.store.trees(), &tree)?;
             }
-            None => rbuild_cache::write_dir(
-                self.store.trees(),
-                &tree,
-                &into,
-                &open,
-                self.ownership,
-                cancel,
-            )
-            .map_err(|error| self.while_reading(&tree, error))?,
+            None => {
+                self.take_out(layer)?;
+                rbuild_cache::write_dir(
+                    self.store.trees(),
+                    &tree,
+                    &into,
+                    &open,
+                    self.ownership,
+                    cancel,
+                )
+                .map_err(|error| self.while_reading(&tree, error))?;
+            }
         }
         self.store.trees().persist(&tree)?;
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
@@ -575,9 +590,23 @@ impl Engine<'_> {
         Ok(in_place)
     }
 
+    /// Gets ready to read every file of a layer that may have nothing but a blob.
+    fn take_out(&self, layer: &LayerRef) -> Result<(), OpError> {
+        let mut wanted = BTreeMap::new();
+        self.each_file(&layer.layer, &mut |path, node| {
+            if self.bytes.at(&node.digest).is_none() {
+                wanted.insert(path.to_vec(), node.clone());
+            }
+        })?;
+        match wanted.is_empty() {
+            true => Ok(()),
+            false => self.spool_from_blob(layer, &wanted),
+        }
+    }
+
     /// An uncompressed blob of the layer, if the store has one.
     fn plain_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
-        for blob in self.store.layer_blobs(&layer.layer.tree)? {
+        for blob in self.store.all_layer_blobs(&layer.layer.tree)? {
             if blob.compression == Compression::None && self.store.blobs().contains(&blob.digest) {
                 return Ok(Some(self.store.blobs().open(&blob.digest)?));
             }

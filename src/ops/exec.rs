@@ -374,14 +374,20 @@ impl Engine<'_> {
             })
     }
 
-    /// The directories of a snapshot's layers, bottom first.
+    /// The directories of a snapshot's layers, bottom first. overlayfs refuses one that stands twice (ELOOP), as those of
+    /// steps that changed nothing do: the topmost hides all that the others have.
     fn lowers(&self, snapshot: &Snapshot, cancel: &CancelToken) -> Result<Vec<PathBuf>, OpError> {
         let empty = self.empty().root.tree;
-        let layers = snapshot
-            .layers
-            .iter()
-            .filter(|layer| layer.layer.tree != empty);
-        layers.map(|layer| self.layer_dir(layer, cancel)).collect()
+        let mut seen = BTreeSet::new();
+        let mut lowers = Vec::with_capacity(snapshot.layers.len());
+        for layer in snapshot.layers.iter().rev() {
+            let tree = layer.layer.tree;
+            if tree != empty && seen.insert(tree) {
+                lowers.push(self.layer_dir(layer, cancel)?);
+            }
+        }
+        lowers.reverse();
+        Ok(lowers)
     }
 
     /// What is mounted, or nothing where an optional secret is missing.
@@ -638,8 +644,16 @@ fn own_record(kind: &str, op: &ExecOp) -> KeyRecord {
 /// A variable, its value hidden where the name says that it is secret.
 fn env_value(pair: &str) -> KeyValue {
     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    if looks_secret(name) {
+        return KeyValue::Map(BTreeMap::from([(name.to_owned(), hidden(name, value))]));
+    }
+    pair.into()
+}
+
+/// Whether a variable's name says that its value is a secret.
+pub(crate) fn looks_secret(name: &str) -> bool {
     let upper = name.to_ascii_uppercase();
-    let secret = [
+    let words = [
         "SECRET",
         "TOKEN",
         "PASSWORD",
@@ -650,10 +664,7 @@ fn env_value(pair: &str) -> KeyValue {
         "API_KEY",
         "APIKEY",
     ];
-    if secret.iter().any(|word| upper.contains(word)) {
-        return KeyValue::Map(BTreeMap::from([(name.to_owned(), hidden(name, value))]));
-    }
-    pair.into()
+    words.iter().any(|word| upper.contains(word))
 }
 
 /// A mount's own part of a key.

@@ -65,6 +65,8 @@ use crate::solver::Input;
 use crate::solver::InputKey;
 use crate::solver::Load;
 use crate::solver::Made;
+use crate::solver::PlannedState;
+use crate::solver::PlannedStep;
 use crate::solver::StepControl;
 
 /// Why a step could not be evaluated.
@@ -372,7 +374,7 @@ impl<'a> Engine<'a> {
         for layer in &snapshot.layers {
             let tree = &layer.layer.tree;
             let has_blob = || {
-                let blobs = self.store.layer_blobs(tree).unwrap_or_default();
+                let blobs = self.store.all_layer_blobs(tree).unwrap_or_default();
                 blobs
                     .iter()
                     .any(|blob| self.store.blobs().contains(&blob.digest))
@@ -580,6 +582,22 @@ impl Evaluate for Engine<'_> {
 }
 
 impl Engine<'_> {
+    /// How long a step took, in milliseconds: when the result that is known for it was made, or else when what stood in
+    /// its place ran last.
+    pub(crate) fn last_took(&self, step: &PlannedStep<'_>) -> Option<u64> {
+        let key = match step.state {
+            PlannedState::Cached { by } => by,
+            _ => step.key,
+        };
+        if let Ok(Some(record)) = self.backend.lookup(&key) {
+            return Some(record.duration_ms);
+        }
+        let latest = self
+            .backend
+            .latest(&self.slot(step.vertex), step.vertex.op.kind());
+        latest.ok().flatten().map(|record| record.duration_ms)
+    }
+
     /// Which step of which plan this is, whatever it says now: the place in the file, not the text.
     pub(crate) fn slot(&self, vertex: &Vertex) -> String {
         let name = &vertex.meta.name;

@@ -198,7 +198,7 @@ impl Engine<'_> {
             // A layer this store made itself is not fetched from anywhere: its own forms are its bytes.
             let made_here = self
                 .store
-                .layer_blobs(&layer.tree)?
+                .all_layer_blobs(&layer.tree)?
                 .iter()
                 .any(|blob| blob.digest == origin.digest);
             let layer = LayerRef {

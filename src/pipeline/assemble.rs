@@ -105,7 +105,8 @@ pub(super) fn image(
     };
     // Whoever reads blobs needs their bytes; rbuild's own store can make them again from directories.
     let keep = match spec.kind {
-        OutputKind::Image { push } => push,
+        // Directories have the times that were, so they are not what a blob with others is made of again.
+        OutputKind::Image { push } => push || clamp.is_some(),
         OutputKind::Oci { .. } | OutputKind::Docker { .. } | OutputKind::Load => true,
         OutputKind::Tar { .. } | OutputKind::Local { .. } | OutputKind::CacheOnly => false,
     };
@@ -121,10 +122,11 @@ pub(super) fn image(
             blob.diff_id,
         )
     };
-    // A base's blob is exported as it came, unless it is to be another.
+    // A base's blob is exported as it came, unless it is to be another. What a plan says about times is said of what it
+    // makes: a base that is pinned has always the same.
     let as_it_came = |layer: &LayerRef| {
         let origin = layer.origin.clone()?;
-        if spec.force_compression || clamp.is_some() {
+        if spec.force_compression || (spec.rewrite_timestamp && clamp.is_some()) {
             return None;
         }
         let media_type = Format::Oci.layer(&origin.media_type);
@@ -176,7 +178,7 @@ pub(super) fn image(
     let output = made.output;
     let options = FinishOptions {
         format: Format::Oci,
-        epoch: request.source_date_epoch,
+        epoch: request.source_date_epoch.or(clamp),
         annotations: Default::default(),
     };
     let finished = finish(&output.config, &layers, &options);

@@ -1,5 +1,6 @@
 //! Lines 8 and 9 of the pipeline: what becomes of each target.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
@@ -86,6 +87,7 @@ pub(super) fn plain(kind: OutputKind) -> OutputSpec {
 /// The goals of all platforms, by their names, with what the request says besides.
 pub(super) fn targets(
     request: &BuildRequest,
+    own: &BTreeMap<&str, &BuildRequest>,
     plan: &plan::Plan,
     goals: Vec<Goal>,
 ) -> Result<Vec<Target>, BuildError> {
@@ -120,7 +122,10 @@ pub(super) fn targets(
     }
     let targets: Vec<Target> = grouped
         .into_iter()
-        .map(|(goal, outputs)| target(request, plan, goal, outputs, several))
+        .map(|(goal, outputs)| match own.get(goal.name.as_str()) {
+            Some(own) => target(own, plan, goal, outputs, false),
+            None => target(request, plan, goal, outputs, several),
+        })
         .collect();
     for target in &targets {
         if let Deeds::Output { names, specs, .. } = &target.deeds {
@@ -622,18 +627,21 @@ impl Delivering<'_> {
             None => BuildError::new(ErrorKind::Step, anyhow::anyhow!("a test failed")),
         };
         let list = |names: &[&str]| format!("`{}`", names.join("`, `"));
-        error.hints.insert(
-            0,
-            match failed {
-                [one] => format!("the test `{one}` failed"),
-                several => format!("the tests {} failed", list(several)),
-            },
-        );
-        if !held.is_empty() {
-            error.hints.insert(
-                1,
-                format!("nothing of {} was written, which require it", list(held)),
-            );
+        error.hints.push(match failed {
+            [one] => format!("the test `{one}` failed"),
+            several => format!("the tests {} failed", list(several)),
+        });
+        if let Some(text) = match held {
+            [] => None,
+            [one] => Some(format!(
+                "`{one}` was not written: it requires a test that failed"
+            )),
+            several => Some(format!(
+                "{} were not written: they require tests that failed",
+                list(several)
+            )),
+        } {
+            error.hints.push(text);
         }
         error
     }
@@ -675,7 +683,7 @@ fn write_reports(request: &BuildRequest, outcome: &BuildOutcome) -> Result<(), B
     Ok(())
 }
 
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     use std::io::Write as _;
     let parent = path
         .parent()

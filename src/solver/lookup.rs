@@ -42,9 +42,40 @@ pub struct Plan<'a, O> {
 pub(super) struct Step<'a, O> {
     pub id: VertexId,
     pub vertex: &'a Vertex,
+    /// Its definition key.
+    pub key: CacheKey,
     /// Position and output of each input.
     pub inputs: Vec<(usize, u32)>,
     pub state: State<O>,
+}
+
+/// One step of a plan, for those who want to see it.
+#[derive(Debug)]
+pub struct PlannedStep<'p> {
+    /// The step.
+    pub id: VertexId,
+    /// What it is.
+    pub vertex: &'p Vertex,
+    /// Its definition key.
+    pub key: CacheKey,
+    /// What is to be done about it.
+    pub state: PlannedState<'p>,
+}
+
+/// What a plan says about a step.
+#[derive(Debug, PartialEq, Eq)]
+pub enum PlannedState<'p> {
+    /// Nothing needs it: all that is made of it is there.
+    Unneeded,
+    /// It is there.
+    Cached {
+        /// The key it was found by: its definition key or its content key.
+        by: CacheKey,
+    },
+    /// It must run.
+    Run(&'p Miss),
+    /// It must run, unless what its inputs come out as is known already.
+    Undecided(&'p Miss),
 }
 
 /// What is to be done about a step.
@@ -274,6 +305,7 @@ impl<'a, 'e, E: Evaluate> Lookup<'a, 'e, E> {
             steps.push(Step {
                 id: step.id,
                 vertex: step.vertex,
+                key: step.key,
                 inputs: step.inputs,
                 state,
             });
@@ -347,6 +379,32 @@ impl<O: Clone> Plan<'_, O> {
             .iter()
             .filter(|step| matches!(step.state, State::Run(_)))
             .map(|step| (step.id, step.vertex))
+    }
+
+    /// All steps, inputs first.
+    pub fn steps(&self) -> impl Iterator<Item = PlannedStep<'_>> {
+        self.steps.iter().map(|step| PlannedStep {
+            id: step.id,
+            vertex: step.vertex,
+            key: step.key,
+            state: self.state(step),
+        })
+    }
+
+    fn state<'p>(&'p self, step: &'p Step<'_, O>) -> PlannedState<'p> {
+        let runs = |&(at, _): &(usize, u32)| matches!(self.steps[at].state, State::Run(_));
+        match &step.state {
+            State::Unneeded => PlannedState::Unneeded,
+            State::Cached { publish, .. } => PlannedState::Cached {
+                by: publish.as_ref().map_or(step.key, |(_, key)| *key),
+            },
+            State::Run(pending)
+                if !step.vertex.meta.ignore_cache && step.inputs.iter().any(runs) =>
+            {
+                PlannedState::Undecided(&pending.miss)
+            }
+            State::Run(pending) => PlannedState::Run(&pending.miss),
+        }
     }
 
     /// The result of the step each output of the definition names, in their order; `None` for an empty file

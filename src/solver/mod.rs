@@ -48,6 +48,8 @@ use rbuild_llb::event::Timestamp;
 
 pub use lookup::Plan;
 pub use lookup::PlanError;
+pub use lookup::PlannedState;
+pub use lookup::PlannedStep;
 pub use lookup::plan;
 pub use miss::Change;
 pub use miss::ChangeKind;
@@ -58,6 +60,7 @@ pub use miss::TreeChanges;
 pub use solve::Root;
 pub use solve::SolveError;
 pub use solve::SolveOptions;
+pub use solve::SolveResult;
 pub use solve::Solved;
 pub use solve::solve;
 

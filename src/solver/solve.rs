@@ -118,6 +118,9 @@ pub enum SolveError<E: std::error::Error + 'static> {
     Cancelled,
 }
 
+/// What [`solve`] gives.
+pub type SolveResult<O, E> = Result<Solved<O, E>, SolveError<E>>;
+
 /// Runs what the plan says must run.
 ///
 /// # Errors
@@ -126,7 +129,7 @@ pub fn solve<E: Evaluate>(
     plan: Plan<'_, E::Output>,
     evaluate: &E,
     options: SolveOptions<'_>,
-) -> Result<Solved<E::Output, E::Error>, SolveError<E::Error>> {
+) -> SolveResult<E::Output, E::Error> {
     let digests: Vec<String> = plan.steps.iter().map(|s| event_digest(&s.id)).collect();
     let mut graph = Vec::with_capacity(plan.steps.len());
     let mut states = Vec::with_capacity(plan.steps.len());
@@ -292,10 +295,7 @@ impl<'a, E: Evaluate> Loop<'a, E> {
     }
 
     /// The result, or why there is none.
-    fn end(
-        mut self,
-        roots: &[Option<usize>],
-    ) -> Result<Solved<E::Output, E::Error>, SolveError<E::Error>> {
+    fn end(mut self, roots: &[Option<usize>]) -> SolveResult<E::Output, E::Error> {
         if let Some(failure) = self.failure.take() {
             return Err(failure);
         }

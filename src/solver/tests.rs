@@ -501,7 +501,18 @@ fn a_result_found_by_content_needs_no_worker() {
     Run::of(&sums, &Graph::of(&["a: konst 1 again"], &["a"]));
     sums.calls();
     let graph = Graph::of(&["a: konst 1 again", "b: sum < a"], &["b"]);
-    assert!(plan(&graph, &sums).unwrap().is_complete());
+    let found = plan(&graph, &sums).unwrap();
+    assert!(found.is_complete());
+    let by = found.steps().map(|step| match step.state {
+        PlannedState::Cached { by } => Some(by == step.key),
+        _ => None,
+    });
+    let by: Vec<_> = by.collect();
+    assert_eq!(
+        by,
+        [Some(true), Some(false)],
+        "the definition key alone finds `a`"
+    );
     assert_eq!(sums.calls(), "load a, load b×2");
     Run::of(&sums, &graph);
     assert_eq!(sums.calls(), "alias(1) b, load a, load b×2");
@@ -521,6 +532,12 @@ fn no_cache_runs_and_stores_and_users_go_by_content() {
         sums.calls(),
         "alias(1) c, execute b, load a, load c, store(2) b"
     );
+    let again = graph("b!: sum < a");
+    let planned = plan(&again, &sums).unwrap();
+    let states: Vec<PlannedState<'_>> = planned.steps().map(|step| step.state).collect();
+    assert!(matches!(states[0], PlannedState::Cached { .. }));
+    assert_eq!(states[1], PlannedState::Run(&Miss::NoCache));
+    assert_eq!(states[2], PlannedState::Undecided(&Miss::Inputs(vec![0])));
     // Had `b` come out as 99 the last time, the definition key of `c` would stand for what was made of that.
     for name in ["b", "c"] {
         sums.stored.lock().unwrap().insert(sums.key(name), vec![99]);

@@ -95,9 +95,9 @@ pub fn remark(text: &str, terminal: Terminal) {
     ));
 }
 
-/// Says a finding in a file.
-pub fn finding(finding: &rbuild_llb::Diagnostic, terminal: Terminal) {
-    say(&report::render(finding, terminal.color));
+/// Says what was found in an input file, and does not stop the command.
+pub fn finding(diagnostic: &rbuild_llb::Diagnostic, terminal: Terminal) {
+    say(&format!("{}\n", report::render(diagnostic, terminal.color)));
 }
 
 /// Says why a command failed. `progress`, which must be finished, has the last output of a failed step.

@@ -30,6 +30,10 @@ pub(crate) enum Base {
     DebianWithUsers,
     /// `node`: Debian's nodejs and npm.
     Node,
+    /// `python`: Debian's python3 with its venv module.
+    Python,
+    /// `rust`: Debian's cargo and gcc.
+    Rust,
 }
 
 /// Packages whose scripts make users and give them files.
@@ -54,13 +58,15 @@ impl Base {
             Self::Debian => "debian",
             Self::DebianWithUsers => "debian-with-users",
             Self::Node => "node",
+            Self::Python => "python",
+            Self::Rust => "rust",
         }
     }
 
     /// Puts `NAME:latest` into the registry, unless it was put there before.
     pub(crate) fn publish(self, registry: &Registry) {
         // One lock a base: the quick ones are not to wait for the slow ones.
-        static PUBLISHED: [Mutex<Vec<String>>; 4] = [const { Mutex::new(Vec::new()) }; 4];
+        static PUBLISHED: [Mutex<Vec<String>>; 6] = [const { Mutex::new(Vec::new()) }; 6];
         let mut published = PUBLISHED[self as usize]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -122,6 +128,11 @@ impl Base {
             Self::Debian => mmdebstrap(&[], ""),
             Self::DebianWithUsers => mmdebstrap(&[], PACKAGES_WITH_USERS),
             Self::Node => mmdebstrap(&without_documentation, "ca-certificates,nodejs,npm"),
+            Self::Python => mmdebstrap(&without_documentation, "ca-certificates,python3-venv"),
+            Self::Rust => mmdebstrap(
+                &without_documentation,
+                &format!("ca-certificates,{}", cargo()),
+            ),
         }
     }
 }
@@ -142,12 +153,25 @@ pub(crate) fn copy_image(layout: &Path, destination: &str) {
         .arg(destination));
 }
 
-fn mmdebstrap(options: &[String], packages: &str) -> Recipe {
+/// The package of a cargo that knows the registry's current protocol: that of Debian 12 itself does not.
+fn cargo() -> &'static str {
+    match suite().as_str() {
+        "bookworm" => "cargo-web",
+        _ => "cargo",
+    }
+}
+
+/// The release of Debian that the tests run on.
+fn suite() -> String {
     let release = fs::read_to_string("/etc/os-release").unwrap();
-    let suite = release
+    release
         .lines()
         .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-        .expect("/etc/os-release has no VERSION_CODENAME: the base images are made of Debian's packages");
+        .expect("/etc/os-release has no VERSION_CODENAME: the base images are made of Debian's packages")
+        .to_owned()
+}
+
+fn mmdebstrap(options: &[String], packages: &str) -> Recipe {
     let sources = [
         "/etc/apt/sources.list.d/debian.sources",
         "/etc/apt/sources.list",
@@ -171,7 +195,7 @@ fn mmdebstrap(options: &[String], packages: &str) -> Recipe {
         args.push(format!("--include={packages}"));
     }
     Recipe::Mmdebstrap {
-        suite: suite.to_owned(),
+        suite: suite(),
         sources,
         args,
     }

@@ -68,10 +68,13 @@ impl TestEnv {
 
     /// Makes the context a copy of `testdata/contexts/NAME`.
     pub(crate) fn context(self, name: &str) -> Self {
-        let from = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("testdata/contexts")
-            .join(name);
-        copy_tree(&from, &self.root.join("ctx"));
+        self.testdata(&format!("contexts/{name}"))
+    }
+
+    /// Makes the context a copy of a directory of `testdata`.
+    pub(crate) fn testdata(self, dir: &str) -> Self {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
+        copy_tree(&from.join(dir), &self.root.join("ctx"));
         self
     }
 

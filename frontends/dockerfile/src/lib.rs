@@ -82,6 +82,7 @@ pub struct Dockerfile {
 }
 
 /// What every question about a file starts with.
+#[derive(Debug)]
 struct Plan {
     escape: char,
     graph: Graph,
@@ -104,22 +105,32 @@ impl Plan {
     /// A plan whose bases have added their triggers, as far as they are known.
     fn of_graph(
         escape: char,
-        mut graph: Graph,
+        graph: Graph,
         request: &FrontendRequest,
         pins: &Pins,
     ) -> Result<Self, Vec<Diagnostic>> {
+        let mut plan = Self { escape, graph };
+        plan.trigger(request, pins)?;
+        Ok(plan)
+    }
+
+    /// Adds the triggers of bases that are known.
+    fn trigger(&mut self, request: &FrontendRequest, pins: &Pins) -> Result<(), Vec<Diagnostic>> {
         // A trigger may make stages reachable whose own bases have triggers.
-        while graph.trigger(request, &|node| pinned_config(node, request, pins))? {}
+        while self
+            .graph
+            .trigger(request, &|node| pinned_config(node, request, pins))?
+        {}
         let mut errors = Vec::new();
-        for at in graph.reachable() {
-            for command in &graph.nodes[at].commands {
+        for at in self.graph.reachable() {
+            for command in &self.graph.nodes[at].commands {
                 if let Kind::Run(run) = &command.instruction.kind {
                     errors.extend(convert::check_mounts(run));
                 }
             }
         }
         match errors.is_empty() {
-            true => Ok(Self { escape, graph }),
+            true => Ok(()),
             false => Err(errors),
         }
     }
@@ -262,6 +273,12 @@ fn each_target(request: &FrontendRequest) -> Vec<Cow<'_, FrontendRequest>> {
 impl Frontend for Dockerfile {
     fn platforms(&self, request: &FrontendRequest) -> Result<Vec<Platform>, Vec<Diagnostic>> {
         Ok(vec![request.build_platform.clone()])
+    }
+
+    /// Stages without a name are built for others alone.
+    fn all_targets(&self, request: &FrontendRequest) -> Result<Vec<String>, Vec<Diagnostic>> {
+        let stages = self.targets(request)?.into_iter();
+        Ok(stages.filter_map(|stage| stage.name).collect())
     }
 
     fn outline(&self, request: &FrontendRequest) -> Result<Outline, Vec<Diagnostic>> {

@@ -281,33 +281,47 @@ impl Program {
         }
     }
 
-    fn plan(self, request: &FrontendRequest, pins: &Pins) -> Result<Plan, Vec<Diagnostic>> {
+    /// Makes the program ready for conversions of `request`.
+    ///
+    /// # Errors
+    /// What is wrong with mounts.
+    pub fn prepare(self, request: FrontendRequest) -> Result<Prepared, Vec<Diagnostic>> {
         let Self { nodes, targets } = self.in_order();
         let graph = Graph {
             stages: nodes.len(),
             nodes,
             targets,
             scope: Scope::Target,
-            globals: platform_args(request, "default"),
+            globals: platform_args(&request, "default"),
             declared: BTreeMap::new(),
             alone: false,
         };
-        Plan::of_graph(ESCAPE, graph, request, pins)
+        let plan = Plan::of_graph(ESCAPE, graph, &request, &Pins::default())?;
+        Ok(Prepared { plan, request })
     }
+}
 
+/// A program whose stages are in order.
+#[derive(Debug)]
+pub struct Prepared {
+    plan: Plan,
+    request: FrontendRequest,
+}
+
+impl Prepared {
     /// The sources that the targets need, each once.
     ///
     /// # Errors
     /// What is wrong with Dockerfiles that are inputs.
-    pub fn sources(
-        self,
-        dockerfiles: &Dockerfile,
-        request: &FrontendRequest,
-        pins: &Pins,
-    ) -> Result<Vec<SourceRequest>, Vec<Diagnostic>> {
-        let mut lint = Linter::new(request)?;
-        let plan = self.plan(request, pins)?;
-        all_sources(&plan, dockerfiles, request, pins, &mut lint)
+    pub fn sources(&self, dockerfiles: &Dockerfile) -> Result<Vec<SourceRequest>, Vec<Diagnostic>> {
+        let mut lint = Linter::new(&self.request)?;
+        all_sources(
+            &self.plan,
+            dockerfiles,
+            &self.request,
+            &Pins::default(),
+            &mut lint,
+        )
     }
 
     /// Converts what the targets need, or tells which sources must be pinned for that.
@@ -315,14 +329,15 @@ impl Program {
     /// # Errors
     /// What is wrong with instructions, and with Dockerfiles that are inputs.
     pub fn convert(
-        self,
+        &mut self,
         dockerfiles: &Dockerfile,
-        request: &FrontendRequest,
         pins: &Pins,
     ) -> Result<Conversion<Converted>, Vec<Diagnostic>> {
+        let request = &self.request;
         let mut lint = Linter::new(request)?;
-        let plan = self.plan(request, pins)?;
-        let mut missing = all_sources(&plan, dockerfiles, request, pins, &mut lint)?;
+        self.plan.trigger(request, pins)?;
+        let plan = &self.plan;
+        let mut missing = all_sources(plan, dockerfiles, request, pins, &mut lint)?;
         missing.retain(|r| needs_pin(&r.source) && pins.get(&r.source, &r.platform).is_none());
         if !missing.is_empty() {
             return Ok(Conversion::NeedsSources(missing));

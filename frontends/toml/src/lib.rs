@@ -55,16 +55,36 @@ pub use values::names_git;
 
 use lower::Lowering;
 use modules::Modules;
+use rbuild_dockerfile::program::Prepared;
 use rbuild_dockerfile::program::Program;
 
 /// The language of plans. It remembers the plan it read last: a build asks several things of the same one.
 #[derive(Debug, Default)]
 pub struct Plan {
     dockerfiles: Dockerfile,
-    loaded: Mutex<Option<(Arc<SourceFile>, Files, Arc<Modules>)>>,
+    loaded: Mutex<Option<Loaded>>,
+    /// What the last request wanted, until it is converted.
+    wanted: Mutex<Option<Wanted>>,
 }
 
 impl Plan {
+    /// What a request wants: the same as before if it is the same request.
+    fn wanted(&self, request: &FrontendRequest) -> Result<Wanted, Vec<Diagnostic>> {
+        let kept = self
+            .wanted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        match kept.filter(|kept| kept.request == *request) {
+            Some(kept) => Ok(kept),
+            None => Wanted::new(&*self.load(request)?, request),
+        }
+    }
+
+    fn keep(&self, wanted: Wanted) {
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(wanted);
+    }
+
     fn load(&self, request: &FrontendRequest) -> Result<Arc<Modules>, Vec<Diagnostic>> {
         // A thread that panicked here left what was there.
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,6 +105,29 @@ impl Plan {
             Arc::clone(&modules),
         ));
         Ok(modules)
+    }
+}
+
+/// A plan that was read, with the files it was read from.
+type Loaded = (Arc<SourceFile>, Files, Arc<Modules>);
+
+/// What a request wants, ready to be converted.
+#[derive(Debug)]
+struct Wanted {
+    request: FrontendRequest,
+    program: Prepared,
+    /// What becomes of the program's targets.
+    goals: Vec<Goal>,
+}
+
+impl Wanted {
+    fn new(modules: &Modules, request: &FrontendRequest) -> Result<Self, Vec<Diagnostic>> {
+        let (program, goals) = program(modules, request)?;
+        Ok(Self {
+            request: request.clone(),
+            program: program.prepare(inner(request))?,
+            goals,
+        })
     }
 }
 
@@ -120,14 +163,21 @@ impl Frontend for Plan {
         outputs::platforms(&modules, request)
     }
 
-    fn outline(&self, request: &FrontendRequest) -> Result<Outline, Vec<Diagnostic>> {
+    fn all_targets(&self, request: &FrontendRequest) -> Result<Vec<String>, Vec<Diagnostic>> {
         let modules = self.load(request)?;
-        let (program, goals) = program(&modules, request)?;
-        Ok(Outline {
-            sources: program.sources(&self.dockerfiles, &inner(request), &Pins::default())?,
-            reachable: goals.into_iter().map(|goal| goal.name).collect(),
+        Ok(outputs::all(&modules))
+    }
+
+    fn outline(&self, request: &FrontendRequest) -> Result<Outline, Vec<Diagnostic>> {
+        let wanted = self.wanted(request)?;
+        let goals = wanted.goals.iter();
+        let outline = Outline {
+            sources: wanted.program.sources(&self.dockerfiles)?,
+            reachable: goals.map(|goal| goal.name.clone()).collect(),
             warnings: Vec::new(),
-        })
+        };
+        self.keep(wanted);
+        Ok(outline)
     }
 
     fn convert(
@@ -135,12 +185,17 @@ impl Frontend for Plan {
         request: &FrontendRequest,
         pins: &Pins,
     ) -> Result<Conversion, Vec<Diagnostic>> {
-        let modules = self.load(request)?;
-        let (program, goals) = program(&modules, request)?;
-        let conversion = program.convert(&self.dockerfiles, &inner(request), pins)?;
+        let mut wanted = self.wanted(request)?;
+        let conversion = wanted.program.convert(&self.dockerfiles, pins)?;
         Ok(match conversion {
-            Conversion::NeedsSources(sources) => Conversion::NeedsSources(sources),
-            Conversion::Done(converted) => Conversion::Done(Converted { goals, ..converted }),
+            Conversion::NeedsSources(sources) => {
+                self.keep(wanted);
+                Conversion::NeedsSources(sources)
+            }
+            Conversion::Done(converted) => Conversion::Done(Converted {
+                goals: wanted.goals,
+                ..converted
+            }),
         })
     }
 }

@@ -1,6 +1,8 @@
 //! A plan with the plans it includes, and what names mean in them.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use rbuild_llb::Diagnostic;
@@ -34,7 +36,7 @@ pub(crate) struct Module {
     pub(crate) source: Arc<SourceFile>,
     /// The directory of the file, from that of the plan.
     pub(crate) dir: String,
-    /// In front of its names: empty for the plan itself, else `common.`.
+    /// In front of its names: empty for the plan itself, else `common.`. Of several ways to a plan the shortest counts.
     pub(crate) prefix: String,
     pub(crate) file: File,
     includes: BTreeMap<String, ModuleId>,
@@ -44,6 +46,16 @@ pub(crate) struct Module {
 #[derive(Debug)]
 pub(crate) struct Modules {
     list: Vec<Module>,
+}
+
+/// What loading a plan remembers.
+struct Loading<'f> {
+    files: &'f Files,
+    /// The paths of the plans being read, outermost first.
+    stack: Vec<String>,
+    /// What became of the plans that are read; of one that cannot be read nothing.
+    loaded: BTreeMap<String, Option<ModuleId>>,
+    errors: Vec<Diagnostic>,
 }
 
 /// Something that a step can start from or take files from.
@@ -142,51 +154,61 @@ impl Include {
 }
 
 impl Modules {
-    /// Reads a plan and all it includes. Settings are for the plan itself.
+    /// Reads a plan and all it includes. A file that several others include is one module, whatever they call it.
+    /// Settings are for the plan itself.
     pub(crate) fn load(
         source: &Arc<SourceFile>,
         files: &Files,
         settings: &[String],
     ) -> Result<Self, Vec<Diagnostic>> {
         let mut modules = Self { list: Vec::new() };
-        let mut errors = Vec::new();
-        let mut stack = Vec::new();
-        modules.add(
-            Reader::with(source, settings),
-            source,
-            String::new(),
-            String::new(),
+        let mut loading = Loading {
             files,
-            &mut stack,
-            &mut errors,
-        );
-        match errors.is_empty() {
+            stack: Vec::new(),
+            loaded: BTreeMap::new(),
+            errors: Vec::new(),
+        };
+        let reader = Reader::with(source, settings);
+        modules.add(reader, source, String::new(), &mut loading);
+        modules.name();
+        match loading.errors.is_empty() {
             true => Ok(modules),
-            false => Err(errors),
+            false => Err(loading.errors),
         }
     }
 
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "what a file is, and what is known so far"
-    )]
+    /// Gives all modules their prefixes.
+    fn name(&mut self) {
+        let mut named = BTreeSet::from([ROOT]);
+        let mut open = VecDeque::from([ROOT]);
+        while let Some(id) = open.pop_front() {
+            let Some(module) = self.list.get(id.0) else {
+                continue;
+            };
+            let prefix = module.prefix.clone();
+            for (name, included) in module.includes.clone() {
+                if named.insert(included) {
+                    self.list[included.0].prefix = format!("{prefix}{name}.");
+                    open.push_back(included);
+                }
+            }
+        }
+    }
+
     fn add(
         &mut self,
         mut reader: Reader,
         source: &Arc<SourceFile>,
         dir: String,
-        prefix: String,
-        files: &Files,
-        stack: &mut Vec<String>,
-        errors: &mut Vec<Diagnostic>,
+        loading: &mut Loading<'_>,
     ) -> Option<ModuleId> {
         let file = reader.file::<File>();
-        errors.append(&mut reader.errors);
+        loading.errors.append(&mut reader.errors);
         let file = file?;
         if file.schema.value != VERSION {
             let message = format!("this is version {} of the language", file.schema.value);
             let span = file.schema.span.clone();
-            errors.push(
+            loading.errors.push(
                 Diagnostic::error(message, span, "")
                     .hint(format!("this rbuild knows `schema = {VERSION}`")),
             );
@@ -199,14 +221,14 @@ impl Modules {
                     || name == "..."
                 {
                     let message = format!("`{name}` cannot be the name of {kind}");
-                    errors.push(Diagnostic::error(message, span, ""));
+                    loading.errors.push(Diagnostic::error(message, span, ""));
                 }
             }
         }
         for (name, input) in &file.inputs {
             if let Some(step) = file.step.get(name) {
                 let message = format!("`{name}` is a step and an input");
-                errors.push(
+                loading.errors.push(
                     Diagnostic::error(message, step.name.clone(), "")
                         .also(input.name.clone(), "the input"),
                 );
@@ -217,7 +239,7 @@ impl Modules {
         self.list.push(Module {
             source: Arc::clone(source),
             dir: dir.clone(),
-            prefix: prefix.clone(),
+            prefix: String::new(),
             file,
             includes: BTreeMap::new(),
         });
@@ -225,47 +247,52 @@ impl Modules {
             let text = include.path();
             let error = |message: String| Diagnostic::error(message, text.span.clone(), "");
             let Some(name) = include.name() else {
-                errors.push(
+                loading.errors.push(
                     error("this include has no name".to_owned())
                         .hint("write `{ path = \"…\", as = \"NAME\" }`"),
                 );
                 continue;
             };
             let path = paths::join(&dir, &text.text);
-            if stack.contains(&path) || stack.len() >= MAX_DEPTH {
-                let chain: Vec<&str> = stack.iter().chain([&path]).map(String::as_str).collect();
-                errors.push(error(format!(
+            if loading.stack.contains(&path) || loading.stack.len() >= MAX_DEPTH {
+                let chain: Vec<&str> = loading
+                    .stack
+                    .iter()
+                    .chain([&path])
+                    .map(String::as_str)
+                    .collect();
+                loading.errors.push(error(format!(
                     "plans include each other: `{}`",
                     chain.join("` → `")
                 )));
                 continue;
             }
             if let Some(_other) = self.list[id.0].includes.get(&name) {
-                errors.push(
+                loading.errors.push(
                     error(format!("two included plans are called `{name}`"))
                         .hint("give one another name: `{ path = \"…\", as = \"NAME\" }`"),
                 );
                 continue;
             }
-            let Some(source) = files.get(&path) else {
-                errors.push(error(format!("the included plan `{path}` does not exist")));
+            if let Some(known) = loading.loaded.get(&path) {
+                self.list[id.0]
+                    .includes
+                    .extend(known.map(|known| (name, known)));
+                continue;
+            }
+            let Some(source) = loading.files.get(&path) else {
+                loading
+                    .errors
+                    .push(error(format!("the included plan `{path}` does not exist")));
                 continue;
             };
-            stack.push(path.clone());
-            let inner = format!("{prefix}{name}.");
-            let added = self.add(
-                Reader::new(source),
-                source,
-                paths::parent(&path),
-                inner,
-                files,
-                stack,
-                errors,
-            );
-            stack.pop();
-            if let Some(added) = added {
-                self.list[id.0].includes.insert(name, added);
-            }
+            loading.stack.push(path.clone());
+            let added = self.add(Reader::new(source), source, paths::parent(&path), loading);
+            loading.stack.pop();
+            loading.loaded.insert(path, added);
+            self.list[id.0]
+                .includes
+                .extend(added.map(|added| (name, added)));
         }
         Some(id)
     }

@@ -85,6 +85,13 @@ pub(crate) fn instances<'m>(
     combinations.into_iter().map(instance).collect()
 }
 
+/// All outputs and tests, as they are named on the command line.
+pub(crate) fn all(modules: &Modules) -> Vec<String> {
+    let root = &modules.get(ROOT).file;
+    let tests = root.test.keys().map(|name| format!("{TEST}{name}"));
+    root.output.keys().cloned().chain(tests).collect()
+}
+
 /// What the targets of a request mean.
 pub(crate) fn wanted<'m>(
     modules: &'m Modules,
@@ -425,7 +432,7 @@ impl Outputs<'_, '_> {
     fn stage(&mut self, instance: &Instance<'_>, scope: Scope<'_>) -> Option<StageId> {
         let output = &instance.output.value;
         let start = self.lowering.start(instance.module, &output.step)?;
-        let at = &instance.output.name;
+        let at = &output.step.span;
         let stage = self.lowering.program.stage(&instance.name, start, at);
         if let Some(image) = &output.image {
             self.lowering.image_config(stage, image, scope)?;
@@ -534,7 +541,7 @@ impl Outputs<'_, '_> {
         self.lowering.world.clone_from(world);
         let (stage, reads) = self.lowering.reading(|lowering| {
             let qualified = format!("{TEST}{}", lowering.qualified(module, name));
-            lowering.make_test(module, &qualified, &test.value, &test.name)
+            lowering.make_test(module, &qualified, &test.value)
         });
         let scope = Scope {
             module,

@@ -242,14 +242,14 @@ pub(crate) enum Network {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum SecretUse {
     Id(Text),
-    Table(Secret),
+    Table(Box<Secret>),
 }
 
 /// An agent: its id, or a table.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum SshUse {
     Id(Text),
-    Table(Ssh),
+    Table(Box<Ssh>),
 }
 
 table! {
@@ -639,7 +639,7 @@ table! {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Health {
     None,
-    Check(Healthcheck),
+    Check(Box<Healthcheck>),
 }
 
 table! {
@@ -806,8 +806,8 @@ macro_rules! either {
 either!(Include, "a path, or a table": DeValue::String(_) => Path(Text), DeValue::Table(_) => Named(NamedInclude),);
 either!(Arg, "a default, or a table": DeValue::Table(_) => Table(ArgTable), _ => Default(Scalar),);
 either!(Command, "a string or an array of strings": DeValue::String(_) => Line(Text), DeValue::Array(_) => Exec(List<Text>),);
-either!(SecretUse, "the id of a secret, or a table": DeValue::String(_) => Id(Text), DeValue::Table(_) => Table(Secret),);
-either!(SshUse, "the id of an agent, or a table": DeValue::String(_) => Id(Text), DeValue::Table(_) => Table(Ssh),);
+either!(SecretUse, "the id of a secret, or a table": DeValue::String(_) => Id(Text), DeValue::Table(_) => Table(Box<Secret>),);
+either!(SshUse, "the id of an agent, or a table": DeValue::String(_) => Id(Text), DeValue::Table(_) => Table(Box<Ssh>),);
 either!(Value, "a value": DeValue::Array(_) => List(List<Text>), _ => One(Scalar),);
 either!(Param, "a type, or a table": DeValue::String(_) => Type(At<ParamType>), DeValue::Table(_) => Table(ParamTable),);
 
@@ -910,7 +910,7 @@ impl Read for Health {
     fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
         match value.get_ref() {
             DeValue::Boolean(false) => Some(Self::None),
-            DeValue::Table(_) => Healthcheck::read(value, to).map(Self::Check),
+            DeValue::Table(_) => <Box<Healthcheck>>::read(value, to).map(Self::Check),
             _ => {
                 to.mismatch(value, "a table, or `false`");
                 None

@@ -57,7 +57,7 @@ impl Converter<'_> {
                 self.image(at, source, context.as_deref(), to)?;
             }
             Base::Files { source, context } => self.files(at, source, context, to)?,
-            Base::Dockerfile(nested) => self.nested(nested, to)?,
+            Base::Dockerfile(nested) => self.nested(at, nested, to)?,
             Base::Outer(context) => {
                 if let Some(state) = self.outer.get(context) {
                     to.state = state.clone();
@@ -110,16 +110,22 @@ impl Converter<'_> {
     }
 
     /// Converts the target of a Dockerfile into the same graph.
-    fn nested(&mut self, nested: &Nested, to: &mut Building) -> Converted<()> {
+    fn nested(&mut self, at: usize, nested: &Nested, to: &mut Building) -> Converted<()> {
         let outer = nested.contexts.iter().filter_map(|(name, at)| {
             let state = self.states.get(at)?;
             Some((name.clone(), state.clone()))
         });
         let outer = outer.collect();
-        let state = self.dockerfile(&nested.request, outer);
+        let name = self.graph.nodes[at].name.clone();
+        let state = self.dockerfile(name, &nested.request, outer);
         // Steps made before an error are in the graph as well; nothing uses them.
         match state {
-            Ok(state) => to.state = state,
+            Ok(state) => {
+                to.state = state;
+                let labels = nested.request.labels.iter();
+                let labels = labels.map(|(k, v)| (k.clone(), v.clone()));
+                to.state.config.config.labels.extend(labels);
+            }
             Err(errors) => {
                 self.errors.extend(errors);
                 to.state.config = ImageConfig::scratch(&to.state.platform);
@@ -130,11 +136,17 @@ impl Converter<'_> {
 
     fn dockerfile(
         &mut self,
+        name: String,
         request: &FrontendRequest,
         outer: BTreeMap<String, State>,
     ) -> Result<State, Vec<Diagnostic>> {
         let ast = self.dockerfiles.parse(&request.source)?;
-        let plan = Plan::new(&ast, Scope::Target, request, self.pins, self.lint)?;
+        let mut plan = Plan::new(&ast, Scope::Target, request, self.pins, self.lint)?;
+        // Among others, a file's only stage must be told apart in the names of steps.
+        if plan.graph.alone {
+            plan.graph.alone = false;
+            plan.graph.nodes[0].name = name;
+        }
         let mut inner = Converter::new(
             plan.escape,
             request,

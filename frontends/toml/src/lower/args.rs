@@ -156,8 +156,13 @@ impl Lowering<'_> {
                 labels: Vec::new(),
                 ..Diagnostic::error(message, at, "")
             };
+            let (module, local) = modules.locate(crate::modules::ROOT, name);
+            let qualified = self.qualified(module, local);
             let near = nearest(name, known.iter().map(String::as_str));
             self.errors.push(match near {
+                _ if known.contains(&qualified) => {
+                    error.hint(format!("its shortest name counts: `{qualified}`"))
+                }
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
                 None if known.is_empty() => error.hint("arguments are declared in `[args]`"),
                 None => error.hint(format!("the arguments are `{}`", known.join("`, `"))),

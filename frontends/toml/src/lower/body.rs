@@ -55,7 +55,6 @@ impl Lowering<'_> {
         module: ModuleId,
         name: &str,
         step: &Step,
-        at: &Span,
     ) -> Option<StageId> {
         let staged = Staged {
             from: &step.from.0,
@@ -63,7 +62,7 @@ impl Lowering<'_> {
             uses: &step.r#use,
             body: step.body(),
         };
-        let (stage, does) = self.make(module, name, &staged, at)?;
+        let (stage, does) = self.make(module, name, &staged)?;
         if !does {
             return Some(stage);
         }
@@ -91,7 +90,6 @@ impl Lowering<'_> {
         module: ModuleId,
         name: &str,
         test: &Test,
-        at: &Span,
     ) -> Option<Option<StageId>> {
         let staged = Staged {
             from: &test.from.0,
@@ -99,7 +97,7 @@ impl Lowering<'_> {
             uses: &test.r#use,
             body: test.body(),
         };
-        let (stage, does) = self.make(module, name, &staged, at)?;
+        let (stage, does) = self.make(module, name, &staged)?;
         Some(does.then_some(stage))
     }
 
@@ -108,7 +106,6 @@ impl Lowering<'_> {
         module: ModuleId,
         name: &str,
         staged: &Staged<'_>,
-        at: &Span,
     ) -> Option<(StageId, bool)> {
         let start = self.start(module, staged.from);
         let holds = self.holds(module, staged.when);
@@ -118,7 +115,7 @@ impl Lowering<'_> {
             start
                 .clone()
                 .unwrap_or(rbuild_dockerfile::program::Start::Scratch),
-            at,
+            &staged.from.span,
         );
         let scope = Scope {
             module,

@@ -1,0 +1,9 @@
+group "default" {
+  targets = ["app", "base"]
+}
+target "base" {
+  output = ["type=registry"]
+}
+target "app" {
+  contexts = { base = "target:base" }
+}

@@ -1,0 +1,7 @@
+group "app" {
+  targets = ["app", "db"]
+}
+target "app" { 
+  tags = ["app"] 
+}
+target "db" {}

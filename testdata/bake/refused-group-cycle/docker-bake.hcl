@@ -1,0 +1,9 @@
+group "default" {
+  targets = ["a"]
+}
+group "a" {
+  targets = ["b"]
+}
+group "b" {
+  targets = ["a"]
+}

@@ -1,0 +1,4 @@
+parts = ["a", "b"]
+target "default" {
+  args = { A = parts[2] }
+}

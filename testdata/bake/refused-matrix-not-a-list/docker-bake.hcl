@@ -1,0 +1,4 @@
+target "app" {
+  name = "app-${item}"
+  matrix = { item = "a" }
+}

@@ -1,0 +1,6 @@
+variable "TAG" {
+  default = null
+}
+target "default" {
+  tags = ["app", TAG]
+}

@@ -1,0 +1,4 @@
+target "base" {}
+target "default" {
+  dockerfile = target.bse.dockerfile
+}

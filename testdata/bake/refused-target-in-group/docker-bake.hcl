@@ -1,0 +1,5 @@
+group "default" {
+  targets = ["app", "databse"]
+}
+target "app" {}
+target "database" {}

@@ -1,0 +1,5 @@
+function "f" {
+  params = [x]
+  result = nothing_like_it(x)
+}
+target "default" {}

@@ -1,0 +1,5 @@
+variable "LIST" {
+  type = list(number)
+  default = ["a"]
+}
+target "default" {}

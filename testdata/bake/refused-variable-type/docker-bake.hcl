@@ -1,0 +1,4 @@
+variable "LIST" {
+  type = list(strin)
+}
+target "default" {}

@@ -1,0 +1,4 @@
+variable "LIST" {
+  default = ["a"]
+}
+target "default" {}

@@ -1,0 +1,3 @@
+target "default" {
+  args = { KEPT = "file", MISSING = "file" }
+}

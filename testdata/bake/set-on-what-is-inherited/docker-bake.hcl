@@ -1,0 +1,6 @@
+target "base" {
+  args = { A = "file" }
+}
+target "app" {
+  inherits = ["base"]
+}

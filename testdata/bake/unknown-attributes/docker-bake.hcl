@@ -1,0 +1,7 @@
+target "default" {
+  dockerfle = "x"
+  block "y" {}
+}
+unknown "block" {
+  a = 1
+}

@@ -1,0 +1,2 @@
+def job(name, count):
+    return {"job": name, "count": count}

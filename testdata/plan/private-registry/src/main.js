@@ -1,0 +1,3 @@
+const { nanoid } = require("nanoid");
+
+console.log(nanoid(8).length, "INSTALLED");

@@ -1,0 +1,4 @@
+//! Plans: the examples of `testdata/plan` as their users build them, and what wrong ones are told.
+
+mod errors;
+mod examples;
