@@ -553,7 +553,7 @@ table! {
     /// A parameter of a function.
     pub(crate) struct ParamTable {
         /// `string`, `bool`, `integer` or `list`.
-        r#type: Need<At<ParamType>>,
+        r#type: Need<ParamWord>,
         /// The value if none is given.
         default: Option<Value>,
     }
