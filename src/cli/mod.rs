@@ -8,6 +8,7 @@ mod bake;
 mod build;
 mod call;
 mod config;
+mod convert;
 mod debug;
 mod doctor;
 mod env;
@@ -81,6 +82,8 @@ enum Cmd {
     Ls(plans::ListFlags),
     /// Print the JSON Schema of plans, or their reference
     Schema(plans::SchemaFlags),
+    /// Write a Dockerfile as a plan, or a plan as a Dockerfile
+    Convert(convert::ConvertFlags),
     /// Write down what tags, branches and URLs are now, for builds to go by
     Lock(lock::LockFlags),
     /// Ask anew what the sources in the lock file are
@@ -204,6 +207,7 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
         Cmd::Test(flags) => return plans::test(&flags, &session),
         Cmd::Ls(flags) => plans::list(&flags, &session)?,
         Cmd::Schema(flags) => plans::schema(&flags)?,
+        Cmd::Convert(flags) => return convert::run(&flags, &session),
         Cmd::Lock(flags) => lock::lock(&flags, &session)?,
         Cmd::Update(flags) => lock::update(&flags, &session)?,
         Cmd::Images(flags) => images::list(&flags, &session)?,
