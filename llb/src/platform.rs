@@ -109,6 +109,41 @@ impl fmt::Display for Platform {
     }
 }
 
+/// What containerd takes for an architecture where it stands alone.
+const ARCHITECTURES: [&str; 31] = [
+    "386",
+    "aarch64",
+    "amd64",
+    "amd64p32",
+    "arm",
+    "arm64",
+    "arm64be",
+    "armbe",
+    "armel",
+    "armhf",
+    "i386",
+    "loong64",
+    "mips",
+    "mips64",
+    "mips64le",
+    "mips64p32",
+    "mips64p32le",
+    "mipsle",
+    "ppc",
+    "ppc64",
+    "ppc64le",
+    "riscv",
+    "riscv64",
+    "s390",
+    "s390x",
+    "sparc",
+    "sparc64",
+    "wasm",
+    "x86-64",
+    "x86_64",
+    "x86",
+];
+
 impl FromStr for Platform {
     type Err = ParsePlatformError;
 
@@ -127,7 +162,9 @@ impl FromStr for Platform {
         match parts[..] {
             ["local"] => Ok(Self::host()),
             ["linux"] => Ok(Self::new("linux", &Self::host().arch, "")),
-            [arch] => Ok(Self::new("linux", arch, "")),
+            [arch] if ARCHITECTURES.contains(&arch.to_lowercase().as_str()) => {
+                Ok(Self::new("linux", arch, ""))
+            }
             [os, arch] => Ok(Self::new(os, arch, "")),
             [os, arch, variant] => Ok(Self::new(os, arch, variant)),
             _ => Err(ParsePlatformError(text.to_owned())),
@@ -159,7 +196,7 @@ mod t {
                 "{text}"
             );
         }
-        for bad in ["", "/", "linux/", "linux/a b", "a/b/c/d"] {
+        for bad in ["", "/", "linux/", "linux/a b", "a/b/c/d", "linux-arm64"] {
             assert!(bad.parse::<Platform>().is_err(), "{bad}");
         }
     }

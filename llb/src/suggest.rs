@@ -9,6 +9,23 @@ pub fn nearest<'a>(typed: &str, candidates: impl IntoIterator<Item = &'a str>) -
     })
 }
 
+/// The same for names that people choose, which are short: most of the letters must be right.
+pub fn nearest_name<'a>(
+    typed: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let typed = typed.to_lowercase();
+    pick(candidates, |candidate| {
+        let edits = distance(&typed, &candidate.to_lowercase());
+        let letters = typed.chars().count().max(candidate.chars().count());
+        match 2 * edits < letters {
+            true => edits,
+            false if edits == 0 => 0,
+            false => 3,
+        }
+    })
+}
+
 /// The same for names of variables, whose case counts.
 pub fn nearest_variable<'a>(
     typed: &str,
@@ -73,6 +90,22 @@ mod t {
             ("", None),
         ] {
             assert_eq!(nearest(typed, ["FROM", "RUN", "COPY"]), want, "{typed}");
+        }
+    }
+
+    #[test]
+    fn most_letters_of_a_name_are_right() {
+        for (typed, name, near) in [
+            ("pi", "pip", true),
+            ("atp", "apt", true),
+            ("biuld", "build", true),
+            ("deps-dve", "deps-dev", true),
+            ("all", "app", false),
+            ("dest", "text", false),
+            ("yp", "py", false),
+            ("py", "py", false),
+        ] {
+            assert_eq!(nearest_name(typed, [name]), near.then_some(name), "{typed}");
         }
     }
 }

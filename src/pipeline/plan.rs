@@ -68,10 +68,11 @@ pub(super) fn read(request: &BuildRequest) -> Result<Option<Plan>, BuildError> {
         None => {
             let (path, text, others) = find(dir)?;
             if let Some(other) = others {
-                remark = Some(format!(
+                let message = format!(
                     "using `{}`; `{other}` is there as well (choose with `-f`)",
                     path.display()
-                ));
+                );
+                remark = Some((other.to_string(), message));
             }
             (Some(path), text)
         }
@@ -84,7 +85,11 @@ pub(super) fn read(request: &BuildRequest) -> Result<Option<Plan>, BuildError> {
         None => ("-".to_owned(), "-".to_owned()),
     };
     let mut plan = beside(request, dir, path.as_deref(), source_file(name, text))?;
-    (plan.identity, plan.remark) = (identity, remark);
+    // A plan that names the other file uses it.
+    if let Some((other, message)) = remark {
+        plan.remark = (!plan.files.contains_key(&other)).then_some(message);
+    }
+    plan.identity = identity;
     Ok(Some(plan))
 }
 

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::process::Stdio;
 
 use serde_json::Value;
@@ -215,17 +216,9 @@ fn dockerfiles(name: &str) {
 fn c_make(name: &str) {
     let env = example(name, [Base::Debian]);
     build(&env, &["base=debian"]).success();
-    let mut command = env.rbuild_command(["run", "keys"]);
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = child.stdin.take().unwrap();
-    input.write_all(b"{\"b\": 1, \"a\": {}}").unwrap();
-    drop(input);
-    assert_eq!(env.finished(child).success().stdout, "b\na\n");
+    let ask = r#"echo '{"b": 1, "a": {}}' | keys"#;
+    let answer = env.rbuild(["run", "--entrypoint=sh", "keys", "-c", ask]);
+    assert_eq!(answer.success().stdout, "b\na\n");
     let compiler = [
         "run",
         "--entrypoint=sh",
@@ -247,12 +240,9 @@ fn matrix(name: &str) {
     }
     let built = build(&env, &["base=node"]).success();
     // It does not depend on the version.
-    let docs = |step: &String| step.contains("/docs/");
-    assert_eq!(
-        ran(&built).iter().filter(|step| docs(step)).count(),
-        2,
-        "{built}"
-    );
+    let docs = ran(&built);
+    let docs = docs.iter().filter(|step| step.contains("*.md"));
+    assert_eq!(docs.count(), 1, "{built}");
     for version in ["20", "22"] {
         let report = read(&env, &format!("reports/node-{version}.txt"));
         assert!(report.starts_with("passed on v"), "{report}");
@@ -362,18 +352,17 @@ fn private_registry(name: &str) {
 fn rust_cli(name: &str) {
     let env = example(name, [Base::Rust]);
     build(&env, &["base=rust"]).success();
-    let binary = env.path("dist/tally");
-    let mut command = env.rbuild_command(["run", "tally"]);
-    for command in [&mut command, &mut std::process::Command::new(binary)] {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(b"a\nb\n").unwrap();
-        assert_eq!(env.finished(child).success().stdout, "2\n");
-    }
+    // In the image there is nothing else, and no input.
+    assert_eq!(env.rbuild(["run", "tally"]).success().stdout, "0\n");
+    let mut command = Command::new(env.path("dist/tally"));
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"a\nb\n").unwrap();
+    assert_eq!(env.finished(child).success().stdout, "2\n");
 }
 
 fn static_site(name: &str) {

@@ -1,4 +1,5 @@
 //! Plans: the examples of `testdata/plan` as their users build them, and what wrong ones are told.
 
+mod docs;
 mod errors;
 mod examples;

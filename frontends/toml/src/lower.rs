@@ -157,7 +157,23 @@ impl<'a> Lowering<'a> {
     /// The same as files to copy or to mount; `None` in it is an empty file system.
     pub(crate) fn files(&mut self, module: ModuleId, name: &Text) -> Option<Option<StageId>> {
         let from = self.from(module, name)?;
-        Some(self.stage_of(&name.text, from, &name.span))
+        let at = self.place(module, name);
+        Some(self.stage_of(&name.text, from, &at))
+    }
+
+    /// Where what a name stands for can be wrong: an input says what it is, a step only where it is asked for.
+    pub(crate) fn place(&self, module: ModuleId, name: &Text) -> Span {
+        let Ok((Thing::Input(at), local)) = self.modules.thing(module, name) else {
+            return name.span.clone();
+        };
+        let text = match &self.modules.get(at).file.inputs[local].value {
+            Input::Image(input) => &input.image.0,
+            Input::Local(input) => &input.local.0,
+            Input::Url(input) => &input.url.0,
+            Input::Git(input) => &input.git.0,
+            Input::Dockerfile(_) => name,
+        };
+        text.span.clone()
     }
 
     fn stage_of(&mut self, name: &str, from: From, at: &Span) -> Option<StageId> {
@@ -185,7 +201,7 @@ impl<'a> Lowering<'a> {
         Some(match self.from(module, name)? {
             From::Image { source, platform } => Start::Image { source, platform },
             From::Scratch => Start::Scratch,
-            other => match self.stage_of(&name.text, other, &name.span) {
+            other => match self.stage_of(&name.text, other, &self.place(module, name)) {
                 Some(stage) => Start::Stage(stage),
                 None => Start::Scratch,
             },
@@ -371,10 +387,8 @@ impl<'a> Lowering<'a> {
         match text.text.parse() {
             Ok(platform) => Some(platform),
             Err(error) => {
-                let message = format!("`{}` is no platform", text.text);
-                let label = format!("{error}");
                 self.errors
-                    .push(Diagnostic::error(message, text.span.clone(), label));
+                    .push(Diagnostic::error(error.to_string(), text.span.clone(), ""));
                 None
             }
         }
@@ -617,7 +631,8 @@ impl<'a> Lowering<'a> {
             let (stand_in, stage) = match self.from(module, &from.value) {
                 Some(From::Image { source, .. }) => (NamedContext::Image(source), None),
                 Some(other) => {
-                    let stage = self.stage_of(&from.value.text, other, &from.value.span);
+                    let at = self.place(module, &from.value);
+                    let stage = self.stage_of(&from.value.text, other, &at);
                     (NamedContext::Step, stage)
                 }
                 None => continue,

@@ -9,7 +9,7 @@ use rbuild_llb::Diagnostic;
 use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
 use rbuild_llb::frontend::Files;
-use rbuild_llb::suggest::nearest;
+use rbuild_llb::suggest::nearest_name;
 
 use crate::paths;
 use crate::read::Map;
@@ -221,7 +221,9 @@ impl Modules {
                     || name == "..."
                 {
                     let message = format!("`{name}` cannot be the name of {kind}");
-                    loading.errors.push(Diagnostic::error(message, span, ""));
+                    let label =
+                        "names have none of `.`, `=`, `{}`, `[]`, and are not `scratch` or `...`";
+                    loading.errors.push(Diagnostic::error(message, span, label));
                 }
             }
         }
@@ -248,7 +250,7 @@ impl Modules {
             let error = |message: String| Diagnostic::error(message, text.span.clone(), "");
             let Some(name) = include.name() else {
                 loading.errors.push(
-                    error("this include has no name".to_owned())
+                    error("this include has no name: its directory has none".to_owned())
                         .hint("write `{ path = \"…\", as = \"NAME\" }`"),
                 );
                 continue;
@@ -386,13 +388,16 @@ impl Modules {
         let include = rest.split_once('.').map(|(include, _)| include);
         if let Some(include) = include {
             let includes = &self.get(module).includes;
-            return match nearest(include, includes.keys().map(String::as_str)) {
+            return match nearest_name(include, includes.keys().map(String::as_str)) {
                 Some(near) => error.hint(format!("did you mean the included `{near}`?")),
                 None => error.hint(format!("nothing that is called `{include}` is included")),
             };
         }
-        match nearest(rest, candidates.iter().copied()) {
-            Some(near) => error.hint(format!("did you mean `{near}`?")),
+        match nearest_name(rest, candidates.iter().copied()) {
+            Some(near) => {
+                let included = &name.text[..name.text.len() - rest.len()];
+                error.hint(format!("did you mean `{included}{near}`?"))
+            }
             None if candidates.is_empty() => error,
             None => error.hint(format!("there are `{}`", candidates.join("`, `"))),
         }

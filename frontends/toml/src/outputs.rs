@@ -13,7 +13,7 @@ use rbuild_llb::frontend::FrontendRequest;
 use rbuild_llb::frontend::Goal;
 use rbuild_llb::frontend::GoalExport;
 use rbuild_llb::frontend::GoalKind;
-use rbuild_llb::suggest::nearest;
+use rbuild_llb::suggest::nearest_name;
 
 use crate::ALL_TESTS;
 use crate::lower::Lowering;
@@ -204,7 +204,7 @@ fn add<'m>(
         .collect();
     let message = format!("there is no output or group `{}`", text.text);
     let error = Diagnostic::error(message, text.span.clone(), "");
-    Err(match nearest(rest, names.iter().copied()) {
+    Err(match nearest_name(rest, names.iter().copied()) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),
         None if file.test.contains_key(rest) => error.hint(format!("the test is `{TEST}{rest}`")),
         None => {
@@ -257,9 +257,8 @@ pub(crate) fn platforms(
                         Ok(platform) if all.contains(&platform) => {}
                         Ok(platform) => all.push(platform),
                         Err(error) => {
-                            let message = format!("`{}` is no platform", text.text);
                             let span = text.span.clone();
-                            errors.push(Diagnostic::error(message, span, error.to_string()));
+                            errors.push(Diagnostic::error(error.to_string(), span, ""));
                         }
                     }
                 }
@@ -331,6 +330,17 @@ impl Outputs<'_, '_> {
         let mut names: BTreeMap<String, Span> = BTreeMap::new();
         for (id, module) in modules.iter() {
             for (name, output) in &module.file.output {
+                for (axis, values) in &output.value.matrix {
+                    if values.value.value.is_empty() {
+                        let message = format!("the axis `{axis}` has no values");
+                        let label = format!("so there is no output `{name}`");
+                        self.lowering.errors.push(Diagnostic::error(
+                            message,
+                            values.value.span.clone(),
+                            label,
+                        ));
+                    }
+                }
                 for instance in instances(modules, id, name) {
                     if let Some(other) = names.insert(instance.name.clone(), output.name.clone()) {
                         let message = format!("two outputs are called `{}`", instance.name);
@@ -432,8 +442,8 @@ impl Outputs<'_, '_> {
     fn stage(&mut self, instance: &Instance<'_>, scope: Scope<'_>) -> Option<StageId> {
         let output = &instance.output.value;
         let start = self.lowering.start(instance.module, &output.step)?;
-        let at = &output.step.span;
-        let stage = self.lowering.program.stage(&instance.name, start, at);
+        let at = self.lowering.place(instance.module, &output.step);
+        let stage = self.lowering.program.stage(&instance.name, start, &at);
         if let Some(image) = &output.image {
             self.lowering.image_config(stage, image, scope)?;
         }

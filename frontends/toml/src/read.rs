@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
-use rbuild_llb::suggest::nearest;
+use rbuild_llb::suggest::nearest_name;
 use toml::Spanned;
 use toml::de::DeTable;
 use toml::de::DeValue;
@@ -126,10 +126,27 @@ impl Reader {
         let file = Arc::clone(&self.file);
         let settings = Arc::clone(&self.settings);
         let (mut table, problems) = DeTable::parse_recoverable(&file.text);
+        let mut twice: Option<usize> = None;
         for problem in problems {
-            let span = Span::new(&file, problem.span().unwrap_or(0..0));
-            let message = format!("this is not TOML: {}", problem.message().trim());
-            self.errors.push(Diagnostic::error(message, span, ""));
+            let range = problem.span().unwrap_or(0..0);
+            let span = Span::new(&file, range.clone());
+            let message = problem.message().trim();
+            if message != "duplicate key" {
+                let message = format!("this is not TOML: {message}");
+                self.errors.push(Diagnostic::error(message, span, ""));
+                continue;
+            }
+            // Of a table that is there twice, not all keys as well.
+            let within = |from| {
+                let between = file.text.get(from..range.start);
+                between.is_some_and(|text: &str| !text.contains("\n["))
+            };
+            if !twice.is_some_and(within) {
+                let key = file.text.get(range.clone()).unwrap_or_default();
+                let message = format!("`{key}` is there twice");
+                self.errors.push(Diagnostic::error(message, span, ""));
+                twice = is_header(&file.text, range.start).then_some(range.end);
+            }
         }
         self.errors.extend(settings.apply(table.get_mut()));
         if !self.errors.is_empty() {
@@ -199,15 +216,26 @@ impl Reader {
         };
         let error = Diagnostic::error(format!("unknown key `{key}`{place}"), span, "");
         self.errors
-            .push(match nearest(key, known.iter().map(String::as_str)) {
+            .push(match nearest_name(key, known.iter().map(String::as_str)) {
                 Some(near) => error.hint(format!("did you mean `{near}`?")),
                 None => error.hint(format!("the keys are `{}`", known.join("`, `"))),
             });
     }
 
+    /// Adds what to do to the last error.
+    fn hint(&mut self, hint: &str) {
+        if let Some(error) = self.errors.pop() {
+            self.errors.push(error.hint(hint));
+        }
+    }
+
     pub(crate) fn missing(&mut self, key: &str, span: Span) {
         let message = format!("{} has no `{key}`", self.here());
-        self.error(message, span, "");
+        let error = Diagnostic::error(message, span, "");
+        self.errors.push(match key {
+            "schema" => error.hint("begin it with `schema = 1`"),
+            _ => error,
+        });
     }
 }
 
@@ -223,6 +251,13 @@ fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &str {
         }
     }
     std::str::from_utf8(&digits[start..]).expect("digits are ASCII")
+}
+
+/// Whether a place is in a line that begins a table.
+fn is_header(text: &str, at: usize) -> bool {
+    let before = text.get(..at).unwrap_or_default();
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    line.trim_start().starts_with('[')
 }
 
 /// Whether TOML takes a key without quotes.
@@ -315,6 +350,9 @@ impl<T: Read> Read for List<T> {
         let span = to.span(value);
         let DeValue::Array(array) = value.get_ref() else {
             to.mismatch(value, "an array");
+            if matches!(value.get_ref(), DeValue::String(_) | DeValue::Table(_)) {
+                to.hint("put it in brackets: `[…]`");
+            }
             return None;
         };
         let mut list = Vec::with_capacity(array.len());

@@ -102,9 +102,6 @@ pub(crate) enum Type {
     Integer,
 }
 
-/// The word for it.
-pub(crate) type ArgType = At<Type>;
-
 kinds! {
     /// Something that enters the build from outside.
     pub(crate) enum Input ("an input") {
@@ -545,7 +542,7 @@ pub(crate) enum ParamType {
 /// A parameter: the word for its type, or a table.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Param {
-    Type(At<ParamType>),
+    Type(ParamWord),
     Table(ParamTable),
 }
 
@@ -744,27 +741,14 @@ words! {
     }
 }
 
-impl Read for At<Type> {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
-        let kind = At::<ParamType>::read(value, to)?;
-        match kind.value {
-            ParamType::One(value) => Some(At {
-                value,
-                span: kind.span,
-            }),
-            ParamType::List => {
-                let message = format!("`list` is no value of {}", to.here());
-                to.error(message, kind.span, "one of `string`, `bool`, `integer`");
-                None
-            }
-        }
-    }
-
-    fn shape() -> Shape {
-        Shape::Choice(&["string", "bool", "integer"])
+words! {
+    /// What values of an argument look like.
+    ArgType = Type {
+        "string" => Type::String,
+        "bool" => Type::Bool,
+        "integer" => Type::Integer,
     }
 }
-
 words! {
     /// What a parameter takes.
     ParamWord = ParamType {
@@ -809,7 +793,7 @@ either!(Command, "a string or an array of strings": DeValue::String(_) => Line(T
 either!(SecretUse, "the id of a secret, or a table": DeValue::String(_) => Id(Text), DeValue::Table(_) => Table(Box<Secret>),);
 either!(SshUse, "the id of an agent, or a table": DeValue::String(_) => Id(Text), DeValue::Table(_) => Table(Box<Ssh>),);
 either!(Value, "a value": DeValue::Array(_) => List(List<Text>), _ => One(Scalar),);
-either!(Param, "a type, or a table": DeValue::String(_) => Type(At<ParamType>), DeValue::Table(_) => Table(ParamTable),);
+either!(Param, "a type, or a table": DeValue::String(_) => Type(ParamWord), DeValue::Table(_) => Table(ParamTable),);
 
 impl Read for Scalar {
     fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {

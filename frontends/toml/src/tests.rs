@@ -24,6 +24,7 @@ use rbuild_llb::op::SourceOp;
 
 use crate::Plan;
 
+mod examples;
 mod fuzz;
 mod laws;
 mod reference;

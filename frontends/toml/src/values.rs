@@ -12,7 +12,7 @@ use rbuild_dockerfile::program::literal;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Platform;
 use rbuild_llb::Span;
-use rbuild_llb::suggest::nearest;
+use rbuild_llb::suggest::nearest_name;
 
 use crate::lower::Lowering;
 use crate::modules::ModuleId;
@@ -200,7 +200,7 @@ impl Lowering<'_> {
         let (root, rest) = name.split_once('.').unwrap_or((name, ""));
         let unknown = |known: &[&str]| {
             let error = Diagnostic::error(format!("there is no `{{{name}}}`"), span.clone(), "");
-            match nearest(rest, known.iter().copied()) {
+            match nearest_name(rest, known.iter().copied()) {
                 Some(near) => error.hint(format!("did you mean `{{{root}.{near}}}`?")),
                 None => error.hint(format!(
                     "there are `{root}.{}`",

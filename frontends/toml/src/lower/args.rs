@@ -2,7 +2,7 @@
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Span;
-use rbuild_llb::suggest::nearest;
+use rbuild_llb::suggest::nearest_name;
 
 use super::Lowering;
 use super::Read;
@@ -158,7 +158,7 @@ impl Lowering<'_> {
             };
             let (module, local) = modules.locate(crate::modules::ROOT, name);
             let qualified = self.qualified(module, local);
-            let near = nearest(name, known.iter().map(String::as_str));
+            let near = nearest_name(name, known.iter().map(String::as_str));
             self.errors.push(match near {
                 _ if known.contains(&qualified) => {
                     error.hint(format!("its shortest name counts: `{qualified}`"))

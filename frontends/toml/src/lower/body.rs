@@ -15,7 +15,7 @@ use rbuild_dockerfile::program::Word;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Span;
 use rbuild_llb::op::SecurityMode;
-use rbuild_llb::suggest::nearest;
+use rbuild_llb::suggest::nearest_name;
 
 use super::Lowering;
 use super::fits;
@@ -115,7 +115,7 @@ impl Lowering<'_> {
             start
                 .clone()
                 .unwrap_or(rbuild_dockerfile::program::Start::Scratch),
-            &staged.from.span,
+            &self.place(module, staged.from),
         );
         let scope = Scope {
             module,
@@ -157,7 +157,7 @@ impl Lowering<'_> {
                 let message = format!("the function `{name}` has no parameter `{key}`");
                 let error = Diagnostic::error(message, value.name.clone(), "");
                 let known = function.params.keys().map(String::as_str);
-                self.errors.push(match nearest(key, known.clone()) {
+                self.errors.push(match nearest_name(key, known.clone()) {
                     Some(near) => error.hint(format!("did you mean `{near}`?")),
                     None => {
                         let known: Vec<&str> = known.collect();
@@ -180,7 +180,8 @@ impl Lowering<'_> {
             matrix: None,
         };
         for (key, param) in &function.params {
-            if used.values.contains_key(key) {
+            // Of a wrong name and a missing one, the first is the cause.
+            if used.values.contains_key(key) || !whole {
                 continue;
             }
             let default = match &param.value {

@@ -55,7 +55,10 @@ impl Lowering<'_> {
                 From::Url(url) => Source::Url(url),
                 // ADD gives all of a repository; a part of it is copied from it.
                 From::Git(git) if copy.path.is_none() && copy.include.is_none() => Source::Git(git),
-                other => Source::Stage(self.stage_of(&from.text, other, &from.span)),
+                other => {
+                    let at = self.place(scope.module, from);
+                    Source::Stage(self.stage_of(&from.text, other, &at))
+                }
             },
             (None, Some(text)) => return self.document(stage, copy, text, transfer, scope),
             (None, None) => return self.wrong(copy, "a copy has no `from`, and no `text`"),
@@ -289,12 +292,8 @@ impl Lowering<'_> {
             let pattern = text.text.strip_prefix('!').unwrap_or(&text.text);
             let set = rbuild_llb::pattern::PatternSet::new(&[pattern.to_owned()]);
             if let Err(error) = set {
-                let message = format!("`{}` is no pattern", text.text);
-                self.errors.push(Diagnostic::error(
-                    message,
-                    text.span.clone(),
-                    error.to_string(),
-                ));
+                self.errors
+                    .push(Diagnostic::error(error.to_string(), text.span.clone(), ""));
                 whole = false;
             }
         }
