@@ -186,25 +186,31 @@ fn convert() -> String {
     converted(&request, Dockerfile::default, Duration::from_millis(2))
 }
 
-/// Steps that each start from one before: a copy and a command each; of ten, one takes files from another step, and one has
-/// variables and a directory.
+/// Steps that all need the one before: a copy and a command each; of ten, nine take files from that and start from one far
+/// before, and one starts from it, takes files of the context, and has variables and a directory.
 fn steps(count: usize) -> String {
     let mut text = String::from(
         "schema = 1\n[args]\nversion = \"1.2\"\n[inputs]\nbase = { image = \"base:{args.version}\" }\n\
          src = { local = \".\", exclude = [\".git\", \"**/*.o\"] }\n[caches.pkg]\npath = \"/root/.cache\"\n",
     );
     for step in 0..count {
-        let from = match step {
-            0 => "base".to_owned(),
-            _ => format!("s{}", step / 2),
-        };
-        let copied = match step % 10 {
-            5 => format!(
-                "{{ from = \"s{}\", path = \"/src/out\", to = \"/in\" }}",
-                step - 1
+        let (from, copied) = match (step, step % 10) {
+            (0, _) => (
+                "base".to_owned(),
+                "{ from = \"src\", to = \"src/\" }".to_owned(),
             ),
-            _ => format!(
-                "{{ from = \"src\", path = \"src/{step}\", to = \"src/\", owner = \"1000:1000\" }}"
+            (_, 0) => (
+                format!("s{}", step - 1),
+                format!(
+                    "{{ from = \"src\", path = \"src/{step}\", to = \"src/\", owner = \"1000:1000\" }}"
+                ),
+            ),
+            _ => (
+                format!("s{}", step / 10),
+                format!(
+                    "{{ from = \"s{}\", path = \"/src/out\", to = \"/in\" }}",
+                    step - 1
+                ),
             ),
         };
         write!(

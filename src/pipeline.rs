@@ -7,6 +7,7 @@ pub mod durability;
 mod failure;
 mod files;
 pub mod inspect;
+pub mod lock;
 mod pin;
 mod plan;
 mod remote;
@@ -125,8 +126,12 @@ fn carry_out(
         remark_on(&events, remark);
     }
 
-    let pinner = pin::Pinner::new(request, &store, &lease, &registry);
+    let lock = lock::Lock::of(request, &plan)?;
+    let pinner = pin::Pinner::new(request, &lock, &store, &lease, &registry);
     let Planned { definition, goals } = definition(request, &plan, frontend, &pinner, &events)?;
+    if let Some(remark) = lock.remark() {
+        remark_on(&events, &remark);
+    }
     let locals = files::locals(&plan, &definition)?;
     let targets = deliver::targets(request, own, &plan, goals)?;
     let tests = deliver::Tests::new(&targets, &definition);
@@ -398,7 +403,8 @@ pub fn dump_llb(
         registry,
         plan,
     } = open(request)?;
-    let pinner = pin::Pinner::new(request, &store, &lease, &registry);
+    let lock = lock::Lock::of(request, &plan)?;
+    let pinner = pin::Pinner::new(request, &lock, &store, &lease, &registry);
     let frontend = files::frontend(&plan.source);
     let planned = definition(request, &plan, &*frontend, &pinner, &progress.events())?;
     Ok(planned.definition)

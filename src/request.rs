@@ -42,6 +42,8 @@ pub struct BuildRequest {
     pub pull: bool,
     /// `--offline`: ask no network.
     pub offline: bool,
+    /// `--locked`: refuse what is not in the lock file.
+    pub locked: bool,
     /// `--network`.
     pub network: NetworkMode,
     /// `--add-host`.

@@ -12,6 +12,7 @@ mod concurrency;
 mod contexts;
 mod dockerfile;
 mod exporters;
+mod lock;
 mod network_sources;
 mod outputs;
 mod plan;

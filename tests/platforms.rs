@@ -16,8 +16,8 @@ const ARCHITECTURES: [&str; 2] = ["amd64", "arm64"];
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// Pushes an index of two images to a registry of its own: busybox, and what umoci makes of it for arm64, with a layer
-/// that only it has.
-pub(crate) fn multi_platform_base(env: &TestEnv, registry: &Registry) {
+/// that only it has. Its entries say what they are for if it is `declared`.
+pub(crate) fn multi_platform_base(env: &TestEnv, registry: &Registry, declared: bool) {
     let dir = env.outside("base");
     let path = dir.to_str().unwrap();
     Base::Busybox.copy_to(&format!("oci:{path}:amd64"));
@@ -48,7 +48,9 @@ pub(crate) fn multi_platform_base(env: &TestEnv, registry: &Registry) {
     let mut index: Value = serde_json::from_slice(&index).unwrap();
     for entry in index["manifests"].as_array_mut().unwrap() {
         let name = entry["annotations"]["org.opencontainers.image.ref.name"].take();
-        entry["platform"] = json!({ "os": "linux", "architecture": name });
+        if declared {
+            entry["platform"] = json!({ "os": "linux", "architecture": name });
+        }
         entry.as_object_mut().unwrap().remove("annotations");
     }
     index["mediaType"] = INDEX.into();
@@ -79,7 +81,7 @@ pub(crate) fn multi_platform_base(env: &TestEnv, registry: &Registry) {
 fn each_platform_has_its_own_base_and_files() {
     let registry = Registry::start();
     let env = TestEnv::new().file("amd64", "one").file("arm64", "other");
-    multi_platform_base(&env, &registry);
+    multi_platform_base(&env, &registry, true);
     let base = format!("{}/base:1", registry.host());
     env.write(
         "Dockerfile",

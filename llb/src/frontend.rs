@@ -285,6 +285,12 @@ pub trait Frontend {
     /// The diagnostics, at least one of them an error.
     fn platforms(&self, request: &FrontendRequest) -> Result<Vec<Platform>, Vec<Diagnostic>>;
 
+    /// Targets that, together with the default, need all that the plan can need: for `rbuild lock`.
+    ///
+    /// # Errors
+    /// The diagnostics, at least one of them an error.
+    fn all_targets(&self, request: &FrontendRequest) -> Result<Vec<String>, Vec<Diagnostic>>;
+
     /// Parses, and tells which sources are needed. All problems are reported at once.
     ///
     /// # Errors

@@ -76,6 +76,10 @@ pub(super) struct BakeFlags {
     #[arg(long)]
     offline: bool,
 
+    /// Fail if the lock files beside the Dockerfiles have not all that is built on
+    #[arg(long)]
+    locked: bool,
+
     /// Write what was built to a file, as JSON
     #[arg(long, value_name = "FILE")]
     metadata_file: Option<PathBuf>,
@@ -184,6 +188,7 @@ fn requests(
         network: "default".to_owned(),
         allow: flags.allow.clone(),
         pull: flags.pull,
+        locked: flags.locked,
         offline: flags.offline,
         ..BuildFlags::default()
     };

@@ -170,6 +170,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         no_cache: no_cache(flags),
         pull: flags.pull,
         offline: flags.offline,
+        locked: flags.locked,
         network: network.unwrap_or(NetworkMode::Default),
         extra_hosts: extra_hosts(flags, &mut problems),
         ulimits: ulimits(flags, &mut problems),
@@ -236,6 +237,12 @@ fn conflicts(
         problems
             .0
             .push(problem("`--pull` asks the network, `--offline` does not"));
+    }
+    if request.pull && request.locked {
+        problems.0.push(
+            problem("`--pull` asks what tags mean now, `--locked` does not")
+                .hint("`rbuild update` changes the lock file"),
+        );
     }
     let pushes = |output: &OutputSpec| matches!(output.kind, OutputKind::Image { push: true });
     if request.outputs.iter().any(pushes) {

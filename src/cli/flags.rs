@@ -125,6 +125,11 @@ pub(crate) struct BuildFlags {
           default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     pub(crate) load: bool,
 
+    /// Fail if the lock file is missing or has not all that is built on
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
+    pub(crate) locked: bool,
+
     /// Write what was built to a file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
@@ -177,7 +182,7 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "OPTIONS", hide = true)]
     pub(crate) provenance: Option<String>,
 
-    /// Ask registries again what tags mean
+    /// Ask registries again what tags mean; not those that the lock file has
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
           default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     pub(crate) pull: bool,

@@ -13,6 +13,8 @@ mod doctor;
 mod env;
 mod flags;
 mod images;
+mod init;
+mod lock;
 mod output;
 mod plan;
 mod plans;
@@ -78,8 +80,14 @@ enum Cmd {
     /// List what a plan or Dockerfile has to build, and what can be chosen
     #[command(args_override_self = true)]
     Ls(plans::ListFlags),
+    /// Write a first plan for the project in a directory
+    Init(init::InitFlags),
     /// Print the JSON Schema of plans, or their reference
     Schema(plans::SchemaFlags),
+    /// Write down what tags, branches and URLs are now, for builds to go by
+    Lock(lock::LockFlags),
+    /// Ask anew what the sources in the lock file are
+    Update(lock::UpdateFlags),
     /// List the images in rbuild's store
     Images(images::ListFlags),
     /// Give an image in the store another name
@@ -198,7 +206,10 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
         Cmd::Bake(flags) => return bake::run(&flags, &session),
         Cmd::Test(flags) => return plans::test(&flags, &session),
         Cmd::Ls(flags) => plans::list(&flags, &session)?,
+        Cmd::Init(flags) => init::run(&flags)?,
         Cmd::Schema(flags) => plans::schema(&flags)?,
+        Cmd::Lock(flags) => lock::lock(&flags, &session)?,
+        Cmd::Update(flags) => lock::update(&flags, &session)?,
         Cmd::Images(flags) => images::list(&flags, &session)?,
         Cmd::Tag(flags) => images::tag(&flags, &session)?,
         Cmd::Rmi(flags) => images::remove(&flags, &session)?,

@@ -391,6 +391,18 @@ impl Index {
         platforms
     }
 
+    /// The manifest of each platform it names, the first of several. Whether an entry that is an index itself has an
+    /// image for the platform it names is not known before it is read: such are left out.
+    pub fn by_platform(&self) -> BTreeMap<Platform, OciDigest> {
+        let mut found = BTreeMap::new();
+        for entry in self.images().filter(|entry| !entry.is_index()) {
+            if let Some(platform) = entry.declared() {
+                found.entry(platform).or_insert(entry.digest);
+            }
+        }
+        found
+    }
+
     /// All entries that may be images.
     pub fn images(&self) -> impl Iterator<Item = &Descriptor> {
         self.manifests.iter().filter(|entry| entry.may_be_image())

@@ -43,6 +43,34 @@ pub(crate) fn current(
     }
 }
 
+/// What a URL gives, which must be that; the store's if it has it.
+///
+/// # Errors
+/// If it cannot be had, or is something else.
+pub(crate) fn demanded(
+    store: &Store,
+    client: &registry::Client,
+    url: &str,
+    expected: OciDigest,
+    offline: bool,
+) -> Result<StoredUrl, OpError> {
+    let known = known(store, url)?.filter(|known| known.checksum == expected);
+    let stored = match (known, offline) {
+        (Some(known), _) => return Ok(known),
+        (None, true) => return Err(OpError::Offline { what: shown(url) }),
+        (None, false) => fetch(store, client, url, None)?,
+    };
+    match stored.checksum == expected {
+        true => Ok(stored),
+        false => Err(RegistryError::DigestMismatch {
+            what: shown(url),
+            expected,
+            actual: stored.checksum,
+        }
+        .into()),
+    }
+}
+
 /// What a URL gave, if the store still has it.
 fn known(store: &Store, url: &str) -> Result<Option<StoredUrl>, OpError> {
     let known = store.url(url)?;
@@ -131,25 +159,19 @@ impl Engine<'_> {
 
     /// The one file of a pinned URL, fetched if need be.
     pub(super) fn url(&self, http: &HttpSource) -> Result<Snapshot, OpError> {
-        let stored = match self.known_url(http)? {
-            Some(known) => known,
-            None if self.options.offline => {
+        let (store, registry, offline) = (self.store, self.registry, self.options.offline);
+        let stored = match http.checksum {
+            Some(expected) => {
+                self.lease.protect(LeaseRoot::Blob(expected))?;
+                demanded(store, registry, &http.url, expected, offline)?
+            }
+            None if offline => {
                 return Err(OpError::Offline {
                     what: shown(&http.url),
                 });
             }
-            None => fetch(self.store, self.registry, &http.url, None)?,
+            None => fetch(store, registry, &http.url, None)?,
         };
-        if let Some(expected) = &http.checksum
-            && stored.checksum != *expected
-        {
-            return Err(RegistryError::DigestMismatch {
-                what: shown(&http.url),
-                expected: *expected,
-                actual: stored.checksum,
-            }
-            .into());
-        }
         self.file_of_url(http, &stored)
     }
 

@@ -235,6 +235,11 @@ impl Frontend for Bake<'_> {
         Ok(all)
     }
 
+    /// A lock file is written for one Dockerfile.
+    fn all_targets(&self, _: &FrontendRequest) -> Result<Vec<String>, Vec<Diagnostic>> {
+        Ok(Vec::new())
+    }
+
     fn outline(&self, request: &FrontendRequest) -> Result<Outline, Vec<Diagnostic>> {
         let prepared = self.prepare(request)?;
         let outline = Outline {

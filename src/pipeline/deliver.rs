@@ -683,7 +683,7 @@ fn write_reports(request: &BuildRequest, outcome: &BuildOutcome) -> Result<(), B
     Ok(())
 }
 
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
     use std::io::Write as _;
     let parent = path
         .parent()

@@ -16,6 +16,7 @@ use rbuild_llb::inspect::Target;
 use super::Opened;
 use super::files;
 use super::frontend_request;
+use super::lock;
 use super::open;
 use super::pin;
 use super::pinned;
@@ -74,7 +75,8 @@ pub fn inspect(request: &BuildRequest, question: Question) -> Result<Inspection,
         let answer = Answer::Targets(targets);
         return Ok(Inspection { source, answer });
     }
-    let pinner = pin::Pinner::new(request, &store, &lease, &registry);
+    let lock = lock::Lock::of(request, &plan)?;
+    let pinner = pin::Pinner::new(request, &lock, &store, &lease, &registry);
     let mut pins = Pins::default();
     let answer = match question {
         Question::Outline => Answer::Parameters(pinned(&mut pins, &pinner, |pins| {

@@ -1,9 +1,11 @@
 //! Line 4 of the pipeline: tag → digest + image config.
 //!
-//! The table of mutable sources: a tag uses its pinned result and is asked for again when that is older than
-//! `tag-max-age` or with `--pull`; a URL without a checksum is asked each time whether it has changed; a digest, a checksum
-//! and `--offline` are never asked. An image of rbuild's own store stands
-//! in for a registry's of the same name, unless `--pull`.
+//! The table of mutable sources: what is in the [lock](super::lock) is what that says (`locked`); a tag uses its pinned
+//! result and is asked for again when that is older than `tag-max-age` or with `--pull`; a URL without a checksum is asked
+//! each time whether it has changed; a digest, a checksum and `--offline` are never asked. An image of rbuild's own store
+//! stands in for a registry's of the same name, unless `--pull`.
+
+mod locked;
 
 use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
@@ -20,6 +22,8 @@ use rbuild_llb::op::OciLayoutSource;
 use rbuild_llb::op::SourceOp;
 
 use super::failure;
+use super::lock::Lock;
+use super::lock::Name;
 use crate::clock;
 use crate::image::Document;
 use crate::ops::git;
@@ -29,6 +33,7 @@ use crate::outcome::ErrorKind;
 use crate::registry;
 use crate::registry::Layout;
 use crate::registry::MAX_DOCUMENT;
+use crate::registry::ParseReferenceError;
 use crate::registry::Reference;
 use crate::registry::Resolved;
 use crate::request::BuildRequest;
@@ -39,6 +44,7 @@ pub(super) struct Pinner<'a> {
     pull: bool,
     offline: bool,
     tag_max_age: u64,
+    lock: Option<&'a Lock>,
     store: &'a Store,
     lease: &'a Lease,
     registry: &'a registry::Client,
@@ -47,6 +53,7 @@ pub(super) struct Pinner<'a> {
 impl<'a> Pinner<'a> {
     pub(super) fn new(
         request: &'a BuildRequest,
+        lock: &'a Lock,
         store: &'a Store,
         lease: &'a Lease,
         registry: &'a registry::Client,
@@ -56,6 +63,7 @@ impl<'a> Pinner<'a> {
             pull: request.pull,
             offline: request.offline,
             tag_max_age,
+            lock: Some(lock),
             store,
             lease,
             registry,
@@ -74,6 +82,7 @@ impl<'a> Pinner<'a> {
             pull: false,
             offline: false,
             tag_max_age,
+            lock: None,
             store,
             lease,
             registry,
@@ -109,24 +118,22 @@ impl<'a> Pinner<'a> {
                     && pins.get(&request.source, &request.platform).is_none()
             })
             .collect();
-        let answers: Vec<Result<Pin, BuildError>> = match open.as_slice() {
-            [] => return Ok(()),
-            [only] => vec![self.one(only)],
-            several => std::thread::scope(|scope| {
-                let threads: Vec<_> = several
-                    .iter()
-                    .map(|request| scope.spawn(|| self.one(request)))
-                    .collect();
-                threads
-                    .into_iter()
-                    .map(|thread| {
-                        thread
-                            .join()
-                            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                    })
-                    .collect()
-            }),
-        };
+        if let Some(lock) = self.lock {
+            lock.check(&open)?;
+            let missing = lock.to_add(&open);
+            let found = side_by_side(&missing, |(_, request)| {
+                self.anew(&request.source, &request.platform)
+                    .map_err(|error| failure::at(error, request.span.as_ref()))
+            });
+            for ((name, request), found) in missing.into_iter().zip(found) {
+                match found {
+                    Ok(found) => lock.add(name, found),
+                    Err(_) if self.is_own(request)? => lock.miss(name),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        let answers = side_by_side(&open, |request| self.one(request));
         for (request, answer) in open.into_iter().zip(answers) {
             pins.insert(request.source.clone(), request.platform.clone(), answer?);
         }
@@ -134,9 +141,27 @@ impl<'a> Pinner<'a> {
     }
 
     fn one(&self, request: &SourceRequest) -> Result<Pin, BuildError> {
-        let pinned = match &request.source {
-            SourceOp::Image(image) => self.image(image, &request.platform),
-            SourceOp::OciLayout(layout) => self.layout(layout, &request.platform),
+        let (source, platform) = (&request.source, &request.platform);
+        let pinned = match self.lock.zip(Name::of(source)) {
+            None => self.now(source, platform),
+            Some((lock, name)) => match lock.get(&name) {
+                Some(locked) => self.locked(source, platform, lock, &locked, &name),
+                None => {
+                    if lock.remarks() && !self.is_own(request)? {
+                        lock.miss(name);
+                    }
+                    self.now(source, platform)
+                }
+            },
+        };
+        pinned.map_err(|error| failure::at(error, request.span.as_ref()))
+    }
+
+    /// What a source is now, as far as the rules above have it asked for.
+    fn now(&self, source: &SourceOp, platform: &Platform) -> Result<Pin, BuildError> {
+        match source {
+            SourceOp::Image(image) => self.image(image, platform),
+            SourceOp::OciLayout(layout) => self.layout(layout, platform),
             SourceOp::Http(source) => {
                 http::current(self.store, self.registry, &source.url, self.offline)
                     .map(|stored| Pin::Http {
@@ -148,23 +173,12 @@ impl<'a> Pinner<'a> {
                 .map(|commit| Pin::Git { commit })
                 .map_err(failure::op),
             SourceOp::Local(_) => unreachable!("a context is not pinned"),
-        };
-        pinned.map_err(|error| failure::at(error, request.span.as_ref()))
+        }
     }
 
     fn image(&self, image: &ImageSource, platform: &Platform) -> Result<Pin, BuildError> {
-        let reference: Reference = image
-            .reference
-            .parse()
-            .map_err(|error| BuildError::new(ErrorKind::Request, anyhow::Error::new(error)))?;
-        if !self.pull
-            && let Some(stored) = self
-                .store
-                .images()
-                .get(&image.reference)
-                .map_err(failure::store)?
-            && let Some(pin) = self.stored(&stored.digest, platform)?
-        {
+        let reference = parse(&image.reference)?;
+        if let Some(pin) = self.own(image, platform)? {
             return Ok(pin);
         }
         let key = format!("{} {platform}", image.reference);
@@ -181,12 +195,7 @@ impl<'a> Pinner<'a> {
             }
         }
         if self.offline {
-            let error = anyhow::anyhow!(
-                "`{}` is not in the store, and `--offline` asks no registry",
-                image.reference
-            );
-            return Err(BuildError::new(ErrorKind::Environment, error)
-                .hint("build once without `--offline`"));
+            return Err(offline(&image.reference));
         }
         let resolved = self
             .registry
@@ -200,6 +209,25 @@ impl<'a> Pinner<'a> {
         };
         self.store.set_pin(&key, &stored).map_err(failure::store)?;
         Ok(pin)
+    }
+
+    /// The image of rbuild's own store that stands in for a registry's.
+    fn own(&self, image: &ImageSource, platform: &Platform) -> Result<Option<Pin>, BuildError> {
+        if self.pull {
+            return Ok(None);
+        }
+        let own = self.store.images().get(&image.reference);
+        match own.map_err(failure::store)? {
+            Some(own) => self.stored(&own.digest, platform),
+            None => Ok(None),
+        }
+    }
+
+    fn is_own(&self, request: &SourceRequest) -> Result<bool, BuildError> {
+        match &request.source {
+            SourceOp::Image(image) => Ok(self.own(image, &request.platform)?.is_some()),
+            _ => Ok(false),
+        }
     }
 
     fn layout(&self, layout: &OciLayoutSource, platform: &Platform) -> Result<Pin, BuildError> {
@@ -224,6 +252,14 @@ impl<'a> Pinner<'a> {
     /// The pin of an image whose manifest, or index, is in the store; nothing if it is incomplete there or for
     /// another platform.
     fn stored(&self, digest: &OciDigest, platform: &Platform) -> Result<Option<Pin>, BuildError> {
+        let found = self.found(digest, platform)?;
+        Ok(found.filter(|pin| {
+            !matches!(pin, Pin::Image { config, .. } if !platform.fallbacks().contains(&config.platform()))
+        }))
+    }
+
+    /// The same, whatever platform a manifest is for.
+    fn found(&self, digest: &OciDigest, platform: &Platform) -> Result<Option<Pin>, BuildError> {
         let blobs = self.store.blobs();
         let read = |digest: &OciDigest| {
             blobs
@@ -252,14 +288,46 @@ impl<'a> Pinner<'a> {
         let Some(config) = read(&manifest.config.digest) else {
             return Ok(None);
         };
-        let pin = pin_of(digest, &config)?;
-        match &pin {
-            Pin::Image { config, .. } if !platform.fallbacks().contains(&config.platform()) => {
-                Ok(None)
-            }
-            _ => Ok(Some(pin)),
-        }
+        pin_of(digest, &config).map(Some)
     }
+}
+
+/// Does several things at once, on threads that are gone afterwards.
+pub(super) fn side_by_side<T: Sync, R: Send>(
+    things: &[T],
+    deed: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    match things {
+        [] => Vec::new(),
+        [only] => vec![deed(only)],
+        several => std::thread::scope(|scope| {
+            let deed = &deed;
+            let threads: Vec<_> = several
+                .iter()
+                .map(|thing| scope.spawn(move || deed(thing)))
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| {
+                    thread
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+                .collect()
+        }),
+    }
+}
+
+fn parse(reference: &str) -> Result<Reference, BuildError> {
+    reference
+        .parse()
+        .map_err(|error: ParseReferenceError| BuildError::new(ErrorKind::Request, error))
+}
+
+fn offline(reference: &str) -> BuildError {
+    let error =
+        anyhow::anyhow!("`{reference}` is not in the store, and `--offline` asks no registry");
+    BuildError::new(ErrorKind::Environment, error).hint("build once without `--offline`")
 }
 
 fn pin_of(digest: OciDigest, config: &[u8]) -> Result<Pin, BuildError> {

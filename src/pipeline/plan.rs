@@ -13,6 +13,7 @@ use rbuild_llb::frontend::GitState;
 use rbuild_llb::frontend::MainContext;
 
 use super::files;
+use super::lock;
 use crate::ops::LocalRoot;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
@@ -37,6 +38,10 @@ pub(super) struct Plan {
     pub(super) git: Option<GitState>,
     /// What identifies this plan among all plans of this machine.
     pub(super) identity: String,
+    /// Where its lock file is or would be; `None` if it is in no directory of this machine.
+    pub(super) lock_path: Option<PathBuf>,
+    /// The lock file; of several plans, those that there are.
+    pub(super) locks: Vec<Arc<SourceFile>>,
     /// Something worth saying about the choice.
     pub(super) remark: Option<String>,
 }
@@ -102,6 +107,12 @@ pub(super) fn inline(request: &BuildRequest, name: &str, text: &str) -> Result<P
 
 /// What several plans of one build are together.
 pub(super) fn together(request: &BuildRequest, plans: &[Plan]) -> Plan {
+    let mut locks: Vec<Arc<SourceFile>> = Vec::new();
+    for lock in plans.iter().flat_map(|plan| &plan.locks) {
+        if !locks.iter().any(|have| have.name == lock.name) {
+            locks.push(Arc::clone(lock));
+        }
+    }
     let identities = plans.iter().map(|plan| plan.identity.as_str());
     Plan {
         source: source_file("bake".to_owned(), String::new()),
@@ -115,6 +126,8 @@ pub(super) fn together(request: &BuildRequest, plans: &[Plan]) -> Plan {
         files: Files::default(),
         git: None,
         identity: identities.collect::<Vec<_>>().join(" "),
+        lock_path: None,
+        locks,
         remark: None,
     }
 }
@@ -139,6 +152,9 @@ pub(super) fn beside(
         Some(parent) => parent.to_owned(),
         None => dir.to_owned(),
     };
+    let lock_path = lock::path(&own, path);
+    let lock = read_file(&lock_path)?;
+    let lock = lock.map(|text| lock::source_file(lock_path.display().to_string(), text));
     let (mut files, mut git) = (Files::default(), None);
     if files::is_plan(&source) {
         files = files::read(&source, &own)?;
@@ -153,6 +169,8 @@ pub(super) fn beside(
         files,
         git,
         source,
+        lock_path: Some(lock_path),
+        locks: lock.into_iter().collect(),
         remark: None,
     })
 }

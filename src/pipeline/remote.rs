@@ -24,6 +24,7 @@ use rbuild_llb::op::SourceOp;
 
 use super::failure;
 use super::files;
+use super::lock;
 use super::plan;
 use super::plan::Plan;
 use super::plan::unreadable;
@@ -207,6 +208,8 @@ impl<'a> Remote<'a> {
             dir: PathBuf::new(),
             files: Default::default(),
             git: None,
+            lock_path: None,
+            locks: Vec::new(),
             ignore: None,
             locals: plan::named_directories(self.request)?,
             identity: identity.to_owned(),
@@ -218,7 +221,8 @@ impl<'a> Remote<'a> {
     fn archive(&self, digest: OciDigest, url: &str) -> Result<Plan, BuildError> {
         let (name, text) = self.plan_in(&[digest], "the archive that is the context")?;
         let context = MainContext::Archive(file_of(url, Some(digest)));
-        self.plan(name, text, context, url)
+        let plan = self.plan(name, text, context, url)?;
+        self.with_lock(plan, &[digest])
     }
 
     /// A commit as the context.
@@ -238,12 +242,26 @@ impl<'a> Remote<'a> {
         }
         let (name, text) = self.plan_in(&archives, &format!("`{}`", source.remote))?;
         let identity = source.remote.clone();
-        self.plan(
-            name,
-            text,
-            MainContext::Files(SourceOp::Git(source)),
-            &identity,
-        )
+        let context = MainContext::Files(SourceOp::Git(source));
+        let plan = self.plan(name, text, context, &identity)?;
+        self.with_lock(plan, &archives)
+    }
+
+    /// The same with the lock file beside it, if it is from there and has one.
+    fn with_lock(&self, plan: Plan, archives: &[OciDigest]) -> Result<Plan, BuildError> {
+        if !matches!(self.request.file, None | Some(PlanFile::Path(_))) {
+            return Ok(plan);
+        }
+        let own = Path::new(&plan.source.name);
+        let path = lock::path(own.parent().unwrap_or(own), Some(own));
+        let name = path.display().to_string();
+        for archive in archives {
+            if let Some(text) = self.text_in(archive, &name).map_err(failure::op)? {
+                let locks = vec![lock::source_file(name, text)];
+                return Ok(Plan { locks, ..plan });
+            }
+        }
+        Ok(plan)
     }
 
     /// The plan, by the name that was asked for or by one of the usual ones.

@@ -23,6 +23,7 @@ use super::Planned;
 use super::definition;
 use super::failure;
 use super::files;
+use super::lock;
 use super::open;
 use super::pin;
 use crate::ops::Engine;
@@ -60,7 +61,8 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
         registry,
         plan,
     } = open(request)?;
-    let pinner = pin::Pinner::new(request, &store, &lease, &registry);
+    let lock = lock::Lock::of(request, &plan)?;
+    let pinner = pin::Pinner::new(request, &lock, &store, &lease, &registry);
     let frontend = files::frontend(&plan.source);
     let Planned { definition, .. } =
         definition(request, &plan, &*frontend, &pinner, &progress.events())?;

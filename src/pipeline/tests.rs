@@ -52,6 +52,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         no_cache: NoCache::Off,
         pull: false,
         offline: true,
+        locked: false,
         network: NetworkMode::Default,
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
@@ -85,6 +86,8 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         files: Default::default(),
         git: None,
         identity: String::new(),
+        lock_path: None,
+        locks: Vec::new(),
         remark: None,
     };
     (request, plan)
@@ -159,6 +162,10 @@ impl Chain {
 }
 
 impl Frontend for Chain {
+    fn all_targets(&self, _: &FrontendRequest) -> Result<Vec<String>, Vec<Diagnostic>> {
+        Ok(Vec::new())
+    }
+
     fn platforms(&self, request: &FrontendRequest) -> Result<Vec<Platform>, Vec<Diagnostic>> {
         Ok(vec![request.build_platform.clone()])
     }
@@ -210,7 +217,8 @@ fn convert_with(frontend: &Chain, store: &Store, root: &Path) -> Result<Planned,
     let (request, plan) = request(root);
     let lease = store.lease().unwrap();
     let registry = registry::Client::new(&request.settings);
-    let pinner = pin::Pinner::new(&request, store, &lease, &registry);
+    let lock = lock::Lock::of(&request, &plan).unwrap();
+    let pinner = pin::Pinner::new(&request, &lock, store, &lease, &registry);
     definition(&request, &plan, frontend, &pinner, &progress().events())
 }
 

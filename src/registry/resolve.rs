@@ -1,5 +1,7 @@
 //! From a name to the image for a platform, wherever the bytes come from.
 
+use std::collections::BTreeMap;
+
 use rbuild_llb::ImageConfig;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
@@ -21,6 +23,8 @@ const MAX_UNDECLARED: usize = 16;
 pub struct Resolved {
     /// The index the name stands for, if it is one; what a tag is pinned to then.
     pub index: Option<OciDigest>,
+    /// The manifests of the index whose platforms it names, this one most likely among them.
+    pub platforms: BTreeMap<Platform, OciDigest>,
     /// The platform's manifest.
     pub manifest: Manifest,
     /// Its digest.
@@ -78,6 +82,7 @@ pub(super) fn image(
             };
             Ok(Resolved {
                 index: Some(root.digest),
+                platforms: index.by_platform(),
                 ..image
             })
         }
@@ -186,6 +191,7 @@ fn load(
     }
     Ok(Resolved {
         index: None,
+        platforms: BTreeMap::new(),
         manifest,
         manifest_digest: fetched.digest,
         manifest_bytes: fetched.bytes,

@@ -23,13 +23,16 @@ use crate::support::tools;
 /// What steps trust that speak to npm, PyPI and crates.io.
 const CA: &str = "--ca=/etc/ssl/certs/ca-certificates.crt";
 
-const ALWAYS: [(&str, fn(&str)); 3] = [
+/// A project, and what builds it and looks at the result.
+type Example = (&'static str, fn(&str));
+
+const ALWAYS: [Example; 3] = [
     ("dockerfiles", dockerfiles),
     ("node-api", node_api),
     ("python-web", python_web),
 ];
 
-const OTHERS: [(&str, fn(&str)); 7] = [
+const OTHERS: [Example; 7] = [
     ("c-make", c_make),
     ("matrix", matrix),
     ("monorepo", monorepo),
@@ -288,7 +291,7 @@ fn monorepo(name: &str) {
 fn multi_platform(name: &str) {
     let registry = Registry::start();
     let env = example(name, []);
-    multi_platform_base(&env, &registry);
+    multi_platform_base(&env, &registry, true);
     let base = format!("base={}/base:1", registry.host());
     build(&env, &[&base, "version=1.2"]).success();
     for (arch, base_has) in [("amd64", false), ("arm64", true)] {

@@ -3,3 +3,4 @@
 mod docs;
 mod errors;
 mod examples;
+mod init;

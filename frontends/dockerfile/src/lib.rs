@@ -273,6 +273,12 @@ impl Frontend for Dockerfile {
         Ok(vec![request.build_platform.clone()])
     }
 
+    /// Stages without a name are built for others alone.
+    fn all_targets(&self, request: &FrontendRequest) -> Result<Vec<String>, Vec<Diagnostic>> {
+        let stages = self.targets(request)?.into_iter();
+        Ok(stages.filter_map(|stage| stage.name).collect())
+    }
+
     fn outline(&self, request: &FrontendRequest) -> Result<Outline, Vec<Diagnostic>> {
         let mut all = Outline::default();
         for request in each_target(request) {

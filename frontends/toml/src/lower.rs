@@ -44,6 +44,7 @@ mod body;
 mod copy;
 mod image;
 mod mounts;
+mod needs;
 
 /// Values that outputs give to arguments, by their qualified names.
 pub(crate) type World = BTreeMap<String, String>;
@@ -99,6 +100,8 @@ pub(crate) struct Lowering<'a> {
     pub(crate) errors: Vec<Diagnostic>,
     pub(crate) world: World,
     steps: BTreeMap<(ModuleId, String), Vec<Made>>,
+    /// Steps with which something is wrong, which has been said.
+    failed: BTreeSet<(ModuleId, String)>,
     /// Inputs as stages to copy from, by what they are.
     sources: Vec<(SourceOp, Option<Platform>, StageId)>,
     dockerfiles: Vec<(ProgramInput, StageId)>,
@@ -117,6 +120,7 @@ impl<'a> Lowering<'a> {
             errors: Vec::new(),
             world: World::new(),
             steps: BTreeMap::new(),
+            failed: BTreeSet::new(),
             sources: Vec::new(),
             dockerfiles: Vec::new(),
             stack: Vec::new(),
@@ -202,26 +206,90 @@ impl<'a> Lowering<'a> {
             self.note(&made.reads);
             return Some(made.stage);
         }
+        if self.stack.is_empty() && !self.needed_first(&key, asked) {
+            return None;
+        }
         let qualified = self.qualified(module, name);
         if let Some(start) = self.stack.iter().position(|(have, _)| *have == key) {
             let error = self.cycle(start, &qualified, asked);
             self.errors.push(error);
             return None;
         }
+        self.alone(module, name, asked);
+        let made = self.made(&key)?;
+        self.note(&made.reads);
+        Some(made.stage)
+    }
+
+    /// Makes all that a step needs, the first first, so that long chains of steps are no deep recursion. Whether there is
+    /// an order in which that can be done.
+    fn needed_first(&mut self, key: &(ModuleId, String), asked: &Span) -> bool {
+        let mut open: Vec<(needs::Need, bool)> = vec![(
+            needs::Need {
+                module: key.0,
+                name: key.1.clone(),
+                span: asked.clone(),
+            },
+            false,
+        )];
+        // The steps on the way to the one at hand, and those that are behind it.
+        let mut way: Vec<((ModuleId, String), Span)> = Vec::new();
+        let mut done: BTreeSet<(ModuleId, String)> = BTreeSet::new();
+        while let Some((need, ready)) = open.pop() {
+            let at = (need.module, need.name.clone());
+            if ready {
+                way.pop();
+                if at != *key && self.modules.get(at.0).file.step.contains_key(&at.1) {
+                    let (_, reads) =
+                        self.reading(|lowering| lowering.alone(at.0, &at.1, &need.span));
+                    drop(reads);
+                }
+                done.insert(at);
+                continue;
+            }
+            if done.contains(&at) {
+                continue;
+            }
+            if let Some(start) = way.iter().position(|(have, _)| *have == at) {
+                std::mem::swap(&mut self.stack, &mut way);
+                let error = self.cycle(start, &self.qualified(at.0, &at.1), &need.span);
+                std::mem::swap(&mut self.stack, &mut way);
+                self.errors.push(error);
+                return false;
+            }
+            way.push((at, need.span.clone()));
+            let more = needs::of(self.modules, need.module, &need.name);
+            open.push((need, true));
+            open.extend(more.into_iter().rev().map(|need| (need, false)));
+        }
+        true
+    }
+
+    /// Makes a step whose needs are made.
+    fn alone(&mut self, module: ModuleId, name: &str, asked: &Span) {
+        let key = (module, name.to_owned());
+        if self.failed.contains(&key) || self.made(&key).is_some() {
+            return;
+        }
         let modules = self.modules;
         let step = &modules.get(module).file.step[name];
+        let qualified = self.qualified(module, name);
         self.stack.push((key.clone(), asked.clone()));
         self.reads.push(Reads::new());
         let stage = self.make_step(module, &qualified, &step.value);
         self.stack.pop();
         let reads = self.reads.pop().unwrap_or_default();
         self.note(&reads);
-        let stage = stage?;
-        self.steps
-            .entry(key)
-            .or_default()
-            .push(Made { reads, stage });
-        Some(stage)
+        match stage {
+            Some(stage) => self
+                .steps
+                .entry(key)
+                .or_default()
+                .push(Made { reads, stage }),
+            None => {
+                self.failed.insert(key);
+            }
+        }
     }
 
     fn made(&self, key: &(ModuleId, String)) -> Option<Made> {

@@ -85,6 +85,13 @@ pub(crate) fn instances<'m>(
     combinations.into_iter().map(instance).collect()
 }
 
+/// All outputs and tests, as they are named on the command line.
+pub(crate) fn all(modules: &Modules) -> Vec<String> {
+    let root = &modules.get(ROOT).file;
+    let tests = root.test.keys().map(|name| format!("{TEST}{name}"));
+    root.output.keys().cloned().chain(tests).collect()
+}
+
 /// What the targets of a request mean.
 pub(crate) fn wanted<'m>(
     modules: &'m Modules,

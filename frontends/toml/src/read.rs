@@ -69,8 +69,8 @@ pub(crate) trait Field: Sized {
 #[derive(Debug)]
 pub(crate) struct Reader {
     file: Arc<SourceFile>,
-    /// Keys down to the value at hand.
-    path: Vec<String>,
+    /// Keys down to the value at hand, each with a dot before it.
+    path: String,
     /// What stands in the place of values of the file.
     settings: Arc<Settings>,
     pub(crate) errors: Vec<Diagnostic>,
@@ -107,7 +107,7 @@ impl Reader {
     pub(crate) fn new(file: &Arc<SourceFile>) -> Self {
         Self {
             file: Arc::clone(file),
-            path: Vec::new(),
+            path: String::new(),
             settings: Arc::default(),
             errors: Vec::new(),
         }
@@ -171,7 +171,7 @@ impl Reader {
     pub(crate) fn here(&self) -> String {
         match self.path.is_empty() {
             true => "the file".to_owned(),
-            false => format!("`{}`", self.path.join(".")),
+            false => format!("`{}`", &self.path[1..]),
         }
     }
 
@@ -197,12 +197,14 @@ impl Reader {
 
     /// Does something one key further down.
     pub(crate) fn within<T>(&mut self, key: &str, act: impl FnOnce(&mut Self) -> T) -> T {
-        self.path.push(match is_bare(key) {
-            true => key.to_owned(),
-            false => format!("{key:?}"),
-        });
+        let before = self.path.len();
+        self.path.push('.');
+        match is_bare(key) {
+            true => self.path.push_str(key),
+            false => self.path.push_str(&format!("{key:?}")),
+        }
         let done = act(self);
-        self.path.pop();
+        self.path.truncate(before);
         done
     }
 
@@ -242,6 +244,20 @@ fn is_header(text: &str, at: usize) -> bool {
     let before = text.get(..at).unwrap_or_default();
     let line = before.rsplit('\n').next().unwrap_or_default();
     line.trim_start().starts_with('[')
+}
+
+/// A number's digits, without a string of their own: every item of every array is asked for them.
+fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &str {
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    std::str::from_utf8(&digits[start..]).expect("digits are ASCII")
 }
 
 /// Whether TOML takes a key without quotes.
@@ -341,7 +357,8 @@ impl<T: Read> Read for List<T> {
         };
         let mut list = Vec::with_capacity(array.len());
         for (at, item) in array.iter().enumerate() {
-            list.extend(to.within(&at.to_string(), |to| T::read(item, to)));
+            let mut digits = [0; 20];
+            list.extend(to.within(decimal(at, &mut digits), |to| T::read(item, to)));
         }
         Some(Self { value: list, span })
     }
@@ -507,9 +524,11 @@ macro_rules! table {
                     Some(value) => Some(value),
                     None => {
                         let absent = <$ty as $crate::read::Field>::absent();
-                        let key = $crate::read::key_of(stringify!($field));
-                        if absent.is_none() && !table.keys().any(|have| *have.get_ref() == key) {
-                            to.missing(&key, span.clone());
+                        if absent.is_none() {
+                            let key = $crate::read::key_of(stringify!($field));
+                            if !table.keys().any(|have| *have.get_ref() == key) {
+                                to.missing(&key, span.clone());
+                            }
                         }
                         absent
                     }

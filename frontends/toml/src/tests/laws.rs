@@ -197,6 +197,31 @@ require = ["test.all", "test.each"]
     );
 }
 
+/// Chains are as long as a file can make them: neither a good nor a bad one is a recursion.
+#[test]
+fn long_chains_of_steps_are_no_deep_recursion() {
+    let chain = |first: &str| {
+        let mut text = format!("schema = 1\n[step.s0]\nfrom = '{first}'\nrun = [['0']]\n");
+        for step in 1..3000 {
+            text.push_str(&format!(
+                "[step.s{step}]\nfrom = 's{}'\nrun = [['{step}']]\n",
+                step - 1
+            ));
+        }
+        text + "[output.o]\nstep = 's2999'\n"
+    };
+    assert_eq!(plan(&chain("scratch")).definition.prune().len(), 3000);
+    assert_eq!(
+        errors(&chain("nothing")),
+        ["there is no step or input `nothing`"]
+    );
+    let cycle = errors(&chain("s2999"));
+    assert!(
+        cycle[0].starts_with("steps need each other: `s2999` → `s2998`"),
+        "{cycle:?}"
+    );
+}
+
 #[test]
 fn conditions_are_by_equality_and_all_must_hold() {
     let text = |when: &str| {
