@@ -148,7 +148,8 @@ fn python_web(name: &str) {
         ["RUN python -m pytest -q -p no:cacheprovider /tests --junitxml=/out/junit.xml"]
     );
     assert!(read(&env, "reports/junit.xml").contains("failures=\"1\""));
-    env.rbuild(["run", "python-web"]).code(2);
+    let images = env.rbuild(["images"]).success().stdout;
+    assert!(!images.contains("python-web"), "{images}");
 }
 
 fn node_api(name: &str) {

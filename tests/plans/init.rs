@@ -20,7 +20,7 @@ fn each_project_gets_its_plan() {
         let name = env.outside(&case);
         fs::rename(env.path(""), &name).unwrap();
         fs::create_dir(env.path("")).unwrap();
-        let _ = fs::remove_file(name.join("expected.toml"));
+        fs::remove_file(name.join("expected.toml")).unwrap();
         let output = env.rbuild(["init", "-o", "-", name.to_str().unwrap()]);
         let expected = Data::read_from(&dir.join(&case).join("expected.toml"), None);
         Assert::new()

@@ -1,4 +1,5 @@
-//! Plans: the examples of `testdata/plan` as their users build them, and what wrong ones are told.
+//! Plans: the examples of `testdata/plan` as their users build them, what wrong ones are told, the page that teaches the
+//! language, and the plans that `rbuild init` writes.
 
 mod docs;
 mod errors;
