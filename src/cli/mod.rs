@@ -14,6 +14,7 @@ mod doctor;
 mod env;
 mod flags;
 mod images;
+mod init;
 mod lock;
 mod output;
 mod plan;
@@ -80,6 +81,8 @@ enum Cmd {
     /// List what a plan or Dockerfile has to build, and what can be chosen
     #[command(args_override_self = true)]
     Ls(plans::ListFlags),
+    /// Write a first plan for the project in a directory
+    Init(init::InitFlags),
     /// Print the JSON Schema of plans, or their reference
     Schema(plans::SchemaFlags),
     /// Write a Dockerfile as a plan, or a plan as a Dockerfile
@@ -206,6 +209,7 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
         Cmd::Bake(flags) => return bake::run(&flags, &session),
         Cmd::Test(flags) => return plans::test(&flags, &session),
         Cmd::Ls(flags) => plans::list(&flags, &session)?,
+        Cmd::Init(flags) => init::run(&flags)?,
         Cmd::Schema(flags) => plans::schema(&flags)?,
         Cmd::Convert(flags) => return convert::run(&flags, &session),
         Cmd::Lock(flags) => lock::lock(&flags, &session)?,

@@ -7,12 +7,14 @@
 //! - `values`: `{name}` in values; `lower`: steps to the stages of a [`Program`](rbuild_dockerfile::program::Program),
 //!   which the Dockerfile frontend converts, so that both languages make the same steps of the same things
 //! - `reference`: the language as a JSON Schema and as a reference, from the same types
+//! - `init`: a first plan for a project
 //! - `outputs`: which outputs and tests a request means, and what becomes of them
 //!
 //! Other files that a plan names (included plans, Dockerfiles) come with the request; [`needs`] tells which.
 
 mod contents;
 mod convert;
+pub mod init;
 mod lower;
 mod modules;
 mod outputs;

@@ -239,6 +239,13 @@ impl Reader {
     }
 }
 
+/// Whether a place is in a line that begins a table.
+fn is_header(text: &str, at: usize) -> bool {
+    let before = text.get(..at).unwrap_or_default();
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    line.trim_start().starts_with('[')
+}
+
 /// A number's digits, without a string of their own: every item of every array is asked for them.
 fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &str {
     let mut start = digits.len();
@@ -251,13 +258,6 @@ fn decimal(mut number: usize, digits: &mut [u8; 20]) -> &str {
         }
     }
     std::str::from_utf8(&digits[start..]).expect("digits are ASCII")
-}
-
-/// Whether a place is in a line that begins a table.
-fn is_header(text: &str, at: usize) -> bool {
-    let before = text.get(..at).unwrap_or_default();
-    let line = before.rsplit('\n').next().unwrap_or_default();
-    line.trim_start().starts_with('[')
 }
 
 /// Whether TOML takes a key without quotes.

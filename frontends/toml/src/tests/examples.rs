@@ -88,6 +88,20 @@ fn plans_in_the_documentation_are_right() {
 }
 
 #[test]
+fn first_plans_are_right() {
+    let mut plans = 0;
+    for entry in fs::read_dir(root().join("testdata/init")).unwrap() {
+        let path = entry.unwrap().path().join("expected.toml");
+        let name = path.display().to_string();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!lowered(&name, &text, &|_| None).goals.is_empty(), "{name}");
+        assert!(text.contains("\n[test."), "{name}");
+        plans += 1;
+    }
+    assert!(plans > 10, "{plans}");
+}
+
+#[test]
 fn a_plan_that_two_others_include_is_one() {
     let of = |text: &str| format!("schema = 1\n{text}");
     let files = BTreeMap::from([

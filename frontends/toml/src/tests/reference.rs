@@ -18,6 +18,17 @@ fn the_reference_in_docs_is_the_one_of_the_language() {
     );
 }
 
+#[test]
+fn the_schema_in_docs_is_the_one_of_the_language() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let name = crate::init::SCHEMA_URL.rsplit('/').next().unwrap();
+    let have = std::fs::read_to_string(docs.join(name)).unwrap();
+    assert!(
+        have == json_schema(),
+        "write it anew: `rbuild schema > docs/{name}`"
+    );
+}
+
 /// All keys that a value may have by the schema, or nothing if it is not known.
 fn allowed<'s>(schema: &'s Value, at: &'s Value, keys: &mut Vec<&'s Value>) {
     if let Some(reference) = at["$ref"].as_str() {
