@@ -2,6 +2,7 @@
 
 mod assemble;
 pub mod bake;
+pub mod convert;
 mod deliver;
 pub mod durability;
 mod failure;

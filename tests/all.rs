@@ -10,6 +10,7 @@ mod cache;
 mod calls;
 mod concurrency;
 mod contexts;
+mod convert;
 mod dockerfile;
 mod exporters;
 mod lock;

@@ -701,7 +701,7 @@ error: unexpected argument '--no-such-flag' found
 
   tip: a similar argument exists: '--no-cache-filter'
 
-Usage: rbuild build --no-cache-filter <STAGE,…> <CONTEXT>
+Usage: rbuild build --no-cache-filter <STAGE,…> [CONTEXT]...
 
 For more information, try '--help'.
 [exit status: 2]

@@ -673,10 +673,10 @@ run = ["true"]
         .code(2)
         .fails_with(str![[r#"
 error: `rbuild.lock` has no entry for `docker.io/library/busybox:latest`
- --> rbuild.toml:8:7
+ --> rbuild.toml:9:8
   |
-8 | [step.app]
-  |       ^^^ not locked
+9 | from = "base"
+  |        ^^^^^^ not locked
   |
 hint: `rbuild lock`, with the flags of this build, adds it; without `--locked` it is taken as it is now
 [exit status: 2]
@@ -688,6 +688,17 @@ added http://127.0.0.1:[PORT]/in-output [ID]
 added http://127.0.0.1:[PORT]/in-test [ID]
 ---- stderr ----
 wrote `rbuild.lock`
+
+"#]]);
+    let other = format!("inputs.extra.url={:?}", server.url("in-test"));
+    env.rbuild(["lock", "--check", "--set", &other])
+        .code(2)
+        .is(str![[r#"
+removed http://127.0.0.1:[PORT]/in-output [ID]
+---- stderr ----
+error: `rbuild.lock` is not up to date
+hint: run `rbuild lock`
+[exit status: 2]
 
 "#]]);
     server.asked();

@@ -42,6 +42,9 @@ pub(crate) struct LockFlags {
     /// Platforms to lock for, besides those the lock file is for already
     #[arg(long, value_name = "OS/ARCH,…")]
     platform: Vec<String>,
+    /// Set a value of a plan, as for a build
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Only add what this stage or output needs
     #[arg(long, value_name = "STAGE")]
     target: Vec<String>,
@@ -70,6 +73,7 @@ pub(crate) fn lock(flags: &LockFlags, session: &Session) -> Result<(), Failed> {
         build_context: flags.build_context.clone(),
         file: flags.file.clone(),
         platform: flags.platform.clone(),
+        set: flags.set.clone(),
         target: flags.target.clone(),
         ..BuildFlags::default()
     };

@@ -8,6 +8,7 @@ mod bake;
 mod build;
 mod call;
 mod config;
+mod convert;
 mod debug;
 mod doctor;
 mod env;
@@ -84,6 +85,8 @@ enum Cmd {
     Init(init::InitFlags),
     /// Print the JSON Schema of plans, or their reference
     Schema(plans::SchemaFlags),
+    /// Write a Dockerfile as a plan, or a plan as a Dockerfile
+    Convert(convert::ConvertFlags),
     /// Write down what tags, branches and URLs are now, for builds to go by
     Lock(lock::LockFlags),
     /// Ask anew what the sources in the lock file are
@@ -208,6 +211,7 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
         Cmd::Ls(flags) => plans::list(&flags, &session)?,
         Cmd::Init(flags) => init::run(&flags)?,
         Cmd::Schema(flags) => plans::schema(&flags)?,
+        Cmd::Convert(flags) => return convert::run(&flags, &session),
         Cmd::Lock(flags) => lock::lock(&flags, &session)?,
         Cmd::Update(flags) => lock::update(&flags, &session)?,
         Cmd::Images(flags) => images::list(&flags, &session)?,

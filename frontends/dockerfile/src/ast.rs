@@ -19,7 +19,7 @@ pub struct Word {
 
 /// A Dockerfile.
 #[derive(Debug)]
-pub(crate) struct Ast {
+pub struct Ast {
     /// The escape character.
     pub escape: char,
     /// ARG instructions before the first FROM.
@@ -27,12 +27,12 @@ pub(crate) struct Ast {
     /// The stages.
     pub stages: Vec<Stage>,
     /// Empty lines inside continued instructions.
-    pub empty_continuations: Vec<EmptyContinuation>,
+    pub(crate) empty_continuations: Vec<EmptyContinuation>,
 }
 
 /// What all instructions have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Head {
+pub struct Head {
     /// The keyword as written.
     pub keyword: Word,
     /// The whole instruction, here-documents included.
@@ -45,7 +45,7 @@ pub(crate) struct Head {
 
 /// FROM and what follows it.
 #[derive(Debug, Clone)]
-pub(crate) struct Stage {
+pub struct Stage {
     /// Of the FROM.
     pub head: Head,
     /// Image or stage to start from.
@@ -62,7 +62,7 @@ pub(crate) struct Stage {
 
 /// An instruction of a stage.
 #[derive(Debug, Clone)]
-pub(crate) struct Instruction {
+pub struct Instruction {
     /// Keyword, place, text.
     pub head: Head,
     /// Which one.

@@ -34,7 +34,7 @@ pub struct Heredoc {
 
 impl Heredoc {
     /// The content, without leading tabs if the operator was `<<-`.
-    pub(crate) fn data(&self) -> String {
+    pub fn data(&self) -> String {
         if !self.chomp {
             return self.content.clone();
         }

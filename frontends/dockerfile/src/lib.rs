@@ -7,6 +7,7 @@
 //! - `stages`: which stages there are, what they need, what the target needs
 //! - `convert`: stages to vertices and image configs; `lint`: BuildKit's rules
 //! - `program`: stages that another language puts together, converted by the same rules
+//! - `file`: the syntax tree for other languages, which say the same in their own way
 //! - `inspect`: what can be asked of a file besides a graph: findings, targets, parameters
 //!
 //! Sources of files (contexts, git, http) do not depend on what is built for, so they are asked for, and stand in the
@@ -16,6 +17,7 @@ mod args;
 mod ast;
 mod convert;
 mod env;
+pub mod file;
 mod git;
 mod inspect;
 mod lexer;

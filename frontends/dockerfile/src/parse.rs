@@ -28,7 +28,7 @@ mod run;
 mod transfer;
 
 use flags::Flags;
-pub(crate) use health::format_duration;
+pub use health::format_duration;
 pub use health::parse_duration;
 
 /// The instructions.

@@ -47,6 +47,10 @@ use crate::stages::Node;
 use crate::stages::Scope;
 
 mod print;
+mod text;
+
+pub use text::Text;
+pub use text::Unsaid;
 
 /// The escape character of words.
 const ESCAPE: char = '\\';

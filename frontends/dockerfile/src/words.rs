@@ -9,6 +9,10 @@ use std::collections::BTreeSet;
 use crate::env::Env;
 
 mod pattern;
+mod pieces;
+
+pub use pieces::Piece;
+pub(crate) use pieces::pieces;
 
 /// Nested expansions deeper than this are refused, so that no input can exhaust the stack.
 const MAX_DEPTH: usize = 64;

@@ -13,6 +13,7 @@
 //! Other files that a plan names (included plans, Dockerfiles) come with the request; [`needs`] tells which.
 
 mod contents;
+mod convert;
 pub mod init;
 mod lower;
 mod modules;
@@ -44,6 +45,8 @@ use rbuild_llb::frontend::Pins;
 /// The target that stands for all tests of a plan.
 pub const ALL_TESTS: &str = "test.*";
 
+pub use convert::Rewritten;
+pub use convert::to_plan;
 pub use modules::FileKind;
 pub use modules::FileNeed;
 pub use modules::needs;
@@ -55,6 +58,7 @@ pub use values::names_git;
 use lower::Lowering;
 use modules::Modules;
 use rbuild_dockerfile::program::Prepared;
+use rbuild_dockerfile::program::Program;
 
 /// The language of plans. It remembers the plan it read last: a build asks several things of the same one.
 #[derive(Debug, Default)]
@@ -120,18 +124,27 @@ struct Wanted {
 
 impl Wanted {
     fn new(modules: &Modules, request: &FrontendRequest) -> Result<Self, Vec<Diagnostic>> {
-        let wanted = outputs::wanted(modules, &request.targets)?;
-        let mut lowering = Lowering::new(modules, request);
-        lowering.check_args();
-        let goals = outputs::lower(&mut lowering, &wanted, !request.implicit_platform);
-        if !lowering.errors.is_empty() {
-            return Err(distinct(lowering.errors));
-        }
+        let (program, goals) = program(modules, request)?;
         Ok(Self {
             request: request.clone(),
-            program: lowering.program.prepare(inner(request))?,
+            program: program.prepare(inner(request))?,
             goals,
         })
+    }
+}
+
+/// The program of what a request wants, and what becomes of its targets.
+fn program(
+    modules: &Modules,
+    request: &FrontendRequest,
+) -> Result<(Program, Vec<Goal>), Vec<Diagnostic>> {
+    let wanted = outputs::wanted(modules, &request.targets)?;
+    let mut lowering = Lowering::new(modules, request);
+    lowering.check_args();
+    let goals = outputs::lower(&mut lowering, &wanted, !request.implicit_platform);
+    match lowering.errors.is_empty() {
+        true => Ok((lowering.program, goals)),
+        false => Err(distinct(lowering.errors)),
     }
 }
 

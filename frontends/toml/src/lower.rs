@@ -50,7 +50,16 @@ mod needs;
 pub(crate) type World = BTreeMap<String, String>;
 
 /// What was read of the arguments: qualified names, and the values found.
-type Reads = BTreeMap<String, Option<String>>;
+type Reads = BTreeMap<Read, Option<String>>;
+
+/// What of an argument was read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Read {
+    /// Its value, be it the default.
+    Value(String),
+    /// The value that somebody gave it.
+    Given(String),
+}
 
 /// A stage, and under which values of arguments it is the one.
 #[derive(Debug, Clone)]
@@ -295,10 +304,9 @@ impl<'a> Lowering<'a> {
     fn made(&self, key: &(ModuleId, String)) -> Option<Made> {
         let fits = |made: &&Made| {
             let mut reads = made.reads.iter();
-            reads.all(|(name, value)| match self.world.get(name) {
-                Some(now) => value.as_ref() == Some(now),
-                // Without the output's word it is what it always is.
-                None => self.settled(name) == *value,
+            reads.all(|(read, value)| match read {
+                Read::Value(name) => self.value_now(name) == *value,
+                Read::Given(name) => self.given_now(name) == *value,
             })
         };
         self.steps.get(key)?.iter().find(fits).cloned()
@@ -310,7 +318,10 @@ impl<'a> Lowering<'a> {
         let done = act(self);
         let reads = self.reads.pop().unwrap_or_default();
         self.note(&reads);
-        (done, reads.into_keys().collect())
+        let names = reads.into_keys().map(|read| match read {
+            Read::Value(name) | Read::Given(name) => name,
+        });
+        (done, names.collect())
     }
 
     fn note(&mut self, reads: &Reads) {
@@ -401,7 +412,13 @@ impl<'a> Lowering<'a> {
                 let platform = match &input.platform {
                     None => None,
                     Some(word) if word.text == "build" => Some(self.request.build_platform.clone()),
-                    Some(word) => Some(self.platform(word)?),
+                    Some(word) => {
+                        let text = Text {
+                            text: self.plain(word, scope)?,
+                            span: word.span.clone(),
+                        };
+                        Some(self.platform(&text)?)
+                    }
                 };
                 let source = self.image(&text, dir, &input.image.span)?;
                 Some(From::Image { source, platform })

@@ -70,7 +70,7 @@ table! {
     pub(crate) struct ArgTable {
         /// `string` (if it is left out), `bool` or `integer`: what values must look like.
         r#type: Option<ArgType>,
-        /// The value if none is given. Without one the argument has no value until it is given.
+        /// The value if none is given; `{args.NAME}` and `{platform}` can stand in it. Without one the argument has no value until it is given.
         default: Option<Scalar>,
         /// The values it can have.
         one_of: Option<List<Scalar>>,
@@ -223,7 +223,7 @@ pub(crate) enum Pairs {
     List(Vec<PairGroup>),
 }
 
-/// One entry of a list of variables: several are set at once.
+/// One entry of a list of variables or arguments: several are set at once.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PairGroup(pub(crate) Vec<Text>);
 
@@ -369,7 +369,7 @@ table! {
         parents: Option<At<bool>>,
         /// Whether it is no error that nothing is there.
         optional: Option<At<bool>>,
-        /// Whether archives are unpacked, as ADD does it.
+        /// Whether archives are unpacked. Where this is said at all, files are added as ADD does it.
         unpack: Option<At<bool>>,
         /// The content of a file, in place of `from`.
         text: Option<Text>,
@@ -408,8 +408,8 @@ macro_rules! body {
             $(#[doc = $about])*
             $vis struct $name {
                 $( $(#[doc = $field_about])* $field: $ty, )*
-                /// Arguments of the plan that commands see as variables, without being variables of the image.
-                args: Vec<Text>,
+                /// Arguments of the plan that commands see as variables, without being variables of the image. Of `NAME=value` the value counts where nobody gives the argument one, whatever its default; it need not be an argument of the plan.
+                args: Vec<PairGroup>,
                 /// Variables, of the commands and of the image.
                 env: Option<Pairs>,
                 /// The directory that commands run in, made if it is not there, and that relative paths start from.
@@ -464,7 +464,7 @@ macro_rules! body {
 /// What all kinds of steps have.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Body<'a> {
-    pub(crate) args: &'a [Text],
+    pub(crate) args: &'a [PairGroup],
     pub(crate) env: Option<&'a Pairs>,
     pub(crate) workdir: Option<&'a Text>,
     pub(crate) user: Option<&'a Text>,
@@ -492,6 +492,16 @@ body! {
         /// Functions it begins with.
         r#use: Vec<Use>,
         /// The config that images of this step, and of those that start from it, have.
+        image: Option<Box<Image>>,
+        /// What it does after all that, part by part: for what must have another order than the fixed one.
+        then: Vec<Part>,
+    }
+}
+
+body! {
+    /// A part of a step, with the same order in it.
+    pub(crate) struct Part {
+        /// The config that images have from here on.
         image: Option<Box<Image>>,
     }
 }

@@ -6,6 +6,7 @@
 //! `{{args.NAME}}` is `{args.NAME}` literally.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use rbuild_dockerfile::program::literal;
 use rbuild_llb::Diagnostic;
@@ -96,6 +97,55 @@ pub fn names_git(text: &str) -> bool {
         && braces(text).any(|braces| !braces.doubled && braces.name.starts_with("git."))
 }
 
+/// Whether a name between braces can stand for something outside of functions.
+fn is_name(name: &str) -> bool {
+    let root = name.split('.').next().unwrap_or_default();
+    ROOTS.contains(&root) && (name.contains('.') || name == "platform")
+}
+
+/// A text with what `value` gives for the names in it.
+pub(crate) fn fill<E>(
+    text: &str,
+    mut value: impl FnMut(&str) -> Result<String, E>,
+) -> Result<String, E> {
+    let mut out = String::with_capacity(text.len());
+    let mut done = 0;
+    for found in braces(text).filter(|found| is_name(found.name)) {
+        out.push_str(&text[done..found.from]);
+        match found.doubled {
+            true => out.push_str(&format!("{{{}}}", found.name)),
+            false => out.push_str(&value(found.name)?),
+        }
+        done = found.to;
+    }
+    out.push_str(&text[done..]);
+    Ok(out)
+}
+
+/// The names in a value that stand for something.
+pub(crate) fn names(text: &str) -> impl Iterator<Item = &str> {
+    braces(text)
+        .filter(|braces| !braces.doubled && is_name(braces.name))
+        .map(|braces| braces.name)
+}
+
+/// The names in a text that stand for something, each with its bytes.
+pub(crate) fn places(text: &str) -> impl Iterator<Item = (&str, Range<usize>)> {
+    braces(text)
+        .filter(|braces| !braces.doubled && is_name(braces.name))
+        .map(|braces| (braces.name, braces.from..braces.to))
+}
+
+/// The bytes of a text that would stand for something in a value, or for the same with fewer braces.
+pub(crate) fn meant(text: &str) -> impl Iterator<Item = (usize, usize)> {
+    braces(text)
+        .filter(|braces| is_name(braces.name))
+        .map(|braces| match braces.doubled {
+            true => (braces.from + 1, braces.to - 1),
+            false => (braces.from, braces.to),
+        })
+}
+
 impl Lowering<'_> {
     fn pieces(&mut self, text: &Text, scope: Scope<'_>) -> Option<Vec<Piece>> {
         let value = text.text.as_str();
@@ -111,10 +161,8 @@ impl Lowering<'_> {
             doubled,
         } in braces(value)
         {
-            let root = name.split('.').next().unwrap_or_default();
             let param = scope.params.and_then(|params| params.get(name));
-            let ours = param.is_some()
-                || (ROOTS.contains(&root) && (name.contains('.') || name == "platform"));
+            let ours = param.is_some() || is_name(name);
             if !ours {
                 continue;
             }
@@ -186,27 +234,31 @@ impl Lowering<'_> {
                 }
             },
             _ => {
-                let request = self.request;
-                let (platform, part) = match root {
-                    "platform" => (&request.target_platform, rest),
-                    _ => match rest.strip_prefix("platform") {
-                        Some(part) => (&request.build_platform, part.trim_start_matches('.')),
-                        None => {
-                            self.errors.push(unknown(&["platform"]));
-                            return None;
-                        }
-                    },
+                let Some(value) = self.platform_part(name) else {
+                    self.errors.push(match rest.starts_with("platform") {
+                        false if root == "build" => unknown(&["platform"]),
+                        _ => unknown(&["os", "arch", "variant"]),
+                    });
+                    return None;
                 };
-                match part_of(platform, part) {
-                    Some(value) => value,
-                    None => {
-                        self.errors.push(unknown(&["os", "arch", "variant"]));
-                        return None;
-                    }
-                }
+                value
             }
         };
         Some(Piece::Text(text))
+    }
+
+    /// What `platform` or `build.platform`, or a part of one, stands for.
+    pub(crate) fn platform_part(&self, name: &str) -> Option<String> {
+        let (platform, rest) = match name.strip_prefix("build.") {
+            Some(rest) => (&self.request.build_platform, rest),
+            None => (&self.request.target_platform, name),
+        };
+        let part = rest.strip_prefix("platform")?;
+        match part.strip_prefix('.') {
+            None if part.is_empty() => part_of(platform, ""),
+            Some(part) if !part.is_empty() => part_of(platform, part),
+            _ => None,
+        }
     }
 
     /// `None` for a name that is none, an error where there is nothing to say.
@@ -406,6 +458,10 @@ impl Lowering<'_> {
 
 /// Whether a build argument needs no declaration: those that steer the build, proxies, platforms.
 pub(crate) fn is_predefined(name: &str) -> bool {
+    const PARTS: [&str; 5] = ["PLATFORM", "OS", "OSVERSION", "ARCH", "VARIANT"];
+    let part = name
+        .strip_prefix("BUILD")
+        .or_else(|| name.strip_prefix("TARGET"));
     let proxies = [
         "http_proxy",
         "https_proxy",
@@ -413,9 +469,9 @@ pub(crate) fn is_predefined(name: &str) -> bool {
         "no_proxy",
         "all_proxy",
     ];
-    ["BUILDKIT_", "TARGET", "BUILD"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix))
+    part.is_some_and(|part| PARTS.contains(&part))
+        || name == "TARGETSTAGE"
+        || name.starts_with("BUILDKIT_")
         || name == "SOURCE_DATE_EPOCH"
         || proxies.iter().any(|proxy| name.eq_ignore_ascii_case(proxy))
 }

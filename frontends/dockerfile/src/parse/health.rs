@@ -138,7 +138,7 @@ pub fn parse_duration(text: &str) -> Option<i64> {
 }
 
 /// A number of nanoseconds as Go prints a duration: `1m30s`, `500ms`, `0s`.
-pub(crate) fn format_duration(nanoseconds: i64) -> String {
+pub fn format_duration(nanoseconds: i64) -> String {
     let fraction = |whole: i64, part: i64, width: usize, unit: &str| match part {
         0 => format!("{whole}{unit}"),
         _ => {

@@ -103,7 +103,7 @@ fn pair(pair: &Pair) -> String {
     format!("{}={}", pair.key.text, pair.value.text)
 }
 
-fn command(line: &CommandLine) -> String {
+pub(super) fn command(line: &CommandLine) -> String {
     match line {
         CommandLine::Exec(args) => json(args),
         CommandLine::Shell(line) => line.clone(),

@@ -5,11 +5,13 @@ use rbuild_llb::Span;
 use rbuild_llb::suggest::nearest_name;
 
 use super::Lowering;
+use super::Read;
 use super::fits;
 use crate::modules::ModuleId;
 use crate::read::Text;
 use crate::schema::Arg;
 use crate::schema::Type;
+use crate::values::fill;
 use crate::values::is_predefined;
 
 impl Lowering<'_> {
@@ -35,34 +37,107 @@ impl Lowering<'_> {
             }
         };
         let qualified = self.qualified(module, name);
-        let value = match self.world.get(&qualified) {
-            Some(value) => Some(value.clone()),
-            None => self.settled(&qualified),
-        };
+        let value = self.value_now(&qualified);
         if let Some(reads) = self.reads.last_mut() {
-            reads.insert(qualified, value.clone());
+            reads.insert(Read::Value(qualified), value.clone());
         }
         Some(value)
     }
 
-    /// The value an argument has where no output says otherwise.
-    pub(super) fn settled(&self, qualified: &str) -> Option<String> {
-        if let Some(given) = self.request.build_args.get(qualified) {
-            return Some(given.clone());
+    /// The value that somebody gave an argument, if it is one and somebody did. Remembers that it was read.
+    pub(super) fn given_value(&mut self, from: ModuleId, name: &str) -> Option<String> {
+        let (module, name) = self.modules.locate(from, name);
+        if !self.modules.get(module).file.args.contains_key(name) {
+            return None;
+        }
+        let qualified = self.qualified(module, name);
+        let value = self.given_now(&qualified);
+        if let Some(reads) = self.reads.last_mut() {
+            reads.insert(Read::Given(qualified), value.clone());
+        }
+        value
+    }
+
+    /// What an output or the user says an argument is.
+    pub(super) fn given_now(&self, qualified: &str) -> Option<String> {
+        let given = self.world.get(qualified);
+        given
+            .or_else(|| self.request.build_args.get(qualified))
+            .cloned()
+    }
+
+    /// The value an argument has: given, else its default.
+    pub(super) fn value_now(&self, qualified: &str) -> Option<String> {
+        if let Some(given) = self.given_now(qualified) {
+            return Some(given);
         }
         let (module, name) = self.modules.locate(crate::modules::ROOT, qualified);
         let arg = self.modules.get(module).file.args.get(name)?;
-        arg.value.default().map(|default| default.text.clone())
+        let default = arg.value.default()?;
+        // What is wrong with it is reported once, by the check of all arguments.
+        self.filled(module, &default.text, &mut vec![qualified.to_owned()])
+            .ok()
+    }
+
+    /// A default with the arguments and platforms that it names put in. `open` has the arguments that are being asked
+    /// for. The error says what is wrong.
+    fn filled(
+        &self,
+        module: ModuleId,
+        text: &str,
+        open: &mut Vec<String>,
+    ) -> Result<String, String> {
+        fill(text, |name| {
+            if let Some(value) = self.platform_part(name) {
+                return Ok(value);
+            }
+            let Some(name) = name.strip_prefix("args.") else {
+                return Err(format!("`{{{name}}}` cannot stand in a default"));
+            };
+            let (module, name) = self.modules.locate(module, name);
+            let qualified = self.qualified(module, name);
+            if let Some(given) = self.given_now(&qualified) {
+                return Ok(given);
+            }
+            if open.contains(&qualified) {
+                return Err(format!("it needs itself, by way of `{qualified}`"));
+            }
+            let arg = self.modules.get(module).file.args.get(name);
+            let arg = arg.ok_or_else(|| format!("there is no argument `{qualified}`"))?;
+            let default = arg.value.default();
+            let default = default.ok_or_else(|| format!("`{qualified}` has no value"))?;
+            open.push(qualified);
+            let value = self.filled(module, &default.text, open)?;
+            open.pop();
+            Ok(value)
+        })
     }
 
     /// Checks the values that arguments are given, and their defaults.
     pub(crate) fn check_args(&mut self) {
         let modules = self.modules;
         let mut known: Vec<String> = Vec::new();
-        for (_, module) in modules.iter() {
+        for (id, module) in modules.iter() {
             for (name, arg) in &module.file.args {
                 let qualified = format!("{}{name}", module.prefix);
-                self.check_default(name, &arg.value, &arg.name);
+                let default = arg.value.default();
+                let filled = default.map(|default| {
+                    let mut open = vec![qualified.clone()];
+                    self.filled(id, &default.text, &mut open)
+                });
+                match (filled, default) {
+                    (Some(Err(problem)), Some(default)) => {
+                        let message = format!("the default of the argument `{name}` has no value");
+                        let span = default.span.clone();
+                        self.errors.push(Diagnostic::error(message, span, problem));
+                    }
+                    (Some(Ok(value)), _) => {
+                        self.check_default(name, &arg.value, Some(&value), &arg.name);
+                    }
+                    (None, _) | (Some(Err(_)), None) => {
+                        self.check_default(name, &arg.value, None, &arg.name);
+                    }
+                }
                 if let Some(given) = self.request.build_args.get(&qualified)
                     && let Some(problem) = problem(&arg.value, given)
                 {
@@ -95,7 +170,7 @@ impl Lowering<'_> {
         }
     }
 
-    fn check_default(&mut self, name: &str, arg: &Arg, at: &Span) {
+    fn check_default(&mut self, name: &str, arg: &Arg, value: Option<&str>, at: &Span) {
         let Arg::Table(table) = arg else {
             return;
         };
@@ -107,8 +182,8 @@ impl Lowering<'_> {
                     .push(Diagnostic::error(message, scalar.span.clone(), label));
             }
         }
-        if let Some(default) = &table.default
-            && let Some(problem) = problem(arg, &default.text)
+        if let (Some(default), Some(value)) = (&table.default, value)
+            && let Some(problem) = problem(arg, value)
         {
             let message = format!("the default of the argument `{name}` is none of its values");
             self.errors.push(

@@ -25,6 +25,7 @@ use crate::schema::Body;
 use crate::schema::Command;
 use crate::schema::INHERITED;
 use crate::schema::Network;
+use crate::schema::PairGroup;
 use crate::schema::Pairs;
 use crate::schema::Param;
 use crate::schema::ParamType;
@@ -35,6 +36,7 @@ use crate::schema::Value;
 use crate::schema::When;
 use crate::values::Given;
 use crate::values::Scope;
+use crate::values::is_predefined;
 
 /// What runs commands that are strings.
 pub(crate) const SHELL: [&str; 3] = ["/bin/sh", "-e", "-c"];
@@ -61,15 +63,25 @@ impl Lowering<'_> {
             body: step.body(),
         };
         let (stage, does) = self.make(module, name, &staged)?;
-        if let Some(image) = step.image.as_ref().filter(|_| does) {
-            let scope = Scope {
-                module,
-                params: None,
-                matrix: None,
-            };
-            self.image_config(stage, image, scope)?;
+        if !does {
+            return Some(stage);
         }
-        Some(stage)
+        let scope = Scope {
+            module,
+            params: None,
+            matrix: None,
+        };
+        let mut whole = true;
+        if let Some(image) = &step.image {
+            whole &= self.image_config(stage, image, scope).is_some();
+        }
+        for part in &step.then {
+            whole &= self.body(stage, part.body(), scope, None).is_some();
+            if let Some(image) = &part.image {
+                whole &= self.image_config(stage, image, scope).is_some();
+            }
+        }
+        whole.then_some(stage)
     }
 
     /// A test as a stage; `None` within if it has nothing to do.
@@ -246,8 +258,8 @@ impl Lowering<'_> {
         from: Option<&Text>,
     ) -> Option<()> {
         let mut whole = true;
-        for name in body.args {
-            whole &= self.declare(stage, name, scope).is_some();
+        for group in body.args {
+            whole &= self.declare(stage, group, scope).is_some();
         }
         if let Some(env) = body.env {
             whole &= self.pairs(stage, env, scope, Kind::Env).is_some();
@@ -295,25 +307,55 @@ impl Lowering<'_> {
         whole.then_some(())
     }
 
-    /// Makes an argument a variable of the commands.
-    fn declare(&mut self, stage: StageId, name: &Text, scope: Scope<'_>) -> Option<()> {
-        if name.text == INHERITED {
+    /// Makes arguments variables of the commands, those of a group with one instruction.
+    fn declare(&mut self, stage: StageId, group: &PairGroup, scope: Scope<'_>) -> Option<()> {
+        let mut args = Vec::with_capacity(group.0.len());
+        let mut whole = true;
+        for text in &group.0 {
             // A stage has the arguments of what it starts from.
-            return Some(());
+            if text.text == INHERITED {
+                continue;
+            }
+            let arg = self.declared(text, scope);
+            whole &= arg.is_some();
+            args.extend(arg);
         }
-        let value = match crate::values::is_predefined(&name.text) {
-            true => None,
-            false => self.arg_value(scope.module, &name.text, &name.span)?,
+        if let Some(first) = group.0.first().filter(|_| !args.is_empty()) {
+            self.instruction(stage, Kind::Arg(args), &first.span);
+        }
+        whole.then_some(())
+    }
+
+    fn declared(&mut self, text: &Text, scope: Scope<'_>) -> Option<Arg> {
+        let (name, own) = match text.text.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (text.text.as_str(), None),
+        };
+        let own = match own {
+            Some(value) => {
+                let value = Text {
+                    text: value.to_owned(),
+                    span: text.span.clone(),
+                };
+                Some(self.word(&value, scope)?)
+            }
+            None => None,
+        };
+        let given = match (is_predefined(name), &own) {
+            (true, _) => None,
+            (false, None) => self.arg_value(scope.module, name, &text.span)?,
+            (false, Some(_)) => self.given_value(scope.module, name),
         };
         // The variable has the argument's own name, whichever file the argument is from.
-        let own = name.text.rsplit('.').next().unwrap_or_default();
-        let arg = Arg {
-            name: word(own.to_owned(), &name.span),
-            default: value
-                .map(|value| word(rbuild_dockerfile::program::literal(&value), &name.span)),
+        let variable = name.rsplit('.').next().unwrap_or_default();
+        let value = match given {
+            Some(given) => Some(rbuild_dockerfile::program::literal(&given)),
+            None => own,
         };
-        self.instruction(stage, Kind::Arg(vec![arg]), &name.span);
-        Some(())
+        Some(Arg {
+            name: word(variable.to_owned(), &text.span),
+            default: value.map(|value| word(value, &text.span)),
+        })
     }
 
     pub(super) fn one_word(

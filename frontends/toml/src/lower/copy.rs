@@ -44,10 +44,11 @@ impl Lowering<'_> {
             documents: Vec::new(),
             dest: word(self.word(&copy.to, scope)?, &copy.to.span),
         };
+        // Not words: Dockerfiles have no variables there.
         for pattern in copy.exclude.iter().flat_map(|list| &list.value) {
             transfer
                 .exclude
-                .push(word(self.word(pattern, scope)?, &pattern.span));
+                .push(word(self.plain(pattern, scope)?, &pattern.span));
         }
         let source = match (&copy.from, &copy.text) {
             (Some(from), None) => match self.from(scope.module, from)? {
@@ -164,10 +165,11 @@ impl Lowering<'_> {
                 }
             }
         }
-        let unpack = copy.unpack.as_ref().map(|flag| flag.value);
-        Some(match unpack {
-            Some(true) => (Kind::Add(transfer), vec![stage]),
-            _ => (Kind::Copy(transfer), vec![stage]),
+        transfer.unpack = copy.unpack.as_ref().map(|flag| flag.value);
+        // Only ADD unpacks, or leaves it.
+        Some(match transfer.unpack {
+            Some(_) => (Kind::Add(transfer), vec![stage]),
+            None => (Kind::Copy(transfer), vec![stage]),
         })
     }
 

@@ -28,9 +28,12 @@ impl Lowering<'_> {
     ) -> Option<()> {
         let mut whole = true;
         if let Some(author) = &image.author {
-            whole &= self
-                .one_word(stage, author, scope, Kind::Maintainer)
-                .is_some();
+            // Not a word: quotes would be part of the name.
+            let name = self.plain(author, scope);
+            whole &= name.is_some();
+            let author = word(name.unwrap_or_default(), &author.span);
+            let at = author.span.clone();
+            self.instruction(stage, Kind::Maintainer(author), &at);
         }
         if let Some(shell) = &image.shell {
             let words = self.words(shell, scope);

@@ -31,6 +31,9 @@ pub(super) fn of(modules: &Modules, module: ModuleId, name: &str) -> Vec<Need> {
         needs.name(module, &step.value.from);
         needs.uses(module, &step.value.r#use);
         needs.body(module, step.value.body());
+        for part in &step.value.then {
+            needs.body(module, part.body());
+        }
     } else if let Some(input) = file.inputs.get(name)
         && let Input::Dockerfile(input) = &input.value
     {

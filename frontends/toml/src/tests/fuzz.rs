@@ -4,8 +4,10 @@ use std::time::Duration;
 use std::time::Instant;
 use std::time::SystemTime;
 
+use super::amd64;
 use super::build;
 use super::request;
+use super::source;
 use crate::Plan;
 
 /// Plans with something of everything.
@@ -79,6 +81,9 @@ impl Random {
 fn try_one(text: &str) {
     let request = request(text);
     let Err(errors) = build(&Plan::default(), &request) else {
+        let docker = Plan::default().to_dockerfile(&request, &[]).unwrap();
+        let back = crate::to_plan(&source("Dockerfile", &docker.text), None, &amd64());
+        assert!(back.is_ok(), "{}\n{back:?}", docker.text);
         return;
     };
     assert!(!errors.is_empty(), "refused without a reason");

@@ -345,3 +345,60 @@ proptest! {
         prop_assert_eq!(first, essence(other), "{}", text);
     }
 }
+
+/// The history of a plan's only output.
+fn history(args: &[(&str, &str)], body: &str) -> Vec<String> {
+    let mut request = request(&format!("schema = 1\n{body}\n[output.o]\nstep = 's'\n"));
+    for (name, value) in args {
+        request.build_args.insert((*name).into(), (*value).into());
+    }
+    let converted = build(&Plan::default(), &request).unwrap();
+    let history = &converted.definition.outputs[0].config.history;
+    history.iter().map(|one| one.created_by.clone()).collect()
+}
+
+#[test]
+fn an_argument_can_have_a_value_of_its_own_in_a_step() {
+    let plan = "[args]\nv = '1'\nw = 'w{args.v}-{platform.arch}'\n[step.s]\nfrom = 'scratch'\nargs = ['v', ['v=2', 'w'], 'x={args.v}', 'y']\n";
+    let plan = plan.replace("w = ", "y = {}\nw = ");
+    assert_eq!(
+        history(&[], &plan),
+        ["ARG v=1", "ARG v=2 w=w1-amd64", "ARG x=1", "ARG y"]
+    );
+    assert_eq!(
+        history(&[("v", "3"), ("y", "4")], &plan),
+        ["ARG v=3", "ARG v=3 w=w3-amd64", "ARG x=3", "ARG y=4"]
+    );
+}
+
+#[test]
+fn defaults_that_cannot_be_filled_in_are_reported() {
+    let tail = "[step.s]\nfrom = 'scratch'\n[output.o]\nstep = 's'\n";
+    for args in [
+        "a = '{args.b}'\nb = '{args.a}'",
+        "a = '{args.c}'",
+        "a = '{args.b}'\nb = {}",
+        "a = '{env.HOME}'",
+    ] {
+        let text = format!("schema = 1\n[args]\n{args}\n{tail}");
+        let found = errors(&text);
+        let want = "the default of the argument `a` has no value";
+        assert!(found.iter().any(|error| error == want), "{args}: {found:?}");
+    }
+}
+
+#[test]
+fn parts_of_a_step_are_done_one_after_the_other_in_one_stage() {
+    let plan = "[step.s]\nfrom = 'scratch'\nworkdir = '/'\nimage = { cmd = ['c'] }\n\
+        [[step.s.then]]\nuser = 'u'\nimage = { entrypoint = ['e'] }\n[[step.s.then]]\nenv = { A = '1' }\n";
+    assert_eq!(
+        history(&[], plan),
+        [
+            "WORKDIR /",
+            "CMD [\"c\"]",
+            "USER u",
+            "ENTRYPOINT [\"e\"]",
+            "ENV A=1"
+        ]
+    );
+}
