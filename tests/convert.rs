@@ -121,14 +121,14 @@ fn files_of_servers_are_the_same_in_both() {
 fn what_the_other_language_cannot_say_is_named() {
     let env = context().file(
         "Dockerfile",
-        "FROM busybox\nARG V\nLABEL v=${V:-none}\nCOPY <<a <<b /dst/\n1\na\n2\nb\n",
+        "FROM busybox\nARG V=none\nLABEL v=${V%e}\nCOPY <<a <<b /dst/\n1\na\n2\nb\n",
     );
     let converted = env.rbuild(["convert", "Dockerfile"]).success();
     converted.is(str![[r#"
 schema = 1
 
 [args]
-V = {}
+V = "none"
 
 [inputs]
 busybox = { image = "busybox" }
@@ -138,7 +138,7 @@ from = "busybox"
 args = ["V"]
 
 [step.app.image]
-labels = { v = "none" }
+labels = { v = "non" }
 
 [[step.app.then]]
 copy = [{ to = "/dst/", name = "a", text = "1/n" }, { to = "/dst/", name = "b", text = "2/n" }]
@@ -147,12 +147,12 @@ copy = [{ to = "/dst/", name = "a", text = "1/n" }, { to = "/dst/", name = "b", 
 step = "app"
 times = "keep"
 ---- stderr ----
-warning: a plan cannot say this: `${V:-none}`
+warning: a plan cannot say this: `${V%e}`
  --> Dockerfile:3:9
   |
-3 | LABEL v=${V:-none}
-  |         ^^^^^^^^^^ it is written as what it is now: `none`
-warning: a plan cannot say this: one instruction with several kinds of sources
+3 | LABEL v=${V%e}
+  |         ^^^^^^ it is written as what it is now: `non`
+warning: a plan cannot say this: several here-documents or kinds of sources at once
  --> Dockerfile:4:1
   |
 4 | / COPY <<a <<b /dst/

@@ -610,7 +610,7 @@ fn hoisted(stage: &mut Building) -> Part {
     }
     let declared = names
         .iter()
-        .filter_map(|name| name.strip_prefix("env."))
+        .filter_map(|name| name.strip_prefix("env.")?.split(':').next())
         .any(|name| stage.declared.contains(name));
     if drops || declared {
         return Part::default();

@@ -1,8 +1,8 @@
 //! `{name}` in values.
 //!
 //! What can stand between the braces: `args.NAME`, `matrix.NAME`, `git.sha`, `git.sha12`, `git.branch`, `git.tag`,
-//! `platform` and `platform.os|arch|variant`, `build.platform` and its parts, `env.NAME`, and in a function the names
-//! of its parameters. Other braces stand for themselves, so do those behind a `$`, which are the shell's, and
+//! `platform` and `platform.os|arch|variant`, `build.platform` and its parts, `env.NAME` (`env.NAME:-word` for a word
+//! where it is not set or empty, `env.NAME:+word` for one where it is), and in a function the names of its parameters. Other braces stand for themselves, so do those behind a `$`, which are the shell's, and
 //! `{{args.NAME}}` is `{args.NAME}` literally.
 
 use std::collections::BTreeMap;
@@ -69,6 +69,7 @@ fn braces(text: &str) -> impl Iterator<Item = Braces<'_>> {
             let name = text[open + 1..]
                 .find(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c)))
                 .map_or(&text[open + 1..], |end| &text[open + 1..open + 1 + end]);
+            let name = otherwise(&text[open + 1..], name).unwrap_or(name);
             let close = open + 1 + name.len();
             at = open + 1;
             if name.is_empty() || !text[close..].starts_with('}') {
@@ -89,6 +90,18 @@ fn braces(text: &str) -> impl Iterator<Item = Braces<'_>> {
             });
         }
     })
+}
+
+/// A variable of the environment with what stands for it: `env.NAME:-word`, and `:+`.
+fn otherwise<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let rest = &text[name.len()..];
+    if !name.starts_with("env.") || !(rest.starts_with(":-") || rest.starts_with(":+")) {
+        return None;
+    }
+    let end = rest.find(['{', '}', '$', '\'', '"', '\\', '\n'])?;
+    rest[end..]
+        .starts_with('}')
+        .then_some(&text[..name.len() + end])
 }
 
 /// Whether some value of a text needs to know of git.
@@ -330,7 +343,13 @@ impl Lowering<'_> {
                     if !plain.is_empty() {
                         word.push_str(&literal(&std::mem::take(&mut plain)));
                     }
-                    word.push_str(&format!("${{{name}}}"));
+                    match name.split_once(':') {
+                        None => word.push_str(&format!("${{{name}}}")),
+                        Some((name, otherwise)) => {
+                            let (kind, other) = otherwise.split_at(1);
+                            word.push_str(&format!("${{{name}:{kind}{}}}", literal(other)));
+                        }
+                    }
                 }
             }
         }

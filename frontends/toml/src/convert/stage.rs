@@ -88,12 +88,14 @@ impl Converter<'_> {
             Kind::Arg(args) => (Slot::Args, self.args(args, to)),
             Kind::Env(pairs) => {
                 let value = self.pairs(pairs, to);
-                let before = to.variables.clone();
-                for pair in pairs {
+                // All of an instruction are expanded with what was there before it.
+                let set = pairs.iter().map(|pair| {
                     let name = self.name(&pair.key, to);
-                    let variable = before.variable(&pair.value.text, self.ast.escape);
-                    to.variables.known.insert(name, variable);
-                }
+                    let value = to.variables.variable(&pair.value.text, self.ast.escape);
+                    (name, value)
+                });
+                let set: Vec<(String, Variable)> = set.collect();
+                to.variables.known.extend(set);
                 (choose(Slot::Env, Slot::ImageEnv), value)
             }
             Kind::Label(pairs) => (Slot::Labels, self.pairs(pairs, to)),

@@ -129,7 +129,7 @@ impl Converter<'_> {
             }
         }
         if copies.len() > 1 {
-            let what = "one instruction with several kinds of sources";
+            let what = "several here-documents or kinds of sources at once";
             self.lose(
                 at,
                 what,

@@ -46,8 +46,11 @@ impl Variable {
 }
 
 impl Variables {
-    /// The values that are known.
-    fn values(&self) -> BTreeMap<String, String> {
+    /// The values that are known, for a word that names variables.
+    fn values(&self, word: &str) -> BTreeMap<String, String> {
+        if !word.contains('$') {
+            return BTreeMap::new();
+        }
         let known = self.known.iter();
         known
             .filter_map(|(name, variable)| Some((name.clone(), variable.value.clone()?)))
@@ -63,7 +66,7 @@ impl Variables {
 
     /// The value that a part of a word has now, and whether it always has.
     fn now(&self, written: &str, escape: char) -> Result<(String, bool), String> {
-        let expanded = file::expand(written, escape, &self.values())?;
+        let expanded = file::expand(written, escape, &self.values(written))?;
         let fixed = expanded.names.iter().all(|name| self.is_fixed(name));
         Ok((expanded.text, fixed))
     }
@@ -71,7 +74,11 @@ impl Variables {
     /// A word where `{env.NAME}` can stand.
     pub(super) fn word(&self, word: &str, escape: char) -> Result<Said, String> {
         let pieces = file::pieces(word, escape)?;
-        self.say(&pieces, escape, |name| Some(format!("{{env.{name}}}")))
+        self.say(&pieces, escape, |piece| match piece {
+            Piece::Text(_) => None,
+            Piece::Variable(name) => Some(format!("{{env.{name}}}")),
+            Piece::Substitution(written) => conditional(written, escape),
+        })
     }
 
     /// A word where it cannot.
@@ -96,8 +103,9 @@ impl Variables {
     }
 
     fn templates(&self, pieces: &[Piece], escape: char) -> Result<Said, String> {
-        self.say(pieces, escape, |name| {
-            self.known.get(name)?.template.clone()
+        self.say(pieces, escape, |piece| match piece {
+            Piece::Variable(name) => self.known.get(name)?.template.clone(),
+            Piece::Text(_) | Piece::Substitution(_) => None,
         })
     }
 
@@ -110,7 +118,7 @@ impl Variables {
     /// The variable that is set to a word.
     pub(super) fn variable(&self, word: &str, escape: char) -> Variable {
         let now = self.now(word, escape).ok();
-        let known = match file::expand(word, escape, &self.values()) {
+        let known = match file::expand(word, escape, &self.values(word)) {
             Ok(expanded) => expanded.names.iter().all(|name| {
                 let known = self.known.get(name);
                 known.is_some_and(|known| known.value.is_some()) || !self.open
@@ -128,15 +136,12 @@ impl Variables {
         &self,
         pieces: &[Piece],
         escape: char,
-        stand_in: impl Fn(&str) -> Option<String>,
+        stand_in: impl Fn(&Piece) -> Option<String>,
     ) -> Result<Said, String> {
         let whole = self.compose(pieces, escape, &stand_in)?;
         // Text next to a variable can change what its braces mean.
-        let variables = pieces.iter().filter_map(|piece| match piece {
-            Piece::Variable(name) => stand_in(name),
-            Piece::Text(_) | Piece::Substitution(_) => None,
-        });
-        let want: Vec<String> = variables
+        let stand_ins = pieces.iter().filter_map(&stand_in);
+        let want: Vec<String> = stand_ins
             .flat_map(|text| names(&text).map(str::to_owned).collect::<Vec<_>>())
             .collect();
         if names(&whole.text).eq(want.iter().map(String::as_str)) {
@@ -149,25 +154,23 @@ impl Variables {
         &self,
         pieces: &[Piece],
         escape: char,
-        stand_in: &dyn Fn(&str) -> Option<String>,
+        stand_in: &dyn Fn(&Piece) -> Option<String>,
     ) -> Result<Said, String> {
         let mut said = Said::default();
         // Texts that follow each other are escaped together.
         let mut own = String::new();
         for piece in pieces {
+            if let Some(text) = stand_in(piece) {
+                said.text.push_str(&self::escape(&std::mem::take(&mut own)));
+                said.text.push_str(&text);
+                continue;
+            }
             let written = match piece {
                 Piece::Text(text) => {
                     own.push_str(text);
                     continue;
                 }
-                Piece::Variable(name) => match stand_in(name) {
-                    Some(text) => {
-                        said.text.push_str(&self::escape(&std::mem::take(&mut own)));
-                        said.text.push_str(&text);
-                        continue;
-                    }
-                    None => format!("${{{name}}}"),
-                },
+                Piece::Variable(name) => format!("${{{name}}}"),
                 Piece::Substitution(written) => written.clone(),
             };
             let (value, fixed) = self.now(&written, escape)?;
@@ -179,6 +182,24 @@ impl Variables {
         said.text.push_str(&self::escape(&own));
         Ok(said)
     }
+}
+
+/// `${NAME:-word}` and `${NAME:+word}` as a plan has them, where the word is one that a plan can have there.
+fn conditional(written: &str, escape: char) -> Option<String> {
+    let inner = written.strip_prefix("${")?.strip_suffix('}')?;
+    let (name, otherwise) = inner.split_once(':')?;
+    let kind = otherwise
+        .get(..1)
+        .filter(|kind| ["-", "+"].contains(kind))?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let word = match file::pieces(&otherwise[1..], escape).ok()?.as_slice() {
+        [] => String::new(),
+        [Piece::Text(text)] => text.clone(),
+        _ => return None,
+    };
+    let special = ['{', '}', '$', '\'', '"', '\\', '\n'];
+    (name.bytes().all(plain) && !word.contains(special))
+        .then(|| format!("{{env.{name}:{kind}{word}}}"))
 }
 
 /// A text whose braces stand for themselves.

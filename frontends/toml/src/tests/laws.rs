@@ -372,6 +372,15 @@ fn an_argument_can_have_a_value_of_its_own_in_a_step() {
 }
 
 #[test]
+fn variables_of_the_environment_can_have_a_word_in_their_place() {
+    let plan = "[step.s]\nfrom = 'scratch'\nenv = ['A=', 'B=b', 'C={env.A:-x y}{env.B:-z}{env.N:-}', 'D={env.A:+x}{env.B:+a.b}', 'E={{env.A:-x}}{env.A:x}']\n";
+    assert_eq!(
+        history(&[], plan)[2..],
+        ["ENV C=x yb", "ENV D=a.b", "ENV E={env.A:-x}{env.A:x}"]
+    );
+}
+
+#[test]
 fn defaults_that_cannot_be_filled_in_are_reported() {
     let tail = "[step.s]\nfrom = 'scratch'\n[output.o]\nstep = 's'\n";
     for args in [
