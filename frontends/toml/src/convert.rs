@@ -16,25 +16,23 @@ use rbuild_llb::Platform;
 use rbuild_llb::Severity;
 use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
-use rbuild_llb::pattern::PatternSet;
 
-use crate::schema::VERSION;
 use crate::values::is_predefined;
 
 mod back;
+mod document;
+mod inputs;
 mod parts;
 mod stage;
 mod transfer;
 mod values;
 mod write;
 
-use parts::Part;
-use parts::Slot;
+use inputs::unique;
 use stage::Building;
 use values::Said;
 use values::Variable;
 use values::Variables;
-use write::Item;
 use write::Value;
 
 /// PATH where there is no base image.
@@ -348,278 +346,6 @@ impl<'a> Converter<'a> {
         });
         (self.image(&image, platform.as_deref()), building)
     }
-
-    /// Notes what triggers of a stage that another starts from cannot take from the plan.
-    fn triggers(&mut self, stage: &Stage, from: usize) {
-        let triggers: Vec<String> = self.steps[from].triggers().collect();
-        for trigger in triggers {
-            let keyword = trigger.split_whitespace().next().unwrap_or_default();
-            if keyword.eq_ignore_ascii_case("arg") {
-                let what = format!("`ONBUILD {trigger}` in a stage that this one starts from");
-                let instead = "it has its default, whatever the build is given";
-                self.lose(&stage.base.span, &what, instead);
-            } else if trigger.contains("from=") {
-                let what = format!("`ONBUILD {trigger}` in a stage that this one starts from");
-                let instead = "it cannot name a stage of the file";
-                self.lose(&stage.base.span, &what, instead);
-            }
-        }
-    }
-
-    /// What the `--from` of a COPY means: also the number of a stage.
-    fn copy_source(&mut self, from: &str, index: usize) -> String {
-        match from.parse::<usize>() {
-            Ok(stage) if stage < self.names.len() => {
-                self.used.insert(stage);
-                self.names[stage].clone()
-            }
-            _ => self.source(from, index),
-        }
-    }
-
-    /// What the `from` of a mount means.
-    fn source(&mut self, from: &str, index: usize) -> String {
-        let stages = &self.ast.stages;
-        let named = stages.iter().rposition(|stage| {
-            let name = stage.name.as_ref();
-            name.is_some_and(|name| name.text.to_lowercase() == from.to_lowercase())
-        });
-        match named {
-            Some(stage) => {
-                if stage != index {
-                    self.used.insert(stage);
-                }
-                self.names[stage].clone()
-            }
-            None if from == "scratch" => from.to_owned(),
-            None => self.image(from, None),
-        }
-    }
-
-    fn image(&mut self, image: &str, platform: Option<&str>) -> String {
-        let mut fields = vec![("image".to_owned(), Value::from(image))];
-        match platform {
-            None | Some("{platform}") => {}
-            Some("{build.platform}") => fields.push(("platform".to_owned(), "build".into())),
-            Some(other) => fields.push(("platform".to_owned(), other.into())),
-        }
-        let name = image.split('@').next().unwrap_or_default();
-        let last = name.rsplit('/').next().unwrap_or_default();
-        let name = match last.split(':').next().unwrap_or_default() {
-            // An argument stands for the name: `{args.BASE}`.
-            "" => "base",
-            name if name.contains('{') => "base",
-            name => name,
-        };
-        self.input(name, fields)
-    }
-
-    /// The build context.
-    fn context(&mut self, at: &Span) -> String {
-        let mut fields = vec![("local".to_owned(), Value::from("."))];
-        let lines = self.ignore.unwrap_or_default().lines();
-        let lines = lines
-            .map(|line| line.trim_start_matches('\u{feff}'))
-            .filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
-        let mut patterns: Vec<String> = Vec::new();
-        for line in lines {
-            let pattern = match line.trim() {
-                // Only at the very start of a line it is a comment.
-                pattern if pattern.starts_with('#') => line,
-                pattern => pattern,
-            };
-            let plain = pattern.trim().trim_start_matches('!').to_owned();
-            if PatternSet::new(&[plain]).is_err() {
-                let what = format!("the pattern `{}` of the ignore file", pattern.trim());
-                self.lose(at, &what, "it is left out: nothing is built with it");
-                continue;
-            }
-            patterns.push(pattern.to_owned());
-        }
-        if !patterns.is_empty() {
-            fields.push(("exclude".to_owned(), patterns.into()));
-        }
-        fields.push(("modes".to_owned(), "exact".into()));
-        self.input("context", fields)
-    }
-
-    /// The name of an input.
-    fn input(&mut self, name: &str, fields: Vec<(String, Value)>) -> String {
-        if let Some((name, _)) = self.inputs.iter().find(|(_, have)| *have == fields) {
-            return name.clone();
-        }
-        let kind = fields
-            .first()
-            .map_or("", |(kind, _)| kind.as_str())
-            .to_owned();
-        let name = simple(name);
-        let name = match self.taken.contains(&name) {
-            true => unique(&format!("{name}-{kind}"), &mut self.taken),
-            false => unique(&name, &mut self.taken),
-        };
-        self.inputs.push((name.clone(), fields));
-        name
-    }
-
-    /// The name of a cache.
-    fn cache(&mut self, name: &str, fields: Vec<(String, Value)>) -> String {
-        if let Some((name, _)) = self.caches.iter().find(|(_, have)| *have == fields) {
-            return name.clone();
-        }
-        let mut taken: BTreeSet<String> =
-            self.caches.iter().map(|(name, _)| name.clone()).collect();
-        let name = simple(name.trim_matches('/'));
-        let name = unique(&name, &mut taken);
-        self.caches.push((name.clone(), fields));
-        name
-    }
-
-    /// The plan.
-    fn document(&mut self) -> String {
-        let outputs: Vec<usize> = (0..self.steps.len())
-            .filter(|at| !self.used.contains(at) || at + 1 == self.steps.len())
-            .collect();
-        let mut out = format!("schema = {VERSION}\n");
-        if outputs.len() > 1
-            && let Some(last) = self.names.last()
-        {
-            write::entry("default", &Item::from(vec![last.clone()]), &mut out);
-        }
-        self.sections(&mut out);
-        let steps = std::mem::take(&mut self.steps);
-        for (at, mut step) in steps.into_iter().enumerate() {
-            let is_output = outputs.contains(&at);
-            let mut image = Part::default();
-            if is_output {
-                image = hoisted(&mut step.building);
-            }
-            let onbuild = std::mem::take(&mut step.building.onbuild);
-            if !is_output {
-                // Their place among other instructions makes no difference.
-                for trigger in onbuild {
-                    step.building.parts.push(Slot::Onbuild, trigger, Vec::new());
-                }
-            } else {
-                // A step that starts from one with triggers runs them, and an output is one.
-                for trigger in onbuild {
-                    image.push(Slot::Onbuild, trigger);
-                }
-            }
-            let empty = step.building.parts.list.is_empty();
-            let base = match empty && is_output && !self.used.contains(&at) {
-                true => step.from.clone(),
-                false => {
-                    step.write(&mut out);
-                    step.name.clone()
-                }
-            };
-            if is_output {
-                if base != step.name {
-                    out.push('\n');
-                    write::comments(&step.comments, "", &mut out);
-                    out.push_str(&format!("[output.{}]\n", step.name));
-                } else {
-                    out.push_str(&format!("\n[output.{}]\n", step.name));
-                }
-                write::entry("step", &Item::from(base), &mut out);
-                write::entry("times", &Item::from("keep"), &mut out);
-                image.write_image(&format!("output.{}.image", step.name), &mut out);
-            }
-        }
-        out
-    }
-
-    /// Arguments, inputs and caches.
-    fn sections(&self, out: &mut String) {
-        if !self.args.is_empty() {
-            out.push_str("\n[args]\n");
-            for (name, arg) in &self.args {
-                let item = Item {
-                    comments: arg.comments.clone(),
-                    value: match &arg.default {
-                        Some(default) => default.as_str().into(),
-                        None => Value::Table(Vec::new()),
-                    },
-                };
-                write::entry(name, &item, out);
-            }
-        }
-        for (section, list) in [("inputs", &self.inputs), ("caches", &self.caches)] {
-            if list.is_empty() {
-                continue;
-            }
-            let (long, short): (Vec<_>, Vec<_>) = list
-                .iter()
-                .partition(|(name, fields)| write::is_long(name, fields));
-            if !short.is_empty() {
-                out.push_str(&format!("\n[{section}]\n"));
-            }
-            for (name, fields) in short {
-                write::entry(name, &Item::from(Value::Table(fields.clone())), out);
-            }
-            for (name, fields) in long {
-                out.push_str(&format!("\n[{section}.{}]\n", write::key(name)));
-                for (name, value) in fields {
-                    write::entry(name, &Item::from(value.clone()), out);
-                }
-            }
-        }
-    }
-}
-
-impl Step {
-    fn triggers(&self) -> impl Iterator<Item = String> {
-        let triggers = self.building.onbuild.iter();
-        triggers.filter_map(|item| match &item.value {
-            Value::Text(text) => Some(text.clone()),
-            _ => None,
-        })
-    }
-
-    fn write(&self, out: &mut String) {
-        let table = format!("step.{}", self.name);
-        out.push('\n');
-        write::comments(&self.comments, "", out);
-        out.push_str(&format!("[{table}]\n"));
-        write::entry("from", &Item::from(self.from.as_str()), out);
-        let mut parts = self.building.parts.list.iter();
-        if let Some(first) = parts.next() {
-            first.write(&table, out);
-        }
-        for part in parts {
-            let table = format!("{table}.then");
-            out.push_str(&format!("\n[[{table}]]\n"));
-            part.write(&table, out);
-        }
-    }
-}
-
-/// Takes from a stage the image config at its end that makes the same image when an output has it.
-fn hoisted(stage: &mut Building) -> Part {
-    let parts = &mut stage.parts.list;
-    let Some((last, before)) = parts.split_last_mut() else {
-        return Part::default();
-    };
-    let image = last.clone().take_image();
-    // An entry point drops the CMD that another step has.
-    let drops = image.has(Slot::Entrypoint) && before.iter().any(|part| part.has(Slot::Cmd));
-    // A step that starts from another has its ENV anew, so an ARG of the same name is not in front of it any more.
-    let mut names = Vec::new();
-    for value in image.values() {
-        value.each_text(&mut |text| names.extend(crate::values::names(text).map(str::to_owned)));
-    }
-    let declared = names
-        .iter()
-        .filter_map(|name| name.strip_prefix("env.")?.split(':').next())
-        .any(|name| stage.declared.contains(name));
-    if drops || declared {
-        return Part::default();
-    }
-    let image = last.take_image();
-    if last.is_empty() {
-        parts.pop();
-    }
-    image
 }
 
 /// A warning that `language` cannot say something.
@@ -632,35 +358,6 @@ fn loss(language: &str, span: &Span, what: &str, instead: &str) -> Diagnostic {
             instead,
         )
     }
-}
-
-/// Letters, digits, `-` and `_`.
-fn simple(name: &str) -> String {
-    let plain = |c: char| match c {
-        c if c.is_ascii_alphanumeric() || c == '_' => c,
-        _ => '-',
-    };
-    let name: String = name.chars().map(plain).collect();
-    let mut short = name.trim_matches('-').to_owned();
-    while short.contains("--") {
-        short = short.replace("--", "-");
-    }
-    match short.is_empty() {
-        true => "input".to_owned(),
-        false => short,
-    }
-}
-
-/// A name that nothing else has.
-fn unique(name: &str, taken: &mut BTreeSet<String>) -> String {
-    let name = simple(name);
-    let mut found = name.clone();
-    let mut number = 2;
-    while !taken.insert(found.clone()) {
-        found = format!("{name}-{number}");
-        number += 1;
-    }
-    found
 }
 
 #[cfg(test)]

@@ -225,8 +225,17 @@ fn long(text: &str, indent: &str, to: &mut String) {
         return;
     }
     // A line break behind a `\`, with the blanks after it, is not part of the text.
-    to.push_str("\"\"\"\\\n");
+    to.push_str("\"\"\"");
+    let blank = text.starts_with([' ', '\t']);
+    if !blank {
+        to.push_str("\\\n");
+    }
     for (at, piece) in pieces.iter().enumerate() {
+        // Blanks at the start of the text would be taken for indentation.
+        if at == 0 && blank {
+            to.push_str(&format!("{}\\\n", breakable(piece)));
+            continue;
+        }
         let more = if at == 0 { "" } else { INDENT };
         to.push_str(&format!("{indent}{INDENT}{more}{}\\\n", breakable(piece)));
     }
@@ -278,7 +287,7 @@ mod t {
     proptest! {
         #[test]
         fn what_is_written_is_what_is_read(
-            texts in prop::collection::vec("[ -~\n\t\"'\\\\é\u{7f}\u{1}]{0,300}", 0..4),
+            texts in prop::collection::vec(prop_oneof!["[ -~\n\t\"'\\\\é\u{7f}\u{1}]{0,300}", "[ a&;\"]{0,300}"], 0..4),
             name in "[ -~é\n]{0,8}",
         ) {
             let item = Item {
