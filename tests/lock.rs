@@ -673,10 +673,10 @@ run = ["true"]
         .code(2)
         .fails_with(str![[r#"
 error: `rbuild.lock` has no entry for `docker.io/library/busybox:latest`
- --> rbuild.toml:9:8
+ --> rbuild.toml:5:18
   |
-9 | from = "base"
-  |        ^^^^^^ not locked
+5 | base = { image = "busybox" }
+  |                  ^^^^^^^^^ not locked
   |
 hint: `rbuild lock`, with the flags of this build, adds it; without `--locked` it is taken as it is now
 [exit status: 2]
