@@ -8,7 +8,6 @@
 #[path = "commands/measure.rs"]
 mod measure;
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -19,15 +18,11 @@ use rbuild_dockerfile::Dockerfile;
 use rbuild_llb::Frontend;
 use rbuild_llb::ImageConfig;
 use rbuild_llb::OciDigest;
-use rbuild_llb::Platform;
 use rbuild_llb::SourceFile;
 use rbuild_llb::frontend::Conversion;
 use rbuild_llb::frontend::FrontendRequest;
-use rbuild_llb::frontend::MainContext;
-use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::Pin;
 use rbuild_llb::frontend::Pins;
-use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::pattern::Matches;
 use rbuild_llb::pattern::PatternSet;
@@ -109,31 +104,11 @@ fn dockerfile() -> String {
 }
 
 fn request(name: &str, language: &'static str, text: &str) -> FrontendRequest {
-    FrontendRequest {
-        source: Arc::new(SourceFile {
-            name: name.into(),
-            text: text.to_owned(),
-            language,
-        }),
-        context: MainContext::Local,
-        ignore: None,
-        targets: Vec::new(),
-        build_args: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        contexts: BTreeMap::new(),
-        target_platform: Platform::host(),
-        implicit_platform: true,
-        build_platform: Platform::host(),
-        multi_platform: false,
-        no_cache: NoCache::Off,
-        network: NetworkMode::Default,
-        extra_hosts: Vec::new(),
-        ulimits: Vec::new(),
-        source_date_epoch: None,
-        settings: Vec::new(),
-        files: Default::default(),
-        git: None,
-    }
+    FrontendRequest::new(Arc::new(SourceFile {
+        name: name.into(),
+        text: text.to_owned(),
+        language,
+    }))
 }
 
 /// Outline and conversion of a file, with a frontend that has not seen it, beside its words as strings.

@@ -430,11 +430,7 @@ fn sandbox_settings(settings: &Settings, store: &Store) -> sandbox::Settings {
 fn remark_on(events: &EventSink, text: &str) {
     let diagnostic = Diagnostic {
         severity: rbuild_llb::Severity::Warning,
-        rule: None,
-        message: text.to_owned(),
-        labels: Vec::new(),
-        statement: None,
-        hints: Vec::new(),
+        ..Diagnostic::unplaced(text)
     };
     events.send(Event::Warning(WarningEvent {
         vertex: String::new(),

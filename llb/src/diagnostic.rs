@@ -112,13 +112,21 @@ impl Diagnostic {
     /// An error at `span`.
     pub fn error(message: impl Into<String>, span: Span, label: impl Into<String>) -> Self {
         Self {
-            severity: Severity::Error,
-            rule: None,
-            message: message.into(),
             labels: vec![Label {
                 span,
                 text: label.into(),
             }],
+            ..Self::unplaced(message)
+        }
+    }
+
+    /// An error that is about no place in a file: about the command line, or about several files.
+    pub fn unplaced(message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            rule: None,
+            message: message.into(),
+            labels: Vec::new(),
             statement: None,
             hints: Vec::new(),
         }

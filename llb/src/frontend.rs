@@ -58,6 +58,33 @@ pub struct FrontendRequest {
     pub git: Option<GitState>,
 }
 
+impl FrontendRequest {
+    /// A request for the default target of `source`, for this machine, with nothing else said.
+    pub fn new(source: Arc<SourceFile>) -> Self {
+        Self {
+            source,
+            context: MainContext::Local,
+            ignore: None,
+            targets: Vec::new(),
+            build_args: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            contexts: BTreeMap::new(),
+            target_platform: Platform::host(),
+            implicit_platform: true,
+            build_platform: Platform::host(),
+            multi_platform: false,
+            no_cache: NoCache::Off,
+            network: NetworkMode::Default,
+            extra_hosts: Vec::new(),
+            ulimits: Vec::new(),
+            source_date_epoch: None,
+            settings: Vec::new(),
+            files: Files::default(),
+            git: None,
+        }
+    }
+}
+
 /// Files by their paths from the directory of the plan, lexically cleaned.
 pub type Files = Arc<BTreeMap<String, Arc<SourceFile>>>;
 

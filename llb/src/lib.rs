@@ -7,7 +7,7 @@
 //! - [`config`]: the OCI image config that travels beside the graph
 //! - [`frontend`]: the trait a plan language implements; [`inspect`]: what else can be asked of a plan
 //! - [`diagnostic`]: source files, spans, findings; [`event`]: progress; [`cancel`]: stopping
-//! - [`suggest`]: "did you mean"
+//! - [`suggest`]: "did you mean"; [`paths`]: paths without detours
 //! - [`pattern`]: include and exclude patterns, wildcards
 //! - [`proto`]: BuildKit's protobuf form, in and out; [`dump`]: forms for people and programs to read
 
@@ -23,6 +23,7 @@ pub mod id;
 pub mod inspect;
 pub mod key;
 pub mod op;
+pub mod paths;
 pub mod pattern;
 pub mod platform;
 pub mod proto;

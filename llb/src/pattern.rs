@@ -19,6 +19,7 @@ mod glob;
 mod tests;
 mod wildcard;
 
+use crate::paths::clean;
 use glob::Glob;
 pub use wildcard::wildcard;
 
@@ -332,26 +333,5 @@ fn clean_relative(path: &str) -> String {
     match path.strip_prefix('/') {
         Some(rest) if !rest.is_empty() => rest.to_owned(),
         _ => path,
-    }
-}
-
-/// Go's `path.Clean`: the shortest path that is lexically the same.
-fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut names: Vec<&str> = Vec::new();
-    for name in path.split('/') {
-        match name {
-            "" | "." => {}
-            ".." if names.last().is_some_and(|last| *last != "..") => {
-                names.pop();
-            }
-            ".." if rooted => {}
-            _ => names.push(name),
-        }
-    }
-    match (rooted, names.join("/")) {
-        (true, rest) => format!("/{rest}"),
-        (false, rest) if rest.is_empty() => ".".to_owned(),
-        (false, rest) => rest,
     }
 }

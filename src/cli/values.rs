@@ -6,20 +6,12 @@ use std::str::FromStr;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Platform;
-use rbuild_llb::Severity;
 use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::Ulimit;
 
 /// A problem with the request that no file is to blame for.
 pub(crate) fn problem(message: impl Into<String>) -> Diagnostic {
-    Diagnostic {
-        severity: Severity::Error,
-        rule: None,
-        message: message.into(),
-        labels: Vec::new(),
-        statement: None,
-        hints: Vec::new(),
-    }
+    Diagnostic::unplaced(message)
 }
 
 /// `invalid value for `--flag`: …`

@@ -1,15 +1,11 @@
 //! A file in the other language. Nothing runs, and nobody is asked anything.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use rbuild_llb::Platform;
 use rbuild_llb::SourceFile;
 use rbuild_llb::frontend::FrontendRequest;
-use rbuild_llb::frontend::MainContext;
-use rbuild_llb::frontend::NoCache;
-use rbuild_llb::op::NetworkMode;
 use rbuild_llb::pattern::read_ignore_file;
 use rbuild_plan::Rewritten;
 
@@ -67,24 +63,8 @@ pub fn convert(path: &Path, to: Language) -> Result<Rewritten, BuildError> {
     let files = files::read(&source, dir)?;
     let request = FrontendRequest {
         git: files::git_state(&source, &files, dir),
-        source,
-        context: MainContext::Local,
-        ignore: None,
-        targets: Vec::new(),
-        build_args: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        contexts: BTreeMap::new(),
-        target_platform: Platform::host(),
-        implicit_platform: true,
-        build_platform: Platform::host(),
-        multi_platform: false,
-        no_cache: NoCache::Off,
-        network: NetworkMode::Default,
-        extra_hosts: Vec::new(),
-        ulimits: Vec::new(),
-        source_date_epoch: None,
-        settings: Vec::new(),
         files,
+        ..FrontendRequest::new(source)
     };
     let exclude = ignore.map_or_else(Vec::new, |file| read_ignore_file(&file.text));
     rbuild_plan::Plan::default()

@@ -109,11 +109,13 @@ pub(super) fn targets(
         };
         match &tag.target {
             None if several => problems.push(
-                told("several targets are built, and one name cannot be that of all")
-                    .hint(format!("say whose it is: `-t TARGET={}`", tag.name)),
+                Diagnostic::unplaced(
+                    "several targets are built, and one name cannot be that of all",
+                )
+                .hint(format!("say whose it is: `-t TARGET={}`", tag.name)),
             ),
             Some(target) if !known(target) => {
-                problems.push(told(format!(
+                problems.push(Diagnostic::unplaced(format!(
                     "`-t {target}=…` names no target that is built"
                 )));
             }
@@ -132,7 +134,9 @@ pub(super) fn targets(
             let pushes = |spec: &OutputSpec| spec.kind == OutputKind::Image { push: true };
             if names.is_empty() && specs.iter().any(pushes) {
                 let hint = "add `-t registry.example.org/name:tag`";
-                problems.push(told("there is no name to push the image under").hint(hint));
+                problems.push(
+                    Diagnostic::unplaced("there is no name to push the image under").hint(hint),
+                );
             }
         }
     }
@@ -261,24 +265,14 @@ fn clashes(targets: &[Target]) -> Vec<Diagnostic> {
                     target.name
                 );
                 problems.push(
-                    told(message).hint("build one of them, or give each its own place in the plan"),
+                    Diagnostic::unplaced(message)
+                        .hint("build one of them, or give each its own place in the plan"),
                 );
             }
             seen.push((dest, &target.name));
         }
     }
     problems
-}
-
-fn told(message: impl Into<String>) -> Diagnostic {
-    Diagnostic {
-        severity: rbuild_llb::Severity::Error,
-        rule: None,
-        message: message.into(),
-        labels: Vec::new(),
-        statement: None,
-        hints: Vec::new(),
-    }
 }
 
 /// The steps that only tests need: they may fail, and what they leave may be exported.

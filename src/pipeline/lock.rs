@@ -20,7 +20,6 @@ use std::sync::MutexGuard;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
-use rbuild_llb::Severity;
 use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
 use rbuild_llb::diagnostic::Label;
@@ -217,16 +216,14 @@ impl Lock {
                 span: span.clone(),
                 text: "not locked".to_owned(),
             });
-            Some(Diagnostic {
-                severity: Severity::Error,
-                rule: None,
-                message: format!("`{}` has no entry for `{name}`", self.shown),
+            let message = format!("`{}` has no entry for `{name}`", self.shown);
+            let error = Diagnostic {
                 labels: labels.collect(),
-                statement: None,
-                hints: vec![format!(
-                    "{ADDS}; without `--locked` it is taken as it is now"
-                )],
-            })
+                ..Diagnostic::unplaced(message)
+            };
+            Some(error.hint(format!(
+                "{ADDS}; without `--locked` it is taken as it is now"
+            )))
         });
         let missing: Vec<Diagnostic> = missing.collect();
         match missing.is_empty() {

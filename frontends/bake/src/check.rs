@@ -4,10 +4,10 @@ use rbuild_llb::Span;
 
 use crate::BakeOptions;
 use crate::Fail;
-use crate::clean_path;
 use crate::fail;
 use crate::fail_nowhere;
 use crate::target::Target;
+use rbuild_llb::paths::clean as clean_path;
 
 /// Checks the values that have a form of their own, cleans the context's path, and passes `SOURCE_DATE_EPOCH` on.
 pub(crate) fn finish(name: &str, target: &mut Target, options: &BakeOptions) -> Result<(), Fail> {

@@ -553,7 +553,7 @@ pub(crate) fn unknown_function(name: &str, span: &Span, definitions: &dyn Defini
         .iter()
         .copied()
         .chain(own.iter().map(String::as_str));
-    let nearest = crate::nearest(name, known);
+    let nearest = rbuild_llb::suggest::nearest_name(name, known);
     let failure = fail(
         format!("there is no function `{name}`"),
         span.clone(),
@@ -606,7 +606,7 @@ fn attribute(value: &Value, name: &str, span: &Span) -> Result<Value, Fail> {
         let failure = fail(
             format!("there is no attribute `{name}`"),
             span.clone(),
-            crate::nearest(name, known.iter().copied())
+            rbuild_llb::suggest::nearest_name(name, known.iter().copied())
                 .map_or_else(String::new, |name| format!("did you mean `{name}`?")),
         );
         match known.is_empty() {

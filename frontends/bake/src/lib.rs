@@ -29,7 +29,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rbuild_llb::Diagnostic;
-use rbuild_llb::Severity;
 use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
 
@@ -208,14 +207,7 @@ pub(crate) fn fail(message: impl Into<String>, span: Span, label: impl Into<Stri
 
 /// An error about what is in no file: the command line.
 pub(crate) fn fail_nowhere(message: impl Into<String>) -> Fail {
-    Fail(Box::new(Diagnostic {
-        severity: Severity::Error,
-        rule: None,
-        message: message.into(),
-        labels: Vec::new(),
-        statement: None,
-        hints: Vec::new(),
-    }))
+    Fail(Box::new(Diagnostic::unplaced(message)))
 }
 
 impl Fail {
@@ -246,51 +238,5 @@ impl From<Fail> for Diagnostic {
 impl From<Fail> for Vec<Diagnostic> {
     fn from(fail: Fail) -> Self {
         vec![fail.into()]
-    }
-}
-
-/// The known name that is most like the given one, if one is.
-pub(crate) fn nearest<'n>(name: &str, known: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let limit = (name.chars().count() / 3).max(1);
-    known
-        .map(|other| (distance(name, other), other))
-        .filter(|(distance, _)| *distance <= limit)
-        .min()
-        .map(|(_, other)| other)
-}
-
-/// How many characters must be put in, taken out or changed to make one name of the other (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().take(64).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().take(64).enumerate() {
-        let mut before = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let changed = before + usize::from(x != *y);
-            before = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(before + 1);
-        }
-    }
-    row[b.len()]
-}
-
-/// The shortest path of the same meaning, as Go's `path.Clean`: without `.`, `..` after a name, and doubled slashes.
-pub(crate) fn clean_path(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
-            ".." if rooted => {}
-            part => parts.push(part),
-        }
-    }
-    let joined = parts.join("/");
-    match (rooted, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
     }
 }

@@ -90,7 +90,7 @@ impl Config {
     }
 
     fn unknown(&self, kind: &str, name: &str, span: Option<&Span>) -> Fail {
-        let label = crate::nearest(name, self.names())
+        let label = rbuild_llb::suggest::nearest_name(name, self.names())
             .map_or_else(String::new, |near| format!("did you mean `{near}`?"));
         let message = format!("there is no {kind} `{name}`");
         let failure = match span {

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use rbuild_llb::Diagnostic;
-use rbuild_llb::Severity;
 use rbuild_llb::Span;
 use rbuild_llb::frontend::FrontendRequest;
 use rbuild_llb::inspect::Finding;
@@ -266,7 +265,7 @@ impl Linter {
             let hint = "the options are `skip=…`, `experimental=…` and `error=true`";
             let error = match place {
                 Some(place) => Diagnostic::error(message, Span::new(source, place), ""),
-                None => nowhere(format!("build argument {BUILD_ARG}: {message}")),
+                None => Diagnostic::unplaced(format!("build argument {BUILD_ARG}: {message}")),
             };
             vec![error.hint(hint)]
         })?;
@@ -328,7 +327,7 @@ impl Linter {
         }
         let rules = self.found.iter().filter_map(|found| found.warning.rule);
         let rules: Vec<&str> = rules.collect::<BTreeSet<_>>().into_iter().collect();
-        let error = nowhere(format!(
+        let error = Diagnostic::unplaced(format!(
             "lint violation found for rules: {}",
             rules.join(", ")
         ));
@@ -344,17 +343,5 @@ impl Linter {
             None => Ok(warnings.collect()),
             Some(error) => Err(warnings.chain([error]).collect()),
         }
-    }
-}
-
-/// An error that is about no place in the file.
-fn nowhere(message: String) -> Diagnostic {
-    Diagnostic {
-        severity: Severity::Error,
-        rule: None,
-        message,
-        labels: Vec::new(),
-        statement: None,
-        hints: Vec::new(),
     }
 }

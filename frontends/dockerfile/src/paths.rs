@@ -1,35 +1,7 @@
 //! Paths inside images, always with slashes, as Go's `path` package and BuildKit treat them.
 
-/// Go's `path.Clean`: no empty and no `.` elements, `..` resolved, `.` for nothing.
-pub(crate) fn clean(path: &str) -> String {
-    let rooted = path.starts_with('/');
-    let mut clean = String::with_capacity(path.len().max(1));
-    append_clean(path, rooted, &mut clean);
-    if clean.is_empty() {
-        clean.push(if rooted { '/' } else { '.' });
-    }
-    clean
-}
-
-/// Appends the elements of `path`, each with a slash in front, but for the first of a path that is not rooted.
-fn append_clean(path: &str, rooted: bool, clean: &mut String) {
-    for part in path.split('/') {
-        let last = clean.rfind('/').map_or(0, |at| at + 1);
-        match part {
-            "" | "." => continue,
-            ".." if rooted && clean.is_empty() => continue,
-            ".." if !clean.is_empty() && clean[last..] != *".." => {
-                clean.truncate(last.saturating_sub(1));
-                continue;
-            }
-            _ => {}
-        }
-        if rooted || !clean.is_empty() {
-            clean.push('/');
-        }
-        clean.push_str(part);
-    }
-}
+use rbuild_llb::paths::append_clean;
+pub(crate) use rbuild_llb::paths::clean;
 
 /// `path` as an absolute, clean path, taken from `dir` if it is relative.
 pub(crate) fn absolute(dir: &str, path: &str) -> String {

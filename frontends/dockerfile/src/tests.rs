@@ -22,12 +22,10 @@ use rbuild_llb::config::History;
 use rbuild_llb::frontend::Conversion;
 use rbuild_llb::frontend::Converted;
 use rbuild_llb::frontend::FrontendRequest;
-use rbuild_llb::frontend::MainContext;
 use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::Pin;
 use rbuild_llb::frontend::Pins;
 use rbuild_llb::frontend::SourceRequest;
-use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SourceOp;
 
 use super::Dockerfile;
@@ -67,25 +65,9 @@ fn file(name: &str, text: &str) -> Arc<SourceFile> {
 
 fn request(text: &str) -> FrontendRequest {
     FrontendRequest {
-        source: file("Dockerfile", text),
-        context: MainContext::Local,
-        ignore: None,
-        targets: Vec::new(),
-        build_args: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        contexts: BTreeMap::new(),
         target_platform: amd64(),
-        implicit_platform: true,
         build_platform: amd64(),
-        multi_platform: false,
-        no_cache: NoCache::Off,
-        network: NetworkMode::Default,
-        extra_hosts: Vec::new(),
-        ulimits: Vec::new(),
-        source_date_epoch: None,
-        settings: Vec::new(),
-        files: Default::default(),
-        git: None,
+        ..FrontendRequest::new(file("Dockerfile", text))
     }
 }
 

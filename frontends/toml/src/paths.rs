@@ -1,26 +1,6 @@
 //! Paths of a plan: relative to its directory, `/` between names, cleaned of `.` and `..` by their letters alone.
 
-/// A path without `.`, `..` behind a name, and doubled slashes. The directory itself is `.`.
-pub(crate) fn clean(path: &str) -> String {
-    let absolute = path.starts_with('/');
-    let mut names: Vec<&str> = Vec::new();
-    for name in path.split('/') {
-        match name {
-            "" | "." => {}
-            ".." if names.last().is_some_and(|last| *last != "..") => {
-                names.pop();
-            }
-            ".." if absolute => {}
-            name => names.push(name),
-        }
-    }
-    let joined = names.join("/");
-    match (absolute, joined.is_empty()) {
-        (true, _) => format!("/{joined}"),
-        (false, true) => ".".to_owned(),
-        (false, false) => joined,
-    }
-}
+pub(crate) use rbuild_llb::paths::clean;
 
 /// `path` from the directory `dir`.
 pub(crate) fn join(dir: &str, path: &str) -> String {

@@ -14,12 +14,9 @@ use rbuild_llb::SourceFile;
 use rbuild_llb::frontend::Conversion;
 use rbuild_llb::frontend::Converted;
 use rbuild_llb::frontend::FrontendRequest;
-use rbuild_llb::frontend::MainContext;
-use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::Pin;
 use rbuild_llb::frontend::Pins;
 use rbuild_llb::op::LocalSource;
-use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SourceOp;
 
 use crate::Plan;
@@ -43,25 +40,9 @@ pub(crate) fn source(name: &str, text: &str) -> Arc<SourceFile> {
 
 pub(crate) fn request(text: &str) -> FrontendRequest {
     FrontendRequest {
-        source: source("rbuild.toml", text),
-        context: MainContext::Local,
-        ignore: None,
-        targets: Vec::new(),
-        build_args: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        contexts: BTreeMap::new(),
         target_platform: amd64(),
-        implicit_platform: true,
         build_platform: amd64(),
-        multi_platform: false,
-        no_cache: NoCache::Off,
-        network: NetworkMode::Default,
-        extra_hosts: Vec::new(),
-        ulimits: Vec::new(),
-        source_date_epoch: None,
-        settings: Vec::new(),
-        files: Default::default(),
-        git: None,
+        ..FrontendRequest::new(source("rbuild.toml", text))
     }
 }
 

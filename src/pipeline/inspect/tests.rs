@@ -1,16 +1,12 @@
 //! Answers against those of BuildKit; `testdata/calls/README.md` says what is there.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
 use rbuild_llb::OciDigest;
 use rbuild_llb::frontend::FrontendRequest;
-use rbuild_llb::frontend::MainContext;
-use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::Pin;
-use rbuild_llb::op::NetworkMode;
 use serde_json::Value;
 
 use super::*;
@@ -22,30 +18,15 @@ fn cases() -> PathBuf {
 
 fn request(case: &Path) -> FrontendRequest {
     let platform = Platform::new("linux", "amd64", "");
+    let source = Arc::new(SourceFile {
+        name: "Dockerfile".to_owned(),
+        text: fs::read_to_string(case.join("Dockerfile")).unwrap(),
+        language: "Dockerfile",
+    });
     let mut request = FrontendRequest {
-        source: Arc::new(SourceFile {
-            name: "Dockerfile".to_owned(),
-            text: fs::read_to_string(case.join("Dockerfile")).unwrap(),
-            language: "Dockerfile",
-        }),
-        context: MainContext::Local,
-        ignore: None,
-        targets: Vec::new(),
-        build_args: BTreeMap::new(),
-        labels: BTreeMap::new(),
-        contexts: BTreeMap::new(),
         target_platform: platform.clone(),
-        implicit_platform: true,
         build_platform: platform,
-        multi_platform: false,
-        no_cache: NoCache::Off,
-        network: NetworkMode::Default,
-        extra_hosts: Vec::new(),
-        ulimits: Vec::new(),
-        source_date_epoch: None,
-        settings: Vec::new(),
-        files: Default::default(),
-        git: None,
+        ..FrontendRequest::new(source)
     };
     let options = fs::read_to_string(case.join("request")).unwrap_or_default();
     for line in options.lines() {

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Platform;
-use rbuild_llb::Severity;
 
 use super::Lock;
 use super::Locked;
@@ -169,16 +168,12 @@ fn check_names(lock: &Lock, named: &[String], old: &LockFile) -> Result<(), Buil
         let mut names = old.sources.keys();
         !names.any(|name| name.is_meant_by(word))
     });
-    let problems = unknown.map(|word| Diagnostic {
-        severity: Severity::Error,
-        rule: None,
-        message: format!("`{}` has no entry for `{word}`", lock.shown),
-        labels: Vec::new(),
-        statement: None,
-        hints: vec![match names.is_empty() {
+    let problems = unknown.map(|word| {
+        let message = format!("`{}` has no entry for `{word}`", lock.shown);
+        Diagnostic::unplaced(message).hint(match names.is_empty() {
             true => "it has none at all; `rbuild lock` adds what is missing".to_owned(),
             false => format!("it has {}", names.join(", ")),
-        }],
+        })
     });
     let problems: Vec<Diagnostic> = problems.collect();
     match problems.is_empty() {

@@ -82,7 +82,10 @@ fn extended(name: &str, services: &[(Word, Node)], above: &mut Vec<String>) -> R
         }
     };
     if !services.iter().any(|(key, _)| key.text == base) {
-        let near = crate::nearest(&base, services.iter().map(|(key, _)| key.text.as_str()));
+        let near = rbuild_llb::suggest::nearest_name(
+            &base,
+            services.iter().map(|(key, _)| key.text.as_str()),
+        );
         let label = near.map_or_else(String::new, |near| format!("did you mean `{near}`?"));
         return Err(fail(
             format!("there is no service `{base}`"),

@@ -18,7 +18,6 @@ use self::yaml::Kind;
 use self::yaml::Node;
 use crate::BakeOptions;
 use crate::Fail;
-use crate::clean_path;
 use crate::fail;
 use crate::flags::Attest;
 use crate::flags::CacheEntry;
@@ -35,6 +34,7 @@ use crate::target::merge_caches;
 use crate::target::merge_outputs;
 use crate::target::merge_secrets;
 use crate::target::merge_ssh;
+use rbuild_llb::paths::clean as clean_path;
 
 /// The keys of `build`. `isolation` is for another system; buildx passes over `entitlements`, `privileged` and
 /// `no_cache_filter`, and so do we.
@@ -279,7 +279,7 @@ impl Reader {
             "secrets" => target.secrets = Some(self.secrets(value)?),
             name if BUILD.contains(&name) || name.starts_with("x-") => {}
             name => {
-                let near = crate::nearest(name, BUILD.into_iter());
+                let near = rbuild_llb::suggest::nearest_name(name, BUILD.into_iter());
                 let label = near.map_or_else(String::new, |near| format!("did you mean `{near}`?"));
                 let message = format!("`build` has no `{name}`");
                 return Err(fail(message, key.span.clone(), label));
@@ -430,7 +430,7 @@ fn x_bake(target: &mut Target, own: &Node, warnings: &mut Vec<Diagnostic>) -> Re
                 }
             }
             name => {
-                let near = crate::nearest(name, X_BAKE.into_iter());
+                let near = rbuild_llb::suggest::nearest_name(name, X_BAKE.into_iter());
                 let label = near.map_or_else(String::new, |near| format!("did you mean `{near}`?"));
                 let message = format!("`x-bake` has no `{name}`, it is passed over");
                 let mut warning = Diagnostic::error(message, key.span.clone(), label);

@@ -102,7 +102,7 @@ fn unknown_attributes(block: &Block) -> Vec<Diagnostic> {
     for attribute in &block.body.attributes {
         let name = &attribute.name.text;
         if !known().any(|known| known == name) {
-            let label = crate::nearest(name, known())
+            let label = rbuild_llb::suggest::nearest_name(name, known())
                 .map_or_else(String::new, |near| format!("did you mean `{near}`?"));
             let message = format!("a target has no attribute `{name}`, it is passed over");
             found.push(warning(message, &attribute.name.span, label));
@@ -214,7 +214,7 @@ impl<'f> Files<'f> {
             .filter(|block| !known.contains(&block.kind.text.as_str()))
             .map(|block| {
                 let kind = &block.kind.text;
-                let label = crate::nearest(kind, known.into_iter())
+                let label = rbuild_llb::suggest::nearest_name(kind, known.into_iter())
                     .map_or_else(String::new, |near| format!("did you mean `{near}`?"));
                 let message = format!("a bake file has no `{kind}` blocks, it is passed over");
                 warning(message, &block.kind.span, label)
@@ -534,7 +534,7 @@ impl Definitions for Files<'_> {
         let block = self.variables.get(name);
         if attribute.is_none() && block.is_none() {
             let known = self.attributes.keys().chain(self.variables.keys()).copied();
-            let near = crate::nearest(name, known);
+            let near = rbuild_llb::suggest::nearest_name(name, known);
             let label = near.map_or_else(String::new, |near| format!("did you mean `{near}`?"));
             let message = format!("there is no variable `{name}`");
             return Err(fail(message, span.clone(), label));
@@ -590,7 +590,7 @@ impl Definitions for Files<'_> {
             let names = all
                 .flat_map(|found| &found.instances)
                 .map(|i| i.name.as_str());
-            let near = crate::nearest(&name.text, names);
+            let near = rbuild_llb::suggest::nearest_name(&name.text, names);
             let label = near.map_or_else(String::new, |near| format!("did you mean `{near}`?"));
             let message = format!("there is no {kind} `{}`", name.text);
             return Err(fail(message, name.span.clone(), label));
@@ -614,7 +614,7 @@ impl Definitions for Files<'_> {
             let mut target = self.attribute(index, instance, field)?;
             target.name.clone_from(&name.text);
             decode::get(&target, field).ok_or_else(|| {
-                let near = crate::nearest(field, decode::ATTRIBUTES.into_iter());
+                let near = rbuild_llb::suggest::nearest_name(field, decode::ATTRIBUTES.into_iter());
                 let label = near.map_or_else(String::new, |near| format!("did you mean `{near}`?"));
                 fail(format!("a target has no `{field}`"), span.clone(), label)
             })

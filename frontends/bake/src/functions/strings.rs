@@ -30,7 +30,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
     function("dirname", "dirname(path)", (1, 1), |_, a| {
         let path = text(a, 0)?;
         let end = path.rfind('/').map_or(0, |slash| slash + 1);
-        Ok(Value::string(crate::clean_path(&path[..end])))
+        Ok(Value::string(rbuild_llb::paths::clean(&path[..end])))
     }),
     function("format", "format(format, values...)", (1, ANY), |_, a| {
         Ok(Value::String(format::format(&text(a, 0)?, &a[1..])?))

@@ -151,11 +151,7 @@ impl Lowering<'_> {
         let given = self.request.build_args.keys();
         for name in given.filter(|name| !known.contains(name) && !is_predefined(name)) {
             let message = format!("the plan has no argument `{name}`");
-            let at = Span::new(&modules.get(crate::modules::ROOT).source, 0..0);
-            let error = Diagnostic {
-                labels: Vec::new(),
-                ..Diagnostic::error(message, at, "")
-            };
+            let error = Diagnostic::unplaced(message);
             let (module, local) = modules.locate(crate::modules::ROOT, name);
             let qualified = self.qualified(module, local);
             let near = nearest_name(name, known.iter().map(String::as_str));
