@@ -281,7 +281,11 @@ fn definition(
     let mut goals: Vec<Goal> = Vec::new();
     let mut warned: Vec<Diagnostic> = Vec::new();
     for platform in &platforms {
-        let asked = frontend_request(request, plan, platform, platforms.len() > 1)?;
+        let asked = FrontendRequest {
+            target_platform: platform.clone(),
+            multi_platform: platforms.len() > 1,
+            ..first.clone()
+        };
         for (asked, also) in with_also_run(asked, &request.also_run) {
             let Outline { sources, .. } = frontend.outline(&asked).map_err(BuildError::request)?;
             let mut pins = Pins::default();

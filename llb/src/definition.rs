@@ -132,6 +132,10 @@ impl Definition {
 
     /// Adds the steps and outputs of another graph.
     pub fn extend(&mut self, other: Self) {
+        if self.is_empty() && self.outputs.is_empty() {
+            *self = other;
+            return;
+        }
         for vertex in other.vertices {
             self.add(vertex);
         }
@@ -145,9 +149,14 @@ impl Definition {
 
     /// All steps with their ids, inputs before users.
     pub fn iter(&self) -> impl Iterator<Item = (VertexId, &Vertex)> {
+        self.ids().into_iter().zip(&self.vertices)
+    }
+
+    /// The ids of all steps, in their order.
+    fn ids(&self) -> Vec<VertexId> {
         let mut ids: Vec<VertexId> = vec![VertexId::from_bytes([0; 32]); self.vertices.len()];
         self.index.iter().for_each(|(id, &at)| ids[at] = *id);
-        ids.into_iter().zip(&self.vertices)
+        ids
     }
 
     /// How many steps there are.
@@ -179,12 +188,12 @@ impl Definition {
                 );
             }
         }
+        let ids = self.ids();
         let mut pruned = Definition {
             outputs: self.outputs,
-            ..Definition::default()
+            ..Definition::with_capacity(needed.len())
         };
-        for vertex in self.vertices {
-            let id = vertex.id();
+        for (id, vertex) in ids.into_iter().zip(self.vertices) {
             if needed.contains(&id) {
                 pruned.index.insert(id, pruned.vertices.len());
                 pruned.vertices.push(vertex);

@@ -437,7 +437,7 @@ macro_rules! body {
                 /// What else commands see.
                 mounts: Vec<MountItem>,
                 /// Caches that commands see, by their names.
-                caches: Vec<Text>,
+                caches: Vec<CacheItem>,
                 /// Secrets that commands see.
                 secrets: Vec<SecretItem>,
                 /// ssh agents that commands see.
@@ -482,7 +482,7 @@ pub(crate) struct Body<'a> {
     pub(crate) network: Option<&'a At<Network>>,
     pub(crate) security: Option<&'a Security>,
     pub(crate) mounts: &'a [MountItem],
-    pub(crate) caches: &'a [Text],
+    pub(crate) caches: &'a [CacheItem],
     pub(crate) secrets: &'a [SecretItem],
     pub(crate) ssh: &'a [SshItem],
     pub(crate) span: &'a Span,
@@ -674,5 +674,6 @@ pub(crate) enum Item<T> {
 }
 
 pub(crate) type MountItem = Item<Mount>;
+pub(crate) type CacheItem = Item<Text>;
 pub(crate) type SecretItem = Item<SecretUse>;
 pub(crate) type SshItem = Item<SshUse>;

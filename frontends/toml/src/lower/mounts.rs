@@ -14,7 +14,6 @@ use crate::modules::Thing;
 use crate::read::At;
 use crate::read::Text;
 use crate::schema::Body;
-use crate::schema::INHERITED;
 use crate::schema::Item;
 use crate::schema::Mount;
 use crate::schema::SecretUse;
@@ -23,6 +22,9 @@ use crate::values::Scope;
 
 /// Mounts, each with the stage whose files it shows.
 type Mounts = (Vec<Instruction>, Vec<Option<StageId>>);
+
+/// More than this no step has: a list that extends another at each step of a long chain would fill the memory.
+const MAX_MOUNTS: usize = 1000;
 
 /// The fields of a mount so far.
 struct Fields {
@@ -72,11 +74,55 @@ impl<'a> Lowering<'a> {
         from: Option<&Text>,
     ) -> Option<Mounts> {
         let mut mounts = Mounts::default();
-        self.add_mounts(body, scope, from, &mut mounts)?;
-        self.add_caches(body, scope, from, &mut mounts)?;
-        self.add_secrets(body, scope, from, &mut mounts)?;
-        self.add_ssh(body, scope, from, &mut mounts)?;
+        for (module, mount) in self.expanded(body, scope, from, |body| body.mounts)? {
+            self.mount(mount, Scope { module, ..scope }, &mut mounts)?;
+        }
+        for (module, name) in self.expanded(body, scope, from, |body| body.caches)? {
+            self.cache(name, Scope { module, ..scope }, &mut mounts)?;
+        }
+        for (module, secret) in self.expanded(body, scope, from, |body| body.secrets)? {
+            self.secret(secret, Scope { module, ..scope }, &mut mounts)?;
+        }
+        for (module, agent) in self.expanded(body, scope, from, |body| body.ssh)? {
+            self.agent(agent, Scope { module, ..scope }, &mut mounts)?;
+        }
         Some(mounts)
+    }
+
+    /// A list with what `"..."` stands for in its place, each item with the file it stands in. Chains of steps are as
+    /// long as a file can make them, so this is no recursion.
+    fn expanded<'b, T>(
+        &mut self,
+        body: Body<'b>,
+        scope: Scope<'_>,
+        from: Option<&'b Text>,
+        select: for<'x> fn(Body<'x>) -> &'x [Item<T>],
+    ) -> Option<Vec<(ModuleId, &'b T)>>
+    where
+        'a: 'b,
+    {
+        let mut list = Vec::new();
+        let mut open = vec![(scope.module, select(body).iter(), from)];
+        while let Some((module, items, from)) = open.last_mut() {
+            match items.next() {
+                None => {
+                    open.pop();
+                }
+                Some(Item::Own(item)) => list.push((*module, item)),
+                Some(Item::Inherited(at)) => {
+                    let (module, from) = (*module, *from);
+                    let (module, body, from) = self.inherited(module, from, at)?;
+                    open.push((module, select(body).iter(), Some(from)));
+                }
+            }
+            if list.len().max(open.len()) > MAX_MOUNTS {
+                let message = format!("this step extends or has more than {MAX_MOUNTS} mounts");
+                let at = body.span.clone();
+                self.errors.push(Diagnostic::error(message, at, ""));
+                return None;
+            }
+        }
+        Some(list)
     }
 
     /// What `"..."` stands for: the step that this one starts from.
@@ -90,6 +136,10 @@ impl<'a> Lowering<'a> {
         let problem = match from {
             None => "a function starts from nothing".to_owned(),
             Some(from) => match modules.thing(module, from) {
+                // What is wrong with it has been said.
+                Ok((Thing::Step(at), name)) if self.failed.contains(&(at, name.to_owned())) => {
+                    return None;
+                }
                 Ok((Thing::Step(at), name)) => {
                     let step = &modules.get(at).file.step[name].value;
                     return Some((at, step.body(), &step.from.0));
@@ -103,85 +153,6 @@ impl<'a> Lowering<'a> {
         self.errors
             .push(Diagnostic::error(message, at.clone(), problem));
         None
-    }
-
-    fn add_mounts(
-        &mut self,
-        body: Body<'_>,
-        scope: Scope<'_>,
-        from: Option<&Text>,
-        to: &mut Mounts,
-    ) -> Option<()> {
-        for item in body.mounts {
-            match item {
-                Item::Inherited(at) => {
-                    let (module, body, from) = self.inherited(scope.module, from, at)?;
-                    let scope = Scope { module, ..scope };
-                    self.add_mounts(body, scope, Some(from), to)?;
-                }
-                Item::Own(mount) => self.mount(mount, scope, to)?,
-            }
-        }
-        Some(())
-    }
-
-    fn add_caches(
-        &mut self,
-        body: Body<'_>,
-        scope: Scope<'_>,
-        from: Option<&Text>,
-        to: &mut Mounts,
-    ) -> Option<()> {
-        for name in body.caches {
-            if name.text == INHERITED {
-                let (module, body, from) = self.inherited(scope.module, from, &name.span)?;
-                let scope = Scope { module, ..scope };
-                self.add_caches(body, scope, Some(from), to)?;
-            } else {
-                self.cache(name, scope, to)?;
-            }
-        }
-        Some(())
-    }
-
-    fn add_secrets(
-        &mut self,
-        body: Body<'_>,
-        scope: Scope<'_>,
-        from: Option<&Text>,
-        to: &mut Mounts,
-    ) -> Option<()> {
-        for item in body.secrets {
-            match item {
-                Item::Inherited(at) => {
-                    let (module, body, from) = self.inherited(scope.module, from, at)?;
-                    let scope = Scope { module, ..scope };
-                    self.add_secrets(body, scope, Some(from), to)?;
-                }
-                Item::Own(secret) => self.secret(secret, scope, to)?,
-            }
-        }
-        Some(())
-    }
-
-    fn add_ssh(
-        &mut self,
-        body: Body<'_>,
-        scope: Scope<'_>,
-        from: Option<&Text>,
-        to: &mut Mounts,
-    ) -> Option<()> {
-        for item in body.ssh {
-            match item {
-                Item::Inherited(at) => {
-                    let (module, body, from) = self.inherited(scope.module, from, at)?;
-                    let scope = Scope { module, ..scope };
-                    self.add_ssh(body, scope, Some(from), to)?;
-                }
-                Item::Own(agent) => self.agent(agent, scope, to)?,
-            }
-        }
-        Some(())
     }
 
     fn mount(&mut self, mount: &Mount, scope: Scope<'_>, to: &mut Mounts) -> Option<()> {

@@ -92,8 +92,10 @@ impl Needs<'_> {
                 _ => {}
             }
         }
-        for name in body.caches {
-            self.cache(module, name);
+        for item in body.caches {
+            if let Item::Own(name) = item {
+                self.cache(module, name);
+            }
         }
     }
 

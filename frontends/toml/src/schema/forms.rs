@@ -256,6 +256,7 @@ impl<T: Read> Read for Item<T> {
             Shape::OneOf(shapes) if shapes.iter().any(|one| matches!(one, Shape::Text)) => {
                 Shape::OneOf(shapes)
             }
+            Shape::Text => Shape::Text,
             own => Shape::OneOf(vec![own, Shape::Choice(&[INHERITED])]),
         }
     }

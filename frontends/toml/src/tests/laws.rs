@@ -223,6 +223,24 @@ fn long_chains_of_steps_are_no_deep_recursion() {
 }
 
 #[test]
+fn lists_that_extend_each_other_end() {
+    let mut text =
+        "schema = 1\n[step.s0]\nfrom = 'scratch'\nssh = ['a']\nrun = [['0']]\n".to_owned();
+    for step in 1..1500 {
+        text.push_str(&format!(
+            "[step.s{step}]\nfrom = 's{}'\nssh = ['...']\nrun = [['{step}']]\n",
+            step - 1
+        ));
+    }
+    let short = format!("{text}[output.o]\nstep = 's500'\n");
+    assert_eq!(plan(&short).definition.prune().len(), 501);
+    assert_eq!(
+        errors(&format!("{text}[output.o]\nstep = 's1499'\n")),
+        ["this step extends or has more than 1000 mounts"]
+    );
+}
+
+#[test]
 fn conditions_are_by_equality_and_all_must_hold() {
     let text = |when: &str| {
         format!(
