@@ -102,17 +102,16 @@ fn open_with(
 /// # Errors
 /// With everything the user is to be told.
 pub fn build(request: &BuildRequest, progress: &Progress) -> Result<BuildOutcome, BuildError> {
-    let opened = open(request)?;
-    let frontend = files::frontend(&opened.plan.source);
-    carry_out(request, &BTreeMap::new(), opened, &*frontend, progress)
+    carry_out(request, &BTreeMap::new(), open(request)?, None, progress)
 }
 
-/// Builds what a frontend makes of a request; `own` are requests that targets have of their own.
+/// Builds what a frontend makes of a request, if it is another one than that of the plan's language; `own` are requests
+/// that targets have of their own.
 fn carry_out(
     request: &BuildRequest,
     own: &BTreeMap<&str, &BuildRequest>,
     opened: Opened,
-    frontend: &dyn Frontend,
+    frontend: Option<&dyn Frontend>,
     progress: &Progress,
 ) -> Result<BuildOutcome, BuildError> {
     let events = progress.events();
@@ -129,6 +128,7 @@ fn carry_out(
 
     let lock = lock::Lock::of(request, &plan)?;
     let pinner = pin::Pinner::new(request, &lock, &store, &lease, &registry);
+    let frontend = frontend.unwrap_or(plan.language.frontend());
     let Planned { definition, goals } = definition(request, &plan, frontend, &pinner, &events)?;
     if let Some(remark) = lock.remark() {
         remark_on(&events, &remark);
@@ -410,8 +410,8 @@ pub fn dump_llb(
     } = open(request)?;
     let lock = lock::Lock::of(request, &plan)?;
     let pinner = pin::Pinner::new(request, &lock, &store, &lease, &registry);
-    let frontend = files::frontend(&plan.source);
-    let planned = definition(request, &plan, &*frontend, &pinner, &progress.events())?;
+    let frontend = plan.language.frontend();
+    let planned = definition(request, &plan, frontend, &pinner, &progress.events())?;
     Ok(planned.definition)
 }
 

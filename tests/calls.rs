@@ -217,3 +217,42 @@ subrequests.describe 1.0.0   List available subrequest types
         .code(2)
         .says("there is no `subrequests`");
 }
+
+#[test]
+fn plans_are_checked_too() {
+    let plan = "schema = 1\n[step.app]\nfrom = \"scratch\"\nenv = { API_TOKEN = \"x\" }\nworkdir = \"app\"\n\
+                [output.app]\nstep = \"app\"\n[output.other]\nstep = \"app\"\nplatforms = [\"linux/arm64\"]\n";
+    let env = TestEnv::new().file("rbuild.toml", plan);
+    let output = env.rbuild(["check", "."]).code(1);
+    let rules: Vec<&str> = output
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("WARNING: "))
+        .map(|line| line.split(' ').next().unwrap())
+        .collect();
+    assert_eq!(
+        rules,
+        ["SecretsUsedInArgOrEnv", "WorkdirRelativePath"],
+        "{output}"
+    );
+    assert!(output.stdout.contains("rbuild.toml:4"), "{output}");
+
+    env.write(
+        "rbuild.toml",
+        plan.replace("API_TOKEN", "MODE")
+            .replace("workdir = \"", "workdir = \"/"),
+    );
+    let output = env.rbuild(["check", "."]).success();
+    assert_eq!(output.stdout, "Check complete, no warnings found.\n");
+    // A test is checked as well, though it is built only when it is asked for.
+    env.write(
+        "rbuild.toml",
+        format!("{plan}[test.t]\nfrom = \"ap\"\nrun = [\"true\"]\n"),
+    );
+    env.rbuild(["check", "."])
+        .code(2)
+        .says("did you mean `app`?");
+    env.rbuild(["--call=targets", "."])
+        .code(2)
+        .says("`rbuild ls`");
+}

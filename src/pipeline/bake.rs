@@ -29,7 +29,7 @@ use rbuild_llb::op::SourceOp;
 use rbuild_llb::pattern::read_ignore_file;
 
 use super::Opened;
-use super::files;
+use super::files::Language;
 use super::frontend_request;
 use super::plan;
 use crate::ops::LocalRoot;
@@ -66,7 +66,7 @@ pub fn bake(
     })?;
     let mut made = Vec::with_capacity(targets.len());
     for (target, own) in targets.iter().zip(&plans) {
-        if files::is_plan(&own.source) {
+        if matches!(own.language, Language::Plan(_)) {
             let error =
                 anyhow::anyhow!("the target `{}` is a plan, and no Dockerfile", target.name);
             return Err(BuildError::new(crate::outcome::ErrorKind::Request, error));
@@ -84,7 +84,7 @@ pub fn bake(
     let requests = targets
         .iter()
         .map(|target| (target.name.as_str(), &target.request));
-    super::carry_out(request, &requests.collect(), opened, &bake, progress)
+    super::carry_out(request, &requests.collect(), opened, Some(&bake), progress)
 }
 
 /// A target with its request to the frontend, but for the platform.

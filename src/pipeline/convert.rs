@@ -60,14 +60,15 @@ pub fn convert(path: &Path, to: Language) -> Result<Rewritten, BuildError> {
         return rbuild_plan::to_plan(&source, ignore, &Platform::host())
             .map_err(BuildError::request);
     }
-    let files = files::read(&source, dir)?;
+    let language = rbuild_plan::Plan::default();
+    let files = files::read(&language, &source, dir, &[])?;
     let request = FrontendRequest {
         git: files::git_state(&source, &files, dir),
         files,
         ..FrontendRequest::new(source)
     };
     let exclude = ignore.map_or_else(Vec::new, |file| read_ignore_file(&file.text));
-    rbuild_plan::Plan::default()
+    language
         .to_dockerfile(&request, &exclude)
         .map_err(BuildError::request)
 }

@@ -30,19 +30,39 @@ pub(super) fn is_plan(source: &SourceFile) -> bool {
     source.language == "TOML"
 }
 
-/// The frontend for a file's language.
-pub(super) fn frontend(source: &SourceFile) -> Box<dyn Frontend> {
-    match is_plan(source) {
-        true => Box::new(rbuild_plan::Plan::default()),
-        false => Box::new(Dockerfile::default()),
+/// The language of a file, by the frontend that reads it. One is asked several things of one file, which it reads once.
+#[derive(Debug)]
+pub(super) enum Language {
+    Dockerfile(Dockerfile),
+    Plan(rbuild_plan::Plan),
+}
+
+impl Language {
+    pub(super) fn of(source: &SourceFile) -> Self {
+        match is_plan(source) {
+            true => Self::Plan(rbuild_plan::Plan::default()),
+            false => Self::Dockerfile(Dockerfile::default()),
+        }
+    }
+
+    pub(super) fn frontend(&self) -> &dyn Frontend {
+        match self {
+            Self::Dockerfile(dockerfile) => dockerfile,
+            Self::Plan(plan) => plan,
+        }
     }
 }
 
 /// Reads the files that a plan in the directory `dir` names, and those that they name. What is not there is left to
 /// the frontend to report.
-pub(super) fn read(source: &Arc<SourceFile>, dir: &Path) -> Result<Files, BuildError> {
+pub(super) fn read(
+    language: &rbuild_plan::Plan,
+    source: &Arc<SourceFile>,
+    dir: &Path,
+    settings: &[String],
+) -> Result<Files, BuildError> {
     let mut files: BTreeMap<String, Arc<SourceFile>> = BTreeMap::new();
-    let mut open = rbuild_plan::needs(source, "");
+    let mut open = language.needs(source, "", settings);
     while let Some(need) = open.pop() {
         if files.contains_key(&need.path) || files.len() >= MAX_FILES {
             continue;
@@ -65,7 +85,7 @@ pub(super) fn read(source: &Arc<SourceFile>, dir: &Path) -> Result<Files, BuildE
                 Some((inner, _)) => inner,
                 None => ".",
             };
-            open.extend(rbuild_plan::needs(&file, inner));
+            open.extend(language.needs(&file, inner, &[]));
         }
         files.insert(need.path, file);
     }
@@ -114,7 +134,7 @@ pub(super) fn locals(
     definition: &PrunedDefinition,
 ) -> Result<BTreeMap<String, LocalRoot>, BuildError> {
     let mut locals = plan.locals.clone();
-    if !is_plan(&plan.source) {
+    if matches!(plan.language, Language::Dockerfile(_)) {
         return Ok(locals);
     }
     let mut errors = Vec::new();

@@ -13,6 +13,7 @@ use rbuild_llb::frontend::GitState;
 use rbuild_llb::frontend::MainContext;
 
 use super::files;
+use super::files::Language;
 use super::lock;
 use crate::ops::LocalRoot;
 use crate::outcome::BuildError;
@@ -26,6 +27,7 @@ use crate::request::PlanFile;
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) source: Arc<SourceFile>,
+    pub(super) language: Language,
     pub(super) context: MainContext,
     pub(super) ignore: Option<Arc<SourceFile>>,
     /// Directories behind local sources.
@@ -114,8 +116,10 @@ pub(super) fn together(request: &BuildRequest, plans: &[Plan]) -> Plan {
         }
     }
     let identities = plans.iter().map(|plan| plan.identity.as_str());
+    let source = source_file("bake".to_owned(), String::new());
     Plan {
-        source: source_file("bake".to_owned(), String::new()),
+        language: Language::of(&source),
+        source,
         context: MainContext::Local,
         ignore: None,
         locals: BTreeMap::new(),
@@ -156,8 +160,9 @@ pub(super) fn beside(
     let lock = read_file(&lock_path)?;
     let lock = lock.map(|text| lock::source_file(lock_path.display().to_string(), text));
     let (mut files, mut git) = (Files::default(), None);
-    if files::is_plan(&source) {
-        files = files::read(&source, &own)?;
+    let language = Language::of(&source);
+    if let Language::Plan(plan) = &language {
+        files = files::read(plan, &source, &own, &request.set)?;
         git = files::git_state(&source, &files, &own);
     }
     Ok(Plan {
@@ -169,6 +174,7 @@ pub(super) fn beside(
         files,
         git,
         source,
+        language,
         lock_path: Some(lock_path),
         locks: lock.into_iter().collect(),
         remark: None,

@@ -24,6 +24,7 @@ use rbuild_llb::op::SourceOp;
 
 use super::failure;
 use super::files;
+use super::files::Language;
 use super::lock;
 use super::plan;
 use super::plan::Plan;
@@ -203,6 +204,7 @@ impl<'a> Remote<'a> {
                 .hint("fetch it, and build the directory it is in"));
         }
         Ok(Plan {
+            language: Language::of(&source),
             source,
             context,
             dir: PathBuf::new(),

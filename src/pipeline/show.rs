@@ -63,7 +63,7 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
     } = open(request)?;
     let lock = lock::Lock::of(request, &plan)?;
     let pinner = pin::Pinner::new(request, &lock, &store, &lease, &registry);
-    let frontend = files::frontend(&plan.source);
+    let frontend = plan.language.frontend();
     let Planned { definition, .. } =
         definition(request, &plan, &*frontend, &pinner, &progress.events())?;
     let locals = files::locals(&plan, &definition)?;

@@ -73,12 +73,14 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             proxies: ProxySettings::default(),
         },
     };
+    let source = Arc::new(SourceFile {
+        name: "Dockerfile".into(),
+        text: String::new(),
+        language: "Dockerfile",
+    });
     let plan = plan::Plan {
-        source: Arc::new(SourceFile {
-            name: "Dockerfile".into(),
-            text: String::new(),
-            language: "Dockerfile",
-        }),
+        language: files::Language::of(&source),
+        source,
         context: MainContext::Local,
         ignore: None,
         locals: BTreeMap::new(),

@@ -10,7 +10,7 @@
 //! - `init`: a first plan for a project
 //! - `outputs`: which outputs and tests a request means, and what becomes of them
 //!
-//! Other files that a plan names (included plans, Dockerfiles) come with the request; [`needs`] tells which.
+//! Other files that a plan names (included plans, Dockerfiles) come with the request; [`Plan::needs`] tells which.
 
 mod contents;
 mod convert;
@@ -49,7 +49,6 @@ pub use convert::Rewritten;
 pub use convert::to_plan;
 pub use modules::FileKind;
 pub use modules::FileNeed;
-pub use modules::needs;
 pub use outputs::TEST;
 pub use reference::json_schema;
 pub use reference::markdown;
@@ -57,6 +56,7 @@ pub use values::names_git;
 
 use lower::Lowering;
 use modules::Modules;
+use modules::Shelf;
 use rbuild_dockerfile::program::Prepared;
 use rbuild_dockerfile::program::Program;
 
@@ -64,6 +64,7 @@ use rbuild_dockerfile::program::Program;
 #[derive(Debug, Default)]
 pub struct Plan {
     dockerfiles: Dockerfile,
+    shelf: Shelf,
     loaded: Mutex<Option<Loaded>>,
     /// What the last request wanted, until it is converted.
     wanted: Mutex<Option<Wanted>>,
@@ -83,6 +84,17 @@ impl Plan {
         }
     }
 
+    /// The files that `source` names, a plan in the directory `dir` from that of the whole plan. `settings` are what a
+    /// request for the plan has, or nothing for one that is included.
+    ///
+    /// Nothing is reported here: what cannot be read names nothing, and the frontend's other answers say why.
+    pub fn needs(&self, source: &Arc<SourceFile>, dir: &str, settings: &[String]) -> Vec<FileNeed> {
+        match self.shelf.file(source, settings) {
+            Ok(file) => modules::needs(&file, dir),
+            Err(_) => Vec::new(),
+        }
+    }
+
     fn keep(&self, wanted: Wanted) {
         *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(wanted);
     }
@@ -97,6 +109,7 @@ impl Plan {
             return Ok(Arc::clone(modules));
         }
         let modules = Arc::new(Modules::load(
+            &self.shelf,
             &request.source,
             &request.files,
             &request.settings,

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::SourceFile;
@@ -38,7 +40,7 @@ pub(crate) struct Module {
     pub(crate) dir: String,
     /// In front of its names: empty for the plan itself, else `common.`. Of several ways to a plan the shortest counts.
     pub(crate) prefix: String,
-    pub(crate) file: File,
+    pub(crate) file: Arc<File>,
     includes: BTreeMap<String, ModuleId>,
 }
 
@@ -50,6 +52,8 @@ pub(crate) struct Modules {
 
 /// What loading a plan remembers.
 struct Loading<'f> {
+    shelf: &'f Shelf,
+    settings: &'f [String],
     files: &'f Files,
     /// The paths of the plans being read, outermost first.
     stack: Vec<String>,
@@ -88,14 +92,49 @@ pub enum FileKind {
     Ignore,
 }
 
-/// The files that `source`, a plan in the directory `dir` from that of the whole plan, names.
-///
-/// Nothing is reported here: what cannot be read names nothing, and [`Plan`](crate::Plan) says why.
-pub fn needs(source: &Arc<SourceFile>, dir: &str) -> Vec<FileNeed> {
-    let mut reader = Reader::new(source);
-    let Some(file) = reader.file::<File>() else {
-        return Vec::new();
-    };
+/// Files that were read, each once: to see what other files they name, and to load the plan.
+#[derive(Debug, Default)]
+pub(crate) struct Shelf {
+    read: Mutex<Vec<OnShelf>>,
+}
+
+/// A file, the settings it was read with, and what came of it.
+#[derive(Debug)]
+struct OnShelf {
+    source: Arc<SourceFile>,
+    settings: Vec<String>,
+    file: Result<Arc<File>, Vec<Diagnostic>>,
+}
+
+impl Shelf {
+    /// Reads a file, if it was not read before.
+    pub(crate) fn file(
+        &self,
+        source: &Arc<SourceFile>,
+        settings: &[String],
+    ) -> Result<Arc<File>, Vec<Diagnostic>> {
+        // A thread that panicked here left what was there.
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |have: &&OnShelf| Arc::ptr_eq(&have.source, source) && have.settings == settings;
+        if let Some(have) = read.iter().find(same) {
+            return have.file.clone();
+        }
+        let mut reader = Reader::with(source, settings);
+        let file = match reader.file::<File>() {
+            Some(file) if reader.errors.is_empty() => Ok(Arc::new(file)),
+            _ => Err(reader.errors),
+        };
+        read.push(OnShelf {
+            source: Arc::clone(source),
+            settings: settings.to_vec(),
+            file: file.clone(),
+        });
+        file
+    }
+}
+
+/// The other files that a file in the directory `dir` names.
+pub(crate) fn needs(file: &File, dir: &str) -> Vec<FileNeed> {
     let mut needs = Vec::new();
     for include in &file.include {
         let path = include.path();
@@ -157,19 +196,21 @@ impl Modules {
     /// Reads a plan and all it includes. A file that several others include is one module, whatever they call it.
     /// Settings are for the plan itself.
     pub(crate) fn load(
+        shelf: &Shelf,
         source: &Arc<SourceFile>,
         files: &Files,
         settings: &[String],
     ) -> Result<Self, Vec<Diagnostic>> {
         let mut modules = Self { list: Vec::new() };
         let mut loading = Loading {
+            shelf,
+            settings,
             files,
             stack: Vec::new(),
             loaded: BTreeMap::new(),
             errors: Vec::new(),
         };
-        let reader = Reader::with(source, settings);
-        modules.add(reader, source, String::new(), &mut loading);
+        modules.add(source, String::new(), &mut loading);
         modules.name();
         match loading.errors.is_empty() {
             true => Ok(modules),
@@ -197,14 +238,22 @@ impl Modules {
 
     fn add(
         &mut self,
-        mut reader: Reader,
         source: &Arc<SourceFile>,
         dir: String,
         loading: &mut Loading<'_>,
     ) -> Option<ModuleId> {
-        let file = reader.file::<File>();
-        loading.errors.append(&mut reader.errors);
-        let file = file?;
+        // Settings are for the plan itself.
+        let settings = match self.list.is_empty() {
+            true => loading.settings,
+            false => &[],
+        };
+        let file = match loading.shelf.file(source, settings) {
+            Ok(file) => file,
+            Err(errors) => {
+                loading.errors.extend(errors);
+                return None;
+            }
+        };
         if file.schema.value != VERSION {
             let message = format!("this is version {} of the language", file.schema.value);
             let span = file.schema.span.clone();
@@ -289,7 +338,7 @@ impl Modules {
                 continue;
             };
             loading.stack.push(path.clone());
-            let added = self.add(Reader::new(source), source, paths::parent(&path), loading);
+            let added = self.add(source, paths::parent(&path), loading);
             loading.stack.pop();
             loading.loaded.insert(path, added);
             self.list[id.0]

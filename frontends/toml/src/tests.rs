@@ -304,7 +304,7 @@ copy = [{ from = "old", path = "/src", to = "/" }]
 [output.o]
 step = "app"
 "#;
-    let needs = crate::needs(&source("rbuild.toml", text), "");
+    let needs = Plan::default().needs(&source("rbuild.toml", text), "", &[]);
     let paths: Vec<&str> = needs.iter().map(|need| need.path.as_str()).collect();
     assert_eq!(
         paths,

@@ -17,7 +17,6 @@ use crate::outcome::ErrorKind;
 use crate::pipeline::Opened;
 use crate::pipeline::definition;
 use crate::pipeline::deliver::write_whole;
-use crate::pipeline::files;
 use crate::pipeline::frontend_request;
 use crate::pipeline::open;
 use crate::pipeline::pin::Pinner;
@@ -81,7 +80,7 @@ pub fn lock(
     let old = read(&plan)?.unwrap_or_default();
     let lock = Lock::new(Rule::Add, &plan, old.sources.clone());
     let pinner = Pinner::new(request, &lock, &store, &lease, &registry);
-    let frontend = files::frontend(&plan.source);
+    let frontend = plan.language.frontend();
     let mut platforms = old.platforms.clone();
     platforms.extend(request.platforms.iter().cloned());
     let mut asked = BuildRequest {

@@ -15,13 +15,13 @@ use super::request;
 use super::source;
 use crate::FileKind;
 use crate::Plan;
-use crate::needs;
 
 /// Lowers a plan whose other files `read` gives.
 fn lowered(name: &str, text: &str, read: &dyn Fn(&str) -> Option<String>) -> Converted {
     let mut request = request(text);
     let mut files = BTreeMap::new();
-    let mut open = needs(&source("rbuild.toml", text), "");
+    let plan = Plan::default();
+    let mut open = plan.needs(&source("rbuild.toml", text), "", &[]);
     while let Some(need) = open.pop() {
         let Some(text) = read(&need.path) else {
             continue;
@@ -33,7 +33,7 @@ fn lowered(name: &str, text: &str, read: &dyn Fn(&str) -> Option<String>) -> Con
         });
         if need.kind == FileKind::Plan && !files.contains_key(&need.path) {
             let dir = need.path.rsplit_once('/').map_or(".", |(dir, _)| dir);
-            open.extend(needs(&file, dir));
+            open.extend(plan.needs(&file, dir, &[]));
         }
         files.insert(need.path, file);
     }
