@@ -13,8 +13,8 @@ use rbuild_llb::Span;
 pub struct BuildOutcome {
     /// The images and files, in the order of the targets.
     pub built: Vec<Built>,
-    /// Files of targets that are no images.
-    pub written: Vec<Delivery>,
+    /// Files of targets that are no images: where they are, with the target's name if several were built.
+    pub written: Vec<(Option<String>, PathBuf)>,
     /// The tests that passed, by their names.
     pub passed: Vec<String>,
 }

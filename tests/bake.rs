@@ -58,6 +58,13 @@ fn targets_of_a_file_are_one_graph() {
     assert_eq!(names, ["job-a", "job-b", "web"]);
     assert_eq!(metadata["web"]["image.name"], "docker.io/library/web:v1");
 
+    // buildx writes a target's name also where there is one (commands/bake.go).
+    env.rbuild(["bake", "web", "--metadata-file", "one.json"])
+        .success();
+    let one = fs::read_to_string(env.path("one.json")).unwrap();
+    let one: serde_json::Value = serde_json::from_str(&one).unwrap();
+    assert_eq!(one["web"], metadata["web"]);
+
     // Its own command line is as good: the same steps.
     let alone = [
         "--build-context",
@@ -77,6 +84,7 @@ fn what_is_wrong_names_the_target() {
     let env = env();
     env.rbuild(["bake", "wbe"]).fails_with(str![[r#"
 error: there is no target or group `wbe`
+hint: did you mean `web`?
 hint: the targets are: base, web, job-a, job-b
 [exit status: 2]
 

@@ -150,6 +150,51 @@ fn layers_do_not_depend_on_when_and_where_they_are_made() {
     assert_eq!(mine[1], theirs[1], "the layer of src");
 }
 
+/// What a plan says of times it says of what it makes: a base's layers are the base's, byte for byte.
+#[test]
+fn the_layers_of_a_base_stay_as_they_came() {
+    let env = env();
+    let export = |name: &str, more: &[&str]| {
+        let dest = format!("type=oci,dest={name}.tar");
+        let args = ["build", "web", "-o", &dest]
+            .into_iter()
+            .chain(more.iter().copied());
+        env.rbuild(args).success();
+        Image::from_oci_tar(&env, &format!("{name}.tar"))
+    };
+    let clamped = export("clamped", &[]);
+    let kept = export("kept", &["--set", "output.web.times=keep"]);
+    let base = &clamped.layers()[0];
+    assert_eq!(*base, kept.layers()[0]);
+    assert_ne!(clamped.layers()[1], kept.layers()[1]);
+    let blob = clamped.layer_blob(1);
+    let listing = env
+        .tool("tar", ["--utc", "-tvzf", blob.to_str().unwrap()])
+        .success();
+    let lines: Vec<&str> = listing.stdout.lines().collect();
+    assert!(!lines.is_empty());
+    assert!(
+        lines.iter().all(|line| line.contains(" 1980-01-01 00:00 ")),
+        "{listing}"
+    );
+}
+
+#[test]
+fn files_that_a_setting_names_are_read() {
+    let env = TestEnv::new()
+        .bases([Base::Busybox])
+        .file(
+            "rbuild.toml",
+            "schema = 1\n[inputs]\nold = { dockerfile = \"Dockerfile\" }\n\
+             [output.o]\nstep = \"old\"\ntags = [\"o\"]\n",
+        )
+        .file("Dockerfile", "FROM busybox\nCMD echo one\n")
+        .file("other/Dockerfile", "FROM busybox\nCMD echo other\n");
+    env.rbuild(["--set", "inputs.old.dockerfile=other/Dockerfile", "."])
+        .success();
+    assert_eq!(env.rbuild(["run", "o"]).success().stdout, "other\n");
+}
+
 #[test]
 fn several_targets_of_a_dockerfile_and_stages_that_are_only_run() {
     let env = TestEnv::new().bases([Base::Busybox]).file(

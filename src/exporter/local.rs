@@ -94,6 +94,15 @@ pub fn extract(
     write(&writing, &dest)
 }
 
+/// Whether a snapshot has something at a path.
+///
+/// # Errors
+/// If its tree cannot be read.
+pub fn holds(store: &Store, snapshot: &Snapshot, path: &Path) -> Result<bool, ExportError> {
+    let wanted = path.strip_prefix("/").unwrap_or(path);
+    Ok(find(store, snapshot, wanted)?.is_some())
+}
+
 /// What is at the path that is to be written.
 #[derive(Clone, Copy)]
 enum Kind {

@@ -54,6 +54,8 @@ const CLAMP: i64 = 315_532_800;
 #[derive(Debug)]
 pub(super) struct Target {
     name: String,
+    /// Whether the request was for it alone: then its name is always said, as bake does it.
+    own: bool,
     /// Its outputs in the definition, one a platform.
     outputs: Vec<usize>,
     require: Vec<String>,
@@ -125,7 +127,10 @@ pub(super) fn targets(
     let targets: Vec<Target> = grouped
         .into_iter()
         .map(|(goal, outputs)| match own.get(goal.name.as_str()) {
-            Some(own) => target(own, plan, goal, outputs, false),
+            Some(own) => Target {
+                own: true,
+                ..target(own, plan, goal, outputs, false)
+            },
             None => target(request, plan, goal, outputs, several),
         })
         .collect();
@@ -222,6 +227,7 @@ fn target(
     };
     Target {
         name,
+        own: false,
         outputs,
         require,
         deeds,
@@ -417,7 +423,9 @@ impl Delivering<'_> {
             let Deeds::Test { files } = &target.deeds else {
                 continue;
             };
-            self.export_test(target, files)?;
+            for export in files {
+                self.export_files(target, export)?;
+            }
             match self.lost(target) {
                 true => failed.push(&target.name),
                 false => outcome.passed.push(target.name.clone()),
@@ -447,19 +455,17 @@ impl Delivering<'_> {
                 self.export_files(target, export)?;
             }
             let mut built = self.images(target, names, *clamp, outs)?;
+            let name = (several || target.own).then(|| target.name.clone());
             for export in files {
-                let delivery = Delivery::Directory {
-                    path: PathBuf::from(&export.to),
-                };
+                let path = PathBuf::from(&export.to);
                 match &mut built {
-                    Some(built) => built.deliveries.push(delivery),
-                    None => outcome.written.push(delivery),
+                    Some(built) => built.deliveries.push(Delivery::Directory { path }),
+                    None => outcome.written.push((name.clone(), path)),
                 }
             }
-            outcome.built.extend(built.map(|built| Built {
-                name: several.then(|| target.name.clone()),
-                ..built
-            }));
+            outcome
+                .built
+                .extend(built.map(|built| Built { name, ..built }));
         }
         if failed.is_empty() {
             write_reports(self.request, &outcome)?;
@@ -498,24 +504,19 @@ impl Delivering<'_> {
         })
     }
 
-    /// The reports of a test. Of a failed one they may be missing.
-    fn export_test(&self, target: &Target, files: &[FilesExport]) -> Result<(), BuildError> {
-        for export in files {
-            match self.export_files(target, export) {
-                Ok(()) => {}
-                Err(_) if self.lost(target) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
+    /// Writes files of a target. What a failed test would have written may be missing.
     fn export_files(&self, target: &Target, export: &FilesExport) -> Result<(), BuildError> {
         let several = target.outputs.len() > 1;
         for &at in &target.outputs {
             let Some(snapshot) = self.snapshot(at) else {
                 continue;
             };
+            let path = Path::new(&export.path);
+            if matches!(self.solved.roots[at], Root::Lost)
+                && !local::holds(self.engine.store(), &snapshot, path).map_err(failure::export)?
+            {
+                continue;
+            }
             self.engine
                 .prepare_files(&snapshot)
                 .map_err(|error| failure::assembling(error, self.definition))?;
@@ -531,7 +532,7 @@ impl Delivering<'_> {
                 self.engine.store(),
                 &snapshot,
                 &open,
-                Path::new(&export.path),
+                path,
                 &to,
                 self.cancel,
             )
@@ -664,7 +665,7 @@ fn write_reports(request: &BuildRequest, outcome: &BuildOutcome) -> Result<(), B
         };
         // Of several targets each has its own, as bake writes them.
         let metadata = match outcome.built.as_slice() {
-            [built] => of(built),
+            [built] if built.name.is_none() => of(built),
             several => several
                 .iter()
                 .map(|built| (built.name.clone().unwrap_or_default(), of(built)))

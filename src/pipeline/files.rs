@@ -34,13 +34,13 @@ pub(super) fn is_plan(source: &SourceFile) -> bool {
 #[derive(Debug)]
 pub(super) enum Language {
     Dockerfile(Dockerfile),
-    Plan(rbuild_plan::Plan),
+    Plan(Box<rbuild_plan::Plan>),
 }
 
 impl Language {
     pub(super) fn of(source: &SourceFile) -> Self {
         match is_plan(source) {
-            true => Self::Plan(rbuild_plan::Plan::default()),
+            true => Self::Plan(Box::default()),
             false => Self::Dockerfile(Dockerfile::default()),
         }
     }
@@ -48,7 +48,7 @@ impl Language {
     pub(super) fn frontend(&self) -> &dyn Frontend {
         match self {
             Self::Dockerfile(dockerfile) => dockerfile,
-            Self::Plan(plan) => plan,
+            Self::Plan(plan) => plan.as_ref(),
         }
     }
 }

@@ -65,7 +65,7 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
     let pinner = pin::Pinner::new(request, &lock, &store, &lease, &registry);
     let frontend = plan.language.frontend();
     let Planned { definition, .. } =
-        definition(request, &plan, &*frontend, &pinner, &progress.events())?;
+        definition(request, &plan, frontend, &pinner, &progress.events())?;
     let locals = files::locals(&plan, &definition)?;
     let options = EngineOptions {
         locals,

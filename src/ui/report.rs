@@ -84,10 +84,9 @@ pub(crate) fn success(outcome: &BuildOutcome) -> String {
     for test in &outcome.passed {
         let _ = writeln!(text, "{test} passed");
     }
-    for delivery in &outcome.written {
-        if let Delivery::Directory { path } = delivery {
-            let _ = writeln!(text, "wrote {}", path.display());
-        }
+    for (name, path) in &outcome.written {
+        let of = prefix(name.as_deref());
+        let _ = writeln!(text, "{of}wrote {}", path.display());
     }
     for built in &outcome.built {
         made(built, &mut text);
@@ -95,12 +94,14 @@ pub(crate) fn success(outcome: &BuildOutcome) -> String {
     text
 }
 
+/// Which of several targets is meant.
+fn prefix(name: Option<&str>) -> String {
+    name.map_or_else(String::new, |name| format!("{name}: "))
+}
+
 fn made(outcome: &Built, text: &mut String) {
     let image = format!("{}, {}", outcome.id.short(), human::bytes(outcome.size));
-    let of = match &outcome.name {
-        Some(name) => format!("{name}: "),
-        None => String::new(),
-    };
+    let of = prefix(outcome.name.as_deref());
     for delivery in &outcome.deliveries {
         if *delivery != Delivery::Stdout {
             text.push_str(&of);
