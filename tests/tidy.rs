@@ -42,7 +42,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
 ];
 
 /// The workspace's other crates, each with those it may use, and the modules of `src/` that may use it.
-const CRATES: [(&str, &str, &[&str], &[&str]); 4] = [
+const CRATES: [(&str, &str, &[&str], &[&str]); 5] = [
     ("llb", "rbuild_llb", &[], &["*"]),
     (
         "cache",
@@ -60,6 +60,12 @@ const CRATES: [(&str, &str, &[&str], &[&str]); 4] = [
         "frontends/dockerfile",
         "rbuild_dockerfile",
         &["rbuild_llb"],
+        &["cli", "pipeline"],
+    ),
+    (
+        "frontends/toml",
+        "rbuild_plan",
+        &["rbuild_dockerfile", "rbuild_llb"],
         &["cli", "pipeline"],
     ),
 ];

@@ -160,7 +160,7 @@ pub(crate) fn parse(
 
 fn check_key(field: &str, name: Option<&str>, append: bool) -> Result<()> {
     if !KEYS.contains(&field) {
-        let hint = match rbuild_llb::suggest::nearest_name(field, KEYS.into_iter()) {
+        let hint = match rbuild_llb::suggest::nearest_name(field, KEYS) {
             Some(near) => format!(", did you mean `{near}`?"),
             None => format!("; there are: {}", KEYS.join(", ")),
         };

@@ -279,7 +279,7 @@ impl Reader {
             "secrets" => target.secrets = Some(self.secrets(value)?),
             name if BUILD.contains(&name) || name.starts_with("x-") => {}
             name => {
-                let near = rbuild_llb::suggest::nearest_name(name, BUILD.into_iter());
+                let near = rbuild_llb::suggest::nearest_name(name, BUILD);
                 let label = near.map_or_else(String::new, |near| format!("did you mean `{near}`?"));
                 let message = format!("`build` has no `{name}`");
                 return Err(fail(message, key.span.clone(), label));
@@ -430,7 +430,7 @@ fn x_bake(target: &mut Target, own: &Node, warnings: &mut Vec<Diagnostic>) -> Re
                 }
             }
             name => {
-                let near = rbuild_llb::suggest::nearest_name(name, X_BAKE.into_iter());
+                let near = rbuild_llb::suggest::nearest_name(name, X_BAKE);
                 let label = near.map_or_else(String::new, |near| format!("did you mean `{near}`?"));
                 let message = format!("`x-bake` has no `{name}`, it is passed over");
                 let mut warning = Diagnostic::error(message, key.span.clone(), label);

@@ -214,7 +214,7 @@ impl<'f> Files<'f> {
             .filter(|block| !known.contains(&block.kind.text.as_str()))
             .map(|block| {
                 let kind = &block.kind.text;
-                let label = rbuild_llb::suggest::nearest_name(kind, known.into_iter())
+                let label = rbuild_llb::suggest::nearest_name(kind, known)
                     .map_or_else(String::new, |near| format!("did you mean `{near}`?"));
                 let message = format!("a bake file has no `{kind}` blocks, it is passed over");
                 warning(message, &block.kind.span, label)
@@ -614,7 +614,7 @@ impl Definitions for Files<'_> {
             let mut target = self.attribute(index, instance, field)?;
             target.name.clone_from(&name.text);
             decode::get(&target, field).ok_or_else(|| {
-                let near = rbuild_llb::suggest::nearest_name(field, decode::ATTRIBUTES.into_iter());
+                let near = rbuild_llb::suggest::nearest_name(field, decode::ATTRIBUTES);
                 let label = near.map_or_else(String::new, |near| format!("did you mean `{near}`?"));
                 fail(format!("a target has no `{field}`"), span.clone(), label)
             })
