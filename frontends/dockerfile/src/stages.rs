@@ -226,7 +226,7 @@ impl Graph {
                 None => {
                     let names = self.names().collect::<Vec<_>>().join("`, `");
                     match names.is_empty() {
-                        true => error.hint("no stage has a name: use its number"),
+                        true => error.hint("no stage has a name: give one with `FROM … AS NAME`"),
                         false => error.hint(format!("the stages are `{names}`")),
                     }
                 }

@@ -330,6 +330,18 @@ fn targets_that_are_not_there() {
 }
 
 #[test]
+fn a_target_is_no_number() {
+    let mut nameless = request("FROM a\nFROM b\n");
+    nameless.targets = vec!["0".to_owned()];
+    assert_eq!(
+        problems(&nameless),
+        [
+            "2:1 \"FROM b\" target stage `0` could not be found [no stage has a name: give one with `FROM … AS NAME`]"
+        ]
+    );
+}
+
+#[test]
 fn problems_of_stages_that_are_not_needed_do_not_matter() {
     check("FROM a AS x\nENV A=${B\nSTOPSIGNAL nope\nFROM b\n", &[]);
 }
