@@ -1,5 +1,6 @@
 //! Steps wired into a graph.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -57,13 +58,19 @@ pub struct VertexMeta {
 impl Vertex {
     /// The id: BLAKE3 over the canonical encoding of op, inputs and platform.
     pub fn id(&self) -> VertexId {
-        let mut encoder = Encoder::new();
-        encoder
-            .put("rbuild vertex 1")
-            .put(&self.op)
-            .put(&self.inputs)
-            .put(&self.platform);
-        VertexId::from_bytes(encoder.blake3())
+        // One buffer for all of a graph's steps: theirs are made one after the other.
+        thread_local! {
+            static ENCODER: RefCell<Encoder> = RefCell::default();
+        }
+        ENCODER.with_borrow_mut(|encoder| {
+            encoder.clear();
+            encoder
+                .put("rbuild vertex 1")
+                .put(&self.op)
+                .put(&self.inputs)
+                .put(&self.platform);
+            VertexId::from_bytes(encoder.blake3())
+        })
     }
 }
 

@@ -35,6 +35,11 @@ impl Encoder {
         Self { bytes }
     }
 
+    /// Takes back what was appended, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+    }
+
     /// The bytes so far.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes

@@ -127,7 +127,8 @@ pub(crate) struct Converter<'a> {
     /// Stages of the program around this file, by the named contexts they are.
     outer: BTreeMap<String, State>,
     definition: Definition,
-    states: BTreeMap<usize, State>,
+    /// What became of each node, as far as it is converted.
+    states: Vec<Option<State>>,
     taken: BTreeMap<usize, Taken>,
     missing: Vec<SourceRequest>,
     errors: Vec<Diagnostic>,
@@ -191,7 +192,7 @@ impl<'a> Converter<'a> {
             definition: Definition::with_capacity(
                 graph.nodes.iter().map(|n| n.commands.len()).sum(),
             ),
-            states: BTreeMap::new(),
+            states: graph.nodes.iter().map(|_| None).collect(),
             taken: BTreeMap::new(),
             missing: Vec::new(),
             errors: Vec::new(),
@@ -207,8 +208,8 @@ impl<'a> Converter<'a> {
         for (at, &target) in self.graph.targets.iter().enumerate() {
             let last = !self.graph.targets[at + 1..].contains(&target);
             let state = match last {
-                true => self.states.remove(&target),
-                false => self.states.get(&target).cloned(),
+                true => self.states[target].take(),
+                false => self.states[target].clone(),
             };
             let Some(mut state) = state else {
                 continue;
@@ -298,7 +299,7 @@ impl<'a> Converter<'a> {
                 }
             }
         }
-        self.states.insert(at, building.state);
+        self.states[at] = Some(building.state);
         self.taken.insert(at, building.taken);
         Ok(())
     }
@@ -381,7 +382,7 @@ impl<'a> Converter<'a> {
         let Some(source) = source else {
             return Ok(None);
         };
-        if let Some(state) = self.states.get(&source) {
+        if let Some(state) = &self.states[source] {
             return Ok(state.root);
         }
         let (node, here) = (&self.graph.nodes[source], &self.graph.nodes[at]);

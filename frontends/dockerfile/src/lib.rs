@@ -33,7 +33,6 @@ mod syntax;
 mod words;
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -110,17 +109,37 @@ impl Plan {
         pins: &Pins,
     ) -> Result<Self, Vec<Diagnostic>> {
         let mut plan = Self { escape, graph };
-        plan.trigger(request, pins)?;
+        plan.add_triggers(request, pins)?;
+        plan.check_mounts()?;
         Ok(plan)
     }
 
-    /// Adds the triggers of bases that are known.
+    /// Adds the triggers of bases that have become known.
     fn trigger(&mut self, request: &FrontendRequest, pins: &Pins) -> Result<(), Vec<Diagnostic>> {
+        match self.add_triggers(request, pins)? {
+            true => self.check_mounts(),
+            false => Ok(()),
+        }
+    }
+
+    /// Adds the triggers of bases that are known. Whether there were any.
+    fn add_triggers(
+        &mut self,
+        request: &FrontendRequest,
+        pins: &Pins,
+    ) -> Result<bool, Vec<Diagnostic>> {
+        let mut any = false;
         // A trigger may make stages reachable whose own bases have triggers.
         while self
             .graph
             .trigger(request, &|node| pinned_config(node, request, pins))?
-        {}
+        {
+            any = true;
+        }
+        Ok(any)
+    }
+
+    fn check_mounts(&self) -> Result<(), Vec<Diagnostic>> {
         let mut errors = Vec::new();
         for at in self.graph.reachable() {
             for command in &self.graph.nodes[at].commands {
@@ -286,7 +305,7 @@ impl Frontend for Dockerfile {
         for request in each_target(request) {
             let (ast, mut lint) = self.read(&request)?;
             let plan = Plan::new(&ast, Scope::Target, &request, &Pins::default(), &mut lint)?;
-            let reachable: BTreeSet<usize> = plan.graph.reachable();
+            let reachable = plan.graph.reachable();
             let stages = reachable.iter().filter(|at| **at < plan.graph.stages);
             let names = stages.map(|at| plan.graph.nodes[*at].name.clone());
             add_new(&mut all.reachable, names);

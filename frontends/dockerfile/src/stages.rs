@@ -411,14 +411,14 @@ impl Graph {
     }
 
     /// The nodes that the scope takes in, in order.
-    pub(crate) fn reachable(&self) -> BTreeSet<usize> {
-        let mut reachable = BTreeSet::new();
+    pub(crate) fn reachable(&self) -> Vec<usize> {
+        let mut reachable = vec![false; self.nodes.len()];
         let mut open = match self.scope {
             Scope::Target => self.targets.clone(),
             Scope::Everything => (0..self.stages).collect(),
         };
         while let Some(at) = open.pop() {
-            if !reachable.insert(at) {
+            if std::mem::replace(&mut reachable[at], true) {
                 continue;
             }
             let node = &self.nodes[at];
@@ -430,7 +430,8 @@ impl Graph {
             let sources = node.commands.iter().flat_map(|command| &command.sources);
             open.extend(sources.flatten());
         }
-        reachable
+        let nodes = reachable.into_iter().enumerate();
+        nodes.filter_map(|(at, is)| is.then_some(at)).collect()
     }
 
     /// Puts the ONBUILD triggers of bases in front of the instructions of the stages that start from them, as far
@@ -484,7 +485,9 @@ impl Graph {
             commands.append(&mut self.nodes[at].commands);
             self.nodes[at].commands = commands;
         }
-        errors.extend(self.cycle().filter(|_| changed && errors.is_empty()));
+        if changed && errors.is_empty() {
+            errors.extend(self.cycle());
+        }
         match errors.is_empty() {
             true => Ok(changed),
             false => Err(errors),

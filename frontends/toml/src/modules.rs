@@ -20,6 +20,7 @@ use crate::read::Text;
 use crate::schema::File;
 use crate::schema::Include;
 use crate::schema::Input;
+use crate::schema::Step;
 use crate::schema::VERSION;
 
 /// How deep plans may include each other.
@@ -63,11 +64,13 @@ struct Loading<'f> {
 }
 
 /// Something that a step can start from or take files from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Thing {
     Scratch,
-    Step(ModuleId),
-    Input(ModuleId),
+    /// A step of a file, by its place among the file's steps.
+    Step(ModuleId, usize),
+    /// An input of a file, by its place among the file's inputs.
+    Input(ModuleId, usize),
 }
 
 /// A file that a plan names and that must be read before anything can be said of the plan.
@@ -388,22 +391,43 @@ impl Modules {
         }
     }
 
+    /// A step that a file has.
+    pub(crate) fn step(&self, module: ModuleId, at: usize) -> &Step {
+        &self.get(module).file.step[at].value
+    }
+
+    /// An input that a file has.
+    pub(crate) fn input(&self, module: ModuleId, at: usize) -> &Input {
+        &self.get(module).file.inputs[at].value
+    }
+
+    /// What the whole plan calls a thing.
+    pub(crate) fn qualified(&self, thing: Thing) -> String {
+        let (module, name) = match thing {
+            Thing::Scratch => return "scratch".to_owned(),
+            Thing::Step(module, at) => {
+                (module, self.get(module).file.step.get_index(at).map(first))
+            }
+            Thing::Input(module, at) => (
+                module,
+                self.get(module).file.inputs.get_index(at).map(first),
+            ),
+        };
+        format!("{}{}", self.get(module).prefix, name.unwrap_or_default())
+    }
+
     /// A step or an input.
-    pub(crate) fn thing<'n>(
-        &self,
-        from: ModuleId,
-        name: &'n Text,
-    ) -> Result<(Thing, &'n str), Diagnostic> {
+    pub(crate) fn thing(&self, from: ModuleId, name: &Text) -> Result<Thing, Diagnostic> {
         if name.text == "scratch" {
-            return Ok((Thing::Scratch, "scratch"));
+            return Ok(Thing::Scratch);
         }
         let (module, rest) = self.locate(from, &name.text);
         let file = &self.get(module).file;
-        if file.step.contains_key(rest) {
-            return Ok((Thing::Step(module), rest));
+        if let Some(at) = file.step.get_index_of(rest) {
+            return Ok(Thing::Step(module, at));
         }
-        if file.inputs.contains_key(rest) {
-            return Ok((Thing::Input(module), rest));
+        if let Some(at) = file.inputs.get_index_of(rest) {
+            return Ok(Thing::Input(module, at));
         }
         let candidates = file.step.keys().chain(file.inputs.keys());
         let error = self.unknown(from, name, "step or input", candidates.map(String::as_str));
@@ -451,6 +475,10 @@ impl Modules {
             None => error.hint(format!("there are `{}`", candidates.join("`, `"))),
         }
     }
+}
+
+fn first<T>((name, _): (&String, T)) -> &str {
+    name
 }
 
 type Named = (&'static str, Vec<(String, Span)>);

@@ -21,6 +21,7 @@ use crate::lower::World;
 use crate::modules::ModuleId;
 use crate::modules::Modules;
 use crate::modules::ROOT;
+use crate::modules::Thing;
 use crate::paths;
 use crate::read::Entry;
 use crate::read::Text;
@@ -392,9 +393,9 @@ impl Outputs<'_, '_> {
                 world.insert(qualified, value.clone());
             }
         }
-        self.lowering.world.clone_from(&world);
+        self.lowering.set_world(world.clone());
         if self.lowering.holds(module, &output.when) == Some(false) {
-            self.lowering.world.clear();
+            self.lowering.set_world(World::new());
             return;
         }
         let scope = Scope {
@@ -426,7 +427,7 @@ impl Outputs<'_, '_> {
                 Err(error) => self.lowering.errors.push(error),
             }
         }
-        self.lowering.world.clear();
+        self.lowering.set_world(World::new());
         if let (Some(stage), Some(kind)) = (stage, kind) {
             self.lowering.program.target(stage);
             self.goals.push(Goal {
@@ -548,7 +549,7 @@ impl Outputs<'_, '_> {
     ) -> Option<String> {
         let modules = self.lowering.modules;
         let test = &modules.get(module).file.test[name];
-        self.lowering.world.clone_from(world);
+        self.lowering.set_world(world.clone());
         let (stage, reads) = self.lowering.reading(|lowering| {
             let qualified = format!("{TEST}{}", lowering.qualified(module, name));
             lowering.make_test(module, &qualified, &test.value)
@@ -563,7 +564,7 @@ impl Outputs<'_, '_> {
         for export in &test.value.export {
             exports.extend(self.export(export, &dir, scope));
         }
-        self.lowering.world.clear();
+        self.lowering.set_world(World::new());
         // Axes that it does not depend on make no other test of it.
         let world: World = world
             .iter()
@@ -605,11 +606,13 @@ impl Outputs<'_, '_> {
 
     /// A step that was asked for by its name.
     fn bare_step(&mut self, module: ModuleId, name: &str) {
-        let at = self.lowering.modules.get(module).file.step[name]
-            .name
-            .clone();
+        let steps = &self.lowering.modules.get(module).file.step;
+        let Some((place, _, step)) = steps.get_full(name) else {
+            return;
+        };
+        let at = step.name.clone();
         let qualified = self.lowering.qualified(module, name);
-        let Some(step) = self.lowering.step(module, name, &at) else {
+        let Some(step) = self.lowering.step(Thing::Step(module, place), &at) else {
             return;
         };
         let stage = self

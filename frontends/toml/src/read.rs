@@ -4,9 +4,9 @@
 //! a struct its reader and its [`Shape`], from which the JSON Schema and the reference are written. serde's derive
 //! stops at the first problem, so it is not used here.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use indexmap::IndexMap;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
@@ -93,8 +93,8 @@ pub(crate) struct At<T> {
 /// A list and its place.
 pub(crate) type List<T> = At<Vec<T>>;
 
-/// What stands under names of the file's choice, in their order.
-pub(crate) type Map<T> = BTreeMap<String, Entry<T>>;
+/// What stands under names of the file's choice, in the order of the names.
+pub(crate) type Map<T> = IndexMap<String, Entry<T>>;
 
 /// A named value and the place of its name.
 #[derive(Debug, Clone, PartialEq)]
@@ -374,7 +374,7 @@ impl<T: Read> Read for Map<T> {
             to.mismatch(value, "a table");
             return None;
         };
-        let mut map = Self::new();
+        let mut map = Self::with_capacity(table.len());
         for (key, value) in table {
             let name = to.span(key);
             let key = key.get_ref().to_string();
@@ -382,6 +382,8 @@ impl<T: Read> Read for Map<T> {
                 map.insert(key, Entry { name, value });
             }
         }
+        // Their order in the file means nothing.
+        map.sort_unstable_keys();
         Some(map)
     }
 

@@ -43,7 +43,7 @@ impl Converter<'_> {
                 config.config.working_dir = "/".to_owned();
                 config.config.env.push(format!("PATH={DEFAULT_PATH}"));
             }
-            Base::Stage(base) => match self.states.get(base) {
+            Base::Stage(base) => match &self.states[*base] {
                 Some(base) => {
                     to.state = base.clone();
                     to.state.config.config.on_build.clear();
@@ -112,7 +112,7 @@ impl Converter<'_> {
     /// Converts the target of a Dockerfile into the same graph.
     fn nested(&mut self, at: usize, nested: &Nested, to: &mut Building) -> Converted<()> {
         let outer = nested.contexts.iter().filter_map(|(name, at)| {
-            let state = self.states.get(at)?;
+            let state = self.states[*at].as_ref()?;
             Some((name.clone(), state.clone()))
         });
         let outer = outer.collect();
@@ -158,7 +158,7 @@ impl Converter<'_> {
         inner.outer = outer;
         inner.definition = std::mem::take(&mut self.definition);
         inner.nodes();
-        let state = inner.states.remove(&plan.graph.target());
+        let state = inner.states[plan.graph.target()].take();
         let Converter {
             definition,
             errors,

@@ -1,5 +1,7 @@
 //! Arguments.
 
+use std::rc::Rc;
+
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Span;
 use rbuild_llb::suggest::nearest_name;
@@ -36,12 +38,12 @@ impl Lowering<'_> {
                 return None;
             }
         };
-        let qualified = self.qualified(module, name);
+        let qualified = Rc::from(self.qualified(module, name));
         let value = self.value_now(&qualified);
         if let Some(reads) = self.reads.last_mut() {
             reads.insert(Read::Value(qualified), value.clone());
         }
-        Some(value)
+        Some(value.as_deref().map(str::to_owned))
     }
 
     /// The value that somebody gave an argument, if it is one and somebody did. Remembers that it was read.
@@ -51,25 +53,35 @@ impl Lowering<'_> {
             return None;
         }
         let qualified = self.qualified(module, name);
-        let value = self.given_now(&qualified);
+        let value = self.given_now(&qualified).map(str::to_owned);
         if let Some(reads) = self.reads.last_mut() {
-            reads.insert(Read::Given(qualified), value.clone());
+            let value = value.as_deref().map(Rc::from);
+            reads.insert(Read::Given(Rc::from(qualified)), value);
         }
         value
     }
 
     /// What an output or the user says an argument is.
-    pub(super) fn given_now(&self, qualified: &str) -> Option<String> {
+    pub(super) fn given_now(&self, qualified: &str) -> Option<&str> {
         let given = self.world.get(qualified);
-        given
-            .or_else(|| self.request.build_args.get(qualified))
-            .cloned()
+        let given = given.or_else(|| self.request.build_args.get(qualified));
+        given.map(String::as_str)
     }
 
     /// The value an argument has: given, else its default.
-    pub(super) fn value_now(&self, qualified: &str) -> Option<String> {
+    pub(super) fn value_now(&self, qualified: &Rc<str>) -> Option<Rc<str>> {
+        let mut values = self.values.borrow_mut();
+        if let Some(known) = values.get(qualified) {
+            return known.clone();
+        }
+        let value = self.worked_out(qualified).map(Rc::from);
+        values.insert(Rc::clone(qualified), value.clone());
+        value
+    }
+
+    fn worked_out(&self, qualified: &str) -> Option<String> {
         if let Some(given) = self.given_now(qualified) {
-            return Some(given);
+            return Some(given.to_owned());
         }
         let (module, name) = self.modules.locate(crate::modules::ROOT, qualified);
         let arg = self.modules.get(module).file.args.get(name)?;
@@ -97,7 +109,7 @@ impl Lowering<'_> {
             let (module, name) = self.modules.locate(module, name);
             let qualified = self.qualified(module, name);
             if let Some(given) = self.given_now(&qualified) {
-                return Ok(given);
+                return Ok(given.to_owned());
             }
             if open.contains(&qualified) {
                 return Err(format!("it needs itself, by way of `{qualified}`"));

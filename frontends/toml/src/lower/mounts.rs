@@ -137,12 +137,10 @@ impl<'a> Lowering<'a> {
             None => "a function starts from nothing".to_owned(),
             Some(from) => match modules.thing(module, from) {
                 // What is wrong with it has been said.
-                Ok((Thing::Step(at), name)) if self.failed.contains(&(at, name.to_owned())) => {
-                    return None;
-                }
-                Ok((Thing::Step(at), name)) => {
-                    let step = &modules.get(at).file.step[name].value;
-                    return Some((at, step.body(), &step.from.0));
+                Ok(step @ Thing::Step(..)) if self.failed.contains(&step) => return None,
+                Ok(Thing::Step(module, at)) => {
+                    let step = modules.step(module, at);
+                    return Some((module, step.body(), &step.from.0));
                 }
                 Ok(_) => format!("`{}` is no step", from.text),
                 // That is reported where the step starts.

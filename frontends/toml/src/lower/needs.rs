@@ -15,30 +15,33 @@ use crate::schema::Use;
 /// A step, or a Dockerfile that is an input, and where it is asked for.
 #[derive(Debug, Clone)]
 pub(super) struct Need {
-    pub(super) module: ModuleId,
-    pub(super) name: String,
+    pub(super) thing: Thing,
     pub(super) span: Span,
 }
 
 /// What a step, or a Dockerfile that is an input, needs directly. Names that mean nothing are reported elsewhere.
-pub(super) fn of(modules: &Modules, module: ModuleId, name: &str) -> Vec<Need> {
+pub(super) fn of(modules: &Modules, thing: Thing) -> Vec<Need> {
     let mut needs = Needs {
         modules,
         list: Vec::new(),
     };
-    let file = &modules.get(module).file;
-    if let Some(step) = file.step.get(name) {
-        needs.name(module, &step.value.from);
-        needs.uses(module, &step.value.r#use);
-        needs.body(module, step.value.body());
-        for part in &step.value.then {
-            needs.body(module, part.body());
+    match thing {
+        Thing::Scratch => {}
+        Thing::Step(module, at) => {
+            let step = modules.step(module, at);
+            needs.name(module, &step.from);
+            needs.uses(module, &step.r#use);
+            needs.body(module, step.body());
+            for part in &step.then {
+                needs.body(module, part.body());
+            }
         }
-    } else if let Some(input) = file.inputs.get(name)
-        && let Input::Dockerfile(input) = &input.value
-    {
-        for from in input.contexts.values() {
-            needs.name(module, &from.value);
+        Thing::Input(module, at) => {
+            if let Input::Dockerfile(input) = modules.input(module, at) {
+                for from in input.contexts.values() {
+                    needs.name(module, &from.value);
+                }
+            }
         }
     }
     needs.list
@@ -51,23 +54,22 @@ struct Needs<'m> {
 
 impl Needs<'_> {
     fn name(&mut self, from: ModuleId, text: &Text) {
-        let found = self.modules.thing(from, text);
-        let (module, name) = match found {
-            Ok((Thing::Step(module), name)) => (module, name),
-            Ok((Thing::Input(module), name)) => {
-                let input = &self.modules.get(module).file.inputs[name].value;
-                match input {
-                    Input::Dockerfile(_) => (module, name),
-                    _ => return,
-                }
-            }
-            Ok((Thing::Scratch, _)) | Err(_) => return,
+        let Ok(thing) = self.modules.thing(from, text) else {
+            return;
         };
-        self.list.push(Need {
-            module,
-            name: name.to_owned(),
-            span: text.span.clone(),
-        });
+        let needed = match thing {
+            Thing::Scratch => false,
+            Thing::Step(..) => true,
+            Thing::Input(module, at) => {
+                matches!(self.modules.input(module, at), Input::Dockerfile(_))
+            }
+        };
+        if needed {
+            self.list.push(Need {
+                thing,
+                span: text.span.clone(),
+            });
+        }
     }
 
     fn uses(&mut self, from: ModuleId, uses: &[Use]) {
