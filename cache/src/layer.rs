@@ -8,8 +8,9 @@
 
 mod bytes;
 mod locate;
+mod pack;
 mod plan;
-mod read;
+pub(crate) mod read;
 mod write;
 
 use std::fs::File;

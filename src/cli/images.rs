@@ -179,6 +179,7 @@ mod t {
             digest: OciDigest::from_bytes([0xdd; 32]),
             media_type: "application/vnd.oci.image.manifest.v1+json".into(),
             id: OciDigest::from_bytes([id; 32]),
+            repo_digest: None,
             created: 0,
             size,
         }

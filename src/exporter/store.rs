@@ -55,6 +55,7 @@ impl Exporter for OwnStore {
                 digest: top.digest,
                 media_type: top.media_type.clone(),
                 id: image.id,
+                repo_digest: None,
                 created: clock::now().0,
                 size,
             };
