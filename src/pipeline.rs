@@ -14,6 +14,7 @@ mod plan;
 mod remote;
 pub mod run;
 pub mod show;
+pub mod stored;
 #[cfg(test)]
 mod tests;
 
