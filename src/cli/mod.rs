@@ -16,9 +16,11 @@ mod flags;
 mod images;
 mod init;
 mod lock;
+mod login;
 mod output;
 mod plan;
 mod plans;
+mod reset;
 mod run;
 mod sources;
 mod template;
@@ -110,10 +112,16 @@ enum Cmd {
     Save(images::SaveFlags),
     /// Bring the images of an archive into the store
     Load(images::LoadFlags),
+    /// Check credentials for a registry, and keep them where docker does
+    Login(login::LoginFlags),
+    /// Forget the credentials for a registry
+    Logout(login::LogoutFlags),
     /// Run a command in an image of the store
     Run(Box<run::RunFlags>),
     /// Say what this machine can do for builds, and what would mend the rest
     Doctor,
+    /// Remove the whole store: all images and caches
+    Reset(reset::ResetFlags),
     /// Look inside
     #[command(subcommand)]
     Debug(debug::DebugCommand),
@@ -236,6 +244,9 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
         Cmd::Push(flags) => images::push(&flags, &session)?,
         Cmd::Save(flags) => images::save(&flags, &session)?,
         Cmd::Load(flags) => images::load(&flags, &session)?,
+        Cmd::Login(flags) => login::login(&flags, &session)?,
+        Cmd::Logout(flags) => login::logout(&flags, &session)?,
+        Cmd::Reset(flags) => reset::run(&flags, &session)?,
         Cmd::Run(flags) => return run::run(&flags, &session),
         Cmd::Doctor => doctor::run(&session)?,
         Cmd::Debug(command) => debug::run(&command, &session)?,

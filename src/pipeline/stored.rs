@@ -116,11 +116,15 @@ impl Documents {
         let bytes = document(store, &image.digest)?;
         let top = Descriptor::of(image.media_type.as_str(), &bytes);
         match parse(&image.digest, &bytes)? {
-            Document::Manifest(manifest) => Ok(Self {
-                images: vec![one(store, top.clone(), *manifest, bytes)?],
-                top,
-                index: None,
-            }),
+            Document::Manifest(manifest) => {
+                let mut image = one(store, top, *manifest, bytes)?;
+                image.descriptor = image.descriptor.with_platform(&image.config.platform());
+                Ok(Self {
+                    top: image.descriptor.clone(),
+                    images: vec![image],
+                    index: None,
+                })
+            }
             Document::Index(Index { manifests, .. }) => {
                 let images = manifests.into_iter().map(|entry| {
                     let bytes = document(store, &entry.digest)?;
