@@ -7,6 +7,7 @@
 //! others refer to it.
 
 mod bytes;
+mod frames;
 mod locate;
 mod pack;
 mod plan;
@@ -21,6 +22,10 @@ use serde::Deserialize;
 use serde::Serialize;
 
 pub use bytes::FileBytes;
+pub use frames::EarlierFrames;
+pub use frames::FindFrames;
+pub use frames::FrameTable;
+pub use frames::Reuse;
 pub use locate::locate_files;
 pub use read::ReadLayer;
 pub use read::TakeFile;
@@ -28,6 +33,7 @@ pub use read::extract_files;
 pub use read::is_archive;
 pub use read::read_layer;
 pub use write::write_layer;
+pub use write::write_layer_again;
 
 use crate::frame::Compression;
 use crate::frame::FrameError;
@@ -126,6 +132,13 @@ pub enum LayerError {
     /// The blob could not be written.
     #[error("cannot write the layer's blob")]
     WriteBlob {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An earlier blob, whose frames this one has, could not be read.
+    #[error("cannot read an earlier blob of the layer")]
+    ReadBlob {
         /// Why.
         #[source]
         source: io::Error,
