@@ -106,10 +106,8 @@ impl Going {
             protect(engine.lease(), image, &self.documents.top.digest)?;
             images.push(self.image(engine, image, ways)?);
         }
-        let index = match &self.documents.index {
-            None => None,
-            Some(document) => Some(self.index(document, &images)),
-        };
+        let index = self.documents.index.as_ref();
+        let index = index.map(|document| self.index(document, &images));
         Ok(Ready { images, index })
     }
 
