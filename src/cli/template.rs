@@ -374,7 +374,7 @@ mod t {
         Template::parse(template)?.render(&value)
     }
 
-    /// Expectations are what Go's text/template prints; tests/images.rs has podman print some of them.
+    /// Expectations are what Go's text/template prints; tests/images has podman print some of them.
     #[test]
     fn what_people_write() {
         for (template, want) in [

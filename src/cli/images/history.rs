@@ -178,13 +178,16 @@ mod t {
         ]));
         let now = Timestamp(7200 * 1_000_000_000);
         let rows = rows(&image, &[1000, 20], now, false);
-        assert_data_eq!(table(&rows), str![[r#"
+        assert_data_eq!(
+            table(&rows),
+            str![[r#"
 IMAGE          CREATED       CREATED BY                                      SIZE     COMMENT
 b79606fb3afe   N/A           RUN echo a line that is longer than the tabl…   20B
 <missing>      1 hour ago    CMD ["sh"]                                      0B       c
 <missing>      2 hours ago   ADD rootfs.tar /                                1.00kB
 
-"#]]);
+"#]]
+        );
         let whole = super::rows(&image, &[1000, 20, 3], now, true);
         assert_eq!(whole.len(), 4, "a layer without a step");
         assert_eq!(whole[0]["ID"], image.id().to_string());

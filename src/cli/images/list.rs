@@ -111,14 +111,17 @@ mod t {
         images[1].1.repo_digest = Some(rbuild_llb::OciDigest::from_bytes([0xee; 32]));
         images.push((image(7, 0).id.to_string(), image(7, 0)));
         let rows: Vec<Value> = images.iter().map(|(n, i)| row(n, i, NOW, false)).collect();
-        assert_data_eq!(table(&rows, false), str![[r#"
+        assert_data_eq!(
+            table(&rows, false),
+            str![[r#"
 REPOSITORY       TAG      IMAGE ID       CREATED       SIZE
 app              latest   aaaaaaaaaaaa   2 hours ago   7.83MB
 app              old      abababababab   2 hours ago   10B
 ghcr.io/me/app   1        aaaaaaaaaaaa   2 hours ago   7.83MB
 <none>           <none>   070707070707   2 hours ago   0B
 
-"#]]);
+"#]]
+        );
         let with_digests = table(&rows, true);
         assert!(with_digests.contains(&format!(
             "app              old      sha256:{}",
