@@ -63,7 +63,10 @@ pub(crate) fn login(flags: &LoginFlags, session: &Session) -> Result<(), BuildEr
     };
     let password = match flags.password_stdin {
         true => piped()?,
-        false => ui::ask_secret("Password: ").map_err(no_answer)?,
+        false => match ui::ask_secret("Password: ").map_err(no_answer)? {
+            Some(password) => password,
+            None => return Err(BuildError::interrupted()),
+        },
     };
     if user.is_empty() || user.contains(':') {
         return refuse(

@@ -42,8 +42,6 @@ pub struct Archived {
     pub images: Vec<ArchivedImage>,
     /// The index over them; only if all it names is in the archive, and is an image.
     pub index: Option<Vec<u8>>,
-    /// The digest of the index they were chosen from, if it is not kept.
-    pub chosen_from: Option<OciDigest>,
 }
 
 /// An image for one platform.
@@ -189,13 +187,11 @@ impl<'a> Archive<'a> {
                 names: Vec::new(),
                 images,
                 index: Some(bytes),
-                chosen_from: None,
             });
         }
         let image = self.resolve(root, &bytes, platform)?;
         Ok(Archived {
             names: Vec::new(),
-            chosen_from: image.resolved.index,
             images: vec![image],
             index: None,
         })
@@ -325,7 +321,6 @@ impl<'a> Archive<'a> {
                 layers,
             }],
             index: None,
-            chosen_from: None,
         })
     }
 

@@ -375,8 +375,6 @@ fn several_platforms_stay_together() {
         .success();
     let image = inspect(&chosen, "two");
     assert_eq!(image["Id"], arm64.trim());
-    assert_eq!(
-        image["RepoDigests"][0],
-        format!("two@{}", digest.as_str().unwrap())
-    );
+    // No registry is known to have it.
+    assert_eq!(image["RepoDigests"], json!([]));
 }

@@ -224,13 +224,10 @@ fn credentials_are_checked_and_kept_where_others_find_them() {
         .code(2)
         .says("no terminal to ask");
 
+    let login = format!("login -u {} {host}", USER.0);
+    at_a_terminal(&env, &login, "Password: ", "abc\x03").code(130);
     // At a terminal, which does not show the password.
-    let said = at_a_terminal(
-        &env,
-        &format!("login -u {} {host}", USER.0),
-        "Password: ",
-        &format!("{}\n", USER.1),
-    );
+    let said = at_a_terminal(&env, &login, "Password: ", &format!("{}\n", USER.1));
     let said = said.success().stdout;
     assert!(
         said.contains("logged in") && !said.contains(USER.1),

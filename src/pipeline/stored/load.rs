@@ -155,7 +155,7 @@ fn keep(
         digest: top.digest,
         media_type: top.media_type,
         id: top.digest,
-        repo_digest: found.chosen_from,
+        repo_digest: None,
         created: 0,
         size: 0,
     };
