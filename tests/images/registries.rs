@@ -34,6 +34,28 @@ fn what_is_pulled_stays_without_its_registry() {
     let pulled = env.rbuild(["pull", &name]).success();
     assert_eq!(pulled.stdout, format!("{name}\n"));
     assert!(pulled.stderr.contains(&digest), "{pulled}");
+    // A blob that the store has lost comes back, though what it unpacks to is known.
+    let blob = |env: &TestEnv| {
+        let manifest = skopeo(
+            env,
+            &[
+                "inspect",
+                "--raw",
+                "--tls-verify=false",
+                &format!("docker://{name}"),
+            ],
+        );
+        let manifest = parsed(&manifest.success().stdout);
+        let digest = manifest["layers"][0]["digest"].as_str().unwrap().to_owned();
+        let hex = &digest["sha256:".len()..];
+        env.store()
+            .join("v1/blobs/sha256")
+            .join(&hex[..2])
+            .join(hex)
+    };
+    fs::remove_file(blob(&env)).unwrap();
+    env.rbuild(["pull", "-q", &name]).success();
+    assert!(blob(&env).exists());
     let by_digest = format!("{host}/me/box@{digest}");
     let quiet = env.rbuild(["pull", "-q", &by_digest]).success();
     assert_eq!(

@@ -32,7 +32,7 @@ pub(crate) struct HistoryFlags {
     /// Print ids only
     #[arg(short, long)]
     quiet: bool,
-    /// How to print it: `table`, `json` (one object a line), or a template: `{{.Size}}\\t{{.CreatedBy}}`
+    /// How to print it: `table`, `json` (one object a line), or a template: `{{.Size}} {{.CreatedBy}}`
     #[arg(
         long,
         value_name = "FORMAT",

@@ -296,6 +296,39 @@ mod t {
     }
 
     #[test]
+    fn every_command_and_flag_is_documented() {
+        use clap::CommandFactory as _;
+        let page = include_str!("../../../docs/images.md");
+        let cli = crate::cli::Cli::command();
+        for name in [
+            "images", "tag", "rmi", "inspect", "history", "pull", "push", "save", "load", "login",
+            "logout", "reset",
+        ] {
+            let heading =
+                |line: &str| line.starts_with("## ") && line.contains(&format!("`rbuild {name}"));
+            let section: Vec<&str> = page
+                .lines()
+                .skip_while(|line| !heading(line))
+                .take_while(|line| heading(line) || !line.starts_with("## "))
+                .collect();
+            assert!(
+                !section.is_empty(),
+                "docs/images.md has no section on {name}"
+            );
+            let command = cli.find_subcommand(name).unwrap();
+            for flag in command.get_arguments().filter_map(|flag| flag.get_long()) {
+                let documented = section
+                    .iter()
+                    .any(|line| line.contains(&format!("`--{flag}")));
+                assert!(
+                    documented,
+                    "docs/images.md says nothing about `{name} --{flag}`"
+                );
+            }
+        }
+    }
+
+    #[test]
     fn names_as_docker_shows_them() {
         let digest = "sha256:".to_owned() + &"0".repeat(64);
         for (name, repository, tag) in [
