@@ -36,21 +36,12 @@ impl Client {
         user: &str,
         password: &str,
     ) -> Result<Login, RegistryError> {
-        let credentials = Credentials::Password {
-            user: user.to_owned(),
-            password: password.to_owned(),
-        };
         self.over_endpoints(&self.endpoints_of(registry), |endpoint| {
-            self.try_login(endpoint, user, &credentials)
+            self.try_login(endpoint, user, password)
         })
     }
 
-    fn try_login(
-        &self,
-        endpoint: &Endpoint,
-        user: &str,
-        credentials: &Credentials,
-    ) -> Result<Login, Failure> {
+    fn try_login(&self, endpoint: &Endpoint, user: &str, password: &str) -> Result<Login, Failure> {
         let ask = Request::new(Method::GET, endpoint.root());
         let mut response = self.send(endpoint, &ask)?;
         if response.status().is_success() {
@@ -61,12 +52,7 @@ impl Client {
             return Err(self.unexpected(endpoint, &ask, &mut response));
         };
         let answer = match challenge {
-            Challenge::Basic => {
-                let Credentials::Password { user, password } = credentials else {
-                    unreachable!("logging in is done with a password");
-                };
-                auth::basic(user, password)
-            }
+            Challenge::Basic => auth::basic(user, password),
             Challenge::Bearer {
                 realm,
                 service,
@@ -76,10 +62,14 @@ impl Client {
                     let why = format!("it wants credentials sent in the clear to `{realm}`");
                     return Err(self.protocol(endpoint, why));
                 }
+                let credentials = Credentials::Password {
+                    user: user.to_owned(),
+                    password: password.to_owned(),
+                };
                 let scopes = auth::merge_scopes(&Vec::new(), scope.as_deref());
                 let mut form = String::new();
                 let service = service.as_deref();
-                let token = auth::token_request(&realm, service, &scopes, credentials, &mut form);
+                let token = auth::token_request(&realm, service, &scopes, &credentials, &mut form);
                 let mut response = self.send(endpoint, &token)?;
                 if !response.status().is_success() {
                     return Err(self.refused(endpoint, user, &token, &mut response));

@@ -67,8 +67,11 @@ pub fn save(
         // What is named by a digest, or by nothing but its id, has no name that an archive could give it.
         let tagged = chosen.name.iter().filter(|name| !name.contains('@'));
         let tagged = tagged.filter(|name| name.contains('/')).cloned();
-        names.extend(tagged);
-        names.dedup();
+        for name in tagged {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
     }
     let going = grouped.iter().map(|(chosen, _)| {
         let mut documents = Documents::read(&store, &chosen.image)?;
