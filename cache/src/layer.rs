@@ -10,6 +10,7 @@ mod bytes;
 mod locate;
 mod plan;
 mod read;
+mod stream;
 mod write;
 
 use std::fs::File;
