@@ -19,6 +19,7 @@ mod outputs;
 mod plan;
 mod plans;
 mod platforms;
+mod pulls;
 mod real_inputs;
 mod sandbox;
 mod smoke;

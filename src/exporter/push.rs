@@ -1,10 +1,11 @@
 //! `--push` and `type=image,push=true`: the image to the registry of each of its names. Blobs that are there are not
-//! sent; manifests come after what they point at, the index last.
+//! sent, those of a base not even downloaded; manifests come after what they point at, the index last.
 
 use std::io::Read;
 
 use rayon::prelude::*;
 
+use rbuild_cache::LayerRef;
 use rbuild_llb::OciDigest;
 
 use super::Export;
@@ -43,12 +44,14 @@ impl Push {
         image
             .layers
             .par_iter()
-            .try_for_each(|(layer, _)| -> Result<(), ExportError> {
+            .try_for_each(|(layer, of)| -> Result<(), ExportError> {
                 let open = || {
+                    (export.fetch)(of)?;
                     let blob = blobs.open(&layer.digest).map_err(std::io::Error::other)?;
                     Ok(Box::new(blob) as Box<dyn Read>)
                 };
-                registry.push_blob(reference, &layer.digest, layer.size, None, &open)?;
+                let from = in_same_registry(of, reference);
+                registry.push_blob(reference, &layer.digest, layer.size, from.as_deref(), &open)?;
                 Ok(())
             })?;
         let open = || Ok(Box::new(&image.config[..]) as Box<dyn Read>);
@@ -59,6 +62,13 @@ impl Push {
         }
         Ok(())
     }
+}
+
+/// The repository that a base's layer came from, if it can be mounted from there.
+fn in_same_registry(layer: &LayerRef, to: &Reference) -> Option<String> {
+    let source = layer.origin.as_ref()?.source.as_deref()?;
+    let from: Reference = source.parse().ok()?;
+    (from.registry == to.registry).then_some(from.repository)
 }
 
 impl Exporter for Push {

@@ -18,5 +18,6 @@ pub(crate) use layout::Image;
 pub(crate) use layout::list_tar;
 pub(crate) use output::Output;
 pub(crate) use registry::Registry;
+pub(crate) use registry::Watched;
 pub(crate) use servers::FileServer;
 pub(crate) use servers::GitServer;
