@@ -157,3 +157,106 @@ fn stacked(definition: &Definition, root: Edge) -> Vec<Edge> {
     }
     parts
 }
+
+#[cfg(test)]
+mod t {
+    use super::*;
+    use rbuild_llb::Platform;
+    use rbuild_llb::Vertex;
+    use rbuild_llb::op::FileAction;
+    use rbuild_llb::op::FileActionKind;
+    use rbuild_llb::op::FileInput;
+    use rbuild_llb::op::FileOp;
+    use rbuild_llb::op::ImageSource;
+    use rbuild_llb::op::SourceOp;
+
+    fn vertex(op: Op, inputs: &[VertexId]) -> Vertex {
+        Vertex {
+            op,
+            inputs: inputs.iter().copied().map(Edge::of).collect(),
+            platform: Platform::host(),
+            meta: Default::default(),
+        }
+    }
+
+    fn image(name: &str) -> Op {
+        Op::Source(SourceOp::Image(ImageSource {
+            reference: name.into(),
+            digest: None,
+        }))
+    }
+
+    fn mkdir(path: &str, on: FileInput) -> Op {
+        Op::File(FileOp {
+            actions: vec![FileAction {
+                input: on,
+                secondary: FileInput::Scratch,
+                output: Some(0),
+                kind: FileActionKind::Mkdir {
+                    path: path.into(),
+                    mode: 0o755,
+                    make_parents: true,
+                    owner: None,
+                    timestamp: None,
+                },
+            }],
+        })
+    }
+
+    #[test]
+    fn what_only_reads_and_stacks_an_unread_base_is_not_solved() {
+        let mut graph = Definition::new();
+        let base = graph.add(vertex(image("base"), &[]));
+        let known = graph.add(vertex(image("known"), &[]));
+        let files = graph.add(vertex(mkdir("/a", FileInput::Scratch), &[]));
+        let more = graph.add(vertex(mkdir("/b", FileInput::Scratch), &[]));
+        let upon = graph.add(vertex(mkdir("/c", FileInput::Input(0)), &[base]));
+        let merged = graph.add(vertex(Op::Merge, &[base, files]));
+        let twice = graph.add(vertex(Op::Merge, &[merged, more]));
+        let above = graph.add(vertex(Op::Merge, &[upon, files]));
+        let of_known = graph.add(vertex(Op::Merge, &[known, files]));
+        // A root, whether its layers are wanted as blobs, and what it is put together of, where that is done: `None` is the
+        // base. Then the steps that are left.
+        type Parts = Option<Vec<Option<VertexId>>>;
+        let cases: [(VertexId, bool, Parts, Vec<VertexId>); 7] = [
+            (base, true, Some(vec![None]), vec![]),
+            (base, false, None, vec![]),
+            (merged, true, Some(vec![None, Some(files)]), vec![files]),
+            (merged, false, None, vec![]),
+            (
+                twice,
+                true,
+                Some(vec![None, Some(files), Some(more)]),
+                vec![files, more],
+            ),
+            (above, true, None, vec![]),
+            (of_known, true, None, vec![]),
+        ];
+        for (root, whole, expected, left) in cases {
+            let mut graph = graph.clone();
+            graph.outputs.push(Output {
+                name: "app".into(),
+                platform: Platform::host(),
+                root: Some(Edge::of(root)),
+                config: Default::default(),
+            });
+            let found = Untouched::find(&graph.prune(), |_| whole, |step| *step == base);
+            let parts = found.as_ref().map(|found| {
+                let parts = found.outputs[&0].iter().map(|part| match part {
+                    Part::Base(id) => {
+                        assert_eq!(*id, base);
+                        None
+                    }
+                    Part::Made(at) => found.remaining.outputs[*at].root.map(|edge| edge.vertex),
+                });
+                parts.collect()
+            });
+            assert_eq!(parts, expected);
+            if let Some(found) = found {
+                let steps: Vec<VertexId> = found.remaining.iter().map(|(id, _)| id).collect();
+                assert_eq!(steps, left);
+                assert_eq!(found.remaining.outputs[0].root, None);
+            }
+        }
+    }
+}
