@@ -19,6 +19,8 @@ mod lines;
 mod measure;
 #[path = "commands/place.rs"]
 mod place;
+#[path = "commands/pull.rs"]
+mod pull;
 
 use std::fs;
 use std::process::ExitCode;

@@ -19,6 +19,7 @@ pub mod show;
 pub mod stored;
 #[cfg(test)]
 mod tests;
+mod untouched;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -61,6 +62,7 @@ use crate::solver;
 use crate::solver::SolveOptions;
 use crate::ui::EventSink;
 use crate::ui::Progress;
+use untouched::Untouched;
 
 /// How often convert may ask for more sources before something is wrong: a chain of ONBUILD triggers that name
 /// images with ONBUILD triggers of their own.
@@ -162,6 +164,17 @@ fn carry_out(
     );
     let looked_up = solver::plan(&definition, &engine)
         .map_err(|error| failure::plan(error, &definition, &plan))?;
+    let unread = engine.unread(looked_up.pending()).map_err(failure::op)?;
+    let untouched = Untouched::find(
+        &definition,
+        |output| deliver::takes_blobs_whole(&targets, output),
+        |step| unread.contains(step),
+    );
+    let looked_up = match &untouched {
+        None => looked_up,
+        Some(untouched) => solver::plan(untouched.remaining(), &engine)
+            .map_err(|error| failure::plan(error, &definition, &plan))?,
+    };
 
     let exporters = deliver::exporters(request, &targets)?;
     let processes = looked_up
@@ -187,6 +200,7 @@ fn carry_out(
         remark = entered.remark().map(str::to_owned);
         entered.expect(processes);
         engine.set_executor(Box::new(entered), processes);
+        engine.expect(looked_up.pending().map(|(_, vertex)| vertex));
         progress.resume();
     }
     // An unchanged build that writes no file is over before anybody could interrupt it.
@@ -206,6 +220,9 @@ fn carry_out(
         }
         events.send(event);
     };
+    if let Some(untouched) = &untouched {
+        untouched.report(&definition, send);
+    }
     let solved = solver::solve(
         looked_up,
         &engine,
@@ -230,6 +247,7 @@ fn carry_out(
         engine: &engine,
         plan: &plan,
         definition: &definition,
+        untouched: untouched.as_ref(),
         solved,
         cancel: &cancel,
         events: &events,

@@ -20,6 +20,7 @@ mod outputs;
 mod plan;
 mod plans;
 mod platforms;
+mod pulls;
 mod real_inputs;
 mod reproducible;
 mod sandbox;

@@ -19,11 +19,12 @@ use super::measure::run;
 use super::measure::run_watched;
 use super::place::Place;
 use super::place::busybox;
+use super::pull::pull;
 
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 8] = [
+pub(crate) const LINES: [Line; 9] = [
     ("cached", cached),
     ("cached-plan", cached_plan),
     ("steps", steps),
@@ -32,6 +33,7 @@ pub(crate) const LINES: [Line; 8] = [
     ("unchanged-context", unchanged_context),
     ("export", export),
     ("export-again", export_again),
+    ("pull", pull),
 ];
 
 const CONTEXT_DIRS: usize = 100;
@@ -237,7 +239,7 @@ fn unchanged_context() -> Measured<String> {
 
 fn export() -> Measured<String> {
     let place = Place::new();
-    let data = half_compressible(EXPORT_BYTES);
+    let data = half_compressible(2, EXPORT_BYTES);
     File::create(place.context("data"))
         .and_then(|mut file| file.write_all(&data))
         .unwrap();
@@ -268,7 +270,7 @@ fn export() -> Measured<String> {
 /// A gigabyte of files, of which one has changed, the first: what the digests are of is all new from there on.
 fn export_again() -> Measured<String> {
     let place = Place::new();
-    let data = half_compressible(EXPORT_BYTES);
+    let data = half_compressible(1, EXPORT_BYTES);
     fs::create_dir(place.context("files")).unwrap();
     for (at, part) in data.chunks(512 << 10).enumerate() {
         fs::write(place.context(&format!("files/{at:04}")), part).unwrap();
@@ -307,11 +309,11 @@ fn export_again() -> Measured<String> {
     Ok(format!("{text}; {}", memory(peak)))
 }
 
-fn memory(kib: u64) -> String {
+pub(crate) fn memory(kib: u64) -> String {
     format!("peak memory {} MiB", kib / 1024)
 }
 
-fn pool() -> rayon::ThreadPool {
+pub(crate) fn pool() -> rayon::ThreadPool {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
@@ -335,11 +337,11 @@ fn small_files(dir: &Path) {
 }
 
 /// 2 KiB of noise, 2 KiB of words, and so on.
-fn half_compressible(len: usize) -> Vec<u8> {
+pub(crate) fn half_compressible(seed: u64, len: usize) -> Vec<u8> {
     const WORDS: [&str; 8] = [
         "layer ", "store ", "frame ", "graph ", "a ", "stage ", "of the ", "digest\n",
     ];
-    let mut random = Random(2);
+    let mut random = Random(seed);
     let mut data = Vec::with_capacity(len + 4096);
     while data.len() < len {
         let noise = data.len() + 2048;

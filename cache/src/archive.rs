@@ -21,8 +21,8 @@ use sha2::Sha256;
 use crate::blobs::BlobError;
 use crate::layer::LayerError;
 use crate::layer::read::normal;
-use crate::layer::read::with_tar;
 use crate::layer::show;
+use crate::layer::stream::with_tar;
 use crate::store::Scratch;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -111,7 +111,7 @@ impl Store {
             |tar| Ok(unpacked.read(&mut Reader::new(tar), cancel)),
         );
         match read {
-            Ok((read, _)) => read?,
+            Ok(read) => read?,
             Err(source) => return Err(ArchiveError::Name { source }),
         }
         Ok(unpacked)

@@ -12,6 +12,7 @@ mod locate;
 mod pack;
 mod plan;
 pub(crate) mod read;
+pub(crate) mod stream;
 mod write;
 
 use std::fs::File;

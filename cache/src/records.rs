@@ -8,8 +8,10 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use rbuild_llb::CacheKey;
+use rbuild_llb::ContentDigest;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::OciDigest;
+use rbuild_llb::TreeId;
 use rustix::fs::AtFlags;
 use rustix::fs::CWD;
 use rustix::fs::Timestamps;
@@ -47,6 +49,28 @@ pub struct LayerRef {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<u128>,
 }
+
+impl LayerRef {
+    /// A base's layer that nobody has looked into, so that its tree is not known: it can be exported as the blob it is.
+    pub fn unread(origin: Origin) -> Self {
+        Self {
+            layer: UNREAD,
+            origin: Some(origin),
+            created: None,
+        }
+    }
+
+    /// Whether its tree is known.
+    pub fn is_read(&self) -> bool {
+        self.layer != UNREAD
+    }
+}
+
+/// No tree's digests: whoever looks for it finds that it is missing.
+const UNREAD: TreeRef = TreeRef {
+    tree: TreeId::from_bytes([0; 32]),
+    content: ContentDigest::from_bytes([0; 32]),
+};
 
 /// Where a base's layer comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -89,6 +89,8 @@ pub struct Export<'a> {
     pub registry: &'a registry::Client,
     /// Opens a file of a snapshot's merged tree at a resolved path.
     pub open: &'a OpenMerged<'a>,
+    /// Gets the blob of a base's layer into the store, if it is not there.
+    pub fetch: &'a (dyn Fn(&LayerRef) -> io::Result<()> + Sync),
     /// Stop when it says so.
     pub cancel: &'a CancelToken,
 }

@@ -1,10 +1,11 @@
 //! `--push` and `type=image,push=true`: the image to the registry of each of its names. Blobs that are there are not
-//! sent; manifests come after what they point at, the index last.
+//! sent, those of a base not even downloaded; manifests come after what they point at, the index last.
 
 use std::io::Read;
 
 use rayon::prelude::*;
 
+use rbuild_cache::LayerRef;
 use rbuild_cache::StoredImage;
 use rbuild_llb::OciDigest;
 
@@ -65,12 +66,14 @@ fn send_image(
     let mut pushed = image
         .layers
         .par_iter()
-        .map(|(layer, _)| -> Result<Pushed, ExportError> {
+        .map(|(layer, of)| -> Result<Pushed, ExportError> {
             let open = || {
+                (export.fetch)(of)?;
                 let blob = blobs.open(&layer.digest).map_err(std::io::Error::other)?;
                 Ok(Box::new(blob) as Box<dyn Read>)
             };
-            Ok(registry.push_blob(reference, &layer.digest, layer.size, None, &open)?)
+            let from = in_same_registry(of, reference);
+            Ok(registry.push_blob(reference, &layer.digest, layer.size, from.as_deref(), &open)?)
         })
         .collect::<Result<Vec<_>, _>>()?;
     let open = || Ok(Box::new(&image.config[..]) as Box<dyn Read>);
@@ -86,6 +89,13 @@ fn send_image(
         registry.push_manifest(&by_digest, &image.descriptor.media_type, &image.manifest)?;
     }
     Ok(pushed)
+}
+
+/// The repository that a base's layer came from, if it can be mounted from there.
+fn in_same_registry(layer: &LayerRef, to: &Reference) -> Option<String> {
+    let source = layer.origin.as_ref()?.source.as_deref()?;
+    let from: Reference = source.parse().ok()?;
+    (from.registry == to.registry).then_some(from.repository)
 }
 
 impl Exporter for Push {

@@ -21,6 +21,10 @@ impl Exporter for OwnStore {
             store.blobs().put(&image.config)?;
             store.blobs().put(&image.manifest)?;
             for (descriptor, layer) in &image.layers {
+                if !layer.is_read() {
+                    export.lease.protect(LeaseRoot::Blob(descriptor.digest))?;
+                    continue;
+                }
                 if store.known_layer(&descriptor.digest)?.is_none()
                     && let Some(blob) = store
                         .layer_blobs(&layer.layer.tree)?

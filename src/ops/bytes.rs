@@ -86,6 +86,20 @@ impl InPlace {
     }
 }
 
+/// A directory form that is being written.
+pub(super) struct DirForm {
+    scratch: Scratch,
+    into: PathBuf,
+    unpack: Unpack,
+}
+
+impl DirForm {
+    /// What the blob is read into.
+    pub(super) fn unpack(&mut self) -> &mut Unpack {
+        &mut self.unpack
+    }
+}
+
 const UNPOISONED: &str = "no thread panics while it holds this lock";
 
 impl Bytes {
@@ -345,7 +359,7 @@ impl Engine<'_> {
     /// The same with the layer's own times.
     fn exact_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
         if let Some(origin) = &layer.origin {
-            self.fetch_origin(origin)?;
+            self.fetch_blob(origin)?;
             return Ok(Some(self.store.blobs().open(&origin.digest)?));
         }
         self.first_blob(self.store.layer_blobs(&layer.layer.tree)?)
@@ -475,31 +489,72 @@ impl Engine<'_> {
 
     fn make_layer_dir(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<PathBuf, OpError> {
         let tree = layer.layer.tree;
+        if let Some(blob) = self.exact_blob(layer)? {
+            let mut dir = self.begin_dir()?;
+            rbuild_cache::read_layer(self.store.trees(), blob, Some(dir.unpack()))?;
+            return self.finish_dir(tree, dir);
+        }
+        let (_scratch, into) = self.new_dir()?;
+        let open = |path: &[u8], node: &FileNode| self.open_file(layer, path, node);
+        self.take_out(layer)?;
+        rbuild_cache::write_dir(
+            self.store.trees(),
+            &tree,
+            &into,
+            &open,
+            self.ownership,
+            cancel,
+        )
+        .map_err(|error| self.while_reading(&tree, error))?;
+        self.store.trees().persist(&tree)?;
+        Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
+    }
+
+    fn new_dir(&self) -> Result<(Scratch, PathBuf), OpError> {
         let scratch = self.store.scratch()?;
         let into = scratch.path().join("fs");
         std::fs::create_dir(&into).map_err(|source| OpError::io("create", &into, source))?;
-        let open = |path: &[u8], node: &FileNode| self.open_file(layer, path, node);
-        match self.exact_blob(layer)? {
-            Some(blob) => {
-                let mut unpack = Unpack::new(&into, self.ownership)?;
-                rbuild_cache::read_layer(self.store.trees(), blob, Some(&mut unpack))?;
-                unpack.finish(self.store.trees(), &tree)?;
-            }
-            None => {
-                self.take_out(layer)?;
-                rbuild_cache::write_dir(
-                    self.store.trees(),
-                    &tree,
-                    &into,
-                    &open,
-                    self.ownership,
-                    cancel,
-                )
-                .map_err(|error| self.while_reading(&tree, error))?;
-            }
-        }
+        Ok((scratch, into))
+    }
+
+    /// Starts a directory form that is written while the layer's blob is read. Called inside the namespace.
+    pub(super) fn begin_dir(&self) -> Result<DirForm, OpError> {
+        let (scratch, into) = self.new_dir()?;
+        let unpack = Unpack::new(&into, self.ownership)?;
+        Ok(DirForm {
+            scratch,
+            into,
+            unpack,
+        })
+    }
+
+    fn finish_dir(&self, tree: TreeId, dir: DirForm) -> Result<PathBuf, OpError> {
+        let DirForm {
+            scratch: _scratch,
+            into,
+            unpack,
+        } = dir;
+        unpack.finish(self.store.trees(), &tree)?;
         self.store.trees().persist(&tree)?;
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
+    }
+
+    /// Keeps what was written while a layer came in as its directory form, unless it has one. What is wrong with it is
+    /// said when a step wants it.
+    pub(super) fn keep_dir(&self, tree: TreeId, dir: DirForm) -> Result<(), OpError> {
+        self.lease.protect(LeaseRoot::LayerDir(tree))?;
+        let lock = self.bytes.making(tree);
+        let _only_one = lock.lock().expect(UNPOISONED);
+        if self.store.layer_dir(&tree, &self.domain).is_some() {
+            return Ok(());
+        }
+        match self.finish_dir(tree, dir) {
+            Ok(_)
+            | Err(OpError::Layer(LayerError::Directory { .. } | LayerError::Owner { .. })) => {
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// What [`layer_blob`](Self::layer_blob) gives, if nothing has to be made for it.

@@ -1,4 +1,4 @@
-//! Evaluates ops: [`source`], [`file`], [`exec`] and [`stack`] (merge and diff) each know one kind.
+//! Evaluates ops: [`source`] (images: `pull`), [`file`], [`exec`] and [`stack`] (merge and diff) each know one kind.
 //!
 //! [`Engine`] is the real [`Evaluate`]. It owns nothing that outlives the build but what it puts into the store, and
 //! it is told everything (contexts, secrets, pins are in the graph) when it is made. A step's result is a
@@ -12,6 +12,7 @@ pub(crate) mod git;
 pub(crate) mod http;
 pub mod mode;
 pub mod owner;
+mod pull;
 pub mod source;
 pub mod stack;
 #[cfg(test)]
@@ -282,6 +283,7 @@ pub struct Engine<'a> {
     backend: &'a dyn CacheBackend,
     scans: Mutex<BTreeMap<LocalSource, Arc<Scan>>>,
     bytes: bytes::Bytes,
+    pulls: pull::Pulls,
     workspaces: workspace::Workspaces,
     /// What steps left that failed, of those that are kept.
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
@@ -327,6 +329,7 @@ impl<'a> Engine<'a> {
             backend: store.records(),
             scans: Mutex::default(),
             bytes: bytes::Bytes::default(),
+            pulls: pull::Pulls::new(),
             workspaces: workspace::Workspaces::default(),
             left: Mutex::default(),
         }
@@ -336,6 +339,12 @@ impl<'a> Engine<'a> {
     pub fn left_by(&self, step: &VertexId) -> Option<Snapshot> {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.get(step).cloned()
+    }
+
+    /// Tells the engine which processes must run, as far as is known: what they will see is made ready for them as it
+    /// comes in.
+    pub fn expect<'v>(&mut self, pending: impl Iterator<Item = &'v Vertex>) {
+        self.pulls.expect(self.definition, pending);
     }
 
     /// Lets the engine run processes, `expected` of them as far as is known: called once this process is inside its
@@ -513,7 +522,7 @@ impl Evaluate for Engine<'_> {
             .map(|input| &input.output.outputs[input.index as usize])
             .collect();
         let outputs = match &vertex.op {
-            Op::Source(source) => vec![self.source(source, step)?],
+            Op::Source(source) => vec![self.source(vertex, source, step)?],
             Op::Exec(exec) => self.exec(vertex, exec, &inputs, step)?,
             Op::File(file) => self.file(file, &inputs, step)?,
             Op::Merge => vec![self.merge(&inputs)?],

@@ -135,14 +135,16 @@ pub(super) fn image(
     };
     let ready = |layer: &LayerRef| -> Result<Option<(Descriptor, OciDigest)>, OpError> {
         if let Some((descriptor, origin)) = as_it_came(layer) {
-            let there = !keep || engine.store().blobs().contains(&origin.digest);
+            // A registry may have it: then nobody here needs it.
+            let pushed = matches!(spec.kind, OutputKind::Image { .. });
+            let there = pushed || !keep || engine.store().blobs().contains(&origin.digest);
             return Ok(there.then_some((descriptor, origin.diff_id)));
         }
         Ok(engine.ready_blob(layer, &options, keep)?.map(described_by))
     };
     let make = |layer: &LayerRef| -> Result<(Descriptor, OciDigest), OpError> {
         if let Some((descriptor, origin)) = as_it_came(layer) {
-            engine.fetch_origin(&origin)?;
+            engine.fetch_blob(&origin)?;
             return Ok((descriptor, origin.diff_id));
         }
         engine

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
 use rbuild_cache::FileNode;
+use rbuild_cache::LayerRef;
 use rbuild_cache::Snapshot;
 use rbuild_llb::CancelToken;
 use rbuild_llb::Diagnostic;
@@ -19,6 +21,7 @@ use rbuild_llb::frontend::GoalKind;
 use super::assemble;
 use super::failure;
 use super::plan;
+use super::untouched::Untouched;
 use crate::exporter::Export;
 use crate::exporter::Exporter;
 use crate::exporter::archive;
@@ -385,6 +388,25 @@ pub(super) fn exporters<'a>(
     targets.iter().map(of_target).collect()
 }
 
+/// Whether an output's layers are only wanted as blobs, and those of a base as they came.
+pub(super) fn takes_blobs_whole(targets: &[Target], output: usize) -> bool {
+    let whole = |spec: &OutputSpec| {
+        let blobs = match &spec.kind {
+            OutputKind::Image { push } => *push,
+            OutputKind::Oci { .. } | OutputKind::Docker { .. } | OutputKind::Load => true,
+            OutputKind::Tar { .. } | OutputKind::Local { .. } | OutputKind::CacheOnly => false,
+        };
+        blobs && !spec.force_compression && !spec.rewrite_timestamp
+    };
+    let mut users = targets
+        .iter()
+        .filter(|target| target.outputs.contains(&output));
+    users.all(|target| match &target.deeds {
+        Deeds::Test { .. } => false,
+        Deeds::Output { specs, files, .. } => files.is_empty() && specs.iter().all(whole),
+    })
+}
+
 /// Whether more is done than to name images in rbuild's own store.
 pub(super) fn writes_files(request: &BuildRequest, targets: &[Target]) -> bool {
     let writes = |target: &Target| match &target.deeds {
@@ -405,6 +427,7 @@ pub(super) struct Delivering<'a> {
     pub(super) engine: &'a Engine<'a>,
     pub(super) plan: &'a plan::Plan,
     pub(super) definition: &'a PrunedDefinition,
+    pub(super) untouched: Option<&'a Untouched>,
     pub(super) solved: Solved<StepResult, OpError>,
     pub(super) cancel: &'a CancelToken,
     pub(super) events: &'a EventSink,
@@ -552,7 +575,13 @@ impl Delivering<'_> {
         for (spec, exporter) in outs {
             let mut images = Vec::with_capacity(target.outputs.len());
             for &at in &target.outputs {
-                let snapshot = self.snapshot(at).unwrap_or_else(|| self.engine.empty());
+                let untouched = self.untouched.map_or(Ok(None), |untouched| {
+                    untouched.snapshot(at, self.engine, &self.solved)
+                });
+                let snapshot = untouched
+                    .map_err(|error| failure::assembling(error, self.definition))?
+                    .or_else(|| self.snapshot(at))
+                    .unwrap_or_else(|| self.engine.empty());
                 let output = &self.definition.outputs[at];
                 let image = assemble::image(
                     self.request,
@@ -580,7 +609,12 @@ impl Delivering<'_> {
             let open = |snapshot: &Snapshot, path: &[u8], node: &FileNode| {
                 self.engine.open_in(snapshot, path, node)
             };
+            let fetch = |layer: &LayerRef| match &layer.origin {
+                Some(origin) => self.engine.fetch_blob(origin).map_err(io::Error::other),
+                None => Ok(()),
+            };
             let export = Export {
+                fetch: &fetch,
                 images: &images,
                 index: index.as_ref(),
                 names,

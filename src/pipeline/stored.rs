@@ -243,7 +243,7 @@ fn fetch_layers(
     let snapshot = engine.image_snapshot(*manifest, name, &events)?;
     for layer in &snapshot.layers {
         if let Some(origin) = &layer.origin {
-            engine.fetch_origin(origin)?;
+            engine.fetch_blob(origin)?;
         }
     }
     Ok(snapshot)

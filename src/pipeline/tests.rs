@@ -341,6 +341,7 @@ fn the_image_is_reported_when_all_exports_are_done() {
             engine: &engine,
             plan: &plan,
             definition: &graph,
+            untouched: None,
             solved: solver::Solved {
                 roots: vec![solver::Root::Empty],
                 failed: Vec::new(),

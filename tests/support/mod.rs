@@ -19,5 +19,6 @@ pub(crate) use layout::list_tar;
 pub(crate) use output::Output;
 pub(crate) use registry::Registry;
 pub(crate) use registry::USER;
+pub(crate) use registry::Watched;
 pub(crate) use servers::FileServer;
 pub(crate) use servers::GitServer;

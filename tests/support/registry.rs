@@ -1,13 +1,20 @@
-//! A registry on the loopback interface.
+//! A registry on the loopback interface, and what it is asked.
 
 use std::fs;
+use std::io;
 use std::io::BufRead as _;
 use std::io::BufReader;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::OnceLock;
+use std::thread;
 use std::thread::JoinHandle;
 
 use super::tools;
@@ -120,6 +127,81 @@ impl Registry {
             .join(hex)
             .join("data")
     }
+}
+
+/// What stands in front of a [`Registry`] and notes what it is asked.
+pub(crate) struct Watched {
+    registry: Registry,
+    port: u16,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Watched {
+    /// A registry of its own, and a way to it on a free port.
+    pub(crate) fn start() -> Self {
+        let registry = Registry::start();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let (lines, to) = (Arc::clone(&log), registry.port);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, lines) = (stream.unwrap(), Arc::clone(&lines));
+                // Whoever asked may be gone before the answer: that is for the test to notice.
+                thread::spawn(move || drop(pass_on(&stream, to, &lines)));
+            }
+        });
+        Self {
+            registry,
+            port,
+            log,
+        }
+    }
+
+    /// The registry behind, for what is not to be noted.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// `127.0.0.1:PORT`
+    pub(crate) fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What was asked since the last time, sorted: `GET name/manifests/1`. It is noted before it is answered.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        let mut asked = std::mem::take(&mut *self.log.lock().unwrap());
+        asked.sort();
+        asked
+    }
+}
+
+/// Passes one request on, and its answer back.
+fn pass_on(client: &TcpStream, port: u16, log: &Mutex<Vec<String>>) -> io::Result<()> {
+    let mut from = BufReader::new(client);
+    let mut request = String::new();
+    from.read_line(&mut request)?;
+    let mut words = request.split(' ');
+    if let (Some(method), Some(path)) = (words.next(), words.next()) {
+        let path = path.strip_prefix("/v2/").unwrap_or(path);
+        // An upload goes where the registry says: a place that is made up each time.
+        let place = path.find("/blobs/uploads/").filter(|_| method != "POST");
+        let path = place.map_or(path.to_owned(), |at| {
+            format!("{}/blobs/uploads/…", &path[..at])
+        });
+        log.lock().unwrap().push(format!("{method} {path}"));
+    }
+    let server = TcpStream::connect(("127.0.0.1", port))?;
+    let mut to = &server;
+    // One request a connection: whatever follows it would pass unseen.
+    to.write_all(format!("{request}Connection: close\r\n").as_bytes())?;
+    thread::scope(|scope| {
+        let server = &server;
+        scope.spawn(move || drop(io::copy(&mut from, &mut { server })));
+        let answered = io::copy(&mut { server }, &mut { client });
+        drop(client.shutdown(std::net::Shutdown::Both));
+        answered.map(drop)
+    })
 }
 
 impl Drop for Registry {

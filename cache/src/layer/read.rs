@@ -3,24 +3,19 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::io;
-use std::io::Cursor;
 use std::io::Read;
 use std::ops::ControlFlow;
-use std::sync::mpsc::Receiver;
-use std::sync::mpsc::SyncSender;
-use std::sync::mpsc::sync_channel;
-use std::thread;
 
-use bzip2::read::MultiBzDecoder;
-use lzma_rust2::XzReader;
 use rbuild_llb::FileDigest;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
-use sha2::Digest as _;
-use sha2::Sha256;
 
 use super::LayerError;
 use super::show;
+use super::stream::CHUNK;
+use super::stream::Sums;
+use super::stream::with_summed_tar;
+use super::stream::with_tar;
 use crate::builder::NewNode;
 use crate::builder::TreeBuilder;
 use crate::dir::FileWriter;
@@ -51,21 +46,19 @@ pub struct ReadLayer {
 const MAX_PATH: usize = 4095;
 /// The longest name (`NAME_MAX`).
 const MAX_NAME: usize = 255;
-/// Between decompression and the rest: this many chunks of this many bytes.
-const AHEAD: usize = 8;
-const CHUNK: usize = 256 << 10;
 
 /// Reads a layer's blob, compressed or not, to its end. With `unpack` files are written as they pass; the directory is
 /// then finished by [`Unpack::finish`].
 ///
-/// Decompression and SHA-256 have a thread of their own. Nothing in the blob is trusted but what it says itself: the
-/// caller compares the blob's digest, as it reads it, and the diff_id.
+/// Reading the blob, decompressing it and SHA-256 of what comes out have a thread each; this one reads the archive,
+/// hashes the files and writes them. Nothing in the blob is trusted but what it says itself: the caller compares the
+/// blob's digest, as it reads it, and the diff_id. What follows the archive in the blob may be left unread.
 pub fn read_layer(
     trees: &Trees,
     blob: impl Read + Send,
     unpack: Option<&mut Unpack>,
 ) -> Result<ReadLayer, LayerError> {
-    let (builder, (diff_id, tar_size)) = with_tar(blob, |tar| {
+    let (builder, Sums { diff_id, tar_size }) = with_summed_tar(blob, |tar| {
         let mut reader = Reader::new(tar);
         let builder = Layer::new(unpack).read(&mut reader)?;
         reader.drain()?;
@@ -441,138 +434,8 @@ pub(crate) fn normal(path: &[u8]) -> Result<Vec<&[u8]>, LayerError> {
     Ok(names)
 }
 
-/// Runs `f` over a blob's uncompressed bytes, which come from a thread that also computes their SHA-256 and length.
-pub(crate) fn with_tar<T>(
-    blob: impl Read + Send,
-    f: impl FnOnce(Ahead) -> Result<T, LayerError>,
-) -> Result<(T, (OciDigest, u64)), LayerError> {
-    let (full, filled) = sync_channel(AHEAD);
-    let (empty, emptied) = sync_channel(AHEAD);
-    thread::scope(|scope| {
-        let worker = scope.spawn(move || decompress(blob, &full, &emptied));
-        let result = f(Ahead {
-            filled,
-            empty,
-            chunk: Vec::new(),
-            at: 0,
-        });
-        let worker = worker
-            .join()
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        // What the blob is not comes before what the archive in it seemed to be.
-        let sums = worker?;
-        Ok((result?, sums))
-    })
-}
-
-/// Sends a blob's uncompressed bytes until they end or nobody wants them. Reading errors are sent too; those returned
-/// here are about the blob as a whole.
-fn decompress(
-    mut blob: impl Read,
-    full: &SyncSender<io::Result<Vec<u8>>>,
-    emptied: &Receiver<Vec<u8>>,
-) -> Result<(OciDigest, u64), LayerError> {
-    let mut magic = Vec::new();
-    let mut hasher = Sha256::new();
-    let mut size = 0;
-    let mut input: Box<dyn Read + '_> = match blob.by_ref().take(6).read_to_end(&mut magic) {
-        Err(error) => Box::new(Failing(Some(error))),
-        Ok(_) => open(magic, blob),
-    };
-    loop {
-        let mut chunk = emptied.try_recv().unwrap_or_default();
-        chunk.resize(CHUNK, 0);
-        let read = fill(&mut *input, &mut chunk);
-        let last = !matches!(read, Ok(CHUNK));
-        let sent = read.map(|len| {
-            chunk.truncate(len);
-            hasher.update(&chunk);
-            size += len as u64;
-            chunk
-        });
-        if full.send(sent).is_err() || last {
-            break;
-        }
-    }
-    Ok((OciDigest::from_bytes(hasher.finalize().into()), size))
-}
-
-fn open<'a>(magic: Vec<u8>, blob: impl Read + 'a) -> Box<dyn Read + 'a> {
-    let name = match magic[..] {
-        [0x1f, 0x8b, ..] => "gzip",
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
-        // A skippable frame (RFC 8878, 3.1.2), as zstd:chunked and pzstd write them, also in front.
-        [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => "zstd",
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => "xz",
-        [b'B', b'Z', b'h', ..] => "bzip2",
-        _ => "tar",
-    };
-    let whole = Cursor::new(magic).chain(blob);
-    match name {
-        "gzip" => Box::new(flate2::read::MultiGzDecoder::new(whole)),
-        "zstd" => match zstd::stream::read::Decoder::new(whole) {
-            Ok(decoder) => Box::new(decoder),
-            Err(error) => Box::new(Failing(Some(error))),
-        },
-        "xz" => Box::new(XzReader::new(whole, true)),
-        "bzip2" => Box::new(MultiBzDecoder::new(whole)),
-        _ => Box::new(whole),
-    }
-}
-
 /// Whether there is a tar in a file, compressed or not: whether its first header can be read. An empty one is none.
 pub fn is_archive(file: impl Read + Send) -> bool {
     let first = with_tar(file, |tar| Ok(Reader::new(tar).next()?.is_some()));
-    first.is_ok_and(|(is_entry, _)| is_entry)
-}
-
-/// Reads until the buffer is full or the input ends.
-fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut len = 0;
-    while len < buffer.len() {
-        match input.read(&mut buffer[len..]) {
-            Ok(0) => break,
-            Ok(more) => len += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(len)
-}
-
-/// Gives an error where a reader was to be.
-struct Failing(Option<io::Error>);
-
-impl Read for Failing {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        self.0.take().map_or(Ok(0), Err)
-    }
-}
-
-/// The receiving end of [`decompress`].
-pub(crate) struct Ahead {
-    filled: Receiver<io::Result<Vec<u8>>>,
-    empty: SyncSender<Vec<u8>>,
-    chunk: Vec<u8>,
-    at: usize,
-}
-
-impl Read for Ahead {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.chunk.len() {
-            match self.filled.recv() {
-                Ok(chunk) => {
-                    let used = std::mem::replace(&mut self.chunk, chunk?);
-                    self.at = 0;
-                    // Only saves an allocation: a full or closed channel is as good.
-                    drop(self.empty.try_send(used));
-                }
-                Err(_) => return Ok(0),
-            }
-        }
-        let len = buffer.len().min(self.chunk.len() - self.at);
-        buffer[..len].copy_from_slice(&self.chunk[self.at..self.at + len]);
-        self.at += len;
-        Ok(len)
-    }
+    first.is_ok_and(|is_entry| is_entry)
 }

@@ -278,6 +278,7 @@ impl Dispatch<'_> {
             lease: self.engine.lease(),
             registry: self.engine.registry(),
             open: &|_, _, _| Err(std::io::ErrorKind::Unsupported.into()),
+            fetch: &|_| Ok(()),
             cancel: self.cancel,
         }
     }
