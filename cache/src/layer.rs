@@ -107,6 +107,12 @@ pub enum LayerError {
         /// What about it, as the rest of the sentence.
         problem: &'static str,
     },
+    /// The archive has more entries than any layer needs.
+    #[error("the layer has more than {limit} entries")]
+    Entries {
+        /// How many it may have.
+        limit: u64,
+    },
     /// A file is not what it was when the tree was made.
     #[error("`{path}` changed while it was read")]
     FileChanged {

@@ -13,6 +13,7 @@ use rbuild_llb::TreeId;
 use super::LayerError;
 use super::show;
 use super::stream::CHUNK;
+use super::stream::Limits;
 use super::stream::Sums;
 use super::stream::with_summed_tar;
 use super::stream::with_tar;
@@ -53,14 +54,26 @@ const MAX_NAME: usize = 255;
 /// Reading the blob, decompressing it and SHA-256 of what comes out have a thread each; this one reads the archive,
 /// hashes the files and writes them. Nothing in the blob is trusted but what it says itself: the caller compares the
 /// blob's digest, as it reads it, and the diff_id. What follows the archive in the blob may be left unread.
+///
+/// A layer has at most 5,000,000 entries. Out of a compressed blob come at most 16 GiB, and 1,100 bytes for each of its own:
+/// gzip makes 1,032 at most, other compressions any amount of nothing.
 pub fn read_layer(
     trees: &Trees,
     blob: impl Read + Send,
     unpack: Option<&mut Unpack>,
 ) -> Result<ReadLayer, LayerError> {
-    let (builder, Sums { diff_id, tar_size }) = with_summed_tar(blob, |tar| {
+    read_within(&Limits::DEFAULT, trees, blob, unpack)
+}
+
+pub(super) fn read_within(
+    limits: &Limits,
+    trees: &Trees,
+    blob: impl Read + Send,
+    unpack: Option<&mut Unpack>,
+) -> Result<ReadLayer, LayerError> {
+    let (builder, Sums { diff_id, tar_size }) = with_summed_tar(limits, blob, |tar| {
         let mut reader = Reader::new(tar);
-        let builder = Layer::new(unpack).read(&mut reader)?;
+        let builder = Layer::new(unpack).read(&mut reader, limits.entries)?;
         reader.drain()?;
         Ok(builder)
     })?;
@@ -249,8 +262,17 @@ impl<'a> Layer<'a> {
         }
     }
 
-    fn read<R: Read>(mut self, reader: &mut Reader<R>) -> Result<TreeBuilder, LayerError> {
+    fn read<R: Read>(
+        mut self,
+        reader: &mut Reader<R>,
+        limit: u64,
+    ) -> Result<TreeBuilder, LayerError> {
+        let mut entries = 0;
         while let Some(entry) = reader.next()? {
+            entries += 1;
+            if entries > limit {
+                return Err(LayerError::Entries { limit });
+            }
             let names = normal(&entry.path)?;
             if names.is_empty() {
                 if entry.kind != Kind::Dir {

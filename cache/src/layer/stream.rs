@@ -2,10 +2,12 @@
 //! decompression, SHA-256 of the tar. Between two of them wait at most [`AHEAD`] chunks, so memory does not depend on the
 //! blob's size.
 
+use std::cell::Cell;
 use std::io;
 use std::io::BufRead;
 use std::io::Cursor;
 use std::io::Read;
+use std::rc::Rc;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::SyncSender;
 use std::sync::mpsc::sync_channel;
@@ -24,14 +26,33 @@ use super::LayerError;
 /// Chunks that may wait for a stage.
 const AHEAD: usize = 4;
 /// Bytes of a chunk.
-pub(crate) const CHUNK: usize = 256 << 10;
+pub(super) const CHUNK: usize = 256 << 10;
+
+/// What a layer may cost, whatever its blob says.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Entries of the archive: each takes memory.
+    pub(super) entries: u64,
+    /// Uncompressed bytes that any blob may have.
+    pub(super) free: u64,
+    /// And how many more for each of its own bytes.
+    pub(super) times: u64,
+}
+
+impl Limits {
+    pub(super) const DEFAULT: Self = Self {
+        entries: 5_000_000,
+        free: 16 << 30,
+        times: 1100,
+    };
+}
 
 /// What a blob's uncompressed bytes come to.
-pub(crate) struct Sums {
+pub(super) struct Sums {
     /// SHA-256 of the tar.
-    pub(crate) diff_id: OciDigest,
+    pub(super) diff_id: OciDigest,
     /// Bytes of the tar.
-    pub(crate) tar_size: u64,
+    pub(super) tar_size: u64,
 }
 
 /// Runs `f` over a blob's uncompressed bytes.
@@ -39,17 +60,19 @@ pub(crate) fn with_tar<T>(
     blob: impl Read + Send,
     f: impl FnOnce(Chunks) -> Result<T, LayerError>,
 ) -> Result<T, LayerError> {
-    thread::scope(|scope| f(ahead(scope, || decompressed(blob))))
+    let limits = &Limits::DEFAULT;
+    thread::scope(|scope| f(ahead(scope, || decompressed(limits, blob))))
 }
 
 /// The same with the sums of all of these bytes, as far as `f` reads them.
-pub(crate) fn with_summed_tar<T>(
+pub(super) fn with_summed_tar<T>(
+    limits: &Limits,
     blob: impl Read + Send,
     f: impl FnOnce(Chunks) -> Result<T, LayerError>,
 ) -> Result<(T, Sums), LayerError> {
     thread::scope(|scope| {
         let packed = ahead(scope, || Box::new(blob));
-        let Chunks { filled, empty, .. } = ahead(scope, || decompressed(packed));
+        let Chunks { filled, empty, .. } = ahead(scope, || decompressed(limits, packed));
         let (pass_on, passed) = sync_channel(AHEAD);
         let sums = scope.spawn(move || sum(&filled, &pass_on));
         let result = f(Chunks::new(passed, empty));
@@ -108,7 +131,7 @@ fn sum(from: &Receiver<Chunk>, to: &SyncSender<Chunk>) -> Sums {
 }
 
 /// What is in a blob, by the first bytes of it.
-fn decompressed<'r>(mut blob: impl Read + 'r) -> Box<dyn Read + 'r> {
+fn decompressed<'r>(limits: &Limits, mut blob: impl Read + 'r) -> Box<dyn Read + 'r> {
     let mut magic = Vec::new();
     if let Err(error) = blob.by_ref().take(6).read_to_end(&mut magic) {
         return Box::new(Failing(Some(error)));
@@ -122,9 +145,13 @@ fn decompressed<'r>(mut blob: impl Read + 'r) -> Box<dyn Read + 'r> {
         [b'B', b'Z', b'h', ..] => "bzip2",
         _ => "tar",
     };
-    let whole = Cursor::new(magic).chain(blob);
+    let taken = Rc::new(Cell::new(0));
+    let whole = Counted {
+        inner: Cursor::new(magic).chain(blob),
+        taken: Rc::clone(&taken),
+    };
     let buffered = |whole| io::BufReader::with_capacity(CHUNK, whole);
-    match name {
+    let input: Box<dyn Read + 'r> = match name {
         "gzip" => Box::new(MultiGzDecoder::new(buffered(whole))),
         "zstd" => match zstd::stream::read::Decoder::with_buffer(buffered(whole)) {
             Ok(decoder) => Box::new(decoder),
@@ -132,7 +159,51 @@ fn decompressed<'r>(mut blob: impl Read + 'r) -> Box<dyn Read + 'r> {
         },
         "xz" => Box::new(XzReader::new(buffered(whole), true)),
         "bzip2" => Box::new(MultiBzDecoder::new(buffered(whole))),
-        _ => Box::new(whole),
+        _ => return Box::new(whole),
+    };
+    Box::new(Bounded {
+        input,
+        taken,
+        given: 0,
+        limits: *limits,
+    })
+}
+
+/// Counts what is taken from a blob.
+struct Counted<R> {
+    inner: R,
+    taken: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.inner.read(buffer)?;
+        self.taken.set(self.taken.get() + len as u64);
+        Ok(len)
+    }
+}
+
+/// Ends where more comes out of a blob than can be meant.
+struct Bounded<'r> {
+    input: Box<dyn Read + 'r>,
+    taken: Rc<Cell<u64>>,
+    given: u64,
+    limits: Limits,
+}
+
+impl Read for Bounded<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = self.input.read(buffer)?;
+        self.given += len as u64;
+        let Limits { free, times, .. } = self.limits;
+        let taken = self.taken.get();
+        if self.given > taken.saturating_mul(times).saturating_add(free) {
+            let given = self.given;
+            return Err(io::Error::other(format!(
+                "{taken} bytes expand to {given} and more: this is no layer"
+            )));
+        }
+        Ok(len)
     }
 }
 

@@ -401,6 +401,48 @@ fn other_compressions_are_read_to_where_they_break() {
     }
 }
 
+/// Little that becomes much: runs of zeros, and headers.
+#[test]
+fn what_would_fill_memory_or_disk_is_refused() {
+    use crate::layer::read::read_within;
+    use crate::layer::stream::Limits;
+
+    let limits = Limits {
+        entries: 1000,
+        free: 4 << 20,
+        times: 1100,
+    };
+    let read = |blob: &[u8]| read_within(&limits, &trees(), blob, None);
+    let mut zeros = Vec::new();
+    entry(&mut zeros, b'0', b"zeros", &vec![0; 64 << 20]);
+    let zstd = zstd::bulk::compress(&zeros, 1).unwrap();
+    match read(&zstd) {
+        Err(LayerError::Archive { source }) => {
+            let cause = std::error::Error::source(&source).unwrap().to_string();
+            assert!(cause.contains("bytes expand to"), "{cause}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // As much as gzip can make of zeros is not suspicious, and neither is what was not compressed.
+    let gzip = crate::Compression::Gzip { level: 9 };
+    read(&gzip.frame(&zeros).unwrap().unwrap()).unwrap();
+    read(&zeros).unwrap();
+
+    let entries = |count: u32| {
+        let mut tar = Vec::new();
+        for number in 0..count {
+            entry(&mut tar, b'0', number.to_string().as_bytes(), b"");
+        }
+        tar
+    };
+    read(&entries(1000)).unwrap();
+    let more = read(&entries(1001));
+    assert!(
+        matches!(more, Err(LayerError::Entries { limit: 1000 })),
+        "{more:?}"
+    );
+}
+
 #[test]
 fn a_reader_that_fails_says_so() {
     struct Broken;
