@@ -134,7 +134,7 @@ fn carry_out(
         remark_on(&events, &remark);
     }
     let locals = files::locals(&plan, &definition)?;
-    let targets = deliver::targets(request, own, &plan, goals)?;
+    let targets = deliver::targets(request, own, &plan, &definition, goals)?;
     let tests = deliver::Tests::new(&targets, &definition);
 
     entitled(request, &definition)?;

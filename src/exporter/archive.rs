@@ -37,8 +37,10 @@ pub struct Oci {
 /// `type=docker`.
 #[derive(Debug)]
 pub struct Docker {
-    /// Where to.
+    /// Where to; a directory unless `tar`, which is the same as that of `type=oci`.
     pub dest: Destination,
+    /// As a tar.
+    pub tar: bool,
 }
 
 impl Exporter for Oci {
@@ -52,8 +54,13 @@ impl Exporter for Oci {
 
 impl Exporter for Docker {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
-        only(export, "docker")?;
-        deliver(&self.dest, &mut |out| write_tar(export, true, out))
+        match (&self.dest, self.tar) {
+            (Destination::File(path), false) => write_directory(export, path),
+            (dest, _) => {
+                only(export, "docker")?;
+                deliver(dest, &mut |out| write_tar(export, true, out))
+            }
+        }
     }
 }
 
@@ -158,11 +165,19 @@ pub(super) fn write_tar(
         if export.cancel.is_cancelled() {
             return Err(ExportError::Cancelled);
         }
+        // What may change in a layout can be written, as in containerd's archives.
+        let mode = match path.as_str() {
+            "index.json" | "manifest.json" => 0o644,
+            _ => 0o444,
+        };
+        let header = |size| header(path, tar::EntryType::Regular, size, mode);
         match piece {
-            Piece::Bytes(bytes) => entry(out, path, bytes.len() as u64, |out| out.write_all(bytes)),
+            Piece::Bytes(bytes) => {
+                header(bytes.len() as u64).and_then(|h| entry(out, &h, |out| out.write_all(bytes)))
+            }
             Piece::Blob(digest, size) => {
                 let blob = export.store.blobs().open(digest)?;
-                entry(out, path, *size, |out| out.copy(blob, *size))
+                header(*size).and_then(|h| entry(out, &h, |out| out.copy(blob, *size)))
             }
         }
         .map_err(archive)?;
@@ -173,15 +188,15 @@ pub(super) fn write_tar(
 
 const BLOCK: [u8; 512] = [0; 512];
 
-/// Writes a file: its header, its `size` bytes by `body`, and what fills its last block.
+/// Writes a file: its header, its bytes by `body`, and what fills its last block.
 fn entry(
     out: &mut dyn Out,
-    path: &str,
-    size: u64,
+    header: &tar::Header,
     body: impl FnOnce(&mut dyn Out) -> io::Result<()>,
 ) -> io::Result<()> {
-    out.write_all(header(path, tar::EntryType::Regular, size, 0o644)?.as_bytes())?;
+    out.write_all(header.as_bytes())?;
     body(out)?;
+    let size = header.size()?;
     let filled = size.next_multiple_of(BLOCK.len() as u64);
     out.write_all(&BLOCK[..(filled - size) as usize])
 }

@@ -19,19 +19,25 @@ use crate::outcome::Delivery;
 /// A `load` command that waits for an archive.
 #[derive(Debug)]
 pub struct Loader {
-    program: &'static str,
+    program: String,
     child: RefCell<Option<Child>>,
 }
 
 impl Loader {
-    /// Starts the first of podman and docker that is there and answers.
+    /// Starts the first of podman and docker that is there and answers; docker alone for a `context` of its client.
     ///
     /// # Errors
     /// If neither is.
-    pub fn start() -> Result<Self, ExportError> {
-        for program in ["podman", "docker"] {
+    pub fn start(context: Option<&str>) -> Result<Self, ExportError> {
+        let programs: &[&str] = match context {
+            None => &["podman", "docker"],
+            Some(_) => &["docker"],
+        };
+        let where_to = context.map(|context| format!("--context={context}"));
+        for &program in programs {
             // A docker client without its daemon would fail only after the whole archive was written.
             let answers = Command::new(program)
+                .args(&where_to)
                 .args(["version", "--format", "{{.Server.Version}}"])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
@@ -42,6 +48,7 @@ impl Loader {
                 continue;
             }
             let child = Command::new(program)
+                .args(&where_to)
                 .args(["load", "--quiet"])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
@@ -49,17 +56,22 @@ impl Loader {
                 .spawn();
             if let Ok(child) = child {
                 return Ok(Self {
-                    program,
+                    program: program.to_owned(),
                     child: RefCell::new(Some(child)),
                 });
             }
         }
-        Err(ExportError::NoLoader)
+        Err(match context {
+            None => ExportError::NoLoader,
+            Some(context) => ExportError::NoContext {
+                context: context.to_owned(),
+            },
+        })
     }
 
     fn failed(&self, message: String) -> ExportError {
         ExportError::Loader {
-            program: self.program.to_owned(),
+            program: self.program.clone(),
             message,
         }
     }
@@ -86,7 +98,7 @@ impl Exporter for Loader {
         written?;
         flushed.map_err(|error| self.failed(error.to_string()))?;
         Ok(vec![Delivery::Loaded {
-            into: self.program.to_owned(),
+            into: self.program.clone(),
             names: export.names.to_vec(),
         }])
     }

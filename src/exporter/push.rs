@@ -1,4 +1,4 @@
-//! `--push` and `type=image,push=true`: the image to the registry of each of its names. Blobs that are there are not
+//! `--push`, `type=registry` and `type=image,push=true`: the image to the registry of each of its names. Blobs that are there are not
 //! sent; manifests come after what they point at, the index last.
 
 use std::io::Read;
@@ -13,19 +13,40 @@ use super::Exporter;
 use super::ReadyImage;
 use super::store::OwnStore;
 use crate::outcome::Delivery;
+use crate::registry::Client;
 use crate::registry::Reference;
+use crate::request::Settings;
 
-/// Sends to registries, after naming the image in rbuild's own store.
+/// Sends to the registries of the names; one that ends in a digest has no tag there.
 #[derive(Debug)]
-pub struct Push;
+pub struct Push {
+    /// Names it in rbuild's own store first.
+    pub store: Option<OwnStore>,
+    /// `registry.insecure`: what a client is made of that trusts these registries, whatever else is said of them.
+    pub insecure: Option<Settings>,
+}
 
 impl Push {
-    fn to(export: &Export<'_>, name: &str) -> Result<OciDigest, ExportError> {
+    fn client(&self, export: &Export<'_>) -> Result<Client, ExportError> {
+        let Some(settings) = &self.insecure else {
+            return Ok(export.registry.clone());
+        };
+        let mut settings = settings.clone();
+        for name in export.names {
+            let host = name.parse::<Reference>()?.registry;
+            // Both, as BuildKit sets them: plain HTTP, then TLS with any certificate.
+            let registry = settings.registries.entry(host).or_default();
+            registry.http = Some(true);
+            registry.insecure = true;
+        }
+        Ok(Client::cancelled_by(&settings, export.cancel))
+    }
+
+    fn to(export: &Export<'_>, registry: &Client, name: &str) -> Result<OciDigest, ExportError> {
         let reference: Reference = name.parse()?;
         for image in export.images {
-            Self::image(export, &reference, image)?;
+            Self::image(export, registry, &reference, image)?;
         }
-        let registry = export.registry;
         let top = export.top();
         let document = export
             .index
@@ -35,10 +56,10 @@ impl Push {
 
     fn image(
         export: &Export<'_>,
+        registry: &Client,
         reference: &Reference,
         image: &ReadyImage,
     ) -> Result<(), ExportError> {
-        let registry = export.registry;
         let blobs = export.store.blobs();
         image
             .layers
@@ -63,9 +84,11 @@ impl Push {
 
 impl Exporter for Push {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
-        let mut deliveries = OwnStore.export(export)?;
+        let stored = self.store.as_ref().map(|store| store.export(export));
+        let mut deliveries = stored.transpose()?.unwrap_or_default();
+        let registry = self.client(export)?;
         for name in export.names {
-            let digest = Self::to(export, name)?;
+            let digest = Self::to(export, &registry, name)?;
             deliveries.push(Delivery::Pushed {
                 name: name.clone(),
                 digest,
