@@ -38,6 +38,7 @@ use rbuild_llb::TreeId;
 
 use super::Engine;
 use super::OpError;
+use super::StepResult;
 
 /// Where one file's bytes can be had besides the layer's own forms.
 #[derive(Debug, Clone)]
@@ -499,6 +500,16 @@ impl Engine<'_> {
         }
         self.store.trees().persist(&tree)?;
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
+    }
+
+    /// Whether layers of a result have directories, whose files have the owners of the image's: users that stand for them.
+    pub fn has_directories(&self, result: &StepResult) -> bool {
+        let mut layers = result.outputs.iter().flat_map(|snapshot| &snapshot.layers);
+        layers.any(|layer| {
+            self.store
+                .layer_dir(&layer.layer.tree, &self.domain)
+                .is_some()
+        })
     }
 
     /// What [`layer_blob`](Self::layer_blob) gives, if nothing has to be made for it.
