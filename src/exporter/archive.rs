@@ -47,7 +47,9 @@ impl Exporter for Oci {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         match (&self.dest, self.tar) {
             (Destination::File(path), false) => write_directory(export, path),
-            (dest, _) => deliver(dest, &mut |out| write_tar(export, false, out)),
+            (dest, _) => deliver(dest, &mut |out| {
+                write_tar(export, false, &BTreeSet::new(), out)
+            }),
         }
     }
 }
@@ -58,7 +60,9 @@ impl Exporter for Docker {
             (Destination::File(path), false) => write_directory(export, path),
             (dest, _) => {
                 only(export, "docker")?;
-                deliver(dest, &mut |out| write_tar(export, true, out))
+                deliver(dest, &mut |out| {
+                    write_tar(export, true, &BTreeSet::new(), out)
+                })
             }
         }
     }
@@ -140,10 +144,11 @@ pub(super) fn familiar(name: &str) -> &str {
     name.strip_prefix("library/").unwrap_or(name)
 }
 
-/// Writes the layout as a tar. Everything in it that is not content is constant, so equal images are equal bytes.
+/// Writes the layout as a tar, without the blobs that who reads it is known to have. Everything in it that is not content is constant, so equal images are equal bytes.
 pub(super) fn write_tar(
     export: &Export<'_>,
     docker: bool,
+    without: &BTreeSet<OciDigest>,
     out: &mut dyn Out,
 ) -> Result<(), ExportError> {
     let archive = |source| ExportError::Write {
@@ -156,6 +161,7 @@ pub(super) fn write_tar(
     }
     let (index, manifest) = (index_json(export), manifest_json(export));
     let mut pieces = blobs(export);
+    pieces.retain(|_, piece| !matches!(piece, Piece::Blob(digest, _) if without.contains(digest)));
     pieces.insert("index.json".into(), Piece::Bytes(&index));
     pieces.insert("oci-layout".into(), Piece::Bytes(LAYOUT));
     if docker {

@@ -66,6 +66,8 @@ pub struct ReadyImage {
     pub descriptor: Descriptor,
     /// The layers, bottom first.
     pub layers: Vec<(Descriptor, LayerRef)>,
+    /// SHA-256 of their tars.
+    pub diff_ids: Vec<OciDigest>,
 }
 
 impl ReadyImage {

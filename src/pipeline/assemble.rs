@@ -201,6 +201,7 @@ pub(super) fn image(
             annotations: of(AnnotationLevel::ManifestDescriptor),
             ..finished.descriptor
         },
+        diff_ids: described.iter().map(|(_, diff_id)| *diff_id).collect(),
         layers: described
             .into_iter()
             .map(|(descriptor, _)| descriptor)

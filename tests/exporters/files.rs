@@ -112,7 +112,12 @@ fn platforms_in_one_directory_share_no_file() {
     assert_eq!(listing(&env, "out"), ["d/", "d/amd64", "d/arm64"]);
     env.rbuild([BOTH, "-o", output, "."])
         .code(2)
-        .fails_with(str![[r#""#]]);
+        .fails_with(str![[r#"
+error: `d/same` is in both linux/amd64 and linux/arm64, and there is one directory for them
+hint: leave `platform-split=false` out, and each has a directory of its own
+[exit status: 2]
+
+"#]]);
     assert_eq!(
         listing(&env, "out"),
         ["d/", "d/amd64", "d/arm64"],
@@ -121,7 +126,12 @@ fn platforms_in_one_directory_share_no_file() {
     let tar = "type=tar,dest=x.tar,platform-split=false";
     env.rbuild([BOTH, "-o", tar, "."])
         .code(2)
-        .fails_with(str![[r#""#]]);
+        .fails_with(str![[r#"
+error: `type=tar` has a directory for each of several platforms
+hint: leave `platform-split=false` out, or use `type=local`
+[exit status: 2]
+
+"#]]);
 }
 
 #[test]
