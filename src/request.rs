@@ -36,6 +36,8 @@ pub struct BuildRequest {
     pub tags: Vec<Tag>,
     /// `-o`; empty for rbuild's own store.
     pub outputs: Vec<OutputSpec>,
+    /// `--annotation`: of every output that is an image, those a plan names too.
+    pub annotations: Vec<Annotation>,
     /// `--no-cache`, `--no-cache-filter`.
     pub no_cache: NoCache,
     /// `--pull`: ask for the digest of every tag again.

@@ -27,7 +27,6 @@ use super::values::problem;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
 use crate::pipeline;
-use crate::request::Annotation;
 use crate::request::BuildRequest;
 use crate::request::ContextSource;
 use crate::request::Entitlements;
@@ -142,7 +141,6 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     );
     let (tags, outputs) = outputs::outputs(flags, &mut problems);
     let annotations = problems.all(&flags.annotation, annotation::parse);
-    let annotations: Vec<Annotation> = annotations.into_iter().flatten().collect();
     let network = problems.take(values::network(&flags.network).map(Some));
     let secrets = secrets(flags, env, &mut problems);
     let build_args = build_args(flags, env, &mut problems);
@@ -171,7 +169,8 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
             .collect(),
         platforms: platforms(flags, env, &mut problems),
         tags,
-        outputs: outputs::annotated(outputs, annotations, &mut problems),
+        outputs,
+        annotations: annotations.into_iter().flatten().collect(),
         no_cache: no_cache(flags),
         pull: flags.pull,
         offline: flags.offline,

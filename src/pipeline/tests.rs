@@ -50,6 +50,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             target: None,
             name: "docker.io/library/app:latest".into(),
         }],
+        annotations: Vec::new(),
         outputs: Vec::new(),
         no_cache: NoCache::Off,
         pull: false,

@@ -209,6 +209,9 @@ hint: annotate the manifest, or build several platforms
 [exit status: 2]
 
 "#]]);
+    env.rbuild(["--annotation=a=1", "-o", "out", "."])
+        .code(2)
+        .says("`--annotation` annotates images, and none is made");
     let other = "--annotation=manifest[linux/arm64]:a=1";
     env.rbuild([other, "--platform=linux/amd64", "."])
         .code(2)
@@ -374,4 +377,54 @@ fn metadata_has_the_keys_of_buildx() {
     )
     .success();
     assert_eq!(json(&env.path("meta.json")), of_archive);
+}
+
+/// Annotations and times are each target's own, and those of a plan's outputs too.
+#[test]
+fn what_bake_files_and_plans_write_is_annotated() {
+    let env = files_only().file(
+        "docker-bake.hcl",
+        r#"
+        group "default" { targets = ["a", "b"] }
+        target "a" {
+            annotations = ["who=a"]
+            args = { SOURCE_DATE_EPOCH = "1700000000" }
+            output = ["type=oci,dest=a.tar"]
+        }
+        target "b" {
+            annotations = ["manifest[linux/amd64]:who=b"]
+            platforms = ["linux/amd64"]
+            output = [{ type = "oci", dest = "b.tar", name = "b:1,b:2" }]
+        }
+        "#,
+    );
+    env.rbuild(["bake"]).success();
+    let manifest = |archive: &str| {
+        let layout = unpacked(&env, archive);
+        let index = json(&layout.join("index.json"));
+        let manifest = blob(&layout, &index["manifests"][0]);
+        let config = blob(&layout, &manifest["config"]);
+        let names = index["manifests"].as_array().unwrap().len();
+        (
+            manifest["annotations"]["who"].clone(),
+            config["created"].clone(),
+            names,
+        )
+    };
+    let time = "2023-11-14T22:13:20Z";
+    assert_eq!(manifest("a.tar"), (json!("a"), json!(time), 1));
+    let (who, created, names) = manifest("b.tar");
+    assert_eq!((who, names), (json!("b"), 2));
+    assert!(created.as_str().unwrap() > time);
+
+    let env = TestEnv::new().file("f", "").file(
+        "rbuild.toml",
+        "schema = 1\n[inputs]\nhere = { local = \".\" }\n\
+         [step.s]\nfrom = \"scratch\"\ncopy = [{ from = \"here\", path = \"/f\", to = \"/\" }]\n\
+         [output.o]\nstep = \"s\"\noci = \"plan.tar\"\n",
+    );
+    env.rbuild(["--annotation=who=plan", "."]).success();
+    let layout = unpacked(&env, "plan.tar");
+    let entry = json(&layout.join("index.json"))["manifests"][0].clone();
+    assert_eq!(blob(&layout, &entry)["annotations"], json!({"who": "plan"}));
 }

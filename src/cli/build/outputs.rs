@@ -1,4 +1,4 @@
-//! Where everything goes: `-t`, `-o`, `--push`, `--load` and `--annotation` together, and what of it does not fit.
+//! Where everything goes: `-t`, `-o`, `--push` and `--load` together, and what of it does not fit.
 
 use std::path::Component;
 use std::path::Path;
@@ -9,7 +9,6 @@ use crate::cli::flags::BuildFlags;
 use crate::cli::output;
 use crate::cli::sources;
 use crate::cli::values::problem;
-use crate::request::Annotation;
 use crate::request::BuildRequest;
 use crate::request::Destination;
 use crate::request::ImageOutput;
@@ -63,33 +62,6 @@ pub(super) fn outputs(flags: &BuildFlags, problems: &mut Problems) -> (Vec<Tag>,
     }
     destinations(flags, &outputs, problems);
     (tags, outputs)
-}
-
-/// Adds what `--annotation` says to all outputs that are images.
-pub(super) fn annotated(
-    mut outputs: Vec<OutputSpec>,
-    annotations: Vec<Annotation>,
-    problems: &mut Problems,
-) -> Vec<OutputSpec> {
-    if annotations.is_empty() {
-        return outputs;
-    }
-    if outputs.is_empty() {
-        let image = ImageOutput::with_push(Push::No);
-        outputs.push(OutputSpec::plain(OutputKind::Image(image)));
-    }
-    let mut images = outputs.iter_mut().filter(|output| output.kind.is_image());
-    let mut found = false;
-    images.by_ref().for_each(|output| {
-        found = true;
-        output.annotations.extend(annotations.iter().cloned());
-    });
-    if !found {
-        let message = "`--annotation` annotates images, and none is made";
-        let hint = "leave it out, or add an output that is an image";
-        problems.0.push(problem(message).hint(hint));
-    }
-    outputs
 }
 
 /// Whether what is to be written can be where it is to be: known before the build, not after it.

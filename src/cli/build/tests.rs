@@ -288,7 +288,6 @@ fn contradictions() {
         "--load --platform amd64,arm64 /",
         "-o type=oci,dest=x,rewrite-timestamp=true /",
         "--iidfile x -o out /",
-        "--annotation a=b -o out /",
         "--annotation a --annotation layer:a=b --annotation manifest[x/y/z/a],index:b=c --annotation :x=y /",
         "-o type=local,dest=Cargo.toml -o type=oci,dest=src /",
         "-o type=local,dest=.,mode=delete /",
@@ -320,8 +319,6 @@ error: `rewrite-timestamp=true` has no time to rewrite to
 hint: set SOURCE_DATE_EPOCH, to `$(git log -1 --format=%ct)` perhaps
 error: `--iidfile` wants an image id, and no image is made
 hint: add an output that is an image, such as `-o type=image`
-error: `--annotation` annotates images, and none is made
-hint: leave it out, or add an output that is an image
 error: `--annotation a`: wanted `key=value` or `level:key=value`
 error: `--annotation layer:a=b`: `layer` carries no annotations: what does is `manifest`, `manifest-descriptor`, `index` and `index-descriptor`
 error: `--annotation manifest[x/y/z/a],index:b=c`: `x/y/z/a` is not a platform: wanted OS/ARCH[/VARIANT], such as `linux/amd64` or `linux/arm/v7`

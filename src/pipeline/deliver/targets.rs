@@ -17,6 +17,7 @@ use crate::pipeline::plan;
 use crate::request::AnnotationLevel;
 use crate::request::BuildRequest;
 use crate::request::Destination;
+use crate::request::Epoch;
 use crate::request::ImageOutput;
 use crate::request::OutputKind;
 use crate::request::OutputSpec;
@@ -36,6 +37,15 @@ pub(in crate::pipeline) struct Target {
     pub(super) outputs: Vec<usize>,
     pub(super) require: Vec<String>,
     pub(super) deeds: Deeds,
+}
+
+impl Target {
+    fn is_annotated(&self) -> bool {
+        match &self.deeds {
+            Deeds::Output { specs, .. } => specs.iter().any(|spec| !spec.annotations.is_empty()),
+            Deeds::Test { .. } => false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -123,6 +133,13 @@ pub(in crate::pipeline) fn targets(
             }
         }
     }
+    let requests = own.values().copied().chain([request]);
+    let wanted = requests.flat_map(|request| &request.annotations).next();
+    if wanted.is_some() && !targets.iter().any(Target::is_annotated) {
+        let message = "`--annotation` annotates images, and none is made";
+        let hint = "leave it out, or add an output that is an image";
+        problems.push(Diagnostic::unplaced(message).hint(hint));
+    }
     problems.extend(clashes(&targets));
     match problems.is_empty() {
         true => Ok(targets),
@@ -205,6 +222,15 @@ fn target(
                     specs.push(OutputSpec::plain(OutputKind::Image(
                         ImageOutput::with_push(push),
                     )));
+                }
+            }
+            for spec in &mut specs {
+                if spec.kind.is_image() {
+                    spec.annotations.extend(request.annotations.iter().cloned());
+                }
+                // Of several requests in one build each has its own.
+                if let (Epoch::OfBuild, Some(epoch)) = (spec.epoch, request.source_date_epoch) {
+                    spec.epoch = Epoch::At(epoch);
                 }
             }
             Deeds::Output {
