@@ -20,6 +20,7 @@ mod plan;
 mod plans;
 mod platforms;
 mod real_inputs;
+mod reproducible;
 mod sandbox;
 mod smoke;
 mod support;
