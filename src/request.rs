@@ -32,6 +32,8 @@ pub struct BuildRequest {
     pub named_contexts: BTreeMap<String, NamedContextSource>,
     /// `--platform`; empty for the host's.
     pub platforms: Vec<Platform>,
+    /// BUILDKIT_MULTI_PLATFORM: write what is for several platforms, also where there is one.
+    pub multi_platform: bool,
     /// `-t`, normalised: `docker.io/library/app:latest`.
     pub tags: Vec<Tag>,
     /// `-o`; empty for rbuild's own store.

@@ -145,6 +145,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     let secrets = secrets(flags, env, &mut problems);
     let build_args = build_args(flags, env, &mut problems);
     let source_date_epoch = problems.take(source_date_epoch(&build_args));
+    let multi_platform = problems.take(multi_platform(&build_args));
     let proxy_args = problems.take(config::proxy_args(&settings, env));
     let labels = problems.all(&flags.label, |text| values::key_value("label", text));
     let labels = labels
@@ -168,6 +169,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
             .into_iter()
             .collect(),
         platforms: platforms(flags, env, &mut problems),
+        multi_platform,
         tags,
         outputs,
         annotations: annotations.into_iter().flatten().collect(),
@@ -322,6 +324,17 @@ fn source_date_epoch(build_args: &BTreeMap<String, String>) -> Result<Option<i64
                 "SOURCE_DATE_EPOCH is `{text}`: wanted seconds since 1970, a whole number"
             ))
         }),
+    }
+}
+
+/// As BuildKit's frontend has it: no word of the Dockerfile's, but of what is written.
+fn multi_platform(build_args: &BTreeMap<String, String>) -> Result<bool, Diagnostic> {
+    const MULTI_PLATFORM: &str = "BUILDKIT_MULTI_PLATFORM";
+    match build_args.get(MULTI_PLATFORM).map(String::as_str) {
+        None | Some("") => Ok(false),
+        Some(text) => {
+            values::boolean(text).map_err(|why| problem(format!("{MULTI_PLATFORM}: {why}")))
+        }
     }
 }
 

@@ -40,7 +40,6 @@ use super::ExportError;
 use super::Exporter;
 use super::OpenMerged;
 use super::Root;
-use super::is_split;
 use crate::outcome::Delivery;
 
 /// `type=local`.
@@ -48,7 +47,7 @@ use crate::outcome::Delivery;
 pub struct Local {
     /// The directory.
     pub dest: PathBuf,
-    /// A directory for each platform; `None` for one if there are several.
+    /// A directory for each platform; `None` for one if it is written as for several.
     pub split: Option<bool>,
     /// Delete what no platform has.
     pub delete: bool,
@@ -161,7 +160,7 @@ struct Writing<'a> {
 
 impl Exporter for Local {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
-        let split = is_split(self.split, export.roots);
+        let split = self.split.unwrap_or(export.several);
         if !split && export.roots.len() > 1 {
             no_overlap(export)?;
         }

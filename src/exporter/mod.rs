@@ -48,11 +48,6 @@ impl Root {
     }
 }
 
-/// Whether each platform has a directory of its own.
-fn is_split(split: Option<bool>, roots: &[Root]) -> bool {
-    split.unwrap_or(roots.len() > 1)
-}
-
 /// An image whose layers have their digests.
 #[derive(Debug)]
 pub struct ReadyImage {
@@ -96,9 +91,11 @@ pub type OpenMerged<'a> = dyn Fn(&Snapshot, &[u8], &FileNode) -> io::Result<File
 pub struct Export<'a> {
     /// One a platform.
     pub roots: &'a [Root],
+    /// Whether it is written as for several platforms.
+    pub several: bool,
     /// One a platform; none for an output that is files alone.
     pub images: &'a [ReadyImage],
-    /// The index over them, if there are several.
+    /// The index over them, if it is written as for several platforms.
     pub index: Option<&'a ReadyIndex>,
     /// What names the whole: the index, or the only image's manifest. `None` for an output that is files alone.
     pub top: Option<&'a Descriptor>,

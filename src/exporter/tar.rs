@@ -19,7 +19,6 @@ use super::ExportError;
 use super::Exporter;
 use super::Root;
 use super::deliver;
-use super::is_split;
 use crate::outcome::Delivery;
 use crate::request::Destination;
 
@@ -41,7 +40,7 @@ impl Exporter for Tar {
             clamp: self.clamp.filter(|_| export.epoch.is_none()),
         };
         let trees = export.store.trees();
-        let split = is_split(self.split, export.roots);
+        let split = self.split.unwrap_or(export.several);
         let root = match export.roots {
             [root] if !split => whole(trees, root)?.node,
             roots => directories(trees, roots, export.epoch)?,

@@ -503,6 +503,27 @@ impl Engine<'_> {
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
     }
 
+    /// Leaves the bytes of a layer for later builds to find.
+    pub(crate) fn keep_bytes(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<(), OpError> {
+        let options = BlobOptions {
+            compression: Compression::None,
+            clamp: None,
+        };
+        self.layer_blob(layer, &options, true, cancel).map(drop)
+    }
+
+    /// Whether a layer's bytes are in the store, or a registry has them.
+    pub(crate) fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
+        let tree = layer.layer.tree;
+        if layer.origin.is_some() || self.store.layer_dir(&tree, &self.domain).is_some() {
+            return Ok(true);
+        }
+        let blobs = self.store.layer_blobs(&tree)?;
+        Ok(blobs
+            .iter()
+            .any(|blob| self.store.blobs().contains(&blob.digest)))
+    }
+
     /// Whether layers of a result have directories, whose files have the owners of the image's: users that stand for them.
     pub fn has_directories(&self, result: &StepResult) -> bool {
         let mut layers = result.outputs.iter().flat_map(|snapshot| &snapshot.layers);

@@ -259,11 +259,8 @@ fn compression(spec: &OutputSpec) -> rbuild_cache::Compression {
     }
 }
 
-/// The index over several platforms.
-pub(super) fn index(spec: &OutputSpec, images: &[ReadyImage]) -> Option<ReadyIndex> {
-    if images.len() < 2 {
-        return None;
-    }
+/// The index over the images of several platforms, or of one that is written as several are.
+pub(super) fn index(spec: &OutputSpec, images: &[ReadyImage]) -> ReadyIndex {
     let entries = images
         .iter()
         .map(|image| image.descriptor.clone())
@@ -275,10 +272,10 @@ pub(super) fn index(spec: &OutputSpec, images: &[ReadyImage]) -> Option<ReadyInd
         annotations: annotations(spec, AnnotationLevel::IndexDescriptor, None),
         ..Descriptor::of(format(spec).index(), &document)
     };
-    Some(ReadyIndex {
+    ReadyIndex {
         document,
         descriptor,
-    })
+    }
 }
 
 /// The export as progress shows it.

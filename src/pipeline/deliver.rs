@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rayon::prelude::*;
+
 use rbuild_cache::FileNode;
 use rbuild_cache::Snapshot;
 use rbuild_llb::CancelToken;
@@ -345,6 +347,7 @@ impl Delivering<'_> {
             };
             let export = Export {
                 roots: &roots,
+                several: target.several,
                 images: made.as_ref().map_or(&[], |made| &made.images),
                 index: made.as_ref().and_then(|made| made.index.as_ref()),
                 top: made.as_ref().map(|made| &made.top),
@@ -367,7 +370,26 @@ impl Delivering<'_> {
             }
             built.image = made.map(Made::built).or(built.image);
         }
+        self.keep(&roots)?;
         Ok(Some(built))
+    }
+
+    /// Leaves in the store what the next build goes on from: images have blobs of their layers, files alone have none.
+    fn keep(&self, roots: &[Root]) -> Result<(), BuildError> {
+        let failed = |error| failure::assembling(error, self.definition);
+        let mut lost = Vec::new();
+        for layer in roots.iter().flat_map(|root| &root.snapshot.layers) {
+            if !self.engine.is_kept(layer).map_err(failed)? {
+                lost.push(layer);
+            }
+        }
+        // An unchanged build must not start threads to find that out.
+        if lost.is_empty() {
+            return Ok(());
+        }
+        lost.into_par_iter()
+            .try_for_each(|layer| self.engine.keep_bytes(layer, self.cancel))
+            .map_err(failed)
     }
 
     /// The images of a target as an output has them.
@@ -398,7 +420,7 @@ impl Delivering<'_> {
             images.push(image);
             created = created.max(when);
         }
-        let index = assemble::index(spec, &images);
+        let index = target.several.then(|| assemble::index(spec, &images));
         let mut top = match &index {
             Some(index) => index.descriptor.clone(),
             None => images[0].descriptor.clone(),

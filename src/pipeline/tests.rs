@@ -45,6 +45,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         proxy_args: BTreeMap::new(),
         labels: BTreeMap::new(),
         named_contexts: BTreeMap::new(),
+        multi_platform: false,
         platforms: vec![Platform::new("linux", "amd64", "")],
         tags: vec![crate::request::Tag {
             target: None,

@@ -205,7 +205,7 @@ fn annotations_of_one_platform() {
     let refused = env.rbuild(["--annotation=index:a=1", "."]);
     refused.code(2).fails_with(snapbox::str![[r#"
 error: the annotation `a` is for an index, and one platform has none
-hint: annotate the manifest, or build several platforms
+hint: annotate the manifest, build several platforms, or set `--build-arg BUILDKIT_MULTI_PLATFORM=1`
 [exit status: 2]
 
 "#]]);
@@ -427,4 +427,42 @@ fn what_bake_files_and_plans_write_is_annotated() {
     let layout = unpacked(&env, "plan.tar");
     let entry = json(&layout.join("index.json"))["manifests"][0].clone();
     assert_eq!(blob(&layout, &entry)["annotations"], json!({"who": "plan"}));
+}
+
+#[test]
+fn one_platform_as_several_are() {
+    let env = files_only();
+    let multi = "--build-arg=BUILDKIT_MULTI_PLATFORM=1";
+    let outputs = [
+        "-o",
+        "type=oci,dest=out.tar,annotation-index.a=1",
+        "-o",
+        "out",
+    ];
+    let meta = [
+        "--platform=linux/amd64",
+        "--metadata-file",
+        "meta.json",
+        ".",
+    ];
+    env.rbuild([multi].into_iter().chain(outputs).chain(meta))
+        .success();
+    let layout = unpacked(&env, "out.tar");
+    let entry = json(&layout.join("index.json"))["manifests"][0].clone();
+    let index = blob(&layout, &entry);
+    assert_eq!(
+        index["mediaType"],
+        "application/vnd.oci.image.index.v1+json"
+    );
+    assert_eq!(index["annotations"], json!({"a": "1"}));
+    let entries = index["manifests"].as_array().unwrap();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(
+        entries[0]["platform"],
+        json!({"architecture": "amd64", "os": "linux"})
+    );
+    let metadata = json(&env.path("meta.json"));
+    assert_eq!(metadata["containerimage.digest"], entry["digest"]);
+    assert_eq!(metadata.get("containerimage.config.digest"), None);
+    assert!(env.path("out/linux_amd64/etc/two").exists());
 }

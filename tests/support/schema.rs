@@ -13,13 +13,13 @@ use super::tools;
 const VALIDATE: &str = r#"
 import json, pathlib, sys, warnings
 warnings.simplefilter("ignore")
-from jsonschema import Draft4Validator, FormatChecker, RefResolver
+from jsonschema import Draft4Validator, RefResolver
 schemas = {path.name: json.loads(path.read_text()) for path in pathlib.Path(sys.argv[1]).glob("*.json")}
 handlers = {"https": lambda url: schemas[url.rsplit("/", 1)[1]]}
 for name, documents in json.load(sys.stdin).items():
     schema = schemas[name]
     resolver = RefResolver(schema["id"], schema, handlers=handlers)
-    validator = Draft4Validator(schema, resolver=resolver, format_checker=FormatChecker())
+    validator = Draft4Validator(schema, resolver=resolver)
     for document in documents:
         for error in validator.iter_errors(document):
             print(f"{name}: {error.json_path}: {error.message}")

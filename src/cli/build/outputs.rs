@@ -143,8 +143,9 @@ pub(super) fn conflicts(
             OutputKind::Docker { tar: true, .. } | OutputKind::Load { .. }
         )
     };
-    if request.platforms.len() > 1 && request.outputs.iter().any(one_platform) {
-        let message = "docker's archive holds one platform only";
+    let several = request.platforms.len() > 1 || request.multi_platform;
+    if several && request.outputs.iter().any(one_platform) {
+        let message = "docker's archive holds one platform only, and no index";
         let hint = "use `-o type=oci,dest=FILE`, push, or build one platform at a time";
         problems.0.push(problem(message).hint(hint));
     }

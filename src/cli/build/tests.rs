@@ -297,7 +297,8 @@ fn contradictions() {
         "-o - /",
         "-q -o - /",
         "-f git@example.org:x.git /",
-        "--build-arg SOURCE_DATE_EPOCH=context /",
+        "--build-arg SOURCE_DATE_EPOCH=context --build-arg BUILDKIT_MULTI_PLATFORM=maybe /",
+        "--load --build-arg BUILDKIT_MULTI_PLATFORM=1 /",
     ]
     .iter()
     .map(|args| refusal(args))
@@ -313,7 +314,7 @@ hint: add `-t registry.example.org/name:tag`
 error: `--offline` does not push
 error: `a:1` has a tag, and is to be pushed by its digest alone
 hint: leave the tag out, or `push-by-digest`
-error: docker's archive holds one platform only
+error: docker's archive holds one platform only, and no index
 hint: use `-o type=oci,dest=FILE`, push, or build one platform at a time
 error: `rewrite-timestamp=true` has no time to rewrite to
 hint: set SOURCE_DATE_EPOCH, to `$(git log -1 --format=%ct)` perhaps
@@ -341,6 +342,9 @@ hint: use `--progress none`, or add `dest=FILE`
 error: `--file git@example.org:x.git`: a Dockerfile can be had from `http://` and `https://` alone
 hint: a repository can be the context: `-f` then names a file in it
 error: SOURCE_DATE_EPOCH is `context`: wanted seconds since 1970, a whole number
+error: BUILDKIT_MULTI_PLATFORM: `maybe` is neither `true` nor `false`
+error: docker's archive holds one platform only, and no index
+hint: use `-o type=oci,dest=FILE`, push, or build one platform at a time
 
 "#]]
     );

@@ -35,6 +35,8 @@ pub(in crate::pipeline) struct Target {
     pub(super) own: bool,
     /// Its outputs in the definition, one a platform.
     pub(super) outputs: Vec<usize>,
+    /// Whether it is written as for several platforms: with an index, with directories for each.
+    pub(super) several: bool,
     pub(super) require: Vec<String>,
     pub(super) deeds: Deeds,
 }
@@ -119,7 +121,7 @@ pub(in crate::pipeline) fn targets(
                 .map(|&at| &definition.outputs[at].platform);
             let platforms: Vec<&Platform> = platforms.collect();
             for spec in specs {
-                problems.extend(unfit(spec, &platforms));
+                problems.extend(unfit(spec, target.several, &platforms));
             }
             let nameless = |spec: &OutputSpec| match &spec.kind {
                 OutputKind::Image(image) => image.push != Push::No && image.dangling.is_none(),
@@ -244,6 +246,7 @@ fn target(
     Target {
         name,
         own: false,
+        several: outputs.len() > 1 || request.multi_platform,
         outputs,
         require,
         deeds,
@@ -251,15 +254,14 @@ fn target(
 }
 
 /// What an output asks for that images for these platforms do not have.
-fn unfit(spec: &OutputSpec, platforms: &[&Platform]) -> Vec<Diagnostic> {
+fn unfit(spec: &OutputSpec, several: bool, platforms: &[&Platform]) -> Vec<Diagnostic> {
     let mut problems = Vec::new();
-    let several = platforms.len() > 1;
     for annotation in &spec.annotations {
         let key = &annotation.key;
         if annotation.level.is_of_index() && !several {
             let message =
                 format!("the annotation `{key}` is for an index, and one platform has none");
-            let hint = "annotate the manifest, or build several platforms";
+            let hint = "annotate the manifest, build several platforms, or set `--build-arg BUILDKIT_MULTI_PLATFORM=1`";
             problems.push(Diagnostic::unplaced(message).hint(hint));
         } else if spec.docker_types && annotation.level != AnnotationLevel::Manifest {
             let message = format!("the annotation `{key}` has no place in docker's media types");
@@ -278,7 +280,7 @@ fn unfit(spec: &OutputSpec, platforms: &[&Platform]) -> Vec<Diagnostic> {
     if let OutputKind::Tar {
         split: Some(false), ..
     } = spec.kind
-        && several
+        && platforms.len() > 1
     {
         let message = "`type=tar` has a directory for each of several platforms";
         let hint = "leave `platform-split=false` out, or use `type=local`";
