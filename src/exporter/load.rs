@@ -13,6 +13,7 @@ use std::io::Write as _;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::slice;
 
 use rbuild_cache::LayerRef;
 use rbuild_llb::OciDigest;
@@ -137,7 +138,7 @@ impl Loader {
         without: &BTreeSet<OciDigest>,
     ) -> Result<(), ExportError> {
         let mut stdin = child.stdin.take().expect("it was started with a pipe");
-        let written = archive::write_tar(export, true, without, &mut stdin);
+        let written = archive::write_tar(slice::from_ref(export), true, without, &mut stdin);
         let flushed = stdin.flush();
         drop(stdin);
         let ended = child

@@ -228,7 +228,11 @@ impl Client {
         Ok(answer)
     }
 
-    fn send(&self, endpoint: &Endpoint, request: &Request<'_>) -> Result<Response<Body>, Failure> {
+    pub(super) fn send(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request<'_>,
+    ) -> Result<Response<Body>, Failure> {
         let sent = self.0.transport.send(request, &endpoint.trust);
         sent.map_err(|error| self.failed(endpoint, request, error))
     }
@@ -299,16 +303,20 @@ impl Client {
                 message,
             },
             StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests { registry, message },
-            status => RegistryError::Status {
-                registry,
-                method: request.method.to_string(),
-                // A query may hold a token.
-                url: request.url.split('?').next().unwrap_or_default().to_owned(),
-                status: status.as_u16(),
-                message,
-            },
+            _ => status_error(registry, request, status, message),
         };
         Failure { error, again }
+    }
+
+    /// An answer to a request that is about no image.
+    pub(super) fn unexpected(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request<'_>,
+        response: &mut Response<Body>,
+    ) -> Failure {
+        let message = explanation(response);
+        status_error(endpoint.name.clone(), request, response.status(), message).into()
     }
 
     pub(super) fn read_small(
@@ -320,7 +328,7 @@ impl Client {
         self.read_limited(endpoint, what, response, MAX_DOCUMENT)
     }
 
-    fn read_limited(
+    pub(super) fn read_limited(
         &self,
         endpoint: &Endpoint,
         what: &str,
@@ -351,6 +359,22 @@ impl Client {
     }
 }
 
+fn status_error(
+    registry: String,
+    request: &Request<'_>,
+    status: StatusCode,
+    message: Option<String>,
+) -> RegistryError {
+    RegistryError::Status {
+        registry,
+        method: request.method.to_string(),
+        // A query may hold a token.
+        url: request.url.split('?').next().unwrap_or_default().to_owned(),
+        status: status.as_u16(),
+        message,
+    }
+}
+
 /// `Retry-After` in seconds; its form with a date is passed over.
 pub(super) fn retry_after(headers: &HeaderMap) -> Again {
     let seconds = headers
@@ -366,7 +390,7 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Again {
 
 /// What an error's body says, in the forms of the distribution-spec (Error Codes), of OAuth2 and of Docker Hub's
 /// token server. Hostile text: one line, of bounded length.
-fn explanation(response: &mut Response<Body>) -> Option<String> {
+pub(super) fn explanation(response: &mut Response<Body>) -> Option<String> {
     #[derive(Deserialize)]
     struct Explanation {
         #[serde(default)]

@@ -42,7 +42,7 @@ pub struct Client(pub(super) Arc<Shared>);
 
 pub(super) struct Shared {
     pub(super) transport: Arc<Transport>,
-    registries: BTreeMap<String, RegistrySettings>,
+    pub(super) registries: BTreeMap<String, RegistrySettings>,
     pub(super) keyring: Keyring,
     pub(super) first_pause: Duration,
     _on_cancel: OnCancel,

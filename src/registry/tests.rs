@@ -5,4 +5,5 @@ mod distribution;
 mod fixture;
 mod http;
 mod layouts;
+mod login;
 mod server;
