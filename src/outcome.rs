@@ -8,6 +8,8 @@ use rbuild_llb::Diagnostic;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Span;
 
+use crate::image::Descriptor;
+
 /// What a build made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuildOutcome {
@@ -24,16 +26,23 @@ pub struct BuildOutcome {
 pub struct Built {
     /// Its name, if several were built.
     pub name: Option<String>,
+    /// The image, as the last output that is one has it; `None` if it is files alone.
+    pub image: Option<BuiltImage>,
+    /// Where it went, in the order of the outputs.
+    pub deliveries: Vec<Delivery>,
+}
+
+/// An image that was built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuiltImage {
     /// The image id, what `-q` and `--iidfile` give: the digest of the config, of the index for several platforms.
     pub id: OciDigest,
-    /// Digest of the manifest or index.
-    pub digest: OciDigest,
+    /// What names the manifest or index.
+    pub descriptor: Descriptor,
     /// Bytes of the layers as they are stored.
     pub size: u64,
     /// Names of the image, normalised.
     pub names: Vec<String>,
-    /// Where it went, in the order of the outputs.
-    pub deliveries: Vec<Delivery>,
 }
 
 /// Where an output went.

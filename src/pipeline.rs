@@ -139,7 +139,7 @@ fn carry_out(
         remark_on(&events, &remark);
     }
     let locals = files::locals(&plan, &definition)?;
-    let targets = deliver::targets(request, own, &plan, goals)?;
+    let targets = deliver::targets(request, own, &plan, &definition, goals)?;
     let tests = deliver::Tests::new(&targets, &definition);
 
     entitled(request, &definition)?;
@@ -181,8 +181,11 @@ fn carry_out(
         .pending()
         .filter(|(_, vertex)| matches!(vertex.op, Op::Exec(_)))
         .count();
+    // Files of other owners than the user can be read inside only.
+    let works = !looked_up.is_complete() || deliver::writes_files(request, &targets);
+    let reads = works && looked_up.found().any(|found| engine.has_directories(found));
     let mut remark = None;
-    if processes > 0 {
+    if processes > 0 || reads {
         let fetcher = git::Fetcher {
             store: &store,
             cancel: &cancel,
@@ -204,7 +207,7 @@ fn carry_out(
         progress.resume();
     }
     // An unchanged build that writes no file is over before anybody could interrupt it.
-    if !looked_up.is_complete() || deliver::writes_files(request, &targets) {
+    if works {
         sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
     }
 

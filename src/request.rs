@@ -32,10 +32,14 @@ pub struct BuildRequest {
     pub named_contexts: BTreeMap<String, NamedContextSource>,
     /// `--platform`; empty for the host's.
     pub platforms: Vec<Platform>,
+    /// BUILDKIT_MULTI_PLATFORM: write what is for several platforms, also where there is one.
+    pub multi_platform: bool,
     /// `-t`, normalised: `docker.io/library/app:latest`.
     pub tags: Vec<Tag>,
     /// `-o`; empty for rbuild's own store.
     pub outputs: Vec<OutputSpec>,
+    /// `--annotation`: of every output that is an image, those a plan names too.
+    pub annotations: Vec<Annotation>,
     /// `--no-cache`, `--no-cache-filter`.
     pub no_cache: NoCache,
     /// `--pull`: ask for the digest of every tag again.
@@ -239,18 +243,94 @@ pub struct OutputSpec {
     pub compression: Compression,
     /// Layers of the base image too; they are exported as they came otherwise.
     pub force_compression: bool,
-    /// Set all times in layers that are later than SOURCE_DATE_EPOCH to it.
+    /// Write docker's media types instead of OCI's.
+    pub docker_types: bool,
+    /// Keep the types of layers that say they must not be handed on.
+    pub nondistributable: bool,
+    /// Set all times in the layers this build makes that are later than SOURCE_DATE_EPOCH to it.
     pub rewrite_timestamp: bool,
+    /// SOURCE_DATE_EPOCH of this output.
+    pub epoch: Epoch,
+    /// In the order they were given: the last of a name counts.
+    pub annotations: Vec<Annotation>,
+}
+
+impl OutputSpec {
+    /// An output without options.
+    pub fn plain(kind: OutputKind) -> Self {
+        Self {
+            kind,
+            compression: Compression::Default,
+            force_compression: false,
+            docker_types: false,
+            nondistributable: false,
+            rewrite_timestamp: false,
+            epoch: Epoch::OfBuild,
+            annotations: Vec::new(),
+        }
+    }
+}
+
+/// The SOURCE_DATE_EPOCH of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Epoch {
+    /// The build's, if it has one.
+    OfBuild,
+    /// `source-date-epoch=`: none, whatever the build has.
+    None,
+    /// `source-date-epoch=SECONDS`, Unix time.
+    At(i64),
+}
+
+impl Epoch {
+    /// What holds for the output of a build with this SOURCE_DATE_EPOCH.
+    pub fn or(self, of_build: Option<i64>) -> Option<i64> {
+        match self {
+            Self::OfBuild => of_build,
+            Self::None => None,
+            Self::At(epoch) => Some(epoch),
+        }
+    }
+}
+
+/// One `--annotation`, or one `annotation….KEY=` of an output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Annotation {
+    /// What carries it.
+    pub level: AnnotationLevel,
+    /// Only the image for this platform.
+    pub platform: Option<Platform>,
+    /// Its name.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// The places of annotations, by BuildKit's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnnotationLevel {
+    /// The image manifest.
+    Manifest,
+    /// What points at the image manifest.
+    ManifestDescriptor,
+    /// The index over several platforms.
+    Index,
+    /// What points at the index.
+    IndexDescriptor,
+}
+
+impl AnnotationLevel {
+    /// Whether only several platforms have it.
+    pub fn is_of_index(self) -> bool {
+        matches!(self, Self::Index | Self::IndexDescriptor)
+    }
 }
 
 /// The exporters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OutputKind {
-    /// `type=image`: rbuild's own store, under the `-t` names; `push` sends it to the registry too.
-    Image {
-        /// Send it to the registry.
-        push: bool,
-    },
+    /// `type=image`: rbuild's own store, under the `-t` names, and registries.
+    Image(ImageOutput),
     /// `type=oci`: a tar of the OCI image layout, or the layout as a directory with `tar=false`.
     Oci {
         /// Where to.
@@ -258,25 +338,93 @@ pub enum OutputKind {
         /// A tar.
         tar: bool,
     },
-    /// `type=docker`: a tar `docker load` reads.
+    /// `type=docker`: a tar `docker load` reads; with `tar=false` the same directory as `type=oci`.
     Docker {
         /// Where to.
         dest: Destination,
+        /// A tar.
+        tar: bool,
     },
     /// `--load`: into podman or docker, whichever is there.
-    Load,
+    Load {
+        /// `context=`: docker, with this context of its client.
+        context: Option<String>,
+    },
     /// `type=tar`: the root file system.
     Tar {
         /// Where to.
         dest: Destination,
+        /// A directory for each platform; `None` for one if there are several.
+        split: Option<bool>,
     },
     /// `type=local`: the root file system as a directory.
     Local {
         /// Where to.
         dest: PathBuf,
+        /// A directory for each platform; `None` for one if there are several.
+        split: Option<bool>,
+        /// `mode=delete`: what else is in the directory goes.
+        delete: bool,
     },
     /// `type=cacheonly`: nowhere; the build is done for its cache or its exit code.
     CacheOnly,
+}
+
+impl OutputKind {
+    /// Whether it has a manifest and layers; the others have files alone, or nothing.
+    pub fn is_image(&self) -> bool {
+        match self {
+            Self::Image(_) | Self::Oci { .. } | Self::Docker { .. } | Self::Load { .. } => true,
+            Self::Tar { .. } | Self::Local { .. } | Self::CacheOnly => false,
+        }
+    }
+
+    /// Whether it goes to a registry.
+    pub fn pushes(&self) -> bool {
+        matches!(self, Self::Image(image) if image.push != Push::No)
+    }
+}
+
+/// The options of `type=image`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageOutput {
+    /// Whether it goes to the registries of its names.
+    pub push: Push,
+    /// `registry.insecure`: push over plain HTTP, or with any certificate.
+    pub insecure: bool,
+    /// Name it in rbuild's own store.
+    pub store: bool,
+    /// `name-canonical`: besides each name `name@digest`.
+    pub canonical: bool,
+    /// `dangling-name-prefix`: besides the names `prefix@digest`.
+    pub dangling: Option<String>,
+    /// `danging-name-empty-only`: that, only if there is no other name.
+    pub dangling_if_unnamed: bool,
+}
+
+impl ImageOutput {
+    /// In rbuild's own store under its names, and pushed or not.
+    pub fn with_push(push: Push) -> Self {
+        Self {
+            push,
+            insecure: false,
+            store: true,
+            canonical: false,
+            dangling: None,
+            dangling_if_unnamed: false,
+        }
+    }
+}
+
+/// Whether an image goes to registries, and under what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Push {
+    /// It does not.
+    No,
+    /// Under its names.
+    ByName,
+    /// Under its digest alone.
+    ByDigest,
 }
 
 /// A file or standard output.

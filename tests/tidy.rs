@@ -10,7 +10,7 @@ use regex::Regex;
 const LAYERS: [(&str, &[&str]); 13] = [
     ("clock", &[]),
     ("request", &[]),
-    ("outcome", &["request"]),
+    ("outcome", &["image", "request"]),
     ("picture", &[]),
     ("image", &["clock"]),
     ("registry", &["clock", "image", "request"]),

@@ -304,14 +304,17 @@ fn target(
 }
 
 fn output(output: &rbuild_bake::Output) -> String {
-    let mut text = format!("type={}", output.kind);
+    let mut fields = vec![format!("type={}", output.kind)];
     if !output.destination.is_empty() {
-        text.push_str(&format!(",dest={}", output.destination));
+        fields.push(format!("dest={}", output.destination));
     }
-    for (key, value) in &output.attributes {
-        text.push_str(&format!(",{key}={value}"));
-    }
-    text
+    let attributes = output.attributes.iter();
+    fields.extend(attributes.map(|(key, value)| format!("{key}={value}")));
+    let quoted = fields.iter().map(|field| match field.contains([',', '"']) {
+        true => format!("\"{}\"", field.replace('"', "\"\"")),
+        false => field.clone(),
+    });
+    quoted.collect::<Vec<String>>().join(",")
 }
 
 fn secret(secret: &rbuild_bake::Secret) -> String {

@@ -1,5 +1,7 @@
 //! `rbuild build`: flags to a [`BuildRequest`], the build, and what is said at its end.
 
+mod outputs;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -12,11 +14,11 @@ use rbuild_llb::op::Ulimit;
 
 use super::Failed;
 use super::Session;
+use super::annotation;
 use super::call::Call;
 use super::config;
 use super::env::Env;
 use super::flags::BuildFlags;
-use super::output;
 use super::sources;
 use super::sources::Secrets;
 use super::values;
@@ -27,12 +29,8 @@ use crate::outcome::BuildOutcome;
 use crate::pipeline;
 use crate::request::BuildRequest;
 use crate::request::ContextSource;
-use crate::request::Destination;
 use crate::request::Entitlements;
-use crate::request::OutputKind;
-use crate::request::OutputSpec;
 use crate::request::PlanFile;
-use crate::request::Tag;
 use crate::ui;
 use crate::ui::Progress;
 use crate::ui::ProgressMode;
@@ -85,8 +83,12 @@ pub(crate) fn report(
         Ok(outcome) => {
             ui::success(&outcome, &progress);
             if talk.print_id {
-                for built in &outcome.built {
-                    super::print(format!("{}\n", built.id).as_bytes())?;
+                for image in outcome
+                    .built
+                    .iter()
+                    .filter_map(|built| built.image.as_ref())
+                {
+                    super::print(format!("{}\n", image.id).as_bytes())?;
                 }
             }
             Ok(ExitCode::SUCCESS)
@@ -137,11 +139,13 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     let (context, words) = problems.take(
         sources::places(flags, &session.subcommands).map(|(context, words)| (Some(context), words)),
     );
-    let (tags, outputs) = outputs(flags, &mut problems);
+    let (tags, outputs) = outputs::outputs(flags, &mut problems);
+    let annotations = problems.all(&flags.annotation, annotation::parse);
     let network = problems.take(values::network(&flags.network).map(Some));
     let secrets = secrets(flags, env, &mut problems);
     let build_args = build_args(flags, env, &mut problems);
     let source_date_epoch = problems.take(source_date_epoch(&build_args));
+    let multi_platform = problems.take(multi_platform(&build_args));
     let proxy_args = problems.take(config::proxy_args(&settings, env));
     let labels = problems.all(&flags.label, |text| values::key_value("label", text));
     let labels = labels
@@ -165,8 +169,10 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
             .into_iter()
             .collect(),
         platforms: platforms(flags, env, &mut problems),
+        multi_platform,
         tags,
         outputs,
+        annotations: annotations.into_iter().flatten().collect(),
         no_cache: no_cache(flags),
         pull: flags.pull,
         offline: flags.offline,
@@ -244,58 +250,7 @@ fn conflicts(
                 .hint("`rbuild update` changes the lock file"),
         );
     }
-    let pushes = |output: &OutputSpec| matches!(output.kind, OutputKind::Image { push: true });
-    if request.outputs.iter().any(pushes) {
-        // A plan may have names of its own, which is seen later.
-        if request.tags.is_empty() && !sources::may_be_plan(request) {
-            let hint = "add `-t registry.example.org/name:tag`";
-            problems
-                .0
-                .push(problem("there is no name to push the image under").hint(hint));
-        }
-        if request.offline {
-            problems.0.push(problem("`--offline` does not push"));
-        }
-    }
-    let one_platform =
-        |output: &OutputSpec| matches!(output.kind, OutputKind::Docker { .. } | OutputKind::Load);
-    if request.platforms.len() > 1 && request.outputs.iter().any(one_platform) {
-        let message = "docker's archive holds one platform only";
-        let hint = "use `-o type=oci,dest=FILE`, push, or build one platform at a time";
-        problems.0.push(problem(message).hint(hint));
-    }
-    let to_stdout = request.outputs.iter().filter(|output| {
-        matches!(
-            &output.kind,
-            OutputKind::Tar {
-                dest: Destination::Stdout
-            } | OutputKind::Docker {
-                dest: Destination::Stdout
-            } | OutputKind::Oci {
-                dest: Destination::Stdout,
-                ..
-            }
-        )
-    });
-    match to_stdout.count() {
-        0 => {}
-        1 if stdout_is_terminal => {
-            let message = "a tar is not written to a terminal";
-            problems
-                .0
-                .push(problem(message).hint("redirect standard output, or add `dest=FILE`"));
-        }
-        1 if talk.is_some_and(|talk| talk.print_id) => {
-            let message = "standard output cannot hold both a tar and the image id";
-            problems
-                .0
-                .push(problem(message).hint("use `--progress none`, or add `dest=FILE`"));
-        }
-        1 => {}
-        _ => problems
-            .0
-            .push(problem("only one output can be written to standard output")),
-    }
+    outputs::conflicts(request, talk, stdout_is_terminal, problems);
 }
 
 fn talk(flags: &BuildFlags, env: &Env) -> Result<Talk, Diagnostic> {
@@ -327,33 +282,6 @@ fn talk(flags: &BuildFlags, env: &Env) -> Result<Talk, Diagnostic> {
         },
         print_id: flags.quiet || word == "quiet",
     })
-}
-
-/// The names of the image, and its outputs with `--push` and `--load` among them.
-fn outputs(flags: &BuildFlags, problems: &mut Problems) -> (Vec<Tag>, Vec<OutputSpec>) {
-    let parsed = problems.all(&flags.output, output::parse);
-    let names = parsed.iter().flat_map(|output| &output.names);
-    let names: Vec<String> = flags.tag.iter().chain(names).cloned().collect();
-    let mut tags: Vec<Tag> = Vec::new();
-    for tag in problems.all(&names, sources::tag) {
-        if !tags.contains(&tag) {
-            tags.push(tag);
-        }
-    }
-    let mut outputs: Vec<OutputSpec> = parsed.into_iter().map(|output| output.spec).collect();
-    if flags.push {
-        let image = outputs
-            .iter_mut()
-            .find(|output| matches!(output.kind, OutputKind::Image { .. }));
-        match image {
-            Some(image) => image.kind = OutputKind::Image { push: true },
-            None => outputs.push(output::plain(OutputKind::Image { push: true })),
-        }
-    }
-    if flags.load && !outputs.iter().any(|output| output.kind == OutputKind::Load) {
-        outputs.push(output::plain(OutputKind::Load));
-    }
-    (tags, outputs)
 }
 
 fn secrets(flags: &BuildFlags, env: &Env, problems: &mut Problems) -> Secrets {
@@ -396,6 +324,17 @@ fn source_date_epoch(build_args: &BTreeMap<String, String>) -> Result<Option<i64
                 "SOURCE_DATE_EPOCH is `{text}`: wanted seconds since 1970, a whole number"
             ))
         }),
+    }
+}
+
+/// As BuildKit's frontend has it: no word of the Dockerfile's, but of what is written.
+fn multi_platform(build_args: &BTreeMap<String, String>) -> Result<bool, Diagnostic> {
+    const MULTI_PLATFORM: &str = "BUILDKIT_MULTI_PLATFORM";
+    match build_args.get(MULTI_PLATFORM).map(String::as_str) {
+        None | Some("") => Ok(false),
+        Some(text) => {
+            values::boolean(text).map_err(|why| problem(format!("{MULTI_PLATFORM}: {why}")))
+        }
     }
 }
 
@@ -460,9 +399,11 @@ fn entitlements(flags: &BuildFlags, problems: &mut Problems) -> Entitlements {
             "" => {}
             "network.host" => allow.network_host = true,
             "security.insecure" => allow.security_insecure = true,
+            // Flags are all it concerns.
+            outputs::LOCAL_DELETE => {}
             _ => problems.0.push(
                 invalid("allow", word, "there is nothing of that name to allow")
-                    .hint("what can be allowed is `network.host` and `security.insecure`"),
+                    .hint("what can be allowed is `network.host`, `security.insecure` and `buildx.local.delete`"),
             ),
         }
     }

@@ -54,12 +54,13 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "HOST:IP")]
     pub(crate) add_host: Vec<String>,
 
-    /// Allow steps what is refused by default: `network.host`, `security.insecure`
+    /// Allow what is refused by default: `network.host`, `security.insecure`, `buildx.local.delete`
     #[arg(long, value_name = "ENTITLEMENT")]
     pub(crate) allow: Vec<String>,
 
-    /// Add an annotation to the image
-    #[arg(long, value_name = "KEY=VALUE", hide = true)]
+    /// Annotate the image's manifest, or what LEVEL says: `manifest-descriptor`, `index`, `index-descriptor`, also
+    /// `manifest[linux/arm64]`
+    #[arg(long, value_name = "[LEVEL:]KEY=VALUE")]
     pub(crate) annotation: Vec<String>,
 
     /// Attestations: `type=sbom,disabled=true`
@@ -281,11 +282,6 @@ impl BuildFlags {
         let security =
             "write `RUN --security=insecure` and allow it with `--allow security.insecure`";
         let rows = [
-            (
-                !self.annotation.is_empty(),
-                "annotation",
-                "use `--label`, or annotate the pushed image with another tool",
-            ),
             (
                 self.attest.iter().any(|a| asks_for_attestation(a)),
                 "attest",

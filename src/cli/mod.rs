@@ -4,6 +4,7 @@
 //! flags may stand before and after it as docker's users write them. A directory with the name of a command is
 //! built as `./images`.
 
+mod annotation;
 mod bake;
 mod build;
 mod call;

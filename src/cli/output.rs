@@ -5,12 +5,16 @@ use std::path::PathBuf;
 
 use rbuild_llb::Diagnostic;
 
+use super::annotation;
 use super::values;
 use super::values::invalid;
 use crate::request::Compression;
 use crate::request::Destination;
+use crate::request::Epoch;
+use crate::request::ImageOutput;
 use crate::request::OutputKind;
 use crate::request::OutputSpec;
+use crate::request::Push;
 
 /// One `-o`, and the names it brings besides `-t`.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,24 +30,17 @@ struct Options<'a> {
     left: BTreeMap<String, String>,
 }
 
+const NO_ATTESTATIONS: &str = "leave it out: it is about attestations, and rbuild makes none";
+
 /// What is said of options that mean something to BuildKit but not here.
-const ELSEWHERE: [(&str, &str); 7] = [
-    ("annotation", "annotations are not supported yet"),
-    ("attestation-prefix", "attestations are not supported yet"),
-    ("mode", "a directory's other files are always kept"),
+const ELSEWHERE: [(&str, &str); 4] = [
+    ("attestation-inline", NO_ATTESTATIONS),
+    ("attestation-prefix", NO_ATTESTATIONS),
     (
-        "platform-split",
-        "several platforms always get a directory each",
+        "context",
+        "a docker context is loaded into: leave `dest` out, or `context`",
     ),
-    (
-        "push-by-digest",
-        "pushing without a tag is not supported yet",
-    ),
-    (
-        "registry.insecure",
-        "say it in config.toml: `[registry.\"host\"] insecure = true`",
-    ),
-    ("store", "images always go to rbuild's own store"),
+    ("oci-artifact", NO_ATTESTATIONS),
 ];
 
 /// `type=oci,dest=x.tar,compression=zstd`, or a directory alone, or `-` for a tar on standard output.
@@ -53,11 +50,16 @@ pub(crate) fn parse(text: &str) -> Result<Output, Diagnostic> {
         let kind = match text {
             "-" => OutputKind::Tar {
                 dest: Destination::Stdout,
+                split: None,
             },
-            path => OutputKind::Local { dest: path.into() },
+            path => OutputKind::Local {
+                dest: path.into(),
+                split: None,
+                delete: false,
+            },
         };
         return Ok(Output {
-            spec: plain(kind),
+            spec: OutputSpec::plain(kind),
             names: Vec::new(),
         });
     }
@@ -68,47 +70,61 @@ pub(crate) fn parse(text: &str) -> Result<Output, Diagnostic> {
     Options { text, kind, left }.output()
 }
 
-/// An output without options.
-pub(crate) fn plain(kind: OutputKind) -> OutputSpec {
-    OutputSpec {
-        kind,
-        compression: Compression::Default,
-        force_compression: false,
-        rewrite_timestamp: false,
-    }
-}
-
 impl Options<'_> {
     fn output(mut self) -> Result<Output, Diagnostic> {
-        let kind = match self.kind.as_str() {
-            "image" => OutputKind::Image {
-                push: self.boolean("push")?,
-            },
-            "registry" => OutputKind::Image { push: true },
-            "oci" => match self
-                .left
-                .get("tar")
-                .map_or(Ok(true), |t| values::boolean(t))
-            {
-                Ok(tar) => {
-                    self.left.remove("tar");
-                    OutputKind::Oci {
-                        dest: self.destination(tar)?,
-                        tar,
+        let kind = self.kind()?;
+        let mut spec = OutputSpec::plain(kind);
+        let mut names = Vec::new();
+        if spec.kind.is_image() {
+            spec.compression = self.compression()?;
+            spec.force_compression = self.switch("force-compression")?.unwrap_or(false);
+            spec.docker_types = !self.boolean("oci-mediatypes")?.unwrap_or(true);
+            spec.nondistributable = self.boolean("prefer-nondist-layers")?.unwrap_or(false);
+            spec.annotations = self.annotations()?;
+            let list = self.left.remove("name").unwrap_or_default();
+            names.extend(list.split(',').filter(|n| !n.is_empty()).map(str::to_owned));
+        }
+        // Files alone have that time in any case.
+        spec.rewrite_timestamp = self.boolean("rewrite-timestamp")?.unwrap_or(false);
+        spec.epoch = self.epoch()?;
+        self.nothing_left()?;
+        Ok(Output { spec, names })
+    }
+
+    fn kind(&mut self) -> Result<OutputKind, Diagnostic> {
+        Ok(match self.kind.as_str() {
+            "image" => OutputKind::Image(self.image(Push::No)?),
+            "registry" => OutputKind::Image(self.image(Push::ByName)?),
+            "oci" => {
+                let tar = self.switch("tar")?.unwrap_or(true);
+                let dest = self.destination(tar)?;
+                OutputKind::Oci { dest, tar }
+            }
+            "docker" => {
+                let tar = self.switch("tar")?.unwrap_or(true);
+                // Without a file, an engine's image store is meant.
+                match tar && self.left.get("dest").is_none_or(String::is_empty) {
+                    true => {
+                        self.left.remove("dest");
+                        let context = self.left.remove("context");
+                        OutputKind::Load {
+                            context: context.filter(|context| !context.is_empty()),
+                        }
+                    }
+                    false => {
+                        let dest = self.destination(tar)?;
+                        OutputKind::Docker { dest, tar }
                     }
                 }
-                Err(why) => return Err(self.invalid(why)),
-            },
-            // Without a file, docker's own image store is meant.
-            "docker" if self.left.contains_key("dest") => OutputKind::Docker {
-                dest: self.destination(true)?,
-            },
-            "docker" => OutputKind::Load,
+            }
             "tar" => OutputKind::Tar {
                 dest: self.destination(true)?,
+                split: self.boolean("platform-split")?,
             },
             "local" => OutputKind::Local {
                 dest: self.directory()?,
+                split: self.boolean("platform-split")?,
+                delete: self.mode()?,
             },
             "cacheonly" => OutputKind::CacheOnly,
             kind => {
@@ -116,37 +132,55 @@ impl Options<'_> {
                 let types = "the types are `image`, `registry`, `oci`, `docker`, `tar`, `local` and `cacheonly`";
                 return Err(self.invalid(why).hint(types));
             }
+        })
+    }
+
+    fn image(&mut self, push: Push) -> Result<ImageOutput, Diagnostic> {
+        let push = match self.switch("push")? {
+            Some(true) => Push::ByName,
+            Some(false) => Push::No,
+            None => push,
         };
-        let has_layers = !matches!(
-            kind,
-            OutputKind::Tar { .. } | OutputKind::Local { .. } | OutputKind::CacheOnly
-        );
-        let mut spec = plain(kind);
-        let mut names = Vec::new();
-        if has_layers {
-            spec.compression = self.compression()?;
-            spec.force_compression = self.boolean("force-compression")?;
-            self.media_types()?;
-            let list = self.left.remove("name").unwrap_or_default();
-            names.extend(list.split(',').filter(|n| !n.is_empty()).map(str::to_owned));
-            // Unpacking and lazy references are what a daemon's image store does.
-            self.left.remove("unpack");
+        let by_digest = self.switch("push-by-digest")?.unwrap_or(false);
+        if by_digest && push == Push::No {
+            let why = "`push-by-digest` says how to push, and nothing is pushed";
+            return Err(self.invalid(why).hint("add `push=true`"));
         }
-        spec.rewrite_timestamp = self.boolean("rewrite-timestamp")?;
-        self.nothing_left()?;
-        Ok(Output { spec, names })
+        // There is nothing to unpack for: `rbuild run` has the layers' directories.
+        self.switch("unpack")?;
+        let prefix = self.left.remove("dangling-name-prefix");
+        Ok(ImageOutput {
+            push: match by_digest {
+                true => Push::ByDigest,
+                false => push,
+            },
+            insecure: self.switch("registry.insecure")?.unwrap_or(false),
+            store: self.switch("store")?.unwrap_or(true),
+            canonical: self.switch("name-canonical")?.unwrap_or(false),
+            dangling: prefix.filter(|prefix| !prefix.is_empty()),
+            // BuildKit spells it so.
+            dangling_if_unnamed: self.switch("danging-name-empty-only")?.unwrap_or(false),
+        })
     }
 
     fn invalid(&self, why: impl std::fmt::Display) -> Diagnostic {
         invalid("output", self.text, why)
     }
 
-    fn boolean(&mut self, key: &str) -> Result<bool, Diagnostic> {
-        match self.left.remove(key) {
-            Some(value) => {
-                values::boolean(&value).map_err(|why| self.invalid(format!("`{key}`: {why}")))
+    fn boolean(&mut self, key: &str) -> Result<Option<bool>, Diagnostic> {
+        let value = self.left.remove(key);
+        let parsed = value.as_deref().map(values::boolean).transpose();
+        parsed.map_err(|why| self.invalid(format!("`{key}`: {why}")))
+    }
+
+    /// A boolean that BuildKit takes for true where its value is empty.
+    fn switch(&mut self, key: &str) -> Result<Option<bool>, Diagnostic> {
+        match self.left.get(key).is_some_and(String::is_empty) {
+            true => {
+                self.left.remove(key);
+                Ok(Some(true))
             }
-            None => Ok(false),
+            false => self.boolean(key),
         }
     }
 
@@ -169,6 +203,41 @@ impl Options<'_> {
         }
     }
 
+    /// `mode=`: whether what else is in the directory goes.
+    fn mode(&mut self) -> Result<bool, Diagnostic> {
+        let mode = self.left.remove("mode").unwrap_or_default();
+        match mode.trim().to_ascii_lowercase().as_str() {
+            "" | "copy" => Ok(false),
+            "delete" => Ok(true),
+            _ => Err(self.invalid(format!("mode `{mode}` is neither `copy` nor `delete`"))),
+        }
+    }
+
+    fn epoch(&mut self) -> Result<Epoch, Diagnostic> {
+        match self.left.remove("source-date-epoch").as_deref() {
+            None => Ok(Epoch::OfBuild),
+            Some("") => Ok(Epoch::None),
+            Some(text) => text.parse().map(Epoch::At).map_err(|_| {
+                let wanted = "wanted seconds since 1970, a whole number";
+                self.invalid(format!("source-date-epoch is `{text}`: {wanted}"))
+            }),
+        }
+    }
+
+    fn annotations(&mut self) -> Result<Vec<crate::request::Annotation>, Diagnostic> {
+        let mut found = Vec::new();
+        let mut left = BTreeMap::new();
+        for (key, value) in std::mem::take(&mut self.left) {
+            match annotation::of_option(&key, &value) {
+                Ok(Some(annotation)) => found.push(annotation),
+                Ok(None) => drop(left.insert(key, value)),
+                Err(why) => return Err(self.invalid(why)),
+            }
+        }
+        self.left = left;
+        Ok(found)
+    }
+
     fn compression(&mut self) -> Result<Compression, Diagnostic> {
         let word = self.left.remove("compression");
         let level = match self.left.remove("compression-level") {
@@ -182,8 +251,14 @@ impl Options<'_> {
         };
         let (compression, levels) = match word.as_deref() {
             Some("gzip") => (Compression::Gzip(level), 0..=9),
-            Some("zstd") => (Compression::Zstd(level), 1..=22),
+            // 0 is zstd's own default.
+            Some("zstd") => (Compression::Zstd(level.filter(|level| *level != 0)), 0..=22),
             Some("uncompressed") => (Compression::Uncompressed, 0..=0),
+            Some("estargz") => {
+                let why = "rbuild does not write eStargz layers";
+                let hint = "`gzip` is what readers without lazy pulling make of them";
+                return Err(self.invalid(why).hint(hint));
+            }
             Some(word) => {
                 let why = format!("there is no compression `{word}`");
                 let words = "the compressions are `gzip`, `zstd` and `uncompressed`";
@@ -204,34 +279,12 @@ impl Options<'_> {
         }
     }
 
-    fn media_types(&mut self) -> Result<(), Diagnostic> {
-        match self.left.remove("oci-mediatypes") {
-            Some(value) if values::boolean(&value) == Ok(false) => Err(self
-                .invalid("rbuild writes OCI media types only")
-                .hint("leave `oci-mediatypes` out")),
-            Some(value) => values::boolean(&value)
-                .map(drop)
-                .map_err(|why| self.invalid(format!("`oci-mediatypes`: {why}"))),
-            None => Ok(()),
-        }
-    }
-
     fn nothing_left(&self) -> Result<(), Diagnostic> {
         let Some((key, _)) = self.left.first_key_value() else {
             return Ok(());
         };
-        let family = key
-            .split('.')
-            .next()
-            .unwrap_or(key)
-            .split('-')
-            .next()
-            .unwrap_or(key);
-        let elsewhere = ELSEWHERE
-            .iter()
-            .find(|(name, _)| name == key || (*name == "annotation" && family == "annotation"));
         let problem = self.invalid(format!("type `{}` has no option `{key}`", self.kind));
-        Err(match elsewhere {
+        Err(match ELSEWHERE.iter().find(|(name, _)| name == key) {
             Some((_, hint)) => problem.hint(*hint),
             None => problem,
         })
@@ -239,145 +292,4 @@ impl Options<'_> {
 }
 
 #[cfg(test)]
-mod t {
-    use super::*;
-    use snapbox::assert_data_eq;
-    use snapbox::str;
-
-    fn kind(text: &str) -> OutputKind {
-        parse(text).unwrap().spec.kind
-    }
-
-    #[test]
-    fn kinds_and_destinations() {
-        let file = |path: &str| Destination::File(path.into());
-        for (text, want) in [
-            (
-                "-",
-                OutputKind::Tar {
-                    dest: Destination::Stdout,
-                },
-            ),
-            ("out", OutputKind::Local { dest: "out".into() }),
-            (
-                "type=local,dest=a b",
-                OutputKind::Local { dest: "a b".into() },
-            ),
-            (
-                "type=tar",
-                OutputKind::Tar {
-                    dest: Destination::Stdout,
-                },
-            ),
-            (
-                "type=tar,dest=x.tar",
-                OutputKind::Tar {
-                    dest: file("x.tar"),
-                },
-            ),
-            (
-                "type=oci,dest=-",
-                OutputKind::Oci {
-                    dest: Destination::Stdout,
-                    tar: true,
-                },
-            ),
-            (
-                "type=oci,tar=false,dest=d",
-                OutputKind::Oci {
-                    dest: file("d"),
-                    tar: false,
-                },
-            ),
-            (
-                r#"type=docker,"dest=a,b.tar""#,
-                OutputKind::Docker {
-                    dest: file("a,b.tar"),
-                },
-            ),
-            ("type=docker", OutputKind::Load),
-            ("type=image,push=true", OutputKind::Image { push: true }),
-            ("type=image", OutputKind::Image { push: false }),
-            ("type=registry", OutputKind::Image { push: true }),
-            ("type=cacheonly", OutputKind::CacheOnly),
-        ] {
-            assert_eq!(kind(text), want, "{text}");
-        }
-    }
-
-    #[test]
-    fn layers_have_options() {
-        let output = parse(
-            "type=oci,dest=x.tar,compression=zstd,compression-level=3,oci-mediatypes=true,\
-             rewrite-timestamp=true,force-compression=1",
-        );
-        assert_eq!(
-            output.unwrap().spec,
-            OutputSpec {
-                kind: OutputKind::Oci {
-                    dest: Destination::File("x.tar".into()),
-                    tar: true
-                },
-                compression: Compression::Zstd(Some(3)),
-                force_compression: true,
-                rewrite_timestamp: true,
-            }
-        );
-        let output = parse(r#"type=image,"name=a:1,b:2",compression=uncompressed"#).unwrap();
-        assert_eq!(output.names, ["a:1", "b:2"]);
-        assert_eq!(output.spec.compression, Compression::Uncompressed);
-        let level_alone = parse("type=image,compression-level=9").unwrap();
-        assert_eq!(level_alone.spec.compression, Compression::Gzip(Some(9)));
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        let wrong = [
-            "dest=x,push=true",
-            "type=foo",
-            "type=local",
-            "type=local,dest=-",
-            "type=oci,tar=false",
-            "type=oci,tar=maybe",
-            "type=oci,compression=lz4",
-            "type=oci,compression=gzip,compression-level=10",
-            "type=oci,compression=zstd,compression-level=x",
-            "type=oci,oci-mediatypes=false",
-            "type=oci,destination=x",
-            "type=tar,compression=gzip",
-            "type=image,annotation-index.a=b",
-            "type=local,dest=x,mode=delete",
-            "a,b",
-        ];
-        let text: String = wrong
-            .iter()
-            .map(|text| crate::ui::render(&parse(text).unwrap_err(), false) + "\n")
-            .collect();
-        assert_data_eq!(
-            text,
-            str![[r#"
-error: `--output dest=x,push=true`: `type=` is missing
-error: `--output type=foo`: there is no output type `foo`
-hint: the types are `image`, `registry`, `oci`, `docker`, `tar`, `local` and `cacheonly`
-error: `--output type=local`: `dest=` is missing: a directory to write to
-error: `--output type=local,dest=-`: a directory cannot be written to standard output
-error: `--output type=oci,tar=false`: `dest=` is missing: a directory to write to
-error: `--output type=oci,tar=maybe`: `maybe` is neither `true` nor `false`
-error: `--output type=oci,compression=lz4`: there is no compression `lz4`
-hint: the compressions are `gzip`, `zstd` and `uncompressed`
-error: `--output type=oci,compression=gzip,compression-level=10`: compression-level 10 is not from 0 to 9
-error: `--output type=oci,compression=zstd,compression-level=x`: compression-level `x` is not a number
-error: `--output type=oci,oci-mediatypes=false`: rbuild writes OCI media types only
-hint: leave `oci-mediatypes` out
-error: `--output type=oci,destination=x`: type `oci` has no option `destination`
-error: `--output type=tar,compression=gzip`: type `tar` has no option `compression`
-error: `--output type=image,annotation-index.a=b`: type `image` has no option `annotation-index.a`
-hint: annotations are not supported yet
-error: `--output type=local,dest=x,mode=delete`: type `local` has no option `mode`
-hint: a directory's other files are always kept
-error: `--output a,b`: `a` is not of the form `key=value`
-
-"#]]
-        );
-    }
-}
+mod tests;

@@ -46,6 +46,13 @@ pub(crate) fn image_name(flag: &str, text: &str) -> Result<String, Diagnostic> {
     Ok(reference.to_string())
 }
 
+/// Whether a `-t` says a tag: `app` does not, though its tag is `latest`.
+pub(crate) fn has_tag(text: &str) -> bool {
+    let name = text.split_once('=').map_or(text, |(_, name)| name);
+    let last = name.rsplit('/').next().unwrap_or(name);
+    last.contains(':')
+}
+
 /// A `-t`: a name, or `target=name` for one of several targets.
 pub(crate) fn tag(text: &str) -> Result<Tag, Diagnostic> {
     let (target, name) = match text.split_once('=') {

@@ -38,8 +38,10 @@ pub struct Oci {
 /// `type=docker`.
 #[derive(Debug)]
 pub struct Docker {
-    /// Where to.
+    /// Where to; a directory unless `tar`, which is the same as that of `type=oci`.
     pub dest: Destination,
+    /// As a tar.
+    pub tar: bool,
 }
 
 impl Exporter for Oci {
@@ -53,8 +55,13 @@ impl Exporter for Oci {
 
 impl Exporter for Docker {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
-        only(export, "docker")?;
-        write(slice::from_ref(export), true, &self.dest)
+        match (&self.dest, self.tar) {
+            (Destination::File(path), false) => write_directory(export, path),
+            (dest, _) => {
+                only(export, "docker")?;
+                write(slice::from_ref(export), true, dest)
+            }
+        }
     }
 }
 
@@ -67,7 +74,9 @@ pub fn write(
     docker: bool,
     dest: &Destination,
 ) -> Result<Vec<Delivery>, ExportError> {
-    deliver(dest, &mut |out| write_tar(exports, docker, out))
+    deliver(dest, &mut |out| {
+        write_tar(exports, docker, &BTreeSet::new(), out)
+    })
 }
 
 /// One file of the layout.
@@ -150,10 +159,12 @@ pub(super) fn familiar(name: &str) -> &str {
     name.strip_prefix("library/").unwrap_or(name)
 }
 
-/// Writes the layout as a tar. Everything in it that is not content is constant, so equal images are equal bytes.
+/// Writes the layout as a tar, without the blobs that who reads it is known to have. Everything in it that is not content is
+/// constant, so equal images are equal bytes.
 pub(super) fn write_tar(
     exports: &[Export<'_>],
     docker: bool,
+    without: &BTreeSet<OciDigest>,
     out: &mut dyn Out,
 ) -> Result<(), ExportError> {
     let archive = |source| ExportError::Write {
@@ -166,6 +177,7 @@ pub(super) fn write_tar(
     }
     let (index, manifest) = (index_json(exports), manifest_json(exports));
     let mut pieces: BTreeMap<String, Piece<'_>> = exports.iter().flat_map(blobs).collect();
+    pieces.retain(|_, piece| !matches!(piece, Piece::Blob(digest, _) if without.contains(digest)));
     pieces.insert("index.json".into(), Piece::Bytes(&index));
     pieces.insert("oci-layout".into(), Piece::Bytes(LAYOUT));
     if docker {
@@ -178,11 +190,19 @@ pub(super) fn write_tar(
         if cancel.is_cancelled() {
             return Err(ExportError::Cancelled);
         }
+        // What may change in a layout can be written, as in containerd's archives.
+        let mode = match path.as_str() {
+            "index.json" | "manifest.json" => 0o644,
+            _ => 0o444,
+        };
+        let header = |size| header(path, tar::EntryType::Regular, size, mode);
         match piece {
-            Piece::Bytes(bytes) => entry(out, path, bytes.len() as u64, |out| out.write_all(bytes)),
+            Piece::Bytes(bytes) => {
+                header(bytes.len() as u64).and_then(|h| entry(out, &h, |out| out.write_all(bytes)))
+            }
             Piece::Blob(digest, size) => {
                 let blob = store.blobs().open(digest)?;
-                entry(out, path, *size, |out| out.copy(blob, *size))
+                header(*size).and_then(|h| entry(out, &h, |out| out.copy(blob, *size)))
             }
         }
         .map_err(archive)?;
@@ -193,15 +213,15 @@ pub(super) fn write_tar(
 
 const BLOCK: [u8; 512] = [0; 512];
 
-/// Writes a file: its header, its `size` bytes by `body`, and what fills its last block.
+/// Writes a file: its header, its bytes by `body`, and what fills its last block.
 fn entry(
     out: &mut dyn Out,
-    path: &str,
-    size: u64,
+    header: &tar::Header,
     body: impl FnOnce(&mut dyn Out) -> io::Result<()>,
 ) -> io::Result<()> {
-    out.write_all(header(path, tar::EntryType::Regular, size, 0o644)?.as_bytes())?;
+    out.write_all(header.as_bytes())?;
     body(out)?;
+    let size = header.size()?;
     let filled = size.next_multiple_of(BLOCK.len() as u64);
     out.write_all(&BLOCK[..(filled - size) as usize])
 }

@@ -2,36 +2,59 @@
 //!
 //! The program is started before this process enters its user namespace, where podman could not work, and waits on
 //! its standard input until there is something to load.
+//!
+//! Docker looks for a layer among its own before it looks into the archive (moby, image/tarexport), so what it has is left
+//! out. Its containerd image store wants every blob, and so does podman: they get the whole archive.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::io;
 use std::io::Write as _;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::slice;
+
+use rbuild_cache::LayerRef;
+use rbuild_llb::OciDigest;
 
 use super::Export;
 use super::ExportError;
 use super::Exporter;
+use super::ReadyImage;
 use super::archive;
 use super::only;
+use crate::image::Descriptor;
 use crate::outcome::Delivery;
 
 /// A `load` command that waits for an archive.
 #[derive(Debug)]
 pub struct Loader {
-    program: &'static str,
+    program: String,
+    where_to: Option<String>,
+    /// The layers that docker has, each with all that are below it.
+    known: Chains,
     child: RefCell<Option<Child>>,
 }
 
+/// Stacks of layers, by their diff ids from the bottom.
+type Chains = BTreeSet<Vec<OciDigest>>;
+
 impl Loader {
-    /// Starts the first of podman and docker that is there and answers.
+    /// Starts the first of podman and docker that is there and answers; docker alone for a `context` of its client.
     ///
     /// # Errors
     /// If neither is.
-    pub fn start() -> Result<Self, ExportError> {
-        for program in ["podman", "docker"] {
+    pub fn start(context: Option<&str>) -> Result<Self, ExportError> {
+        let programs: &[&str] = match context {
+            None => &["podman", "docker"],
+            Some(_) => &["docker"],
+        };
+        let where_to = context.map(|context| format!("--context={context}"));
+        for &program in programs {
             // A docker client without its daemon would fail only after the whole archive was written.
             let answers = Command::new(program)
+                .args(&where_to)
                 .args(["version", "--format", "{{.Server.Version}}"])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
@@ -41,25 +64,30 @@ impl Loader {
             if !answers {
                 continue;
             }
-            let child = Command::new(program)
-                .args(["load", "--quiet"])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped())
-                .spawn();
-            if let Ok(child) = child {
+            if let Ok(child) = load(program, where_to.as_deref()) {
+                let known = match program {
+                    "docker" => known_to_docker(where_to.as_deref()).unwrap_or_default(),
+                    _ => Chains::new(),
+                };
                 return Ok(Self {
-                    program,
+                    program: program.to_owned(),
+                    where_to,
+                    known,
                     child: RefCell::new(Some(child)),
                 });
             }
         }
-        Err(ExportError::NoLoader)
+        Err(match context {
+            None => ExportError::NoLoader,
+            Some(context) => ExportError::NoContext {
+                context: context.to_owned(),
+            },
+        })
     }
 
     fn failed(&self, message: String) -> ExportError {
         ExportError::Loader {
-            program: self.program.to_owned(),
+            program: self.program.clone(),
             message,
         }
     }
@@ -67,14 +95,50 @@ impl Loader {
 
 impl Exporter for Loader {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
-        only(export, "docker")?;
-        let mut child = self
-            .child
-            .borrow_mut()
-            .take()
-            .expect("a loader is used once");
+        let image = only(export, "docker")?;
+        let child = self.child.borrow_mut().take();
+        let child = child.expect("a loader is used once");
+        let there = self.there(image);
+        let mut loaded = self.hand(export, child, &there);
+        if !there.is_empty() && matches!(loaded, Err(ExportError::Loader { .. })) {
+            // Somebody may have removed an image meanwhile.
+            let child = load(&self.program, self.where_to.as_deref());
+            let child = child.map_err(|error| self.failed(error.to_string()))?;
+            loaded = self.hand(export, child, &BTreeSet::new());
+        }
+        loaded?;
+        Ok(vec![Delivery::Loaded {
+            into: self.program.clone(),
+            names: export.names.to_vec(),
+        }])
+    }
+}
+
+impl Loader {
+    /// The blobs of an image that docker does not need.
+    fn there(&self, image: &ReadyImage) -> BTreeSet<OciDigest> {
+        let known = |below: usize| self.known.contains(&image.diff_ids[..=below]);
+        let layers = image.layers.iter().enumerate();
+        let (there, needed): (Vec<_>, Vec<_>) = layers.partition(|(at, _)| known(*at));
+        let digests = |layers: Vec<(usize, &(Descriptor, LayerRef))>| -> BTreeSet<OciDigest> {
+            layers
+                .into_iter()
+                .map(|(_, (layer, _))| layer.digest)
+                .collect()
+        };
+        // One may be in the stack a second time.
+        &digests(there) - &digests(needed)
+    }
+
+    /// Writes the archive, without some blobs.
+    fn hand(
+        &self,
+        export: &Export<'_>,
+        mut child: Child,
+        without: &BTreeSet<OciDigest>,
+    ) -> Result<(), ExportError> {
         let mut stdin = child.stdin.take().expect("it was started with a pipe");
-        let written = archive::write_tar(std::slice::from_ref(export), true, &mut stdin);
+        let written = archive::write_tar(slice::from_ref(export), true, without, &mut stdin);
         let flushed = stdin.flush();
         drop(stdin);
         let ended = child
@@ -84,12 +148,44 @@ impl Exporter for Loader {
             return Err(self.failed(String::from_utf8_lossy(&ended.stderr).trim().to_owned()));
         }
         written?;
-        flushed.map_err(|error| self.failed(error.to_string()))?;
-        Ok(vec![Delivery::Loaded {
-            into: self.program.to_owned(),
-            names: export.names.to_vec(),
-        }])
+        flushed.map_err(|error| self.failed(error.to_string()))
     }
+}
+
+fn load(program: &str, where_to: Option<&str>) -> io::Result<Child> {
+    Command::new(program)
+        .args(where_to)
+        .args(["load", "--quiet"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+}
+
+/// The layers of docker's images; `None` if it does not say, or if they are no use to it.
+fn known_to_docker(where_to: Option<&str>) -> Option<Chains> {
+    let ask = |args: &[&str]| {
+        let asked = Command::new("docker").args(where_to).args(args).output();
+        let answer = asked.ok().filter(|answer| answer.status.success())?;
+        String::from_utf8(answer.stdout).ok()
+    };
+    // The containerd image store says so there, `[["driver-type","io.containerd.snapshotter.v1"]]`.
+    if ask(&["info", "--format", "{{json .DriverStatus}}"])?.contains("containerd") {
+        return None;
+    }
+    let listed = ask(&["image", "ls", "--quiet", "--no-trunc"])?;
+    let images: BTreeSet<&str> = listed.lines().collect();
+    if images.is_empty() {
+        return None;
+    }
+    let mut args = vec!["image", "inspect", "--format", "{{json .RootFS.Layers}}"];
+    args.extend(images);
+    let mut known = Chains::new();
+    for line in ask(&args)?.lines() {
+        let layers: Vec<OciDigest> = serde_json::from_str(line).ok()?;
+        known.extend((1..=layers.len()).map(|count| layers[..count].to_vec()));
+    }
+    Some(known)
 }
 
 impl Drop for Loader {

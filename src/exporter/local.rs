@@ -1,9 +1,12 @@
 //! `type=local`: the root file system as a directory of the user's own files.
 //!
-//! Owners are the user's, as BuildKit's client makes them; modes and times are the image's. What is there already
-//! stays unless the image has the same name. Device nodes are left out. Every write goes through a handle of the
-//! destination, so that no link of the image leads outside of it.
+//! Owners are the user's, as BuildKit's client makes them; modes and times are the image's, or all times are
+//! SOURCE_DATE_EPOCH. What is there already stays unless the image has the same name, or all of it goes with
+//! `mode=delete`. Device nodes are left out. Every write goes through a handle of the destination, so that no link of the
+//! image leads outside of it.
 
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::io::Read as _;
@@ -22,17 +25,21 @@ use rustix::fs::AtFlags;
 use rustix::fs::Timespec;
 use rustix::fs::Timestamps;
 
+use rbuild_cache::DirNode;
 use rbuild_cache::Entry;
 use rbuild_cache::Meta;
 use rbuild_cache::Node;
 use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
+use rbuild_cache::Timestamp;
 use rbuild_llb::CancelToken;
+use rbuild_llb::Platform;
 
 use super::Export;
 use super::ExportError;
 use super::Exporter;
 use super::OpenMerged;
+use super::Root;
 use crate::outcome::Delivery;
 
 /// `type=local`.
@@ -40,6 +47,10 @@ use crate::outcome::Delivery;
 pub struct Local {
     /// The directory.
     pub dest: PathBuf,
+    /// A directory for each platform; `None` for one if it is written as for several.
+    pub split: Option<bool>,
+    /// Delete what no platform has.
+    pub delete: bool,
 }
 
 /// Writes a file, or what a directory holds, of a snapshot. A file keeps its name if `to` ends with a slash or is a
@@ -87,8 +98,10 @@ pub fn extract(
         wanted,
         base: &base,
         rename: rename.as_deref(),
+        epoch: None,
+        below: Path::new(""),
     };
-    write(&writing, &dest)
+    write(&[writing], &dest, false)
 }
 
 /// Whether a snapshot has something at a path.
@@ -139,42 +152,148 @@ struct Writing<'a> {
     base: &'a Path,
     /// The new name of the only file.
     rename: Option<&'a Path>,
+    /// The time of everything, Unix seconds.
+    epoch: Option<i64>,
+    /// The directory for it in the destination; empty for that itself.
+    below: &'a Path,
 }
 
 impl Exporter for Local {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
-        for image in export.images {
-            let mut dest = self.dest.clone();
-            if export.images.len() > 1 {
-                dest.push(image.platform.to_string().replace('/', "_"));
-            }
-            let writing = Writing {
+        let split = self.split.unwrap_or(export.several);
+        if !split && export.roots.len() > 1 {
+            no_overlap(export)?;
+        }
+        let directory = |root: &Root| match split {
+            true => PathBuf::from(root.directory()),
+            false => PathBuf::new(),
+        };
+        let directories: Vec<PathBuf> = export.roots.iter().map(directory).collect();
+        let writings = export.roots.iter().zip(&directories);
+        let writings: Vec<Writing<'_>> = writings
+            .map(|(root, below)| Writing {
                 store: export.store,
-                snapshot: &image.snapshot,
+                snapshot: &root.snapshot,
                 open: export.open,
                 cancel: export.cancel,
                 wanted: Path::new(""),
                 base: Path::new(""),
                 rename: None,
-            };
-            write(&writing, &dest)?;
-        }
+                epoch: export.epoch,
+                below,
+            })
+            .collect();
+        write(&writings, &self.dest, self.delete)?;
         Ok(vec![Delivery::Directory {
             path: self.dest.clone(),
         }])
     }
 }
 
-fn write(writing: &Writing<'_>, dest: &Path) -> Result<(), ExportError> {
+/// Makes sure that platforms which share a directory share no name in it but those of directories.
+fn no_overlap(export: &Export<'_>) -> Result<(), ExportError> {
+    let mut seen: BTreeMap<Vec<u8>, (&Platform, bool)> = BTreeMap::new();
+    for root in export.roots {
+        let mut overlap = None;
+        let tree = &root.snapshot.root.tree;
+        export.store.trees().walk(tree, &mut |path, entry| {
+            let is_dir = matches!(entry.node, Node::Dir(_));
+            match seen.insert(path.to_vec(), (&root.platform, is_dir)) {
+                Some((first, was_dir)) if !(was_dir && is_dir) => {
+                    overlap = Some((first, PathBuf::from(OsStr::from_bytes(path))));
+                    ControlFlow::Break(())
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        })?;
+        if let Some((first, path)) = overlap {
+            return Err(ExportError::Overlap {
+                path,
+                first: Box::new(first.clone()),
+                second: Box::new(root.platform.clone()),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What was put into a directory.
+#[derive(Default)]
+struct Placed {
+    /// With what they are to be like when nothing is written any more.
+    directories: Vec<(PathBuf, Meta)>,
+    all: BTreeSet<PathBuf>,
+}
+
+fn write(writings: &[Writing<'_>], dest: &Path, delete: bool) -> Result<(), ExportError> {
     let fail = |path: &Path| {
         let path = dest.join(path);
         move |source| ExportError::Write { path, source }
     };
     std::fs::create_dir_all(dest).map_err(fail(Path::new("")))?;
     let root = Dir::open_ambient_dir(dest, ambient_authority()).map_err(fail(Path::new("")))?;
-    let mut directories: Vec<(PathBuf, Meta)> = Vec::new();
-    let mut links: std::collections::BTreeMap<u32, PathBuf> = std::collections::BTreeMap::new();
+    let mut placed = Placed::default();
+    for writing in writings {
+        place_all(writing, &root, dest, &mut placed)?;
+    }
+    if delete {
+        prune(&root, Path::new(""), &placed.all).map_err(|(path, source)| fail(&path)(source))?;
+    }
+    // Directories last, deepest first: writing into them changes their times, and may need modes they will not have.
+    for (path, meta) in placed.directories.iter().rev() {
+        let set = |path: &Path| -> io::Result<()> {
+            root.set_permissions(path, Permissions::from_mode(meta.mode & 0o7777))?;
+            set_times(&root, path, meta)
+        };
+        set(path).map_err(fail(path))?;
+    }
+    Ok(())
+}
+
+/// Writes one file system.
+fn place_all(
+    writing: &Writing<'_>,
+    root: &Dir,
+    dest: &Path,
+    placed: &mut Placed,
+) -> Result<(), ExportError> {
+    let fail = |path: &Path| {
+        let path = dest.join(path);
+        move |source| ExportError::Write { path, source }
+    };
+    let mut links: BTreeMap<u32, PathBuf> = BTreeMap::new();
     let mut result = Ok(());
+    let mut put = |at: &Path, whole: &Path, entry: &Entry| {
+        if writing.cancel.is_cancelled() {
+            return Err(ExportError::Cancelled);
+        }
+        let at = writing.below.join(at);
+        let mut entry = entry.clone();
+        if let Some(epoch) = writing.epoch {
+            entry.meta.mtime = Timestamp {
+                secs: epoch,
+                nanos: 0,
+            };
+        }
+        place(writing, root, &at, whole, &entry, &mut links).map_err(fail(&at))?;
+        if matches!(entry.node, Node::Dir(_)) {
+            placed.directories.push((at.clone(), entry.meta));
+        }
+        placed.all.insert(at);
+        Ok(())
+    };
+    if writing.below != Path::new("") {
+        // As BuildKit makes them.
+        let directory = Entry {
+            name: Vec::new(),
+            meta: Meta {
+                mode: 0o755,
+                ..Meta::default()
+            },
+            node: Node::Dir(DirNode::of(writing.snapshot.root)),
+        };
+        put(Path::new(""), Path::new(""), &directory)?;
+    }
     writing
         .store
         .trees()
@@ -186,34 +305,37 @@ fn write(writing: &Writing<'_>, dest: &Path) -> Result<(), ExportError> {
             if at.as_os_str().is_empty() || !whole.starts_with(writing.wanted) {
                 return ControlFlow::Continue(());
             }
-            let at = writing.rename.unwrap_or(at);
-            let written = if writing.cancel.is_cancelled() {
-                Err(ExportError::Cancelled)
-            } else {
-                place(writing, &root, at, whole, entry, &mut links)
-                    .map_err(|source| fail(at)(source))
-            };
-            match written {
-                Ok(()) => {
-                    if matches!(entry.node, Node::Dir(_)) {
-                        directories.push((at.to_owned(), entry.meta.clone()));
-                    }
-                    ControlFlow::Continue(())
-                }
+            match put(writing.rename.unwrap_or(at), whole, entry) {
+                Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
                     result = Err(error);
                     ControlFlow::Break(())
                 }
             }
         })?;
-    result?;
-    // Directories last, deepest first: writing into them changes their times, and may need modes they will not have.
-    for (path, meta) in directories.iter().rev() {
-        let set = |path: &Path| -> io::Result<()> {
-            root.set_permissions(path, Permissions::from_mode(meta.mode & 0o7777))?;
-            set_times(&root, path, meta)
-        };
-        set(path).map_err(fail(path))?;
+    result
+}
+
+/// Deletes what is in a directory, and below, and was not put there.
+fn prune(root: &Dir, at: &Path, kept: &BTreeSet<PathBuf>) -> Result<(), (PathBuf, io::Error)> {
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        move |source| (path, source)
+    };
+    let entries = match at.as_os_str().is_empty() {
+        true => root.entries(),
+        false => root.read_dir(at),
+    };
+    for entry in entries.map_err(fail(at))? {
+        let entry = entry.map_err(fail(at))?;
+        let path = at.join(entry.file_name());
+        let is_dir = entry.file_type().map_err(fail(&path))?.is_dir();
+        match (kept.contains(&path), is_dir) {
+            (true, true) => prune(root, &path, kept)?,
+            (true, false) => {}
+            (false, true) => root.remove_dir_all(&path).map_err(fail(&path))?,
+            (false, false) => root.remove_file(&path).map_err(fail(&path))?,
+        }
     }
     Ok(())
 }
@@ -224,12 +346,16 @@ fn place(
     path: &Path,
     whole: &Path,
     entry: &Entry,
-    links: &mut std::collections::BTreeMap<u32, PathBuf>,
+    links: &mut BTreeMap<u32, PathBuf>,
 ) -> io::Result<()> {
     let there = root.symlink_metadata(path).ok();
     if let Node::Dir(_) = &entry.node {
         return match there {
-            Some(there) if there.is_dir() => Ok(()),
+            // An earlier export may have left it without the right to write in it.
+            Some(there) if there.is_dir() => match there.permissions().mode() & 0o700 {
+                0o700 => Ok(()),
+                _ => root.set_permissions(path, Permissions::from_mode(0o700)),
+            },
             Some(_) => root.remove_file(path).and_then(|()| root.create_dir(path)),
             None => root.create_dir(path),
         };

@@ -32,11 +32,25 @@ use crate::outcome::Delivery;
 use crate::registry;
 use crate::request::Destination;
 
+/// The file system of one platform.
+#[derive(Debug)]
+pub struct Root {
+    /// For which platform.
+    pub platform: Platform,
+    /// The file system.
+    pub snapshot: Snapshot,
+}
+
+impl Root {
+    /// What a directory for this platform among others is called: `linux_arm64`.
+    fn directory(&self) -> String {
+        self.platform.to_string().replace('/', "_")
+    }
+}
+
 /// An image whose layers have their digests.
 #[derive(Debug)]
 pub struct ReadyImage {
-    /// For which platform.
-    pub platform: Platform,
     /// The config document.
     pub config: Vec<u8>,
     /// SHA-256 of it: the image id.
@@ -47,8 +61,8 @@ pub struct ReadyImage {
     pub descriptor: Descriptor,
     /// The layers, bottom first.
     pub layers: Vec<(Descriptor, LayerRef)>,
-    /// The file system they add up to.
-    pub snapshot: Snapshot,
+    /// SHA-256 of their tars.
+    pub diff_ids: Vec<OciDigest>,
 }
 
 impl ReadyImage {
@@ -76,11 +90,19 @@ pub type OpenMerged<'a> = dyn Fn(&Snapshot, &[u8], &FileNode) -> io::Result<File
 /// What an exporter works with.
 pub struct Export<'a> {
     /// One a platform.
+    pub roots: &'a [Root],
+    /// Whether it is written as for several platforms.
+    pub several: bool,
+    /// One a platform; none for an output that is files alone.
     pub images: &'a [ReadyImage],
-    /// The index over them, if there are several.
+    /// The index over them, if it is written as for several platforms.
     pub index: Option<&'a ReadyIndex>,
+    /// What names the whole: the index, or the only image's manifest. `None` for an output that is files alone.
+    pub top: Option<&'a Descriptor>,
     /// Normalised names.
     pub names: &'a [String],
+    /// SOURCE_DATE_EPOCH, Unix seconds.
+    pub epoch: Option<i64>,
     /// Where blobs are.
     pub store: &'a Store,
     /// Keeps gc away from what is exported.
@@ -96,10 +118,9 @@ pub struct Export<'a> {
 }
 
 impl Export<'_> {
-    /// What names the whole: the index, or the only image's manifest.
-    pub fn top(&self) -> &Descriptor {
-        self.index
-            .map_or(&self.images[0].descriptor, |index| &index.descriptor)
+    fn top(&self) -> &Descriptor {
+        self.top
+            .expect("what exports images is given those of at least one platform")
     }
 }
 
@@ -153,6 +174,19 @@ pub enum ExportError {
         /// How many there are.
         count: usize,
     },
+    /// Platforms that want the same name.
+    #[error(
+        "`{}` is in both {first} and {second}, and there is one directory for them",
+        path.display()
+    )]
+    Overlap {
+        /// In the root file systems.
+        path: PathBuf,
+        /// A platform.
+        first: Box<Platform>,
+        /// Another.
+        second: Box<Platform>,
+    },
     /// A name no registry can have.
     #[error(transparent)]
     Name(#[from] crate::registry::ParseReferenceError),
@@ -162,6 +196,12 @@ pub enum ExportError {
     /// No program to load into.
     #[error("neither podman nor docker is there to load the image into")]
     NoLoader,
+    /// Docker has no such context, or nothing answers there.
+    #[error("docker does not answer in its context `{context}`")]
+    NoContext {
+        /// Its name.
+        context: String,
+    },
     /// The program that loads failed.
     #[error("`{program} load` failed: {message}")]
     Loader {

@@ -1,5 +1,5 @@
-//! `--push` and `type=image,push=true`: the image to the registry of each of its names. Blobs that are there are not
-//! sent, those of a base not even downloaded; manifests come after what they point at, the index last.
+//! `--push`, `type=registry` and `type=image,push=true`: the image to the registry of each of its names. Blobs that are there
+//! are not sent, those of a base not even downloaded; manifests come after what they point at, the index last.
 
 use std::io::Read;
 
@@ -15,12 +15,36 @@ use super::Exporter;
 use super::ReadyImage;
 use super::store::OwnStore;
 use crate::outcome::Delivery;
+use crate::registry::Client;
 use crate::registry::Pushed;
 use crate::registry::Reference;
+use crate::request::Settings;
 
-/// Sends to registries, after naming the image in rbuild's own store.
+/// Sends to the registries of the names; one that ends in a digest has no tag there.
 #[derive(Debug)]
-pub struct Push;
+pub struct Push {
+    /// Names it in rbuild's own store first.
+    pub store: Option<OwnStore>,
+    /// `registry.insecure`: what a client is made of that trusts these registries, whatever else is said of them.
+    pub insecure: Option<Settings>,
+}
+
+impl Push {
+    fn client(&self, export: &Export<'_>) -> Result<Client, ExportError> {
+        let Some(settings) = &self.insecure else {
+            return Ok(export.registry.clone());
+        };
+        let mut settings = settings.clone();
+        for name in export.names {
+            let host = name.parse::<Reference>()?.registry;
+            // Both, as BuildKit sets them: plain HTTP, then TLS with any certificate.
+            let registry = settings.registries.entry(host).or_default();
+            registry.http = Some(true);
+            registry.insecure = true;
+        }
+        Ok(Client::cancelled_by(&settings, export.cancel))
+    }
+}
 
 /// What became of an image that was sent.
 #[derive(Debug)]
@@ -100,7 +124,13 @@ fn in_same_registry(layer: &LayerRef, to: &Reference) -> Option<String> {
 
 impl Exporter for Push {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
-        let mut deliveries = OwnStore.export(export)?;
+        let stored = self.store.as_ref().map(|store| store.export(export));
+        let mut deliveries = stored.transpose()?.unwrap_or_default();
+        let registry = self.client(export)?;
+        let export = &Export {
+            registry: &registry,
+            ..*export
+        };
         for name in export.names {
             let Sent { digest, .. } = send(export, name)?;
             remember(export, name, digest)?;

@@ -3,16 +3,54 @@
 use rbuild_cache::KnownLayer;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::StoredImage;
+use rbuild_llb::OciDigest;
 
 use super::Export;
 use super::ExportError;
 use super::Exporter;
 use crate::clock;
 use crate::outcome::Delivery;
+use crate::registry::Reference;
+use crate::request::ImageOutput;
+use crate::request::Push;
 
 /// `type=image`.
 #[derive(Debug)]
-pub struct OwnStore;
+pub struct OwnStore {
+    /// Name it by its digest besides: `app:1@sha256:…`.
+    pub canonical: bool,
+}
+
+/// The names of an image that are known when its digest is: those it was given, without tags where it goes by digest
+/// alone, and `dangling-name-prefix@digest`.
+///
+/// # Errors
+/// If one cannot be a name.
+pub fn names(
+    output: &ImageOutput,
+    given: &[String],
+    digest: OciDigest,
+) -> Result<Vec<String>, ExportError> {
+    let mut names = Vec::new();
+    for name in given {
+        names.push(match output.push {
+            Push::ByDigest => untagged(name)?.with_digest(digest).to_string(),
+            Push::No | Push::ByName => name.clone(),
+        });
+    }
+    if let Some(prefix) = &output.dangling
+        && (names.is_empty() || !output.dangling_if_unnamed)
+    {
+        names.push(untagged(prefix)?.with_digest(digest).to_string());
+    }
+    Ok(names)
+}
+
+fn untagged(name: &str) -> Result<Reference, ExportError> {
+    let mut reference: Reference = name.parse()?;
+    reference.tag = None;
+    Ok(reference)
+}
 
 impl Exporter for OwnStore {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
@@ -47,14 +85,18 @@ impl Exporter for OwnStore {
         let top = export.top();
         let image = &export.images[0];
         let size = size(export)?;
-        // An image without a name goes by its id.
-        let unnamed = [image.id.to_string()];
-        let names = if export.names.is_empty() {
-            &unnamed
-        } else {
-            export.names
-        };
-        for name in names {
+        let mut names = export.names.to_vec();
+        if self.canonical {
+            for name in export.names.iter().filter(|name| !name.contains('@')) {
+                let reference: Reference = name.parse()?;
+                names.push(reference.with_digest(top.digest).to_string());
+            }
+        }
+        if names.is_empty() {
+            // An image without a name goes by its id.
+            names.push(image.id.to_string());
+        }
+        for name in &names {
             let stored = StoredImage {
                 digest: top.digest,
                 media_type: top.media_type.clone(),

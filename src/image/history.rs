@@ -40,7 +40,7 @@ pub struct FinishOptions {
     pub format: Format,
     /// SOURCE_DATE_EPOCH, Unix seconds: no time in the config is later but those of the base image's history.
     pub epoch: Option<i64>,
-    /// Annotations of the manifest. Docker's format has none: they are left out there.
+    /// Annotations of the manifest. Docker's format knows none; BuildKit writes them there all the same.
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -55,6 +55,8 @@ pub struct FinishedImage {
     pub manifest: Vec<u8>,
     /// Points at [`manifest`](Self::manifest), with the platform, as an index takes it.
     pub descriptor: Descriptor,
+    /// `created` of the config, as RFC 3339 has it.
+    pub created: Option<String>,
 }
 
 /// Writes config and manifest of the image that `layers` (bottom first) make under `template`, a config whose
@@ -108,9 +110,7 @@ pub fn finish(
         })
         .collect();
     let mut manifest = Manifest::new(format, config_descriptor.clone(), blobs);
-    if format == Format::Oci {
-        manifest.annotations.clone_from(&options.annotations);
-    }
+    manifest.annotations.clone_from(&options.annotations);
     let manifest_bytes = manifest.to_json();
     FinishedImage {
         descriptor: Descriptor::of(format.manifest(), &manifest_bytes)
@@ -118,6 +118,7 @@ pub fn finish(
         config: config_bytes,
         config_descriptor,
         manifest: manifest_bytes,
+        created: config.created,
     }
 }
 
@@ -399,10 +400,7 @@ mod t {
         options.format = Format::Docker;
         let image = finish(&template, &[layer(1, Some(0))], &options);
         let text = String::from_utf8(image.manifest).unwrap();
-        assert!(
-            !text.contains("oci") && !text.contains("annotations"),
-            "{text}"
-        );
+        assert!(!text.contains("oci"), "{text}");
     }
 
     #[test]

@@ -108,6 +108,23 @@ impl Format {
     }
 }
 
+/// The type of the same layer without the word that it must not be handed on, which OCI has given up.
+pub fn distributable(media_type: &str) -> Cow<'_, str> {
+    let word = [".nondistributable", ".foreign"]
+        .into_iter()
+        .find(|word| media_type.contains(word));
+    match word {
+        Some(word)
+            if LAYERS
+                .iter()
+                .any(|(oci, docker)| [oci, docker].contains(&&media_type)) =>
+        {
+            Cow::Owned(media_type.replacen(word, "", 1))
+        }
+        _ => Cow::Borrowed(media_type),
+    }
+}
+
 /// Whether a config of this type describes a container image.
 pub fn is_image_config(media_type: &str) -> bool {
     matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
@@ -133,6 +150,26 @@ pub fn essence(content_type: &str) -> &str {
 #[cfg(test)]
 mod t {
     use super::*;
+
+    /// From BuildKit's util/compression: what its exporter makes of such types without `prefer-nondist-layers`.
+    #[test]
+    fn layers_are_distributable_unless_they_are_something_else() {
+        for (oci, docker) in &LAYERS[3..] {
+            let formats = [Format::Oci, Format::Docker];
+            for (media_type, format) in [oci, docker].into_iter().zip(formats) {
+                let made = distributable(media_type);
+                assert!(
+                    LAYERS[..3]
+                        .iter()
+                        .any(|(oci, docker)| [*oci, *docker].contains(&&*made))
+                );
+                assert_eq!(format.layer(&made), made);
+            }
+        }
+        for other in [OCI_LAYER, "application/x.foreign"] {
+            assert_eq!(distributable(other), other);
+        }
+    }
 
     #[test]
     fn layers_are_renamed_both_ways() {

@@ -39,6 +39,7 @@ use rbuild_llb::TreeId;
 
 use super::Engine;
 use super::OpError;
+use super::StepResult;
 
 /// Where one file's bytes can be had besides the layer's own forms.
 #[derive(Debug, Clone)]
@@ -555,6 +556,37 @@ impl Engine<'_> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Leaves the bytes of a layer for later builds to find.
+    pub(crate) fn keep_bytes(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<(), OpError> {
+        let options = BlobOptions {
+            compression: Compression::None,
+            clamp: None,
+        };
+        self.layer_blob(layer, &options, true, cancel).map(drop)
+    }
+
+    /// Whether a layer's bytes are in the store, or a registry has them.
+    pub(crate) fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
+        let tree = layer.layer.tree;
+        if layer.origin.is_some() || self.store.layer_dir(&tree, &self.domain).is_some() {
+            return Ok(true);
+        }
+        let blobs = self.store.layer_blobs(&tree)?;
+        Ok(blobs
+            .iter()
+            .any(|blob| self.store.blobs().contains(&blob.digest)))
+    }
+
+    /// Whether layers of a result have directories, whose files have the owners of the image's: users that stand for them.
+    pub fn has_directories(&self, result: &StepResult) -> bool {
+        let mut layers = result.outputs.iter().flat_map(|snapshot| &snapshot.layers);
+        layers.any(|layer| {
+            self.store
+                .layer_dir(&layer.layer.tree, &self.domain)
+                .is_some()
+        })
     }
 
     /// What [`layer_blob`](Self::layer_blob) gives, if nothing has to be made for it.

@@ -1,5 +1,7 @@
 //! Line 8 of the pipeline: layers + config → manifest; several platforms → index.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
 use rbuild_cache::BlobOptions;
@@ -8,6 +10,7 @@ use rbuild_cache::LayerRef;
 use rbuild_cache::Snapshot;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
+use rbuild_llb::Platform;
 use rbuild_llb::definition::Output;
 use rbuild_llb::definition::PrunedDefinition;
 use rbuild_llb::event::Event;
@@ -30,10 +33,13 @@ use crate::image::history::finish;
 use crate::image::media_type;
 use crate::ops::Engine;
 use crate::ops::OpError;
+use crate::request::AnnotationLevel;
 use crate::request::BuildRequest;
 use crate::request::Compression;
+use crate::request::ImageOutput;
 use crate::request::OutputKind;
 use crate::request::OutputSpec;
+use crate::request::Push;
 use crate::ui::EventSink;
 
 /// What was built, and how.
@@ -84,30 +90,30 @@ fn pinned(image: &ImageSource) -> String {
     }
 }
 
-/// An image, its layers as blobs. `clamp` is what the plan says about times.
+/// An image, its layers as blobs, and when it was created. `clamp` is what the plan says about times.
 pub(super) fn image(
     request: &BuildRequest,
     spec: &OutputSpec,
     clamp: Option<i64>,
     engine: &Engine<'_>,
     made: &Made<'_>,
-    snapshot: Snapshot,
+    snapshot: &Snapshot,
     cancel: &CancelToken,
-) -> Result<ReadyImage, OpError> {
-    let clamp = if spec.rewrite_timestamp {
-        request.source_date_epoch
-    } else {
-        clamp
-    };
-    let options = BlobOptions {
+) -> Result<(ReadyImage, Option<String>), OpError> {
+    let epoch = spec.epoch.or(request.source_date_epoch);
+    let clamp = clamp.map(|of_plan| epoch.unwrap_or(of_plan));
+    let rewritten = epoch.filter(|_| spec.rewrite_timestamp).or(clamp);
+    // The layers of a base have the times they came with, whatever else is made of them: it is pinned, and always the
+    // same.
+    let options = |layer: &LayerRef| BlobOptions {
         compression: compression(spec),
-        clamp,
+        clamp: rewritten.filter(|_| layer.origin.is_none()),
     };
     // Whoever reads blobs needs their bytes; rbuild's own store can make them again from directories.
     let keep = match spec.kind {
         // Directories have the times that were, so they are not what a blob with others is made of again.
-        OutputKind::Image { push } => push || clamp.is_some(),
-        OutputKind::Oci { .. } | OutputKind::Docker { .. } | OutputKind::Load => true,
+        OutputKind::Image(ImageOutput { push, .. }) => push != Push::No || rewritten.is_some(),
+        OutputKind::Oci { .. } | OutputKind::Docker { .. } | OutputKind::Load { .. } => true,
         OutputKind::Tar { .. } | OutputKind::Local { .. } | OutputKind::CacheOnly => false,
     };
     let described_by = |blob: LayerBlob| {
@@ -122,14 +128,17 @@ pub(super) fn image(
             blob.diff_id,
         )
     };
-    // A base's blob is exported as it came, unless it is to be another. What a plan says about times is said of what it
-    // makes: a base that is pinned has always the same.
+    // A base's blob is exported as it came, unless it is to be another.
     let as_it_came = |layer: &LayerRef| {
         let origin = layer.origin.clone()?;
-        if spec.force_compression || (spec.rewrite_timestamp && clamp.is_some()) {
+        if spec.force_compression {
             return None;
         }
-        let media_type = Format::Oci.layer(&origin.media_type);
+        let media_type = Format::Oci.layer(&origin.media_type).into_owned();
+        let media_type = match spec.nondistributable {
+            true => media_type,
+            false => media_type::distributable(&media_type).into_owned(),
+        };
         let descriptor = Descriptor::new(media_type, origin.digest, origin.size);
         Some((descriptor, origin))
     };
@@ -140,7 +149,8 @@ pub(super) fn image(
             let there = pushed || !keep || engine.store().blobs().contains(&origin.digest);
             return Ok(there.then_some((descriptor, origin.diff_id)));
         }
-        Ok(engine.ready_blob(layer, &options, keep)?.map(described_by))
+        let ready = engine.ready_blob(layer, &options(layer), keep)?;
+        Ok(ready.map(described_by))
     };
     let make = |layer: &LayerRef| -> Result<(Descriptor, OciDigest), OpError> {
         if let Some((descriptor, origin)) = as_it_came(layer) {
@@ -148,7 +158,7 @@ pub(super) fn image(
             return Ok((descriptor, origin.diff_id));
         }
         engine
-            .layer_blob(layer, &options, keep, cancel)
+            .layer_blob(layer, &options(layer), keep, cancel)
             .map(described_by)
     };
     // An unchanged build has nothing to make here, and must not start a thread to find that out.
@@ -178,25 +188,54 @@ pub(super) fn image(
         .collect();
     made.name(&mut layers);
     let output = made.output;
+    let of = |level| annotations(spec, level, Some(&output.platform));
     let options = FinishOptions {
-        format: Format::Oci,
-        epoch: request.source_date_epoch.or(clamp),
-        annotations: Default::default(),
+        format: format(spec),
+        epoch: epoch.or(clamp),
+        annotations: of(AnnotationLevel::Manifest),
     };
     let finished = finish(&output.config, &layers, &options);
-    Ok(ReadyImage {
-        platform: output.platform.clone(),
+    let image = ReadyImage {
         id: finished.config_descriptor.digest,
         config: finished.config,
         manifest: finished.manifest,
-        descriptor: finished.descriptor,
+        descriptor: Descriptor {
+            annotations: of(AnnotationLevel::ManifestDescriptor),
+            ..finished.descriptor
+        },
+        diff_ids: described.iter().map(|(_, diff_id)| *diff_id).collect(),
         layers: described
             .into_iter()
             .map(|(descriptor, _)| descriptor)
             .zip(snapshot.layers.clone())
             .collect(),
-        snapshot,
-    })
+    };
+    Ok((image, finished.created))
+}
+
+fn format(spec: &OutputSpec) -> Format {
+    match spec.docker_types {
+        true => Format::Docker,
+        false => Format::Oci,
+    }
+}
+
+/// What is said of a level, and, of manifests, for a platform: that counts more than what is said of all. What is said of
+/// the index for a platform is said of the index, as BuildKit has it.
+fn annotations(
+    spec: &OutputSpec,
+    level: AnnotationLevel,
+    platform: Option<&Platform>,
+) -> BTreeMap<String, String> {
+    let of_level = spec.annotations.iter().filter(|a| a.level == level);
+    let general = of_level.clone().filter(|a| a.platform.is_none());
+    let own = of_level.filter(|a| {
+        a.platform.is_some() && (level.is_of_index() || a.platform.as_ref() == platform)
+    });
+    general
+        .chain(own)
+        .map(|a| (a.key.clone(), a.value.clone()))
+        .collect()
 }
 
 fn compression(spec: &OutputSpec) -> rbuild_cache::Compression {
@@ -204,7 +243,9 @@ fn compression(spec: &OutputSpec) -> rbuild_cache::Compression {
     match (spec.compression, &spec.kind) {
         (
             Compression::Default,
-            OutputKind::Image { push: false }
+            OutputKind::Image(ImageOutput { push: Push::No, .. })
+            // An engine unpacks it at once.
+            | OutputKind::Load { .. }
             | OutputKind::Tar { .. }
             | OutputKind::Local { .. }
             | OutputKind::CacheOnly,
@@ -220,21 +261,23 @@ fn compression(spec: &OutputSpec) -> rbuild_cache::Compression {
     }
 }
 
-/// The index over several platforms.
-pub(super) fn index(images: &[ReadyImage]) -> Option<ReadyIndex> {
-    if images.len() < 2 {
-        return None;
-    }
+/// The index over the images of several platforms, or of one that is written as several are.
+pub(super) fn index(spec: &OutputSpec, images: &[ReadyImage]) -> ReadyIndex {
     let entries = images
         .iter()
         .map(|image| image.descriptor.clone())
         .collect();
-    let document = Index::new(Format::Oci, entries).to_json();
-    let descriptor = Descriptor::of(media_type::OCI_INDEX, &document);
-    Some(ReadyIndex {
+    let mut index = Index::new(format(spec), entries);
+    index.annotations = annotations(spec, AnnotationLevel::Index, None);
+    let document = index.to_json();
+    let descriptor = Descriptor {
+        annotations: annotations(spec, AnnotationLevel::IndexDescriptor, None),
+        ..Descriptor::of(format(spec).index(), &document)
+    };
+    ReadyIndex {
         document,
         descriptor,
-    })
+    }
 }
 
 /// The export as progress shows it.
@@ -248,7 +291,7 @@ impl ExportStep {
             OutputKind::Image { .. } => "exporting to image",
             OutputKind::Oci { .. } => "exporting to oci image format",
             OutputKind::Docker { .. } => "exporting to docker image format",
-            OutputKind::Load => "loading into the local engine",
+            OutputKind::Load { .. } => "loading into the local engine",
             OutputKind::Tar { .. } => "sending tarball",
             OutputKind::Local { .. } => "exporting to client directory",
             OutputKind::CacheOnly => "keeping the cache only",

@@ -1,22 +1,21 @@
 //! Lines 8 and 9 of the pipeline: what becomes of each target.
 
-use std::collections::BTreeMap;
+mod report;
+mod targets;
+
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rayon::prelude::*;
+
 use rbuild_cache::FileNode;
 use rbuild_cache::LayerRef;
 use rbuild_cache::Snapshot;
 use rbuild_llb::CancelToken;
-use rbuild_llb::Diagnostic;
-use rbuild_llb::VertexId;
 use rbuild_llb::definition::PrunedDefinition;
 use rbuild_llb::frontend::FilesExport;
-use rbuild_llb::frontend::Goal;
-use rbuild_llb::frontend::GoalExport;
-use rbuild_llb::frontend::GoalKind;
 
 use super::assemble;
 use super::failure;
@@ -24,323 +23,67 @@ use super::plan;
 use super::untouched::Untouched;
 use crate::exporter::Export;
 use crate::exporter::Exporter;
+use crate::exporter::ReadyImage;
+use crate::exporter::ReadyIndex;
+use crate::exporter::Root;
 use crate::exporter::archive;
 use crate::exporter::load::Loader;
 use crate::exporter::local;
 use crate::exporter::local::Local;
 use crate::exporter::push::Push;
+use crate::exporter::store;
 use crate::exporter::store::OwnStore;
 use crate::exporter::tar::Tar;
+use crate::image::Descriptor;
 use crate::ops::Engine;
 use crate::ops::OpError;
 use crate::ops::StepResult;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
 use crate::outcome::Built;
+use crate::outcome::BuiltImage;
 use crate::outcome::Delivery;
 use crate::outcome::ErrorKind;
+use crate::request;
 use crate::request::BuildRequest;
-use crate::request::Compression;
-use crate::request::Destination;
+use crate::request::ImageOutput;
 use crate::request::OutputKind;
 use crate::request::OutputSpec;
-use crate::solver::Root;
+use crate::solver;
 use crate::solver::SolveError;
 use crate::solver::Solved;
 use crate::ui::EventSink;
+pub(super) use report::write_whole;
+pub(super) use targets::Target;
+pub(super) use targets::Tests;
+pub(super) use targets::targets;
 
-/// The time that plans clamp times in layers to where SOURCE_DATE_EPOCH is not set: 1980-01-01, the first that zip
-/// archives can hold.
-const CLAMP: i64 = 315_532_800;
+use report::write_reports;
+use targets::Deeds;
+use targets::reach;
 
-/// A target with what is to be done with it.
-#[derive(Debug)]
-pub(super) struct Target {
-    name: String,
-    /// Whether the request was for it alone: then its name is always said, as bake does it.
-    own: bool,
-    /// Its outputs in the definition, one a platform.
-    outputs: Vec<usize>,
-    require: Vec<String>,
-    deeds: Deeds,
+/// The annotation of archives that says when (OCI image-spec, annotations.md).
+const CREATED: &str = "org.opencontainers.image.created";
+
+/// The images of a target, for one of its outputs.
+struct Made {
+    images: Vec<ReadyImage>,
+    index: Option<ReadyIndex>,
+    /// What names the whole.
+    top: Descriptor,
+    names: Vec<String>,
 }
 
-#[derive(Debug)]
-enum Deeds {
-    Output {
-        names: Vec<String>,
-        specs: Vec<OutputSpec>,
-        files: Vec<FilesExport>,
-        /// Unix seconds.
-        clamp: Option<i64>,
-    },
-    Test {
-        files: Vec<FilesExport>,
-    },
-}
-
-/// An output without options.
-pub(super) fn plain(kind: OutputKind) -> OutputSpec {
-    OutputSpec {
-        kind,
-        compression: Compression::Default,
-        force_compression: false,
-        rewrite_timestamp: false,
-    }
-}
-
-/// The goals of all platforms, by their names, with what the request says besides.
-pub(super) fn targets(
-    request: &BuildRequest,
-    own: &BTreeMap<&str, &BuildRequest>,
-    plan: &plan::Plan,
-    goals: Vec<Goal>,
-) -> Result<Vec<Target>, BuildError> {
-    let mut grouped: Vec<(Goal, Vec<usize>)> = Vec::new();
-    for (at, goal) in goals.into_iter().enumerate() {
-        match grouped.iter_mut().find(|(have, _)| have.name == goal.name) {
-            Some((_, outputs)) => outputs.push(at),
-            None => grouped.push((goal, vec![at])),
-        }
-    }
-    let is_output = |goal: &Goal| matches!(goal.kind, GoalKind::Output { .. });
-    let several = grouped.iter().filter(|(goal, _)| is_output(goal)).count() > 1;
-    let mut problems = Vec::new();
-    for tag in &request.tags {
-        let known = |name: &String| {
-            grouped
-                .iter()
-                .any(|(goal, _)| is_output(goal) && goal.name == *name)
-        };
-        match &tag.target {
-            None if several => problems.push(
-                Diagnostic::unplaced(
-                    "several targets are built, and one name cannot be that of all",
-                )
-                .hint(format!("say whose it is: `-t TARGET={}`", tag.name)),
-            ),
-            Some(target) if !known(target) => {
-                problems.push(Diagnostic::unplaced(format!(
-                    "`-t {target}=…` names no target that is built"
-                )));
-            }
-            _ => {}
-        }
-    }
-    let targets: Vec<Target> = grouped
-        .into_iter()
-        .map(|(goal, outputs)| match own.get(goal.name.as_str()) {
-            Some(own) => Target {
-                own: true,
-                ..target(own, plan, goal, outputs, false)
+impl Made {
+    fn built(self) -> BuiltImage {
+        BuiltImage {
+            id: match self.index {
+                Some(_) => self.top.digest,
+                None => self.images[0].id,
             },
-            None => target(request, plan, goal, outputs, several),
-        })
-        .collect();
-    for target in &targets {
-        if let Deeds::Output { names, specs, .. } = &target.deeds {
-            let pushes = |spec: &OutputSpec| spec.kind == OutputKind::Image { push: true };
-            if names.is_empty() && specs.iter().any(pushes) {
-                let hint = "add `-t registry.example.org/name:tag`";
-                problems.push(
-                    Diagnostic::unplaced("there is no name to push the image under").hint(hint),
-                );
-            }
-        }
-    }
-    problems.extend(clashes(&targets));
-    match problems.is_empty() {
-        true => Ok(targets),
-        false => Err(BuildError::request(problems)),
-    }
-}
-
-fn target(
-    request: &BuildRequest,
-    plan: &plan::Plan,
-    goal: Goal,
-    outputs: Vec<usize>,
-    several: bool,
-) -> Target {
-    let Goal {
-        name,
-        require,
-        kind,
-        ..
-    } = goal;
-    let deeds = match kind {
-        GoalKind::Test { exports } => Deeds::Test {
-            files: exports
-                .into_iter()
-                .map(|files| from_plan(plan, files))
-                .collect(),
-        },
-        GoalKind::Output {
-            tags,
-            push,
-            clamp,
-            exports,
-        } => {
-            let own = |tag: &&crate::request::Tag| {
-                tag.target.as_ref().is_none_or(|target| *target == name)
-            };
-            let asked: Vec<String> = request
-                .tags
-                .iter()
-                .filter(own)
-                .map(|tag| tag.name.clone())
-                .collect();
-            let named = !asked.is_empty();
-            let names = if named { asked } else { tags };
-            let mut files = Vec::new();
-            let mut specs: Vec<OutputSpec> = request.outputs.clone();
-            if several {
-                specs
-                    .iter_mut()
-                    .for_each(|spec| apart(&mut spec.kind, &name));
-            }
-            if specs.is_empty() {
-                for export in exports {
-                    match export {
-                        GoalExport::Files(export) => files.push(from_plan(plan, export)),
-                        GoalExport::Oci { to, tar } => specs.push(plain(OutputKind::Oci {
-                            dest: Destination::File(plan.dir.join(to)),
-                            tar,
-                        })),
-                        GoalExport::Docker { to } => specs.push(plain(OutputKind::Docker {
-                            dest: Destination::File(plan.dir.join(to)),
-                        })),
-                        GoalExport::Tar { to } => specs.push(plain(OutputKind::Tar {
-                            dest: Destination::File(plan.dir.join(to)),
-                        })),
-                    }
-                }
-                // What is only files is no image.
-                if (specs.is_empty() && files.is_empty()) || !names.is_empty() {
-                    specs.push(plain(OutputKind::Image { push }));
-                }
-            }
-            Deeds::Output {
-                names,
-                specs,
-                files,
-                clamp: clamp.then(|| request.source_date_epoch.unwrap_or(CLAMP)),
-            }
-        }
-    };
-    Target {
-        name,
-        own: false,
-        outputs,
-        require,
-        deeds,
-    }
-}
-
-/// Gives one of several targets its own directory.
-fn apart(kind: &mut OutputKind, name: &str) {
-    if let OutputKind::Local { dest } = kind {
-        dest.push(name.replace('/', "_"));
-    }
-}
-
-fn from_plan(plan: &plan::Plan, files: FilesExport) -> FilesExport {
-    let to = plan.dir.join(&files.to).display().to_string();
-    FilesExport { to, ..files }
-}
-
-/// Files that several targets would write.
-fn clashes(targets: &[Target]) -> Vec<Diagnostic> {
-    let mut seen: Vec<(&Destination, &str)> = Vec::new();
-    let mut problems = Vec::new();
-    for target in targets {
-        let Deeds::Output { specs, .. } = &target.deeds else {
-            continue;
-        };
-        for spec in specs {
-            let dest = match &spec.kind {
-                OutputKind::Oci { dest, .. }
-                | OutputKind::Docker { dest }
-                | OutputKind::Tar { dest } => dest,
-                _ => continue,
-            };
-            if let Some((_, other)) = seen.iter().find(|(have, _)| *have == dest) {
-                let place = match dest {
-                    Destination::Stdout => "standard output".to_owned(),
-                    Destination::File(path) => format!("`{}`", path.display()),
-                };
-                let message = format!(
-                    "`{other}` and `{}` would both be written to {place}",
-                    target.name
-                );
-                problems.push(
-                    Diagnostic::unplaced(message)
-                        .hint("build one of them, or give each its own place in the plan"),
-                );
-            }
-            seen.push((dest, &target.name));
-        }
-    }
-    problems
-}
-
-/// The steps that only tests need: they may fail, and what they leave may be exported.
-pub(super) struct Tests {
-    own: BTreeSet<VertexId>,
-    exporting: bool,
-}
-
-impl Tests {
-    pub(super) fn new(targets: &[Target], definition: &PrunedDefinition) -> Self {
-        let (mut of_tests, mut others) = (BTreeSet::new(), BTreeSet::new());
-        let mut exporting = false;
-        if targets
-            .iter()
-            .all(|target| matches!(target.deeds, Deeds::Output { .. }))
-        {
-            return Self {
-                own: of_tests,
-                exporting,
-            };
-        }
-        for target in targets {
-            let reached = match &target.deeds {
-                Deeds::Test { files } => {
-                    exporting |= !files.is_empty();
-                    &mut of_tests
-                }
-                Deeds::Output { .. } => &mut others,
-            };
-            for &at in &target.outputs {
-                let root = definition.outputs[at].root.map(|edge| edge.vertex);
-                reach(definition, root, reached);
-            }
-        }
-        Self {
-            own: of_tests.difference(&others).copied().collect(),
-            exporting,
-        }
-    }
-
-    pub(super) fn may_fail(&self, step: &VertexId) -> bool {
-        self.own.contains(step)
-    }
-
-    pub(super) fn kept(&self) -> BTreeSet<VertexId> {
-        match self.exporting {
-            true => self.own.clone(),
-            false => BTreeSet::new(),
-        }
-    }
-}
-
-fn reach(definition: &PrunedDefinition, from: Option<VertexId>, reached: &mut BTreeSet<VertexId>) {
-    let mut open: Vec<VertexId> = from.into_iter().collect();
-    while let Some(id) = open.pop() {
-        if reached.insert(id)
-            && let Some(vertex) = definition.get(&id)
-        {
-            open.extend(vertex.inputs.iter().map(|edge| edge.vertex));
+            size: self.images.iter().map(ReadyImage::size).sum(),
+            descriptor: self.top,
+            names: self.names,
         }
     }
 }
@@ -357,25 +100,35 @@ pub(super) fn exporters<'a>(
         |spec: &OutputSpec, clamp: Option<i64>| -> Result<Option<Box<dyn Exporter>>, BuildError> {
             Ok(Some(match &spec.kind {
                 OutputKind::CacheOnly => return Ok(None),
-                OutputKind::Image { push: false } => Box::new(OwnStore),
-                OutputKind::Image { push: true } => Box::new(Push),
+                OutputKind::Image(image) => match of_image(request, image) {
+                    Some(exporter) => exporter,
+                    None => return Ok(None),
+                },
                 OutputKind::Oci { dest, tar } => Box::new(archive::Oci {
                     dest: dest.clone(),
                     tar: *tar,
                 }),
-                OutputKind::Docker { dest } => Box::new(archive::Docker { dest: dest.clone() }),
-                OutputKind::Load => Box::new(Loader::start().map_err(failure::export)?),
-                OutputKind::Tar { dest } => {
-                    let rewritten = spec
-                        .rewrite_timestamp
-                        .then_some(request.source_date_epoch)
-                        .flatten();
-                    Box::new(Tar {
-                        dest: dest.clone(),
-                        clamp: rewritten.or(clamp),
-                    })
+                OutputKind::Docker { dest, tar } => Box::new(archive::Docker {
+                    dest: dest.clone(),
+                    tar: *tar,
+                }),
+                OutputKind::Load { context } => {
+                    Box::new(Loader::start(context.as_deref()).map_err(failure::export)?)
                 }
-                OutputKind::Local { dest } => Box::new(Local { dest: dest.clone() }),
+                OutputKind::Tar { dest, split } => Box::new(Tar {
+                    dest: dest.clone(),
+                    split: *split,
+                    clamp,
+                }),
+                OutputKind::Local {
+                    dest,
+                    split,
+                    delete,
+                } => Box::new(Local {
+                    dest: dest.clone(),
+                    split: *split,
+                    delete: *delete,
+                }),
             }))
         };
     let of_target = |target: &'a Target| match &target.deeds {
@@ -392,9 +145,8 @@ pub(super) fn exporters<'a>(
 pub(super) fn takes_blobs_whole(targets: &[Target], output: usize) -> bool {
     let whole = |spec: &OutputSpec| {
         let blobs = match &spec.kind {
-            OutputKind::Image { push } => *push,
-            OutputKind::Oci { .. } | OutputKind::Docker { .. } | OutputKind::Load => true,
-            OutputKind::Tar { .. } | OutputKind::Local { .. } | OutputKind::CacheOnly => false,
+            OutputKind::Image(output) => output.push != request::Push::No,
+            kind => kind.is_image(),
         };
         blobs && !spec.force_compression && !spec.rewrite_timestamp
     };
@@ -407,6 +159,20 @@ pub(super) fn takes_blobs_whole(targets: &[Target], output: usize) -> bool {
     })
 }
 
+/// What sends or names an image, if it is either.
+fn of_image(request: &BuildRequest, output: &ImageOutput) -> Option<Box<dyn Exporter>> {
+    let store = output.store.then_some(OwnStore {
+        canonical: output.canonical,
+    });
+    if output.push == request::Push::No {
+        return store.map(|store| Box::new(store) as Box<dyn Exporter>);
+    }
+    Some(Box::new(Push {
+        store,
+        insecure: output.insecure.then(|| request.settings.clone()),
+    }))
+}
+
 /// Whether more is done than to name images in rbuild's own store.
 pub(super) fn writes_files(request: &BuildRequest, targets: &[Target]) -> bool {
     let writes = |target: &Target| match &target.deeds {
@@ -415,7 +181,7 @@ pub(super) fn writes_files(request: &BuildRequest, targets: &[Target]) -> bool {
             !files.is_empty()
                 || specs
                     .iter()
-                    .any(|spec| spec.kind != OutputKind::Image { push: false })
+                    .any(|spec| !matches!(spec.kind, OutputKind::Image(_)) || spec.kind.pushes())
         }
     };
     !request.outputs.is_empty() || targets.iter().any(writes)
@@ -499,7 +265,7 @@ impl Delivering<'_> {
 
     fn lost(&self, target: &Target) -> bool {
         let mut outputs = target.outputs.iter();
-        outputs.any(|at| matches!(self.solved.roots[*at], Root::Lost))
+        outputs.any(|at| matches!(self.solved.roots[*at], solver::Root::Lost))
     }
 
     fn snapshot(&self, output: usize) -> Option<Snapshot> {
@@ -507,8 +273,10 @@ impl Delivering<'_> {
             &self.solved.roots[output],
             self.definition.outputs[output].root,
         ) {
-            (Root::Made(made), Some(edge)) => Some(made.outputs[edge.output as usize].clone()),
-            (Root::Lost, _) => self.left_by(output),
+            (solver::Root::Made(made), Some(edge)) => {
+                Some(made.outputs[edge.output as usize].clone())
+            }
+            (solver::Root::Lost, _) => self.left_by(output),
             _ => Some(self.engine.empty()),
         }
     }
@@ -535,7 +303,7 @@ impl Delivering<'_> {
                 continue;
             };
             let path = Path::new(&export.path);
-            if matches!(self.solved.roots[at], Root::Lost)
+            if matches!(self.solved.roots[at], solver::Root::Lost)
                 && !local::holds(self.engine.store(), &snapshot, path).map_err(failure::export)?
             {
                 continue;
@@ -571,38 +339,37 @@ impl Delivering<'_> {
         clamp: Option<i64>,
         outs: Vec<Out<'_>>,
     ) -> Result<Option<Built>, BuildError> {
-        let mut built: Option<Built> = None;
+        if outs.is_empty() {
+            return Ok(None);
+        }
+        let mut roots = Vec::with_capacity(target.outputs.len());
+        for &at in &target.outputs {
+            let untouched = self.untouched.map_or(Ok(None), |untouched| {
+                untouched.snapshot(at, self.engine, &self.solved)
+            });
+            let snapshot = untouched
+                .map_err(|error| failure::assembling(error, self.definition))?
+                .or_else(|| self.snapshot(at))
+                .unwrap_or_else(|| self.engine.empty());
+            roots.push(Root {
+                platform: self.definition.outputs[at].platform.clone(),
+                snapshot,
+            });
+        }
+        let mut built = Built {
+            name: None,
+            image: None,
+            deliveries: Vec::new(),
+        };
         for (spec, exporter) in outs {
-            let mut images = Vec::with_capacity(target.outputs.len());
-            for &at in &target.outputs {
-                let untouched = self.untouched.map_or(Ok(None), |untouched| {
-                    untouched.snapshot(at, self.engine, &self.solved)
-                });
-                let snapshot = untouched
-                    .map_err(|error| failure::assembling(error, self.definition))?
-                    .or_else(|| self.snapshot(at))
-                    .unwrap_or_else(|| self.engine.empty());
-                let output = &self.definition.outputs[at];
-                let image = assemble::image(
-                    self.request,
-                    spec,
-                    clamp,
-                    self.engine,
-                    &assemble::Made {
-                        output,
-                        definition: self.definition,
-                    },
-                    snapshot,
-                    self.cancel,
-                )
-                .map_err(|error| failure::assembling(error, self.definition))?;
-                images.push(image);
-            }
-            let index = assemble::index(&images);
+            let made = match spec.kind.is_image() {
+                true => Some(self.image(target, spec, names, clamp, &roots)?),
+                false => None,
+            };
             if matches!(spec.kind, OutputKind::Tar { .. } | OutputKind::Local { .. }) {
-                for image in &images {
+                for root in &roots {
                     self.engine
-                        .prepare_files(&image.snapshot)
+                        .prepare_files(&root.snapshot)
                         .map_err(|error| failure::assembling(error, self.definition))?;
                 }
             }
@@ -615,37 +382,103 @@ impl Delivering<'_> {
             };
             let export = Export {
                 fetch: &fetch,
-                images: &images,
-                index: index.as_ref(),
-                names,
+                roots: &roots,
+                several: target.several,
+                images: made.as_ref().map_or(&[], |made| &made.images),
+                index: made.as_ref().and_then(|made| made.index.as_ref()),
+                top: made.as_ref().map(|made| &made.top),
+                names: made.as_ref().map_or(&[], |made| &made.names),
+                epoch: spec.epoch.or(self.request.source_date_epoch),
                 store: self.engine.store(),
                 lease: self.engine.lease(),
                 registry: self.engine.registry(),
                 open: &open,
                 cancel: self.cancel,
             };
-            let delivery = exporter.map(|exporter| {
+            if let Some(exporter) = exporter {
                 let step = assemble::ExportStep::start(spec, &target.name, self.events);
-                let delivery = exporter.export(&export);
+                let delivered = exporter.export(&export);
                 step.end(
-                    delivery.as_ref().err().map(ToString::to_string),
+                    delivered.as_ref().err().map(ToString::to_string),
                     self.events,
                 );
-                delivery
-            });
-            let delivery = delivery.transpose().map_err(failure::export)?;
-            let top = export.top().digest;
-            let built = built.get_or_insert_with(|| Built {
-                name: None,
-                id: if index.is_none() { images[0].id } else { top },
-                digest: top,
-                size: images.iter().map(crate::exporter::ReadyImage::size).sum(),
-                names: names.to_vec(),
-                deliveries: Vec::new(),
-            });
-            built.deliveries.extend(delivery.unwrap_or_default());
+                built.deliveries.extend(delivered.map_err(failure::export)?);
+            }
+            built.image = made.map(Made::built).or(built.image);
         }
-        Ok(built)
+        self.keep(&roots)?;
+        Ok(Some(built))
+    }
+
+    /// Leaves in the store what the next build goes on from: images have blobs of their layers, files alone have none.
+    fn keep(&self, roots: &[Root]) -> Result<(), BuildError> {
+        let failed = |error| failure::assembling(error, self.definition);
+        let mut lost = Vec::new();
+        for layer in roots.iter().flat_map(|root| &root.snapshot.layers) {
+            if !self.engine.is_kept(layer).map_err(failed)? {
+                lost.push(layer);
+            }
+        }
+        // An unchanged build must not start threads to find that out.
+        if lost.is_empty() {
+            return Ok(());
+        }
+        lost.into_par_iter()
+            .try_for_each(|layer| self.engine.keep_bytes(layer, self.cancel))
+            .map_err(failed)
+    }
+
+    /// The images of a target as an output has them.
+    fn image(
+        &self,
+        target: &Target,
+        spec: &OutputSpec,
+        names: &[String],
+        clamp: Option<i64>,
+        roots: &[Root],
+    ) -> Result<Made, BuildError> {
+        let mut images = Vec::with_capacity(roots.len());
+        let mut created = None;
+        for (&at, root) in target.outputs.iter().zip(roots) {
+            let (image, when) = assemble::image(
+                self.request,
+                spec,
+                clamp,
+                self.engine,
+                &assemble::Made {
+                    output: &self.definition.outputs[at],
+                    definition: self.definition,
+                },
+                &root.snapshot,
+                self.cancel,
+            )
+            .map_err(|error| failure::assembling(error, self.definition))?;
+            images.push(image);
+            created = created.max(when);
+        }
+        let index = target.several.then(|| assemble::index(spec, &images));
+        let mut top = match &index {
+            Some(index) => index.descriptor.clone(),
+            None => images[0].descriptor.clone(),
+        };
+        let names = match &spec.kind {
+            OutputKind::Image(output) => {
+                store::names(output, names, top.digest).map_err(failure::export)?
+            }
+            _ => {
+                // When the image was made: BuildKit has when it was exported, so that no two archives are equal.
+                if let Some(created) = created {
+                    top.annotations.entry(CREATED.to_owned()).or_insert(created);
+                }
+                names.to_vec()
+            }
+        };
+        Ok(Made {
+            images,
+            index,
+            top,
+            names,
+        })
     }
 
     /// Tests failed: the first step that did, and what else must be known.
@@ -674,61 +507,4 @@ impl Delivering<'_> {
         }
         error
     }
-}
-
-/// `--iidfile` and `--metadata-file`: last, and each at once.
-fn write_reports(request: &BuildRequest, outcome: &BuildOutcome) -> Result<(), BuildError> {
-    if let Some(path) = &request.iidfile {
-        let ids: Vec<String> = outcome
-            .built
-            .iter()
-            .map(|built| built.id.to_string())
-            .collect();
-        write_whole(path, ids.join("\n").as_bytes())?;
-    }
-    if let Some(path) = &request.metadata_file {
-        let of = |built: &Built| {
-            let mut metadata = serde_json::json!({
-                "containerimage.config.digest": built.id.to_string(),
-                "containerimage.digest": built.digest.to_string(),
-            });
-            if !built.names.is_empty() {
-                metadata["image.name"] = built.names.join(",").into();
-            }
-            metadata
-        };
-        // Of several targets each has its own, as bake writes them.
-        let metadata = match outcome.built.as_slice() {
-            [built] if built.name.is_none() => of(built),
-            several => several
-                .iter()
-                .map(|built| (built.name.clone().unwrap_or_default(), of(built)))
-                .collect(),
-        };
-        let text =
-            serde_json::to_vec_pretty(&metadata).expect("a JSON value can always be written");
-        write_whole(path, &text)?;
-    }
-    Ok(())
-}
-
-pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
-    use std::io::Write as _;
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut aside = tempfile::Builder::new()
-            .prefix(".rbuild-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(parent)?;
-        aside.write_all(bytes)?;
-        aside.persist(path).map_err(|error| error.error)?;
-        Ok(())
-    };
-    write().map_err(|error| {
-        let error = anyhow::Error::new(error).context(format!("cannot write `{}`", path.display()));
-        BuildError::new(ErrorKind::Environment, error)
-    })
 }

@@ -52,6 +52,10 @@ pub(super) fn export(error: ExportError) -> BuildError {
         ExportError::Registry(error) => registry(error),
         ExportError::OnePlatform { .. } => BuildError::new(ErrorKind::Request, error)
             .hint("use `type=oci`, or name one platform with `--platform`"),
+        ExportError::Overlap { .. } => BuildError::new(ErrorKind::Request, error)
+            .hint("leave `platform-split=false` out, and each has a directory of its own"),
+        ExportError::NoContext { .. } => BuildError::new(ErrorKind::Environment, error)
+            .hint("`docker context ls` lists those there are"),
         ExportError::NoLoader => BuildError::new(ErrorKind::Environment, error)
             .hint("write a file with `-o type=docker,dest=image.tar` and load it where docker is"),
         error => BuildError::new(ErrorKind::Environment, error),

@@ -26,7 +26,9 @@ use crate::image::Manifest;
 use crate::image::media_type;
 use crate::outcome::Delivery;
 use crate::request::ContextSource;
+use crate::request::ImageOutput;
 use crate::request::OutputKind;
+use crate::request::OutputSpec;
 use crate::request::ProxySettings;
 use crate::ui::ProgressMode;
 use crate::ui::Terminal;
@@ -43,11 +45,13 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         proxy_args: BTreeMap::new(),
         labels: BTreeMap::new(),
         named_contexts: BTreeMap::new(),
+        multi_platform: false,
         platforms: vec![Platform::new("linux", "amd64", "")],
         tags: vec![crate::request::Tag {
             target: None,
             name: "docker.io/library/app:latest".into(),
         }],
+        annotations: Vec::new(),
         outputs: Vec::new(),
         no_cache: NoCache::Off,
         pull: false,
@@ -316,8 +320,10 @@ fn the_image_is_reported_when_all_exports_are_done() {
         definition: graph,
         goals,
     } = graph.unwrap();
-    let targets = deliver::targets(&request, &BTreeMap::new(), &plan, goals).unwrap();
-    let spec = deliver::plain(OutputKind::Image { push: false });
+    let targets = deliver::targets(&request, &BTreeMap::new(), &plan, &graph, goals).unwrap();
+    let spec = OutputSpec::plain(OutputKind::Image(ImageOutput::with_push(
+        crate::request::Push::No,
+    )));
     let options = EngineOptions::default();
     let domain = "test".to_owned();
     let engine = Engine::new(&store, &lease, &graph, &registry, &cancel, options, domain);
@@ -363,7 +369,8 @@ fn the_image_is_reported_when_all_exports_are_done() {
             Ok(outcome) => {
                 assert!(well);
                 let outcome = &outcome.built[0];
-                let id = outcome.id.to_string();
+                let image = outcome.image.as_ref().unwrap();
+                let id = image.id.to_string();
                 assert_eq!(given[0], format!("docker.io/library/app:latest {id}"));
                 assert_eq!(given[1], given[0]);
                 assert_eq!(outcome.deliveries, [Delivery::Stdout, Delivery::Stdout]);
@@ -373,7 +380,7 @@ fn the_image_is_reported_when_all_exports_are_done() {
                 assert_eq!(metadata["containerimage.config.digest"], id.as_str());
                 assert_eq!(
                     metadata["containerimage.digest"],
-                    outcome.digest.to_string()
+                    image.descriptor.digest.to_string()
                 );
                 assert_eq!(metadata["image.name"], "docker.io/library/app:latest");
             }

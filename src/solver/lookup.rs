@@ -373,6 +373,14 @@ impl<O: Clone> Plan<'_, O> {
         !states.any(|state| matches!(state, State::Run(_)))
     }
 
+    /// What was found, inputs first.
+    pub fn found(&self) -> impl Iterator<Item = &O> {
+        self.steps.iter().filter_map(|step| match &step.state {
+            State::Cached { output, .. } => Some(output),
+            State::Unneeded | State::Run(_) => None,
+        })
+    }
+
     /// The steps that must run, inputs first.
     pub fn pending(&self) -> impl Iterator<Item = (VertexId, &Vertex)> {
         self.steps

@@ -100,7 +100,9 @@ fn prefix(name: Option<&str>) -> String {
 }
 
 fn made(outcome: &Built, text: &mut String) {
-    let image = format!("{}, {}", outcome.id.short(), human::bytes(outcome.size));
+    let image = outcome.image.as_ref().map_or_else(String::new, |image| {
+        format!("{}, {}", image.id.short(), human::bytes(image.size))
+    });
     let of = prefix(outcome.name.as_deref());
     for delivery in &outcome.deliveries {
         if *delivery != Delivery::Stdout {
@@ -121,7 +123,7 @@ fn made(outcome: &Built, text: &mut String) {
             },
             Delivery::Pushed { name, digest } => writeln!(text, "pushed {name}@{digest}"),
             Delivery::Loaded { into, names } if names.is_empty() => {
-                writeln!(text, "loaded {} into {into} ({image})", outcome.id.short())
+                writeln!(text, "loaded an image without a name into {into} ({image})")
             }
             Delivery::Loaded { into, names } => {
                 writeln!(text, "loaded {} into {into} ({image})", names.join(", "))
@@ -316,6 +318,7 @@ fn first_line(span: &Span) -> Span {
 #[cfg(test)]
 mod t {
     use super::*;
+    use crate::outcome::BuiltImage;
     use rbuild_llb::OciDigest;
     use snapbox::assert_data_eq;
     use snapbox::str;
@@ -553,13 +556,19 @@ error: unknown instruction `RUM`
 
     #[test]
     fn closing_lines_say_what_to_do_next() {
+        let descriptor = serde_json::json!({
+            "digest": OciDigest::from_bytes([0xcd; 32]).to_string(),
+            "size": 2,
+        });
         let outcome = |deliveries| BuildOutcome {
             built: vec![Built {
                 name: None,
-                id: OciDigest::from_bytes([0xab; 32]),
-                digest: OciDigest::from_bytes([0xcd; 32]),
-                size: 7_830_000,
-                names: Vec::new(),
+                image: Some(BuiltImage {
+                    id: OciDigest::from_bytes([0xab; 32]),
+                    descriptor: serde_json::from_value(descriptor.clone()).unwrap(),
+                    size: 7_830_000,
+                    names: Vec::new(),
+                }),
                 deliveries,
             }],
             ..BuildOutcome::default()

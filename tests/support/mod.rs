@@ -1,17 +1,20 @@
 //! What the tests stand on: a private environment for each, a loopback registry, base images, foreign tools.
 
 mod bases;
+mod dockerd;
 mod env;
 mod gate;
 mod layout;
 mod output;
 mod registry;
+mod schema;
 mod servers;
 pub(crate) mod tools;
 
 pub(crate) use bases::Base;
 pub(crate) use bases::PACKAGES_WITH_USERS;
 pub(crate) use bases::copy_image;
+pub(crate) use dockerd::Dockerd;
 pub(crate) use env::TestEnv;
 pub(crate) use gate::Gate;
 pub(crate) use layout::Image;
@@ -20,5 +23,6 @@ pub(crate) use output::Output;
 pub(crate) use registry::Registry;
 pub(crate) use registry::USER;
 pub(crate) use registry::Watched;
+pub(crate) use schema::assert_valid;
 pub(crate) use servers::FileServer;
 pub(crate) use servers::GitServer;

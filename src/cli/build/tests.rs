@@ -3,7 +3,11 @@ use crate::cli::Cmd;
 use crate::cli::flags::GlobalFlags;
 use crate::cli::parse;
 use crate::request::Compression;
+use crate::request::ImageOutput;
 use crate::request::NamedContextSource;
+use crate::request::OutputKind;
+use crate::request::OutputSpec;
+use crate::request::Push;
 use crate::ui::Terminal;
 use rbuild_llb::op::SourceOp;
 use snapbox::assert_data_eq;
@@ -113,8 +117,12 @@ fn every_flag_reaches_the_request() {
     assert_eq!(
         kinds,
         [
-            &OutputKind::Image { push: true },
-            &OutputKind::Local { dest: "out".into() }
+            &OutputKind::Image(ImageOutput::with_push(Push::ByName)),
+            &OutputKind::Local {
+                dest: "out".into(),
+                split: None,
+                delete: false,
+            }
         ]
     );
 }
@@ -139,7 +147,10 @@ fn switches_take_a_value_only_with_an_equals_sign() {
         request("--pull --no-cache=false --push=0 --load -q --rm --force-rm=true --compress /");
     assert!(request.pull);
     assert_eq!(request.no_cache, NoCache::Off);
-    assert_eq!(request.outputs, [output::plain(OutputKind::Load)]);
+    assert_eq!(
+        request.outputs,
+        [OutputSpec::plain(OutputKind::Load { context: None })]
+    );
     assert!(
         try_prepare("--pull=maybe /", home())
             .unwrap_err()
@@ -172,10 +183,16 @@ fn push_and_load_add_to_outputs() {
         let outputs = request(args).outputs;
         outputs.into_iter().map(|o| o.kind).collect()
     };
-    let push = OutputKind::Image { push: true };
+    let push = OutputKind::Image(ImageOutput::with_push(Push::ByName));
+    let load = || OutputKind::Load { context: None };
     assert_eq!(outputs("-t a --push /"), std::slice::from_ref(&push));
-    assert_eq!(outputs("-t a --push --load /"), [push, OutputKind::Load]);
-    assert_eq!(outputs("--load -o type=docker /"), [OutputKind::Load]);
+    assert_eq!(outputs("-t a --push --load /"), [push, load()]);
+    assert_eq!(outputs("--load -o type=docker /"), [load()]);
+    // All of them, as buildx does, and by digest what is so already.
+    let all = request("-t a --push -o type=image -o type=registry,push-by-digest=true /").outputs;
+    let pushes: Vec<bool> = all.iter().map(|output| output.kind.pushes()).collect();
+    assert_eq!(pushes, [true, true]);
+    assert!(matches!(&all[1].kind, OutputKind::Image(image) if image.push == Push::ByDigest));
     let kept = request("-t a --push -o type=image,compression=zstd /");
     assert_eq!(kept.outputs.len(), 1);
     assert_eq!(kept.outputs[0].compression, Compression::Zstd(None));
@@ -254,7 +271,7 @@ error: `--network bridge`: wanted `default`, `host` or `none`
 error: `--platform a/b/c/d`: `a/b/c/d` is not a platform: wanted OS/ARCH[/VARIANT], such as `linux/amd64` or `linux/arm/v7`
 error: `--ulimit x`: wanted `name=soft` or `name=soft:hard`
 error: `--allow device`: there is nothing of that name to allow
-hint: what can be allowed is `network.host` and `security.insecure`
+hint: what can be allowed is `network.host`, `security.insecure` and `buildx.local.delete`
 
 "#]]
     );
@@ -267,12 +284,21 @@ fn contradictions() {
         "--pull --offline /",
         "--push /",
         "--push -t a --offline /",
+        "-t a:1 -o type=registry,push-by-digest=true /",
         "--load --platform amd64,arm64 /",
+        "-o type=oci,dest=x,rewrite-timestamp=true /",
+        "--iidfile x -o out /",
+        "--annotation a --annotation layer:a=b --annotation manifest[x/y/z/a],index:b=c --annotation :x=y /",
+        "-o type=local,dest=Cargo.toml -o type=oci,dest=src /",
+        "-o type=local,dest=.,mode=delete /",
+        "-o type=local,dest=/tmp,mode=delete /",
+        "-o type=local,dest=nowhere/../..,mode=delete /",
         "-o type=oci -o - /",
         "-o - /",
         "-q -o - /",
         "-f git@example.org:x.git /",
-        "--build-arg SOURCE_DATE_EPOCH=context /",
+        "--build-arg SOURCE_DATE_EPOCH=context --build-arg BUILDKIT_MULTI_PLATFORM=maybe /",
+        "--load --build-arg BUILDKIT_MULTI_PLATFORM=1 /",
     ]
     .iter()
     .map(|args| refusal(args))
@@ -286,8 +312,28 @@ error: `--pull` asks the network, `--offline` does not
 error: there is no name to push the image under
 hint: add `-t registry.example.org/name:tag`
 error: `--offline` does not push
-error: docker's archive holds one platform only
+error: `a:1` has a tag, and is to be pushed by its digest alone
+hint: leave the tag out, or `push-by-digest`
+error: docker's archive holds one platform only, and no index
 hint: use `-o type=oci,dest=FILE`, push, or build one platform at a time
+error: `rewrite-timestamp=true` has no time to rewrite to
+hint: set SOURCE_DATE_EPOCH, to `$(git log -1 --format=%ct)` perhaps
+error: `--iidfile` wants an image id, and no image is made
+hint: add an output that is an image, such as `-o type=image`
+error: `--annotation a`: wanted `key=value` or `level:key=value`
+error: `--annotation layer:a=b`: `layer` carries no annotations: what does is `manifest`, `manifest-descriptor`, `index` and `index-descriptor`
+error: `--annotation manifest[x/y/z/a],index:b=c`: `x/y/z/a` is not a platform: wanted OS/ARCH[/VARIANT], such as `linux/amd64` or `linux/arm/v7`
+error: `--annotation :x=y`: `` carries no annotations: what does is `manifest`, `manifest-descriptor`, `index` and `index-descriptor`
+error: `Cargo.toml` is to be a directory, and is a file
+hint: name another with `dest=`
+error: `src` is to be a file, and is a directory
+hint: name a file in it with `dest=`
+error: `mode=delete` would delete what else is in `.`, which is not below the working directory
+hint: allow it with `--allow buildx.local.delete`
+error: `mode=delete` would delete what else is in `/tmp`, which is not below the working directory
+hint: allow it with `--allow buildx.local.delete`
+error: `mode=delete` would delete what else is in `nowhere/../..`, which is not below the working directory
+hint: allow it with `--allow buildx.local.delete`
 error: only one output can be written to standard output
 error: a tar is not written to a terminal
 hint: redirect standard output, or add `dest=FILE`
@@ -296,6 +342,9 @@ hint: use `--progress none`, or add `dest=FILE`
 error: `--file git@example.org:x.git`: a Dockerfile can be had from `http://` and `https://` alone
 hint: a repository can be the context: `-f` then names a file in it
 error: SOURCE_DATE_EPOCH is `context`: wanted seconds since 1970, a whole number
+error: BUILDKIT_MULTI_PLATFORM: `maybe` is neither `true` nor `false`
+error: docker's archive holds one platform only, and no index
+hint: use `-o type=oci,dest=FILE`, push, or build one platform at a time
 
 "#]]
     );
@@ -304,7 +353,6 @@ error: SOURCE_DATE_EPOCH is `context`: wanted seconds since 1970, a whole number
 #[test]
 fn what_is_not_supported_is_refused() {
     let text: String = [
-        "--annotation a=b /",
         "--attest type=sbom /",
         "--provenance=mode=max /",
         "--sbom true /",
@@ -319,8 +367,6 @@ fn what_is_not_supported_is_refused() {
     assert_data_eq!(
         text,
         str![[r#"
-error: `--annotation` is not supported
-hint: use `--label`, or annotate the pushed image with another tool
 error: `--attest` is not supported
 hint: leave it out or set it to `false`; an SBOM can be made from the finished image
 error: `--provenance` is not supported

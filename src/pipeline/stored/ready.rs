@@ -140,13 +140,12 @@ impl Going {
         let snapshot = engine.image_snapshot(image.descriptor.digest, &self.text, &|_| {});
         let snapshot = snapshot.map_err(failure::op)?;
         Ok(ReadyImage {
-            platform: image.config.platform(),
             config: image.config_bytes.clone(),
             id: image.id(),
             manifest,
             descriptor,
-            layers: layers.into_iter().zip(snapshot.layers.clone()).collect(),
-            snapshot,
+            layers: layers.into_iter().zip(snapshot.layers).collect(),
+            diff_ids: diff_ids.clone(),
         })
     }
 
@@ -270,10 +269,16 @@ pub(super) struct Dispatch<'a> {
 
 impl Dispatch<'_> {
     pub(super) fn export<'e>(&'e self, ready: &'e Ready, names: &'e [String]) -> Export<'e> {
+        let index = ready.index.as_ref();
+        let image = ready.images.first().map(|image| &image.descriptor);
         Export {
+            roots: &[],
+            several: index.is_some(),
             images: &ready.images,
-            index: ready.index.as_ref(),
+            index,
+            top: index.map(|index| &index.descriptor).or(image),
             names,
+            epoch: None,
             store: self.store,
             lease: self.engine.lease(),
             registry: self.engine.registry(),

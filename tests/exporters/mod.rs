@@ -1,5 +1,11 @@
 //! What comes out, as other programs see it. Config, history and layers are what BuildKit makes of the same file.
 
+mod documents;
+mod engines;
+mod files;
+mod names;
+mod times;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,0 +1,84 @@
+//! The files that say what was built.
+
+use std::path::Path;
+
+use crate::outcome::BuildError;
+use crate::outcome::BuildOutcome;
+use crate::outcome::Built;
+use crate::outcome::ErrorKind;
+use crate::request::BuildRequest;
+
+/// `--iidfile` and `--metadata-file`: last, and each at once.
+pub(super) fn write_reports(
+    request: &BuildRequest,
+    outcome: &BuildOutcome,
+) -> Result<(), BuildError> {
+    if let Some(path) = &request.iidfile {
+        let images = outcome
+            .built
+            .iter()
+            .filter_map(|built| built.image.as_ref());
+        let ids: Vec<String> = images.map(|image| image.id.to_string()).collect();
+        write_whole(path, ids.join("\n").as_bytes())?;
+    }
+    if let Some(path) = &request.metadata_file {
+        // Of several targets each has its own, as bake writes them.
+        let metadata = match outcome.built.as_slice() {
+            [built] if built.name.is_none() => metadata(built),
+            several => several
+                .iter()
+                .map(|built| (built.name.clone().unwrap_or_default(), metadata(built)))
+                .collect(),
+        };
+        let text =
+            serde_json::to_vec_pretty(&metadata).expect("a JSON value can always be written");
+        write_whole(path, &text)?;
+    }
+    Ok(())
+}
+
+/// What buildx writes about one image, in its keys. What it says about builds by a daemon (`buildx.build.ref`) has
+/// nothing here that it could name.
+fn metadata(built: &Built) -> serde_json::Value {
+    let mut metadata = serde_json::Map::new();
+    if let Some(image) = &built.image {
+        if !image.descriptor.is_index() {
+            metadata.insert(
+                "containerimage.config.digest".into(),
+                image.id.to_string().into(),
+            );
+        }
+        let descriptor = serde_json::to_value(&image.descriptor);
+        metadata.insert(
+            "containerimage.descriptor".into(),
+            descriptor.expect("a descriptor holds strings and numbers"),
+        );
+        let digest = image.descriptor.digest.to_string();
+        metadata.insert("containerimage.digest".into(), digest.into());
+        if !image.names.is_empty() {
+            metadata.insert("image.name".into(), image.names.join(",").into());
+        }
+    }
+    metadata.into()
+}
+
+pub(in crate::pipeline) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
+    use std::io::Write as _;
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut aside = tempfile::Builder::new()
+            .prefix(".rbuild-")
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .tempfile_in(parent)?;
+        aside.write_all(bytes)?;
+        aside.persist(path).map_err(|error| error.error)?;
+        Ok(())
+    };
+    write().map_err(|error| {
+        let error = anyhow::Error::new(error).context(format!("cannot write `{}`", path.display()));
+        BuildError::new(ErrorKind::Environment, error)
+    })
+}
