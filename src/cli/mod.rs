@@ -19,6 +19,7 @@ mod lock;
 mod output;
 mod plan;
 mod plans;
+mod registries;
 mod run;
 mod sources;
 mod values;

@@ -28,6 +28,7 @@ use crate::outcome::Delivery;
 use crate::request::ContextSource;
 use crate::request::OutputKind;
 use crate::request::ProxySettings;
+use crate::request::Registries;
 use crate::ui::ProgressMode;
 use crate::ui::Terminal;
 
@@ -66,7 +67,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         settings: Settings {
             root: root.join("state"),
             temp_dir: root.to_owned(),
-            registries: BTreeMap::new(),
+            registries: Registries::default(),
             docker_config: None,
             ca: None,
             tag_max_age: 0,

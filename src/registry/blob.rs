@@ -182,14 +182,14 @@ fn request(
     reference: &Reference,
     verifier: &Verifier,
 ) -> Result<BodyReader<'static>, RegistryError> {
-    let scopes = pull_scopes(reference);
     let tail = format!("blobs/{}", verifier.digest);
-    client.over_endpoints(&client.to_pull(reference), |endpoint| {
-        let mut request = Request::new(Method::GET, endpoint.url(&reference.repository, &tail));
+    client.over_endpoints(&client.0.places.to_pull(reference)?, |endpoint| {
+        let mut request = Request::new(Method::GET, endpoint.url(&tail));
         if verifier.seen > 0 {
             request = request.header(header::RANGE, format!("bytes={}-", verifier.seen));
         }
-        let response = client.expect_success(endpoint, reference, &scopes, &request)?;
+        let response =
+            client.expect_success(endpoint, reference, &pull_scopes(endpoint), &request)?;
         let skip = match response.status() {
             StatusCode::PARTIAL_CONTENT if verifier.seen > 0 => {
                 let range = response.headers().get(header::CONTENT_RANGE);

@@ -1,11 +1,13 @@
 //! What all calls share: endpoints in order, tries, authorization, and what an answer other than success means.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::time::Duration;
 
 use serde::Deserialize;
 use ureq::Body;
 use ureq::http::HeaderMap;
+use ureq::http::Method;
 use ureq::http::Response;
 use ureq::http::StatusCode;
 use ureq::http::header;
@@ -19,6 +21,7 @@ use super::auth::Scopes;
 use super::auth::Slot;
 use super::client::Client;
 use super::endpoint::Endpoint;
+use super::endpoint::Scheme;
 use super::error::RegistryError;
 use super::reference::Reference;
 use super::transport;
@@ -80,13 +83,32 @@ impl Client {
     ) -> Result<T, RegistryError> {
         let (last, others) = endpoints.split_last().expect("a registry has an endpoint");
         for endpoint in others {
-            match ask(endpoint) {
+            match ask(&self.settled(endpoint)) {
                 Ok(found) => return Ok(found),
                 Err(failure) if failure.error.is_worth_another_host() => {}
                 Err(failure) => return Err(failure.error),
             }
         }
-        self.with_tries(|| ask(last))
+        let last = self.settled(last);
+        self.with_tries(|| ask(&last))
+    }
+
+    /// The endpoint with the scheme that it answers to, which is found out once.
+    fn settled<'a>(&self, endpoint: &'a Endpoint) -> Cow<'a, Endpoint> {
+        if endpoint.scheme != Scheme::Either {
+            return Cow::Borrowed(endpoint);
+        }
+        let mut schemes = self.0.schemes.lock().expect("no probe panics");
+        let scheme = schemes.get(&endpoint.name).copied().or_else(|| {
+            let works = |scheme: &Scheme| {
+                let probe = Request::new(Method::GET, endpoint.with_scheme(*scheme).root());
+                self.0.transport.send(&probe, &endpoint.trust).is_ok()
+            };
+            let found = [Scheme::Tls, Scheme::Plain].into_iter().find(works)?;
+            schemes.insert(endpoint.name.clone(), found);
+            Some(found)
+        });
+        Cow::Owned(endpoint.with_scheme(scheme.unwrap_or(Scheme::Tls)))
     }
 
     pub(super) fn with_tries<T>(
@@ -136,7 +158,7 @@ impl Client {
         request: &Request<'_>,
     ) -> Result<Response<Body>, Failure> {
         // An upload may go to another host, which must not see the token.
-        let at_home = transport::same_origin(&request.url, &endpoint.url("", ""));
+        let at_home = transport::same_origin(&request.url, &endpoint.root());
         let mut used = slot.locked().answer.clone();
         let with = |answer: &Option<Answer>| match answer {
             Some(answer) if at_home => request
@@ -189,7 +211,7 @@ impl Client {
                 service,
                 scope,
             } => {
-                let at_home = endpoint.plain || !realm.starts_with("http://");
+                let at_home = endpoint.scheme == Scheme::Plain || !realm.starts_with("http://");
                 if !at_home && !matches!(found.credentials, Credentials::Anonymous) {
                     return Err(self.protocol(
                         endpoint,
@@ -236,7 +258,7 @@ impl Client {
     fn failed(&self, endpoint: &Endpoint, request: &Request<'_>, error: SendError) -> Failure {
         let host = transport::parse_url(&request.url)
             .and_then(|uri| uri.host().map(str::to_owned))
-            .filter(|_| !transport::same_origin(&request.url, &endpoint.url("", "")));
+            .filter(|_| !transport::same_origin(&request.url, &endpoint.root()));
         self.not_sent(host.unwrap_or_else(|| endpoint.name.clone()), error)
     }
 

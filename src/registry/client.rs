@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rbuild_llb::CancelToken;
@@ -17,9 +18,10 @@ use super::auth::Keyring;
 use super::auth::Scopes;
 use super::blob::BlobReader;
 use super::call::Failure;
-use super::endpoint;
 use super::endpoint::Endpoint;
+use super::endpoint::Scheme;
 use super::error::RegistryError;
+use super::places::Places;
 use super::reference::Reference;
 use super::resolve;
 use super::resolve::Fetched;
@@ -29,7 +31,6 @@ use super::transport::Request;
 use super::transport::Transport;
 use crate::image::Descriptor;
 use crate::image::media_type;
-use crate::request::RegistrySettings;
 use crate::request::Settings;
 
 /// The first pause between tries; it doubles.
@@ -42,7 +43,9 @@ pub struct Client(pub(super) Arc<Shared>);
 
 pub(super) struct Shared {
     pub(super) transport: Arc<Transport>,
-    registries: BTreeMap<String, RegistrySettings>,
+    pub(super) places: Places,
+    /// Whether hosts that may speak TLS or not do, by name.
+    pub(super) schemes: Mutex<BTreeMap<String, Scheme>>,
     pub(super) keyring: Keyring,
     pub(super) first_pause: Duration,
     _on_cancel: OnCancel,
@@ -70,7 +73,8 @@ impl Client {
         Self(Arc::new(Shared {
             _on_cancel: token.on_cancel(move || stopped.stop()),
             transport,
-            registries: settings.registries.clone(),
+            places: Places::new(settings.registries.clone()),
+            schemes: Mutex::default(),
             keyring: Keyring::new(settings.docker_config.clone()),
             first_pause,
         }))
@@ -102,13 +106,12 @@ impl Client {
     /// # Errors
     /// [`RegistryError`].
     pub fn head(&self, reference: &Reference) -> Result<OciDigest, RegistryError> {
-        let scopes = pull_scopes(reference);
         let tail = format!("manifests/{}", reference.version());
-        let digest = self.over_endpoints(&self.to_pull(reference), |endpoint| {
-            let url = endpoint.url(&reference.repository, &tail);
+        let digest = self.over_endpoints(&self.0.places.to_pull(reference)?, |endpoint| {
+            let url = endpoint.url(&tail);
             let request = Request::new(Method::HEAD, url)
                 .header(header::ACCEPT, media_type::MANIFESTS.join(", "));
-            match self.expect_success(endpoint, reference, &scopes, &request) {
+            match self.expect_success(endpoint, reference, &pull_scopes(endpoint), &request) {
                 Ok(response) => Ok(content_digest(response.headers())),
                 // distribution-spec asks for HEAD, but not everybody has it.
                 Err(Failure {
@@ -139,13 +142,13 @@ impl Client {
     }
 
     fn manifest(&self, reference: &Reference) -> Result<Fetched, RegistryError> {
-        let scopes = pull_scopes(reference);
         let tail = format!("manifests/{}", reference.version());
-        self.over_endpoints(&self.to_pull(reference), |endpoint| {
-            let url = endpoint.url(&reference.repository, &tail);
+        self.over_endpoints(&self.0.places.to_pull(reference)?, |endpoint| {
+            let url = endpoint.url(&tail);
             let request = Request::new(Method::GET, url)
                 .header(header::ACCEPT, media_type::MANIFESTS.join(", "));
-            let mut response = self.expect_success(endpoint, reference, &scopes, &request)?;
+            let mut response =
+                self.expect_success(endpoint, reference, &pull_scopes(endpoint), &request)?;
             let bytes = self.read_small(endpoint, reference.written(), &mut response)?;
             let digest = Descriptor::of("", &bytes).digest;
             let promised = reference
@@ -182,11 +185,11 @@ impl Client {
                 limit: MAX_DOCUMENT,
             });
         }
-        let scopes = pull_scopes(reference);
         let tail = format!("blobs/{}", descriptor.digest);
-        self.over_endpoints(&self.to_pull(reference), |endpoint| {
-            let request = Request::new(Method::GET, endpoint.url(&reference.repository, &tail));
-            let mut response = self.expect_success(endpoint, reference, &scopes, &request)?;
+        self.over_endpoints(&self.0.places.to_pull(reference)?, |endpoint| {
+            let request = Request::new(Method::GET, endpoint.url(&tail));
+            let mut response =
+                self.expect_success(endpoint, reference, &pull_scopes(endpoint), &request)?;
             let bytes = self.read_small(endpoint, &what, &mut response)?;
             resolve::check(descriptor, &bytes)?;
             Ok(Fetched {
@@ -196,21 +199,11 @@ impl Client {
             })
         })
     }
-
-    /// The endpoints to pull from.
-    pub(super) fn to_pull(&self, reference: &Reference) -> Vec<Endpoint> {
-        endpoint::to_pull(&self.0.registries, &reference.registry)
-    }
-
-    /// The endpoints to push to.
-    pub(super) fn to_push(&self, reference: &Reference) -> Vec<Endpoint> {
-        endpoint::to_push(&self.0.registries, &reference.registry)
-    }
 }
 
 /// What pulling from a repository needs.
-pub(super) fn pull_scopes(reference: &Reference) -> Scopes {
-    vec![format!("repository:{}:pull", reference.repository)]
+pub(super) fn pull_scopes(endpoint: &Endpoint) -> Scopes {
+    vec![format!("repository:{}:pull", endpoint.repository)]
 }
 
 /// `Docker-Content-Digest`, where it is a SHA-256.

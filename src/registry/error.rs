@@ -7,6 +7,7 @@ use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 
 use crate::image::DocumentError;
+use crate::request::KeyPair;
 
 /// A failed call.
 #[derive(Debug, thiserror::Error)]
@@ -164,6 +165,54 @@ pub enum RegistryError {
         #[source]
         source: Option<io::Error>,
     },
+    /// A file that should hold a private key and does not.
+    #[error("`{}` is not a readable PEM file with a private key", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why; `None` where it just holds none.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// A client certificate and a key that cannot be used, or not together.
+    #[error("`{}` and `{}` cannot be used as a client certificate and its key", pair.cert.display(), pair.key.display())]
+    KeyPair {
+        /// The files.
+        pair: Box<KeyPair>,
+        /// Why not.
+        #[source]
+        source: Box<rustls::Error>,
+    },
+    /// A directory of `certs.d` with a certificate and no key, or the reverse.
+    #[error("`{}` has no {what} `{}` beside it", path.display(), missing.display())]
+    HalfAPair {
+        /// What there is.
+        path: PathBuf,
+        /// `key` or `certificate`.
+        what: &'static str,
+        /// What there is not.
+        missing: PathBuf,
+    },
+    /// registries.conf forbids it.
+    #[error("`{reference}` may not be used: {place} blocks `{prefix}`")]
+    Blocked {
+        /// File and line.
+        place: String,
+        /// What was asked for, as the user wrote it.
+        reference: String,
+        /// The blocked prefix.
+        prefix: String,
+    },
+    /// A table of registries.conf that cannot be used is about what was asked for.
+    #[error("where to find `{reference}` cannot be told from {place}: {why}")]
+    Setting {
+        /// File and line.
+        place: String,
+        /// What was asked for, as the user wrote it.
+        reference: String,
+        /// What is wrong with the table.
+        why: String,
+    },
     /// A proxy URL that cannot be used. The URL may hold a password, so it is not shown.
     #[error("the proxy for {scheme} requests is not an `http://` or `https://` URL")]
     Proxy {
@@ -244,8 +293,12 @@ impl RegistryError {
             Self::Unauthorized { credentials, .. } => Some(credentials.clone()),
             Self::Tls { registry, .. } => Some(format!(
                 "in config.toml, `[registry.\"{registry}\"]` takes `ca = [\"FILE.pem\"]` for a private authority, \
-                 `http = true` for a registry without TLS, `insecure = true` to trust any certificate"
+                 `keypair` for a registry that asks for a certificate, `http = true` for a registry without TLS, `insecure = true` to trust any certificate"
             )),
+            Self::Key { .. } => Some(
+                "keys are read as PEM in the forms PKCS #8, PKCS #1 and SEC 1, not encrypted"
+                    .to_owned(),
+            ),
             Self::TooManyRequests { registry, .. } => Some(format!(
                 "`docker login {registry}` may raise the limit; `mirrors` in config.toml avoids it"
             )),
@@ -265,6 +318,8 @@ impl RegistryError {
                 | Self::Source { .. }
                 | Self::Sink { .. }
                 | Self::Ca { .. }
+                | Self::Key { .. }
+                | Self::KeyPair { .. }
                 | Self::Proxy { .. }
         )
     }

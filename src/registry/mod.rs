@@ -7,8 +7,9 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `reference` | docker's reference grammar |
-//! | `endpoint` | where a registry's requests go: mirrors, schemes |
-//! | `transport` | connections: TLS, proxies, redirects, time limits |
+//! | `places` | where a registry's requests go, and how: mirrors, schemes, certificates |
+//! | `endpoint` | one such place, and its URLs |
+//! | `transport` | connections: proxies, redirects, time limits; `tls` certificates |
 //! | `auth` | challenges, tokens, credentials |
 //! | `call` | retries, authorization, what refusals mean |
 //! | `client` | the pull calls; `push` the others; `blob` the resuming reader |
@@ -31,9 +32,11 @@ pub mod download;
 mod endpoint;
 mod error;
 pub mod layout;
+mod places;
 mod push;
 pub mod reference;
 mod resolve;
+mod tls;
 mod transport;
 
 #[cfg(test)]

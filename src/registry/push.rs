@@ -51,7 +51,7 @@ impl Client {
             mount_from: mount_from.filter(|from| *from != to.repository),
             open,
         };
-        self.over_endpoints(&self.to_push(to), |endpoint| {
+        self.over_endpoints(&self.0.places.to_push(to)?, |endpoint| {
             if self.has_blob(endpoint, to, digest)? {
                 return Ok(Pushed::Existed);
             }
@@ -72,8 +72,8 @@ impl Client {
     ) -> Result<OciDigest, RegistryError> {
         let digest = Descriptor::of(media_type, bytes).digest;
         let tail = format!("manifests/{}", to.version());
-        self.over_endpoints(&self.to_push(to), |endpoint| {
-            let request = Request::new(Method::PUT, endpoint.url(&to.repository, &tail))
+        self.over_endpoints(&self.0.places.to_push(to)?, |endpoint| {
+            let request = Request::new(Method::PUT, endpoint.url(&tail))
                 .header(header::CONTENT_TYPE, media_type)
                 .body(Payload::Bytes(bytes));
             let response = self.expect_success(endpoint, to, &scopes(to, None), &request)?;
@@ -95,7 +95,7 @@ impl Client {
         to: &Reference,
         digest: &OciDigest,
     ) -> Result<bool, Failure> {
-        let url = endpoint.url(&to.repository, &format!("blobs/{digest}"));
+        let url = endpoint.url(&format!("blobs/{digest}"));
         let request = Request::new(Method::HEAD, url);
         match self.expect_success(endpoint, to, &scopes(to, None), &request) {
             Ok(_) => Ok(true),
@@ -110,7 +110,7 @@ impl Client {
     /// POST for a place to upload to, PUT of the whole blob there.
     fn upload(&self, endpoint: &Endpoint, blob: &Blob<'_>) -> Result<Pushed, Failure> {
         let scopes = scopes(blob.to, blob.mount_from);
-        let mut url = endpoint.url(&blob.to.repository, "blobs/uploads/");
+        let mut url = endpoint.url("blobs/uploads/");
         if let Some(from) = blob.mount_from {
             url = format!(
                 "{url}?mount={}&from={}",

@@ -5,4 +5,6 @@ mod distribution;
 mod fixture;
 mod http;
 mod layouts;
+mod places;
 mod server;
+mod tls;

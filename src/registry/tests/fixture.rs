@@ -17,13 +17,14 @@ use crate::image::Manifest;
 use crate::image::media_type;
 use crate::registry::Client;
 use crate::request::ProxySettings;
+use crate::request::Registries;
 use crate::request::Settings;
 
 pub(super) fn settings() -> Settings {
     Settings {
         root: PathBuf::new(),
         temp_dir: PathBuf::new(),
-        registries: BTreeMap::new(),
+        registries: Registries::default(),
         docker_config: None,
         ca: None,
         tag_max_age: 0,

@@ -71,7 +71,7 @@ pub(super) fn resolve(client: &Client, reference: &Reference) -> Result<OciDiges
     Ok(resolved.manifest_digest)
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
@@ -330,7 +330,7 @@ fn mirrors_come_first_and_the_registry_last() {
     let gone = Server::start(|_| Reply::hang_up()).host.clone();
     let with = |mirrors: &[&str]| {
         let mut settings = settings();
-        settings.registries.insert(
+        settings.registries.hosts.insert(
             registry_server.host.clone(),
             RegistrySettings {
                 mirrors: mirrors.iter().map(|m| (*m).to_owned()).collect(),
@@ -366,7 +366,7 @@ fn proxies_tunnel_unless_exempt() {
     });
     let mut settings = settings();
     settings.proxies.http = Some(format!("http://user:pass@{}", proxy.host));
-    settings.registries.insert(
+    settings.registries.hosts.insert(
         "registry.invalid".to_owned(),
         RegistrySettings {
             http: Some(true),

@@ -155,7 +155,8 @@ fn serve(stream: &TcpStream, script: &Script, log: &Mutex<Vec<Asked>>) -> std::i
 
 fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Asked>> {
     let mut line = String::new();
-    if reader.read_line(&mut line)? == 0 {
+    // What begins like this is a TLS handshake, which we do not speak.
+    if reader.fill_buf()?.first() == Some(&0x16) || reader.read_line(&mut line)? == 0 {
         return Ok(None);
     }
     let mut words = line.split(' ').map(str::to_owned);
