@@ -20,6 +20,7 @@ mod plan;
 mod plans;
 mod platforms;
 mod real_inputs;
+mod registries;
 mod sandbox;
 mod smoke;
 mod support;

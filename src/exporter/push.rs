@@ -5,6 +5,7 @@ use std::io::Read;
 
 use rayon::prelude::*;
 
+use rbuild_cache::LayerRef;
 use rbuild_llb::OciDigest;
 
 use super::Export;
@@ -12,6 +13,7 @@ use super::ExportError;
 use super::Exporter;
 use super::ReadyImage;
 use super::store::OwnStore;
+use crate::image::Descriptor;
 use crate::outcome::Delivery;
 use crate::registry::Reference;
 
@@ -43,12 +45,13 @@ impl Push {
         image
             .layers
             .par_iter()
-            .try_for_each(|(layer, _)| -> Result<(), ExportError> {
+            .try_for_each(|(layer, from)| -> Result<(), ExportError> {
                 let open = || {
                     let blob = blobs.open(&layer.digest).map_err(std::io::Error::other)?;
                     Ok(Box::new(blob) as Box<dyn Read>)
                 };
-                registry.push_blob(reference, &layer.digest, layer.size, None, &open)?;
+                let near = near(reference, layer, from);
+                registry.push_blob(reference, &layer.digest, layer.size, near.as_deref(), &open)?;
                 Ok(())
             })?;
         let open = || Ok(Box::new(&image.config[..]) as Box<dyn Read>);
@@ -59,6 +62,14 @@ impl Push {
         }
         Ok(())
     }
+}
+
+/// The repository of the same registry that a base's layer came from.
+fn near(to: &Reference, layer: &Descriptor, from: &LayerRef) -> Option<String> {
+    let origin = from.origin.as_ref()?;
+    let source: Reference = origin.source.as_deref()?.parse().ok()?;
+    let same = origin.digest == layer.digest && source.registry == to.registry;
+    same.then_some(source.repository)
 }
 
 impl Exporter for Push {

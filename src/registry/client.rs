@@ -33,8 +33,19 @@ use crate::image::Descriptor;
 use crate::image::media_type;
 use crate::request::Settings;
 
-/// The first pause between tries; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// What is waited for how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// The first pause between tries; it doubles.
+    pub(super) first_pause: Duration,
+    /// For one read or write. A registry may be silent for long after a big upload, while it hashes.
+    pub(super) silence: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    first_pause: Duration::from_millis(250),
+    silence: Duration::from_secs(120),
+};
 const CONTENT_DIGEST: &str = "docker-content-digest";
 
 /// Talks to registries. Cheap to clone; clones share connections and tokens and may be used by many threads.
@@ -46,6 +57,8 @@ pub(super) struct Shared {
     pub(super) places: Places,
     /// Whether hosts that may speak TLS or not do, by name.
     pub(super) schemes: Mutex<BTreeMap<String, Scheme>>,
+    /// Bytes that requests to hosts may have, where a larger one was refused, by name.
+    pub(super) largest_bodies: Mutex<BTreeMap<String, u64>>,
     pub(super) keyring: Keyring,
     pub(super) first_pause: Duration,
     _on_cancel: OnCancel,
@@ -60,23 +73,24 @@ impl Client {
     /// A client whose calls fail with [`RegistryError::Cancelled`] as soon as `token` is cancelled, those that wait
     /// for a server too.
     pub fn cancelled_by(settings: &Settings, token: &CancelToken) -> Self {
-        Self::with_pause(settings, token, FIRST_PAUSE)
+        Self::with_patience(settings, token, PATIENCE)
     }
 
-    pub(super) fn with_pause(
+    pub(super) fn with_patience(
         settings: &Settings,
         token: &CancelToken,
-        first_pause: Duration,
+        patience: Patience,
     ) -> Self {
-        let transport = Arc::new(Transport::new(settings));
+        let transport = Arc::new(Transport::new(settings, patience.silence));
         let stopped = Arc::clone(&transport);
         Self(Arc::new(Shared {
             _on_cancel: token.on_cancel(move || stopped.stop()),
             transport,
             places: Places::new(settings.registries.clone()),
             schemes: Mutex::default(),
+            largest_bodies: Mutex::default(),
             keyring: Keyring::new(settings.docker_config.clone()),
-            first_pause,
+            first_pause: patience.first_pause,
         }))
     }
 

@@ -299,6 +299,11 @@ impl RegistryError {
                 "keys are read as PEM in the forms PKCS #8, PKCS #1 and SEC 1, not encrypted"
                     .to_owned(),
             ),
+            Self::Status { status: 413, .. } => Some(
+                "the registry, or a proxy before it, takes no requests of 1 MiB; nginx has \
+                 `client_max_body_size` for that"
+                    .to_owned(),
+            ),
             Self::TooManyRequests { registry, .. } => Some(format!(
                 "`docker login {registry}` may raise the limit; `mirrors` in config.toml avoids it"
             )),

@@ -12,7 +12,7 @@
 //! | `transport` | connections: proxies, redirects, time limits; `tls` certificates |
 //! | `auth` | challenges, tokens, credentials |
 //! | `call` | retries, authorization, what refusals mean |
-//! | `client` | the pull calls; `push` the others; `blob` the resuming reader |
+//! | `client` | the pull calls; `push` and `upload` the others; `blob` the resuming reader |
 //! | `download` | files by URL |
 //! | `resolve` | from a name to the image for a platform |
 //! | `layout` | OCI image layouts |
@@ -38,6 +38,7 @@ pub mod reference;
 mod resolve;
 mod tls;
 mod transport;
+mod upload;
 
 #[cfg(test)]
 mod tests;

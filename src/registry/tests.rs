@@ -8,3 +8,4 @@ mod layouts;
 mod places;
 mod server;
 mod tls;
+mod uploads;

@@ -38,14 +38,17 @@ use crate::request::Settings;
 
 /// For a TCP connection and TLS handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
-/// For one read or write. A registry may be silent for long after a big upload, while it hashes.
-const SILENCE_LIMIT: Duration = Duration::from_secs(120);
+/// Who announces a body waits that long for word that it is wanted (`Expect`, RFC 9110, section 10.1.1), then sends it.
+const ANNOUNCE_LIMIT: Duration = Duration::from_secs(1);
+/// Bodies of at least that size are announced: who does not want one says so before it is sent.
+const ANNOUNCED: u64 = 1 << 20;
 /// Redirects in a row.
 const MAX_REDIRECTS: u32 = 10;
 
 /// Connections to any number of hosts. Shared by threads.
 pub(super) struct Transport {
     certificates: Certificates,
+    silence: Duration,
     proxies: ProxySettings,
     agents: Mutex<BTreeMap<AgentKey, Agent>>,
     stopped: Mutex<bool>,
@@ -120,8 +123,10 @@ impl<'a> Request<'a> {
 }
 
 impl Transport {
-    pub(super) fn new(settings: &Settings) -> Self {
+    /// `silence` is the longest that one read or write may take.
+    pub(super) fn new(settings: &Settings, silence: Duration) -> Self {
         Self {
+            silence,
             certificates: Certificates::new(settings.ca.clone()),
             proxies: settings.proxies.clone(),
             agents: Mutex::default(),
@@ -217,6 +222,9 @@ impl Transport {
                     inner: open().map_err(SendError::Source)?,
                     failed: None,
                 };
+                if size >= ANNOUNCED {
+                    builder = builder.header(header::EXPECT, "100-continue");
+                }
                 let answer = builder
                     .header(header::CONTENT_LENGTH, HeaderValue::from(size))
                     .body(SendBody::from_reader(&mut source))
@@ -278,8 +286,9 @@ impl Transport {
             .tls_config(tls.build())
             .max_idle_connections_per_host(8)
             .timeout_connect(Some(CONNECT_LIMIT))
-            .timeout_per_read(Some(SILENCE_LIMIT))
-            .timeout_per_write(Some(SILENCE_LIMIT))
+            .timeout_await_100(Some(ANNOUNCE_LIMIT.min(self.silence)))
+            .timeout_per_read(Some(self.silence))
+            .timeout_per_write(Some(self.silence))
             .build();
         let agent = Agent::with_parts(config, DefaultConnector::default(), OnThisThread::default());
         let mut agents = locked(&self.agents);

@@ -20,3 +20,4 @@ pub(crate) use output::Output;
 pub(crate) use registry::Registry;
 pub(crate) use servers::FileServer;
 pub(crate) use servers::GitServer;
+pub(crate) use servers::Tap;

@@ -1,7 +1,6 @@
 //! What the client does with hostile, overloaded and picky servers.
 
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -446,64 +445,4 @@ fn cancelling_ends_what_waits() {
         let error = call.join().unwrap().unwrap_err();
         assert!(matches!(error, RegistryError::Cancelled), "{error}");
     });
-}
-
-#[test]
-fn blobs_that_exist_are_not_sent() {
-    let sent = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&sent);
-    let server = Server::start(move |asked| match asked.method.as_str() {
-        "HEAD" if asked.target.starts_with("/v2/full/") => Reply::new(200),
-        "HEAD" => Reply::new(404),
-        "POST" if asked.target.contains("mount") && asked.target.starts_with("/v2/near/") => {
-            Reply::new(201)
-        }
-        "POST" => Reply::new(202).header("Location", "/upload/1?state=x"),
-        // The first PUT breaks off: the upload begins anew.
-        "PUT" if counted.fetch_add(1, Ordering::SeqCst) == 0 => Reply::hang_up(),
-        _ => Reply::new(201),
-    });
-    let client = client(&settings());
-    let bytes = b"some layer".as_slice();
-    let descriptor = Descriptor::of("", bytes);
-    let push = |repository: &str, mount: Option<&str>| {
-        client
-            .push_blob(
-                &reference(&server.host, repository),
-                &descriptor.digest,
-                descriptor.size,
-                mount,
-                &|| Ok(Box::new(bytes)),
-            )
-            .unwrap()
-    };
-    use crate::registry::Pushed;
-    assert_eq!(push("full/a", None), Pushed::Existed);
-    assert_eq!(push("near/a", Some("full/a")), Pushed::Mounted);
-    assert_eq!(push("far/a", Some("full/a")), Pushed::Sent);
-    assert_eq!(sent.load(Ordering::SeqCst), 2);
-    let asked = server.asked();
-    let put = asked.last().unwrap();
-    assert_eq!(
-        put.target,
-        format!(
-            "/upload/1?state=x&digest={}",
-            descriptor.digest.to_string().replace(':', "%3A")
-        )
-    );
-    assert_eq!(put.body, bytes);
-
-    let error = client
-        .push_blob(
-            &reference(&server.host, "far/b"),
-            &descriptor.digest,
-            descriptor.size,
-            None,
-            &|| Err(std::io::Error::other("disk on fire")),
-        )
-        .unwrap_err();
-    assert_eq!(
-        chain(&error),
-        "a blob to be pushed cannot be read: disk on fire"
-    );
 }

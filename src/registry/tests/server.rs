@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::io::BufReader;
+use std::io::Read;
 use std::io::Write;
 use std::net::TcpListener;
 use std::net::TcpStream;
@@ -89,6 +90,14 @@ impl Reply {
 
 impl Server {
     pub(super) fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        Self::limited(u64::MAX, script)
+    }
+
+    /// Refuses larger bodies that are announced, as a proxy may do.
+    pub(super) fn limited(
+        limit: u64,
+        script: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let script: Arc<Script> = Arc::new(script);
@@ -103,7 +112,7 @@ impl Server {
                 let (script, log) = (Arc::clone(&script), Arc::clone(&log));
                 std::thread::spawn(move || {
                     // A client may hang up at any time.
-                    drop(serve(&stream.unwrap(), &*script, &log));
+                    drop(serve(&stream.unwrap(), limit, &*script, &log));
                 });
             }
         });
@@ -134,12 +143,29 @@ impl Drop for Server {
     }
 }
 
-fn serve(stream: &TcpStream, script: &Script, log: &Mutex<Vec<Asked>>) -> std::io::Result<()> {
+fn serve(
+    mut stream: &TcpStream,
+    limit: u64,
+    script: &Script,
+    log: &Mutex<Vec<Asked>>,
+) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
-        let Some(asked) = read_request(&mut reader)? else {
+        let Some(mut asked) = read_head(&mut reader)? else {
             return Ok(());
         };
+        let length = asked.header("content-length");
+        let length = length.map_or(0, |v| v.parse().unwrap());
+        let announced = asked.header("expect").is_some();
+        if announced && length > limit {
+            log.lock().unwrap().push(asked.clone());
+            return write_reply(stream, &asked, &Reply::new(413));
+        }
+        if announced {
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        }
+        asked.body = vec![0; usize::try_from(length).unwrap()];
+        reader.read_exact(&mut asked.body)?;
         log.lock().unwrap().push(asked.clone());
         let reply = script(&asked);
         if reply.status == 0 {
@@ -153,7 +179,7 @@ fn serve(stream: &TcpStream, script: &Script, log: &Mutex<Vec<Asked>>) -> std::i
     }
 }
 
-fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Asked>> {
+fn read_head(reader: &mut impl BufRead) -> std::io::Result<Option<Asked>> {
     let mut line = String::new();
     // What begins like this is a TLS handshake, which we do not speak.
     if reader.fill_buf()?.first() == Some(&0x16) || reader.read_line(&mut line)? == 0 {
@@ -170,16 +196,11 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Asked>> {
         };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let length = headers
-        .get("content-length")
-        .map_or(0, |v| v.parse().unwrap());
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
     Ok(Some(Asked {
         method,
         target,
         headers,
-        body,
+        body: Vec::new(),
     }))
 }
 
