@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::io::Read;
 use std::time::Duration;
+use std::time::UNIX_EPOCH;
 
 use serde::Deserialize;
 use ureq::Body;
@@ -27,6 +28,7 @@ use super::reference::Reference;
 use super::transport;
 use super::transport::Request;
 use super::transport::SendError;
+use crate::clock;
 
 /// How often the last endpoint is asked; one with others after it is asked once.
 pub(super) const TRIES: u32 = 5;
@@ -320,7 +322,11 @@ impl Client {
                 reference,
                 message,
             },
-            StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests { registry, message },
+            StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests {
+                limit: rate_limit(response.headers()),
+                registry,
+                message,
+            },
             status => RegistryError::Status {
                 registry,
                 method: request.method.to_string(),
@@ -373,17 +379,49 @@ impl Client {
     }
 }
 
-/// `Retry-After` in seconds; its form with a date is passed over.
+/// When to come back, by `Retry-After`: in seconds or as a date (RFC 9110, section 10.2.3).
 pub(super) fn retry_after(headers: &HeaderMap) -> Again {
-    let seconds = headers
-        .get(header::RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.trim().parse().ok());
-    match seconds.map(Duration::from_secs) {
+    let text = headers.get(header::RETRY_AFTER);
+    let text = text.and_then(|value| value.to_str().ok()).map(str::trim);
+    let time = text.and_then(|text| match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => {
+            let date = httpdate::parse_http_date(text).ok()?;
+            let since = date.duration_since(UNIX_EPOCH).ok()?;
+            let now = Duration::from_nanos(u64::try_from(clock::now().0).ok()?);
+            Some(since.saturating_sub(now))
+        }
+    });
+    match time {
         None => Again::Later,
         Some(time) if time > LONGEST_PAUSE => Again::Never,
         Some(time) => Again::After(time),
     }
+}
+
+/// The limit a registry sets, in words: Docker Hub's `RateLimit-Limit: 100;w=21600`, and when `Retry-After` asks to come back.
+pub(super) fn rate_limit(headers: &HeaderMap) -> Option<String> {
+    let text = |name: &str| headers.get(name)?.to_str().ok();
+    let limit = text("ratelimit-limit").and_then(|limit| {
+        let (number, rest) = limit.split_once(';').unwrap_or((limit, ""));
+        let number: u64 = number.trim().parse().ok()?;
+        let seconds: Option<u64> = rest.trim().strip_prefix("w=").and_then(|w| w.parse().ok());
+        Some(match seconds {
+            Some(seconds) => format!("its limit is {number} in {seconds} s"),
+            None => format!("its limit is {number}"),
+        })
+    });
+    let back = text("retry-after").map(str::trim).and_then(|back| {
+        let in_seconds = back.parse::<u64>().is_ok();
+        let is_date = || httpdate::parse_http_date(back).is_ok();
+        match in_seconds {
+            true => Some(format!("it takes requests again after {back} s")),
+            false if is_date() => Some(format!("it takes requests again on {back}")),
+            false => None,
+        }
+    });
+    let said: Vec<String> = [limit, back].into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join(", "))
 }
 
 /// What an error's body says, in the forms of the distribution-spec (Error Codes), of OAuth2 and of Docker Hub's

@@ -14,6 +14,7 @@ use ureq::http::header;
 use super::auth;
 use super::call::Again;
 use super::call::Failure;
+use super::call::rate_limit;
 use super::call::retry_after;
 use super::client::Client;
 use super::endpoint::Trust;
@@ -145,7 +146,11 @@ fn refused(registry: String, url: &str, response: &Response<Body>) -> Failure {
             reference,
             message,
         },
-        StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests { registry, message },
+        StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests {
+            limit: rate_limit(response.headers()),
+            registry,
+            message,
+        },
         status => RegistryError::Status {
             registry,
             method: Method::GET.to_string(),

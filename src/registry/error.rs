@@ -53,8 +53,14 @@ pub enum RegistryError {
         source: ureq::Error,
     },
     /// 429, after all tries.
-    #[error("`{registry}` answers too many requests for now{}", detail(message))]
+    #[error(
+        "`{registry}` takes no more requests for now{}{}",
+        detail(message),
+        within(limit)
+    )]
     TooManyRequests {
+        /// The limit it sets, in words.
+        limit: Option<String>,
         /// Who refused.
         registry: String,
         /// What the registry said.
@@ -271,6 +277,12 @@ fn detail(message: &Option<String>) -> String {
         .map_or_else(String::new, |text| format!(": {text}"))
 }
 
+fn within(limit: &Option<String>) -> String {
+    limit
+        .as_ref()
+        .map_or_else(String::new, |text| format!(" ({text})"))
+}
+
 fn list<T: std::fmt::Display>(items: &[T]) -> String {
     if items.is_empty() {
         return "nothing".to_owned();
@@ -299,9 +311,33 @@ impl RegistryError {
                 "keys are read as PEM in the forms PKCS #8, PKCS #1 and SEC 1, not encrypted"
                     .to_owned(),
             ),
+            // A file that has a URL may just have changed.
+            Self::DigestMismatch { what, .. } | Self::SizeMismatch { what, .. }
+                if !what.contains("://") => Some(
+                "the server, or a mirror or proxy before it, is broken or changes what passes; nothing of it was kept"
+                    .to_owned(),
+            ),
+            Self::Protocol { registry, .. } => Some(format!(
+                "answers like that often come from a proxy or a login page in the place of `{registry}`"
+            )),
+            Self::Status {
+                status: 500..=599,
+                registry,
+                ..
+            } => Some(format!(
+                "the trouble is `{registry}`'s own: try again later, or name another host with `mirrors` in config.toml"
+            )),
             Self::Status { status: 413, .. } => Some(
                 "the registry, or a proxy before it, takes no requests of 1 MiB; nginx has \
                  `client_max_body_size` for that"
+                    .to_owned(),
+            ),
+            Self::Document {
+                source: DocumentError::Schema1,
+                ..
+            } => Some(
+                "a newer image may be there under another tag; pulling it with an old docker and pushing it again with a \
+                 new one converts it"
                     .to_owned(),
             ),
             Self::TooManyRequests { registry, .. } => Some(format!(

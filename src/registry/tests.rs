@@ -3,6 +3,7 @@
 mod auth;
 mod distribution;
 mod fixture;
+mod hostile;
 mod http;
 mod layouts;
 mod places;

@@ -108,15 +108,22 @@ fn passing_troubles_are_waited_out() {
 
 #[test]
 fn lasting_troubles_are_errors() {
-    let cases: [(Reply, usize, &str); 5] = [
+    let cases: [(Reply, usize, &str); 6] = [
         (Reply::new(503), 5, "answered 503 to GET http://HOST/v2/a/b/manifests/1"),
-        (Reply::new(429), 5, "`HOST` answers too many requests for now"),
+        (Reply::new(429), 5, "`HOST` takes no more requests for now"),
         (
             Reply::new(429)
                 .header("Retry-After", "3600")
+                .header("RateLimit-Limit", "100;w=21600")
                 .body(r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your limit"}]}"#),
             1,
-            "`HOST` answers too many requests for now: You have reached your limit",
+            "`HOST` takes no more requests for now: You have reached your limit (its limit is 100 in 21600 s, it takes requests \
+             again after 3600 s)",
+        ),
+        (
+            Reply::new(503).header("Retry-After", "Tue, 31 Dec 2999 23:59:59 GMT"),
+            1,
+            "answered 503 to GET",
         ),
         (Reply::new(418), 1, "answered 418 to GET"),
         (Reply::hang_up(), 5, "`HOST` cannot be reached"),

@@ -29,6 +29,7 @@ pub(super) struct Reply {
     body: Vec<u8>,
     length: Option<u64>,
     chunked: bool,
+    stalled: bool,
 }
 
 pub(super) struct Server {
@@ -79,6 +80,12 @@ impl Reply {
     /// Gives no length.
     pub(super) fn chunked(mut self) -> Self {
         self.chunked = true;
+        self
+    }
+
+    /// Keeps the connection open after the body, until the client closes it.
+    pub(super) fn stalled(mut self) -> Self {
+        self.stalled = true;
         self
     }
 
@@ -172,6 +179,9 @@ fn serve(
             return Ok(());
         }
         write_reply(stream, &asked, &reply)?;
+        if reply.stalled {
+            std::io::copy(&mut reader, &mut std::io::sink())?;
+        }
         // The tunnel of a proxy: what comes next is for the host asked for, which is us, too.
         if asked.method != "CONNECT" {
             return Ok(());
