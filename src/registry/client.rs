@@ -152,7 +152,22 @@ impl Client {
         digest: &OciDigest,
         size: u64,
     ) -> Result<BlobReader, RegistryError> {
-        BlobReader::open(self, reference, digest, size)
+        BlobReader::open(self, reference, &[], digest, size)
+    }
+
+    /// The same for a blob that may be elsewhere: `urls` of its descriptor are asked before the registry, without
+    /// credentials, as containerd does.
+    ///
+    /// # Errors
+    /// [`RegistryError`], that of the first URL if the registry does not have the blob.
+    pub fn blob_elsewhere(
+        &self,
+        reference: &Reference,
+        urls: &[String],
+        digest: &OciDigest,
+        size: u64,
+    ) -> Result<BlobReader, RegistryError> {
+        BlobReader::open(self, reference, urls, digest, size)
     }
 
     fn manifest(&self, reference: &Reference) -> Result<Fetched, RegistryError> {

@@ -125,7 +125,7 @@ impl Client {
 }
 
 /// What a status but success means.
-fn refused(registry: String, url: &str, response: &Response<Body>) -> Failure {
+pub(super) fn refused(registry: String, url: &str, response: &Response<Body>) -> Failure {
     let reference = shown(url);
     let message = None;
     let again = match response.status().as_u16() {

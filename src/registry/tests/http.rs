@@ -296,6 +296,51 @@ fn broken_downloads_go_on_where_they_were() {
 }
 
 #[test]
+fn foreign_blobs_come_from_their_urls() {
+    let bytes = blob_bytes();
+    let all = bytes.clone();
+    // Breaks once.
+    let elsewhere = Server::start(move |asked| match range_start(asked) {
+        _ if asked.target == "/none" => Reply::new(404),
+        None => Reply::new(200).body(&all[..1000]).length(all.len() as u64),
+        Some(start) => Reply::new(206)
+            .header("Content-Range", format!("bytes {start}-/{}", all.len()))
+            .body(&all[start..]),
+    });
+    let all = bytes.clone();
+    let registry = Server::start(move |asked| match asked.target.contains("/a/b/") {
+        true => Reply::new(404),
+        false => Reply::new(200).body(all.clone()),
+    });
+    let blob = Descriptor::of("", &bytes);
+    let read = |repository: &str, urls: &[&str]| {
+        let urls: Vec<String> = urls
+            .iter()
+            .map(|url| url.replace("HOST", &elsewhere.host))
+            .collect();
+        let image = reference(&registry.host, repository);
+        let client = client(&settings());
+        let mut reader = client.blob_elsewhere(&image, &urls, &blob.digest, blob.size)?;
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        Ok::<_, RegistryError>(read)
+    };
+    let urls = ["file:///etc/passwd", "http://HOST/none", "http://HOST/blob"];
+    assert!(read("a/b", &urls).unwrap() == bytes);
+    assert_eq!(registry.asked().len(), 0);
+    assert_eq!(
+        elsewhere.lines(),
+        ["GET /none", "GET /blob", "GET /none", "GET /blob"]
+    );
+    assert!(read("has/it", &urls[..2]).unwrap() == bytes);
+    let error = read("a/b", &urls[1..2]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("`127.0.0.1` has no `http://{}/none`", elsewhere.host)
+    );
+}
+
+#[test]
 fn wrong_blobs_are_refused_before_their_end() {
     let bytes = blob_bytes();
     let mut wrong = bytes.clone();
