@@ -125,6 +125,8 @@ pub struct StepFailure {
     pub ended: String,
     /// The instruction.
     pub span: Option<Span>,
+    /// Whether it had no network to reach.
+    pub offline: bool,
 }
 
 impl BuildError {

@@ -21,6 +21,7 @@ mod plans;
 mod platforms;
 mod real_inputs;
 mod registries;
+mod reproducible;
 mod sandbox;
 mod smoke;
 mod support;

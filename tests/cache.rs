@@ -1,5 +1,6 @@
 //! What runs again, and what does not.
 
+use std::fs;
 use std::fs::File;
 use std::time::Duration;
 use std::time::SystemTime;
@@ -192,4 +193,57 @@ fn layers_may_be_equal() {
     env.rbuild(["-t", "equal", "."]).success();
     env.rbuild(["run", "equal", "test", "!", "-e", "/f"])
         .success();
+}
+
+/// A large layer of which one file changed is made of what an earlier export compressed, and is the layer that a store
+/// makes that knows nothing.
+#[test]
+fn a_layer_exported_again_is_the_layer_that_is_exported_first() {
+    let env = TestEnv::new().file("Dockerfile", "FROM scratch\nCOPY files /files\n");
+    let mut state = 1_u64;
+    for name in 0..40 {
+        // A generator of Marsaglia's (xorshift64): half of it noise, half of it repeated.
+        let mut bytes = Vec::new();
+        while bytes.len() < 150_000 {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            bytes.extend_from_slice(&state.to_le_bytes());
+            bytes.extend_from_slice(b"the same");
+        }
+        env.write(&format!("files/{name:02}"), bytes);
+    }
+    let digest = |root: &[&str]| {
+        // The directory that COPY makes has the time of the step.
+        let time = "--build-arg=SOURCE_DATE_EPOCH=1700000000";
+        let export = [time, "-o", "type=oci,dest=../out.tar", "."];
+        env.rbuild([root, &export].concat()).success();
+        let inspect = ["inspect", "--format={{.Digest}}", "oci-archive:../out.tar"];
+        env.tool("skopeo", inspect).success().stdout
+    };
+    let first = digest(&[]);
+    env.write("files/17", "changed\n");
+    let again = digest(&[]);
+    assert_ne!(again, first);
+    let elsewhere = env.outside("elsewhere");
+    let root = format!("--root={}", elsewhere.display());
+    assert_eq!(digest(&[&root]), again);
+    // umoci compares every digest and every size as it unpacks.
+    let archive = ["copy", "oci-archive:../out.tar", "oci:../layout:it"];
+    env.tool("skopeo", archive).success();
+    let unpack = [
+        "unpack",
+        "--rootless",
+        "--image=../layout:it",
+        "../unpacked",
+    ];
+    env.tool("umoci", unpack).success();
+    for name in 0..40 {
+        let path = format!("files/{name:02}");
+        let unpacked = env.outside("unpacked/rootfs").join(&path);
+        assert_eq!(
+            fs::read(unpacked).unwrap(),
+            fs::read(env.path(&path)).unwrap()
+        );
+    }
 }

@@ -268,3 +268,32 @@ word=hello   hello | hi
 
 "#]]);
 }
+
+#[test]
+fn files_that_the_step_does_not_have_are_named_where_they_are_asked_for() {
+    let env = env();
+    let plan = PLAN.replace("path = \"/app\", to", "path = \"/ap\", to");
+    env.write("rbuild.toml", plan);
+    env.rbuild(["build", "-q", "files"]).is(str![[r#"
+---- stderr ----
+error: there is no `/ap` in the step's files
+  --> rbuild.toml:29:18
+   |
+29 | local = { path = "/ap", to = "dist/" }
+   |                  ^^^^^
+[exit status: 2]
+
+"#]]);
+}
+
+/// What a step says when it looks for a name on a network that it does not have.
+#[test]
+fn a_step_without_network_that_looks_for_a_name_is_told_so() {
+    let env = env();
+    let plan = PLAN.replace("cp /src/a /a", "wget http://example.org/a");
+    env.write("rbuild.toml", plan);
+    env.rbuild(["build", "web"])
+        .code(1)
+        .says("bad address")
+        .says("hint: this step has no network; `network = true` gives it one");
+}

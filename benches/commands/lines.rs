@@ -23,7 +23,7 @@ use super::place::busybox;
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 7] = [
+pub(crate) const LINES: [Line; 8] = [
     ("cached", cached),
     ("cached-plan", cached_plan),
     ("steps", steps),
@@ -31,6 +31,7 @@ pub(crate) const LINES: [Line; 7] = [
     ("context", context),
     ("unchanged-context", unchanged_context),
     ("export", export),
+    ("export-again", export_again),
 ];
 
 const CONTEXT_DIRS: usize = 100;
@@ -261,6 +262,48 @@ fn export() -> Measured<String> {
         |_| Ok(limits::gzip(&data, &pool)),
     )?;
     let text = line(&ours, &gzip, "libdeflate alone", &Bound::times(1.3));
+    Ok(format!("{text}; {}", memory(peak)))
+}
+
+/// A gigabyte of files, of which one has changed, the first: what the digests are of is all new from there on.
+fn export_again() -> Measured<String> {
+    let place = Place::new();
+    let data = half_compressible(EXPORT_BYTES);
+    fs::create_dir(place.context("files")).unwrap();
+    for (at, part) in data.chunks(512 << 10).enumerate() {
+        fs::write(place.context(&format!("files/{at:04}")), part).unwrap();
+    }
+    place.dockerfile("FROM scratch\nCOPY files /files\n");
+    let build = || {
+        let mut build = place.build("store");
+        build.env("SOURCE_DATE_EPOCH", "1000000000").args([
+            "-o",
+            "type=oci,dest=image.tar,compression=gzip,compression-level=6",
+            "context",
+        ]);
+        build
+    };
+    run(&mut build())?;
+    // The layer, but for some hundred bytes.
+    let blob = fs::read(place.beside("image.tar")).unwrap();
+    let mut peak = 0;
+    let (ours, sha256) = in_turns(
+        5,
+        |round| {
+            place.remove("image.tar");
+            fs::write(place.context("files/0000"), format!("{round}\n")).unwrap();
+            let (time, memory) = run_watched(&mut build())?;
+            peak = peak.max(memory);
+            Ok(time)
+        },
+        |_| Ok(limits::sha256(&data, &blob)),
+    )?;
+    let text = line(
+        &ours,
+        &sha256,
+        "SHA-256 of tar and blob",
+        &Bound::times(1.2),
+    );
     Ok(format!("{text}; {}", memory(peak)))
 }
 

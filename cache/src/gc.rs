@@ -195,6 +195,7 @@ impl Store {
         sweep("layers", 2, &layer)?;
         sweep("layer-blobs", 2, &layer)?;
         sweep("known", 2, &blob)?;
+        sweep("frames", 2, &blob)?;
         sweep("pins", 2, &|_| Thing::Other)?;
         sweep("urls", 2, &|_| Thing::Other)?;
         sweep("stats", 1, &|_| Thing::Other)?;
@@ -224,6 +225,7 @@ impl Store {
             "pins",
             "urls",
             "layer-blobs",
+            "frames",
             "trees",
         ];
         for (kind, depth) in aside.into_iter().chain(sharded.map(|kind| (kind, 1))) {

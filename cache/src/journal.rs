@@ -44,9 +44,10 @@ const SLACK: i64 = 60;
 
 /// What a power cut may have damaged, without which a build only takes longer: removed. Trees are not here: each is checked
 /// against its name when it is read, and removed if it fails.
-const DISPENSABLE: [&str; 8] = [
+const DISPENSABLE: [&str; 9] = [
     "layers",
     "layer-blobs",
+    "frames",
     "known",
     "records",
     "slots",

@@ -7,6 +7,7 @@
 //! others refer to it.
 
 mod bytes;
+mod frames;
 mod locate;
 mod plan;
 mod read;
@@ -20,6 +21,10 @@ use serde::Deserialize;
 use serde::Serialize;
 
 pub use bytes::FileBytes;
+pub use frames::EarlierFrames;
+pub use frames::FindFrames;
+pub use frames::FrameTable;
+pub use frames::Reuse;
 pub use locate::locate_files;
 pub use read::ReadLayer;
 pub use read::TakeFile;
@@ -27,6 +32,7 @@ pub use read::extract_files;
 pub use read::is_archive;
 pub use read::read_layer;
 pub use write::write_layer;
+pub use write::write_layer_again;
 
 use crate::frame::Compression;
 use crate::frame::FrameError;
@@ -125,6 +131,13 @@ pub enum LayerError {
     /// The blob could not be written.
     #[error("cannot write the layer's blob")]
     WriteBlob {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An earlier blob, whose frames this one has, could not be read.
+    #[error("cannot read an earlier blob of the layer")]
+    ReadBlob {
         /// Why.
         #[source]
         source: io::Error,

@@ -7,6 +7,7 @@
 //!   trees/ab/abcd…              directory objects, zstd                                     [tree]
 //!   layers/ab/abcd…/DOMAIN      directory forms of layers, by the id map they were made in  [store]
 //!   layer-blobs/ab/abcd….json   tree → the blobs made of it                                 [store]
+//!   frames/ab/abcd…             blob → the frames it is made of                             [store]
 //!   known/ab/abcd….json         blob → the tree it unpacks to                               [store]
 //!   records/ab/abcd…            cache key → result, with what the key was made of           [records]
 //!   slots/ab/abcd…              place in a plan → its newest key, to explain misses         [records]
@@ -69,18 +70,22 @@ pub use images::Images;
 pub use images::StoredImage;
 pub use layer::BLOB_VERSION;
 pub use layer::BlobOptions;
+pub use layer::EarlierFrames;
 pub use layer::FileBytes;
+pub use layer::FrameTable;
 pub use layer::LayerBlob;
 pub use layer::LayerError;
 pub use layer::OpenBytes;
 pub use layer::OpenFile;
 pub use layer::ReadLayer;
+pub use layer::Reuse;
 pub use layer::TakeFile;
 pub use layer::extract_files;
 pub use layer::is_archive;
 pub use layer::locate_files;
 pub use layer::read_layer;
 pub use layer::write_layer;
+pub use layer::write_layer_again;
 pub use lease::Lease;
 pub use lease::LeaseRoot;
 pub use mounts::CacheMount;

@@ -23,6 +23,8 @@ use crate::images::Images;
 use crate::journal::Journal;
 use crate::layer::BLOB_VERSION;
 use crate::layer::BlobOptions;
+use crate::layer::EarlierFrames;
+use crate::layer::FrameTable;
 use crate::layer::LayerBlob;
 use crate::lease::Lease;
 use crate::lease::Locked;
@@ -30,6 +32,11 @@ use crate::mounts::CacheMount;
 use crate::records::Records;
 use crate::tree::TreeRef;
 use crate::tree::Trees;
+
+/// Of how many blobs the frames are looked through. The same layer of another build is seldom far back.
+const FRAME_TABLES: usize = 64;
+/// And how large their tables may be together, in bytes.
+const MAX_FRAME_TABLES: u64 = 16 << 20;
 
 /// The store of one user. Any number of processes may have it open.
 #[derive(Debug)]
@@ -393,6 +400,52 @@ impl Store {
             blob: blob.clone(),
         });
         self.write(&self.sharded("layer-blobs", &layer.hex()), &known)
+    }
+
+    /// The frames of the blobs that were compressed last, as far as their blobs are there: for [`Reuse`](crate::Reuse).
+    /// What is damaged is left out.
+    pub fn earlier_frames(&self) -> EarlierFrames {
+        let mut tables = Vec::new();
+        for path in file::below(&self.path.join("frames"), 2).unwrap_or_default() {
+            if let Ok(found) = fs::symlink_metadata(&path)
+                && let Ok(modified) = found.modified()
+            {
+                tables.push((modified, path, found.len()));
+            }
+        }
+        tables.sort_unstable();
+        let mut earlier = EarlierFrames::default();
+        let mut left = MAX_FRAME_TABLES;
+        for (_, path, len) in tables.into_iter().rev().take(FRAME_TABLES) {
+            let Some(rest) = left.checked_sub(len) else {
+                break;
+            };
+            left = rest;
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let Ok(digest) = format!("sha256:{name}").parse() else {
+                continue;
+            };
+            if let Ok(Some(bytes)) = file::read(&path)
+                && let Some(table) = FrameTable::decode(&bytes)
+                && let Ok(blob) = self.blobs().open(&digest)
+                && blob
+                    .metadata()
+                    .is_ok_and(|found| found.len() == table.size())
+            {
+                earlier.add(table, blob);
+            }
+        }
+        earlier
+    }
+
+    /// Remembers the frames of a blob.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn set_frames(&self, blob: &OciDigest, table: &FrameTable) -> Result<(), StoreError> {
+        let hex = blob.hex();
+        let path = self.path.join("frames").join(&hex[..2]).join(&hex);
+        self.journal.write(&path, &table.encode())
     }
 
     /// The tree of a blob that was seen before.

@@ -302,6 +302,8 @@ pub struct FilesExport {
     pub path: String,
     /// Where to, from the plan's directory; a directory if it ends with `/`, or if `path` is one.
     pub to: String,
+    /// Where `path` is written.
+    pub span: Span,
 }
 
 /// A plan language.

@@ -123,6 +123,10 @@ pub(crate) fn context(path: &Path, subcommands: &[String]) -> Result<ContextSour
             None if path.is_file() => problem.hint(format!(
                 "for a Dockerfile of another name: `-f {text} DIRECTORY`"
             )),
+            // As it would be the name of an output where there is a plan.
+            None if !path.exists() && !text.contains('/') => {
+                problem.hint("there is no `rbuild.toml` here whose output it could be")
+            }
             None => problem,
         },
     )

@@ -56,17 +56,14 @@ pub fn extract(
     cancel: &CancelToken,
 ) -> Result<(), ExportError> {
     let wanted = path.strip_prefix("/").unwrap_or(path);
-    let missing = |why: &str| ExportError::Write {
-        path: to.to_owned(),
-        source: io::Error::new(
-            io::ErrorKind::NotFound,
-            format!("`{}` {why}", path.display()),
-        ),
-    };
     let directory = to.as_os_str().as_bytes().ends_with(b"/") || to.is_dir();
     let found = find(store, snapshot, wanted)?;
     let (dest, base): (PathBuf, PathBuf) = match found {
-        None => return Err(missing("is not in the step")),
+        None => {
+            return Err(ExportError::NotInStep {
+                path: path.to_owned(),
+            });
+        }
         Some(Kind::Directory) => (to.to_owned(), wanted.to_owned()),
         Some(Kind::Other) if directory => (
             to.to_owned(),

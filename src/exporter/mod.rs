@@ -137,6 +137,12 @@ pub enum ExportError {
     /// A blob.
     #[error("cannot read the image's blobs")]
     Blob(#[from] rbuild_cache::BlobError),
+    /// Files that are not there.
+    #[error("there is no `{}` in the step's files", path.display())]
+    NotInStep {
+        /// What was asked for.
+        path: PathBuf,
+    },
     /// What the output type cannot hold.
     #[error("`type={kind}` holds one platform, and {count} were built")]
     OnePlatform {

@@ -27,6 +27,7 @@ use rbuild_cache::LayerError;
 use rbuild_cache::LayerRef;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Node;
+use rbuild_cache::Reuse;
 use rbuild_cache::Scratch;
 use rbuild_cache::Snapshot;
 use rbuild_cache::TreeRef;
@@ -547,9 +548,22 @@ impl Engine<'_> {
         let trees = self.store.trees();
         let blob = if need_bytes {
             let mut writer = self.store.blobs().unhashed_writer()?;
-            let blob = rbuild_cache::write_layer(trees, &tree, options, &open, &mut writer, cancel)
-                .map_err(|error| self.while_reading(&tree, error))?;
+            let mut find = || self.store.earlier_frames();
+            let mut reuse = Reuse::new(&mut find);
+            let blob = rbuild_cache::write_layer_again(
+                trees,
+                &tree,
+                options,
+                &open,
+                &mut writer,
+                cancel,
+                &mut reuse,
+            )
+            .map_err(|error| self.while_reading(&tree, error))?;
             writer.commit_as(&blob.digest, blob.size)?;
+            if !reuse.table.is_empty() {
+                self.store.set_frames(&blob.digest, &reuse.table)?;
+            }
             blob
         } else {
             rbuild_cache::write_layer(trees, &tree, options, &open, &mut io::sink(), cancel)

@@ -385,7 +385,7 @@ impl<'a> Engine<'a> {
             });
             if !fetchable && self.store.layer_dir(tree, &self.domain).is_none() && !has_blob() {
                 return Err(format!(
-                    "the files of layer {} are no longer in the store",
+                    "only the list of the files of layer {} is in the store",
                     tree.short()
                 ));
             }

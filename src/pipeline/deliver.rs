@@ -536,7 +536,7 @@ impl Delivering<'_> {
                 &to,
                 self.cancel,
             )
-            .map_err(failure::export)?;
+            .map_err(|error| failure::export_files(error, &export.span))?;
         }
         Ok(())
     }

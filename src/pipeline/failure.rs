@@ -5,6 +5,7 @@ use rbuild_llb::Diagnostic;
 use rbuild_llb::Op;
 use rbuild_llb::Span;
 use rbuild_llb::Vertex;
+use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::pattern::PatternError;
 
@@ -54,6 +55,17 @@ pub(super) fn export(error: ExportError) -> BuildError {
         ExportError::NoLoader => BuildError::new(ErrorKind::Environment, error)
             .hint("write a file with `-o type=docker,dest=image.tar` and load it where docker is"),
         error => BuildError::new(ErrorKind::Environment, error),
+    }
+}
+
+/// The same of files that the text at `span` asks for.
+pub(super) fn export_files(error: ExportError, span: &Span) -> BuildError {
+    match error {
+        ExportError::NotInStep { .. } => {
+            let diagnostic = Diagnostic::error(error.to_string(), span.clone(), "");
+            BuildError::request(vec![diagnostic])
+        }
+        error => export(error),
     }
 }
 
@@ -191,6 +203,7 @@ pub(super) fn solve(
                         name: vertex.meta.name.clone(),
                         ended: exit.to_string(),
                         span: span.cloned(),
+                        offline: has_no_network(vertex),
                     });
                 }
                 if let OpError::Sandbox(error) = &source
@@ -202,6 +215,7 @@ pub(super) fn solve(
                         name: vertex.meta.name.clone(),
                         ended: error.to_string(),
                         span: span.cloned(),
+                        offline: has_no_network(vertex),
                     });
                     return match error.hint() {
                         Some(hint) => failed.hint(hint),
@@ -220,6 +234,10 @@ pub(super) fn solve(
             anyhow::Error::msg(error.to_string()),
         ),
     }
+}
+
+fn has_no_network(vertex: &Vertex) -> bool {
+    matches!(&vertex.op, Op::Exec(exec) if exec.network == NetworkMode::None)
 }
 
 /// An error of a step that did not come from a process: shown at its instruction.

@@ -257,7 +257,54 @@ fn step_failure(step: &StepFailure, log: &[String], color: bool) -> String {
     }
     let again = "steps before it are kept: the same command goes on from here";
     let _ = write!(text, "\n{}", headed(Heading::Hint, again, color));
+    for hint in suspicions(step, log) {
+        let _ = write!(text, "\n{}", headed(Heading::Hint, &hint, color));
+    }
     text
+}
+
+/// What programs say when a name has no address: of C libraries, curl, node, Go, apt and busybox.
+const NO_NAMES: [&str; 7] = [
+    "name resolution",
+    "could not resolve",
+    "name or service not known",
+    "eai_again",
+    "enotfound",
+    "network is unreachable",
+    "bad address",
+];
+
+/// What they say of a certificate that nobody they know has signed: OpenSSL and what builds on it, node, Go, GnuTLS.
+const NO_TRUST: [&str; 6] = [
+    "self_signed_cert",
+    "self-signed certificate",
+    "unable to get local issuer certificate",
+    "unable_to_get_issuer_cert",
+    "certificate signed by unknown authority",
+    "certificate verif",
+];
+
+/// Causes that lie outside of the command, as far as its last words tell.
+fn suspicions(step: &StepFailure, log: &[String]) -> Vec<String> {
+    let log = log.join("\n").to_ascii_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| log.contains(word));
+    let mut hints = Vec::new();
+    if step.offline && says(&NO_NAMES) {
+        let plan = step
+            .span
+            .as_ref()
+            .is_some_and(|s| s.file.language == "TOML");
+        hints.push(match plan {
+            true => "this step has no network; `network = true` gives it one".to_owned(),
+            false => "this step has no network: `--network=none`".to_owned(),
+        });
+    }
+    if says(&NO_TRUST) {
+        let hint =
+            "if a private authority signs here, `--ca FILE` is trusted by rbuild and in its steps";
+        hints.push(hint.to_owned());
+    }
+    hints
 }
 
 /// A RUN may go on for pages; its first line says which one it is.
@@ -377,6 +424,7 @@ error: two
             name: "[build 2/5] RUN npm ci   --verbose".into(),
             ended: "exit code 1".into(),
             span: Some(span(&dockerfile, "RUN npm ci \\\n  --verbose")),
+            offline: true,
         })
         .hint("run `rbuild doctor`");
         let log = [
@@ -401,6 +449,58 @@ hint: run `rbuild doctor`
 
 "#]]
         );
+    }
+
+    #[test]
+    fn what_a_step_lacks_is_suspected_by_its_last_words() {
+        let of = |language: &'static str| {
+            let source = Arc::new(SourceFile {
+                name: "file".into(),
+                text: "x".into(),
+                language,
+            });
+            Some(Span::new(&source, 0..1))
+        };
+        // Printed by curl 7.88, npm 9, apt 2.6 and pip 23 in a step without network, and behind a private authority.
+        let (names, trust) = (
+            "curl: (6) Could not resolve host: example.org",
+            "npm ERR! code SELF_SIGNED_CERT_IN_CHAIN",
+        );
+        for (offline, language, log, want) in [
+            (true, "TOML", names, Some("`network = true`")),
+            (
+                true,
+                "TOML",
+                "npm ERR! syscall getaddrinfo EAI_AGAIN",
+                Some("`network = true`"),
+            ),
+            (
+                true,
+                "Dockerfile",
+                "Temporary failure in name resolution",
+                Some("`--network=none`"),
+            ),
+            (false, "TOML", names, None),
+            (true, "TOML", "no such file", None),
+            (false, "TOML", trust, Some("`--ca FILE`")),
+            (
+                false,
+                "TOML",
+                "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed",
+                Some("`--ca FILE`"),
+            ),
+        ] {
+            let step = StepFailure {
+                vertex: String::new(),
+                name: String::new(),
+                ended: String::new(),
+                span: of(language),
+                offline,
+            };
+            let hints = suspicions(&step, &["first".to_owned(), log.to_owned()]);
+            assert_eq!(hints.len(), usize::from(want.is_some()), "{log}: {hints:?}");
+            assert!(want.is_none_or(|want| hints[0].contains(want)), "{hints:?}");
+        }
     }
 
     #[test]

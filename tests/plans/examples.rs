@@ -28,15 +28,16 @@ type Example = (&'static str, fn(&str));
 
 const ALWAYS: [Example; 3] = [
     ("dockerfiles", dockerfiles),
-    ("node-api", node_api),
     ("python-web", python_web),
+    ("workshop", workshop),
 ];
 
-const OTHERS: [Example; 7] = [
+const OTHERS: [Example; 8] = [
     ("c-make", c_make),
     ("matrix", matrix),
     ("monorepo", monorepo),
     ("multi-platform", multi_platform),
+    ("node-api", node_api),
     ("private-registry", private_registry),
     ("rust-cli", rust_cli),
     ("static-site", static_site),
@@ -184,6 +185,66 @@ fn node_api(name: &str) {
     env.write("src/words.js", read(&env, "src/words.js") + "\n");
     let ran = ran(&build(&env, &args).success());
     assert_eq!(ran, ["COPY --from=src . src/", "RUN npm test"]);
+}
+
+fn workshop(name: &str) {
+    let env = example(name, [Base::Node]);
+    let args = ["base=node"];
+    // A test that fails: nothing is written.
+    let store = read(&env, "src/store.js");
+    env.write("src/store.js", store.replace("push", "unshift"));
+    build(&env, &args)
+        .code(1)
+        .says("`test.unit`")
+        .says("`files`, `todo` were not written");
+    assert!(!env.path("dist").exists());
+    assert_eq!(env.rbuild(["images", "-q"]).success().stdout, "");
+
+    env.write("src/store.js", store);
+    env.rbuild(["build", "--locked", "--build-arg=base=node"])
+        .code(2)
+        .says("rbuild.lock");
+    env.rbuild(["lock", "--build-arg=base=node"]).success();
+    let locked = ["build", CA, "--locked", "--build-arg=base=node"];
+    let again = env
+        .rbuild(locked.into_iter().chain(["--progress=plain"]))
+        .success();
+    assert_eq!(
+        ran(&again),
+        ["COPY --from=src . src/", "RUN node --test test/"]
+    );
+    let mut written: Vec<String> = fs::read_dir(env.path("dist"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    written.sort();
+    assert_eq!(
+        written,
+        ["node_modules", "package-lock.json", "package.json", "src"]
+    );
+    assert_eq!(ran(&build(&env, &args).success()), [""; 0]);
+
+    let ask = r#"
+        process.env.PORT = "8080";
+        require("/app/src/index.js");
+        fetch("http://127.0.0.1:8080/items").then((answer) => answer.text()).then((text) => {
+            console.log(text);
+            process.exit(0);
+        });
+    "#;
+    let run = ["run", "--network=none", "todo", "node", "-e", ask];
+    let answer = env.rbuild(run).success().stdout;
+    assert!(
+        answer.contains(r#"[{"id":"first","text":"build an image"}]"#),
+        "{answer}"
+    );
+    let config = config(&env, "todo", &args);
+    assert_eq!(config["ExposedPorts"], json!({"3000/tcp": {}}));
+    assert_eq!(config["Cmd"], json!(["node", "src/index.js"]));
+    let set = config["Env"].as_array().unwrap();
+    for variable in ["PORT=3000", "NODE_ENV=production"] {
+        assert!(set.contains(&variable.into()), "{set:?}");
+    }
 }
 
 fn dockerfiles(name: &str) {

@@ -182,6 +182,8 @@ impl Fixture {
 fn what_nothing_needs_goes() {
     let store = Fixture::new();
     let step = store.step("a");
+    let table = crate::layer::FrameTable::default();
+    store.store.set_frames(&step.blob, &table).unwrap();
     let garbage = store.tree("garbage");
     let blob = store.store.blobs().put(b"garbage").unwrap();
     let kept = store.collect(&EVERYTHING);
@@ -194,15 +196,17 @@ fn what_nothing_needs_goes() {
     );
     assert!(store.store.records().latest("a", "exec").unwrap().is_some());
 
+    let files = |kind: &str, depth| file::below(&store.store.path().join(kind), depth).unwrap();
+    assert_eq!(files("frames", 2).len(), 1);
     let gone = store.collect(&NOTHING);
     assert!(!store.has(&step));
     assert_eq!(gone.live, 0);
-    let files = |kind: &str, depth| file::below(&store.store.path().join(kind), depth).unwrap();
     for kind in [
         "trees",
         "blobs/sha256",
         "layers",
         "layer-blobs",
+        "frames",
         "records",
         "slots",
     ] {

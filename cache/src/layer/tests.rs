@@ -23,6 +23,7 @@ use crate::fixture::node;
 use crate::fixture::noise;
 use crate::fixture::run;
 
+mod frames;
 mod hostile;
 
 fn sha256(bytes: &[u8]) -> OciDigest {

@@ -1,8 +1,9 @@
 //! Frames made in parallel, written in order.
 //!
-//! Whoever calls [`write_layer`] lays frames out and writes them; making one (reading its files, compressing it) is a job on
-//! rayon's current pool. The caller never waits for a job that nobody has begun: it does that one itself, so that this
-//! works on a pool of one thread, and from inside a pool.
+//! Whoever calls [`write_layer`] lays frames out and hashes the tar; making a frame (reading its files, compressing it) is a job
+//! on rayon's current pool; hashing and writing the blob is a thread of its own as soon as there are several frames. The caller
+//! never waits for a job that nobody has begun: it does that one itself, so that this works on a pool of one thread, and
+//! from inside a pool.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,16 +19,19 @@ use std::sync::atomic::Ordering;
 
 use rbuild_llb::CancelToken;
 use rbuild_llb::FileDigest;
-use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
-use sha2::Digest as _;
-use sha2::Sha256;
 
 use super::BlobOptions;
 use super::FileBytes;
 use super::LayerBlob;
 use super::LayerError;
 use super::OpenBytes;
+use super::frames;
+use super::frames::EarlierFrames;
+use super::frames::FrameTable;
+use super::frames::Key;
+use super::frames::Packed;
+use super::frames::Reuse;
 use super::plan;
 use super::plan::BigFile;
 use super::plan::Frame;
@@ -37,9 +41,13 @@ use crate::frame::Compression;
 use crate::tree::FileNode;
 use crate::tree::Trees;
 
+use writer::Writer;
+
+mod writer;
+
 /// The most bytes, before compression, of frames that are being made or wait to be written. With their compressed
-/// forms, which are no larger, and what allocators keep this stays below 64 MiB.
-const IN_FLIGHT: u64 = 24 << 20;
+/// forms, which are no larger, those that the writer has, and what allocators keep this stays below 64 MiB.
+const IN_FLIGHT: u64 = 20 << 20;
 
 /// Writes the blob of `layer` to `out`. Every file is compared with its digest in the tree as it passes.
 pub fn write_layer(
@@ -50,6 +58,32 @@ pub fn write_layer(
     out: &mut (dyn Write + Send),
     cancel: &CancelToken,
 ) -> Result<LayerBlob, LayerError> {
+    write(trees, layer, options, open, out, cancel, None)
+}
+
+/// The same, with frames of earlier blobs taken from there, whose files are not all read again; then `reuse` has the
+/// table of the new blob. The bytes are the same either way.
+pub fn write_layer_again(
+    trees: &Trees,
+    layer: &TreeId,
+    options: &BlobOptions,
+    open: &OpenBytes<'_>,
+    out: &mut (dyn Write + Send),
+    cancel: &CancelToken,
+    reuse: &mut Reuse<'_>,
+) -> Result<LayerBlob, LayerError> {
+    write(trees, layer, options, open, out, cancel, Some(reuse))
+}
+
+fn write(
+    trees: &Trees,
+    layer: &TreeId,
+    options: &BlobOptions,
+    open: &OpenBytes<'_>,
+    out: &mut (dyn Write + Send),
+    cancel: &CancelToken,
+    reuse: Option<&mut Reuse<'_>>,
+) -> Result<LayerBlob, LayerError> {
     options.compression.check()?;
     let maker = Maker {
         compression: options.compression,
@@ -57,34 +91,153 @@ pub fn write_layer(
         cancel,
         failed: AtomicBool::new(false),
     };
-    let mut writer = Writer::new(options.compression, out);
-    let result = rayon::in_place_scope(|scope| {
-        let maker = &maker;
-        let mut queue: VecDeque<(u64, Arc<Slot>)> = VecDeque::new();
-        let mut in_flight = 0;
-        plan::plan(trees, layer, options.clamp, open, &mut |frame| {
-            while in_flight + frame.len > IN_FLIGHT
-                && let Some((len, slot)) = queue.pop_front()
-            {
-                writer.write(&slot.wait(maker)?)?;
-                in_flight -= len;
+    std::thread::scope(|threads| {
+        rayon::in_place_scope(|scope| {
+            let reusing = match reuse {
+                Some(reuse) if options.compression != Compression::None => {
+                    Reusing::Waiting(reuse, None)
+                }
+                _ => Reusing::No,
+            };
+            let mut laying = Laying {
+                spawn: |slot: Arc<Slot>, maker| scope.spawn(move |_| slot.make(maker)),
+                maker: &maker,
+                reusing,
+                queue: VecDeque::new(),
+                in_flight: 0,
+                writer: Writer::new(options.compression, out, threads),
+            };
+            let mut emit = |frame| laying.add(frame);
+            plan::plan(trees, layer, options.clamp, open, &mut emit)
+                .and_then(|()| laying.finish())
+                .inspect_err(|_| maker.failed.store(true, Ordering::Relaxed))
+        })
+    })
+}
+
+/// Frames from the plan to the writer.
+struct Laying<'m, 'w, 'r, 'f, 'a, 'b, S> {
+    /// Has a frame made.
+    spawn: S,
+    maker: &'m Maker<'a, 'b>,
+    reusing: Reusing<'r, 'f>,
+    queue: VecDeque<(u64, Option<Key>, Arc<Slot>)>,
+    in_flight: u64,
+    writer: Writer<'w, 'm>,
+}
+
+/// How far it is known which frames earlier blobs have.
+enum Reusing<'r, 'f> {
+    No,
+    /// There is at most one frame so far.
+    Waiting(&'r mut Reuse<'f>, Option<Frame>),
+    /// All frames so far, so many, are those of these blobs; of any, if there are none yet.
+    Beginning(&'r mut Reuse<'f>, EarlierFrames, Option<Vec<usize>>, usize),
+    Behind(&'r mut Reuse<'f>, EarlierFrames),
+}
+
+impl<'m, 'a, 'b, S> Laying<'m, '_, '_, '_, 'a, 'b, S>
+where
+    S: Fn(Arc<Slot>, &'m Maker<'a, 'b>),
+{
+    fn add(&mut self, frame: Frame) -> Result<(), LayerError> {
+        match std::mem::replace(&mut self.reusing, Reusing::No) {
+            Reusing::No => self.make(frame, None, None),
+            Reusing::Waiting(reuse, None) => {
+                self.reusing = Reusing::Waiting(reuse, Some(frame));
+                Ok(())
             }
-            let len = frame.len;
-            let slot = Arc::new(Slot::new(frame));
-            queue.push_back((len, Arc::clone(&slot)));
-            in_flight += len;
-            scope.spawn(move |_| slot.make(maker));
-            Ok(())
-        })
-        .and_then(|()| {
-            queue
-                .iter()
-                .try_for_each(|(_, slot)| writer.write(&slot.wait(maker)?))
-        })
-        .inspect_err(|_| maker.failed.store(true, Ordering::Relaxed))
-    });
-    result?;
-    writer.finish()
+            Reusing::Waiting(reuse, Some(first)) => {
+                let earlier = (reuse.find)();
+                self.reusing = Reusing::Beginning(reuse, earlier, None, 0);
+                self.place(first)?;
+                self.place(frame)
+            }
+            reusing => {
+                self.reusing = reusing;
+                self.place(frame)
+            }
+        }
+    }
+
+    /// Takes a frame from an earlier blob, or has it made.
+    fn place(&mut self, frame: Frame) -> Result<(), LayerError> {
+        let key = frames::key(&frame, &self.maker.compression);
+        if let Reusing::Beginning(_, earlier, among, count) = &mut self.reusing {
+            let still = earlier.beginning(among.as_deref(), *count, &key);
+            if !still.is_empty() {
+                *among = Some(still);
+                *count += 1;
+                return Ok(());
+            }
+            self.end_beginning()?;
+        }
+        let packed = match &self.reusing {
+            Reusing::Behind(_, earlier) => earlier.find(&key),
+            _ => None,
+        };
+        self.make(frame, Some(key), packed)
+    }
+
+    /// Copies the frames that an earlier blob begins with.
+    fn end_beginning(&mut self) -> Result<(), LayerError> {
+        match std::mem::replace(&mut self.reusing, Reusing::No) {
+            Reusing::Beginning(reuse, earlier, among, count) => {
+                if let Some([first, ..]) = among.as_deref() {
+                    self.writer.begin(earlier.first(*first, count))?;
+                }
+                self.reusing = Reusing::Behind(reuse, earlier);
+            }
+            reusing => self.reusing = reusing,
+        }
+        Ok(())
+    }
+
+    fn make(
+        &mut self,
+        frame: Frame,
+        key: Option<Key>,
+        packed: Option<Packed>,
+    ) -> Result<(), LayerError> {
+        while self.in_flight + frame.len > IN_FLIGHT && self.write()? {}
+        let len = frame.len;
+        let slot = Arc::new(Slot::new(Task { frame, packed }));
+        self.queue.push_back((len, key, Arc::clone(&slot)));
+        self.in_flight += len;
+        (self.spawn)(slot, self.maker);
+        Ok(())
+    }
+
+    /// Writes the first of the frames that are made or being made, if there is one.
+    fn write(&mut self) -> Result<bool, LayerError> {
+        let Some((len, key, slot)) = self.queue.pop_front() else {
+            return Ok(false);
+        };
+        self.writer.write(slot.wait(self.maker)?, key)?;
+        self.in_flight -= len;
+        Ok(true)
+    }
+
+    fn finish(mut self) -> Result<LayerBlob, LayerError> {
+        match std::mem::replace(&mut self.reusing, Reusing::No) {
+            Reusing::Waiting(_, Some(frame)) => self.make(frame, None, None)?,
+            reusing => self.reusing = reusing,
+        }
+        self.end_beginning()?;
+        while self.write()? {}
+        let (blob, rows) = self.writer.finish()?;
+        if let Reusing::Behind(reuse, _) = self.reusing {
+            reuse.table = FrameTable { rows };
+        }
+        Ok(blob)
+    }
+}
+
+/// A frame to be made.
+struct Task {
+    frame: Frame,
+    /// Its compressed bytes, if an earlier blob has them.
+    packed: Option<Packed>,
 }
 
 /// A frame on its way.
@@ -94,7 +247,7 @@ struct Slot {
 }
 
 enum State {
-    Planned(Frame),
+    Planned(Task),
     /// Being made, or made and taken.
     Elsewhere,
     Made(Result<Made, LayerError>),
@@ -104,14 +257,14 @@ struct Made {
     raw: Vec<u8>,
     /// The compressed frame, if it is compressed.
     packed: Option<Vec<u8>>,
-    /// Where in `raw` parts of big files are.
-    parts: Vec<(Arc<BigFile>, Range<usize>)>,
+    /// Parts of big files: from which of their bytes on, and where in `raw`.
+    parts: Vec<(Arc<BigFile>, u64, Range<usize>)>,
 }
 
 impl Slot {
-    fn new(frame: Frame) -> Self {
+    fn new(task: Task) -> Self {
         Self {
-            state: Mutex::new(State::Planned(frame)),
+            state: Mutex::new(State::Planned(task)),
             changed: Condvar::new(),
         }
     }
@@ -125,7 +278,7 @@ impl Slot {
         let state = std::mem::replace(&mut *self.lock(), State::Elsewhere);
         let _released = Release(self);
         let state = match state {
-            State::Planned(frame) => State::Made(maker.make(&frame)),
+            State::Planned(task) => State::Made(maker.make(&task)),
             // Nothing is waiting for this to change but the one who takes it.
             State::Made(made) => State::Made(made),
             State::Elsewhere => return,
@@ -140,9 +293,9 @@ impl Slot {
         loop {
             match std::mem::replace(&mut *state, State::Elsewhere) {
                 State::Made(made) => return made,
-                State::Planned(frame) => {
+                State::Planned(task) => {
                     drop(state);
-                    return maker.make(&frame);
+                    return maker.make(&task);
                 }
                 State::Elsewhere => {
                     state = self
@@ -177,7 +330,7 @@ struct Maker<'a, 'b> {
 }
 
 impl Maker<'_, '_> {
-    fn make(&self, frame: &Frame) -> Result<Made, LayerError> {
+    fn make(&self, Task { frame, packed }: &Task) -> Result<Made, LayerError> {
         if self.cancel.is_cancelled() || self.failed.load(Ordering::Relaxed) {
             return Err(LayerError::Cancelled);
         }
@@ -202,11 +355,14 @@ impl Maker<'_, '_> {
                     file.bytes
                         .read_exact_at(&mut raw[start..], *offset)
                         .map_err(|error| file.error(error))?;
-                    parts.push((Arc::clone(file), start..raw.len()));
+                    parts.push((Arc::clone(file), *offset, start..raw.len()));
                 }
             }
         }
-        let packed = self.compression.frame(&raw)?;
+        let packed = match packed.as_ref().and_then(Packed::read) {
+            Some(packed) => Some(packed),
+            None => self.compression.frame(&raw)?,
+        };
         Ok(Made { raw, packed, parts })
     }
 }
@@ -234,84 +390,4 @@ fn read_small(bytes: &FileBytes, node: &FileNode, raw: &mut Vec<u8>) -> io::Resu
 
 fn digest(bytes: &[u8]) -> FileDigest {
     FileDigest::from_bytes(*blake3::hash(bytes).as_bytes())
-}
-
-/// Takes made frames in their order.
-struct Writer<'a> {
-    compression: Compression,
-    out: &'a mut (dyn Write + Send),
-    tar: Sha256,
-    tar_size: u64,
-    blob: Sha256,
-    size: u64,
-    /// BLAKE3 of the big file that is passing.
-    file: blake3::Hasher,
-}
-
-impl<'a> Writer<'a> {
-    fn new(compression: Compression, out: &'a mut (dyn Write + Send)) -> Self {
-        Self {
-            compression,
-            out,
-            tar: Sha256::new(),
-            tar_size: 0,
-            blob: Sha256::new(),
-            size: 0,
-            file: blake3::Hasher::new(),
-        }
-    }
-
-    fn write(&mut self, made: &Made) -> Result<(), LayerError> {
-        for (file, range) in &made.parts {
-            self.check(file, &made.raw[range.clone()])?;
-        }
-        self.tar.update(&made.raw);
-        self.tar_size += made.raw.len() as u64;
-        let bytes = match &made.packed {
-            Some(packed) => {
-                self.blob.update(packed);
-                packed
-            }
-            None => &made.raw,
-        };
-        self.size += bytes.len() as u64;
-        self.out
-            .write_all(bytes)
-            .map_err(|source| LayerError::WriteBlob { source })
-    }
-
-    /// Hashes the next part of a big file, and checks the whole at its last one.
-    fn check(&mut self, file: &BigFile, bytes: &[u8]) -> Result<(), LayerError> {
-        self.file.update(bytes);
-        if self.file.count() < file.node.size {
-            return Ok(());
-        }
-        let found = FileDigest::from_bytes(*self.file.finalize().as_bytes());
-        self.file.reset();
-        let longer = file.bytes.exceeds(file.node.size);
-        if found != file.node.digest || longer.map_err(|error| file.error(error))? {
-            return Err(LayerError::FileChanged {
-                path: show(&file.path),
-            });
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<LayerBlob, LayerError> {
-        self.out
-            .flush()
-            .map_err(|source| LayerError::WriteBlob { source })?;
-        let diff_id = OciDigest::from_bytes(self.tar.finalize().into());
-        let digest = match self.compression {
-            Compression::None => diff_id,
-            _ => OciDigest::from_bytes(self.blob.finalize().into()),
-        };
-        Ok(LayerBlob {
-            digest,
-            diff_id,
-            size: self.size,
-            tar_size: self.tar_size,
-            compression: self.compression,
-        })
-    }
 }

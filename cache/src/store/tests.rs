@@ -246,6 +246,79 @@ fn what_is_known_of_layers() {
     assert_eq!(store.known_layer(&digest).unwrap(), Some(known));
 }
 
+/// A tree of one file of `bytes`, and how its bytes are asked for.
+fn one_file(store: &Store, bytes: &[u8]) -> TreeRef {
+    let mut builder = crate::TreeBuilder::new();
+    let node = crate::NewNode::File(crate::fixture::node(bytes));
+    builder.insert(b"file", crate::fixture::meta(0o644), node);
+    builder.finish(store.trees())
+}
+
+#[test]
+fn frames_are_found_as_long_as_their_blob_is_there() {
+    let Fixture { store, dir } = Fixture::new();
+    let options = BlobOptions {
+        compression: Compression::Gzip { level: 1 },
+        clamp: None,
+    };
+    let write = |bytes: &[u8]| {
+        let content = dir.path().join("content");
+        fs::write(&content, bytes).unwrap();
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let open = |_: &[u8], _: &crate::FileNode| {
+            asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            fs::File::open(&content).map(crate::FileBytes::from)
+        };
+        let mut writer = store.blobs().unhashed_writer().unwrap();
+        let mut known = 0;
+        let mut find = || {
+            let earlier = store.earlier_frames();
+            known = earlier.count();
+            earlier
+        };
+        let mut reuse = crate::Reuse::new(&mut find);
+        let layer = one_file(&store, bytes).tree;
+        let trees = store.trees();
+        let cancel = CancelToken::new();
+        let blob = crate::write_layer_again(
+            trees,
+            &layer,
+            &options,
+            &open,
+            &mut writer,
+            &cancel,
+            &mut reuse,
+        )
+        .unwrap();
+        store.set_frames(&blob.digest, &reuse.table).unwrap();
+        writer.commit_as(&blob.digest, blob.size).unwrap();
+        let read = store.blobs().read(&blob.digest, blob.size);
+        assert_eq!(read.map(|bytes| bytes.len() as u64).unwrap(), blob.size);
+        (known, blob.digest)
+    };
+    let mut bytes = crate::fixture::noise(1, 3 << 20);
+    let (known, first) = write(&bytes);
+    assert_eq!(known, 0);
+    bytes[3 << 19] ^= 1;
+    let (known, second) = write(&bytes);
+    assert_eq!(known, 1);
+    assert_ne!(first, second);
+
+    // A blob that is gone, one that is damaged, and a table that is.
+    fs::remove_file(store.blobs().path(&first)).unwrap();
+    assert_eq!(store.earlier_frames().count(), 1);
+    let path = store.blobs().path(&second);
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[1..]).unwrap();
+    assert_eq!(store.earlier_frames().count(), 0);
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(store.earlier_frames().count(), 1);
+    let hex = second.hex();
+    let table = store.path().join("frames").join(&hex[..2]).join(&hex);
+    fs::write(&table, b"rbframe1").unwrap();
+    assert_eq!(store.earlier_frames().count(), 0);
+}
+
 #[test]
 fn directory_forms_are_adopted_once() {
     let Fixture { store, dir: _dir } = Fixture::new();

@@ -536,6 +536,7 @@ impl Outputs<'_, '_> {
         Some(FilesExport {
             path,
             to: paths::join_to(dir, &to),
+            span: export.path.span.clone(),
         })
     }
 

@@ -222,6 +222,15 @@ impl Reader {
             });
     }
 
+    /// A value as the file has it, unless it was set otherwise.
+    fn written(&self, value: &Spanned<DeValue<'_>>) -> Option<&str> {
+        let range = value.span();
+        match self.settings.span(range.start, range.end) {
+            Some(_) => None,
+            None => self.file.text.get(range),
+        }
+    }
+
     /// Adds what to do to the last error.
     fn hint(&mut self, hint: &str) {
         if let Some(error) = self.errors.pop() {
@@ -291,8 +300,12 @@ impl Read for Text {
                 text: text.to_string(),
                 span,
             }),
-            _ => {
+            other => {
                 to.mismatch(value, "a string");
+                let scalar = !matches!(other, DeValue::Array(_) | DeValue::Table(_));
+                if let Some(written) = to.written(value).filter(|_| scalar) {
+                    to.hint(&format!("put it in quotes: `\"{written}\"`"));
+                }
                 None
             }
         }

@@ -65,7 +65,7 @@ fn examples_are_right_for_every_output() {
         assert!(lines <= 45, "{name} has {lines} lines: an example is small");
         examples += 1;
     }
-    assert_eq!(examples, 10);
+    assert_eq!(examples, 11);
 }
 
 #[test]

@@ -1,0 +1,303 @@
+//! Made frames in their order: the tar's digest on the thread that lays frames out, the blob's and the writing on another.
+
+use std::io::Write;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::sync::mpsc;
+use std::thread::Scope;
+use std::thread::ScopedJoinHandle;
+
+use rbuild_llb::FileDigest;
+use rbuild_llb::OciDigest;
+use sha2::Digest as _;
+use sha2::Sha256;
+use sha2::digest::common::hazmat::SerializedState;
+
+use super::BigFile;
+use super::Made;
+use crate::frame::Compression;
+use crate::layer::LayerBlob;
+use crate::layer::LayerError;
+use crate::layer::frames;
+use crate::layer::frames::Beginning;
+use crate::layer::frames::Key;
+use crate::layer::frames::Row;
+use crate::layer::show;
+
+/// Frames that wait for the thread that writes.
+const WAITING: usize = 4;
+/// What is copied at once.
+const COPY: usize = 1 << 20;
+
+/// Hashes the tar, and hands what was hashed on.
+pub(super) struct Writer<'w, 's> {
+    compression: Compression,
+    tar: Sha256,
+    tar_size: u64,
+    /// Frames taken over as they were.
+    begun: Vec<Row>,
+    /// Of frames written since that have a key: it, and the tar up to the end of the frame.
+    marks: Vec<(Key, u32, SerializedState<Sha256>)>,
+    tail: Tail<'w, 's>,
+}
+
+/// What is done with a frame behind its place in the tar.
+enum Tail<'w, 's> {
+    /// Here, as long as there are few.
+    Here(Box<Output<'w>>, &'s Scope<'s, 'w>, usize),
+    There(
+        mpsc::SyncSender<Job>,
+        ScopedJoinHandle<'s, Result<Box<Output<'w>>, LayerError>>,
+    ),
+    /// It has failed, and the error was reported.
+    Over,
+}
+
+enum Job {
+    Frame(Made),
+    Beginning(Beginning),
+}
+
+impl<'w, 's> Writer<'w, 's> {
+    pub(super) fn new(
+        compression: Compression,
+        out: &'w mut (dyn Write + Send),
+        threads: &'s Scope<'s, 'w>,
+    ) -> Self {
+        let output = Box::new(Output {
+            out,
+            hashed: compression != Compression::None,
+            blob: Sha256::new(),
+            size: 0,
+            file: blake3::Hasher::new(),
+            written: Vec::new(),
+        });
+        Self {
+            compression,
+            tar: Sha256::new(),
+            tar_size: 0,
+            begun: Vec::new(),
+            marks: Vec::new(),
+            tail: Tail::Here(output, threads, 0),
+        }
+    }
+
+    /// Begins with frames of an earlier blob.
+    pub(super) fn begin(&mut self, beginning: Beginning) -> Result<(), LayerError> {
+        if let Some(last) = beginning.rows.last() {
+            self.tar = frames::resumed(&last.tar);
+        }
+        self.tar_size = beginning.rows.iter().map(|row| u64::from(row.raw)).sum();
+        self.begun.clone_from(&beginning.rows);
+        self.hand_on(Job::Beginning(beginning))
+    }
+
+    pub(super) fn write(&mut self, mut made: Made, key: Option<Key>) -> Result<(), LayerError> {
+        self.tar.update(&made.raw);
+        self.tar_size += made.raw.len() as u64;
+        if let Some(key) = key {
+            let mark = (key, made.raw.len() as u32, frames::state(&self.tar));
+            self.marks.push(mark);
+        }
+        if made.packed.is_some() && made.parts.is_empty() {
+            made.raw = Vec::new();
+        }
+        self.hand_on(Job::Frame(made))
+    }
+
+    fn hand_on(&mut self, job: Job) -> Result<(), LayerError> {
+        match std::mem::replace(&mut self.tail, Tail::Over) {
+            Tail::Here(mut output, threads, done) if done < 2 => {
+                output.take(job)?;
+                self.tail = Tail::Here(output, threads, done + 1);
+                Ok(())
+            }
+            Tail::Here(mut output, threads, _) => {
+                let (jobs, waiting) = mpsc::sync_channel(WAITING);
+                let thread = threads.spawn(move || {
+                    for job in waiting {
+                        output.take(job)?;
+                    }
+                    Ok(output)
+                });
+                self.tail = Tail::There(jobs, thread);
+                self.hand_on(job)
+            }
+            Tail::There(jobs, thread) => match jobs.send(job) {
+                Ok(()) => {
+                    self.tail = Tail::There(jobs, thread);
+                    Ok(())
+                }
+                Err(mpsc::SendError(_)) => joined(thread).map(drop),
+            },
+            Tail::Over => Err(LayerError::Cancelled),
+        }
+    }
+
+    /// The blob, and the frames that have a key.
+    pub(super) fn finish(self) -> Result<(LayerBlob, Vec<Row>), LayerError> {
+        let output = match self.tail {
+            Tail::Here(output, ..) => output,
+            Tail::There(jobs, thread) => {
+                drop(jobs);
+                joined(thread)?
+            }
+            Tail::Over => return Err(LayerError::Cancelled),
+        };
+        output
+            .out
+            .flush()
+            .map_err(|source| LayerError::WriteBlob { source })?;
+        let diff_id = OciDigest::from_bytes(self.tar.finalize().into());
+        let digest = match self.compression {
+            Compression::None => diff_id,
+            _ => OciDigest::from_bytes(output.blob.finalize().into()),
+        };
+        let blob = LayerBlob {
+            digest,
+            diff_id,
+            size: output.size,
+            tar_size: self.tar_size,
+            compression: self.compression,
+        };
+        let mut rows = self.begun;
+        let marks = self.marks.into_iter().zip(output.written);
+        rows.extend(marks.map(|((key, raw, tar), written)| Row {
+            key,
+            raw,
+            tar,
+            packed: written.len,
+            hash: written.hash,
+            blob: written.state,
+        }));
+        Ok((blob, rows))
+    }
+}
+
+fn joined<'w>(
+    thread: ScopedJoinHandle<'_, Result<Box<Output<'w>>, LayerError>>,
+) -> Result<Box<Output<'w>>, LayerError> {
+    match thread.join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Where a blob goes.
+struct Output<'w> {
+    out: &'w mut (dyn Write + Send),
+    /// Whether the blob is something else than the tar.
+    hashed: bool,
+    blob: Sha256,
+    size: u64,
+    /// BLAKE3 of the big file that is passing.
+    file: blake3::Hasher,
+    /// Frames, if they are compressed.
+    written: Vec<Written>,
+}
+
+/// A frame that was written.
+struct Written {
+    len: u32,
+    hash: [u8; blake3::OUT_LEN],
+    /// SHA-256 of the blob up to its end.
+    state: SerializedState<Sha256>,
+}
+
+impl Output<'_> {
+    fn take(&mut self, job: Job) -> Result<(), LayerError> {
+        match job {
+            Job::Frame(made) => self.frame(&made),
+            Job::Beginning(beginning) => self.copy(&beginning),
+        }
+    }
+
+    fn frame(&mut self, made: &Made) -> Result<(), LayerError> {
+        for (file, offset, range) in &made.parts {
+            self.check(file, *offset, &made.raw, range)?;
+        }
+        let bytes = match &made.packed {
+            Some(packed) => {
+                self.blob.update(packed);
+                self.written.push(Written {
+                    len: packed.len() as u32,
+                    hash: *blake3::hash(packed).as_bytes(),
+                    state: frames::state(&self.blob),
+                });
+                packed
+            }
+            None => {
+                if self.hashed {
+                    self.blob.update(&made.raw);
+                }
+                &made.raw
+            }
+        };
+        self.write(bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), LayerError> {
+        self.size += bytes.len() as u64;
+        self.out
+            .write_all(bytes)
+            .map_err(|source| LayerError::WriteBlob { source })
+    }
+
+    /// Copies what an earlier blob begins with, and goes on with its digest. If its bytes are others by now, so are
+    /// those that the digest is of, and whoever reads the blob will see that.
+    fn copy(&mut self, beginning: &Beginning) -> Result<(), LayerError> {
+        let mut left: u64 = beginning.rows.iter().map(|row| u64::from(row.packed)).sum();
+        let mut buffer = vec![0; COPY];
+        let mut at = 0;
+        while left > 0 {
+            let part = &mut buffer[..left.min(COPY as u64) as usize];
+            beginning
+                .blob
+                .read_exact_at(part, at)
+                .map_err(|source| LayerError::ReadBlob { source })?;
+            self.size += part.len() as u64;
+            self.out
+                .write_all(part)
+                .map_err(|source| LayerError::WriteBlob { source })?;
+            at += part.len() as u64;
+            left -= part.len() as u64;
+        }
+        if let Some(last) = beginning.rows.last() {
+            self.blob = frames::resumed(&last.blob);
+        }
+        Ok(())
+    }
+
+    /// Hashes the next part of a big file, and checks the whole at its last one.
+    fn check(
+        &mut self,
+        file: &BigFile,
+        offset: u64,
+        raw: &[u8],
+        range: &Range<usize>,
+    ) -> Result<(), LayerError> {
+        // Parts that an earlier blob had were not read.
+        let mut buffer = Vec::new();
+        while self.file.count() < offset {
+            let at = self.file.count();
+            buffer.resize((offset - at).min(COPY as u64) as usize, 0);
+            file.bytes
+                .read_exact_at(&mut buffer, at)
+                .map_err(|error| file.error(error))?;
+            self.file.update(&buffer);
+        }
+        self.file.update(&raw[range.clone()]);
+        if self.file.count() < file.node.size {
+            return Ok(());
+        }
+        let found = FileDigest::from_bytes(*self.file.finalize().as_bytes());
+        self.file.reset();
+        let longer = file.bytes.exceeds(file.node.size);
+        if found != file.node.digest || longer.map_err(|error| file.error(error))? {
+            return Err(LayerError::FileChanged {
+                path: show(&file.path),
+            });
+        }
+        Ok(())
+    }
+}
