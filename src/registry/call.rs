@@ -23,6 +23,7 @@ use super::auth::Slot;
 use super::client::Client;
 use super::endpoint::Endpoint;
 use super::endpoint::Scheme;
+use super::endpoint::Trust;
 use super::error::RegistryError;
 use super::reference::Reference;
 use super::transport;
@@ -159,8 +160,12 @@ impl Client {
         slot: &Slot,
         request: &Request<'_>,
     ) -> Result<Response<Body>, Failure> {
-        // An upload may go to another host, which must not see the token.
+        // An upload may go to another host, which must see neither token nor certificate.
         let at_home = transport::same_origin(&request.url, &endpoint.root());
+        let trust = match at_home {
+            true => Cow::Borrowed(&endpoint.trust),
+            false => Cow::Owned(endpoint.trust.anonymous()),
+        };
         let mut used = slot.locked().answer.clone();
         let with = |answer: &Option<Answer>| match answer {
             Some(answer) if at_home => request
@@ -168,7 +173,7 @@ impl Client {
                 .header(header::AUTHORIZATION, answer.0.clone()),
             _ => request.clone(),
         };
-        let response = self.send(endpoint, &with(&used))?;
+        let response = self.send(endpoint, &trust, &with(&used))?;
         if response.status() != StatusCode::UNAUTHORIZED || !at_home {
             return Ok(response);
         }
@@ -184,7 +189,7 @@ impl Client {
                 .read_to_vec(),
         );
         used = self.answer(endpoint, reference, scopes, slot, used, &challenge)?;
-        self.send(endpoint, &with(&used))
+        self.send(endpoint, &trust, &with(&used))
     }
 
     fn answer(
@@ -230,7 +235,7 @@ impl Client {
                     &mut form,
                 );
                 Some(self.with_tries(|| {
-                    let mut response = self.send(endpoint, &request)?;
+                    let mut response = self.send(endpoint, &endpoint.trust, &request)?;
                     if !response.status().is_success() {
                         let told = Some(found.told.clone());
                         return Err(self.refusal(
@@ -252,8 +257,13 @@ impl Client {
         Ok(answer)
     }
 
-    fn send(&self, endpoint: &Endpoint, request: &Request<'_>) -> Result<Response<Body>, Failure> {
-        let sent = self.0.transport.send(request, &endpoint.trust);
+    fn send(
+        &self,
+        endpoint: &Endpoint,
+        trust: &Trust,
+        request: &Request<'_>,
+    ) -> Result<Response<Body>, Failure> {
+        let sent = self.0.transport.send(request, trust);
         sent.map_err(|error| self.failed(endpoint, request, error))
     }
 

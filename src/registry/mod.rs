@@ -20,8 +20,9 @@
 //! Invariants:
 //! - Every document and blob is compared with its digest and size before its end is reported; documents are at
 //!   most [`MAX_DOCUMENT`] bytes long.
-//! - Credentials go to the registry they are for and to the token server it names, never along a redirect to
-//!   another host, and over plain HTTP only to registries that are spoken to in plain HTTP.
+//! - Credentials and client certificates go to the registry they are for and to the token server it names, never to
+//!   where a redirect or an upload leads elsewhere. Credentials go over plain HTTP only to registries that are spoken
+//!   to in plain HTTP.
 //! - No call leaves a thread behind, and none starts one: names are looked up on the calling thread.
 
 mod auth;

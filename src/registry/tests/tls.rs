@@ -252,3 +252,47 @@ fn insecure_registries_are_asked_with_tls_first() {
     let head = "HEAD /v2/a/b/manifests/1";
     assert_eq!(server.lines(), ["GET /v2/", head, head]);
 }
+
+#[test]
+fn client_certificates_are_for_one_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = certificate(dir.path());
+    let files = dir.path().display();
+    authority_and_client(dir.path(), "alice");
+    let tls = format!(
+        "http: {{addr: 127.0.0.1:0, tls: {{certificate: {files}/cert.pem, key: {files}/key.pem, \
+         clientcas: [{files}/authority.pem]}}}}\n"
+    );
+    let elsewhere = Registry::start(&tls);
+    let registry = Registry::start(&format!(
+        "{tls}middleware: {{storage: [{{name: redirect, options: {{baseurl: 'https://{}/'}}}}]}}\n",
+        elsewhere.host
+    ));
+    let mut settings = settings();
+    let own = RegistrySettings {
+        ca: vec![ca],
+        keypair: Some(KeyPair {
+            cert: dir.path().join("alice.cert"),
+            key: dir.path().join("alice.key"),
+        }),
+        ..RegistrySettings::default()
+    };
+    settings.registries.hosts.insert(registry.host.clone(), own);
+    let client = client(&settings);
+    let (to, blob) = (
+        registry.reference("a/b:1"),
+        Blobs::default().add("", b"bytes".to_vec()),
+    );
+    let open = || Ok(Box::new(&b"bytes"[..]) as Box<dyn Read>);
+    let pushed = client.push_blob(&to, &blob.digest, blob.size, None, &open);
+    assert_eq!(pushed.unwrap(), Pushed::Sent);
+    // Where the registry sends us for the blob, a certificate is asked for, too, and is not given.
+    let Err(error) = client.blob(&to, &blob.digest, blob.size) else {
+        panic!("the blob is nowhere");
+    };
+    assert!(
+        matches!(error, RegistryError::Tls { .. }),
+        "{}",
+        chain(&error)
+    );
+}
