@@ -3,6 +3,7 @@
 mod assemble;
 pub mod bake;
 pub mod convert;
+pub mod credentials;
 mod deliver;
 pub mod durability;
 mod failure;
@@ -12,8 +13,10 @@ pub mod lock;
 mod pin;
 mod plan;
 mod remote;
+pub mod reset;
 pub mod run;
 pub mod show;
+pub mod stored;
 #[cfg(test)]
 mod tests;
 

@@ -13,6 +13,7 @@ mod contexts;
 mod convert;
 mod dockerfile;
 mod exporters;
+mod images;
 mod lock;
 mod network_sources;
 mod outputs;

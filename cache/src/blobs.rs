@@ -67,6 +67,10 @@ impl Blobs {
         Self { dir, journal }
     }
 
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.journal
+    }
+
     /// Where the blob is, or would be.
     pub fn path(&self, digest: &OciDigest) -> PathBuf {
         let hex = digest.hex();

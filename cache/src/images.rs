@@ -19,7 +19,10 @@ pub struct StoredImage {
     pub media_type: String,
     /// Digest of the config: the image id.
     pub id: OciDigest,
-    /// When it was named, nanoseconds since the epoch.
+    /// What its registry knows it by, once it was pulled or pushed: the index it was pulled through, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo_digest: Option<OciDigest>,
+    /// When it was built here, or when its config says it was, nanoseconds since the epoch.
     pub created: u128,
     /// Bytes of its layers.
     pub size: u64,

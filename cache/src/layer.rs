@@ -9,8 +9,9 @@
 mod bytes;
 mod frames;
 mod locate;
+mod pack;
 mod plan;
-mod read;
+pub(crate) mod read;
 mod write;
 
 use std::fs::File;

@@ -59,6 +59,14 @@ impl Locked {
         &self.path
     }
 
+    /// Whether somebody lives who holds it. What cannot be opened is held by nobody.
+    pub(crate) fn is_held(path: &Path) -> bool {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).is_ok_and(|file| {
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err()
+        })
+    }
+
     /// Removes the file if nobody lives who holds it; says whether it is gone. What is done with `dead` is done while no
     /// one else can take the file for theirs.
     pub(crate) fn reap(path: &Path, dead: impl FnOnce()) -> bool {

@@ -27,6 +27,7 @@
 //! - Any number of processes use one store; they meet in files and flock(2) alone.
 //! - Bytes that come back out are checked: blobs by SHA-256, trees by their id, files by the BLAKE3 in their tree.
 
+pub mod archive;
 pub mod blobs;
 pub mod builder;
 pub mod context;
@@ -43,11 +44,15 @@ pub mod lease;
 pub mod merge;
 pub mod mounts;
 pub mod records;
+pub mod reset;
 mod stat;
 pub mod store;
 mod tar;
 pub mod tree;
 
+pub use archive::ArchiveError;
+pub use archive::ArchivedFile;
+pub use archive::Unpacked;
 pub use blobs::BlobError;
 pub use blobs::BlobWriter;
 pub use blobs::Blobs;
@@ -96,6 +101,7 @@ pub use records::Record;
 pub use records::RecordError;
 pub use records::Records;
 pub use records::Snapshot;
+pub use reset::ResetError;
 pub use store::KnownLayer;
 pub use store::Scratch;
 pub use store::Store;

@@ -33,6 +33,11 @@ use crate::records::Records;
 use crate::tree::TreeRef;
 use crate::tree::Trees;
 
+/// The directories that every store has from the first; others come when they are needed.
+pub(crate) const PARTS: [&str; 8] = [
+    "tmp", "trash", "leases", "images", "layers", "stats", "mounts", "unsynced",
+];
+
 /// Of how many blobs the frames are looked through. The same layer of another build is seldom far back.
 const FRAME_TABLES: usize = 64;
 /// And how large their tables may be together, in bytes.
@@ -369,6 +374,21 @@ impl Store {
         Ok(known.into_iter().map(|written| written.blob).collect())
     }
 
+    /// With which options the blob was made of a layer, if this version of rbuild would make the same bytes again.
+    ///
+    /// # Errors
+    /// If what is known cannot be read.
+    pub fn written_with(
+        &self,
+        layer: &TreeId,
+        blob: &OciDigest,
+    ) -> Result<Option<BlobOptions>, StoreError> {
+        let known = self.blobs_of(layer)?.blobs;
+        let same =
+            |written: &&Written| written.version == BLOB_VERSION && written.blob.digest == *blob;
+        Ok(known.iter().find(same).map(|written| written.options))
+    }
+
     /// All blobs that were made of a layer as it is, with its own times.
     ///
     /// # Errors
@@ -563,9 +583,7 @@ fn make(path: &Path) -> Result<fs::Metadata, StoreError> {
         .permissions(fs::Permissions::from_mode(0o700))
         .tempdir_in(root)
         .map_err(StoreError::io("create a directory in", root))?;
-    for name in [
-        "tmp", "trash", "leases", "images", "layers", "stats", "mounts", "unsynced",
-    ] {
+    for name in PARTS {
         let part = aside.path().join(name);
         fs::create_dir(&part).map_err(StoreError::io("create", &part))?;
     }

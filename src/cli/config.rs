@@ -224,10 +224,15 @@ fn is_on_nfs(path: &Path) -> bool {
 
 /// docker's `config.json`, if there is one.
 fn docker_config(env: &Env) -> Option<PathBuf> {
+    docker_config_path(env).filter(|file| file.exists())
+}
+
+/// Where docker's `config.json` is or would be.
+pub(crate) fn docker_config_path(env: &Env) -> Option<PathBuf> {
     let dir = env
         .path("DOCKER_CONFIG")
         .or_else(|| Some(env.path("HOME")?.join(".docker")))?;
-    Some(dir.join("config.json")).filter(|file| file.exists())
+    Some(dir.join("config.json"))
 }
 
 fn proxies(env: &Env) -> ProxySettings {

@@ -16,12 +16,15 @@ mod flags;
 mod images;
 mod init;
 mod lock;
+mod login;
 mod output;
 mod plan;
 mod plans;
 mod registries;
+mod reset;
 mod run;
 mod sources;
+mod template;
 mod values;
 
 use std::ffi::OsStr;
@@ -98,10 +101,28 @@ enum Cmd {
     Tag(images::TagFlags),
     /// Take names of images out of the store
     Rmi(images::RemoveFlags),
+    /// Print all that is known of images in the store
+    Inspect(images::InspectFlags),
+    /// Show the steps that made an image
+    History(images::HistoryFlags),
+    /// Bring images from registries into the store
+    Pull(images::PullFlags),
+    /// Send images of the store to registries
+    Push(images::PushFlags),
+    /// Write images of the store into an archive
+    Save(images::SaveFlags),
+    /// Bring the images of an archive into the store
+    Load(images::LoadFlags),
+    /// Check credentials for a registry, and keep them where docker does
+    Login(login::LoginFlags),
+    /// Forget the credentials for a registry
+    Logout(login::LogoutFlags),
     /// Run a command in an image of the store
     Run(Box<run::RunFlags>),
     /// Say what this machine can do for builds, and what would mend the rest
     Doctor,
+    /// Remove the whole store: all images and caches
+    Reset(reset::ResetFlags),
     /// Look inside
     #[command(subcommand)]
     Debug(debug::DebugCommand),
@@ -218,6 +239,15 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
         Cmd::Images(flags) => images::list(&flags, &session)?,
         Cmd::Tag(flags) => images::tag(&flags, &session)?,
         Cmd::Rmi(flags) => images::remove(&flags, &session)?,
+        Cmd::Inspect(flags) => images::inspect(&flags, &session)?,
+        Cmd::History(flags) => images::history(&flags, &session)?,
+        Cmd::Pull(flags) => images::pull(&flags, &session)?,
+        Cmd::Push(flags) => images::push(&flags, &session)?,
+        Cmd::Save(flags) => images::save(&flags, &session)?,
+        Cmd::Load(flags) => images::load(&flags, &session)?,
+        Cmd::Login(flags) => login::login(&flags, &session)?,
+        Cmd::Logout(flags) => login::logout(&flags, &session)?,
+        Cmd::Reset(flags) => reset::run(&flags, &session)?,
         Cmd::Run(flags) => return run::run(&flags, &session),
         Cmd::Doctor => doctor::run(&session)?,
         Cmd::Debug(command) => debug::run(&command, &session)?,

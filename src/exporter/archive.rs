@@ -8,6 +8,7 @@ use std::io;
 use std::io::Read;
 use std::path::Path;
 use std::path::PathBuf;
+use std::slice;
 
 use serde_json::json;
 
@@ -45,7 +46,7 @@ impl Exporter for Oci {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         match (&self.dest, self.tar) {
             (Destination::File(path), false) => write_directory(export, path),
-            (dest, _) => deliver(dest, &mut |out| write_tar(export, false, out)),
+            (dest, _) => write(slice::from_ref(export), false, dest),
         }
     }
 }
@@ -53,8 +54,20 @@ impl Exporter for Oci {
 impl Exporter for Docker {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         only(export, "docker")?;
-        deliver(&self.dest, &mut |out| write_tar(export, true, out))
+        write(slice::from_ref(export), true, &self.dest)
     }
+}
+
+/// Writes one archive of several images; for docker if `docker` is set, which takes one platform of each.
+///
+/// # Errors
+/// If it could not be written whole; then nothing is left under its name.
+pub fn write(
+    exports: &[Export<'_>],
+    docker: bool,
+    dest: &Destination,
+) -> Result<Vec<Delivery>, ExportError> {
+    deliver(dest, &mut |out| write_tar(exports, docker, out))
 }
 
 /// One file of the layout.
@@ -63,7 +76,7 @@ enum Piece<'a> {
     Blob(OciDigest, u64),
 }
 
-/// The blobs by path, without those that are there already.
+/// The blobs by path, each once.
 fn blobs<'a>(export: &'a Export<'_>) -> BTreeMap<String, Piece<'a>> {
     let path = |digest: &OciDigest| format!("blobs/sha256/{}", digest.hex());
     let mut pieces = BTreeMap::new();
@@ -87,7 +100,12 @@ fn blobs<'a>(export: &'a Export<'_>) -> BTreeMap<String, Piece<'a>> {
 }
 
 /// `index.json`: the image once for each of its names, as BuildKit does.
-fn index_json(export: &Export<'_>) -> Vec<u8> {
+fn index_json(exports: &[Export<'_>]) -> Vec<u8> {
+    let entries = exports.iter().flat_map(entries).collect();
+    Index::new(Format::Oci, entries).to_json()
+}
+
+fn entries(export: &Export<'_>) -> Vec<Descriptor> {
     let entry = |name: Option<&String>| {
         let mut entry: Descriptor = export.top().clone();
         if let Some(name) = name {
@@ -101,22 +119,21 @@ fn index_json(export: &Export<'_>) -> Vec<u8> {
         }
         entry
     };
-    let entries = match export.names {
+    match export.names {
         [] => vec![entry(None)],
         names => names.iter().map(|name| entry(Some(name))).collect(),
-    };
-    Index::new(Format::Oci, entries).to_json()
+    }
 }
 
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Docker's `manifest.json`.
-fn manifest_json(export: &Export<'_>) -> Vec<u8> {
+fn manifest_json(exports: &[Export<'_>]) -> Vec<u8> {
     let path = |digest: &OciDigest| format!("blobs/sha256/{}", digest.hex());
-    let list: Vec<_> = export
-        .images
+    let list: Vec<_> = exports
         .iter()
-        .map(|image| {
+        .flat_map(|export| export.images.iter().map(move |image| (export, image)))
+        .map(|(export, image)| {
             json!({
                 "Config": path(&image.id),
                 "RepoTags": export.names.iter().map(|name| familiar(name)).collect::<Vec<_>>(),
@@ -135,7 +152,7 @@ pub(super) fn familiar(name: &str) -> &str {
 
 /// Writes the layout as a tar. Everything in it that is not content is constant, so equal images are equal bytes.
 pub(super) fn write_tar(
-    export: &Export<'_>,
+    exports: &[Export<'_>],
     docker: bool,
     out: &mut dyn Out,
 ) -> Result<(), ExportError> {
@@ -147,21 +164,24 @@ pub(super) fn write_tar(
         let header = header(dir, tar::EntryType::Directory, 0, 0o755).map_err(archive)?;
         out.write_all(header.as_bytes()).map_err(archive)?;
     }
-    let (index, manifest) = (index_json(export), manifest_json(export));
-    let mut pieces = blobs(export);
+    let (index, manifest) = (index_json(exports), manifest_json(exports));
+    let mut pieces: BTreeMap<String, Piece<'_>> = exports.iter().flat_map(blobs).collect();
     pieces.insert("index.json".into(), Piece::Bytes(&index));
     pieces.insert("oci-layout".into(), Piece::Bytes(LAYOUT));
     if docker {
         pieces.insert("manifest.json".into(), Piece::Bytes(&manifest));
     }
+    let [Export { store, cancel, .. }, ..] = exports else {
+        unreachable!("an archive of nothing is never written");
+    };
     for (path, piece) in &pieces {
-        if export.cancel.is_cancelled() {
+        if cancel.is_cancelled() {
             return Err(ExportError::Cancelled);
         }
         match piece {
             Piece::Bytes(bytes) => entry(out, path, bytes.len() as u64, |out| out.write_all(bytes)),
             Piece::Blob(digest, size) => {
-                let blob = export.store.blobs().open(digest)?;
+                let blob = store.blobs().open(digest)?;
                 entry(out, path, *size, |out| out.copy(blob, *size))
             }
         }
@@ -246,7 +266,7 @@ fn write_directory(export: &Export<'_>, path: &Path) -> Result<Vec<Delivery>, Ex
 
 /// The new `index.json`, with the entries of an earlier one that have other names.
 fn merged_index(export: &Export<'_>, path: &Path) -> Result<Vec<u8>, ExportError> {
-    let ours = index_json(export);
+    let ours = index_json(slice::from_ref(export));
     let Ok(earlier) = fs::read(path.join("index.json")) else {
         return Ok(ours);
     };

@@ -74,7 +74,7 @@ impl Exporter for Loader {
             .take()
             .expect("a loader is used once");
         let mut stdin = child.stdin.take().expect("it was started with a pipe");
-        let written = archive::write_tar(export, true, &mut stdin);
+        let written = archive::write_tar(std::slice::from_ref(export), true, &mut stdin);
         let flushed = stdin.flush();
         drop(stdin);
         let ended = child

@@ -6,6 +6,7 @@ use std::io::Read;
 use rayon::prelude::*;
 
 use rbuild_cache::LayerRef;
+use rbuild_cache::StoredImage;
 use rbuild_llb::OciDigest;
 
 use super::Export;
@@ -15,53 +16,79 @@ use super::ReadyImage;
 use super::store::OwnStore;
 use crate::image::Descriptor;
 use crate::outcome::Delivery;
+use crate::registry::Pushed;
 use crate::registry::Reference;
 
 /// Sends to registries, after naming the image in rbuild's own store.
 #[derive(Debug)]
 pub struct Push;
 
-impl Push {
-    fn to(export: &Export<'_>, name: &str) -> Result<OciDigest, ExportError> {
-        let reference: Reference = name.parse()?;
-        for image in export.images {
-            Self::image(export, &reference, image)?;
-        }
-        let registry = export.registry;
-        let top = export.top();
-        let document = export
-            .index
-            .map_or(&export.images[0].manifest, |index| &index.document);
-        Ok(registry.push_manifest(&reference, &top.media_type, document)?)
-    }
+/// What became of an image that was sent.
+#[derive(Debug)]
+pub struct Sent {
+    /// What the registry knows it by.
+    pub digest: OciDigest,
+    /// Blobs that were sent.
+    pub sent: usize,
+    /// Blobs that were there.
+    pub existed: usize,
+}
 
-    fn image(
-        export: &Export<'_>,
-        reference: &Reference,
-        image: &ReadyImage,
-    ) -> Result<(), ExportError> {
-        let registry = export.registry;
-        let blobs = export.store.blobs();
-        image
-            .layers
-            .par_iter()
-            .try_for_each(|(layer, from)| -> Result<(), ExportError> {
-                let open = || {
-                    let blob = blobs.open(&layer.digest).map_err(std::io::Error::other)?;
-                    Ok(Box::new(blob) as Box<dyn Read>)
-                };
-                let near = near(reference, layer, from);
-                registry.push_blob(reference, &layer.digest, layer.size, near.as_deref(), &open)?;
-                Ok(())
-            })?;
-        let open = || Ok(Box::new(&image.config[..]) as Box<dyn Read>);
-        registry.push_blob(reference, &image.id, image.config.len() as u64, None, &open)?;
-        if export.index.is_some() {
-            let by_digest = reference.with_digest(image.descriptor.digest);
-            registry.push_manifest(&by_digest, &image.descriptor.media_type, &image.manifest)?;
-        }
-        Ok(())
+/// Sends an image to the registry that `name` is in.
+///
+/// # Errors
+/// If the registry does not take it.
+pub fn send(export: &Export<'_>, name: &str) -> Result<Sent, ExportError> {
+    let reference: Reference = name.parse()?;
+    let mut blobs = Vec::new();
+    for image in export.images {
+        blobs.extend(send_image(export, &reference, image)?);
     }
+    let registry = export.registry;
+    let top = export.top();
+    let document = export
+        .index
+        .map_or(&export.images[0].manifest, |index| &index.document);
+    let sent = blobs.iter().filter(|how| **how == Pushed::Sent).count();
+    Ok(Sent {
+        digest: registry.push_manifest(&reference, &top.media_type, document)?,
+        sent,
+        existed: blobs.len() - sent,
+    })
+}
+
+fn send_image(
+    export: &Export<'_>,
+    reference: &Reference,
+    image: &ReadyImage,
+) -> Result<Vec<Pushed>, ExportError> {
+    let registry = export.registry;
+    let blobs = export.store.blobs();
+    let mut pushed = image
+        .layers
+        .par_iter()
+        .map(|(layer, from)| -> Result<Pushed, ExportError> {
+            let open = || {
+                let blob = blobs.open(&layer.digest).map_err(std::io::Error::other)?;
+                Ok(Box::new(blob) as Box<dyn Read>)
+            };
+            let near = near(reference, layer, from);
+            Ok(registry.push_blob(reference, &layer.digest, layer.size, near.as_deref(), &open)?)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let open = || Ok(Box::new(&image.config[..]) as Box<dyn Read>);
+    pushed.push(registry.push_blob(
+        reference,
+        &image.id,
+        image.config.len() as u64,
+        None,
+        &open,
+    )?);
+    if export.index.is_some() {
+        let by_digest = reference.with_digest(image.descriptor.digest);
+        registry.push_manifest(&by_digest, &image.descriptor.media_type, &image.manifest)?;
+    }
+    Ok(pushed)
 }
 
 /// The repository of the same registry that a base's layer came from.
@@ -76,7 +103,8 @@ impl Exporter for Push {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         let mut deliveries = OwnStore.export(export)?;
         for name in export.names {
-            let digest = Self::to(export, name)?;
+            let Sent { digest, .. } = send(export, name)?;
+            remember(export, name, digest)?;
             deliveries.push(Delivery::Pushed {
                 name: name.clone(),
                 digest,
@@ -84,4 +112,22 @@ impl Exporter for Push {
         }
         Ok(deliveries)
     }
+}
+
+/// Notes in the store by which digest the registry knows the image.
+fn remember(export: &Export<'_>, name: &str, digest: OciDigest) -> Result<(), ExportError> {
+    let images = export.store.images();
+    if let Some(stored) = images.get(name)?
+        && stored.repo_digest != Some(digest)
+    {
+        let repo_digest = Some(digest);
+        images.set(
+            name,
+            &StoredImage {
+                repo_digest,
+                ..stored
+            },
+        )?;
+    }
+    Ok(())
 }

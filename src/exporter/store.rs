@@ -42,7 +42,7 @@ impl Exporter for OwnStore {
         }
         let top = export.top();
         let image = &export.images[0];
-        let size = export.images.iter().map(|image| image.size()).sum();
+        let size = size(export)?;
         // An image without a name goes by its id.
         let unnamed = [image.id.to_string()];
         let names = if export.names.is_empty() {
@@ -55,6 +55,7 @@ impl Exporter for OwnStore {
                 digest: top.digest,
                 media_type: top.media_type.clone(),
                 id: image.id,
+                repo_digest: None,
                 created: clock::now().0,
                 size,
             };
@@ -68,4 +69,14 @@ impl Exporter for OwnStore {
             names: export.names.to_vec(),
         }])
     }
+}
+
+/// Bytes of all layers' tars, where they are known, as for images from elsewhere.
+fn size(export: &Export<'_>) -> Result<u64, ExportError> {
+    let layers = export.images.iter().flat_map(|image| &image.layers);
+    let sizes = layers.map(|(descriptor, _)| {
+        let known = export.store.known_layer(&descriptor.digest)?;
+        Ok(known.map_or(descriptor.size, |known| known.tar_size))
+    });
+    sizes.sum()
 }

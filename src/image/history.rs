@@ -175,7 +175,7 @@ fn clamp(created: &mut Option<String>, epoch: i64) {
 }
 
 /// Unix seconds, and whether a fraction follows them.
-fn parse_rfc3339(text: &str) -> Option<(i64, bool)> {
+pub(crate) fn parse_rfc3339(text: &str) -> Option<(i64, bool)> {
     let bytes = text.as_bytes();
     let number = |range: std::ops::Range<usize>| -> Option<i64> {
         let digits = bytes.get(range)?;

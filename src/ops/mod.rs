@@ -357,6 +357,11 @@ impl<'a> Engine<'a> {
         self.registry
     }
 
+    /// What ends it early.
+    pub fn cancel(&self) -> &CancelToken {
+        self.cancel
+    }
+
     /// What keeps gc away.
     pub fn lease(&self) -> &Lease {
         self.lease

@@ -33,6 +33,10 @@ pub(super) fn sync_later(store: &Store, root: &Path) {
 
 /// The whole life of that process.
 pub fn sync(root: &Path) -> ExitCode {
+    // A store that was removed meanwhile is not made again.
+    if !root.join("v1").is_dir() {
+        return ExitCode::SUCCESS;
+    }
     match Store::open(root).and_then(|store| store.sync()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -38,6 +38,7 @@ use crate::registry::Reference;
 use crate::registry::Resolved;
 use crate::request::BuildRequest;
 use crate::request::RunRequest;
+use crate::request::Settings;
 
 /// Finds out what sources are, each at most once.
 pub(super) struct Pinner<'a> {
@@ -82,6 +83,24 @@ impl<'a> Pinner<'a> {
             pull: false,
             offline: false,
             tag_max_age,
+            lock: None,
+            store,
+            lease,
+            registry,
+        }
+    }
+
+    /// For `rbuild pull`: the registry is asked in any case.
+    pub(super) fn for_pull(
+        settings: &Settings,
+        store: &'a Store,
+        lease: &'a Lease,
+        registry: &'a registry::Client,
+    ) -> Self {
+        Self {
+            pull: true,
+            offline: false,
+            tag_max_age: settings.tag_max_age,
             lock: None,
             store,
             lease,
@@ -181,12 +200,11 @@ impl<'a> Pinner<'a> {
         if let Some(pin) = self.own(image, platform)? {
             return Ok(pin);
         }
-        let key = format!("{} {platform}", image.reference);
+        let key = key(&image.reference, platform);
         let known = self.store.pin(&key).map_err(failure::store)?;
-        let now = (clock::now().0 / 1_000_000_000) as u64;
         if let Some(known) = &known {
             let fixed = reference.digest.is_some() || self.offline;
-            let age = now.saturating_sub(known.checked);
+            let age = now().saturating_sub(known.checked);
             let fresh = !self.pull && age < self.tag_max_age;
             if (fixed || fresh)
                 && let Some(pin) = self.stored(&known.manifest, platform)?
@@ -197,18 +215,28 @@ impl<'a> Pinner<'a> {
         if self.offline {
             return Err(offline(&image.reference));
         }
+        Ok(self.asked(&image.reference, platform)?.1)
+    }
+
+    /// Asks the registry for an image, whatever is known of it.
+    pub(super) fn ask(&self, name: &str, platform: &Platform) -> Result<StoredPin, BuildError> {
+        Ok(self.asked(name, platform)?.0)
+    }
+
+    fn asked(&self, name: &str, platform: &Platform) -> Result<(StoredPin, Pin), BuildError> {
         let resolved = self
             .registry
-            .resolve(&reference, platform)
+            .resolve(&parse(name)?, platform)
             .map_err(failure::registry)?;
         let pin = self.keep(&resolved)?;
         let stored = StoredPin {
             manifest: resolved.manifest_digest,
             index: resolved.index,
-            checked: now,
+            checked: now(),
         };
+        let key = key(name, platform);
         self.store.set_pin(&key, &stored).map_err(failure::store)?;
-        Ok(pin)
+        Ok((stored, pin))
     }
 
     /// The image of rbuild's own store that stands in for a registry's.
@@ -316,6 +344,16 @@ pub(super) fn side_by_side<T: Sync, R: Send>(
                 .collect()
         }),
     }
+}
+
+/// What the pin of an image is found under.
+fn key(reference: &str, platform: &Platform) -> String {
+    format!("{reference} {platform}")
+}
+
+/// Unix seconds.
+fn now() -> u64 {
+    (clock::now().0 / 1_000_000_000) as u64
 }
 
 fn parse(reference: &str) -> Result<Reference, BuildError> {

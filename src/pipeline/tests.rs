@@ -120,6 +120,7 @@ fn image(store: &Store, name: &str, user: &str) -> SourceOp {
         digest: manifest.digest,
         media_type: manifest.media_type,
         id,
+        repo_digest: None,
         created: 0,
         size: 0,
     };

@@ -30,7 +30,7 @@ use super::transport::encode;
 /// Largest answer a token server may give.
 pub(super) const MAX_TOKEN: u64 = 1 << 20;
 /// What credential helpers print when they know of none (docker-credential-helpers, `errCredentialsNotFound`).
-const NOT_IN_KEYCHAIN: &str = "credentials not found in native keychain";
+pub(super) const NOT_IN_KEYCHAIN: &str = "credentials not found in native keychain";
 /// `client_id` in OAuth2 requests.
 const CLIENT_ID: &str = "rbuild";
 
@@ -109,7 +109,7 @@ impl Keyring {
         let name = &endpoint.name;
         let Some(path) = &self.config else {
             return none(format!(
-                "no credentials for `{name}`: there is no docker config to look in; `docker login {name}` makes one"
+                "no credentials for `{name}`: there is no docker config to look in; `rbuild login {name}` makes one"
             ));
         };
         let shown = path.display();
@@ -118,7 +118,7 @@ impl Keyring {
             Err(error) => {
                 return none(format!(
                     "credentials for `{name}` are looked for in `{shown}`, which cannot be opened ({error}); \
-                     `docker login {name}` makes it"
+                     `rbuild login {name}` makes it"
                 ));
             }
         };
@@ -151,7 +151,7 @@ impl Keyring {
 }
 
 fn not_there(path: &impl std::fmt::Display, name: &str) -> String {
-    format!("`{path}` has no credentials for `{name}`; `docker login {name}` writes them there")
+    format!("`{path}` has no credentials for `{name}`; `rbuild login {name}` writes them there")
 }
 
 fn in_words(error: &CredentialRetrievalError) -> String {
@@ -339,7 +339,7 @@ fn pairs(list: &[(&str, &str)]) -> String {
 }
 
 /// RFC 4648, section 4.
-fn base64(bytes: &[u8]) -> String {
+pub(super) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {

@@ -257,7 +257,7 @@ impl Client {
         Ok(answer)
     }
 
-    fn send(
+    pub(super) fn send(
         &self,
         endpoint: &Endpoint,
         trust: &Trust,
@@ -337,16 +337,20 @@ impl Client {
                 registry,
                 message,
             },
-            status => RegistryError::Status {
-                registry,
-                method: request.method.to_string(),
-                // A query may hold a token.
-                url: request.url.split('?').next().unwrap_or_default().to_owned(),
-                status: status.as_u16(),
-                message,
-            },
+            _ => status_error(registry, request, status, message),
         };
         Failure { error, again }
+    }
+
+    /// An answer to a request that is about no image.
+    pub(super) fn unexpected(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request<'_>,
+        response: &mut Response<Body>,
+    ) -> Failure {
+        let message = explanation(response);
+        status_error(endpoint.name.clone(), request, response.status(), message).into()
     }
 
     pub(super) fn read_small(
@@ -358,7 +362,7 @@ impl Client {
         self.read_limited(endpoint, what, response, MAX_DOCUMENT)
     }
 
-    fn read_limited(
+    pub(super) fn read_limited(
         &self,
         endpoint: &Endpoint,
         what: &str,
@@ -386,6 +390,22 @@ impl Client {
     /// A connection that broke while an answer was read.
     pub(super) fn broken(&self, endpoint: &Endpoint, error: std::io::Error) -> Failure {
         self.not_sent(endpoint.name.clone(), SendError::Connection(error.into()))
+    }
+}
+
+fn status_error(
+    registry: String,
+    request: &Request<'_>,
+    status: StatusCode,
+    message: Option<String>,
+) -> RegistryError {
+    RegistryError::Status {
+        registry,
+        method: request.method.to_string(),
+        // A query may hold a token.
+        url: request.url.split('?').next().unwrap_or_default().to_owned(),
+        status: status.as_u16(),
+        message,
     }
 }
 
@@ -436,7 +456,7 @@ pub(super) fn rate_limit(headers: &HeaderMap) -> Option<String> {
 
 /// What an error's body says, in the forms of the distribution-spec (Error Codes), of OAuth2 and of Docker Hub's
 /// token server. Hostile text: one line, of bounded length.
-fn explanation(response: &mut Response<Body>) -> Option<String> {
+pub(super) fn explanation(response: &mut Response<Body>) -> Option<String> {
     #[derive(Deserialize)]
     struct Explanation {
         #[serde(default)]

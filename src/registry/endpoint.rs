@@ -88,10 +88,15 @@ impl Endpoint {
 
     /// What credentials are filed under in docker's config.
     pub(super) fn credentials_key(&self) -> &str {
-        match self.name.as_str() {
-            DOCKER_HUB => DOCKER_HUB_KEY,
-            name => name,
-        }
+        credentials_key(&self.name)
+    }
+}
+
+/// What docker files the credentials of a registry under.
+pub(super) fn credentials_key(registry: &str) -> &str {
+    match registry {
+        DOCKER_HUB => DOCKER_HUB_KEY,
+        name => name,
     }
 }
 

@@ -242,6 +242,35 @@ pub enum RegistryError {
         /// Why not.
         why: &'static str,
     },
+    /// A file that is no archive of images.
+    #[error("`{}` is not an archive of images: {why}", path.display())]
+    NotAnArchive {
+        /// The archive.
+        path: PathBuf,
+        /// Why not.
+        why: &'static str,
+    },
+    /// An archive that lacks what it names itself.
+    #[error("`{}` names `{name}`, which is not in it", path.display())]
+    NotInArchive {
+        /// The archive.
+        path: PathBuf,
+        /// The file that is missing.
+        name: String,
+    },
+    /// A registry that does not know the user, or knows another password.
+    #[error(
+        "`{registry}` does not accept these credentials for `{user}`{}",
+        detail(message)
+    )]
+    LoginRefused {
+        /// Who refused.
+        registry: String,
+        /// Who wanted in.
+        user: String,
+        /// What the registry or its token server said.
+        message: Option<String>,
+    },
     /// A layout without the image asked for, or with several where none was named.
     #[error("`{}` {}: {}", path.display(), wanted_image(wanted), list(found))]
     NotInLayout {
@@ -341,7 +370,7 @@ impl RegistryError {
                     .to_owned(),
             ),
             Self::TooManyRequests { registry, .. } => Some(format!(
-                "`docker login {registry}` may raise the limit; `mirrors` in config.toml avoids it"
+                "`rbuild login {registry}` may raise the limit; `mirrors` in config.toml avoids it"
             )),
             Self::Unreachable { registry, .. } => Some(format!(
                 "proxies are taken from HTTPS_PROXY and HTTP_PROXY; `--offline` builds with what is there already; \

@@ -23,7 +23,7 @@ use crate::image::Document;
 use crate::image::Index;
 
 /// The annotations images are found by, the specified one first; containerd writes full references into its own.
-const NAMES: [&str; 2] = [
+pub(super) const NAMES: [&str; 2] = [
     "org.opencontainers.image.ref.name",
     "io.containerd.image.name",
 ];

@@ -16,6 +16,9 @@
 //! | `download` | files by URL |
 //! | `resolve` | from a name to the image for a platform |
 //! | `layout` | OCI image layouts |
+//! | `archive` | images in archives, OCI's and docker's |
+//! | `login` | whether credentials are accepted |
+//! | `docker_config` | writing credentials where docker keeps them |
 //!
 //! Invariants:
 //! - Every document and blob is compared with its digest and size before its end is reported; documents are at
@@ -25,14 +28,17 @@
 //!   to in plain HTTP.
 //! - No call leaves a thread behind, and none starts one: names are looked up on the calling thread.
 
+pub mod archive;
 mod auth;
 mod blob;
 mod call;
 mod client;
+pub mod docker_config;
 pub mod download;
 mod endpoint;
 mod error;
 pub mod layout;
+mod login;
 mod places;
 mod push;
 pub mod reference;
@@ -44,11 +50,13 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
+pub use archive::Archive;
 pub use blob::BlobReader;
 pub use client::Client;
 pub use download::Validators;
 pub use error::RegistryError;
 pub use layout::Layout;
+pub use login::Login;
 pub use push::Pushed;
 pub use reference::ParseReferenceError;
 pub use reference::Reference;

@@ -84,6 +84,17 @@ impl Places {
         Ok(vec![self.itself(reference, namespace)?])
     }
 
+    /// A registry as such, without a repository: to log in.
+    pub(super) fn of_registry(&self, registry: &str) -> Result<Endpoint, RegistryError> {
+        let mut namespaces = self.registries.namespaces.iter();
+        let whole = namespaces.find(|namespace| namespace.prefix == registry);
+        let said = Said {
+            insecure: whole.and_then(|namespace| namespace.insecure),
+            ..Said::default()
+        };
+        self.endpoint(registry, String::new(), said)
+    }
+
     fn itself(
         &self,
         reference: &Reference,

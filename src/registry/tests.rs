@@ -6,6 +6,7 @@ mod fixture;
 mod hostile;
 mod http;
 mod layouts;
+mod login;
 mod places;
 mod server;
 mod tls;

@@ -10,6 +10,7 @@ pub(crate) mod inspect;
 mod mask;
 mod plain;
 mod progress;
+mod prompt;
 mod rawjson;
 mod report;
 pub(crate) mod requests;
@@ -28,6 +29,9 @@ use rbuild_llb::event::Timestamp;
 pub use progress::EventSink;
 pub use progress::Progress;
 pub use progress::ProgressMode;
+pub use prompt::ask;
+pub use prompt::ask_secret;
+pub use prompt::can_ask;
 pub(crate) use report::familiar;
 pub use report::render;
 

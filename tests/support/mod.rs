@@ -18,6 +18,7 @@ pub(crate) use layout::Image;
 pub(crate) use layout::list_tar;
 pub(crate) use output::Output;
 pub(crate) use registry::Registry;
+pub(crate) use registry::USER;
 pub(crate) use servers::FileServer;
 pub(crate) use servers::GitServer;
 pub(crate) use servers::Tap;

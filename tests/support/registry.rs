@@ -8,6 +8,7 @@ use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::OnceLock;
+use std::thread::JoinHandle;
 
 use super::tools;
 
@@ -20,11 +21,17 @@ wait $!
 rm -rf "$2"
 "#;
 
+/// Who may use a registry that [`Registry::closed`] started, and the password.
+pub(crate) const USER: (&str, &str) = ("rebecca", "geheim");
+/// `htpasswd -nbB rebecca geheim`
+const HTPASSWD: &str = "rebecca:$2b$05$abcdefghijklmnopqrstuuVWu8RjbNovPZWAMRdd7iqaaG0mI53Uu\n";
+
 /// Debian's docker-registry with a directory of its own; ends with its value or with the test process.
 pub(crate) struct Registry {
     port: u16,
     dir: PathBuf,
     supervisor: Child,
+    log: Option<JoinHandle<Vec<String>>>,
 }
 
 impl Registry {
@@ -36,15 +43,26 @@ impl Registry {
 
     /// One more, on a free port.
     pub(crate) fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// One that wants a name and a password.
+    pub(crate) fn closed() -> Self {
+        Self::start_with("auth: {htpasswd: {realm: tests, path: HTPASSWD}}\n")
+    }
+
+    fn start_with(auth: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("rbuild-registry-")
             .tempdir()
             .unwrap()
             .keep();
         let config = format!(
-            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {:?}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n",
-            dir.join("data")
+            "version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {:?}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n{}",
+            dir.join("data"),
+            auth.replace("HTPASSWD", &format!("{:?}", dir.join("htpasswd"))),
         );
+        fs::write(dir.join("htpasswd"), HTPASSWD).unwrap();
         fs::write(dir.join("config.yml"), config).unwrap();
         let mut supervisor = Command::new("/bin/sh")
             .args(["-c", SUPERVISOR, "sh"])
@@ -65,12 +83,27 @@ impl Registry {
             })
             .unwrap_or_else(|| panic!("docker-registry did not start: {seen}"));
         // Its log must go on being read, or it blocks once the pipe is full.
-        std::thread::spawn(move || log.for_each(drop));
+        let log = std::thread::spawn(move || log.map_while(Result::ok).collect());
         Self {
             port,
             dir,
             supervisor,
+            log: Some(log),
         }
+    }
+
+    /// How many blobs were sent to a repository, by the registry's own log, which ends with its value.
+    pub(crate) fn uploads(mut self, repository: &str) -> usize {
+        drop(self.supervisor.stdin.take());
+        self.supervisor.wait().unwrap();
+        let log = self
+            .log
+            .take()
+            .expect("this is its only use")
+            .join()
+            .unwrap();
+        let put = format!("\"PUT /v2/{repository}/blobs/uploads/");
+        log.iter().filter(|line| line.contains(&put)).count()
     }
 
     /// `127.0.0.1:PORT`

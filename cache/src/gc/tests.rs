@@ -239,6 +239,7 @@ fn images_keep_what_they_name() {
         digest: index,
         media_type: "application/vnd.oci.image.index.v1+json".into(),
         id: config,
+        repo_digest: None,
         created: 0,
         size: 0,
     };

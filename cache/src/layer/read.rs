@@ -423,7 +423,7 @@ fn bad(path: &[u8], problem: &'static str) -> LayerError {
 
 /// The parts of an entry's name, below `/` whatever it starts with. Names that lead out, or that no file system can hold, are
 /// refused.
-pub(super) fn normal(path: &[u8]) -> Result<Vec<&[u8]>, LayerError> {
+pub(crate) fn normal(path: &[u8]) -> Result<Vec<&[u8]>, LayerError> {
     let mut names = Vec::new();
     for name in path.split(|b| *b == b'/') {
         match name {
@@ -442,7 +442,7 @@ pub(super) fn normal(path: &[u8]) -> Result<Vec<&[u8]>, LayerError> {
 }
 
 /// Runs `f` over a blob's uncompressed bytes, which come from a thread that also computes their SHA-256 and length.
-fn with_tar<T>(
+pub(crate) fn with_tar<T>(
     blob: impl Read + Send,
     f: impl FnOnce(Ahead) -> Result<T, LayerError>,
 ) -> Result<(T, (OciDigest, u64)), LayerError> {
@@ -550,7 +550,7 @@ impl Read for Failing {
 }
 
 /// The receiving end of [`decompress`].
-struct Ahead {
+pub(crate) struct Ahead {
     filled: Receiver<io::Result<Vec<u8>>>,
     empty: SyncSender<Vec<u8>>,
     chunk: Vec<u8>,

@@ -359,6 +359,7 @@ fn images_are_listed_by_name() {
         digest: OciDigest::from_bytes([seed; 32]),
         media_type: "application/vnd.oci.image.manifest.v1+json".into(),
         id: OciDigest::from_bytes([seed; 32]),
+        repo_digest: None,
         created: 5,
         size: 6,
     };

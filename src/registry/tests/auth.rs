@@ -162,7 +162,7 @@ fn denial_says_where_credentials_are_looked_for() {
     assert_eq!(
         refused("{}"),
         format!(
-            "`{path}` has no credentials for `{host}`; `docker login {host}` writes them there"
+            "`{path}` has no credentials for `{host}`; `rbuild login {host}` writes them there"
         )
     );
     // `u:wrong`

@@ -343,7 +343,7 @@ manifest of schema 1 (1)
   `HOST` has no `HOST/team/app:1`
 429 (5)
   `HOST` takes no more requests for now
-  hint: `docker login HOST` may raise the limit; `mirrors` in config.toml avoids it
+  hint: `rbuild login HOST` may raise the limit; `mirrors` in config.toml avoids it
 500 (5)
   `HOST` answered 500 to GET http://HOST/v2/team/app/manifests/1
   hint: the trouble is `HOST`'s own: try again later, or name another host with `mirrors` in config.toml
@@ -372,7 +372,7 @@ token server that redirects in circles (12)
   hint: answers like that often come from a proxy or a login page in the place of `HOST`
 token that is refused (3)
   `HOST` denies access to `HOST/team/app:1`
-  hint: no credentials for `HOST`: there is no docker config to look in; `docker login HOST` makes one
+  hint: no credentials for `HOST`: there is no docker config to look in; `rbuild login HOST` makes one
 index that names itself (2)
   `HOST/team/app:1` should have digest sha256:2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881, but has sha256:ca30ddd9ddf4c8b7ef2b964ab91d366570326a7d7f496ac2486950bbbf060f38
   hint: the server, or a mirror or proxy before it, is broken or changes what passes; nothing of it was kept

@@ -1,0 +1,204 @@
+//! `rbuild load`: the images of an archive into the store. All digests are compared: of documents and blobs with what
+//! names them, of layers with the diff ids of their config.
+
+use std::io::Read;
+use std::path::PathBuf;
+
+use rbuild_cache::ArchiveError;
+use rbuild_cache::Store;
+use rbuild_cache::StoredImage;
+use rbuild_cache::Unpacked;
+use rbuild_llb::CancelToken;
+use rbuild_llb::Definition;
+use rbuild_llb::OciDigest;
+use rbuild_llb::Platform;
+
+use super::Documents;
+use super::Step;
+use super::created;
+use super::fetch_layers;
+use super::protect;
+use crate::image::Descriptor;
+use crate::image::media_type;
+use crate::ops::Engine;
+use crate::ops::EngineOptions;
+use crate::outcome::BuildError;
+use crate::outcome::ErrorKind;
+use crate::pipeline::durability;
+use crate::pipeline::failure;
+use crate::pipeline::open_store;
+use crate::registry;
+use crate::registry::Archive;
+use crate::registry::archive::Archived;
+use crate::request::Settings;
+use crate::sandbox;
+use crate::ui::Progress;
+
+/// One `rbuild load`.
+#[derive(Debug)]
+pub struct LoadOptions {
+    /// The archive as the user knows it.
+    pub shown: PathBuf,
+    /// `--platform`: of images for several, only this one.
+    pub platform: Option<Platform>,
+}
+
+/// An image that is in the store now.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Its names; it may have none.
+    pub names: Vec<String>,
+    /// Its id.
+    pub id: OciDigest,
+}
+
+/// Loads an archive.
+///
+/// # Errors
+/// If it is none, or something in it is not what it is said to be; then no image has changed.
+pub fn load(
+    settings: &Settings,
+    options: &LoadOptions,
+    input: impl Read + Send,
+    progress: &Progress,
+) -> Result<Vec<Loaded>, BuildError> {
+    let store = open_store(settings)?;
+    let lease = store.lease().map_err(failure::store)?;
+    let cancel = CancelToken::new();
+    let registry = registry::Client::cancelled_by(settings, &cancel);
+    let definition = Definition::new();
+    let engine = Engine::new(
+        &store,
+        &lease,
+        &definition,
+        &registry,
+        &cancel,
+        // What is not in the archive is not to be had.
+        EngineOptions {
+            offline: true,
+            ..EngineOptions::default()
+        },
+        sandbox::expected_domain(),
+    );
+    sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+    progress.resume();
+    let events = progress.events();
+    let step = Step::start(format!("load {}", options.shown.display()), &events);
+    let loaded = step.carry_out(&cancel, |step| {
+        let unpacked = store
+            .unpack_archive(input, &cancel)
+            .map_err(|error| unusable(options, error))?;
+        let platform = options.platform.clone().unwrap_or_else(Platform::host);
+        let found = Archive::new(&unpacked, &options.shown)
+            .images(&platform, options.platform.is_some())
+            .map_err(bad_archive)?;
+        // All are looked at before one is named.
+        let kept = found
+            .iter()
+            .map(|found| keep(&engine, &store, &unpacked, found, step));
+        let kept: Vec<StoredImage> = kept.collect::<Result<_, _>>()?;
+        found
+            .iter()
+            .zip(kept)
+            .map(|(found, image)| name(&store, found, image))
+            .collect()
+    })?;
+    durability::sync_later(&store, &settings.root);
+    Ok(loaded)
+}
+
+fn name(store: &Store, found: &Archived, image: StoredImage) -> Result<Loaded, BuildError> {
+    // An image without a name goes by its id.
+    let unnamed = [image.id.to_string()];
+    let names = match found.names.as_slice() {
+        [] => &unnamed,
+        names => names,
+    };
+    for name in names {
+        store.images().set(name, &image).map_err(failure::store)?;
+    }
+    Ok(Loaded {
+        names: found.names.clone(),
+        id: image.id,
+    })
+}
+
+/// Puts all of an image into the store, and looks through its layers.
+fn keep(
+    engine: &Engine<'_>,
+    store: &Store,
+    unpacked: &Unpacked,
+    found: &Archived,
+    step: &Step<'_>,
+) -> Result<StoredImage, BuildError> {
+    let top = match (&found.index, found.images.as_slice()) {
+        (Some(index), _) => {
+            store.blobs().put(index).map_err(failure::blob)?;
+            Descriptor::of(media_type::OCI_INDEX, index)
+        }
+        (None, [first, ..]) => Descriptor::of(
+            first.resolved.manifest.media_type.as_str(),
+            &first.resolved.manifest_bytes,
+        ),
+        (None, []) => return Err(bad_image("an index of the archive names no image")),
+    };
+    for image in &found.images {
+        let resolved = &image.resolved;
+        for document in [&resolved.manifest_bytes, &resolved.config_bytes] {
+            store.blobs().put(document).map_err(failure::blob)?;
+        }
+        for layer in &image.layers {
+            store.adopt_file(unpacked, layer).map_err(failure::blob)?;
+        }
+    }
+    let stored = StoredImage {
+        digest: top.digest,
+        media_type: top.media_type,
+        id: top.digest,
+        repo_digest: None,
+        created: 0,
+        size: 0,
+    };
+    let documents = Documents::read(store, &stored)?;
+    let shown = found.names.first().map_or("", String::as_str);
+    for image in &documents.images {
+        protect(engine.lease(), image, &top.digest)?;
+        fetch_layers(engine, &image.descriptor.digest, shown, step).map_err(failure::op)?;
+    }
+    let sizes = documents.images.iter().map(|image| {
+        let sizes = image.layer_sizes(store)?;
+        Ok(sizes.iter().sum::<u64>())
+    });
+    let size = sizes.sum::<Result<u64, BuildError>>()?;
+    let own = documents.image_for(shown, None)?;
+    Ok(StoredImage {
+        id: own.id(),
+        created: created(&own.config),
+        size,
+        ..stored
+    })
+}
+
+fn bad_image(text: &str) -> BuildError {
+    BuildError::new(ErrorKind::Request, anyhow::anyhow!("{text}"))
+}
+
+/// What is wrong with the archive is up to who gave it.
+fn bad_archive(error: registry::RegistryError) -> BuildError {
+    BuildError {
+        kind: ErrorKind::Request,
+        ..failure::registry(error)
+    }
+}
+
+fn unusable(options: &LoadOptions, error: ArchiveError) -> BuildError {
+    match error {
+        ArchiveError::Cancelled => BuildError::interrupted(),
+        ArchiveError::Store(error) => failure::store(error),
+        error => {
+            let error = anyhow::Error::new(error)
+                .context(format!("`{}` cannot be loaded", options.shown.display()));
+            BuildError::new(ErrorKind::Request, error)
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! `rbuild pull`: images of registries into the store, whole, so that nobody has to be asked for them again.
+
+use rbuild_cache::LeaseRoot;
+use rbuild_cache::Store;
+use rbuild_cache::StoredImage;
+use rbuild_llb::CancelToken;
+use rbuild_llb::Definition;
+use rbuild_llb::OciDigest;
+use rbuild_llb::Platform;
+
+use super::Documents;
+use super::Step;
+use super::created;
+use super::fetch_layers;
+use crate::image::media_type;
+use crate::ops::Engine;
+use crate::ops::EngineOptions;
+use crate::outcome::BuildError;
+use crate::pipeline::durability;
+use crate::pipeline::failure;
+use crate::pipeline::open_store;
+use crate::pipeline::pin::Pinner;
+use crate::registry;
+use crate::request::Settings;
+use crate::sandbox;
+use crate::ui::Progress;
+
+/// One `rbuild pull`.
+#[derive(Debug)]
+pub struct PullOptions {
+    /// Names, normalised.
+    pub names: Vec<String>,
+    /// `--platform`; else this machine's.
+    pub platform: Option<Platform>,
+}
+
+/// An image that is in the store now.
+#[derive(Debug)]
+pub struct Pulled {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: OciDigest,
+    /// What its registry knows it by.
+    pub digest: OciDigest,
+    /// Bytes of its layers, uncompressed.
+    pub size: u64,
+    /// The platform it is for.
+    pub platform: Platform,
+}
+
+/// Pulls images.
+///
+/// # Errors
+/// At the first that cannot be had; those before it stay.
+pub fn pull(
+    settings: &Settings,
+    options: &PullOptions,
+    progress: &Progress,
+) -> Result<Vec<Pulled>, BuildError> {
+    let store = open_store(settings)?;
+    let lease = store.lease().map_err(failure::store)?;
+    let cancel = CancelToken::new();
+    let registry = registry::Client::cancelled_by(settings, &cancel);
+    let definition = Definition::new();
+    let engine = Engine::new(
+        &store,
+        &lease,
+        &definition,
+        &registry,
+        &cancel,
+        EngineOptions::default(),
+        sandbox::expected_domain(),
+    );
+    sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+    progress.resume();
+    let events = progress.events();
+    let mut pulled = Vec::new();
+    for name in &options.names {
+        let step = Step::start(format!("pull {name}"), &events);
+        let done = step.carry_out(&cancel, |step| {
+            let pinner = Pinner::for_pull(settings, &store, &lease, &registry);
+            one(&engine, &store, &pinner, name, options, step)
+        });
+        pulled.push(done?);
+    }
+    durability::sync_later(&store, &settings.root);
+    Ok(pulled)
+}
+
+fn one(
+    engine: &Engine<'_>,
+    store: &Store,
+    pinner: &Pinner<'_>,
+    name: &str,
+    options: &PullOptions,
+    step: &Step<'_>,
+) -> Result<Pulled, BuildError> {
+    let platform = options.platform.clone().unwrap_or_else(Platform::host);
+    let pin = pinner.ask(name, &platform)?;
+    let read = StoredImage {
+        digest: pin.manifest,
+        media_type: media_type::OCI_MANIFEST.to_owned(),
+        id: pin.manifest,
+        repo_digest: Some(pin.index.unwrap_or(pin.manifest)),
+        created: 0,
+        size: 0,
+    };
+    let documents = Documents::read(store, &read)?;
+    // A name that stands for a single image gives that, whatever it is for.
+    let image = documents.image_for(name, options.platform.as_ref())?;
+    let snapshot = fetch_layers(engine, &pin.manifest, name, step).map_err(failure::op)?;
+    for layer in &snapshot.layers {
+        let protected = engine.lease().protect(LeaseRoot::Tree(layer.layer.tree));
+        protected.map_err(failure::store)?;
+    }
+    let stored = StoredImage {
+        media_type: image.manifest.media_type.clone(),
+        id: image.id(),
+        created: created(&image.config),
+        size: image.layer_sizes(store)?.iter().sum(),
+        ..read
+    };
+    store.images().set(name, &stored).map_err(failure::store)?;
+    Ok(Pulled {
+        name: name.to_owned(),
+        id: stored.id,
+        digest: pin.index.unwrap_or(pin.manifest),
+        size: stored.size,
+        platform: image.config.platform(),
+    })
+}

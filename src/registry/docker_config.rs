@@ -1,0 +1,352 @@
+//! Writing credentials where docker keeps them: `auths` of its `config.json`, or the credential helper that the file
+//! names (`credHelpers` for one registry, `credsStore` for all; docker-credential-helpers, README, Usage).
+//!
+//! All else in the file stays. It is written aside and renamed, for its owner alone; where it is a link, what the link
+//! points at is.
+
+use std::fs;
+use std::io;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use serde_json::Map;
+use serde_json::Value;
+use serde_json::json;
+
+use super::auth::NOT_IN_KEYCHAIN;
+use super::auth::base64;
+use super::endpoint::credentials_key;
+
+/// Larger files are no configs.
+const MAX_CONFIG: u64 = 16 << 20;
+
+/// Why docker's config cannot be changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DockerConfigError {
+    /// It cannot be read or written.
+    #[error("cannot {action} `{}`", path.display())]
+    File {
+        /// A verb.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not as docker writes it, and what is in it would be lost.
+    #[error("`{}` is not a config of docker's: {why}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The credential helper it names failed.
+    #[error("`{helper}`, which `{}` names, failed: {said}", path.display())]
+    Helper {
+        /// The file.
+        path: PathBuf,
+        /// The program.
+        helper: String,
+        /// What it said, or why it did not run.
+        said: String,
+    },
+}
+
+/// Where credentials were put, or taken from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keeper {
+    /// In the file itself, readable for whoever can read it.
+    File,
+    /// In the care of a program.
+    Helper(String),
+}
+
+/// Keeps a user's password for a registry, called as in image names.
+///
+/// # Errors
+/// If the file or the helper it names does not take it; then nothing has changed.
+pub fn store(
+    path: &Path,
+    registry: &str,
+    user: &str,
+    password: &str,
+) -> Result<Keeper, DockerConfigError> {
+    let mut config = read(path)?;
+    let key = credentials_key(registry);
+    let (keeper, entry) = match helper(path, &config, key)? {
+        Some(helper) => {
+            let secret = json!({"ServerURL": key, "Username": user, "Secret": password});
+            ask(path, &helper, "store", secret.to_string().as_bytes())?;
+            // Docker leaves an empty entry, by which it knows who is logged in where.
+            (Keeper::Helper(helper), json!({}))
+        }
+        None => {
+            let auth = base64(format!("{user}:{password}").as_bytes());
+            (Keeper::File, json!({ "auth": auth }))
+        }
+    };
+    auths(path, &mut config)?.insert(key.to_owned(), entry);
+    write(path, &config)?;
+    Ok(keeper)
+}
+
+/// Forgets the credentials for a registry; nothing if there were none.
+///
+/// # Errors
+/// If the file cannot be changed, or the helper it names fails.
+pub fn erase(path: &Path, registry: &str) -> Result<Option<Keeper>, DockerConfigError> {
+    let mut config = read(path)?;
+    let key = credentials_key(registry);
+    let mut found = None;
+    if let Some(helper) = helper(path, &config, key)?
+        && ask(path, &helper, "erase", key.as_bytes())?
+    {
+        found = Some(Keeper::Helper(helper));
+    }
+    // Docker looks under all of these.
+    let spellings = [
+        key.to_owned(),
+        registry.to_owned(),
+        format!("https://{registry}"),
+        format!("http://{registry}"),
+    ];
+    let auths = auths(path, &mut config)?;
+    let before = auths.len();
+    auths.retain(|key, _| !spellings.contains(key));
+    if auths.len() < before {
+        found = found.or(Some(Keeper::File));
+        write(path, &config)?;
+    }
+    Ok(found)
+}
+
+fn malformed(path: &Path, why: impl Into<String>) -> DockerConfigError {
+    DockerConfigError::Malformed {
+        path: path.to_owned(),
+        why: why.into(),
+    }
+}
+
+fn failed<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl Fn(io::Error) -> DockerConfigError + 'a {
+    move |source| DockerConfigError::File {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+fn read(path: &Path) -> Result<Map<String, Value>, DockerConfigError> {
+    let failed = failed("read", path);
+    let mut text = Vec::new();
+    match fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Map::new()),
+        Err(error) => return Err(failed(error)),
+        Ok(file) => file
+            .take(MAX_CONFIG)
+            .read_to_end(&mut text)
+            .map_err(failed)?,
+    };
+    if text.iter().all(u8::is_ascii_whitespace) {
+        return Ok(Map::new());
+    }
+    match serde_json::from_slice(&text) {
+        Ok(Value::Object(config)) => Ok(config),
+        Ok(_) => Err(malformed(path, "it is not an object")),
+        Err(error) => Err(malformed(path, error.to_string())),
+    }
+}
+
+fn auths<'a>(
+    path: &Path,
+    config: &'a mut Map<String, Value>,
+) -> Result<&'a mut Map<String, Value>, DockerConfigError> {
+    let auths = config.entry("auths").or_insert_with(|| json!({}));
+    if auths.is_null() {
+        *auths = json!({});
+    }
+    let found = auths.as_object_mut();
+    found.ok_or_else(|| malformed(path, "its `auths` is not an object"))
+}
+
+/// The program that keeps the credentials filed under `key`.
+fn helper(
+    path: &Path,
+    config: &Map<String, Value>,
+    key: &str,
+) -> Result<Option<String>, DockerConfigError> {
+    let own = config
+        .get("credHelpers")
+        .and_then(|helpers| helpers.get(key));
+    let name = own.or_else(|| config.get("credsStore"));
+    match name {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(name)) if name.is_empty() => Ok(None),
+        Some(Value::String(name)) if !name.contains('/') => {
+            Ok(Some(format!("docker-credential-{name}")))
+        }
+        Some(other) => Err(malformed(
+            path,
+            format!("{other} is not the name of a credential helper"),
+        )),
+    }
+}
+
+/// Has a helper do something; says whether it knew of such credentials.
+fn ask(path: &Path, helper: &str, what: &str, input: &[u8]) -> Result<bool, DockerConfigError> {
+    let wrong = |said: String| DockerConfigError::Helper {
+        path: path.to_owned(),
+        helper: helper.to_owned(),
+        said,
+    };
+    let run = || -> io::Result<std::process::Output> {
+        let mut child = Command::new(helper)
+            .arg(what)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut stdin = child.stdin.take().expect("it was started with a pipe");
+        let written = stdin.write_all(input);
+        drop(stdin);
+        let output = child.wait_with_output()?;
+        // One that fails before it reads says why itself.
+        if output.status.success() {
+            written?;
+        }
+        Ok(output)
+    };
+    let output = run().map_err(|error| wrong(error.to_string()))?;
+    if output.status.success() {
+        return Ok(true);
+    }
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    match what == "erase" && said.contains(NOT_IN_KEYCHAIN) {
+        true => Ok(false),
+        false => Err(wrong(said)),
+    }
+}
+
+fn write(path: &Path, config: &Map<String, Value>) -> Result<(), DockerConfigError> {
+    let path = &match fs::canonicalize(path) {
+        Ok(real) => real,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+        Err(error) => return Err(failed("write", path)(error)),
+    };
+    let failed = failed("write", path);
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let mut make = fs::DirBuilder::new();
+    make.recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(&failed)?;
+    let mut text = Vec::new();
+    // As docker writes it.
+    let format = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut text, format);
+    serde::Serialize::serialize(config, &mut serializer)
+        .expect("a JSON value can always be written");
+    text.push(b'\n');
+    let mut aside = tempfile::Builder::new()
+        .prefix(".config.json-")
+        .permissions(fs::Permissions::from_mode(0o600))
+        .tempfile_in(dir)
+        .map_err(&failed)?;
+    aside.write_all(&text).map_err(&failed)?;
+    aside.as_file().sync_all().map_err(&failed)?;
+    aside.persist(path).map_err(|error| failed(error.error))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    fn config(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        fs::write(&path, text).unwrap();
+        (dir, path)
+    }
+
+    fn value(path: &Path) -> Value {
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn credentials_come_and_go_and_all_else_stays() {
+        let other = json!({"proxies": {"default": {"httpProxy": "http://p"}}, "auths": {"ghcr.io": {"auth": "x"}}});
+        let (_dir, path) = config(&other.to_string());
+        assert_eq!(
+            store(&path, "r.example:5000", "me", "geheim").unwrap(),
+            Keeper::File
+        );
+        store(&path, "docker.io", "me", "p").unwrap();
+        let mut want = other.clone();
+        // `printf me:geheim | base64`
+        want["auths"]["r.example:5000"] = json!({"auth": "bWU6Z2VoZWlt"});
+        want["auths"]["https://index.docker.io/v1/"] = json!({"auth": "bWU6cA=="});
+        assert_eq!(value(&path), want);
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        assert_eq!(erase(&path, "r.example:5000").unwrap(), Some(Keeper::File));
+        assert_eq!(erase(&path, "docker.io").unwrap(), Some(Keeper::File));
+        assert_eq!(erase(&path, "docker.io").unwrap(), None);
+        assert_eq!(value(&path), other);
+    }
+
+    #[test]
+    fn a_config_that_is_not_there_is_made_and_a_link_stays_one() {
+        let (dir, path) = config("");
+        let missing = dir.path().join("a/b/config.json");
+        store(&missing, "r", "u", "p").unwrap();
+        let made = fs::metadata(missing.parent().unwrap()).unwrap();
+        assert_eq!(made.permissions().mode() & 0o777, 0o700);
+        let link = dir.path().join("link.json");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        store(&link, "r", "u", "p").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(value(&path), value(&missing));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_left_alone() {
+        for (text, why) in [
+            ("[]", "it is not an object"),
+            ("{\"auths\":[]}", "its `auths` is not an object"),
+            ("{\"auths\":", "EOF while parsing"),
+            (
+                "{\"credsStore\":\"../x\"}",
+                "is not the name of a credential helper",
+            ),
+            (
+                "{\"credsStore\":7}",
+                "7 is not the name of a credential helper",
+            ),
+        ] {
+            let (_dir, path) = config(text);
+            let error = store(&path, "r", "u", "p").unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        let (_dir, path) = config("{\"credHelpers\":{\"r\":\"rbuild-has-none\"}}");
+        let error = store(&path, "r", "u", "p").unwrap_err().to_string();
+        assert!(
+            error.contains("`docker-credential-rbuild-has-none`"),
+            "{error}"
+        );
+        assert_eq!(store(&path, "other", "u", "p").unwrap(), Keeper::File);
+    }
+}

@@ -1,0 +1,112 @@
+//! Questions to who sits at the terminal.
+
+use std::io;
+use std::io::BufRead as _;
+use std::io::IsTerminal as _;
+use std::io::Write as _;
+
+use rustix::termios::LocalModes;
+use rustix::termios::OptionalActions;
+use rustix::termios::SpecialCodeIndex;
+use rustix::termios::Termios;
+
+/// Whether somebody can be asked: standard input is a terminal.
+pub fn can_ask() -> bool {
+    io::stdin().is_terminal()
+}
+
+/// Asks for a line.
+///
+/// # Errors
+/// If there is no answer.
+pub fn ask(question: &str) -> io::Result<String> {
+    let mut stderr = io::stderr().lock();
+    stderr.write_all(question.as_bytes())?;
+    stderr.flush()?;
+    let mut line = String::new();
+    match io::stdin().lock().read_line(&mut line)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(line.trim_end_matches(['\r', '\n']).to_owned()),
+    }
+}
+
+/// Asks for a line that the terminal does not show; `None` if it is interrupted instead.
+///
+/// The terminal is to get its modes back in any case, so that Ctrl-C is read here and is no signal.
+///
+/// # Errors
+/// If there is no answer.
+pub fn ask_secret(question: &str) -> io::Result<Option<String>> {
+    let shown = rustix::termios::tcgetattr(io::stdin())?;
+    let mut hidden = shown.clone();
+    let line_by_line = LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
+    hidden.local_modes.remove(line_by_line);
+    hidden.special_codes[SpecialCodeIndex::VMIN] = 1;
+    hidden.special_codes[SpecialCodeIndex::VTIME] = 0;
+    rustix::termios::tcsetattr(io::stdin(), OptionalActions::Drain, &hidden)?;
+    let _shown_again = Restore(shown);
+    let mut stderr = io::stderr().lock();
+    stderr.write_all(question.as_bytes())?;
+    stderr.flush()?;
+    let line = hidden_line(&mut io::stdin().lock());
+    // The line's own end was not shown either.
+    stderr.write_all(b"\n")?;
+    line
+}
+
+/// Reads up to the end of the line, and does what a terminal does with the keys that edit.
+fn hidden_line(input: &mut dyn io::Read) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    for byte in io::Read::bytes(input) {
+        match byte? {
+            b'\r' | b'\n' => {
+                return String::from_utf8(line)
+                    .map(Some)
+                    .map_err(|_| io::ErrorKind::InvalidData.into());
+            }
+            // Ctrl-C
+            0x03 => return Ok(None),
+            // Ctrl-D
+            0x04 => break,
+            // Backspace takes one character, which may be several bytes.
+            0x08 | 0x7f => while line.pop().is_some_and(|byte| byte & 0xc0 == 0x80) {},
+            // Ctrl-U
+            0x15 => line.clear(),
+            byte => line.push(byte),
+        }
+    }
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Gives the terminal its modes back.
+struct Restore(Termios);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no modes.
+        let _gone = rustix::termios::tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
+    }
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn hidden_lines_are_edited() {
+        for (typed, want) in [
+            ("geheim\n", Some("geheim")),
+            ("gehu\x7feim\r", Some("geheim")),
+            ("falsch\x15ü\x7fok\n", Some("ok")),
+            ("\x7f\x7fa\n", Some("a")),
+            ("abc\x03", None),
+        ] {
+            let line = hidden_line(&mut typed.as_bytes()).unwrap();
+            assert_eq!(line.as_deref(), want, "{typed:?}");
+        }
+        for cut in ["", "abc", "abc\x04"] {
+            let error = hidden_line(&mut cut.as_bytes()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! `save` and `load`.
+
+use std::fs;
+use std::fs::File;
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::Value;
+use serde_json::json;
+
+use super::built;
+use super::digest_by_skopeo;
+use super::id_by_skopeo;
+use super::inspect;
+use super::listed;
+use super::parsed;
+use super::sha256;
+use super::skopeo;
+use crate::support::Base;
+use crate::support::Output;
+use crate::support::TestEnv;
+
+pub(super) fn load(env: &TestEnv, file: &str) -> Output {
+    env.rbuild(["load", "-q", "-i", file])
+}
+
+/// Another store, with nothing in it.
+pub(super) fn elsewhere() -> TestEnv {
+    TestEnv::new()
+}
+
+#[test]
+fn what_is_saved_is_read_by_others_and_comes_back() {
+    let env = built();
+    env.rbuild(["tag", "app:1", "example.org/other:2"])
+        .success();
+    env.write("empty/Dockerfile", "FROM scratch\nCOPY note /\n");
+    env.write("empty/note", "two");
+    env.rbuild(["-t", "small", "empty"]).success();
+    let app = inspect(&env, "app:1");
+    let names = ["app:1", "example.org/other:2", "small"];
+    for (format, transport) in [("docker", "docker-archive"), ("oci", "oci-archive")] {
+        let file = format!("{format}.tar");
+        let save = ["save", "-o", &file, "--format", format];
+        env.rbuild(save.iter().chain(&names)).success();
+        for name in ["app:1", "small:latest"] {
+            let place = match format {
+                "docker" => format!("{transport}:{file}:{name}"),
+                _ => continue,
+            };
+            assert_eq!(id_by_skopeo(&env, &place), inspect(&env, name)["Id"]);
+        }
+        let other = elsewhere();
+        fs::copy(env.path(&file), other.path("in.tar")).unwrap();
+        let loaded = load(&other, "in.tar").success().stdout;
+        let mut lines: Vec<&str> = loaded.lines().collect();
+        lines.sort_unstable();
+        assert_eq!(
+            lines,
+            [
+                "Loaded image: app:1",
+                "Loaded image: example.org/other:2",
+                "Loaded image: small:latest"
+            ]
+        );
+        let back = inspect(&other, "app:1");
+        for field in ["Id", "Config", "RootFS", "Descriptor", "RepoTags", "Size"] {
+            assert_eq!(back[field], app[field], "{field}");
+        }
+        let run = other.rbuild(["run", "app:1"]).success();
+        assert_eq!(run.stdout, "hello\n");
+        let run = other.rbuild(["run", "-u", "app", "app:1", "cat", "/secret"]);
+        assert_eq!(run.success().stdout, "secret\n");
+    }
+    // One image of an OCI archive is found without a name.
+    env.rbuild(["save", "--format=oci", "-o", "one.tar", "app:1"])
+        .success();
+    assert_eq!(
+        digest_by_skopeo(&env, "oci-archive:one.tar"),
+        app["Descriptor"]["digest"]
+    );
+    env.tool("podman", ["load", "-q", "-i", "docker.tar"])
+        .success();
+    let ran = env.tool("podman", ["run", "--rm", "--network=host", "app:1"]);
+    assert_eq!(ran.success().stdout, "hello\n");
+    for name in ["app:1", "example.org/other:2", "small"] {
+        let id = env.tool("podman", ["image", "inspect", "--format={{.Id}}", name]);
+        let id = format!("sha256:{}", id.success().stdout.trim());
+        assert_eq!(id, inspect(&env, name)["Id"]);
+    }
+}
+
+#[test]
+fn archives_of_others_are_loaded() {
+    let env = TestEnv::new();
+    let layout = Base::Busybox.layout();
+    let from = format!("oci:{}:latest", layout.display());
+    let id = id_by_skopeo(&env, &from);
+    let copy = |to: &str| skopeo(&env, &["copy", "-q", &from, to]).success();
+    copy("docker-archive:skopeo.tar:example.org/box:1");
+    copy("oci-archive:oci.tar:example.org/box:2");
+    copy("oci-archive:tag.tar:latest");
+    for (name, command) in [("gz", "gzip"), ("zst", "zstd"), ("xz", "xz")] {
+        let packed = env.tool(
+            command,
+            [
+                "-k",
+                "-f",
+                "skopeo.tar",
+                if command == "gzip" { "-n" } else { "-q" },
+            ],
+        );
+        packed.success();
+        assert!(env.path(&format!("skopeo.tar.{name}")).exists());
+    }
+    for (file, want) in [
+        ("skopeo.tar", "Loaded image: example.org/box:1\n"),
+        ("skopeo.tar.gz", "Loaded image: example.org/box:1\n"),
+        ("skopeo.tar.zst", "Loaded image: example.org/box:1\n"),
+        ("skopeo.tar.xz", "Loaded image: example.org/box:1\n"),
+        ("oci.tar", "Loaded image: example.org/box:2\n"),
+        ("tag.tar", &format!("Loaded image ID: {id}\n")),
+    ] {
+        let other = elsewhere();
+        let input = File::open(env.path(file)).unwrap();
+        let mut command = other.rbuild_command(["load", "-q"]);
+        command
+            .stdin(input)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let loaded = other.finished(command.spawn().unwrap()).success();
+        assert_eq!(loaded.stdout, want, "{file}");
+        // The config of docker's archives is one that skopeo wrote anew.
+        let found = other.rbuild(["images", "-q", "--no-trunc"]).success();
+        let want = match file.starts_with("skopeo") {
+            true => id_by_skopeo(&env, "docker-archive:skopeo.tar"),
+            false => id.clone(),
+        };
+        assert_eq!(found.stdout.trim(), want, "{file}");
+        let run = other.rbuild(["run", &want["sha256:".len()..][..12], "echo", "it runs"]);
+        assert_eq!(run.success().stdout, "it runs\n", "{file}");
+    }
+}
+
+/// As docker's image-spec v1.2 has it: a directory a layer with `VERSION`, `json` and `layer.tar`; the second one's is the
+/// same as the first's, and a link to it, as docker wrote such.
+fn old_archive(env: &TestEnv, change: impl Fn(&mut Value, &mut Value)) -> String {
+    let dir = env.outside("old");
+    if dir.exists() {
+        fs::remove_dir_all(&dir).unwrap();
+    }
+    fs::create_dir_all(dir.join("aaaa")).unwrap();
+    fs::create_dir_all(dir.join("bbbb")).unwrap();
+    env.write("rootfs/hello", "hello\n");
+    let layer = dir.join("aaaa/layer.tar");
+    let tar = [
+        "-C",
+        "rootfs",
+        "--sort=name",
+        "--owner=0",
+        "--group=0",
+        "-cf",
+        layer.to_str().unwrap(),
+        "hello",
+    ];
+    env.tool("tar", tar).success();
+    std::os::unix::fs::symlink("../aaaa/layer.tar", dir.join("bbbb/layer.tar")).unwrap();
+    for layer in ["aaaa", "bbbb"] {
+        fs::write(dir.join(layer).join("VERSION"), "1.0").unwrap();
+        fs::write(
+            dir.join(layer).join("json"),
+            json!({"id": layer}).to_string(),
+        )
+        .unwrap();
+    }
+    let diff_id = sha256(&fs::read(&layer).unwrap());
+    let mut config = json!({
+        "architecture": "amd64",
+        "os": "linux",
+        "created": "2016-01-02T03:04:05Z",
+        "config": {"Cmd": ["/hello"]},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id, diff_id]},
+    });
+    let mut manifest = json!([{
+        "Config": "CONFIG.json",
+        "RepoTags": ["old/app:1", "old/app:2"],
+        "Layers": ["aaaa/layer.tar", "bbbb/layer.tar"],
+    }]);
+    change(&mut config, &mut manifest);
+    let config = config.to_string();
+    let id = sha256(config.as_bytes());
+    let name = format!("{}.json", &id["sha256:".len()..]);
+    fs::write(dir.join(&name), config).unwrap();
+    let manifest = manifest.to_string().replace("CONFIG.json", &name);
+    fs::write(dir.join("manifest.json"), manifest).unwrap();
+    fs::write(dir.join("repositories"), "{}").unwrap();
+    env.tool("tar", ["-C", dir.to_str().unwrap(), "-cf", "old.tar", "."])
+        .success();
+    id
+}
+
+#[test]
+fn dockers_old_archives_are_loaded() {
+    let env = TestEnv::new();
+    let id = old_archive(&env, |_, _| {});
+    let loaded = load(&env, "old.tar").success();
+    assert_eq!(
+        loaded.stdout,
+        "Loaded image: old/app:1\nLoaded image: old/app:2\n"
+    );
+    let image = inspect(&env, "old/app:1");
+    assert_eq!(image["Id"], id);
+    assert_eq!(image["RepoTags"], json!(["old/app:1", "old/app:2"]));
+    assert_eq!(image["Created"], "2016-01-02T03:04:05Z");
+    // skopeo reads the same archive, and what is made of it.
+    assert_eq!(id_by_skopeo(&env, "docker-archive:old.tar"), id);
+    env.rbuild(["save", "-o", "new.tar", "old/app:2"]).success();
+    assert_eq!(id_by_skopeo(&env, "docker-archive:new.tar:old/app:2"), id);
+}
+
+#[test]
+fn bad_archives_change_nothing() {
+    let env = TestEnv::new();
+    let refused = |why: &str| {
+        let said = load(&env, "old.tar");
+        let code = said.status.code();
+        assert!(matches!(code, Some(2 | 3)), "{said}");
+        let said = said.says(why).to_string();
+        assert_eq!(listed(&env), [""; 0], "{said}");
+        let left = fs::read_dir(env.store().join("v1/tmp")).unwrap().count();
+        assert_eq!(left, 0, "{said}");
+    };
+    let other = "sha256:".to_owned() + &"ab".repeat(32);
+    for (path, value, why) in [
+        (
+            "config:/rootfs/diff_ids/1",
+            json!(other),
+            "does not unpack to the diff id its config names",
+        ),
+        (
+            "config:/rootfs/diff_ids",
+            json!([]),
+            "has 2 layers, but its config describes 0",
+        ),
+        (
+            "manifest:/0/Layers/1",
+            json!("cccc/layer.tar"),
+            "names `cccc/layer.tar`, which is not in it",
+        ),
+        (
+            "manifest:/0/Layers/1",
+            json!("../../etc/passwd"),
+            "which is not in it",
+        ),
+        (
+            "manifest:/0/Config",
+            json!("aaaa/json"),
+            "has 2 layers, but its config describes 0",
+        ),
+        (
+            "manifest:/0/RepoTags/0",
+            json!("A B"),
+            "has a name that no image can have",
+        ),
+        ("manifest:", json!([]), "names no image"),
+        ("manifest:", json!({"a": 1}), "is not as docker writes it"),
+        (
+            "manifest:",
+            json!("x".repeat(5 << 20)),
+            "is larger than the 4194304 bytes",
+        ),
+    ] {
+        old_archive(&env, |config, manifest| {
+            let (which, pointer) = path.split_once(':').unwrap();
+            let document = if which == "config" { config } else { manifest };
+            *document.pointer_mut(pointer).unwrap() = value.clone();
+        });
+        refused(why);
+    }
+    old_archive(&env, |_, _| {});
+    let whole = fs::read(env.path("old.tar")).unwrap();
+    let name = inspect_name(&env.outside("old"));
+    fs::write(env.outside("old").join(&name), "{}").unwrap();
+    env.tool(
+        "tar",
+        [
+            "-C",
+            env.outside("old").to_str().unwrap(),
+            "-cf",
+            "old.tar",
+            ".",
+        ],
+    )
+    .success();
+    refused("should have digest");
+    for (bytes, why) in [
+        (&whole[..whole.len() / 3], "is cut off"),
+        (b"", "is not an archive of images"),
+        (b"not a tar at all", "cut off"),
+        (&b"\x1f\x8bgarbage"[..], "cannot read the archive"),
+    ] {
+        env.write("old.tar", bytes);
+        refused(why);
+    }
+    env.rbuild(["load", "-i", "missing.tar"])
+        .code(2)
+        .says("cannot read `missing.tar`");
+
+    // OCI: a blob that is not what its name says, in an archive that is sound otherwise.
+    let layout = env.outside("layout");
+    Base::Busybox.copy_to(&format!("oci:{}:latest", layout.display()));
+    let pack = || {
+        env.tool(
+            "tar",
+            ["-C", layout.to_str().unwrap(), "-cf", "old.tar", "."],
+        )
+        .success();
+    };
+    let index = parsed(&fs::read_to_string(layout.join("index.json")).unwrap());
+    let blob = |descriptor: &Value| {
+        let digest = descriptor["digest"].as_str().unwrap();
+        layout.join("blobs").join(digest.replace(':', "/"))
+    };
+    let manifest_path = blob(&index["manifests"][0]);
+    let manifest = parsed(&fs::read_to_string(&manifest_path).unwrap());
+    let layer = blob(&manifest["layers"][0]);
+    let mut bytes = fs::read(&layer).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&layer, &bytes).unwrap();
+    pack();
+    refused("should have digest");
+    bytes.push(0);
+    fs::write(&layer, &bytes).unwrap();
+    pack();
+    refused("bytes, but has");
+    fs::remove_file(&layer).unwrap();
+    pack();
+    refused("which is not in it");
+}
+
+fn inspect_name(dir: &Path) -> String {
+    let manifest = parsed(&fs::read_to_string(dir.join("manifest.json")).unwrap());
+    manifest[0]["Config"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn several_platforms_stay_together() {
+    let env = TestEnv::new()
+        .file(
+            "Dockerfile",
+            "FROM scratch\nARG TARGETARCH\nENV FOR=$TARGETARCH\nCOPY note /\n",
+        )
+        .file("note", "x");
+    env.rbuild(["--platform=linux/amd64,linux/arm64", "-t", "two", "."])
+        .success();
+    let digest = inspect(&env, "two")["Descriptor"]["digest"].clone();
+    env.rbuild(["save", "--format=oci", "-o", "two.tar", "two"])
+        .success();
+    assert_eq!(digest_by_skopeo(&env, "oci-archive:two.tar"), digest);
+    let choice = ["inspect", "-f", "{{.Id}}", "--platform=linux/arm64", "two"];
+    let arm64 = env.rbuild(choice).success().stdout;
+    let other = elsewhere();
+    fs::copy(env.path("two.tar"), other.path("in.tar")).unwrap();
+    load(&other, "in.tar").success();
+    assert_eq!(inspect(&other, "two")["Descriptor"]["digest"], digest);
+    assert_eq!(other.rbuild(choice).success().stdout, arm64);
+    // Docker's archives have one.
+    let one = ["save", "--platform=linux/arm64", "-o", "one.tar", "two"];
+    env.rbuild(one).success();
+    assert_eq!(id_by_skopeo(&env, "docker-archive:one.tar"), arm64.trim());
+    let chosen = elsewhere();
+    fs::copy(env.path("two.tar"), chosen.path("in.tar")).unwrap();
+    chosen
+        .rbuild(["load", "-q", "--platform=linux/arm64", "-i", "in.tar"])
+        .success();
+    let image = inspect(&chosen, "two");
+    assert_eq!(image["Id"], arm64.trim());
+    // No registry is known to have it.
+    assert_eq!(image["RepoDigests"], json!([]));
+}
