@@ -79,8 +79,8 @@ pub struct Settings {
     pub root: PathBuf,
     /// Private temporary directory's parent.
     pub temp_dir: PathBuf,
-    /// The `[registry]` tables.
-    pub registries: BTreeMap<String, RegistrySettings>,
+    /// How registries are reached.
+    pub registries: Registries,
     /// `config.json` of docker: credentials.
     pub docker_config: Option<PathBuf>,
     /// `--ca`: a PEM bundle that is trusted for registries and bound into steps.
@@ -102,6 +102,21 @@ pub struct ProxySettings {
     pub no_proxy: Vec<String>,
 }
 
+/// How registries are reached: what `config.toml` says, and where it says nothing, what docker and podman were told.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Registries {
+    /// The `[registry]` tables of `config.toml`, by `host[:port]`.
+    pub hosts: BTreeMap<String, RegistrySettings>,
+    /// The `[[registry]]` tables of `registries.conf`.
+    pub namespaces: Vec<Namespace>,
+    /// `registry-mirrors` of `daemon.json`: URLs that are asked before Docker Hub.
+    pub hub_mirrors: Vec<String>,
+    /// `insecure-registries` of `daemon.json`: `host[:port]`, and networks as `address/bits`.
+    pub insecure: Vec<String>,
+    /// `certs.d` directories. The first that has a directory for a host counts.
+    pub certificates: Vec<PathBuf>,
+}
+
 /// BuildKit's `[registry."host"]` table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RegistrySettings {
@@ -110,9 +125,63 @@ pub struct RegistrySettings {
     /// Plain HTTP. `None`: yes for loopback addresses, as docker does.
     pub http: Option<bool>,
     /// Do not verify certificates.
-    pub insecure: bool,
+    pub insecure: Option<bool>,
     /// PEM files trusted besides the system's.
     pub ca: Vec<PathBuf>,
+    /// Who we are to a registry that asks for a certificate.
+    pub keypair: Option<KeyPair>,
+    /// Directories like those in `certs.d`.
+    pub tls_dirs: Vec<PathBuf>,
+}
+
+/// A client certificate and its key, PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyPair {
+    /// The certificate, those of its authorities after it.
+    pub cert: PathBuf,
+    /// The private key, not encrypted.
+    pub key: PathBuf,
+}
+
+/// A `[[registry]]` table of `registries.conf`: names that begin with `prefix`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// `host[:port]`, with a path behind it or not, or `*.host`.
+    pub prefix: String,
+    /// What takes the prefix' place in requests; `None` if nothing does.
+    pub location: Option<String>,
+    /// Plain HTTP or any certificate will do.
+    pub insecure: Option<bool>,
+    /// It may not be used.
+    pub blocked: bool,
+    /// Tried before `location`, in order.
+    pub mirrors: Vec<NamespaceMirror>,
+    /// `file:line`
+    pub place: String,
+    /// Why the table cannot be used; who asks for its names must be told.
+    pub broken: Option<String>,
+}
+
+/// A `[[registry.mirror]]` table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceMirror {
+    /// What takes the prefix' place.
+    pub location: String,
+    /// Plain HTTP or any certificate will do.
+    pub insecure: Option<bool>,
+    /// What it is asked for.
+    pub pulls: MirrorPulls,
+}
+
+/// `pull-from-mirror`: for which references a mirror is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MirrorPulls {
+    /// For all.
+    All,
+    /// For those with a digest.
+    Digests,
+    /// For those with a tag and no digest.
+    Tags,
 }
 
 /// One target of a bake file.

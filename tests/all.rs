@@ -22,6 +22,7 @@ mod plans;
 mod platforms;
 mod pulls;
 mod real_inputs;
+mod registries;
 mod reproducible;
 mod sandbox;
 mod smoke;

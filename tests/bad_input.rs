@@ -392,6 +392,8 @@ error: a layer of `127.0.0.1:[PORT]/library/busybox:latest` cannot be used
   |
 1 | FROM 127.0.0.1:[PORT]/library/busybox
   | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^ `[DIGEST]` should have 1088015 bytes, but has 1087015
+  |
+hint: the server, or a mirror or proxy before it, is broken or changes what passes; nothing of it was kept
 [exit status: 3]
 
 "#]],
@@ -416,6 +418,8 @@ error: a layer of `oci-layout://[ROOT]/layout` cannot be used
   |
 1 | FROM base
   | ^^^^^^^^^ `[DIGEST]` should have 1088015 bytes, but has 1088014
+  |
+hint: the server, or a mirror or proxy before it, is broken or changes what passes; nothing of it was kept
 [exit status: 3]
 
 "#]]);

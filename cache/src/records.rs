@@ -85,6 +85,9 @@ pub struct Origin {
     pub diff_id: OciDigest,
     /// A reference with a digest, or `oci-layout://` and a directory, where it can be fetched again.
     pub source: Option<String>,
+    /// Where else it can be had, as the manifest says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub urls: Vec<String>,
 }
 
 /// The result of a step, found by a key.

@@ -67,8 +67,8 @@ impl Platform {
         Self::new("linux", arch, "")
     }
 
-    /// The platforms whose images can stand in for this one, best first: a 64-bit ARM takes 32-bit ARM images,
-    /// an ARM variant takes the lesser ones, as containerd orders them.
+    /// The platforms whose images can stand in for this one, best first, as containerd orders them
+    /// (containerd/platforms, `platformVector`): a CPU variant takes the lesser ones, 64 bits take 32 bits.
     pub fn fallbacks(&self) -> Vec<Platform> {
         let with = |arch: &str, variant: &str| Platform::new(&self.os, arch, variant);
         let mut list = vec![self.clone()];
@@ -76,20 +76,32 @@ impl Platform {
             ("amd64", variant) => {
                 let level = variant
                     .strip_prefix('v')
-                    .and_then(|v| v.parse::<u32>().ok())
+                    .and_then(|v| v.parse::<u32>().ok().filter(|v| *v < 10))
                     .unwrap_or(1);
                 list.extend((1..level).rev().map(|v| with("amd64", &format!("v{v}"))));
+                list.push(with("386", ""));
             }
             ("arm64", variant) => {
-                if !variant.is_empty() {
-                    list.push(with("arm64", ""));
-                }
+                // containerd takes one digit behind the dot.
+                let level = |text: &str| text.parse::<u32>().ok().filter(|level| *level < 10);
+                let digits = variant.strip_prefix('v').unwrap_or("8");
+                let (major, minor) = digits.split_once('.').unwrap_or((digits, "0"));
+                // ARMv9.0 has what ARMv8.5 has.
+                let v8 = match (level(major), level(minor)) {
+                    (Some(8), Some(minor)) => minor,
+                    (Some(9), Some(minor)) => {
+                        list.extend((0..minor).rev().map(|v| with("arm64", &format!("v9.{v}"))));
+                        minor + 6
+                    }
+                    _ => 0,
+                };
+                list.extend((0..v8).rev().map(|v| with("arm64", &format!("v8.{v}"))));
                 list.extend(["v8", "v7", "v6", "v5"].map(|v| with("arm", v)));
             }
             ("arm", variant) => {
                 let level = variant
                     .strip_prefix('v')
-                    .and_then(|v| v.parse::<u32>().ok())
+                    .and_then(|v| v.parse::<u32>().ok().filter(|v| *v < 10))
                     .unwrap_or(7);
                 list.extend((5..level).rev().map(|v| with("arm", &format!("v{v}"))));
             }
@@ -225,8 +237,42 @@ mod t {
         );
         assert_eq!(
             names("linux/amd64/v3"),
-            ["linux/amd64/v3", "linux/amd64/v2", "linux/amd64"]
+            [
+                "linux/amd64/v3",
+                "linux/amd64/v2",
+                "linux/amd64",
+                "linux/386"
+            ]
         );
-        assert_eq!(names("linux/amd64"), ["linux/amd64"]);
+        assert_eq!(names("linux/amd64"), ["linux/amd64", "linux/386"]);
+        assert_eq!(
+            names("linux/arm64"),
+            [
+                "linux/arm64",
+                "linux/arm/v8",
+                "linux/arm/v7",
+                "linux/arm/v6",
+                "linux/arm/v5"
+            ]
+        );
+        assert_eq!(
+            names("linux/arm64/v8.2")[..4],
+            [
+                "linux/arm64/v8.2",
+                "linux/arm64/v8.1",
+                "linux/arm64",
+                "linux/arm/v8"
+            ]
+        );
+        assert_eq!(
+            names("linux/arm64/v9.1")[..4],
+            [
+                "linux/arm64/v9.1",
+                "linux/arm64/v9",
+                "linux/arm64/v8.6",
+                "linux/arm64/v8.5"
+            ]
+        );
+        assert_eq!(names("linux/arm64/v9999999.1").len(), 5);
     }
 }

@@ -11,6 +11,10 @@
 //! http = true
 //! insecure = true
 //! ca = ["/etc/ssl/registry.pem"]
+//! tlsconfigdir = ["/etc/ssl/registry"]  # as in certs.d
+//! [[registry."docker.io".keypair]]
+//! key = "/etc/ssl/me.key"
+//! cert = "/etc/ssl/me.pem"
 //! ```
 
 use std::collections::BTreeMap;
@@ -24,12 +28,17 @@ use rbuild_llb::Diagnostic;
 use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
 use serde::Deserialize;
+use serde::Deserializer;
+use serde::de::Error as _;
 
 use super::env::Env;
 use super::flags::GlobalFlags;
+use super::registries;
 use super::values;
 use super::values::problem;
+use crate::request::KeyPair;
 use crate::request::ProxySettings;
+use crate::request::Registries;
 use crate::request::RegistrySettings;
 use crate::request::Settings;
 
@@ -53,10 +62,31 @@ struct Registry {
     #[serde(default)]
     mirrors: Vec<String>,
     http: Option<bool>,
-    #[serde(default)]
-    insecure: bool,
+    insecure: Option<bool>,
     #[serde(default)]
     ca: Vec<PathBuf>,
+    #[serde(default, deserialize_with = "one_pair")]
+    keypair: Option<Pair>,
+    #[serde(default, rename = "tlsconfigdir")]
+    tls_dirs: Vec<PathBuf>,
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pair {
+    key: PathBuf,
+    cert: PathBuf,
+}
+
+/// BuildKit has a list of pairs, of which a connection can show one.
+fn one_pair<'de, D: Deserializer<'de>>(input: D) -> Result<Option<Pair>, D::Error> {
+    let mut pairs = Vec::<Pair>::deserialize(input)?;
+    match pairs.len() {
+        0 | 1 => Ok(pairs.pop()),
+        n => Err(D::Error::custom(format!(
+            "a registry is shown one `keypair`, and these are {n}"
+        ))),
+    }
 }
 
 /// A duration, as a string or in seconds.
@@ -95,19 +125,29 @@ pub(crate) fn settings(
         Some(root) => root,
         None => default_root(env, &mut remarks),
     };
-    let registries = config.registry.into_iter().map(|(host, registry)| {
+    let hosts = config.registry.into_iter().map(|(host, registry)| {
         let settings = RegistrySettings {
             mirrors: registry.mirrors,
             http: registry.http,
             insecure: registry.insecure,
             ca: registry.ca,
+            keypair: registry.keypair.map(|pair| KeyPair {
+                cert: pair.cert,
+                key: pair.key,
+            }),
+            tls_dirs: registry.tls_dirs,
         };
         (host, settings)
     });
+    let mut registries = Registries {
+        hosts: hosts.collect(),
+        ..Registries::default()
+    };
+    registries::read(env, &mut registries, &mut remarks);
     let settings = Settings {
         root,
         temp_dir: env.path("TMPDIR").unwrap_or_else(|| "/tmp".into()),
-        registries: registries.collect(),
+        registries,
         docker_config: docker_config(env),
         ca: flags.ca.clone().or(config.ca),
         tag_max_age: config.tag_max_age.map_or(TAG_MAX_AGE, |age| age.0),
@@ -316,20 +356,29 @@ mod t {
             http = true
             insecure = true
             ca = ["/ca.pem"]
+            tlsconfigdir = ["/certs"]
+            [[registry."registry.example.org:5000".keypair]]
+            key = "/key.pem"
+            cert = "/cert.pem"
         "#;
         let settings = with_config(text, &[], &GlobalFlags::default());
         assert_eq!(settings.tag_max_age, 3600);
         assert_eq!(
-            settings.registries["docker.io"].mirrors,
+            settings.registries.hosts["docker.io"].mirrors,
             ["mirror.example.org", "localhost:5000/cache"]
         );
         assert_eq!(
-            settings.registries["registry.example.org:5000"],
+            settings.registries.hosts["registry.example.org:5000"],
             RegistrySettings {
                 mirrors: Vec::new(),
                 http: Some(true),
-                insecure: true,
+                insecure: Some(true),
                 ca: vec!["/ca.pem".into()],
+                keypair: Some(KeyPair {
+                    cert: "/cert.pem".into(),
+                    key: "/key.pem".into(),
+                }),
+                tls_dirs: vec!["/certs".into()],
             }
         );
     }
@@ -339,6 +388,8 @@ mod t {
         let texts = [
             "rooot = 'x'\n",
             "[registry.'docker.io']\nmirror = 'x'\n",
+            "[[registry.x.keypair]]\nkey = 'k'\n",
+            "[[registry.x.keypair]]\nkey = 'k'\ncert = 'c'\n[[registry.x.keypair]]\nkey = 'k'\ncert = 'c'\n",
             "tag-max-age = 'soon'\n",
             "tag-max-age = -1\n",
             "root = 3\n",
@@ -368,7 +419,19 @@ error: unknown field `mirror`
 2 | mirror = 'x'
   | ^^^^^^
   |
-hint: expected one of `mirrors`, `http`, `insecure`, `ca`
+hint: expected one of `mirrors`, `http`, `insecure`, `ca`, `keypair`, `tlsconfigdir`
+
+error: missing field `cert`
+ --> config.toml:1:1
+  |
+1 | [[registry.x.keypair]]
+  | ^^^^^^^^^^^^^^^^^^^^^^
+
+error: a registry is shown one `keypair`, and these are 2
+ --> config.toml:1:1
+  |
+1 | [[registry.x.keypair]]
+  | ^^^^^^^^^^^^^^^^^^^^^^
 
 error: `soon` is not a duration such as `24h`, `90m` or `0`
  --> config.toml:1:15

@@ -21,6 +21,7 @@ mod login;
 mod output;
 mod plan;
 mod plans;
+mod registries;
 mod reset;
 mod run;
 mod sources;

@@ -14,6 +14,7 @@ use super::ExportError;
 use super::Exporter;
 use super::ReadyImage;
 use super::store::OwnStore;
+use crate::image::Descriptor;
 use crate::outcome::Delivery;
 use crate::registry::Client;
 use crate::registry::Pushed;
@@ -38,9 +39,9 @@ impl Push {
         for name in export.names {
             let host = name.parse::<Reference>()?.registry;
             // Both, as BuildKit sets them: plain HTTP, then TLS with any certificate.
-            let registry = settings.registries.entry(host).or_default();
+            let registry = settings.registries.hosts.entry(host).or_default();
             registry.http = Some(true);
-            registry.insecure = true;
+            registry.insecure = Some(true);
         }
         Ok(Client::cancelled_by(&settings, export.cancel))
     }
@@ -96,8 +97,8 @@ fn send_image(
                 let blob = blobs.open(&layer.digest).map_err(std::io::Error::other)?;
                 Ok(Box::new(blob) as Box<dyn Read>)
             };
-            let from = in_same_registry(of, reference);
-            Ok(registry.push_blob(reference, &layer.digest, layer.size, from.as_deref(), &open)?)
+            let near = near(reference, layer, of);
+            Ok(registry.push_blob(reference, &layer.digest, layer.size, near.as_deref(), &open)?)
         })
         .collect::<Result<Vec<_>, _>>()?;
     let open = || Ok(Box::new(&image.config[..]) as Box<dyn Read>);
@@ -115,11 +116,12 @@ fn send_image(
     Ok(pushed)
 }
 
-/// The repository that a base's layer came from, if it can be mounted from there.
-fn in_same_registry(layer: &LayerRef, to: &Reference) -> Option<String> {
-    let source = layer.origin.as_ref()?.source.as_deref()?;
-    let from: Reference = source.parse().ok()?;
-    (from.registry == to.registry).then_some(from.repository)
+/// The repository of the same registry that a base's layer came from.
+fn near(to: &Reference, layer: &Descriptor, from: &LayerRef) -> Option<String> {
+    let origin = from.origin.as_ref()?;
+    let source: Reference = origin.source.as_deref()?.parse().ok()?;
+    let same = origin.digest == layer.digest && source.registry == to.registry;
+    same.then_some(source.repository)
 }
 
 impl Exporter for Push {

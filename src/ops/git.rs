@@ -594,6 +594,7 @@ impl Engine<'_> {
                     media_type: media_type::OCI_LAYER.to_owned(),
                     diff_id: known.diff_id,
                     source: None,
+                    urls: Vec::new(),
                 }),
                 created: None,
             };

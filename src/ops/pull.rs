@@ -204,6 +204,7 @@ impl Engine<'_> {
                 media_type: layer.media_type.clone(),
                 diff_id: *diff_id,
                 source: Some(source.to_owned()),
+                urls: layer.urls.clone(),
             })
             .collect())
     }
@@ -409,8 +410,9 @@ impl Engine<'_> {
         let reference: Reference = source.parse().map_err(|_| OpError::Unsupported {
             what: format!("a layer that comes from nowhere ({source})"),
         })?;
-        Ok(Box::new(self.registry.blob(
+        Ok(Box::new(self.registry.blob_elsewhere(
             &reference,
+            &origin.urls,
             &origin.digest,
             origin.size,
         )?))

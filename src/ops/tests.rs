@@ -23,6 +23,7 @@ use rbuild_llb::op::SecurityMode;
 use super::exec::Executor;
 use super::*;
 use crate::request::ProxySettings;
+use crate::request::Registries;
 use crate::request::Settings;
 use crate::sandbox::Step;
 use crate::sandbox::Stream;
@@ -195,7 +196,7 @@ impl World {
         let registry = registry::Client::new(&Settings {
             root: self.dir.path().to_owned(),
             temp_dir: self.dir.path().to_owned(),
-            registries: BTreeMap::new(),
+            registries: Registries::default(),
             docker_config: None,
             ca: None,
             tag_max_age: 0,

@@ -30,6 +30,7 @@ use crate::request::ImageOutput;
 use crate::request::OutputKind;
 use crate::request::OutputSpec;
 use crate::request::ProxySettings;
+use crate::request::Registries;
 use crate::ui::ProgressMode;
 use crate::ui::Terminal;
 
@@ -70,7 +71,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         settings: Settings {
             root: root.join("state"),
             temp_dir: root.to_owned(),
-            registries: BTreeMap::new(),
+            registries: Registries::default(),
             docker_config: None,
             ca: None,
             tag_max_age: 0,

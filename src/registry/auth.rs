@@ -94,7 +94,7 @@ impl Keyring {
     }
 
     pub(super) fn slot(&self, endpoint: &Endpoint, scopes: &Scopes) -> Arc<Slot> {
-        let key = (endpoint.url("", ""), scopes.clone());
+        let key = (endpoint.root(), scopes.clone());
         let mut answers = self.answers.lock().expect("the list is only looked up in");
         Arc::clone(answers.entry(key).or_default())
     }

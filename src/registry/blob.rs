@@ -6,8 +6,10 @@ use std::io::Read;
 use rbuild_llb::OciDigest;
 use sha2::Digest;
 use sha2::Sha256;
+use ureq::Body;
 use ureq::BodyReader;
 use ureq::http::Method;
+use ureq::http::Response;
 use ureq::http::StatusCode;
 use ureq::http::header;
 
@@ -16,10 +18,13 @@ use super::call::Failure;
 use super::call::TRIES;
 use super::client::Client;
 use super::client::pull_scopes;
-use super::endpoint::Endpoint;
+use super::download;
+use super::endpoint::Trust;
 use super::error::RegistryError;
 use super::reference::Reference;
+use super::transport;
 use super::transport::Request;
+use super::transport::SendError;
 
 /// A connection that brought this much before it broke does not count as a failed try.
 const PROGRESS: u64 = 1 << 20;
@@ -83,6 +88,8 @@ impl Verifier {
 pub struct BlobReader {
     client: Client,
     reference: Reference,
+    /// Where it may be besides the registry.
+    urls: Vec<String>,
     verifier: Verifier,
     body: Option<BodyReader<'static>>,
     /// Breaks in a row without much progress between them.
@@ -95,11 +102,12 @@ impl BlobReader {
     pub(super) fn open(
         client: &Client,
         reference: &Reference,
+        urls: &[String],
         digest: &OciDigest,
         size: u64,
     ) -> Result<Self, RegistryError> {
         let mut verifier = Verifier::new(digest, size);
-        let mut body = Some(request(client, reference, &verifier)?);
+        let mut body = Some(request(client, reference, urls, &verifier)?);
         if size == 0 {
             verifier.push(&[])?;
             body = None;
@@ -107,6 +115,7 @@ impl BlobReader {
         Ok(Self {
             client: client.clone(),
             reference: reference.clone(),
+            urls: urls.to_owned(),
             verifier,
             body,
             broken: 0,
@@ -130,7 +139,12 @@ impl BlobReader {
         }
         self.client.pause(self.broken);
         self.broken += 1;
-        self.body = Some(request(&self.client, &self.reference, &self.verifier)?);
+        self.body = Some(request(
+            &self.client,
+            &self.reference,
+            &self.urls,
+            &self.verifier,
+        )?);
         Ok(())
     }
 
@@ -180,64 +194,93 @@ impl Read for BlobReader {
 fn request(
     client: &Client,
     reference: &Reference,
+    urls: &[String],
     verifier: &Verifier,
 ) -> Result<BodyReader<'static>, RegistryError> {
-    let scopes = pull_scopes(reference);
+    let mut elsewhere = None;
+    for url in urls {
+        match of_url(client, url, verifier) {
+            Ok(body) => return Ok(body),
+            Err(failure) => elsewhere = elsewhere.or(Some(failure.error)),
+        }
+    }
     let tail = format!("blobs/{}", verifier.digest);
-    client.over_endpoints(&client.to_pull(reference), |endpoint| {
-        let mut request = Request::new(Method::GET, endpoint.url(&reference.repository, &tail));
-        if verifier.seen > 0 {
-            request = request.header(header::RANGE, format!("bytes={}-", verifier.seen));
-        }
-        let response = client.expect_success(endpoint, reference, &scopes, &request)?;
-        let skip = match response.status() {
-            StatusCode::PARTIAL_CONTENT if verifier.seen > 0 => {
-                let range = response.headers().get(header::CONTENT_RANGE);
-                let start = range
-                    .and_then(|value| value.to_str().ok())
-                    .and_then(|text| text.trim().strip_prefix("bytes "))
-                    .and_then(|text| text.split('-').next()?.trim().parse::<u64>().ok());
-                if start != Some(verifier.seen) {
-                    return Err(client.protocol(endpoint, "it sends another range".to_owned()));
-                }
-                0
-            }
-            StatusCode::OK => verifier.seen,
-            status => {
-                return Err(
-                    client.protocol(endpoint, format!("it sends a blob with status {status}"))
-                );
-            }
-        };
-        let expected = verifier.missing() + skip;
-        if let Some(length) = response.body().content_length()
-            && length != expected
-        {
-            return Err(verifier
-                .wrong_size(verifier.size - expected + length)
-                .into());
-        }
-        let mut body = response.into_body().into_reader();
-        self::skip(client, endpoint, &mut body, skip)?;
-        Ok(body)
+    let asked = client.over_endpoints(&client.0.places.to_pull(reference)?, |endpoint| {
+        let request = ranged(endpoint.url(&tail), verifier);
+        let response =
+            client.expect_success(endpoint, reference, &pull_scopes(endpoint), &request)?;
+        body_of(client, &endpoint.name, verifier, response)
+    });
+    asked.map_err(|error| match error {
+        RegistryError::NotFound { .. } => elsewhere.unwrap_or(error),
+        error => error,
     })
 }
 
-/// Reads past what was seen already, from servers that know no ranges.
-fn skip(
-    client: &Client,
-    endpoint: &Endpoint,
-    body: &mut BodyReader<'static>,
-    bytes: u64,
-) -> Result<(), Failure> {
-    let skipped = io::copy(&mut body.take(bytes), &mut io::sink());
-    match skipped {
-        Ok(n) if n == bytes => Ok(()),
-        Ok(_) => Err(client.broken(endpoint, io::ErrorKind::UnexpectedEof.into())),
-        Err(error) => Err(client.broken(endpoint, error)),
+/// Asks a host that is nobody's registry, so without credentials and once.
+fn of_url(client: &Client, url: &str, verifier: &Verifier) -> Result<BodyReader<'static>, Failure> {
+    let host = transport::parse_url(url).and_then(|uri| uri.host().map(str::to_owned));
+    let host = host.unwrap_or_else(|| download::shown(url));
+    let request = ranged(url.to_owned(), verifier);
+    let sent = client.0.transport.send(&request, &Trust::default());
+    let response = sent.map_err(|error| client.not_sent(host.clone(), error))?;
+    if !response.status().is_success() {
+        return Err(download::refused(host, url, &response));
     }
-    .map_err(|failure| Failure {
+    body_of(client, &host, verifier, response)
+}
+
+fn ranged(url: String, verifier: &Verifier) -> Request<'static> {
+    let request = Request::new(Method::GET, url);
+    match verifier.seen {
+        0 => request,
+        seen => request.header(header::RANGE, format!("bytes={seen}-")),
+    }
+}
+
+/// The body of an answer, from where the verifier is.
+fn body_of(
+    client: &Client,
+    name: &str,
+    verifier: &Verifier,
+    response: Response<Body>,
+) -> Result<BodyReader<'static>, Failure> {
+    let unusable = |why: String| RegistryError::Protocol {
+        registry: name.to_owned(),
+        why,
+    };
+    let skip = match response.status() {
+        StatusCode::PARTIAL_CONTENT if verifier.seen > 0 => {
+            let range = response.headers().get(header::CONTENT_RANGE);
+            let start = range
+                .and_then(|value| value.to_str().ok())
+                .and_then(|text| text.trim().strip_prefix("bytes "))
+                .and_then(|text| text.split('-').next()?.trim().parse::<u64>().ok());
+            if start != Some(verifier.seen) {
+                return Err(unusable("it sends another range".to_owned()).into());
+            }
+            0
+        }
+        StatusCode::OK => verifier.seen,
+        status => return Err(unusable(format!("it sends a blob with status {status}")).into()),
+    };
+    let expected = verifier.missing() + skip;
+    if let Some(length) = response.body().content_length()
+        && length != expected
+    {
+        return Err(verifier
+            .wrong_size(verifier.size - expected + length)
+            .into());
+    }
+    let mut body = response.into_body().into_reader();
+    // What was seen already is read again, from servers that know no ranges.
+    let broken = |error: io::Error| Failure {
         again: Again::Later,
-        ..failure
-    })
+        ..client.not_sent(name.to_owned(), SendError::Connection(error.into()))
+    };
+    match io::copy(&mut (&mut body).take(skip), &mut io::sink()) {
+        Ok(n) if n == skip => Ok(body),
+        Ok(_) => Err(broken(io::ErrorKind::UnexpectedEof.into())),
+        Err(error) => Err(broken(error)),
+    }
 }

@@ -1,11 +1,14 @@
 //! What all calls share: endpoints in order, tries, authorization, and what an answer other than success means.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::time::Duration;
+use std::time::UNIX_EPOCH;
 
 use serde::Deserialize;
 use ureq::Body;
 use ureq::http::HeaderMap;
+use ureq::http::Method;
 use ureq::http::Response;
 use ureq::http::StatusCode;
 use ureq::http::header;
@@ -19,11 +22,14 @@ use super::auth::Scopes;
 use super::auth::Slot;
 use super::client::Client;
 use super::endpoint::Endpoint;
+use super::endpoint::Scheme;
+use super::endpoint::Trust;
 use super::error::RegistryError;
 use super::reference::Reference;
 use super::transport;
 use super::transport::Request;
 use super::transport::SendError;
+use crate::clock;
 
 /// How often the last endpoint is asked; one with others after it is asked once.
 pub(super) const TRIES: u32 = 5;
@@ -80,13 +86,32 @@ impl Client {
     ) -> Result<T, RegistryError> {
         let (last, others) = endpoints.split_last().expect("a registry has an endpoint");
         for endpoint in others {
-            match ask(endpoint) {
+            match ask(&self.settled(endpoint)) {
                 Ok(found) => return Ok(found),
                 Err(failure) if failure.error.is_worth_another_host() => {}
                 Err(failure) => return Err(failure.error),
             }
         }
-        self.with_tries(|| ask(last))
+        let last = self.settled(last);
+        self.with_tries(|| ask(&last))
+    }
+
+    /// The endpoint with the scheme that it answers to, which is found out once.
+    fn settled<'a>(&self, endpoint: &'a Endpoint) -> Cow<'a, Endpoint> {
+        if endpoint.scheme != Scheme::Either {
+            return Cow::Borrowed(endpoint);
+        }
+        let mut schemes = self.0.schemes.lock().expect("no probe panics");
+        let scheme = schemes.get(&endpoint.name).copied().or_else(|| {
+            let works = |scheme: &Scheme| {
+                let probe = Request::new(Method::GET, endpoint.with_scheme(*scheme).root());
+                self.0.transport.send(&probe, &endpoint.trust).is_ok()
+            };
+            let found = [Scheme::Tls, Scheme::Plain].into_iter().find(works)?;
+            schemes.insert(endpoint.name.clone(), found);
+            Some(found)
+        });
+        Cow::Owned(endpoint.with_scheme(scheme.unwrap_or(Scheme::Tls)))
     }
 
     pub(super) fn with_tries<T>(
@@ -135,8 +160,12 @@ impl Client {
         slot: &Slot,
         request: &Request<'_>,
     ) -> Result<Response<Body>, Failure> {
-        // An upload may go to another host, which must not see the token.
-        let at_home = transport::same_origin(&request.url, &endpoint.url("", ""));
+        // An upload may go to another host, which must see neither token nor certificate.
+        let at_home = transport::same_origin(&request.url, &endpoint.root());
+        let trust = match at_home {
+            true => Cow::Borrowed(&endpoint.trust),
+            false => Cow::Owned(endpoint.trust.anonymous()),
+        };
         let mut used = slot.locked().answer.clone();
         let with = |answer: &Option<Answer>| match answer {
             Some(answer) if at_home => request
@@ -144,7 +173,7 @@ impl Client {
                 .header(header::AUTHORIZATION, answer.0.clone()),
             _ => request.clone(),
         };
-        let response = self.send(endpoint, &with(&used))?;
+        let response = self.send(endpoint, &trust, &with(&used))?;
         if response.status() != StatusCode::UNAUTHORIZED || !at_home {
             return Ok(response);
         }
@@ -160,7 +189,7 @@ impl Client {
                 .read_to_vec(),
         );
         used = self.answer(endpoint, reference, scopes, slot, used, &challenge)?;
-        self.send(endpoint, &with(&used))
+        self.send(endpoint, &trust, &with(&used))
     }
 
     fn answer(
@@ -189,7 +218,7 @@ impl Client {
                 service,
                 scope,
             } => {
-                let at_home = endpoint.plain || !realm.starts_with("http://");
+                let at_home = endpoint.scheme == Scheme::Plain || !realm.starts_with("http://");
                 if !at_home && !matches!(found.credentials, Credentials::Anonymous) {
                     return Err(self.protocol(
                         endpoint,
@@ -206,7 +235,7 @@ impl Client {
                     &mut form,
                 );
                 Some(self.with_tries(|| {
-                    let mut response = self.send(endpoint, &request)?;
+                    let mut response = self.send(endpoint, &endpoint.trust, &request)?;
                     if !response.status().is_success() {
                         let told = Some(found.told.clone());
                         return Err(self.refusal(
@@ -231,16 +260,17 @@ impl Client {
     pub(super) fn send(
         &self,
         endpoint: &Endpoint,
+        trust: &Trust,
         request: &Request<'_>,
     ) -> Result<Response<Body>, Failure> {
-        let sent = self.0.transport.send(request, &endpoint.trust);
+        let sent = self.0.transport.send(request, trust);
         sent.map_err(|error| self.failed(endpoint, request, error))
     }
 
     fn failed(&self, endpoint: &Endpoint, request: &Request<'_>, error: SendError) -> Failure {
         let host = transport::parse_url(&request.url)
             .and_then(|uri| uri.host().map(str::to_owned))
-            .filter(|_| !transport::same_origin(&request.url, &endpoint.url("", "")));
+            .filter(|_| !transport::same_origin(&request.url, &endpoint.root()));
         self.not_sent(host.unwrap_or_else(|| endpoint.name.clone()), error)
     }
 
@@ -302,7 +332,11 @@ impl Client {
                 reference,
                 message,
             },
-            StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests { registry, message },
+            StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests {
+                limit: rate_limit(response.headers()),
+                registry,
+                message,
+            },
             _ => status_error(registry, request, status, message),
         };
         Failure { error, again }
@@ -375,17 +409,49 @@ fn status_error(
     }
 }
 
-/// `Retry-After` in seconds; its form with a date is passed over.
+/// When to come back, by `Retry-After`: in seconds or as a date (RFC 9110, section 10.2.3).
 pub(super) fn retry_after(headers: &HeaderMap) -> Again {
-    let seconds = headers
-        .get(header::RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.trim().parse().ok());
-    match seconds.map(Duration::from_secs) {
+    let text = headers.get(header::RETRY_AFTER);
+    let text = text.and_then(|value| value.to_str().ok()).map(str::trim);
+    let time = text.and_then(|text| match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => {
+            let date = httpdate::parse_http_date(text).ok()?;
+            let since = date.duration_since(UNIX_EPOCH).ok()?;
+            let now = Duration::from_nanos(u64::try_from(clock::now().0).ok()?);
+            Some(since.saturating_sub(now))
+        }
+    });
+    match time {
         None => Again::Later,
         Some(time) if time > LONGEST_PAUSE => Again::Never,
         Some(time) => Again::After(time),
     }
+}
+
+/// The limit a registry sets, in words: Docker Hub's `RateLimit-Limit: 100;w=21600`, and when `Retry-After` asks to come back.
+pub(super) fn rate_limit(headers: &HeaderMap) -> Option<String> {
+    let text = |name: &str| headers.get(name)?.to_str().ok();
+    let limit = text("ratelimit-limit").and_then(|limit| {
+        let (number, rest) = limit.split_once(';').unwrap_or((limit, ""));
+        let number: u64 = number.trim().parse().ok()?;
+        let seconds: Option<u64> = rest.trim().strip_prefix("w=").and_then(|w| w.parse().ok());
+        Some(match seconds {
+            Some(seconds) => format!("its limit is {number} in {seconds} s"),
+            None => format!("its limit is {number}"),
+        })
+    });
+    let back = text("retry-after").map(str::trim).and_then(|back| {
+        let in_seconds = back.parse::<u64>().is_ok();
+        let is_date = || httpdate::parse_http_date(back).is_ok();
+        match in_seconds {
+            true => Some(format!("it takes requests again after {back} s")),
+            false if is_date() => Some(format!("it takes requests again on {back}")),
+            false => None,
+        }
+    });
+    let said: Vec<String> = [limit, back].into_iter().flatten().collect();
+    (!said.is_empty()).then(|| said.join(", "))
 }
 
 /// What an error's body says, in the forms of the distribution-spec (Error Codes), of OAuth2 and of Docker Hub's

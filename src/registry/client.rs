@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rbuild_llb::CancelToken;
@@ -17,9 +18,10 @@ use super::auth::Keyring;
 use super::auth::Scopes;
 use super::blob::BlobReader;
 use super::call::Failure;
-use super::endpoint;
 use super::endpoint::Endpoint;
+use super::endpoint::Scheme;
 use super::error::RegistryError;
+use super::places::Places;
 use super::reference::Reference;
 use super::resolve;
 use super::resolve::Fetched;
@@ -29,11 +31,21 @@ use super::transport::Request;
 use super::transport::Transport;
 use crate::image::Descriptor;
 use crate::image::media_type;
-use crate::request::RegistrySettings;
 use crate::request::Settings;
 
-/// The first pause between tries; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// What is waited for how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// The first pause between tries; it doubles.
+    pub(super) first_pause: Duration,
+    /// For one read or write. A registry may be silent for long after a big upload, while it hashes.
+    pub(super) silence: Duration,
+}
+
+const PATIENCE: Patience = Patience {
+    first_pause: Duration::from_millis(250),
+    silence: Duration::from_secs(120),
+};
 const CONTENT_DIGEST: &str = "docker-content-digest";
 
 /// Talks to registries. Cheap to clone; clones share connections and tokens and may be used by many threads.
@@ -42,7 +54,11 @@ pub struct Client(pub(super) Arc<Shared>);
 
 pub(super) struct Shared {
     pub(super) transport: Arc<Transport>,
-    pub(super) registries: BTreeMap<String, RegistrySettings>,
+    pub(super) places: Places,
+    /// Whether hosts that may speak TLS or not do, by name.
+    pub(super) schemes: Mutex<BTreeMap<String, Scheme>>,
+    /// Bytes that requests to hosts may have, where a larger one was refused, by name.
+    pub(super) largest_bodies: Mutex<BTreeMap<String, u64>>,
     pub(super) keyring: Keyring,
     pub(super) first_pause: Duration,
     _on_cancel: OnCancel,
@@ -57,22 +73,24 @@ impl Client {
     /// A client whose calls fail with [`RegistryError::Cancelled`] as soon as `token` is cancelled, those that wait
     /// for a server too.
     pub fn cancelled_by(settings: &Settings, token: &CancelToken) -> Self {
-        Self::with_pause(settings, token, FIRST_PAUSE)
+        Self::with_patience(settings, token, PATIENCE)
     }
 
-    pub(super) fn with_pause(
+    pub(super) fn with_patience(
         settings: &Settings,
         token: &CancelToken,
-        first_pause: Duration,
+        patience: Patience,
     ) -> Self {
-        let transport = Arc::new(Transport::new(settings));
+        let transport = Arc::new(Transport::new(settings, patience.silence));
         let stopped = Arc::clone(&transport);
         Self(Arc::new(Shared {
             _on_cancel: token.on_cancel(move || stopped.stop()),
             transport,
-            registries: settings.registries.clone(),
+            places: Places::new(settings.registries.clone()),
+            schemes: Mutex::default(),
+            largest_bodies: Mutex::default(),
             keyring: Keyring::new(settings.docker_config.clone()),
-            first_pause,
+            first_pause: patience.first_pause,
         }))
     }
 
@@ -102,13 +120,12 @@ impl Client {
     /// # Errors
     /// [`RegistryError`].
     pub fn head(&self, reference: &Reference) -> Result<OciDigest, RegistryError> {
-        let scopes = pull_scopes(reference);
         let tail = format!("manifests/{}", reference.version());
-        let digest = self.over_endpoints(&self.to_pull(reference), |endpoint| {
-            let url = endpoint.url(&reference.repository, &tail);
+        let digest = self.over_endpoints(&self.0.places.to_pull(reference)?, |endpoint| {
+            let url = endpoint.url(&tail);
             let request = Request::new(Method::HEAD, url)
                 .header(header::ACCEPT, media_type::MANIFESTS.join(", "));
-            match self.expect_success(endpoint, reference, &scopes, &request) {
+            match self.expect_success(endpoint, reference, &pull_scopes(endpoint), &request) {
                 Ok(response) => Ok(content_digest(response.headers())),
                 // distribution-spec asks for HEAD, but not everybody has it.
                 Err(Failure {
@@ -135,17 +152,32 @@ impl Client {
         digest: &OciDigest,
         size: u64,
     ) -> Result<BlobReader, RegistryError> {
-        BlobReader::open(self, reference, digest, size)
+        BlobReader::open(self, reference, &[], digest, size)
+    }
+
+    /// The same for a blob that may be elsewhere: `urls` of its descriptor are asked before the registry, without
+    /// credentials, as containerd does.
+    ///
+    /// # Errors
+    /// [`RegistryError`], that of the first URL if the registry does not have the blob.
+    pub fn blob_elsewhere(
+        &self,
+        reference: &Reference,
+        urls: &[String],
+        digest: &OciDigest,
+        size: u64,
+    ) -> Result<BlobReader, RegistryError> {
+        BlobReader::open(self, reference, urls, digest, size)
     }
 
     fn manifest(&self, reference: &Reference) -> Result<Fetched, RegistryError> {
-        let scopes = pull_scopes(reference);
         let tail = format!("manifests/{}", reference.version());
-        self.over_endpoints(&self.to_pull(reference), |endpoint| {
-            let url = endpoint.url(&reference.repository, &tail);
+        self.over_endpoints(&self.0.places.to_pull(reference)?, |endpoint| {
+            let url = endpoint.url(&tail);
             let request = Request::new(Method::GET, url)
                 .header(header::ACCEPT, media_type::MANIFESTS.join(", "));
-            let mut response = self.expect_success(endpoint, reference, &scopes, &request)?;
+            let mut response =
+                self.expect_success(endpoint, reference, &pull_scopes(endpoint), &request)?;
             let bytes = self.read_small(endpoint, reference.written(), &mut response)?;
             let digest = Descriptor::of("", &bytes).digest;
             let promised = reference
@@ -182,11 +214,11 @@ impl Client {
                 limit: MAX_DOCUMENT,
             });
         }
-        let scopes = pull_scopes(reference);
         let tail = format!("blobs/{}", descriptor.digest);
-        self.over_endpoints(&self.to_pull(reference), |endpoint| {
-            let request = Request::new(Method::GET, endpoint.url(&reference.repository, &tail));
-            let mut response = self.expect_success(endpoint, reference, &scopes, &request)?;
+        self.over_endpoints(&self.0.places.to_pull(reference)?, |endpoint| {
+            let request = Request::new(Method::GET, endpoint.url(&tail));
+            let mut response =
+                self.expect_success(endpoint, reference, &pull_scopes(endpoint), &request)?;
             let bytes = self.read_small(endpoint, &what, &mut response)?;
             resolve::check(descriptor, &bytes)?;
             Ok(Fetched {
@@ -196,21 +228,11 @@ impl Client {
             })
         })
     }
-
-    /// The endpoints to pull from.
-    pub(super) fn to_pull(&self, reference: &Reference) -> Vec<Endpoint> {
-        endpoint::to_pull(&self.0.registries, &reference.registry)
-    }
-
-    /// The endpoints to push to.
-    pub(super) fn to_push(&self, reference: &Reference) -> Vec<Endpoint> {
-        endpoint::to_push(&self.0.registries, &reference.registry)
-    }
 }
 
 /// What pulling from a repository needs.
-pub(super) fn pull_scopes(reference: &Reference) -> Scopes {
-    vec![format!("repository:{}:pull", reference.repository)]
+pub(super) fn pull_scopes(endpoint: &Endpoint) -> Scopes {
+    vec![format!("repository:{}:pull", endpoint.repository)]
 }
 
 /// `Docker-Content-Digest`, where it is a SHA-256.

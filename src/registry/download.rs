@@ -14,6 +14,7 @@ use ureq::http::header;
 use super::auth;
 use super::call::Again;
 use super::call::Failure;
+use super::call::rate_limit;
 use super::call::retry_after;
 use super::client::Client;
 use super::endpoint::Trust;
@@ -124,7 +125,7 @@ impl Client {
 }
 
 /// What a status but success means.
-fn refused(registry: String, url: &str, response: &Response<Body>) -> Failure {
+pub(super) fn refused(registry: String, url: &str, response: &Response<Body>) -> Failure {
     let reference = shown(url);
     let message = None;
     let again = match response.status().as_u16() {
@@ -145,7 +146,11 @@ fn refused(registry: String, url: &str, response: &Response<Body>) -> Failure {
             reference,
             message,
         },
-        StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests { registry, message },
+        StatusCode::TOO_MANY_REQUESTS => RegistryError::TooManyRequests {
+            limit: rate_limit(response.headers()),
+            registry,
+            message,
+        },
         status => RegistryError::Status {
             registry,
             method: Method::GET.to_string(),

@@ -1,54 +1,89 @@
-//! Where the requests for a registry go: its mirrors, then itself, over TLS or not.
+//! One place that answers for a registry, and its URLs.
 
-use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use super::reference::DOCKER_HUB;
-use crate::request::RegistrySettings;
+use super::transport::encode;
+use crate::request::KeyPair;
 
 /// Docker Hub's API host.
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 /// What `docker login` files Docker Hub's credentials under.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
-/// What a connection trusts.
+/// What a connection trusts, and as whom it presents itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Trust {
     /// Any certificate.
     pub(super) insecure: bool,
     /// PEM files besides the system's.
     pub(super) ca: Vec<PathBuf>,
+    /// For servers that ask for a certificate.
+    pub(super) identity: Option<KeyPair>,
 }
 
-/// One place that answers for a registry.
+/// How an endpoint is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Plain,
+    Tls,
+    /// TLS if it answers to that, else without.
+    Either,
+}
+
+/// One place that answers for a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Endpoint {
     /// `host[:port]` as the user knows it: `docker.io`, a mirror's name.
     pub(super) name: String,
-    /// Without TLS.
-    pub(super) plain: bool,
+    pub(super) scheme: Scheme,
     pub(super) trust: Trust,
-    /// `scheme://host[:port]/v2[/prefix]`
-    base: String,
-    /// The registry it mirrors.
-    mirrors: Option<String>,
+    /// What the repository is called there.
+    pub(super) repository: String,
+    /// The registry it mirrors, if it wants to be told.
+    pub(super) mirrors: Option<String>,
+}
+
+impl Trust {
+    /// For hosts that our certificate is not meant for.
+    pub(super) fn anonymous(&self) -> Self {
+        Self {
+            identity: None,
+            ..self.clone()
+        }
+    }
 }
 
 impl Endpoint {
     /// A URL below `/v2/<repository>/`.
-    pub(super) fn url(&self, repository: &str, tail: &str) -> String {
-        let url = format!("{}/{repository}/{tail}", self.base);
+    pub(super) fn url(&self, tail: &str) -> String {
+        let url = format!("{}{}/{tail}", self.root(), self.repository);
         match &self.mirrors {
             // Registries that mirror several others tell them apart by it, as containerd asks.
-            Some(registry) => format!("{url}?ns={}", super::transport::encode(registry)),
+            Some(registry) => format!("{url}?ns={}", encode(registry)),
             None => url,
         }
     }
 
-    /// The URL of `/v2/`, which tells who may come in.
+    /// `scheme://host[:port]/v2/`
     pub(super) fn root(&self) -> String {
-        format!("{}/", self.base)
+        let scheme = match self.scheme {
+            Scheme::Plain => "http",
+            Scheme::Tls | Scheme::Either => "https",
+        };
+        let host = match self.name.as_str() {
+            DOCKER_HUB => DOCKER_HUB_HOST,
+            name => name,
+        };
+        format!("{scheme}://{host}/v2/")
+    }
+
+    pub(super) fn with_scheme(&self, scheme: Scheme) -> Self {
+        Self {
+            scheme,
+            ..self.clone()
+        }
     }
 
     /// What credentials are filed under in docker's config.
@@ -65,151 +100,20 @@ pub(super) fn credentials_key(registry: &str) -> &str {
     }
 }
 
-/// The endpoints to pull from, in order.
-pub(super) fn to_pull(
-    registries: &BTreeMap<String, RegistrySettings>,
-    registry: &str,
-) -> Vec<Endpoint> {
-    let mirrors = registries
-        .get(registry)
-        .map_or(&[][..], |settings| &settings.mirrors);
-    let mut endpoints = Vec::new();
-    for mirror in mirrors {
-        let (scheme, rest) = match mirror.split_once("://") {
-            Some((scheme, rest)) => (Some(scheme), rest),
-            None => (None, mirror.as_str()),
-        };
-        let (host, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let mut settings = registries.get(host).cloned().unwrap_or_default();
-        if let Some(scheme) = scheme {
-            settings.http = Some(scheme == "http");
-        }
-        let found = of_host(host, prefix.trim_matches('/'), &settings);
-        endpoints.extend(found.into_iter().map(|endpoint| Endpoint {
-            mirrors: Some(registry.to_owned()),
-            ..endpoint
-        }));
-    }
-    endpoints.extend(to_push(registries, registry));
-    endpoints
-}
-
-/// The endpoints to push to: never a mirror.
-pub(super) fn to_push(
-    registries: &BTreeMap<String, RegistrySettings>,
-    registry: &str,
-) -> Vec<Endpoint> {
-    let settings = registries.get(registry).cloned().unwrap_or_default();
-    of_host(registry, "", &settings)
-}
-
-/// BuildKit's reading of the settings: `http` means plain HTTP and nothing else; `insecure` means TLS with any
-/// certificate, after plain HTTP where that is the default.
-fn of_host(name: &str, prefix: &str, settings: &RegistrySettings) -> Vec<Endpoint> {
-    let host = match name {
-        DOCKER_HUB => DOCKER_HUB_HOST,
-        name => name,
-    };
-    let endpoint = |plain: bool| Endpoint {
-        name: name.to_owned(),
-        plain,
-        trust: Trust {
-            insecure: settings.insecure,
-            ca: settings.ca.clone(),
-        },
-        base: format!(
-            "{}://{host}/v2{}{prefix}",
-            if plain { "http" } else { "https" },
-            if prefix.is_empty() { "" } else { "/" }
-        ),
-        mirrors: None,
-    };
-    // Who lists an authority wants TLS, on loopback too.
-    let plain = settings
-        .http
-        .unwrap_or_else(|| is_loopback(host) && settings.ca.is_empty());
-    match (plain, settings.insecure) {
-        (true, true) => vec![endpoint(true), endpoint(false)],
-        (plain, _) => vec![endpoint(plain)],
-    }
-}
-
 /// Whether `host[:port]` is this machine by its looks.
 pub(super) fn is_loopback(authority: &str) -> bool {
-    let host = match authority.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None if authority.parse::<Ipv6Addr>().is_ok() => authority,
-        None => authority.split(':').next().unwrap_or_default(),
-    };
+    let host = host_of(authority);
     host.eq_ignore_ascii_case("localhost")
         || host
             .parse::<std::net::IpAddr>()
             .is_ok_and(|ip| ip.is_loopback())
 }
 
-#[cfg(test)]
-mod t {
-    use super::*;
-
-    fn urls(registries: &[(&str, RegistrySettings)], registry: &str) -> Vec<String> {
-        let registries = registries
-            .iter()
-            .map(|(name, settings)| ((*name).to_owned(), settings.clone()))
-            .collect();
-        to_pull(&registries, registry)
-            .iter()
-            .map(|endpoint| endpoint.url("a/b", "tags/list"))
-            .collect()
-    }
-
-    #[test]
-    fn schemes_and_mirrors() {
-        let http = |http| RegistrySettings {
-            http: Some(http),
-            ..RegistrySettings::default()
-        };
-        let mirrors = |list: &[&str]| RegistrySettings {
-            mirrors: list.iter().map(|m| (*m).to_owned()).collect(),
-            ..RegistrySettings::default()
-        };
-        let insecure = RegistrySettings {
-            insecure: true,
-            ..RegistrySettings::default()
-        };
-        assert_eq!(
-            urls(&[], "docker.io"),
-            ["https://registry-1.docker.io/v2/a/b/tags/list"]
-        );
-        for loopback in ["localhost", "127.0.0.1:5000", "[::1]:5000"] {
-            assert_eq!(
-                urls(&[], loopback),
-                [format!("http://{loopback}/v2/a/b/tags/list")]
-            );
-        }
-        assert_eq!(
-            urls(&[("localhost:5000", http(false))], "localhost:5000"),
-            ["https://localhost:5000/v2/a/b/tags/list"]
-        );
-        assert_eq!(
-            urls(&[("localhost:1", insecure)], "localhost:1"),
-            [
-                "http://localhost:1/v2/a/b/tags/list",
-                "https://localhost:1/v2/a/b/tags/list"
-            ]
-        );
-        assert_eq!(
-            urls(
-                &[
-                    ("docker.io", mirrors(&["m.example/hub/", "n.example"])),
-                    ("n.example", http(true))
-                ],
-                "docker.io"
-            ),
-            [
-                "https://m.example/v2/hub/a/b/tags/list?ns=docker.io",
-                "http://n.example/v2/a/b/tags/list?ns=docker.io",
-                "https://registry-1.docker.io/v2/a/b/tags/list"
-            ]
-        );
+/// `host[:port]` without its port and brackets.
+pub(super) fn host_of(authority: &str) -> &str {
+    match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None if authority.parse::<Ipv6Addr>().is_ok() => authority,
+        None => authority.split(':').next().unwrap_or_default(),
     }
 }

@@ -7,6 +7,7 @@ use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 
 use crate::image::DocumentError;
+use crate::request::KeyPair;
 
 /// A failed call.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +53,14 @@ pub enum RegistryError {
         source: ureq::Error,
     },
     /// 429, after all tries.
-    #[error("`{registry}` answers too many requests for now{}", detail(message))]
+    #[error(
+        "`{registry}` takes no more requests for now{}{}",
+        detail(message),
+        within(limit)
+    )]
     TooManyRequests {
+        /// The limit it sets, in words.
+        limit: Option<String>,
         /// Who refused.
         registry: String,
         /// What the registry said.
@@ -164,6 +171,54 @@ pub enum RegistryError {
         #[source]
         source: Option<io::Error>,
     },
+    /// A file that should hold a private key and does not.
+    #[error("`{}` is not a readable PEM file with a private key", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why; `None` where it just holds none.
+        #[source]
+        source: Option<io::Error>,
+    },
+    /// A client certificate and a key that cannot be used, or not together.
+    #[error("`{}` and `{}` cannot be used as a client certificate and its key", pair.cert.display(), pair.key.display())]
+    KeyPair {
+        /// The files.
+        pair: Box<KeyPair>,
+        /// Why not.
+        #[source]
+        source: Box<rustls::Error>,
+    },
+    /// A directory of `certs.d` with a certificate and no key, or the reverse.
+    #[error("`{}` has no {what} `{}` beside it", path.display(), missing.display())]
+    HalfAPair {
+        /// What there is.
+        path: PathBuf,
+        /// `key` or `certificate`.
+        what: &'static str,
+        /// What there is not.
+        missing: PathBuf,
+    },
+    /// registries.conf forbids it.
+    #[error("`{reference}` may not be used: {place} blocks `{prefix}`")]
+    Blocked {
+        /// File and line.
+        place: String,
+        /// What was asked for, as the user wrote it.
+        reference: String,
+        /// The blocked prefix.
+        prefix: String,
+    },
+    /// A table of registries.conf that cannot be used is about what was asked for.
+    #[error("where to find `{reference}` cannot be told from {place}: {why}")]
+    Setting {
+        /// File and line.
+        place: String,
+        /// What was asked for, as the user wrote it.
+        reference: String,
+        /// What is wrong with the table.
+        why: String,
+    },
     /// A proxy URL that cannot be used. The URL may hold a password, so it is not shown.
     #[error("the proxy for {scheme} requests is not an `http://` or `https://` URL")]
     Proxy {
@@ -251,6 +306,12 @@ fn detail(message: &Option<String>) -> String {
         .map_or_else(String::new, |text| format!(": {text}"))
 }
 
+fn within(limit: &Option<String>) -> String {
+    limit
+        .as_ref()
+        .map_or_else(String::new, |text| format!(" ({text})"))
+}
+
 fn list<T: std::fmt::Display>(items: &[T]) -> String {
     if items.is_empty() {
         return "nothing".to_owned();
@@ -273,8 +334,41 @@ impl RegistryError {
             Self::Unauthorized { credentials, .. } => Some(credentials.clone()),
             Self::Tls { registry, .. } => Some(format!(
                 "in config.toml, `[registry.\"{registry}\"]` takes `ca = [\"FILE.pem\"]` for a private authority, \
-                 `http = true` for a registry without TLS, `insecure = true` to trust any certificate"
+                 `keypair` for a registry that asks for a certificate, `http = true` for a registry without TLS, `insecure = true` to trust any certificate"
             )),
+            Self::Key { .. } => Some(
+                "keys are read as PEM in the forms PKCS #8, PKCS #1 and SEC 1, not encrypted"
+                    .to_owned(),
+            ),
+            // A file that has a URL may just have changed.
+            Self::DigestMismatch { what, .. } | Self::SizeMismatch { what, .. }
+                if !what.contains("://") => Some(
+                "the server, or a mirror or proxy before it, is broken or changes what passes; nothing of it was kept"
+                    .to_owned(),
+            ),
+            Self::Protocol { registry, .. } => Some(format!(
+                "answers like that often come from a proxy or a login page in the place of `{registry}`"
+            )),
+            Self::Status {
+                status: 500..=599,
+                registry,
+                ..
+            } => Some(format!(
+                "the trouble is `{registry}`'s own: try again later, or name another host with `mirrors` in config.toml"
+            )),
+            Self::Status { status: 413, .. } => Some(
+                "the registry, or a proxy before it, takes no requests of 1 MiB; nginx has \
+                 `client_max_body_size` for that"
+                    .to_owned(),
+            ),
+            Self::Document {
+                source: DocumentError::Schema1,
+                ..
+            } => Some(
+                "a newer image may be there under another tag; pulling it with an old docker and pushing it again with a \
+                 new one converts it"
+                    .to_owned(),
+            ),
             Self::TooManyRequests { registry, .. } => Some(format!(
                 "`rbuild login {registry}` may raise the limit; `mirrors` in config.toml avoids it"
             )),
@@ -294,6 +388,8 @@ impl RegistryError {
                 | Self::Source { .. }
                 | Self::Sink { .. }
                 | Self::Ca { .. }
+                | Self::Key { .. }
+                | Self::KeyPair { .. }
                 | Self::Proxy { .. }
         )
     }

@@ -11,8 +11,8 @@ use super::auth::Challenge;
 use super::auth::Credentials;
 use super::call::Failure;
 use super::client::Client;
-use super::endpoint;
 use super::endpoint::Endpoint;
+use super::endpoint::Scheme;
 use super::error::RegistryError;
 use super::transport::Request;
 
@@ -36,14 +36,14 @@ impl Client {
         user: &str,
         password: &str,
     ) -> Result<Login, RegistryError> {
-        self.over_endpoints(&self.endpoints_of(registry), |endpoint| {
+        self.over_endpoints(&[self.0.places.of_registry(registry)?], |endpoint| {
             self.try_login(endpoint, user, password)
         })
     }
 
     fn try_login(&self, endpoint: &Endpoint, user: &str, password: &str) -> Result<Login, Failure> {
         let ask = Request::new(Method::GET, endpoint.root());
-        let mut response = self.send(endpoint, &ask)?;
+        let mut response = self.send(endpoint, &endpoint.trust, &ask)?;
         if response.status().is_success() {
             return Ok(Login::NotWanted);
         }
@@ -58,7 +58,7 @@ impl Client {
                 service,
                 scope,
             } => {
-                if !endpoint.plain && realm.starts_with("http://") {
+                if endpoint.scheme != Scheme::Plain && realm.starts_with("http://") {
                     let why = format!("it wants credentials sent in the clear to `{realm}`");
                     return Err(self.protocol(endpoint, why));
                 }
@@ -70,7 +70,7 @@ impl Client {
                 let mut form = String::new();
                 let service = service.as_deref();
                 let token = auth::token_request(&realm, service, &scopes, &credentials, &mut form);
-                let mut response = self.send(endpoint, &token)?;
+                let mut response = self.send(endpoint, &endpoint.trust, &token)?;
                 if !response.status().is_success() {
                     return Err(self.refused(endpoint, user, &token, &mut response));
                 }
@@ -80,7 +80,7 @@ impl Client {
             }
         };
         let ask = ask.header(header::AUTHORIZATION, answer.0);
-        let mut response = self.send(endpoint, &ask)?;
+        let mut response = self.send(endpoint, &endpoint.trust, &ask)?;
         match response.status().is_success() {
             true => Ok(Login::Accepted),
             false => Err(self.refused(endpoint, user, &ask, &mut response)),
@@ -103,9 +103,5 @@ impl Client {
             .into(),
             _ => self.unexpected(endpoint, request, response),
         }
-    }
-
-    fn endpoints_of(&self, registry: &str) -> Vec<Endpoint> {
-        endpoint::to_push(&self.0.registries, registry)
     }
 }

@@ -7,11 +7,12 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `reference` | docker's reference grammar |
-//! | `endpoint` | where a registry's requests go: mirrors, schemes |
-//! | `transport` | connections: TLS, proxies, redirects, time limits |
+//! | `places` | where a registry's requests go, and how: mirrors, schemes, certificates |
+//! | `endpoint` | one such place, and its URLs |
+//! | `transport` | connections: proxies, redirects, time limits; `tls` certificates |
 //! | `auth` | challenges, tokens, credentials |
 //! | `call` | retries, authorization, what refusals mean |
-//! | `client` | the pull calls; `push` the others; `blob` the resuming reader |
+//! | `client` | the pull calls; `push` and `upload` the others; `blob` the resuming reader |
 //! | `download` | files by URL |
 //! | `resolve` | from a name to the image for a platform |
 //! | `layout` | OCI image layouts |
@@ -22,8 +23,9 @@
 //! Invariants:
 //! - Every document and blob is compared with its digest and size before its end is reported; documents are at
 //!   most [`MAX_DOCUMENT`] bytes long.
-//! - Credentials go to the registry they are for and to the token server it names, never along a redirect to
-//!   another host, and over plain HTTP only to registries that are spoken to in plain HTTP.
+//! - Credentials and client certificates go to the registry they are for and to the token server it names, never to
+//!   where a redirect or an upload leads elsewhere. Credentials go over plain HTTP only to registries that are spoken
+//!   to in plain HTTP.
 //! - No call leaves a thread behind, and none starts one: names are looked up on the calling thread.
 
 pub mod archive;
@@ -37,10 +39,13 @@ mod endpoint;
 mod error;
 pub mod layout;
 mod login;
+mod places;
 mod push;
 pub mod reference;
 mod resolve;
+mod tls;
 mod transport;
+mod upload;
 
 #[cfg(test)]
 mod tests;

@@ -1,9 +1,7 @@
 //! The push calls (distribution-spec, Pushing Blobs and Pushing Manifests). How many at once is the caller's.
 
 use rbuild_llb::OciDigest;
-use ureq::ResponseExt;
 use ureq::http::Method;
-use ureq::http::StatusCode;
 use ureq::http::header;
 
 use super::call::Failure;
@@ -12,7 +10,6 @@ use super::client::content_digest;
 use super::endpoint::Endpoint;
 use super::error::RegistryError;
 use super::reference::Reference;
-use super::transport;
 use super::transport::OpenBlob;
 use super::transport::Payload;
 use super::transport::Request;
@@ -51,7 +48,7 @@ impl Client {
             mount_from: mount_from.filter(|from| *from != to.repository),
             open,
         };
-        self.over_endpoints(&self.to_push(to), |endpoint| {
+        self.over_endpoints(&self.0.places.to_push(to)?, |endpoint| {
             if self.has_blob(endpoint, to, digest)? {
                 return Ok(Pushed::Existed);
             }
@@ -72,8 +69,8 @@ impl Client {
     ) -> Result<OciDigest, RegistryError> {
         let digest = Descriptor::of(media_type, bytes).digest;
         let tail = format!("manifests/{}", to.version());
-        self.over_endpoints(&self.to_push(to), |endpoint| {
-            let request = Request::new(Method::PUT, endpoint.url(&to.repository, &tail))
+        self.over_endpoints(&self.0.places.to_push(to)?, |endpoint| {
+            let request = Request::new(Method::PUT, endpoint.url(&tail))
                 .header(header::CONTENT_TYPE, media_type)
                 .body(Payload::Bytes(bytes));
             let response = self.expect_success(endpoint, to, &scopes(to, None), &request)?;
@@ -95,7 +92,7 @@ impl Client {
         to: &Reference,
         digest: &OciDigest,
     ) -> Result<bool, Failure> {
-        let url = endpoint.url(&to.repository, &format!("blobs/{digest}"));
+        let url = endpoint.url(&format!("blobs/{digest}"));
         let request = Request::new(Method::HEAD, url);
         match self.expect_success(endpoint, to, &scopes(to, None), &request) {
             Ok(_) => Ok(true),
@@ -106,52 +103,19 @@ impl Client {
             Err(failure) => Err(failure),
         }
     }
-
-    /// POST for a place to upload to, PUT of the whole blob there.
-    fn upload(&self, endpoint: &Endpoint, blob: &Blob<'_>) -> Result<Pushed, Failure> {
-        let scopes = scopes(blob.to, blob.mount_from);
-        let mut url = endpoint.url(&blob.to.repository, "blobs/uploads/");
-        if let Some(from) = blob.mount_from {
-            url = format!(
-                "{url}?mount={}&from={}",
-                transport::encode(&blob.digest.to_string()),
-                transport::encode(from)
-            );
-        }
-        let start = Request::new(Method::POST, url);
-        let response = self.expect_success(endpoint, blob.to, &scopes, &start)?;
-        if response.status() == StatusCode::CREATED && blob.mount_from.is_some() {
-            return Ok(Pushed::Mounted);
-        }
-        let place = response
-            .headers()
-            .get(header::LOCATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|location| transport::join(response.get_uri(), location))
-            .ok_or_else(|| self.protocol(endpoint, "it gives no place to upload to".to_owned()))?
-            .to_string();
-        let separator = if place.contains('?') { '&' } else { '?' };
-        let digest = transport::encode(&blob.digest.to_string());
-        let put = Request::new(Method::PUT, format!("{place}{separator}digest={digest}"))
-            .header(header::CONTENT_TYPE, "application/octet-stream")
-            .body(Payload::Reader {
-                open: blob.open,
-                size: blob.size,
-            });
-        self.expect_success(endpoint, blob.to, &scopes, &put)?;
-        Ok(Pushed::Sent)
-    }
 }
 
-struct Blob<'a> {
-    to: &'a Reference,
-    digest: &'a OciDigest,
-    size: u64,
-    mount_from: Option<&'a str>,
-    open: &'a OpenBlob<'a>,
+/// A blob to be pushed.
+pub(super) struct Blob<'a> {
+    pub(super) to: &'a Reference,
+    pub(super) digest: &'a OciDigest,
+    pub(super) size: u64,
+    pub(super) mount_from: Option<&'a str>,
+    pub(super) open: &'a OpenBlob<'a>,
 }
 
-fn scopes(to: &Reference, mount_from: Option<&str>) -> Vec<String> {
+/// What pushing to a repository needs, and mounting from another one.
+pub(super) fn scopes(to: &Reference, mount_from: Option<&str>) -> Vec<String> {
     let mut scopes = vec![format!("repository:{}:pull,push", to.repository)];
     scopes.extend(mount_from.map(|from| format!("repository:{from}:pull")));
     scopes

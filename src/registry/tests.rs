@@ -3,7 +3,11 @@
 mod auth;
 mod distribution;
 mod fixture;
+mod hostile;
 mod http;
 mod layouts;
 mod login;
+mod places;
 mod server;
+mod tls;
+mod uploads;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::io::Read;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -21,8 +20,6 @@ use ureq::http::Response;
 use ureq::http::StatusCode;
 use ureq::http::Uri;
 use ureq::http::header;
-use ureq::tls::Certificate;
-use ureq::tls::PemItem;
 use ureq::tls::RootCerts;
 use ureq::tls::TlsConfig;
 use ureq::unversioned::resolver::DefaultResolver;
@@ -35,22 +32,25 @@ use ureq::unversioned::transport::time::Duration as Limit;
 use super::endpoint::Trust;
 use super::endpoint::is_loopback;
 use super::error::RegistryError;
+use super::tls::Certificates;
 use crate::request::ProxySettings;
 use crate::request::Settings;
 
 /// For a TCP connection and TLS handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
-/// For one read or write. A registry may be silent for long after a big upload, while it hashes.
-const SILENCE_LIMIT: Duration = Duration::from_secs(120);
+/// Who announces a body waits that long for word that it is wanted (`Expect`, RFC 9110, section 10.1.1), then sends it.
+const ANNOUNCE_LIMIT: Duration = Duration::from_secs(1);
+/// Bodies of at least that size are announced: who does not want one says so before it is sent.
+const ANNOUNCED: u64 = 1 << 20;
 /// Redirects in a row.
 const MAX_REDIRECTS: u32 = 10;
 
 /// Connections to any number of hosts. Shared by threads.
 pub(super) struct Transport {
-    ca: Option<PathBuf>,
+    certificates: Certificates,
+    silence: Duration,
     proxies: ProxySettings,
     agents: Mutex<BTreeMap<AgentKey, Agent>>,
-    roots: Mutex<BTreeMap<Vec<PathBuf>, RootCerts>>,
     stopped: Mutex<bool>,
     woken: Condvar,
 }
@@ -123,12 +123,13 @@ impl<'a> Request<'a> {
 }
 
 impl Transport {
-    pub(super) fn new(settings: &Settings) -> Self {
+    /// `silence` is the longest that one read or write may take.
+    pub(super) fn new(settings: &Settings, silence: Duration) -> Self {
         Self {
-            ca: settings.ca.clone(),
+            silence,
+            certificates: Certificates::new(settings.ca.clone()),
             proxies: settings.proxies.clone(),
             agents: Mutex::default(),
-            roots: Mutex::default(),
             stopped: Mutex::new(false),
             woken: Condvar::new(),
         }
@@ -195,7 +196,11 @@ impl Transport {
         trust: &Trust,
         at_home: bool,
     ) -> Result<Response<Body>, SendError> {
-        let agent = self.agent(uri, trust).map_err(SendError::Local)?;
+        let agent = match at_home {
+            true => self.agent(uri, trust),
+            false => self.agent(uri, &trust.anonymous()),
+        };
+        let agent = agent.map_err(SendError::Local)?;
         let mut builder = http::Request::builder()
             .method(request.method.clone())
             .uri(uri.clone());
@@ -217,6 +222,9 @@ impl Transport {
                     inner: open().map_err(SendError::Source)?,
                     failed: None,
                 };
+                if size >= ANNOUNCED {
+                    builder = builder.header(header::EXPECT, "100-continue");
+                }
                 let answer = builder
                     .header(header::CONTENT_LENGTH, HeaderValue::from(size))
                     .body(SendBody::from_reader(&mut source))
@@ -265,7 +273,8 @@ impl Transport {
             TlsConfig::builder().root_certs(RootCerts::new_with_certs(&[]))
         } else {
             TlsConfig::builder()
-                .root_certs(self.roots(&key.trust)?)
+                .root_certs(self.certificates.roots(&key.trust)?)
+                .client_cert(self.certificates.identity(&key.trust)?)
                 .disable_verification(key.trust.insecure)
         };
         let config = Agent::config_builder()
@@ -277,8 +286,9 @@ impl Transport {
             .tls_config(tls.build())
             .max_idle_connections_per_host(8)
             .timeout_connect(Some(CONNECT_LIMIT))
-            .timeout_per_read(Some(SILENCE_LIMIT))
-            .timeout_per_write(Some(SILENCE_LIMIT))
+            .timeout_await_100(Some(ANNOUNCE_LIMIT.min(self.silence)))
+            .timeout_per_read(Some(self.silence))
+            .timeout_per_write(Some(self.silence))
             .build();
         let agent = Agent::with_parts(config, DefaultConnector::default(), OnThisThread::default());
         let mut agents = locked(&self.agents);
@@ -287,30 +297,6 @@ impl Transport {
             return Err(RegistryError::Cancelled);
         }
         Ok(agents.entry(key).or_insert(agent).clone())
-    }
-
-    /// The system's authorities and the listed ones.
-    fn roots(&self, trust: &Trust) -> Result<RootCerts, RegistryError> {
-        if trust.insecure {
-            return Ok(RootCerts::new_with_certs(&[]));
-        }
-        let files: Vec<PathBuf> = self.ca.iter().chain(&trust.ca).cloned().collect();
-        let mut roots = locked(&self.roots);
-        if let Some(found) = roots.get(&files) {
-            return Ok(found.clone());
-        }
-        // What cannot be read among the system's is passed over, as other programs do.
-        let mut list: Vec<Certificate<'static>> = rustls_native_certs::load_native_certs()
-            .certs
-            .iter()
-            .map(|cert| Certificate::from_der(cert).to_owned())
-            .collect();
-        for path in &files {
-            list.extend(read_certificates(path)?);
-        }
-        let made: RootCerts = list.into();
-        roots.insert(files, made.clone());
-        Ok(made)
     }
 
     /// The proxy for a URL. Both kinds of URL go through `CONNECT`; names are looked up by the proxy.
@@ -329,29 +315,6 @@ const NEVER_POISONED: &str = "nothing panics while a transport's lists are locke
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().expect(NEVER_POISONED)
-}
-
-fn read_certificates(path: &PathBuf) -> Result<Vec<Certificate<'static>>, RegistryError> {
-    let bytes = std::fs::read(path).map_err(|source| RegistryError::Ca {
-        path: path.clone(),
-        source: Some(source),
-    })?;
-    let broken = |source| RegistryError::Ca {
-        path: path.clone(),
-        source,
-    };
-    let mut certificates = Vec::new();
-    for item in ureq::tls::parse_pem(&bytes) {
-        match item {
-            Ok(PemItem::Certificate(certificate)) => certificates.push(certificate),
-            Ok(_) => {}
-            Err(error) => return Err(broken(Some(io::Error::other(error)))),
-        }
-    }
-    if certificates.is_empty() {
-        return Err(broken(None));
-    }
-    Ok(certificates)
 }
 
 /// ureq's resolver looks names up on a thread of its own where a time limit applies, and leaves it behind when
@@ -511,7 +474,8 @@ fn is_direct(uri: &Uri, no_proxy: &[String]) -> bool {
     })
 }
 
-fn in_network(ip: IpAddr, network: &str, bits: &str) -> bool {
+/// Whether an address is in the network `network/bits`.
+pub(super) fn in_network(ip: IpAddr, network: &str, bits: &str) -> bool {
     let (Ok(network), Ok(bits)) = (network.parse::<IpAddr>(), bits.parse::<u32>()) else {
         return false;
     };

@@ -26,3 +26,4 @@ pub(crate) use registry::Watched;
 pub(crate) use schema::assert_valid;
 pub(crate) use servers::FileServer;
 pub(crate) use servers::GitServer;
+pub(crate) use servers::Tap;

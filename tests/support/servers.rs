@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::BufRead as _;
 use std::io::BufReader;
+use std::io::Read as _;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::net::TcpStream;
@@ -128,4 +129,75 @@ impl GitServer {
     pub(crate) fn url(&self, path: &str) -> String {
         format!("git://127.0.0.1:{}/{path}", self.port)
     }
+}
+
+/// Stands before a server and passes everything on, noting the requests.
+pub(crate) struct Tap {
+    port: u16,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Tap {
+    /// Before the server at `host:port`.
+    pub(crate) fn start(server: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let lines = Arc::clone(&log);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.unwrap();
+                let server = TcpStream::connect(&server).unwrap();
+                let (mut answers, mut back) =
+                    (server.try_clone().unwrap(), client.try_clone().unwrap());
+                thread::spawn(move || {
+                    drop(std::io::copy(&mut answers, &mut back));
+                    drop(back.shutdown(std::net::Shutdown::Write));
+                });
+                let lines = Arc::clone(&lines);
+                thread::spawn(move || note(&client, &server, &lines));
+            }
+        });
+        Self { port, log }
+    }
+
+    /// `127.0.0.1:PORT`
+    pub(crate) fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What was asked since the last time, sorted: `GET /path`.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        let mut lines = std::mem::take(&mut *self.log.lock().unwrap());
+        lines.sort();
+        lines
+    }
+}
+
+/// Passes on what a client sends. Lines that look like the beginning of a request are noted before they are.
+fn note(mut client: &TcpStream, mut server: &TcpStream, lines: &Mutex<Vec<String>>) {
+    let (mut buffer, mut line) = (vec![0; 64 << 10], Vec::new());
+    while let Ok(n) = client.read(&mut buffer)
+        && n > 0
+    {
+        for part in buffer[..n].split_inclusive(|b| *b == b'\n') {
+            line.extend(part);
+            if !part.ends_with(b"\n") {
+                continue;
+            }
+            // The end of a body may stand before it.
+            let text = String::from_utf8_lossy(&line);
+            if let Some(request) = text.strip_suffix(" HTTP/1.1\r\n") {
+                let methods = ["GET /", "HEAD /", "POST /", "PUT /", "PATCH /"];
+                let begin = methods.iter().filter_map(|it| request.rfind(it)).max();
+                let begin = begin.unwrap_or_default();
+                lines.lock().unwrap().push(request[begin..].to_owned());
+            }
+            line.clear();
+        }
+        if server.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+    }
+    drop(server.shutdown(std::net::Shutdown::Write));
 }

@@ -4,7 +4,6 @@ use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
@@ -20,17 +19,16 @@ use crate::registry::Client;
 use crate::registry::Pushed;
 use crate::registry::Reference;
 use crate::registry::RegistryError;
-use crate::request::RegistrySettings;
 
 /// A registry of its own, gone when dropped.
-struct Registry {
+pub(super) struct Registry {
     process: Child,
-    host: String,
+    pub(super) host: String,
     dir: tempfile::TempDir,
 }
 
 /// Runs a tool of a Debian package and returns its standard output.
-fn run(package: &str, command: &mut Command) -> String {
+pub(super) fn run(package: &str, command: &mut Command) -> String {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command
         .output()
@@ -40,7 +38,7 @@ fn run(package: &str, command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn skopeo(args: &[&str]) -> String {
+pub(super) fn skopeo(args: &[&str]) -> String {
     let mut command = Command::new("skopeo");
     run("skopeo", command.arg("--insecure-policy").args(args))
 }
@@ -51,7 +49,7 @@ fn inspect_raw(reference: &Reference) -> Vec<u8> {
 }
 
 impl Registry {
-    fn start(http_settings: &str) -> Self {
+    pub(super) fn start(http_settings: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config.yml");
         let root = dir.path().join("data");
@@ -95,11 +93,11 @@ impl Registry {
         Self { process, host, dir }
     }
 
-    fn plain() -> Self {
+    pub(super) fn plain() -> Self {
         Self::start("http: {addr: 127.0.0.1:0}\n")
     }
 
-    fn reference(&self, rest: &str) -> Reference {
+    pub(super) fn reference(&self, rest: &str) -> Reference {
         format!("{}/{rest}", self.host).parse().unwrap()
     }
 
@@ -264,105 +262,6 @@ fn large_blobs_pass_both_ways() {
         .unwrap_err();
     assert!(
         matches!(error, RegistryError::Status { status: 400, .. }),
-        "{error}"
-    );
-}
-
-/// Makes a certificate for 127.0.0.1 that is its own authority.
-fn certificate(dir: &Path) -> PathBuf {
-    let path = dir.join("cert.pem");
-    run(
-        "openssl",
-        Command::new("openssl")
-            .args([
-                "req", "-x509", "-nodes", "-newkey", "ec", "-days", "2", "-subj", "/CN=test",
-            ])
-            .args([
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-addext",
-                "subjectAltName=IP:127.0.0.1",
-            ])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-            .arg(dir.join("key.pem"))
-            .arg("-out")
-            .arg(&path),
-    );
-    path
-}
-
-#[test]
-fn private_authorities_and_passwords() {
-    let dir = tempfile::tempdir().unwrap();
-    let ca = certificate(dir.path());
-    // A test vector of crypt_blowfish: the password is `U*U`.
-    let bcrypt = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
-    std::fs::write(dir.path().join("htpasswd"), format!("alice:{bcrypt}\n")).unwrap();
-    let files = dir.path().display();
-    let registry = Registry::start(&format!(
-        "http: {{addr: 127.0.0.1:0, tls: {{certificate: {files}/cert.pem, key: {files}/key.pem}}}}\n\
-         auth: {{htpasswd: {{realm: test, path: {files}/htpasswd}}}}\n"
-    ));
-    let config = dir.path().join("config.json");
-    // From `printf 'alice:U*U' | base64`.
-    let json = r#"{"auths":{"HOST":{"auth":"YWxpY2U6VSpV"}}}"#.replace("HOST", &registry.host);
-    std::fs::write(&config, json).unwrap();
-
-    let to = registry.reference("private/a:1");
-    let mut blobs = Blobs::default();
-    let blob = blobs.add("", b"bytes".to_vec());
-    let push = |registry_settings: &RegistrySettings, password: bool, ca: Option<&PathBuf>| {
-        let mut settings = settings();
-        settings.ca = ca.cloned();
-        settings.docker_config = password.then(|| config.clone());
-        settings
-            .registries
-            .insert(registry.host.clone(), registry_settings.clone());
-        let open = || {
-            let bytes: Box<dyn Read> = Box::new(&b"bytes"[..]);
-            Ok(bytes)
-        };
-        client(&settings).push_blob(&to, &blob.digest, blob.size, None, &open)
-    };
-    let tls = RegistrySettings {
-        http: Some(false),
-        ..RegistrySettings::default()
-    };
-    let error = push(&tls, true, None).unwrap_err();
-    assert!(matches!(error, RegistryError::Tls { .. }), "{error}");
-    assert!(
-        error
-            .hint()
-            .unwrap()
-            .contains("takes `ca = [\"FILE.pem\"]`")
-    );
-
-    let trusting = RegistrySettings {
-        ca: vec![ca.clone()],
-        ..RegistrySettings::default()
-    };
-    let error = push(&trusting, false, None).unwrap_err();
-    assert!(
-        matches!(error, RegistryError::Unauthorized { .. }),
-        "{error}"
-    );
-    assert_eq!(push(&trusting, true, None).unwrap(), Pushed::Sent);
-    assert_eq!(push(&tls, true, Some(&ca)).unwrap(), Pushed::Existed);
-    let insecure = RegistrySettings {
-        insecure: true,
-        ..tls.clone()
-    };
-    assert_eq!(push(&insecure, true, None).unwrap(), Pushed::Existed);
-
-    let missing = dir.path().join("none.pem");
-    let error = push(&tls, true, Some(&missing)).unwrap_err();
-    assert!(
-        matches!(&error, RegistryError::Ca { path, .. } if *path == missing),
-        "{error}"
-    );
-    let error = push(&tls, true, Some(&config)).unwrap_err();
-    assert!(
-        matches!(error, RegistryError::Ca { source: None, .. }),
         "{error}"
     );
 }

@@ -16,14 +16,16 @@ use crate::image::Index;
 use crate::image::Manifest;
 use crate::image::media_type;
 use crate::registry::Client;
+use crate::registry::client::Patience;
 use crate::request::ProxySettings;
+use crate::request::Registries;
 use crate::request::Settings;
 
 pub(super) fn settings() -> Settings {
     Settings {
         root: PathBuf::new(),
         temp_dir: PathBuf::new(),
-        registries: BTreeMap::new(),
+        registries: Registries::default(),
         docker_config: None,
         ca: None,
         tag_max_age: 0,
@@ -33,7 +35,11 @@ pub(super) fn settings() -> Settings {
 
 /// A client that does not wait between tries.
 pub(super) fn client(settings: &Settings) -> Client {
-    Client::with_pause(settings, &CancelToken::new(), Duration::ZERO)
+    let patience = Patience {
+        first_pause: Duration::ZERO,
+        silence: Duration::from_secs(20),
+    };
+    Client::with_patience(settings, &CancelToken::new(), patience)
 }
 
 pub(super) fn platform(text: &str) -> Platform {

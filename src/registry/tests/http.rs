@@ -1,7 +1,6 @@
 //! What the client does with hostile, overloaded and picky servers.
 
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -71,7 +70,7 @@ pub(super) fn resolve(client: &Client, reference: &Reference) -> Result<OciDiges
     Ok(resolved.manifest_digest)
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
@@ -109,15 +108,22 @@ fn passing_troubles_are_waited_out() {
 
 #[test]
 fn lasting_troubles_are_errors() {
-    let cases: [(Reply, usize, &str); 5] = [
+    let cases: [(Reply, usize, &str); 6] = [
         (Reply::new(503), 5, "answered 503 to GET http://HOST/v2/a/b/manifests/1"),
-        (Reply::new(429), 5, "`HOST` answers too many requests for now"),
+        (Reply::new(429), 5, "`HOST` takes no more requests for now"),
         (
             Reply::new(429)
                 .header("Retry-After", "3600")
+                .header("RateLimit-Limit", "100;w=21600")
                 .body(r#"{"errors":[{"code":"TOOMANYREQUESTS","message":"You have reached your limit"}]}"#),
             1,
-            "`HOST` answers too many requests for now: You have reached your limit",
+            "`HOST` takes no more requests for now: You have reached your limit (its limit is 100 in 21600 s, it takes requests \
+             again after 3600 s)",
+        ),
+        (
+            Reply::new(503).header("Retry-After", "Tue, 31 Dec 2999 23:59:59 GMT"),
+            1,
+            "answered 503 to GET",
         ),
         (Reply::new(418), 1, "answered 418 to GET"),
         (Reply::hang_up(), 5, "`HOST` cannot be reached"),
@@ -290,6 +296,51 @@ fn broken_downloads_go_on_where_they_were() {
 }
 
 #[test]
+fn foreign_blobs_come_from_their_urls() {
+    let bytes = blob_bytes();
+    let all = bytes.clone();
+    // Breaks once.
+    let elsewhere = Server::start(move |asked| match range_start(asked) {
+        _ if asked.target == "/none" => Reply::new(404),
+        None => Reply::new(200).body(&all[..1000]).length(all.len() as u64),
+        Some(start) => Reply::new(206)
+            .header("Content-Range", format!("bytes {start}-/{}", all.len()))
+            .body(&all[start..]),
+    });
+    let all = bytes.clone();
+    let registry = Server::start(move |asked| match asked.target.contains("/a/b/") {
+        true => Reply::new(404),
+        false => Reply::new(200).body(all.clone()),
+    });
+    let blob = Descriptor::of("", &bytes);
+    let read = |repository: &str, urls: &[&str]| {
+        let urls: Vec<String> = urls
+            .iter()
+            .map(|url| url.replace("HOST", &elsewhere.host))
+            .collect();
+        let image = reference(&registry.host, repository);
+        let client = client(&settings());
+        let mut reader = client.blob_elsewhere(&image, &urls, &blob.digest, blob.size)?;
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).unwrap();
+        Ok::<_, RegistryError>(read)
+    };
+    let urls = ["file:///etc/passwd", "http://HOST/none", "http://HOST/blob"];
+    assert!(read("a/b", &urls).unwrap() == bytes);
+    assert_eq!(registry.asked().len(), 0);
+    assert_eq!(
+        elsewhere.lines(),
+        ["GET /none", "GET /blob", "GET /none", "GET /blob"]
+    );
+    assert!(read("has/it", &urls[..2]).unwrap() == bytes);
+    let error = read("a/b", &urls[1..2]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("`127.0.0.1` has no `http://{}/none`", elsewhere.host)
+    );
+}
+
+#[test]
 fn wrong_blobs_are_refused_before_their_end() {
     let bytes = blob_bytes();
     let mut wrong = bytes.clone();
@@ -330,7 +381,7 @@ fn mirrors_come_first_and_the_registry_last() {
     let gone = Server::start(|_| Reply::hang_up()).host.clone();
     let with = |mirrors: &[&str]| {
         let mut settings = settings();
-        settings.registries.insert(
+        settings.registries.hosts.insert(
             registry_server.host.clone(),
             RegistrySettings {
                 mirrors: mirrors.iter().map(|m| (*m).to_owned()).collect(),
@@ -366,7 +417,7 @@ fn proxies_tunnel_unless_exempt() {
     });
     let mut settings = settings();
     settings.proxies.http = Some(format!("http://user:pass@{}", proxy.host));
-    settings.registries.insert(
+    settings.registries.hosts.insert(
         "registry.invalid".to_owned(),
         RegistrySettings {
             http: Some(true),
@@ -446,64 +497,4 @@ fn cancelling_ends_what_waits() {
         let error = call.join().unwrap().unwrap_err();
         assert!(matches!(error, RegistryError::Cancelled), "{error}");
     });
-}
-
-#[test]
-fn blobs_that_exist_are_not_sent() {
-    let sent = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&sent);
-    let server = Server::start(move |asked| match asked.method.as_str() {
-        "HEAD" if asked.target.starts_with("/v2/full/") => Reply::new(200),
-        "HEAD" => Reply::new(404),
-        "POST" if asked.target.contains("mount") && asked.target.starts_with("/v2/near/") => {
-            Reply::new(201)
-        }
-        "POST" => Reply::new(202).header("Location", "/upload/1?state=x"),
-        // The first PUT breaks off: the upload begins anew.
-        "PUT" if counted.fetch_add(1, Ordering::SeqCst) == 0 => Reply::hang_up(),
-        _ => Reply::new(201),
-    });
-    let client = client(&settings());
-    let bytes = b"some layer".as_slice();
-    let descriptor = Descriptor::of("", bytes);
-    let push = |repository: &str, mount: Option<&str>| {
-        client
-            .push_blob(
-                &reference(&server.host, repository),
-                &descriptor.digest,
-                descriptor.size,
-                mount,
-                &|| Ok(Box::new(bytes)),
-            )
-            .unwrap()
-    };
-    use crate::registry::Pushed;
-    assert_eq!(push("full/a", None), Pushed::Existed);
-    assert_eq!(push("near/a", Some("full/a")), Pushed::Mounted);
-    assert_eq!(push("far/a", Some("full/a")), Pushed::Sent);
-    assert_eq!(sent.load(Ordering::SeqCst), 2);
-    let asked = server.asked();
-    let put = asked.last().unwrap();
-    assert_eq!(
-        put.target,
-        format!(
-            "/upload/1?state=x&digest={}",
-            descriptor.digest.to_string().replace(':', "%3A")
-        )
-    );
-    assert_eq!(put.body, bytes);
-
-    let error = client
-        .push_blob(
-            &reference(&server.host, "far/b"),
-            &descriptor.digest,
-            descriptor.size,
-            None,
-            &|| Err(std::io::Error::other("disk on fire")),
-        )
-        .unwrap_err();
-    assert_eq!(
-        chain(&error),
-        "a blob to be pushed cannot be read: disk on fire"
-    );
 }

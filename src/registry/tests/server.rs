@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::io::BufReader;
+use std::io::Read;
 use std::io::Write;
 use std::net::TcpListener;
 use std::net::TcpStream;
@@ -28,6 +29,7 @@ pub(super) struct Reply {
     body: Vec<u8>,
     length: Option<u64>,
     chunked: bool,
+    stalled: bool,
 }
 
 pub(super) struct Server {
@@ -81,6 +83,12 @@ impl Reply {
         self
     }
 
+    /// Keeps the connection open after the body, until the client closes it.
+    pub(super) fn stalled(mut self) -> Self {
+        self.stalled = true;
+        self
+    }
+
     /// Closes the connection without an answer.
     pub(super) fn hang_up() -> Self {
         Self::new(0)
@@ -89,6 +97,14 @@ impl Reply {
 
 impl Server {
     pub(super) fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+        Self::limited(u64::MAX, script)
+    }
+
+    /// Refuses larger bodies that are announced, as a proxy may do.
+    pub(super) fn limited(
+        limit: u64,
+        script: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let script: Arc<Script> = Arc::new(script);
@@ -103,7 +119,7 @@ impl Server {
                 let (script, log) = (Arc::clone(&script), Arc::clone(&log));
                 std::thread::spawn(move || {
                     // A client may hang up at any time.
-                    drop(serve(&stream.unwrap(), &*script, &log));
+                    drop(serve(&stream.unwrap(), limit, &*script, &log));
                 });
             }
         });
@@ -134,18 +150,38 @@ impl Drop for Server {
     }
 }
 
-fn serve(stream: &TcpStream, script: &Script, log: &Mutex<Vec<Asked>>) -> std::io::Result<()> {
+fn serve(
+    mut stream: &TcpStream,
+    limit: u64,
+    script: &Script,
+    log: &Mutex<Vec<Asked>>,
+) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
-        let Some(asked) = read_request(&mut reader)? else {
+        let Some(mut asked) = read_head(&mut reader)? else {
             return Ok(());
         };
+        let length = asked.header("content-length");
+        let length = length.map_or(0, |v| v.parse().unwrap());
+        let announced = asked.header("expect").is_some();
+        if announced && length > limit {
+            log.lock().unwrap().push(asked.clone());
+            return write_reply(stream, &asked, &Reply::new(413));
+        }
+        if announced {
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        }
+        asked.body = vec![0; usize::try_from(length).unwrap()];
+        reader.read_exact(&mut asked.body)?;
         log.lock().unwrap().push(asked.clone());
         let reply = script(&asked);
         if reply.status == 0 {
             return Ok(());
         }
         write_reply(stream, &asked, &reply)?;
+        if reply.stalled {
+            std::io::copy(&mut reader, &mut std::io::sink())?;
+        }
         // The tunnel of a proxy: what comes next is for the host asked for, which is us, too.
         if asked.method != "CONNECT" {
             return Ok(());
@@ -153,9 +189,10 @@ fn serve(stream: &TcpStream, script: &Script, log: &Mutex<Vec<Asked>>) -> std::i
     }
 }
 
-fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Asked>> {
+fn read_head(reader: &mut impl BufRead) -> std::io::Result<Option<Asked>> {
     let mut line = String::new();
-    if reader.read_line(&mut line)? == 0 {
+    // What begins like this is a TLS handshake, which we do not speak.
+    if reader.fill_buf()?.first() == Some(&0x16) || reader.read_line(&mut line)? == 0 {
         return Ok(None);
     }
     let mut words = line.split(' ').map(str::to_owned);
@@ -169,16 +206,11 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<Asked>> {
         };
         headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
     }
-    let length = headers
-        .get("content-length")
-        .map_or(0, |v| v.parse().unwrap());
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body)?;
     Ok(Some(Asked {
         method,
         target,
         headers,
-        body,
+        body: Vec::new(),
     }))
 }
 
