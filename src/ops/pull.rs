@@ -294,9 +294,17 @@ impl Engine<'_> {
 
     /// A layer whose tree is not known comes in and is read.
     fn pull(&self, origin: &Origin, forms: Forms, step: &Reporter<'_>) -> Result<Pulled, OpError> {
+        // Of two images with one blob, one may lie about what is in it.
+        let checked = |known: KnownLayer, dir| match known.diff_id == origin.diff_id {
+            true => Ok(Pulled { known, dir }),
+            false => Err(OpError::DiffId {
+                digest: origin.digest,
+                wanted: origin.diff_id,
+            }),
+        };
         let known = |dir| -> Result<Option<Pulled>, OpError> {
             let known = self.store.known_layer(&origin.digest)?;
-            Ok(known.map(|known| Pulled { known, dir }))
+            known.map(|known| checked(known, dir)).transpose()
         };
         if let Some(pulled) = known(None)? {
             return Ok(pulled);
@@ -334,20 +342,15 @@ impl Engine<'_> {
                 rbuild_cache::read_layer(trees, self.store.blobs().open(&origin.digest)?, None)?
             }
         };
-        if read.diff_id != origin.diff_id {
-            return Err(OpError::DiffId {
-                digest: origin.digest,
-                wanted: origin.diff_id,
-            });
-        }
         let known = KnownLayer {
             layer: read.layer,
             diff_id: read.diff_id,
             tar_size: read.tar_size,
         };
-        trees.persist(&known.layer.tree)?;
-        self.store.set_known_layer(&origin.digest, &known)?;
-        Ok(Pulled { known, dir })
+        let pulled = checked(known, dir)?;
+        trees.persist(&pulled.known.layer.tree)?;
+        self.store.set_known_layer(&origin.digest, &pulled.known)?;
+        Ok(pulled)
     }
 
     /// Makes sure that the blob is in the store.

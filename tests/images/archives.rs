@@ -224,7 +224,7 @@ fn bad_archives_change_nothing() {
     let refused = |why: &str| {
         let said = load(&env, "old.tar");
         let code = said.status.code();
-        assert!(matches!(code, Some(2 | 3)), "{said}");
+        assert!(matches!(code, Some(2 | 3)), "{why}: {said}");
         let said = said.says(why).to_string();
         assert_eq!(listed(&env), [""; 0], "{said}");
         let left = fs::read_dir(env.store().join("v1/tmp")).unwrap().count();
