@@ -183,7 +183,11 @@ fn carry_out(
         .count();
     // Files of other owners than the user can be read inside only.
     let works = !looked_up.is_complete() || deliver::writes_files(request, &targets);
-    let reads = works && looked_up.found().any(|found| engine.has_directories(found));
+    let reads = works
+        && (looked_up.found().any(|found| engine.has_directories(found))
+            || engine
+                .bases_have_directories(looked_up.pending())
+                .map_err(failure::op)?);
     let mut remark = None;
     if processes > 0 || reads {
         let fetcher = git::Fetcher {

@@ -225,6 +225,18 @@ fn a_layer_exported_again_is_the_layer_that_is_exported_first() {
     env.write("files/17", "changed\n");
     let again = digest(&[]);
     assert_ne!(again, first);
+    // What was compressed is damaged on the disk since.
+    let shards = fs::read_dir(env.store().join("v1/blobs/sha256")).unwrap();
+    let blobs = shards.flat_map(|shard| fs::read_dir(shard.unwrap().path()).unwrap());
+    for blob in blobs.map(|blob| blob.unwrap().path()) {
+        let mut bytes = fs::read(&blob).unwrap();
+        if let Some(byte) = bytes.get_mut(100_000) {
+            *byte ^= 1;
+            fs::write(blob, bytes).unwrap();
+        }
+    }
+    env.write("files/39", "changed as well\n");
+    let again = digest(&[]);
     let elsewhere = env.outside("elsewhere");
     let root = format!("--root={}", elsewhere.display());
     assert_eq!(digest(&[&root]), again);
@@ -246,4 +258,32 @@ fn a_layer_exported_again_is_the_layer_that_is_exported_first() {
             fs::read(env.path(&path)).unwrap()
         );
     }
+}
+
+/// Files that others than the user own can be read inside of a user namespace only, also those of a base that no record
+/// is of.
+#[test]
+fn a_new_name_for_known_layers_can_be_copied_from() {
+    let env = TestEnv::new()
+        .bases([Base::Busybox])
+        .file("Dockerfile", "FROM busybox\nADD secret.tar /\nRUN true\n")
+        .file("secret", "only for its owner\n");
+    let pack = [
+        "--owner=1000",
+        "--group=1000",
+        "--mode=600",
+        "-cf",
+        "secret.tar",
+        "secret",
+    ];
+    env.tool("tar", pack).success();
+    env.rbuild(["-q", "-t", "base", "."]).success();
+    env.write(
+        "Dockerfile",
+        "FROM scratch\nCOPY --from=base /secret /got\n",
+    );
+    env.rbuild(["-q", "-o", "type=tar,dest=out.tar", "."])
+        .success();
+    let listed = env.tool("tar", ["-xOf", "out.tar", "got"]).success();
+    assert_eq!(listed.stdout, "only for its owner\n");
 }

@@ -143,9 +143,9 @@ pub enum LayerError {
         #[source]
         source: io::Error,
     },
-    /// An earlier blob, whose frames this one has, could not be read.
+    /// An earlier blob, which begins as this one does, cannot be read or is damaged: it is written without it.
     #[error("cannot read an earlier blob of the layer")]
-    ReadBlob {
+    EarlierBlob {
         /// Why.
         #[source]
         source: io::Error,

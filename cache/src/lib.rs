@@ -77,6 +77,7 @@ pub use layer::BLOB_VERSION;
 pub use layer::BlobOptions;
 pub use layer::EarlierFrames;
 pub use layer::FileBytes;
+pub use layer::FindFrames;
 pub use layer::FrameTable;
 pub use layer::LayerBlob;
 pub use layer::LayerError;

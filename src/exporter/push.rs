@@ -126,7 +126,11 @@ fn near(to: &Reference, layer: &Descriptor, from: &LayerRef) -> Option<String> {
 
 impl Exporter for Push {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
-        let stored = self.store.as_ref().map(|store| store.export(export));
+        // An image whose base stayed where it is would be a name for what is not here.
+        let mut layers = export.images.iter().flat_map(|image| &image.layers);
+        let whole = layers.all(|(_, layer)| layer.is_read());
+        let store = self.store.as_ref().filter(|_| whole);
+        let stored = store.map(|store| store.export(export));
         let mut deliveries = stored.transpose()?.unwrap_or_default();
         let registry = self.client(export)?;
         let export = &Export {
@@ -148,7 +152,9 @@ impl Exporter for Push {
 /// Notes in the store by which digest the registry knows the image.
 fn remember(export: &Export<'_>, name: &str, digest: OciDigest) -> Result<(), ExportError> {
     let images = export.store.images();
+    // The name may mean something else by now.
     if let Some(stored) = images.get(name)?
+        && stored.digest == export.top().digest
         && stored.repo_digest != Some(digest)
     {
         let repo_digest = Some(digest);

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::path::PathBuf;
@@ -18,9 +17,11 @@ use std::sync::RwLock;
 use rbuild_cache::BlobOptions;
 use rbuild_cache::Compression;
 use rbuild_cache::ContextFiles;
+use rbuild_cache::EarlierFrames;
 use rbuild_cache::Entry;
 use rbuild_cache::FileBytes;
 use rbuild_cache::FileNode;
+use rbuild_cache::FindFrames;
 use rbuild_cache::Follow;
 use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerError;
@@ -288,8 +289,8 @@ impl Engine<'_> {
         let digest = FileDigest::from_bytes(*blake3::hash(data).as_bytes());
         if self.bytes.at(&digest).is_none() {
             let path = self.spool_path(&digest)?;
-            std::fs::write(&path, data).map_err(|source| OpError::io("write", &path, source))?;
-            self.bytes.place(digest, Location::Spooled(path));
+            self.spool(digest, &path, &mut { data })
+                .map_err(|source| OpError::io("write", &path, source))?;
         }
         Ok(FileNode {
             size: data.len() as u64,
@@ -301,10 +302,16 @@ impl Engine<'_> {
     /// Keeps what a reader gives.
     fn spool_reader(&self, digest: FileDigest, from: &mut dyn io::Read) -> io::Result<()> {
         let path = self.spool_path(&digest).map_err(io::Error::other)?;
-        let mut file = File::create(&path)?;
-        io::copy(from, &mut file)?;
-        file.flush()?;
-        self.bytes.place(digest, Location::Spooled(path));
+        self.spool(digest, &path, from)
+    }
+
+    /// Two layers may have the same file, and be taken out at the same time: what is read is never written to.
+    fn spool(&self, digest: FileDigest, path: &Path, from: &mut dyn io::Read) -> io::Result<()> {
+        let dir = path.parent().unwrap_or(path);
+        let mut aside = tempfile::NamedTempFile::new_in(dir)?;
+        io::copy(from, aside.as_file_mut())?;
+        aside.persist(path)?;
+        self.bytes.place(digest, Location::Spooled(path.to_owned()));
         Ok(())
     }
 
@@ -634,22 +641,30 @@ impl Engine<'_> {
         };
         let trees = self.store.trees();
         let blob = if need_bytes {
-            let mut writer = self.store.blobs().unhashed_writer()?;
-            let mut find = || self.store.earlier_frames();
-            let mut reuse = Reuse::new(&mut find);
-            let blob = rbuild_cache::write_layer_again(
-                trees,
-                &tree,
-                options,
-                &open,
-                &mut writer,
-                cancel,
-                &mut reuse,
-            )
-            .map_err(|error| self.while_reading(&tree, error))?;
+            let write = |find: &mut FindFrames<'_>| {
+                let mut writer = self.store.blobs().unhashed_writer()?;
+                let mut reuse = Reuse::new(find);
+                let written = rbuild_cache::write_layer_again(
+                    trees,
+                    &tree,
+                    options,
+                    &open,
+                    &mut writer,
+                    cancel,
+                    &mut reuse,
+                );
+                Ok::<_, OpError>(written.map(|blob| (blob, writer, reuse.table)))
+            };
+            let written = match write(&mut || self.store.earlier_frames())? {
+                Err(LayerError::EarlierBlob { .. }) => write(&mut EarlierFrames::default)?,
+                written => written,
+            };
+            let (blob, writer, table) =
+                written.map_err(|error| self.while_reading(&tree, error))?;
+            self.lease.protect(LeaseRoot::Blob(blob.digest))?;
             writer.commit_as(&blob.digest, blob.size)?;
-            if !reuse.table.is_empty() {
-                self.store.set_frames(&blob.digest, &reuse.table)?;
+            if !table.is_empty() {
+                self.store.set_frames(&blob.digest, &table)?;
             }
             blob
         } else {

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::thread;
 
 use rbuild_cache::KnownLayer;
@@ -32,6 +34,7 @@ use rbuild_llb::op::SourceOp;
 
 use super::Engine;
 use super::OpError;
+use super::StepResult;
 use super::bytes::DirForm;
 use super::transfer::Reporter;
 use super::transfer::Transfer;
@@ -42,6 +45,10 @@ use crate::registry::Reference;
 
 /// Layers that come in at once, as many as podman has: each has a few megabytes of buffers and four threads.
 const TRANSFERS: usize = 6;
+/// Layers that wait for their turn, or for somebody who reads the same one: each has a thread.
+const WAITING: usize = 16;
+/// More layers than any engine can mount (docker has 127) are no image.
+const MAX_LAYERS: usize = 1000;
 const UNPOISONED: &str = "no thread panics while it holds this lock";
 
 /// What layers are needed as, besides their trees.
@@ -191,6 +198,11 @@ impl Engine<'_> {
                 io::Error::other(error),
             )
         })?;
+        if manifest.layers.len() > MAX_LAYERS {
+            return Err(OpError::Unsupported {
+                what: format!("image {digest}, which has more than {MAX_LAYERS} layers,"),
+            });
+        }
         if config.rootfs.diff_ids.len() < manifest.layers.len() {
             return Err(OpError::Unsupported {
                 what: format!("image {digest}, whose config does not name all of its layers,"),
@@ -227,6 +239,35 @@ impl Engine<'_> {
             }
         }
         Ok(unread)
+    }
+
+    /// Whether bases that are about to be read have directories: their layers may be known from other images.
+    pub fn bases_have_directories<'v>(
+        &self,
+        steps: impl Iterator<Item = (VertexId, &'v Vertex)>,
+    ) -> Result<bool, OpError> {
+        for (_, vertex) in steps {
+            let Op::Source(source) = &vertex.op else {
+                continue;
+            };
+            let mut snapshot = self.empty();
+            for origin in self.base_layers(source)? {
+                let Some(known) = self.store.known_layer(&origin.digest)? else {
+                    break;
+                };
+                let layer = LayerRef {
+                    layer: known.layer,
+                    origin: None,
+                    created: None,
+                };
+                snapshot = self.stack(&snapshot, layer)?;
+            }
+            let outputs = Arc::new(vec![snapshot]);
+            if self.has_directories(&StepResult { outputs }) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The snapshot of an image outside any step. If there are processes to come, they are about to see it.
@@ -442,21 +483,32 @@ impl Engine<'_> {
 
 /// Does the same with each of several things, on threads that are gone afterwards.
 fn side_by_side<T: Sync, R: Send>(things: &[T], deed: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    thread::scope(|scope| {
-        let deed = &deed;
-        let running: Vec<_> = things
-            .iter()
-            .map(|thing| scope.spawn(move || deed(thing)))
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(thing) = things.get(at) else {
+                return done;
+            };
+            done.push((at, deed(thing)));
+        }
+    };
+    let mut done: Vec<(usize, R)> = thread::scope(|scope| {
+        let running: Vec<_> = (0..things.len().min(WAITING))
+            .map(|_| scope.spawn(work))
             .collect();
         running
             .into_iter()
-            .map(|thread| {
+            .flat_map(|thread| {
                 thread
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             })
             .collect()
-    })
+    });
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Passes a blob on while it is kept.
@@ -476,5 +528,24 @@ impl<R: Read, W: Write> Read for Tee<'_, '_, R, W> {
         self.to.write_all(&buffer[..count])?;
         self.progress.add(count as u64);
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn results_are_in_the_order_of_what_they_are_of() {
+        let running = AtomicUsize::new(0);
+        let things: Vec<usize> = (0..500).collect();
+        let done = side_by_side(&things, |thing| {
+            assert!(running.fetch_add(1, Ordering::SeqCst) < WAITING);
+            thread::yield_now();
+            running.fetch_sub(1, Ordering::SeqCst);
+            thing * 2
+        });
+        assert_eq!(done, (0..500).map(|thing| thing * 2).collect::<Vec<_>>());
+        assert_eq!(side_by_side(&[0; 0], |thing| *thing), [0; 0]);
     }
 }

@@ -218,7 +218,7 @@ impl Client {
                 service,
                 scope,
             } => {
-                let at_home = endpoint.scheme == Scheme::Plain || !realm.starts_with("http://");
+                let at_home = endpoint.scheme == Scheme::Plain || transport::is_tls(realm);
                 if !at_home && !matches!(found.credentials, Credentials::Anonymous) {
                     return Err(self.protocol(
                         endpoint,

@@ -14,6 +14,7 @@ use super::client::Client;
 use super::endpoint::Endpoint;
 use super::endpoint::Scheme;
 use super::error::RegistryError;
+use super::transport;
 use super::transport::Request;
 
 /// What a registry said to credentials.
@@ -58,7 +59,7 @@ impl Client {
                 service,
                 scope,
             } => {
-                if endpoint.scheme != Scheme::Plain && realm.starts_with("http://") {
+                if endpoint.scheme != Scheme::Plain && !transport::is_tls(&realm) {
                     let why = format!("it wants credentials sent in the clear to `{realm}`");
                     return Err(self.protocol(endpoint, why));
                 }

@@ -396,6 +396,11 @@ pub(super) fn same_origin(a: &str, b: &str) -> bool {
     }
 }
 
+/// Whether a URL is one that is asked over TLS; what is no URL is not.
+pub(super) fn is_tls(url: &str) -> bool {
+    parse_url(url).is_some_and(|uri| uri.scheme() == Some(&http::uri::Scheme::HTTPS))
+}
+
 pub(super) fn parse_url(url: &str) -> Option<Uri> {
     let uri: Uri = url.parse().ok()?;
     let http = matches!(uri.scheme_str(), Some("http" | "https"));
@@ -496,6 +501,20 @@ pub(super) fn in_network(ip: IpAddr, network: &str, bits: &str) -> bool {
 #[cfg(test)]
 mod t {
     use super::*;
+
+    #[test]
+    fn only_https_is_not_in_the_clear() {
+        for (url, tls) in [
+            ("https://a/t", true),
+            ("HTTPS://a/t", true),
+            ("http://a/t", false),
+            ("HTTP://a/t", false),
+            ("//a/t", false),
+            ("", false),
+        ] {
+            assert_eq!(is_tls(url), tls, "{url}");
+        }
+    }
 
     #[test]
     fn locations() {

@@ -1,6 +1,7 @@
 //! Compressing a layer whose bytes came from elsewhere: unlike one that was made here, it cannot be written anew from its
 //! tree, for its tar must stay what its config says it is.
 
+use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
@@ -9,8 +10,11 @@ use std::io::Write as _;
 use rayon::prelude::*;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
+use sha2::Digest as _;
+use sha2::Sha256;
 
 use super::LayerError;
+use crate::blobs::BlobError;
 use crate::frame::Compression;
 use crate::store::Store;
 
@@ -35,6 +39,7 @@ impl Store {
         let of_store = |error| failed(io::Error::other(error));
         let mut from = self.blobs().open(blob).map_err(of_store)?;
         let mut to = self.blobs().writer().map_err(of_store)?;
+        let mut hash = Sha256::new();
         loop {
             if cancel.is_cancelled() {
                 return Err(LayerError::Cancelled);
@@ -43,6 +48,7 @@ impl Store {
             if raw.is_empty() {
                 break;
             }
+            hash.update(&raw);
             let packed: Vec<_> = raw
                 .par_chunks(FRAME)
                 .map(|frame| compression.frame(frame))
@@ -51,6 +57,13 @@ impl Store {
                 to.write_all(packed.as_deref().unwrap_or(raw))
                     .map_err(failed)?;
             }
+        }
+        let got = OciDigest::from_bytes(hash.finalize().into());
+        if got != *blob {
+            // What is damaged is fetched again when it is gone.
+            drop(fs::remove_file(self.blobs().path(blob)));
+            let wanted = *blob;
+            return Err(of_store(BlobError::Digest { wanted, got }));
         }
         to.commit(None).map_err(of_store)
     }
@@ -88,5 +101,14 @@ mod t {
         assert!(back == raw);
         let zstd = pack(Compression::Zstd { level: 3 });
         assert!(zstd::stream::decode_all(&zstd[..]).unwrap() == raw);
+
+        // What is damaged on the disk becomes no blob that looks right.
+        let mut damaged = raw.clone();
+        damaged[FRAME] ^= 1;
+        fs::write(store.blobs().path(&plain), damaged).unwrap();
+        let cancel = CancelToken::new();
+        let failed = store.compress_blob(&plain, Compression::Gzip { level: 1 }, &cancel);
+        assert!(failed.is_err(), "{failed:?}");
+        assert!(!store.blobs().contains(&plain));
     }
 }

@@ -28,6 +28,9 @@ const AHEAD: usize = 4;
 /// Bytes of a chunk.
 pub(super) const CHUNK: usize = 256 << 10;
 
+/// KiB that xz may take: its highest preset takes 64 MiB.
+const XZ_MEMORY: u32 = 128 << 10;
+
 /// What a layer may cost, whatever its blob says.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -157,7 +160,7 @@ fn decompressed<'r>(limits: &Limits, mut blob: impl Read + 'r) -> Box<dyn Read +
             Ok(decoder) => Box::new(decoder),
             Err(error) => Box::new(Failing(Some(error))),
         },
-        "xz" => Box::new(XzReader::new(buffered(whole), true)),
+        "xz" => Box::new(XzReader::new_mem_limit(buffered(whole), true, XZ_MEMORY)),
         "bzip2" => Box::new(MultiBzDecoder::new(buffered(whole))),
         _ => return Box::new(whole),
     };

@@ -214,8 +214,8 @@ fn frames_of_another_level_or_time_are_others() {
     }
 }
 
-/// A damaged earlier blob damages nothing: its frames are made anew; only those at the beginning are copied unread, and
-/// then the digest is that of the right bytes.
+/// A damaged earlier blob damages nothing: its frames are made anew, or, where they are the beginning, it is said that it
+/// is of no use.
 #[test]
 fn damaged_frames_are_not_taken() {
     let first = compared(&project(), &GZIP, &[]);
@@ -231,6 +231,21 @@ fn damaged_frames_are_not_taken() {
     compared(&files, &GZIP, &[&damaged]);
     damaged.blob.truncate(half);
     compared(&files, &GZIP, &[&damaged]);
+
+    let mut files = project();
+    files.insert("zz".into(), b"last".to_vec());
+    let mut fixture = Fixture::new();
+    let layer = layer(&mut fixture, &files);
+    for damage in [100, damaged.blob.len() - 1] {
+        damaged.blob[damage] ^= 1;
+        let made = make(&fixture, layer, &GZIP, &[&damaged]);
+        let why = made.err();
+        assert!(
+            matches!(why, Some(LayerError::EarlierBlob { .. })),
+            "{why:?}"
+        );
+        damaged.blob[damage] ^= 1;
+    }
 }
 
 #[test]

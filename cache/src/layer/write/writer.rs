@@ -1,5 +1,6 @@
 //! Made frames in their order: the tar's digest on the thread that lays frames out, the blob's and the writing on another.
 
+use std::io;
 use std::io::Write;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
@@ -243,24 +244,21 @@ impl Output<'_> {
             .map_err(|source| LayerError::WriteBlob { source })
     }
 
-    /// Copies what an earlier blob begins with, and goes on with its digest. If its bytes are others by now, so are
-    /// those that the digest is of, and whoever reads the blob will see that.
+    /// Copies what an earlier blob begins with, and goes on with its digest.
     fn copy(&mut self, beginning: &Beginning) -> Result<(), LayerError> {
-        let mut left: u64 = beginning.rows.iter().map(|row| u64::from(row.packed)).sum();
-        let mut buffer = vec![0; COPY];
-        let mut at = 0;
-        while left > 0 {
-            let part = &mut buffer[..left.min(COPY as u64) as usize];
+        let failed = |source| LayerError::EarlierBlob { source };
+        let mut frame = Vec::new();
+        for row in &beginning.rows {
+            frame.resize(row.packed as usize, 0);
             beginning
                 .blob
-                .read_exact_at(part, at)
-                .map_err(|source| LayerError::ReadBlob { source })?;
-            self.size += part.len() as u64;
-            self.out
-                .write_all(part)
-                .map_err(|source| LayerError::WriteBlob { source })?;
-            at += part.len() as u64;
-            left -= part.len() as u64;
+                .read_exact_at(&mut frame, self.size)
+                .map_err(failed)?;
+            // The digest is that of the bytes there were.
+            if *blake3::hash(&frame).as_bytes() != row.hash {
+                return Err(failed(io::ErrorKind::InvalidData.into()));
+            }
+            self.write(&frame)?;
         }
         if let Some(last) = beginning.rows.last() {
             self.blob = frames::resumed(&last.blob);
