@@ -13,7 +13,8 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("outcome", &["image", "request"]),
     ("picture", &[]),
     ("image", &["clock"]),
-    ("registry", &["clock", "image", "request"]),
+    ("links", &[]),
+    ("registry", &["clock", "image", "links", "request"]),
     ("sandbox", &["clock"]),
     ("solver", &["clock"]),
     (
@@ -22,7 +23,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ),
     (
         "exporter",
-        &["clock", "image", "outcome", "registry", "request"],
+        &["clock", "image", "links", "outcome", "registry", "request"],
     ),
     (
         "pipeline",

@@ -16,6 +16,9 @@ use serde_json::Value;
 const SUPPORTED: &str = "`{{.Field.Field}}`, `{{json .}}`, `{{index . \"key\"}}`, `{{join . \",\"}}`, `{{len .}}`, \
      `{{println .}}` and `{{range .}}…{{end}}` are";
 
+/// Ranges that may stand in one another.
+const MAX_DEPTH: usize = 100;
+
 /// A template that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Template(Vec<Piece>);
@@ -62,7 +65,7 @@ impl Template {
     /// In words, if it is malformed or has what is not supported.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut rest = text;
-        let pieces = body(&mut rest, false)?;
+        let pieces = body(&mut rest, 0)?;
         Ok(Self(pieces))
     }
 
@@ -103,8 +106,14 @@ fn head(field: &str) -> String {
     }
 }
 
-/// Reads up to the end, or with `inside` up to `{{end}}`.
-fn body(rest: &mut &str, inside: bool) -> Result<Vec<Piece>, String> {
+/// Reads up to the end, or inside of `depth` ranges up to `{{end}}`.
+fn body(rest: &mut &str, depth: usize) -> Result<Vec<Piece>, String> {
+    if depth > MAX_DEPTH {
+        return Err(format!(
+            "more than {MAX_DEPTH} `{{{{range …}}}}` stand in one another"
+        ));
+    }
+    let inside = depth > 0;
     let mut pieces = Vec::new();
     let mut trim = false;
     loop {
@@ -150,7 +159,7 @@ fn body(rest: &mut &str, inside: bool) -> Result<Vec<Piece>, String> {
                 return Err("an `{{end}}` has no `{{range …}}`".to_owned());
             }
             [Token::Word(range), Token::Field(operand)] if range == "range" => {
-                pieces.push(Piece::Range(operand.clone(), body(rest, true)?));
+                pieces.push(Piece::Range(operand.clone(), body(rest, depth + 1)?));
             }
             tokens => pieces.push(Piece::Print(call(inner, tokens)?)),
         }
@@ -430,6 +439,18 @@ mod t {
         ] {
             let error = done(template).unwrap_err();
             assert!(error.contains(want), "{template}: {error}");
+        }
+    }
+
+    #[test]
+    fn ranges_stand_in_one_another_up_to_a_limit() {
+        let nested = |depth| "{{range .Config.Env}}".repeat(depth) + &"{{end}}".repeat(depth);
+        assert_eq!(done(&nested(100)).as_deref(), Ok(""));
+        for depth in [101, 100_000] {
+            assert_eq!(
+                done(&nested(depth)).unwrap_err(),
+                "more than 100 `{{range …}}` stand in one another"
+            );
         }
     }
 

@@ -26,6 +26,11 @@ use crate::image::Index;
 use crate::outcome::Delivery;
 use crate::request::Destination;
 
+/// The annotation that the specification has for what an image of a layout is found by (annotations.md).
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The one that containerd has for its whole name.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
+
 /// `type=oci`.
 #[derive(Debug)]
 pub struct Oci {
@@ -108,23 +113,28 @@ fn blobs<'a>(export: &'a Export<'_>) -> BTreeMap<String, Piece<'a>> {
     pieces
 }
 
-/// `index.json`: the image once for each of its names, as BuildKit does.
+/// `index.json`: the image once for each of its names, as BuildKit does. Of several images each is found by its whole
+/// name, as in podman's archives: tags would be ambiguous.
 fn index_json(exports: &[Export<'_>]) -> Vec<u8> {
-    let entries = exports.iter().flat_map(entries).collect();
-    Index::new(Format::Oci, entries).to_json()
+    let whole = exports.len() > 1;
+    let entries = exports.iter().flat_map(|export| entries(export, whole));
+    Index::new(Format::Oci, entries.collect()).to_json()
 }
 
-fn entries(export: &Export<'_>) -> Vec<Descriptor> {
+fn entries(export: &Export<'_>, whole: bool) -> Vec<Descriptor> {
     let entry = |name: Option<&String>| {
         let mut entry: Descriptor = export.top().clone();
         if let Some(name) = name {
-            let tag = name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
+            let found_by = match whole {
+                true => name,
+                false => name.rsplit_once(':').map_or("latest", |(_, tag)| tag),
+            };
             entry
                 .annotations
-                .insert("io.containerd.image.name".into(), name.clone());
+                .insert(CONTAINERD_NAME.into(), name.clone());
             entry
                 .annotations
-                .insert("org.opencontainers.image.ref.name".into(), tag.to_owned());
+                .insert(REF_NAME.into(), found_by.to_owned());
         }
         entry
     };

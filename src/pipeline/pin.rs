@@ -245,10 +245,16 @@ impl<'a> Pinner<'a> {
             return Ok(None);
         }
         let own = self.store.images().get(&image.reference);
-        match own.map_err(failure::store)? {
-            Some(own) => self.stored(&own.digest, platform),
-            None => Ok(None),
+        let Some(own) = own.map_err(failure::store)? else {
+            return Ok(None);
+        };
+        // A name is what somebody gave an image. A digest in it is believed only of what has that digest, be it here
+        // or in the registry that this image came from or went to.
+        let wanted = parse(&image.reference)?.digest;
+        if wanted.is_some_and(|wanted| own.digest != wanted && own.repo_digest != Some(wanted)) {
+            return Ok(None);
         }
+        self.stored(&own.digest, platform)
     }
 
     fn is_own(&self, request: &SourceRequest) -> Result<bool, BuildError> {

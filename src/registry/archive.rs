@@ -36,7 +36,7 @@ const MAX_IMAGES: usize = 1000;
 /// One image of an archive, or several for different platforms under one name.
 #[derive(Debug)]
 pub struct Archived {
-    /// Its names, normalised; those that are only tags are left out.
+    /// Its names, normalised; those that are only tags, or that have a digest, are left out.
     pub names: Vec<String>,
     /// One a platform.
     pub images: Vec<ArchivedImage>,
@@ -304,6 +304,9 @@ impl<'a> Archive<'a> {
             let name: Reference = name
                 .parse()
                 .map_err(|_| self.not("its `manifest.json` has a name that no image can have"))?;
+            if name.digest.is_some() {
+                return Err(self.not("its `manifest.json` has a name with a digest, not a tag"));
+            }
             Ok(name.to_string())
         });
         Ok(Archived {
@@ -409,12 +412,13 @@ fn blob_name(digest: &OciDigest) -> String {
 }
 
 /// The name that an entry of `index.json` gives its image: containerd's whole one, or else the specified one, unless that
-/// is only a tag, which says nothing where there is no repository.
+/// is only a tag, which says nothing where there is no repository. One with a digest is none that an archive could give:
+/// it would stand for whatever the archive has.
 fn name_of(entry: &Descriptor) -> Option<String> {
     let whole = NAMES.iter().rev().find_map(|key| {
         let name = entry.annotations.get(*key)?;
         name.contains(['/', ':']).then_some(name)
     })?;
     let name: Reference = whole.parse().ok()?;
-    Some(name.to_string())
+    name.digest.is_none().then(|| name.to_string())
 }

@@ -77,6 +77,20 @@ pub(crate) fn printable(line: &str) -> String {
     text
 }
 
+/// Text of which parts may be a stranger's, such as a name from an archive or a registry's words, made harmless for a
+/// terminal: control characters but line ends and tabs are shown as escapes.
+pub(crate) fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => shown.push(c),
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
 #[cfg(test)]
 mod t {
     use super::*;

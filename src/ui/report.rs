@@ -170,7 +170,7 @@ pub(crate) fn headed(heading: Heading, text: &str, color: bool) -> String {
         Heading::Hint => ("hint", DEFAULT_HELP_STYLE),
     };
     let style = if color { style } else { Style::new() };
-    format!("{style}{word}{style:#}: {text}")
+    format!("{style}{word}{style:#}: {}", human::harmless(text))
 }
 
 fn renderer(color: bool) -> Renderer {
@@ -207,7 +207,8 @@ fn excerpt(level: Level<'static>, diagnostic: &Diagnostic, color: bool) -> Strin
             .path(file.name.as_str())
             .annotations(annotations)
     });
-    let title = level.primary_title(diagnostic.message.as_str());
+    let message = human::harmless(&diagnostic.message);
+    let title = level.primary_title(message.as_str());
     let mut groups = vec![Group::with_title(title).elements(snippets)];
     let has_hints = !diagnostic.hints.is_empty();
     if has_hints {
@@ -504,6 +505,21 @@ hint: run `rbuild doctor`
             assert_eq!(hints.len(), usize::from(want.is_some()), "{log}: {hints:?}");
             assert!(want.is_none_or(|want| hints[0].contains(want)), "{hints:?}");
         }
+    }
+
+    #[test]
+    fn strangers_words_cannot_steer_the_terminal() {
+        let hostile = "\x1b]0;title\x07 \u{9b}2J\r\u{7f}\u{e9}";
+        let source = anyhow::Error::new(std::io::Error::other(hostile)).context(hostile);
+        let mut error = BuildError::new(ErrorKind::Environment, source).hint(hostile);
+        let dockerfile = file("Dockerfile", "FORM a\n");
+        error.diagnostics =
+            vec![Diagnostic::error(hostile, span(&dockerfile, "FORM"), "").hint(hostile)];
+        let text = failure(&error, &[], false);
+        let controls = text.chars().filter(|c| c.is_control() && *c != '\n');
+        assert_eq!(controls.count(), 0, "{text:?}");
+        let shown = "\\u{1b}]0;title\\u{7} \\u{9b}2J\\r\\u{7f}\u{e9}";
+        assert_eq!(text.matches(shown).count(), 5, "{text}");
     }
 
     #[test]

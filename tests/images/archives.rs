@@ -46,7 +46,8 @@ fn what_is_saved_is_read_by_others_and_comes_back() {
         for name in ["app:1", "small:latest"] {
             let place = match format {
                 "docker" => format!("{transport}:{file}:{name}"),
-                _ => continue,
+                // As podman's archives have it, so that tags are not ambiguous.
+                _ => format!("{transport}:{file}:docker.io/library/{name}"),
             };
             assert_eq!(id_by_skopeo(&env, &place), inspect(&env, name)["Id"]);
         }
@@ -262,6 +263,11 @@ fn bad_archives_change_nothing() {
             json!("A B"),
             "has a name that no image can have",
         ),
+        (
+            "manifest:/0/RepoTags/0",
+            json!(format!("old/app@{other}")),
+            "has a name with a digest",
+        ),
         ("manifest:", json!([]), "names no image"),
         ("manifest:", json!({"a": 1}), "is not as docker writes it"),
         (
@@ -377,4 +383,51 @@ fn several_platforms_stay_together() {
     assert_eq!(image["Id"], arm64.trim());
     // No registry is known to have it.
     assert_eq!(image["RepoDigests"], json!([]));
+}
+
+/// A digest in a name says what the image is, so nothing but that image can have it.
+#[test]
+fn a_name_with_a_digest_is_given_to_nothing_else() {
+    let env = TestEnv::new();
+    let layout = env.outside("layout");
+    let place = format!("oci:{}:latest", layout.display());
+    Base::Busybox.copy_to(&place);
+    let claimed = format!("example.org/box@sha256:{}", "ab".repeat(32));
+    let index_path = layout.join("index.json");
+    let index = parsed(&fs::read_to_string(&index_path).unwrap());
+    let id = id_by_skopeo(&env, &place);
+    for key in [
+        "org.opencontainers.image.ref.name",
+        "io.containerd.image.name",
+    ] {
+        let mut index = index.clone();
+        index["manifests"][0]["annotations"] = json!({ key: claimed });
+        fs::write(&index_path, index.to_string()).unwrap();
+        let packed = ["-C", layout.to_str().unwrap(), "-cf", "in.tar", "."];
+        env.tool("tar", packed).success();
+        let loaded = load(&env, "in.tar").success();
+        assert_eq!(loaded.stdout, format!("Loaded image ID: {id}\n"));
+        assert_eq!(listed(&env), [id.clone()]);
+    }
+    env.rbuild(["tag", &id, &claimed])
+        .code(2)
+        .says("has a digest, which no tag can give");
+
+    // A store in which something else has the name nevertheless.
+    let images = env.store().join("v1/images");
+    let own = fs::read_dir(&images).unwrap().next().unwrap().unwrap();
+    let file = |name: &str| {
+        let name = name.replace('/', "%2F").replace('@', "%40");
+        images.join(name.replace(':', "%3A"))
+    };
+    let digest = index["manifests"][0]["digest"].as_str().unwrap();
+    let honest = format!("example.org/box@{digest}");
+    for name in [&claimed, &honest] {
+        fs::copy(own.path(), file(name)).unwrap();
+    }
+    assert_eq!(listed(&env).len(), 3);
+    for (name, code) in [(&honest, 0), (&claimed, 3)] {
+        env.write("Dockerfile", format!("FROM {name}\nCOPY Dockerfile /\n"));
+        env.rbuild(["--offline", "."]).code(code);
+    }
 }

@@ -66,6 +66,14 @@ pub(crate) struct RemoveFlags {
 
 pub(crate) fn tag(flags: &TagFlags, session: &Session) -> Result<(), BuildError> {
     let name = image_name("name", &flags.name).map_err(|p| BuildError::request(vec![p]))?;
+    if name.contains('@') {
+        let refused = problem(format!(
+            "`{}` has a digest, which no tag can give",
+            flags.name
+        ))
+        .hint("name it by a tag: `name:tag`");
+        return Err(BuildError::request(vec![refused]));
+    }
     let store = pipeline::open_store(&session.settings)?;
     let images = named(&store)?;
     let (_, image) = wanted(&images, &flags.source)?;

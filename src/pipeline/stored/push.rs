@@ -1,6 +1,8 @@
 //! `rbuild push`: images of the store to registries. Layers that are plain tars, as the store keeps those built here,
 //! are compressed, as `rbuild build --push` does it; all else goes as it is.
 
+use rbuild_cache::Store;
+use rbuild_cache::StoreError;
 use rbuild_cache::StoredImage;
 use rbuild_llb::OciDigest;
 
@@ -63,11 +65,7 @@ pub fn push(
                 push::send(&dispatch.export(&ready, names), name).map_err(failure::export)
             })?;
             if chosen.name.as_ref() == Some(name) {
-                let stored = StoredImage {
-                    repo_digest: Some(done.digest),
-                    ..chosen.image.clone()
-                };
-                store.images().set(name, &stored).map_err(failure::store)?;
+                note(&store, name, &chosen.image, done.digest).map_err(failure::store)?;
             }
             pushed.push(Pushed {
                 name: name.clone(),
@@ -80,4 +78,64 @@ pub fn push(
     })?;
     durability::sync_later(&store, &settings.root);
     Ok(pushed)
+}
+
+/// Notes the digest that a registry knows an image by. A push takes its time: what is called `name` by now may be another
+/// image, or nothing.
+fn note(
+    store: &Store,
+    name: &str,
+    pushed: &StoredImage,
+    digest: OciDigest,
+) -> Result<(), StoreError> {
+    match store.images().get(name)? {
+        Some(image) if image.digest == pushed.digest => {
+            let noted = StoredImage {
+                repo_digest: Some(digest),
+                ..image
+            };
+            store.images().set(name, &noted)
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn a_name_that_changed_meanwhile_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let image = |byte: u8| StoredImage {
+            digest: OciDigest::from_bytes([byte; 32]),
+            media_type: "application/vnd.oci.image.manifest.v1+json".into(),
+            id: OciDigest::from_bytes([byte; 32]),
+            repo_digest: None,
+            created: u128::from(byte),
+            size: 0,
+        };
+        let (pushed, in_registry) = (image(1), OciDigest::from_bytes([9; 32]));
+        let rebuilt_alike = StoredImage {
+            created: 7,
+            ..image(1)
+        };
+        let noted = StoredImage {
+            repo_digest: Some(in_registry),
+            ..rebuilt_alike.clone()
+        };
+        for (now, want) in [
+            (Some(rebuilt_alike), Some(noted)),
+            (Some(image(2)), Some(image(2))),
+            (None, None),
+        ] {
+            store.images().remove("app").unwrap();
+            if let Some(now) = now {
+                store.images().set("app", &now).unwrap();
+            }
+            note(&store, "app", &pushed, in_registry).unwrap();
+            assert_eq!(store.images().get("app").unwrap(), want);
+        }
+    }
 }
