@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use regex::Regex;
 
 /// The modules of `src/`, each with those it may use besides itself. `main` and `lib` only name the others.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("clock", &[]),
     ("request", &[]),
     ("outcome", &["image", "request"]),

@@ -407,7 +407,7 @@ fn a_name_with_a_digest_is_given_to_nothing_else() {
         env.tool("tar", packed).success();
         let loaded = load(&env, "in.tar").success();
         assert_eq!(loaded.stdout, format!("Loaded image ID: {id}\n"));
-        assert_eq!(listed(&env), [id.clone()]);
+        assert_eq!(listed(&env), std::slice::from_ref(&id));
     }
     env.rbuild(["tag", &id, &claimed])
         .code(2)
