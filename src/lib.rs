@@ -14,6 +14,7 @@ pub mod cli;
 pub mod clock;
 pub mod exporter;
 pub mod image;
+pub mod links;
 pub mod ops;
 pub mod outcome;
 pub mod picture;

@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use regex::Regex;
 
 /// The modules of `src/`, each with those it may use besides itself. `main` and `lib` only name the others.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("clock", &[]),
     ("request", &[]),
     ("outcome", &["image", "request"]),
     ("picture", &[]),
     ("image", &["clock"]),
-    ("registry", &["clock", "image", "request"]),
+    ("links", &[]),
+    ("registry", &["clock", "image", "links", "request"]),
     ("sandbox", &["clock"]),
     ("solver", &["clock"]),
     (
@@ -22,7 +23,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ),
     (
         "exporter",
-        &["clock", "image", "outcome", "registry", "request"],
+        &["clock", "image", "links", "outcome", "registry", "request"],
     ),
     (
         "pipeline",

@@ -22,6 +22,8 @@ use serde_json::json;
 use super::auth::NOT_IN_KEYCHAIN;
 use super::auth::base64;
 use super::endpoint::credentials_key;
+use super::reference::DOCKER_HUB;
+use crate::links;
 
 /// Larger files are no configs.
 const MAX_CONFIG: u64 = 16 << 20;
@@ -101,31 +103,45 @@ pub fn store(
 /// Forgets the credentials for a registry; nothing if there were none.
 ///
 /// # Errors
-/// If the file cannot be changed, or the helper it names fails.
+/// If the file cannot be changed, or the helper it names fails, which comes last: what the file had is gone then.
 pub fn erase(path: &Path, registry: &str) -> Result<Option<Keeper>, DockerConfigError> {
     let mut config = read(path)?;
     let key = credentials_key(registry);
+    let auths = auths(path, &mut config)?;
+    let before = auths.len();
+    auths.retain(|filed, _| host(filed) != host(key));
     let mut found = None;
+    if auths.len() < before {
+        found = Some(Keeper::File);
+        write(path, &config)?;
+    }
     if let Some(helper) = helper(path, &config, key)?
         && ask(path, &helper, "erase", key.as_bytes())?
     {
         found = Some(Keeper::Helper(helper));
     }
-    // Docker looks under all of these.
-    let spellings = [
-        key.to_owned(),
-        registry.to_owned(),
-        format!("https://{registry}"),
-        format!("http://{registry}"),
-    ];
-    let auths = auths(path, &mut config)?;
-    let before = auths.len();
-    auths.retain(|key, _| !spellings.contains(key));
-    if auths.len() < before {
-        found = found.or(Some(Keeper::File));
-        write(path, &config)?;
-    }
     Ok(found)
+}
+
+/// The host that a key of `auths` is for, under whose spellings docker looks for credentials: with a scheme, with `/v1/`
+/// or `/v2/`. Podman's keys for a part of a registry, `host/repository`, are for nothing but that.
+fn host(key: &str) -> String {
+    let key = key.to_ascii_lowercase();
+    let bare = key
+        .strip_prefix("https://")
+        .or_else(|| key.strip_prefix("http://"));
+    let host = match bare.unwrap_or(&key).split_once('/') {
+        Some((host, path))
+            if bare.is_some() || matches!(path.trim_matches('/'), "" | "v1" | "v2") =>
+        {
+            host
+        }
+        _ => bare.unwrap_or(&key),
+    };
+    match host {
+        "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB.to_owned(),
+        host => host.to_owned(),
+    }
 }
 
 fn malformed(path: &Path, why: impl Into<String>) -> DockerConfigError {
@@ -239,11 +255,7 @@ fn ask(path: &Path, helper: &str, what: &str, input: &[u8]) -> Result<bool, Dock
 }
 
 fn write(path: &Path, config: &Map<String, Value>) -> Result<(), DockerConfigError> {
-    let path = &match fs::canonicalize(path) {
-        Ok(real) => real,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
-        Err(error) => return Err(failed("write", path)(error)),
-    };
+    let path = &links::behind(path).map_err(failed("write", path))?;
     let failed = failed("write", path);
     let dir = path.parent().unwrap_or(Path::new("/"));
     let mut make = fs::DirBuilder::new();
@@ -319,6 +331,58 @@ mod t {
         store(&link, "r", "u", "p").unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(value(&path), value(&missing));
+    }
+
+    #[test]
+    fn all_spellings_of_a_registry_are_forgotten() {
+        for (registry, keys) in [
+            (
+                "r.example:5000",
+                &[
+                    "r.example:5000",
+                    "https://r.example:5000",
+                    "https://r.example:5000/v2/",
+                    "http://R.example:5000/v1",
+                    "r.example:5000/v2/",
+                ][..],
+            ),
+            (
+                "docker.io",
+                &[
+                    "https://index.docker.io/v1/",
+                    "docker.io",
+                    "index.docker.io",
+                ],
+            ),
+        ] {
+            for key in keys {
+                let others = json!({"r.example": {}, "r.example:5000/me": {}, "ghcr.io": {}});
+                let mut auths = others.clone();
+                auths[*key] = json!({"auth": "x"});
+                let (_dir, path) = config(&json!({ "auths": auths }).to_string());
+                assert_eq!(erase(&path, registry).unwrap(), Some(Keeper::File), "{key}");
+                assert_eq!(value(&path), json!({ "auths": others }), "{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_helper_that_fails_keeps_nothing_in_the_file() {
+        let text = json!({"credsStore": "rbuild-has-none", "auths": {"r": {"auth": "x"}}});
+        let (_dir, path) = config(&text.to_string());
+        let error = erase(&path, "r").unwrap_err().to_string();
+        assert!(error.contains("rbuild-has-none"), "{error}");
+        assert_eq!(value(&path)["auths"], json!({}));
+    }
+
+    #[test]
+    fn a_link_to_a_file_that_is_not_there_stays_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("config.json");
+        std::os::unix::fs::symlink("elsewhere/config.json", &link).unwrap();
+        store(&link, "r", "u", "p").unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert!(value(&dir.path().join("elsewhere/config.json"))["auths"]["r"].is_object());
     }
 
     #[test]
