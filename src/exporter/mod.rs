@@ -145,6 +145,15 @@ pub enum ExportError {
         #[source]
         source: io::Error,
     },
+    /// The images that a layout has already.
+    #[error("cannot add an image to those of `{}`", path.display())]
+    Earlier {
+        /// Its `index.json`.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
     /// Standard output.
     #[error("cannot write to standard output")]
     Stdout(#[source] io::Error),
