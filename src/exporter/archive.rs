@@ -10,6 +10,8 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::slice;
 
+use serde_json::Map;
+use serde_json::Value;
 use serde_json::json;
 
 use rbuild_llb::OciDigest;
@@ -297,25 +299,44 @@ fn write_directory(export: &Export<'_>, path: &Path) -> Result<Vec<Delivery>, Ex
 /// The new `index.json`, with the entries of an earlier one that have other names.
 fn merged_index(export: &Export<'_>, path: &Path) -> Result<Vec<u8>, ExportError> {
     let ours = index_json(slice::from_ref(export));
-    let Ok(earlier) = fs::read(path.join("index.json")) else {
-        return Ok(ours);
+    let path = path.join("index.json");
+    match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(ours),
+        read => read
+            .and_then(|earlier| merged(&ours, &earlier))
+            .map_err(|source| ExportError::Earlier { path, source }),
+    }
+}
+
+/// Adds entries to those of `earlier`, which stay as they are whatever is in them, unless `ours` take their names.
+fn merged(ours: &[u8], earlier: &[u8]) -> io::Result<Vec<u8>> {
+    let mut ours: Value = serde_json::from_slice(ours)?;
+    let mut index: Map<String, Value> = serde_json::from_slice(earlier)?;
+    let earlier = match index.remove("manifests") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(entries)) => entries,
+        Some(_) => return Err(io::Error::other("its `manifests` is not a list")),
     };
-    let (Ok(mut ours), Ok(earlier)) = (
-        serde_json::from_slice::<Index>(&ours),
-        serde_json::from_slice::<Index>(&earlier),
-    ) else {
-        return Ok(ours);
+    let Some(Value::Array(mut entries)) = ours.get_mut("manifests").map(Value::take) else {
+        unreachable!("an index that was made here has entries");
     };
-    let name = |entry: &Descriptor| entry.annotations.get("io.containerd.image.name").cloned();
-    let names: BTreeSet<_> = ours.manifests.iter().filter_map(name).collect();
-    let digests: BTreeSet<_> = ours.manifests.iter().map(|entry| entry.digest).collect();
-    let kept = earlier
-        .manifests
+    let is_replaced = |entry: &Value| {
+        let by = [CONTAINERD_NAME, REF_NAME]
+            .into_iter()
+            .find(|key| entry["annotations"][*key].is_string());
+        entries.iter().any(|new| match by {
+            Some(key) => new["annotations"][key] == entry["annotations"][key],
+            None => new["digest"] == entry["digest"],
+        })
+    };
+    let kept: Vec<Value> = earlier
         .into_iter()
-        .filter(|entry| match name(entry) {
-            Some(name) => !names.contains(&name),
-            None => !digests.contains(&entry.digest),
-        });
-    ours.manifests.extend(kept);
-    Ok(ours.to_json())
+        .filter(|entry| !is_replaced(entry))
+        .collect();
+    entries.extend(kept);
+    for key in ["schemaVersion", "mediaType"] {
+        index.insert(key.to_owned(), ours[key].take());
+    }
+    index.insert("manifests".to_owned(), Value::Array(entries));
+    Ok(serde_json::to_vec(&index)?)
 }

@@ -11,6 +11,7 @@ pub mod push;
 pub mod store;
 pub mod tar;
 
+use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
@@ -28,6 +29,7 @@ use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 
 use crate::image::Descriptor;
+use crate::links;
 use crate::outcome::Delivery;
 use crate::registry;
 use crate::request::Destination;
@@ -145,6 +147,15 @@ pub enum ExportError {
         #[source]
         source: io::Error,
     },
+    /// The images that a layout has already.
+    #[error("cannot add an image to those of `{}`", path.display())]
+    Earlier {
+        /// Its `index.json`.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
     /// Standard output.
     #[error("cannot write to standard output")]
     Stdout(#[source] io::Error),
@@ -242,25 +253,58 @@ impl<W: Write + Send> Out for W {
     }
 }
 
+/// Counts what goes through.
+struct Counted<W> {
+    to: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}
+
 /// Writes to a destination through `write`: a file is written aside and renamed, so that a failed or interrupted
-/// export leaves what was there before.
+/// export leaves what was there before. What is there and is no regular file, such as a pipe, is written to as it is.
 fn deliver(
     dest: &Destination,
     write: &mut dyn FnMut(&mut dyn Out) -> Result<(), ExportError>,
 ) -> Result<Vec<Delivery>, ExportError> {
-    match dest {
+    let path = match dest {
         Destination::Stdout => {
             let mut out = io::BufWriter::with_capacity(1 << 18, io::stdout());
             write(&mut out)?;
             out.flush().map_err(ExportError::Stdout)?;
-            Ok(vec![Delivery::Stdout])
+            return Ok(vec![Delivery::Stdout]);
         }
-        Destination::File(path) => {
-            let fail = |source| ExportError::Write {
-                path: path.clone(),
-                source,
+        Destination::File(path) => path,
+    };
+    let fail = |source| ExportError::Write {
+        path: path.clone(),
+        source,
+    };
+    let is_special = fs::metadata(path).is_ok_and(|there| !there.is_file());
+    let size = match is_special {
+        true => {
+            let to = fs::OpenOptions::new().write(true).open(path);
+            let mut out = Counted {
+                to: io::BufWriter::with_capacity(1 << 18, to.map_err(fail)?),
+                bytes: 0,
             };
-            let parent = path
+            write(&mut out)?;
+            out.flush().map_err(fail)?;
+            out.bytes
+        }
+        false => {
+            let target = links::behind(path).map_err(fail)?;
+            let parent = target
                 .parent()
                 .filter(|parent| !parent.as_os_str().is_empty())
                 .unwrap_or(Path::new("."));
@@ -274,11 +318,61 @@ fn deliver(
             out.flush().map_err(fail)?;
             drop(out);
             let size = aside.as_file().metadata().map_err(fail)?.len();
-            aside.persist(path).map_err(|error| fail(error.error))?;
-            Ok(vec![Delivery::File {
-                path: path.clone(),
-                size,
-            }])
+            aside.persist(&target).map_err(|error| fail(error.error))?;
+            size
+        }
+    };
+    Ok(vec![Delivery::File {
+        path: path.clone(),
+        size,
+    }])
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+    use std::os::unix::fs::FileTypeExt as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    fn delivered(path: &Path) -> u64 {
+        let dest = Destination::File(path.to_owned());
+        let done = deliver(&dest, &mut |out| {
+            out.write_all(b"archive").map_err(ExportError::Stdout)
+        });
+        match done.unwrap().as_slice() {
+            [Delivery::File { size, .. }] => *size,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_written_to_and_a_link_stays_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        // A reader that waits for no writer.
+        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let mut reader = fs::OpenOptions::new()
+            .read(true)
+            .custom_flags(nonblocking)
+            .open(&pipe)
+            .unwrap();
+        assert_eq!(delivered(&pipe), 7);
+        let mut got = String::new();
+        reader.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "archive");
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+
+        let (link, file) = (dir.path().join("link"), dir.path().join("file"));
+        std::os::unix::fs::symlink("file", &link).unwrap();
+        for before in [None, Some("old")] {
+            if let Some(before) = before {
+                fs::write(&file, before).unwrap();
+            }
+            assert_eq!(delivered(&link), 7);
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+            assert_eq!(fs::read_to_string(&file).unwrap(), "archive");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Docker writes both into one archive nowadays; then it is read as a layout, which has the digests. What the archive
 //! says is compared with what its bytes are; diff ids are compared by who reads the layers.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -32,6 +33,9 @@ use crate::image::media_type;
 
 /// Images that one archive may have.
 const MAX_IMAGES: usize = 1000;
+
+/// Bytes of all the documents that are read of one archive, each as often as it is named: all are in memory at once.
+const MAX_DOCUMENTS: u64 = 64 << 20;
 
 /// One image of an archive, or several for different platforms under one name.
 #[derive(Debug)]
@@ -70,6 +74,8 @@ pub struct Archive<'a> {
     files: &'a Unpacked,
     /// As the user knows it.
     shown: PathBuf,
+    /// Bytes of the documents read so far.
+    documents: Cell<u64>,
 }
 
 impl<'a> Archive<'a> {
@@ -78,6 +84,7 @@ impl<'a> Archive<'a> {
         Self {
             files,
             shown: shown.into(),
+            documents: Cell::new(0),
         }
     }
 
@@ -360,6 +367,10 @@ impl<'a> Archive<'a> {
                 what: name.to_owned(),
                 limit: MAX_DOCUMENT,
             });
+        }
+        self.documents.set(self.documents.get() + file.size);
+        if self.documents.get() > MAX_DOCUMENTS {
+            return Err(self.not("the manifests and configs of its images have more than 64 MiB"));
         }
         let mut bytes = Vec::new();
         self.files

@@ -261,6 +261,54 @@ fn skopeo_and_umoci_read_an_oci_archive() {
 }
 
 #[test]
+fn a_layout_directory_keeps_what_others_put_there() {
+    let env = files_only();
+    let theirs = format!("oci:{}", env.path("out").display());
+    Base::Busybox.copy_to(&format!("{theirs}:1"));
+    Base::Busybox.copy_to(&format!("{theirs}:2"));
+    let path = env.path("out/index.json");
+    let read = || -> Value { serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap() };
+    let mut index = read();
+    // The specification has other algorithms, and tells readers to pass over what they do not know.
+    let unknown = json!({
+        "mediaType": "application/vnd.example+json",
+        "digest": format!("sha512:{}", "ab".repeat(64)),
+        "size": 2,
+        "x": {"y": 1},
+    });
+    let kept = index["manifests"][1].clone();
+    index["manifests"]
+        .as_array_mut()
+        .unwrap()
+        .push(unknown.clone());
+    index["annotations"] = json!({"a": "b"});
+    fs::write(&path, index.to_string()).unwrap();
+    let output = "type=oci,tar=false,dest=out";
+    let build = ["-t", "example.org/app:1", "-o", output, "."];
+    env.rbuild(build).success();
+    let index = read();
+    let entries = index["manifests"].as_array().unwrap();
+    assert_eq!(entries.len(), 3, "{index}");
+    assert!(entries.contains(&unknown) && entries.contains(&kept));
+    assert_eq!(index["annotations"], json!({"a": "b"}));
+    let seen = env.tool("skopeo", ["inspect", &format!("{theirs}:1")]);
+    let seen: Value = serde_json::from_str(&seen.success().stdout).unwrap();
+    assert_eq!(seen["Digest"], entries[0]["digest"]);
+
+    for (broken, why) in [
+        ("{\"manifests\":[", "EOF while parsing"),
+        ("{\"manifests\":{}}", "its `manifests` is not a list"),
+        ("[]", "expected a map"),
+    ] {
+        fs::write(&path, broken).unwrap();
+        let said = env.rbuild(build).code(3);
+        said.says("cannot add an image to those of `out/index.json`")
+            .says(why);
+        assert_eq!(fs::read_to_string(&path).unwrap(), broken);
+    }
+}
+
+#[test]
 fn a_layout_directory_has_the_same_image_as_its_archive() {
     let env = files_only();
     env.rbuild([

@@ -283,6 +283,13 @@ fn bad_archives_change_nothing() {
         });
         refused(why);
     }
+    // One large config, named again and again.
+    old_archive(&env, |config, manifest| {
+        config["comment"] = json!("x".repeat(4_000_000));
+        let image = manifest[0].clone();
+        *manifest = Value::Array(vec![image; 20]);
+    });
+    refused("the manifests and configs of its images have more than 64 MiB");
     old_archive(&env, |_, _| {});
     let whole = fs::read(env.path("old.tar")).unwrap();
     let name = inspect_name(&env.outside("old"));
