@@ -252,7 +252,11 @@ fn export() -> Measured<String> {
         |round| {
             place.remove("image.tar");
             let mut build = place.build("store");
-            // Another epoch is another layer: what was compressed before does not serve.
+            // Another epoch is another layer, and without its tables nothing that was compressed before serves.
+            fs::remove_dir_all(place.beside("store/v1/frames")).or_else(|error| match round {
+                0 => Ok(()),
+                _ => Err(error.to_string()),
+            })?;
             build
                 .env("SOURCE_DATE_EPOCH", (1_000_000_000 + round).to_string())
                 .args(["-o", "type=oci,dest=image.tar,compression=gzip,compression-level=6,rewrite-timestamp=true"])

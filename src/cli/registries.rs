@@ -150,6 +150,14 @@ fn namespaces(
             .count();
         format!("`{}:{}`", file.display(), line + 1)
     };
+    // Every build comes by here, and distributions put long lists of aliases beside the file.
+    let of_registries = |line: &str| match line.strip_prefix('[') {
+        Some(header) => header.contains("registr"),
+        None => line.starts_with("registr"),
+    };
+    if !text.lines().map(str::trim_start).any(of_registries) {
+        return;
+    }
     let conf: RegistriesConf = match toml::from_str(text) {
         Ok(conf) => conf,
         Err(error) => {
@@ -459,6 +467,21 @@ mod t {
             prefixes(&all),
             pairs(&[("all", MINE_D, 3), ("mine", MINE, 1), ("mine-d", MINE_D, 1)])
         );
+    }
+
+    #[test]
+    fn files_without_registries_are_not_looked_into() {
+        for text in [
+            "[aliases]\n'x' = 'registry.example/x'\n",
+            "# [[registry]]\n= wrong\n",
+        ] {
+            let (registries, remarks) = with(&[(SYSTEMS, text)]);
+            assert_eq!(
+                (registries.namespaces.len(), remarks.len()),
+                (0, 0),
+                "{text}"
+            );
+        }
     }
 
     #[test]
