@@ -32,9 +32,9 @@ use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::Args as _;
 use clap::Command;
 use clap::CommandFactory as _;
+use clap::FromArgMatches as _;
 use clap::Parser;
 use clap::Subcommand;
 
@@ -172,20 +172,26 @@ pub fn main() -> ExitCode {
     let no_color = env.text("NO_COLOR").is_some();
     let dumb = env.text("TERM").as_deref() == Some("dumb");
     let terminal = Terminal::of_stderr(no_color, dumb);
-    let cli = match parse(env::argv()) {
-        Ok(cli) => cli,
+    let (cli, subcommands) = match parse(env::argv()) {
+        Ok(parsed) => parsed,
         Err(error) => return usage(&error, terminal),
     };
-    dispatch(cli, env, terminal).unwrap_or_else(|failed| {
+    dispatch(cli, subcommands, env, terminal).unwrap_or_else(|failed| {
         ui::failure(&failed.error, failed.progress.as_ref(), terminal);
         failed.error.kind.exit_code().into()
     })
 }
 
-fn parse(argv: Vec<OsString>) -> Result<Cli, clap::Error> {
+/// What was asked for, and the names of all commands. All flags of all commands are described once: that alone takes a
+/// good part of an unchanged build.
+fn parse(argv: Vec<OsString>) -> Result<(Cli, Vec<String>), clap::Error> {
     let mut command = Cli::command();
-    command.build();
-    Cli::try_parse_from(arrange(argv, &command))
+    let names = command.get_subcommands().map(|c| c.get_name().to_owned());
+    let names = names.collect();
+    let argv = arrange(argv, &command);
+    let mut matches = command.try_get_matches_from_mut(argv)?;
+    let cli = Cli::from_arg_matches_mut(&mut matches);
+    Ok((cli.map_err(|error| error.format(&mut command))?, names))
 }
 
 /// Help and version are data; what is wrong with the flags is talk.
@@ -204,23 +210,24 @@ fn usage(error: &clap::Error, terminal: Terminal) -> ExitCode {
     ErrorKind::Request.exit_code().into()
 }
 
-fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> {
+fn dispatch(
+    cli: Cli,
+    subcommands: Vec<String>,
+    env: Env,
+    terminal: Terminal,
+) -> Result<ExitCode, Failed> {
     let (settings, remarks) = config::settings(&cli.global, &env)
         .map_err(|problem| BuildError::request(vec![problem]))?;
     for remark in &remarks {
         ui::remark(remark, terminal);
     }
-    let subcommands = Cli::command();
-    let subcommands = subcommands
-        .get_subcommands()
-        .map(|c| c.get_name().to_owned());
     let session = Session {
         settings,
         env,
         terminal,
         stdout_is_terminal: ui::stdout_is_terminal(),
         debug: cli.global.debug,
-        subcommands: subcommands.collect(),
+        subcommands,
     };
     match cli.command {
         Cmd::Build(flags) => return build::run(&flags, &session),
@@ -266,8 +273,10 @@ fn print(bytes: &[u8]) -> Result<(), BuildError> {
 
 /// Puts the command first: the first word that is neither a flag nor a flag's value, or `build`.
 fn arrange(mut argv: Vec<OsString>, command: &Command) -> Vec<OsString> {
-    let is_command = |word: &OsStr| command.get_subcommands().any(|c| c.get_name() == word);
-    match first_word(&argv) {
+    // clap adds `help` when it parses.
+    let is_command =
+        |word: &OsStr| word == "help" || command.get_subcommands().any(|c| c.get_name() == word);
+    match first_word(&argv, command) {
         Some(at) if is_command(&argv[at]) => argv[1..=at].rotate_right(1),
         None if argv.len() < 2 || argv.iter().any(|a| is_about_the_program(a)) => {}
         _ => argv.insert(1, "build".into()),
@@ -282,21 +291,24 @@ fn is_about_the_program(arg: &OsStr) -> bool {
 }
 
 /// Where the first word is. Before the command is known, flags are taken for those of `build`.
-fn first_word(argv: &[OsString]) -> Option<usize> {
-    let flags = BuildFlags::augment_args(GlobalFlags::augment_args(Command::new("build")));
+fn first_word(argv: &[OsString], command: &Command) -> Option<usize> {
+    let build = command.find_subcommand("build");
+    let of_build = build.into_iter().flat_map(Command::get_arguments);
+    let flags: Vec<&clap::Arg> = command.get_arguments().chain(of_build).collect();
     let takes_value = |arg: &clap::Arg| {
         arg.get_action().takes_values() && !arg.is_require_equals_set() && !arg.is_positional()
     };
     let value_follows = |arg: &str| match arg.strip_prefix("--") {
-        Some(name) => flags
-            .get_arguments()
-            .any(|a| a.get_long() == Some(name) && takes_value(a)),
+        Some(name) => {
+            let known = flags.iter().find(|a| a.get_long() == Some(name));
+            known.is_some_and(|arg| takes_value(arg))
+        }
         None => {
             // In `-qf`, the first flag that takes a value has the rest of the word for it, if there is a rest.
             let letters = &arg[1..];
             let first = letters.char_indices().find(|(_, c)| {
-                let known = flags.get_arguments().find(|a| a.get_short() == Some(*c));
-                known.is_some_and(takes_value)
+                let known = flags.iter().find(|a| a.get_short() == Some(*c));
+                known.is_some_and(|arg| takes_value(arg))
             });
             first.is_some_and(|(at, c)| at + c.len_utf8() == letters.len())
         }
@@ -321,8 +333,7 @@ mod t {
 
     #[test]
     fn the_command_may_stand_anywhere_or_be_left_out() {
-        let mut command = Cli::command();
-        command.build();
+        let command = Cli::command();
         for (given, want) in [
             (".", "build ."),
             ("build .", "build ."),

@@ -16,7 +16,7 @@ use snapbox::str;
 /// The request of `rbuild ARGS…`; `args` are split at spaces.
 fn try_prepare(args: &str, env: Env) -> Result<Prepared, String> {
     let argv = ["rbuild"].into_iter().chain(args.split(' '));
-    let cli = parse(argv.map(Into::into).collect()).map_err(|error| error.to_string())?;
+    let (cli, _) = parse(argv.map(Into::into).collect()).map_err(|error| error.to_string())?;
     let Cmd::Build(flags) = cli.command else {
         panic!("`{args}` is another command");
     };
