@@ -1,7 +1,9 @@
 //! `type=image`: the image under its names in rbuild's own store.
 
 use rbuild_cache::KnownLayer;
+use rbuild_cache::LayerRef;
 use rbuild_cache::LeaseRoot;
+use rbuild_cache::Store;
 use rbuild_cache::StoredImage;
 use rbuild_llb::OciDigest;
 
@@ -9,6 +11,7 @@ use super::Export;
 use super::ExportError;
 use super::Exporter;
 use crate::clock;
+use crate::image::Descriptor;
 use crate::outcome::Delivery;
 use crate::registry::Reference;
 use crate::request::ImageOutput;
@@ -55,27 +58,14 @@ fn untagged(name: &str) -> Result<Reference, ExportError> {
 impl Exporter for OwnStore {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         let store = export.store;
+        // Bytes of all layers' tars, where they are known, as for images from elsewhere.
+        let mut size = 0;
         for image in export.images {
             store.blobs().put(&image.config)?;
             store.blobs().put(&image.manifest)?;
             for (descriptor, layer) in &image.layers {
-                if !layer.is_read() {
-                    export.lease.protect(LeaseRoot::Blob(descriptor.digest))?;
-                    continue;
-                }
-                if store.known_layer(&descriptor.digest)?.is_none()
-                    && let Some(blob) = store
-                        .layer_blobs(&layer.layer.tree)?
-                        .into_iter()
-                        .find(|blob| blob.digest == descriptor.digest)
-                {
-                    let known = KnownLayer {
-                        layer: layer.layer,
-                        diff_id: blob.diff_id,
-                        tar_size: blob.tar_size,
-                    };
-                    store.set_known_layer(&descriptor.digest, &known)?;
-                }
+                let known = known(store, descriptor, layer)?;
+                size += known.map_or(descriptor.size, |known| known.tar_size);
                 export.lease.protect(LeaseRoot::Tree(layer.layer.tree))?;
             }
         }
@@ -84,7 +74,6 @@ impl Exporter for OwnStore {
         }
         let top = export.top();
         let image = &export.images[0];
-        let size = size(export)?;
         let mut names = export.names.to_vec();
         if self.canonical {
             for name in export.names.iter().filter(|name| !name.contains('@')) {
@@ -117,12 +106,24 @@ impl Exporter for OwnStore {
     }
 }
 
-/// Bytes of all layers' tars, where they are known, as for images from elsewhere.
-fn size(export: &Export<'_>) -> Result<u64, ExportError> {
-    let layers = export.images.iter().flat_map(|image| &image.layers);
-    let sizes = layers.map(|(descriptor, _)| {
-        let known = export.store.known_layer(&descriptor.digest)?;
-        Ok(known.map_or(descriptor.size, |known| known.tar_size))
-    });
-    sizes.sum()
+/// What the store knows of a layer's blob; from now on, if it was made here.
+fn known(
+    store: &Store,
+    descriptor: &Descriptor,
+    layer: &LayerRef,
+) -> Result<Option<KnownLayer>, ExportError> {
+    if let Some(known) = store.known_layer(&descriptor.digest)? {
+        return Ok(Some(known));
+    }
+    let mut blobs = store.layer_blobs(&layer.layer.tree)?.into_iter();
+    let Some(blob) = blobs.find(|blob| blob.digest == descriptor.digest) else {
+        return Ok(None);
+    };
+    let known = KnownLayer {
+        layer: layer.layer,
+        diff_id: blob.diff_id,
+        tar_size: blob.tar_size,
+    };
+    store.set_known_layer(&descriptor.digest, &known)?;
+    Ok(Some(known))
 }
