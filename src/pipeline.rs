@@ -10,6 +10,7 @@ mod failure;
 mod files;
 pub mod inspect;
 pub mod lock;
+mod once;
 mod pin;
 mod plan;
 mod remote;

@@ -297,3 +297,25 @@ fn a_step_without_network_that_looks_for_a_name_is_told_so() {
         .says("bad address")
         .says("hint: this step has no network; `network = true` gives it one");
 }
+
+/// Files that are in no image are not made again for that.
+#[test]
+fn a_step_of_a_local_output_alone_is_remembered() {
+    let env = env();
+    let plan = PLAN.replace(
+        "[output.files]\nstep = \"app\"\nlocal = { path = \"/app\"",
+        "[step.tree]\nfrom = \"scratch\"\ncopy = [{ from = \"app\", path = \"/app\", include = [\"word\"], to = \"/\" }]\n\
+         [output.files]\nstep = \"tree\"\nlocal = { path = \"/\"",
+    );
+    assert_ne!(plan, PLAN);
+    env.write("rbuild.toml", plan);
+    env.rbuild(["build", "files"]).success();
+    assert_eq!(
+        fs::read_to_string(env.path("dist/word")).unwrap(),
+        "hello\n"
+    );
+    let again = env.rbuild(["build", "--progress=plain", "files"]).success();
+    assert_eq!(again.ran(), ["load from client"], "{again}");
+    let plan = env.rbuild(["plan", "--format", "json", "files"]).success();
+    assert!(!plan.stdout.contains("\"run\""), "{plan}");
+}

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use rayon::prelude::*;
-
 use rbuild_cache::BlobOptions;
 use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
@@ -21,6 +19,7 @@ use rbuild_llb::op::ImageSource;
 use rbuild_llb::op::Op;
 use rbuild_llb::op::SourceOp;
 
+use super::once::once_each;
 use crate::clock;
 use crate::exporter::ReadyImage;
 use crate::exporter::ReadyIndex;
@@ -170,11 +169,17 @@ pub(super) fn image(
     let described: Vec<(Descriptor, OciDigest)> = match known.iter().any(Option::is_none) {
         false => known.into_iter().flatten().collect(),
         // One layer is compressed in parallel already; several small ones side by side as well.
-        true => known
-            .into_par_iter()
-            .zip(&snapshot.layers)
-            .map(|(known, layer)| known.map_or_else(|| make(layer), Ok))
-            .collect::<Result<_, _>>()?,
+        true => {
+            let layers: Vec<_> = known.into_iter().zip(&snapshot.layers).collect();
+            let of = |(_, layer): &(_, &LayerRef)| {
+                let origin = layer.origin.as_ref().map(|origin| origin.digest);
+                (layer.layer.tree, origin)
+            };
+            once_each(&layers, of, |(known, layer)| match known {
+                Some(known) => Ok(known.clone()),
+                None => make(layer),
+            })?
+        }
     };
     let mut layers: Vec<ImageLayer> = described
         .iter()

@@ -8,8 +8,6 @@ use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
-use rayon::prelude::*;
-
 use rbuild_cache::FileNode;
 use rbuild_cache::LayerRef;
 use rbuild_cache::Snapshot;
@@ -19,6 +17,7 @@ use rbuild_llb::frontend::FilesExport;
 
 use super::assemble;
 use super::failure;
+use super::once::once_each;
 use super::plan;
 use super::untouched::Untouched;
 use crate::exporter::Export;
@@ -244,6 +243,9 @@ impl Delivering<'_> {
                 self.export_files(target, export)?;
             }
             let mut built = self.images(target, names, *clamp, outs)?;
+            if built.as_ref().is_none_or(|built| built.image.is_none()) {
+                self.keep(target)?;
+            }
             let name = (several || target.own).then(|| target.name.clone());
             for export in files {
                 let path = PathBuf::from(&export.to);
@@ -406,16 +408,16 @@ impl Delivering<'_> {
             }
             built.image = made.map(Made::built).or(built.image);
         }
-        self.keep(&roots)?;
         Ok(Some(built))
     }
 
     /// Leaves in the store what the next build goes on from: images have blobs of their layers, files alone have none.
-    fn keep(&self, roots: &[Root]) -> Result<(), BuildError> {
+    fn keep(&self, target: &Target) -> Result<(), BuildError> {
         let failed = |error| failure::assembling(error, self.definition);
+        let roots = target.outputs.iter().filter_map(|&at| self.snapshot(at));
         let mut lost = Vec::new();
-        for layer in roots.iter().flat_map(|root| &root.snapshot.layers) {
-            if !self.engine.is_kept(layer).map_err(failed)? {
+        for layer in roots.flat_map(|root| root.layers) {
+            if !self.engine.is_kept(&layer).map_err(failed)? {
                 lost.push(layer);
             }
         }
@@ -423,9 +425,9 @@ impl Delivering<'_> {
         if lost.is_empty() {
             return Ok(());
         }
-        lost.into_par_iter()
-            .try_for_each(|layer| self.engine.keep_bytes(layer, self.cancel))
-            .map_err(failed)
+        let keep = |layer: &LayerRef| self.engine.keep_bytes(layer, self.cancel);
+        let kept = once_each(&lost, |layer| layer.layer.tree, keep);
+        kept.map(drop).map_err(failed)
     }
 
     /// The images of a target as an output has them.

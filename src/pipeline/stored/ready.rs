@@ -1,7 +1,5 @@
 //! From an image of the store to one that exporters take: with all of its blobs.
 
-use rayon::prelude::*;
-
 use rbuild_cache::BlobOptions;
 use rbuild_cache::Compression;
 use rbuild_cache::KnownLayer;
@@ -27,6 +25,7 @@ use crate::ops::OpError;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
 use crate::pipeline::failure;
+use crate::pipeline::once::once_each;
 use crate::pipeline::sandbox_settings;
 use crate::registry;
 use crate::request::Settings;
@@ -118,10 +117,13 @@ impl Going {
         ways: &[Way],
     ) -> Result<ReadyImage, BuildError> {
         let diff_ids = &image.config.rootfs.diff_ids;
-        let layers = image.manifest.layers.par_iter().zip(ways).zip(diff_ids);
-        let layers: Vec<Descriptor> = layers
-            .map(|((layer, way), diff_id)| self.layer(engine, layer, way, diff_id))
-            .collect::<Result<_, _>>()?;
+        let layers = image.manifest.layers.iter().zip(ways).zip(diff_ids);
+        let layers: Vec<_> = layers.collect();
+        let digest =
+            |((layer, _), diff_id): &((&Descriptor, _), &OciDigest)| (layer.digest, **diff_id);
+        let layers = once_each(&layers, digest, |((layer, way), diff_id)| {
+            self.layer(engine, layer, way, diff_id)
+        })?;
         let (manifest, descriptor) = match layers == image.manifest.layers {
             true => (image.manifest_bytes.clone(), image.descriptor.clone()),
             false => {
