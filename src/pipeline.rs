@@ -2,6 +2,7 @@
 
 mod assemble;
 pub mod bake;
+mod caches;
 pub mod convert;
 pub mod credentials;
 mod deliver;
@@ -163,6 +164,10 @@ fn carry_out(
         options,
         domain,
     );
+    let imports = caches::import(request, own, &store, &events);
+    if let Some(imports) = &imports {
+        engine.set_remote(imports);
+    }
     let looked_up = solver::plan(&definition, &engine)
         .map_err(|error| failure::plan(error, &definition, &plan))?;
     let unread = engine.unread(looked_up.pending()).map_err(failure::op)?;
@@ -178,17 +183,20 @@ fn carry_out(
     };
 
     let exporters = deliver::exporters(request, &targets)?;
+    let caches = caches::Exports::new(request, own, &targets);
     let processes = looked_up
         .pending()
         .filter(|(_, vertex)| matches!(vertex.op, Op::Exec(_)))
         .count();
     // Files of other owners than the user can be read inside only.
-    let works = !looked_up.is_complete() || deliver::writes_files(request, &targets);
+    let works =
+        !looked_up.is_complete() || deliver::writes_files(request, &targets) || !caches.is_empty();
     let reads = works
         && (looked_up.found().any(|found| engine.has_directories(found))
             || engine
                 .bases_have_directories(looked_up.pending())
-                .map_err(failure::op)?);
+                .map_err(failure::op)?
+            || caches.read_directories(&engine, &definition)?);
     let mut remark = None;
     if processes > 0 || reads {
         let fetcher = git::Fetcher {
@@ -260,7 +268,9 @@ fn carry_out(
         cancel: &cancel,
         events: &events,
     };
+    let roots = caches.roots(&delivery)?;
     let outcome = delivery.deliver(&targets, exporters)?;
+    caches.write(&engine, &definition, &roots, &events)?;
     durability::sync_later(&store, &request.settings.root);
     Ok(outcome)
 }

@@ -42,6 +42,10 @@ pub struct BuildRequest {
     pub annotations: Vec<Annotation>,
     /// `--no-cache`, `--no-cache-filter`.
     pub no_cache: NoCache,
+    /// `--cache-from`, in order.
+    pub cache_from: Vec<CacheFrom>,
+    /// `--cache-to`.
+    pub cache_to: Vec<CacheTo>,
     /// `--pull`: ask for the digest of every tag again.
     pub pull: bool,
     /// `--offline`: ask no network.
@@ -503,6 +507,30 @@ pub enum Destination {
     Stdout,
     /// `dest=FILE`
     File(PathBuf),
+}
+
+/// One `--cache-from`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheFrom {
+    /// `src=`: the directory.
+    pub src: PathBuf,
+    /// `tag=` or `digest=`: which of its caches.
+    pub name: String,
+}
+
+/// One `--cache-to`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheTo {
+    /// `dest=`: the directory.
+    pub dest: PathBuf,
+    /// `tag=`: under which name.
+    pub name: String,
+    /// `mode=max`: all steps, not only those whose layers the images have.
+    pub all: bool,
+    /// How layers are compressed.
+    pub compression: Compression,
+    /// `ignore-error=true`: a cache that cannot be written does not fail the build.
+    pub ignore_error: bool,
 }
 
 /// Layer compression.

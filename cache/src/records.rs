@@ -144,6 +144,36 @@ pub trait CacheBackend: Sync {
     fn latest(&self, slot: &str, kind: &str) -> Result<Option<Record>, RecordError>;
 }
 
+/// What a cache elsewhere knows for a key: a result, and nothing of what the key was made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// By output index.
+    pub outputs: Vec<Snapshot>,
+    /// When the step ended, nanoseconds since the epoch.
+    pub created: u128,
+    /// How long it took.
+    pub duration_ms: u64,
+}
+
+/// Why a cache elsewhere cannot give what it says it has.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct RemoteError {
+    /// Which cache.
+    pub place: String,
+    /// What about it.
+    pub problem: String,
+}
+
+/// Caches elsewhere, filled by others: asked for what this machine's store does not know.
+pub trait RemoteCache: Sync {
+    /// The result of a key. The trees of its layers are then in the store, and where their blobs can be had.
+    ///
+    /// # Errors
+    /// If there is one that cannot be used.
+    fn find(&self, key: &CacheKey) -> Result<Option<Answer>, RemoteError>;
+}
+
 /// The records of a store.
 #[derive(Debug)]
 pub struct Records {

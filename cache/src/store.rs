@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use crate::blobs::Blobs;
 use crate::file;
+use crate::frame::Compression;
 use crate::images::Images;
 use crate::journal::Journal;
 use crate::layer::BLOB_VERSION;
@@ -197,6 +198,15 @@ struct Written {
     version: u32,
     options: BlobOptions,
     blob: LayerBlob,
+    /// Where its bytes are if they are not here: what an [`Origin`](crate::Origin) has as its source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    elsewhere: Option<String>,
+}
+
+impl Written {
+    fn is(&self, version: u32, options: &BlobOptions) -> bool {
+        (self.version, self.options) == (version, *options)
+    }
 }
 
 impl Store {
@@ -360,9 +370,37 @@ impl Store {
         options: &BlobOptions,
     ) -> Result<Option<LayerBlob>, StoreError> {
         let known = self.blobs_of(layer)?.blobs;
-        let same =
-            |written: &Written| (written.version, written.options) == (BLOB_VERSION, *options);
-        Ok(known.into_iter().find(same).map(|written| written.blob))
+        let mut known = known.into_iter();
+        let same = known.find(|written| written.is(BLOB_VERSION, options));
+        Ok(same.map(|written| written.blob))
+    }
+
+    /// The same, also where it was never written: of a compressed blob the plain one is known.
+    ///
+    /// # Errors
+    /// If what is known cannot be read.
+    pub fn known_blob(
+        &self,
+        layer: &TreeId,
+        options: &BlobOptions,
+    ) -> Result<Option<LayerBlob>, StoreError> {
+        let known = self.blobs_of(layer)?.blobs;
+        if let Some(same) = known
+            .iter()
+            .find(|written| written.is(BLOB_VERSION, options))
+        {
+            return Ok(Some(same.blob.clone()));
+        }
+        let mut other = known.into_iter().filter(|written| {
+            (written.version, written.options.clamp) == (BLOB_VERSION, options.clamp)
+        });
+        let plain = other.next().map(|written| LayerBlob {
+            digest: written.blob.diff_id,
+            size: written.blob.tar_size,
+            compression: Compression::None,
+            ..written.blob
+        });
+        Ok(plain.filter(|_| options.compression == Compression::None))
     }
 
     /// All blobs that were made of a layer, those with other times among them: each has the bytes of its files.
@@ -418,8 +456,67 @@ impl Store {
             version: BLOB_VERSION,
             options: *options,
             blob: blob.clone(),
+            elsewhere: None,
         });
         self.write(&self.sharded("layer-blobs", &layer.hex()), &known)
+    }
+
+    /// Remembers a blob of a layer that another store wrote, with the [`BLOB_VERSION`] it did that with, and where its
+    /// bytes are. What this store wrote itself counts more.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn set_layer_blob_elsewhere(
+        &self,
+        layer: &TreeId,
+        version: u32,
+        options: &BlobOptions,
+        blob: &LayerBlob,
+        place: &str,
+    ) -> Result<(), StoreError> {
+        let mut known = self.blobs_of(layer)?;
+        let own = |written: &Written| {
+            written.elsewhere.is_none() || self.blobs.contains(&written.blob.digest)
+        };
+        match known
+            .blobs
+            .iter_mut()
+            .find(|written| written.is(version, options))
+        {
+            Some(written) if written.blob == *blob => {
+                if written.elsewhere.as_deref() == Some(place) {
+                    return Ok(());
+                }
+                written.elsewhere = Some(place.to_owned());
+            }
+            Some(written) if own(written) => return Ok(()),
+            _ => {
+                known.blobs.retain(|written| !written.is(version, options));
+                known.blobs.push(Written {
+                    version,
+                    options: *options,
+                    blob: blob.clone(),
+                    elsewhere: Some(place.to_owned()),
+                });
+            }
+        }
+        self.write(&self.sharded("layer-blobs", &layer.hex()), &known)
+    }
+
+    /// The blobs of a layer with its own times that can be had from elsewhere, and where.
+    ///
+    /// # Errors
+    /// If what is known cannot be read.
+    pub fn layer_blobs_elsewhere(
+        &self,
+        layer: &TreeId,
+    ) -> Result<Vec<(LayerBlob, String)>, StoreError> {
+        let known = self.blobs_of(layer)?.blobs;
+        let places = known
+            .into_iter()
+            .filter(|written| written.options.clamp.is_none())
+            .filter_map(|written| Some((written.blob, written.elsewhere?)));
+        Ok(places.collect())
     }
 
     /// The frames of the blobs that were compressed last, as far as their blobs are there: for [`Reuse`](crate::Reuse).

@@ -11,6 +11,7 @@
 //! directories; an object on disk is written after everything it points to.
 
 mod object;
+mod pack;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -228,6 +229,14 @@ pub enum TreeError {
     NotRoot {
         /// The object.
         id: TreeId,
+    },
+    /// What came as the pack of a tree is none.
+    #[error("the list of the files of {id} {problem}")]
+    Pack {
+        /// The tree.
+        id: TreeId,
+        /// What about it, as the rest of the sentence.
+        problem: &'static str,
     },
     /// More symbolic links than the kernel would follow.
     #[error(

@@ -7,6 +7,7 @@
 mod annotation;
 mod bake;
 mod build;
+mod cache;
 mod call;
 mod config;
 mod convert;

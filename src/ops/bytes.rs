@@ -356,12 +356,16 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// A blob of the layer in any compression, fetched if its origin can give it. The times in it may be others.
+    /// A blob of the layer in any compression, fetched if its origin or a cache elsewhere can give it. The times in it may
+    /// be others.
     fn any_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
-        match self.exact_blob(layer)? {
-            Some(blob) => Ok(Some(blob)),
-            None => self.first_blob(self.store.all_layer_blobs(&layer.layer.tree)?),
+        let tree = &layer.layer.tree;
+        if layer.origin.is_none()
+            && let Some(blob) = self.first_blob(self.store.all_layer_blobs(tree)?)?
+        {
+            return Ok(Some(blob));
         }
+        self.exact_blob(layer)
     }
 
     /// The same with the layer's own times.
@@ -370,7 +374,14 @@ impl Engine<'_> {
             self.fetch_blob(origin)?;
             return Ok(Some(self.store.blobs().open(&origin.digest)?));
         }
-        self.first_blob(self.store.layer_blobs(&layer.layer.tree)?)
+        let tree = &layer.layer.tree;
+        if let Some(blob) = self.first_blob(self.store.layer_blobs(tree)?)? {
+            return Ok(Some(blob));
+        }
+        match self.fetch_elsewhere(layer, |_| true)? {
+            true => self.first_blob(self.store.layer_blobs(tree)?),
+            false => Ok(None),
+        }
     }
 
     fn first_blob(&self, blobs: Vec<LayerBlob>) -> Result<Option<File>, OpError> {
@@ -499,7 +510,10 @@ impl Engine<'_> {
         let tree = layer.layer.tree;
         if let Some(blob) = self.exact_blob(layer)? {
             let mut dir = self.begin_dir()?;
-            rbuild_cache::read_layer(self.store.trees(), blob, Some(dir.unpack()))?;
+            let read = rbuild_cache::read_layer(self.store.trees(), blob, Some(dir.unpack()))?;
+            if read.layer.content != layer.layer.content {
+                return Err(OpError::NotTheLayer { layer: tree });
+            }
             return self.finish_dir(tree, dir);
         }
         let (_scratch, into) = self.new_dir()?;
@@ -574,26 +588,27 @@ impl Engine<'_> {
         self.layer_blob(layer, &options, true, cancel).map(drop)
     }
 
-    /// Whether a layer's bytes are in the store, or a registry has them.
+    /// Whether a layer's bytes are in the store, or a registry or a cache elsewhere has them.
     pub(crate) fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
         let tree = layer.layer.tree;
         if layer.origin.is_some() || self.store.layer_dir(&tree, &self.domain).is_some() {
             return Ok(true);
         }
         let blobs = self.store.layer_blobs(&tree)?;
-        Ok(blobs
-            .iter()
-            .any(|blob| self.store.blobs().contains(&blob.digest)))
+        let here = |blob: &LayerBlob| self.store.blobs().contains(&blob.digest);
+        Ok(blobs.iter().any(here) || self.is_elsewhere(layer))
+    }
+
+    /// Whether a layer has a directory.
+    pub(crate) fn has_directory(&self, layer: &LayerRef) -> bool {
+        let tree = &layer.layer.tree;
+        self.store.layer_dir(tree, &self.domain).is_some()
     }
 
     /// Whether layers of a result have directories, whose files have the owners of the image's: users that stand for them.
     pub fn has_directories(&self, result: &StepResult) -> bool {
         let mut layers = result.outputs.iter().flat_map(|snapshot| &snapshot.layers);
-        layers.any(|layer| {
-            self.store
-                .layer_dir(&layer.layer.tree, &self.domain)
-                .is_some()
-        })
+        layers.any(|layer| self.has_directory(layer))
     }
 
     /// What [`layer_blob`](Self::layer_blob) gives, if nothing has to be made for it.
@@ -629,6 +644,9 @@ impl Engine<'_> {
             return Ok(blob);
         }
         let has_dir = self.store.layer_dir(&tree, &self.domain).is_some();
+        if let Some(blob) = self.blob_made_before(layer, options, keep, has_dir)? {
+            return Ok(blob);
+        }
         let need_bytes = keep || !has_dir;
         let in_place = if has_dir {
             InPlace::default()
@@ -675,6 +693,34 @@ impl Engine<'_> {
         self.store.set_layer_blob(&tree, options, &blob)?;
         self.lease.protect(LeaseRoot::Blob(blob.digest))?;
         Ok(blob)
+    }
+
+    /// A layer's blob that need not be written: it is known, and it, or with `keep` false other bytes of the layer, can be
+    /// had.
+    fn blob_made_before(
+        &self,
+        layer: &LayerRef,
+        options: &BlobOptions,
+        keep: bool,
+        has_dir: bool,
+    ) -> Result<Option<LayerBlob>, OpError> {
+        let tree = layer.layer.tree;
+        let Some(blob) = self.store.known_blob(&tree, options)? else {
+            return Ok(None);
+        };
+        let there = match keep {
+            true => self.fetch_elsewhere(layer, |origin| origin.digest == blob.digest)?,
+            false => has_dir || self.exact_blob(layer)?.is_some(),
+        };
+        if !there {
+            return Ok(None);
+        }
+        if !keep {
+            self.store.trees().persist(&tree)?;
+            self.store.set_layer_blob(&tree, options, &blob)?;
+        }
+        self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+        Ok(Some(blob))
     }
 
     /// Before a layer without a directory is read file by file: finds what is only in a blob. An uncompressed one is read

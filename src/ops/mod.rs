@@ -13,6 +13,7 @@ pub(crate) mod http;
 pub mod mode;
 pub mod owner;
 mod pull;
+mod remote;
 pub mod source;
 pub mod stack;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use rbuild_cache::LeaseRoot;
 use rbuild_cache::Ownership;
 use rbuild_cache::Record;
 use rbuild_cache::RecordError;
+use rbuild_cache::RemoteCache;
 use rbuild_cache::Scan;
 use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
@@ -212,6 +214,12 @@ pub enum OpError {
         /// What the config says.
         wanted: rbuild_llb::OciDigest,
     },
+    /// A blob that a cache has for a layer has other files.
+    #[error("the blob of layer {} has other files than the layer", layer.short())]
+    NotTheLayer {
+        /// The layer's tree.
+        layer: rbuild_llb::TreeId,
+    },
     /// The build was cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -281,6 +289,8 @@ pub struct Engine<'a> {
     executor: Option<Box<dyn exec::Executor>>,
     /// Where the build's steps keep and find each other's results.
     backend: &'a dyn CacheBackend,
+    /// Where results are looked for that the build's own place does not know.
+    remote: Option<&'a dyn RemoteCache>,
     scans: Mutex<BTreeMap<LocalSource, Arc<Scan>>>,
     bytes: bytes::Bytes,
     pulls: pull::Pulls,
@@ -327,6 +337,7 @@ impl<'a> Engine<'a> {
             ownership: Ownership::Keep,
             executor: None,
             backend: store.records(),
+            remote: None,
             scans: Mutex::default(),
             bytes: bytes::Bytes::default(),
             pulls: pull::Pulls::new(),
@@ -345,6 +356,11 @@ impl<'a> Engine<'a> {
     /// comes in.
     pub fn expect<'v>(&mut self, pending: impl Iterator<Item = &'v Vertex>) {
         self.pulls.expect(self.definition, pending);
+    }
+
+    /// Lets the engine take results from caches elsewhere.
+    pub fn set_remote(&mut self, remote: &'a dyn RemoteCache) {
+        self.remote = Some(remote);
     }
 
     /// Lets the engine run processes, `expected` of them as far as is known: called once this process is inside its
@@ -384,7 +400,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Whether every layer still has its bytes, or can fetch them again.
-    fn usable(&self, snapshot: &Snapshot) -> Result<(), String> {
+    pub(crate) fn usable(&self, snapshot: &Snapshot) -> Result<(), String> {
         for layer in &snapshot.layers {
             let tree = &layer.layer.tree;
             let has_blob = || {
@@ -397,7 +413,11 @@ impl<'a> Engine<'a> {
                 self.store.blobs().contains(&origin.digest)
                     || (origin.source.is_some() && !self.options.offline)
             });
-            if !fetchable && self.store.layer_dir(tree, &self.domain).is_none() && !has_blob() {
+            if !fetchable
+                && self.store.layer_dir(tree, &self.domain).is_none()
+                && !has_blob()
+                && !self.is_elsewhere(layer)
+            {
                 return Err(format!(
                     "only the list of the files of layer {} is in the store",
                     tree.short()
@@ -466,7 +486,7 @@ impl Evaluate for Engine<'_> {
         }))
     }
 
-    fn load(&self, vertex: &Vertex, key: &CacheKey) -> Load<StepResult> {
+    fn load(&self, vertex: &Vertex, record: &KeyRecord, key: &CacheKey) -> Load<StepResult> {
         // A context is at hand since its key was made; its files are read where they are.
         if let Op::Source(SourceOp::Local(local)) = &vertex.op {
             return match self.context(local) {
@@ -494,21 +514,25 @@ impl Evaluate for Engine<'_> {
         if let Err(error) = self.lease.protect(LeaseRoot::Record(*key)) {
             return Load::Unusable(error.to_string());
         }
-        let record = match self.backend.lookup(key) {
-            Ok(Some(record)) => record,
-            Ok(None) => return Load::Miss,
-            Err(error) => return Load::Unusable(error.to_string()),
+        let own = match self.backend.lookup(key) {
+            Ok(Some(found)) => match self.all_usable(&found.outputs) {
+                Ok(()) => Load::Hit(StepResult {
+                    outputs: Arc::new(found.outputs),
+                }),
+                Err(reason) => Load::Unusable(reason),
+            },
+            Ok(None) => Load::Miss,
+            Err(error) => Load::Unusable(error.to_string()),
         };
-        if let Err(reason) = record
-            .outputs
-            .iter()
-            .try_for_each(|snapshot| self.usable(snapshot))
-        {
-            return Load::Unusable(reason);
+        match self.remote {
+            Some(remote) if !matches!(own, Load::Hit(_)) => {
+                match self.adopt(remote, vertex, record, key) {
+                    Load::Miss => own,
+                    answer => answer,
+                }
+            }
+            _ => own,
         }
-        Load::Hit(StepResult {
-            outputs: Arc::new(record.outputs),
-        })
     }
 
     fn execute(

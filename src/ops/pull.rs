@@ -49,6 +49,8 @@ const TRANSFERS: usize = 6;
 const WAITING: usize = 16;
 /// More layers than any engine can mount (docker has 127) are no image.
 const MAX_LAYERS: usize = 1000;
+/// How the source of an origin begins that is a directory.
+const LAYOUT: &str = "oci-layout://";
 const UNPOISONED: &str = "no thread panics while it holds this lock";
 
 /// What layers are needed as, besides their trees.
@@ -173,7 +175,7 @@ impl Engine<'_> {
                 self.layers_of(image.digest, &origin)
             }
             SourceOp::OciLayout(layout) => {
-                self.layers_of(layout.digest, &format!("oci-layout://{}", layout.path))
+                self.layers_of(layout.digest, &format!("{LAYOUT}{}", layout.path))
             }
             SourceOp::Local(_) | SourceOp::Git(_) | SourceOp::Http(_) => Ok(Vec::new()),
         }
@@ -439,9 +441,22 @@ impl Engine<'_> {
         Ok(())
     }
 
+    /// Whether a blob can be had from where it is said to be, as far as can be told without reading it.
+    pub(super) fn is_there(&self, origin: &Origin) -> bool {
+        match origin
+            .source
+            .as_deref()
+            .map(|source| source.strip_prefix(LAYOUT))
+        {
+            Some(Some(path)) => Layout::has_blob(path.as_ref(), &origin.digest, origin.size),
+            Some(None) => !self.options.offline,
+            None => false,
+        }
+    }
+
     fn open_origin(&self, origin: &Origin) -> Result<Box<dyn Read + Send>, OpError> {
         let source = origin.source.as_deref().unwrap_or_default();
-        if let Some(path) = source.strip_prefix("oci-layout://") {
+        if let Some(path) = source.strip_prefix(LAYOUT) {
             return Ok(Box::new(
                 Layout::open(path.as_ref())?.blob(&origin.digest, origin.size)?,
             ));

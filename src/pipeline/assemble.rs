@@ -116,14 +116,8 @@ pub(super) fn image(
         OutputKind::Tar { .. } | OutputKind::Local { .. } | OutputKind::CacheOnly => false,
     };
     let described_by = |blob: LayerBlob| {
-        let suffix = match blob.compression {
-            rbuild_cache::Compression::None => "",
-            rbuild_cache::Compression::Gzip { .. } => "+gzip",
-            rbuild_cache::Compression::Zstd { .. } => "+zstd",
-        };
-        let media_type = format!("{}{suffix}", media_type::OCI_LAYER);
         (
-            Descriptor::new(media_type, blob.digest, blob.size),
+            Descriptor::new(blob.media_type(), blob.digest, blob.size),
             blob.diff_id,
         )
     };

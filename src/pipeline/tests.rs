@@ -55,6 +55,8 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         annotations: Vec::new(),
         outputs: Vec::new(),
         no_cache: NoCache::Off,
+        cache_from: Vec::new(),
+        cache_to: Vec::new(),
         pull: false,
         offline: true,
         locked: false,

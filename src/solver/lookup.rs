@@ -118,7 +118,7 @@ pub struct PlanError<E: std::error::Error + 'static> {
     pub source: E,
 }
 
-/// Looks up every step that somebody needs. Reads the store, and writes nothing.
+/// Looks up every step that somebody needs. Reads the store, and writes nothing but what caches elsewhere know.
 ///
 /// # Errors
 /// If [`Evaluate`] cannot make the record of a step.
@@ -218,7 +218,7 @@ impl<'a, 'e, E: Evaluate> Lookup<'a, 'e, E> {
             let answer = if step.forced {
                 Load::Miss
             } else {
-                self.evaluate.load(step.vertex, &step.key)
+                self.evaluate.load(step.vertex, &step.definition, &step.key)
             };
             step.answer = match answer {
                 Load::Hit(output) => Answer::Hit { output, by: None },
@@ -257,7 +257,7 @@ impl<'a, 'e, E: Evaluate> Lookup<'a, 'e, E> {
                 .map_err(|source| plan_error(step.id, step.vertex, source))?;
             let Some(record) = record else { continue };
             let key = record.key();
-            match self.evaluate.load(step.vertex, &key) {
+            match self.evaluate.load(step.vertex, &record, &key) {
                 Load::Hit(output) => {
                     step.answer = Answer::Hit {
                         output,

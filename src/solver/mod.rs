@@ -95,7 +95,8 @@ pub trait Evaluate: Sync {
 
     /// The result that is known for one of the keys of `vertex`, if its bytes are still usable. An unusable one is
     /// a miss, with the reason. A source whose files are at hand since it was pinned may answer without a record.
-    fn load(&self, vertex: &Vertex, key: &CacheKey) -> Load<Self::Output>;
+    /// `record` is what the key was made of: a result that comes from elsewhere is kept with it.
+    fn load(&self, vertex: &Vertex, record: &KeyRecord, key: &CacheKey) -> Load<Self::Output>;
 
     /// What the store remembers of the last time this step, or the one that stood in its place, ran: asked for
     /// steps that miss, to say why and to run the longest path first. `record` is the one that missed; the answer

@@ -183,7 +183,7 @@ impl Evaluate for Sums {
         Ok(Some(record))
     }
 
-    fn load(&self, vertex: &Vertex, key: &CacheKey) -> Load<Vec<i64>> {
+    fn load(&self, vertex: &Vertex, _: &KeyRecord, key: &CacheKey) -> Load<Vec<i64>> {
         self.count("load", vertex);
         if self.unusable.lock().unwrap().contains(key) {
             return Load::Unusable("its bytes are gone".into());

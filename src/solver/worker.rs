@@ -233,7 +233,7 @@ impl<E: Evaluate> Shared<'_, E> {
                 if let Some(record) = self.evaluate.content_record(vertex, &inputs)? {
                     let key = record.key();
                     if !vertex.meta.ignore_cache
-                        && let Load::Hit(output) = self.evaluate.load(vertex, &key)
+                        && let Load::Hit(output) = self.evaluate.load(vertex, &record, &key)
                     {
                         return Ok(Worked {
                             outcome: Outcome::Found(output.clone()),

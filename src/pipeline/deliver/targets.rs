@@ -30,11 +30,11 @@ const CLAMP: i64 = 315_532_800;
 /// A target with what is to be done with it.
 #[derive(Debug)]
 pub(in crate::pipeline) struct Target {
-    pub(super) name: String,
+    pub(in crate::pipeline) name: String,
     /// Whether the request was for it alone: then its name is always said, as bake does it.
     pub(super) own: bool,
     /// Its outputs in the definition, one a platform.
-    pub(super) outputs: Vec<usize>,
+    pub(in crate::pipeline) outputs: Vec<usize>,
     /// Whether it is written as for several platforms: with an index, with directories for each.
     pub(super) several: bool,
     pub(super) require: Vec<String>,
@@ -386,7 +386,7 @@ impl Tests {
     }
 }
 
-pub(super) fn reach(
+pub(in crate::pipeline) fn reach(
     definition: &PrunedDefinition,
     from: Option<VertexId>,
     reached: &mut BTreeSet<VertexId>,

@@ -56,7 +56,7 @@ impl Evaluate for Known {
         Ok(None)
     }
 
-    fn load(&self, vertex: &Vertex, _: &CacheKey) -> Load<()> {
+    fn load(&self, vertex: &Vertex, _: &KeyRecord, _: &CacheKey) -> Load<()> {
         match self.names.contains(&vertex.meta.name) {
             true => Load::Hit(()),
             false => Load::Miss,

@@ -1,0 +1,248 @@
+//! A directory that caches are written to.
+//!
+//! Exports into one directory take turns (flock(2) on the directory). What `index.json` does not name, directly or below
+//! what it names, is removed at the end of each: the directory is never larger than what it holds. Readers take no lock; one
+//! whose blob goes away while it looks for it goes on without.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+use rbuild_llb::OciDigest;
+use rustix::fs::FlockOperation;
+use serde_json::Value;
+use serde_json::json;
+use tempfile::NamedTempFile;
+
+use super::CACHE;
+use super::export::ExportError;
+use crate::image::Descriptor;
+use crate::image::media_type;
+use crate::registry::Layout;
+
+/// Names of caches (OCI image-spec, annotations.md).
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// How the names of files begin that are being written.
+const ASIDE: &str = ".rbuild-";
+/// Larger manifests are none.
+const MAX_MANIFEST: u64 = 64 << 20;
+
+/// A directory that is locked and may be written to.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    /// `index.json`, with the fields of it that mean nothing here.
+    index: Value,
+    /// Holds the lock.
+    _lock: File,
+}
+
+impl Directory {
+    /// Makes the directory if it is not there, and waits until nobody else writes to it.
+    ///
+    /// # Errors
+    /// If it is something else, or cannot be written.
+    pub fn open(path: &Path) -> Result<Self, ExportError> {
+        let blobs = path.join("blobs/sha256");
+        fs::create_dir_all(&blobs).map_err(ExportError::write(&blobs))?;
+        let lock = File::open(path).map_err(ExportError::write(path))?;
+        rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+            .map_err(|error| ExportError::write(path)(error.into()))?;
+        let index_path = path.join("index.json");
+        let index = match fs::read(&index_path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => json!({
+                "schemaVersion": 2,
+                "mediaType": media_type::OCI_INDEX,
+                "manifests": [],
+            }),
+            Err(source) => return Err(ExportError::write(&index_path)(source)),
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .ok()
+                .filter(|index: &Value| index["manifests"].is_array())
+                .ok_or(ExportError::NotALayout {
+                    path: path.to_owned(),
+                })?,
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            index,
+            _lock: lock,
+        })
+    }
+
+    fn blob_path(&self, digest: &OciDigest) -> PathBuf {
+        self.path.join("blobs/sha256").join(digest.hex())
+    }
+
+    /// Whether it has a blob of that length.
+    pub fn has(&self, digest: &OciDigest, size: u64) -> bool {
+        Layout::has_blob(&self.path, digest, size)
+    }
+
+    /// Takes a blob, unless it is there.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn put(
+        &self,
+        digest: &OciDigest,
+        size: u64,
+        from: &mut impl Read,
+    ) -> Result<(), ExportError> {
+        if self.has(digest, size) {
+            return Ok(());
+        }
+        let path = self.blob_path(digest);
+        let write = || -> io::Result<()> {
+            let mut aside = self.aside(&self.path.join("blobs/sha256"))?;
+            let written = io::copy(from, aside.as_file_mut())?;
+            if written != size {
+                return Err(io::Error::other(format!(
+                    "{written} bytes came instead of {size}"
+                )));
+            }
+            aside.persist(&path)?;
+            Ok(())
+        };
+        let mut write = write;
+        write().map_err(ExportError::write(&path))
+    }
+
+    fn aside(&self, dir: &Path) -> io::Result<NamedTempFile> {
+        tempfile::Builder::new()
+            .prefix(ASIDE)
+            .permissions(fs::Permissions::from_mode(0o644))
+            .tempfile_in(dir)
+    }
+
+    /// Names a manifest that was put, in the place of what had the name, and removes what nothing names any more.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn publish(mut self, name: &str, manifest: &Descriptor) -> Result<(), ExportError> {
+        let marker = self.path.join("oci-layout");
+        if !marker.is_file() {
+            let version = json!({"imageLayoutVersion": "1.0.0"}).to_string();
+            self.replace(&marker, version.as_bytes())?;
+        }
+        let entry = json!({
+            "mediaType": manifest.media_type,
+            "digest": manifest.digest.to_string(),
+            "size": manifest.size,
+            "artifactType": CACHE,
+            "annotations": {REF_NAME: name},
+        });
+        let before = self.index.clone();
+        if let Some(entries) = self.index["manifests"].as_array_mut() {
+            entries.retain(|entry| entry["annotations"][REF_NAME] != name);
+            entries.push(entry);
+            entries.sort_by_key(|entry| {
+                let name = entry["annotations"][REF_NAME].as_str().unwrap_or_default();
+                name.to_owned()
+            });
+        }
+        if self.index != before {
+            self.replace(
+                &self.path.join("index.json"),
+                self.index.to_string().as_bytes(),
+            )?;
+        }
+        self.sweep()
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
+        let write = || -> io::Result<()> {
+            let mut aside = self.aside(&self.path)?;
+            io::Write::write_all(aside.as_file_mut(), bytes)?;
+            // The one file that no digest is there to check.
+            aside.as_file().sync_all()?;
+            aside.persist(path)?;
+            Ok(())
+        };
+        write().map_err(ExportError::write(path))
+    }
+
+    /// Removes blobs that nothing names, and what exports left that did not end. What looks like neither stays.
+    fn sweep(&self) -> Result<(), ExportError> {
+        let Some(named) = self.named() else {
+            return Ok(());
+        };
+        for dir in [self.path.clone(), self.path.join("blobs/sha256")] {
+            let entries = fs::read_dir(&dir).map_err(ExportError::write(&dir))?;
+            for entry in entries {
+                let entry = entry.map_err(ExportError::write(&dir))?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let blob = format!("sha256:{name}").parse::<OciDigest>().ok();
+                let lost = dir != self.path && blob.is_some_and(|blob| !named.contains(&blob));
+                if lost || name.starts_with(ASIDE) {
+                    fs::remove_file(entry.path()).map_err(ExportError::write(&entry.path()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All blobs that are named; `None` if some of what is named cannot be read, and may name others.
+    fn named(&self) -> Option<BTreeSet<OciDigest>> {
+        let mut named = BTreeSet::new();
+        let mut open = vec![self.index.clone()];
+        while let Some(document) = open.pop() {
+            for list in ["manifests", "layers", "blobs"] {
+                for entry in document[list].as_array().into_iter().flatten() {
+                    let digest: OciDigest = entry["digest"].as_str()?.parse().ok()?;
+                    if named.insert(digest) && list == "manifests" {
+                        open.push(self.document(&digest)?);
+                    }
+                }
+            }
+            for one in ["config", "subject"] {
+                if let Some(digest) = document[one]["digest"].as_str() {
+                    named.insert(digest.parse().ok()?);
+                }
+            }
+        }
+        Some(named)
+    }
+
+    /// A manifest. BuildKit's caches name layers where an index names manifests: those are none.
+    fn document(&self, digest: &OciDigest) -> Option<Value> {
+        let path = self.blob_path(digest);
+        let length = path.metadata().ok()?.len();
+        if length > MAX_MANIFEST {
+            return Some(Value::Null);
+        }
+        Some(serde_json::from_slice(&fs::read(path).ok()?).unwrap_or(Value::Null))
+    }
+}
+
+/// Reads a blob whole, as its digest and length have it.
+///
+/// # Errors
+/// Why not, as the rest of a sentence.
+pub fn read_blob(
+    layout: &Layout,
+    digest: &OciDigest,
+    size: u64,
+    limit: u64,
+) -> Result<Vec<u8>, String> {
+    if size > limit {
+        return Err(format!("has {size} bytes, and {limit} are the most"));
+    }
+    let mut bytes = Vec::new();
+    let read = layout
+        .blob(digest, size)
+        .map_err(|error| error.to_string())
+        .and_then(|mut blob| {
+            blob.read_to_end(&mut bytes)
+                .map_err(|error| error.to_string())
+        });
+    match read {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    }
+}
