@@ -168,8 +168,13 @@ fn carry_out(
     if let Some(imports) = &imports {
         engine.set_remote(imports);
     }
-    let looked_up = solver::plan(&definition, &engine)
-        .map_err(|error| failure::plan(error, &definition, &plan))?;
+    let looked_up = loop {
+        let looked_up = solver::plan(&definition, &engine)
+            .map_err(|error| failure::plan(error, &definition, &plan))?;
+        if caches::fetched(&engine, &definition, &looked_up, &targets, &events)? {
+            break looked_up;
+        }
+    };
     let unread = engine.unread(looked_up.pending()).map_err(failure::op)?;
     let untouched = Untouched::find(
         &definition,

@@ -25,6 +25,7 @@ mod real_inputs;
 mod registries;
 mod reproducible;
 mod sandbox;
+mod shared_caches;
 mod smoke;
 mod support;
 mod tidy;

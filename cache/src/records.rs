@@ -60,6 +60,12 @@ impl LayerRef {
         }
     }
 
+    /// Whether it is the same layer, wherever the blob of either can be fetched.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let blob = |layer: &Self| layer.origin.as_ref().map(|origin| origin.digest);
+        (self.layer, self.created, blob(self)) == (other.layer, other.created, blob(other))
+    }
+
     /// Whether its tree is known.
     pub fn is_read(&self) -> bool {
         self.layer != UNREAD

@@ -358,7 +358,7 @@ impl Engine<'_> {
 
     /// A blob of the layer in any compression, fetched if its origin or a cache elsewhere can give it. The times in it may
     /// be others.
-    fn any_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
+    pub(super) fn any_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
         let tree = &layer.layer.tree;
         if layer.origin.is_none()
             && let Some(blob) = self.first_blob(self.store.all_layer_blobs(tree)?)?

@@ -291,6 +291,7 @@ pub struct Engine<'a> {
     backend: &'a dyn CacheBackend,
     /// Where results are looked for that the build's own place does not know.
     remote: Option<&'a dyn RemoteCache>,
+    far: remote::Far,
     scans: Mutex<BTreeMap<LocalSource, Arc<Scan>>>,
     bytes: bytes::Bytes,
     pulls: pull::Pulls,
@@ -338,6 +339,7 @@ impl<'a> Engine<'a> {
             executor: None,
             backend: store.records(),
             remote: None,
+            far: remote::Far::default(),
             scans: Mutex::default(),
             bytes: bytes::Bytes::default(),
             pulls: pull::Pulls::new(),
@@ -410,8 +412,7 @@ impl<'a> Engine<'a> {
                     .any(|blob| self.store.blobs().contains(&blob.digest))
             };
             let fetchable = layer.origin.as_ref().is_some_and(|origin| {
-                self.store.blobs().contains(&origin.digest)
-                    || (origin.source.is_some() && !self.options.offline)
+                self.store.blobs().contains(&origin.digest) || self.is_fetchable(origin)
             });
             if !fetchable
                 && self.store.layer_dir(tree, &self.domain).is_none()

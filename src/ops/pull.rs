@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::io;
 use std::io::Read;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -441,24 +442,11 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Whether a blob can be had from where it is said to be, as far as can be told without reading it.
-    pub(super) fn is_there(&self, origin: &Origin) -> bool {
-        match origin
-            .source
-            .as_deref()
-            .map(|source| source.strip_prefix(LAYOUT))
-        {
-            Some(Some(path)) => Layout::has_blob(path.as_ref(), &origin.digest, origin.size),
-            Some(None) => !self.options.offline,
-            None => false,
-        }
-    }
-
     fn open_origin(&self, origin: &Origin) -> Result<Box<dyn Read + Send>, OpError> {
         let source = origin.source.as_deref().unwrap_or_default();
-        if let Some(path) = source.strip_prefix(LAYOUT) {
+        if let Some(path) = layout_of(origin) {
             return Ok(Box::new(
-                Layout::open(path.as_ref())?.blob(&origin.digest, origin.size)?,
+                Layout::open(path)?.blob(&origin.digest, origin.size)?,
             ));
         }
         if self.options.offline {
@@ -496,8 +484,17 @@ impl Engine<'_> {
     }
 }
 
+/// The directory that a blob comes from, if it comes from one.
+pub(super) fn layout_of(origin: &Origin) -> Option<&Path> {
+    let path = origin.source.as_deref()?.strip_prefix(LAYOUT)?;
+    Some(Path::new(path))
+}
+
 /// Does the same with each of several things, on threads that are gone afterwards.
-fn side_by_side<T: Sync, R: Send>(things: &[T], deed: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(super) fn side_by_side<T: Sync, R: Send>(
+    things: &[T],
+    deed: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();

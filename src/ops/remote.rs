@@ -4,7 +4,12 @@
 //! this build knows. Its layers then are lists of files; a blob is fetched when somebody needs bytes.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use rbuild_cache::Answer;
 use rbuild_cache::LayerBlob;
@@ -15,6 +20,7 @@ use rbuild_cache::RemoteCache;
 use rbuild_cache::Snapshot;
 use rbuild_llb::CacheKey;
 use rbuild_llb::KeyRecord;
+use rbuild_llb::OciDigest;
 use rbuild_llb::Vertex;
 use rbuild_llb::VertexId;
 use rbuild_llb::definition::PrunedDefinition;
@@ -22,10 +28,22 @@ use rbuild_llb::definition::PrunedDefinition;
 use super::Engine;
 use super::OpError;
 use super::StepResult;
+use super::pull::layout_of;
+use super::pull::side_by_side;
+use crate::registry::Layout;
 use crate::solver::Evaluate as _;
 use crate::solver::Input;
 use crate::solver::InputKey;
 use crate::solver::Load;
+
+/// What is known of layers whose bytes are not in the store.
+#[derive(Debug, Default)]
+pub(super) struct Far {
+    /// Whether there are any.
+    seen: AtomicBool,
+    /// Blobs that were not what they should be.
+    bad: Mutex<BTreeSet<OciDigest>>,
+}
 
 impl Engine<'_> {
     /// Whether all that is in some results can be had.
@@ -107,10 +125,38 @@ impl Engine<'_> {
         Ok(blobs.into_iter().map(origin).collect())
     }
 
+    /// Whether a blob of a base can be fetched again, as far as is known.
+    pub(super) fn is_fetchable(&self, origin: &Origin) -> bool {
+        match layout_of(origin) {
+            Some(path) => {
+                self.far.seen.store(true, Ordering::Relaxed);
+                !self.is_bad(&origin.digest)
+                    && (!self.options.offline
+                        || Layout::has_blob(path, &origin.digest, origin.size))
+            }
+            None => origin.source.is_some() && !self.options.offline,
+        }
+    }
+
     /// Whether a cache elsewhere still has bytes of a layer, as far as can be told without reading them.
     pub(super) fn is_elsewhere(&self, layer: &LayerRef) -> bool {
+        self.far.seen.store(true, Ordering::Relaxed);
         let origins = self.elsewhere(layer).unwrap_or_default();
         origins.iter().any(|origin| self.is_there(origin))
+    }
+
+    fn is_there(&self, origin: &Origin) -> bool {
+        let there = match layout_of(origin) {
+            Some(path) => Layout::has_blob(path, &origin.digest, origin.size),
+            None => !self.options.offline,
+        };
+        there && !self.is_bad(&origin.digest)
+    }
+
+    /// Whether a blob was fetched in this build and was not what it should be.
+    pub(crate) fn is_bad(&self, blob: &OciDigest) -> bool {
+        let bad = self.far.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        bad.contains(blob)
     }
 
     /// Fetches a blob of a layer, that with the given digest or any; whether there is one now.
@@ -124,6 +170,55 @@ impl Engine<'_> {
         match origins.iter().find(there) {
             Some(origin) => self.fetch_blob(origin).map(|()| true),
             None => Ok(false),
+        }
+    }
+
+    /// Brings in the bytes of layers that only a directory elsewhere has. The answer is what was wrong with those that did
+    /// not come: nothing that they are part of is used any more, and whoever planned with it plans again.
+    pub(crate) fn fetch_far<'s>(
+        &self,
+        layers: impl Iterator<Item = &'s LayerRef>,
+    ) -> Result<Vec<OpError>, OpError> {
+        // An unchanged build has nothing far away, and is not to look for it.
+        if !self.far.seen.load(Ordering::Relaxed) {
+            return Ok(Vec::new());
+        }
+        let blob = |layer: &'s LayerRef| {
+            let origin = layer.origin.as_ref().map(|origin| origin.digest);
+            ((layer.layer.tree, origin), layer)
+        };
+        let layers: BTreeMap<_, &LayerRef> = layers.map(blob).collect();
+        let layers: Vec<&LayerRef> = layers.into_values().collect();
+        let fetched = side_by_side(&layers, |layer| (*layer, self.fetch_layer(layer)));
+        let mut failed = Vec::new();
+        for (layer, fetched) in fetched {
+            if self.cancel.is_cancelled() {
+                return Err(OpError::Cancelled);
+            }
+            let Err(error) = fetched else {
+                continue;
+            };
+            let blobs = match &layer.origin {
+                Some(origin) => vec![origin.clone()],
+                None => self.elsewhere(layer)?,
+            };
+            let mut bad = self.far.bad.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = bad.len();
+            bad.extend(blobs.iter().map(|origin| origin.digest));
+            // Of what is not elsewhere the step that needs it will say what is wrong.
+            if bad.len() > known {
+                failed.push(error);
+            }
+        }
+        Ok(failed)
+    }
+
+    fn fetch_layer(&self, layer: &LayerRef) -> Result<(), OpError> {
+        match &layer.origin {
+            Some(origin) if layout_of(origin).is_some() => self.fetch_blob(origin),
+            Some(_) => Ok(()),
+            None if self.has_directory(layer) => Ok(()),
+            None => self.any_blob(layer).map(drop),
         }
     }
 

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 
 use rbuild_cache::BLOB_VERSION;
 use rbuild_cache::BlobOptions;
+use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
+use rbuild_cache::Origin;
 use rbuild_cache::Store;
 use rbuild_llb::TreeId;
 use rbuild_llb::VertexId;
@@ -15,6 +17,7 @@ use rbuild_llb::event::StatusEvent;
 use rbuild_llb::event::Timestamp;
 use rbuild_llb::event::VertexEvent;
 
+use super::deliver;
 use super::deliver::Delivering;
 use super::deliver::Target;
 use super::deliver::reach;
@@ -23,7 +26,7 @@ use super::once::once_each;
 use super::remark_on;
 use crate::clock;
 use crate::ops::Engine;
-use crate::ops::OpError;
+use crate::ops::StepResult;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
 use crate::remote;
@@ -38,6 +41,7 @@ use crate::request::BuildRequest;
 use crate::request::CacheFrom;
 use crate::request::CacheTo;
 use crate::request::Compression;
+use crate::solver;
 use crate::ui::EventSink;
 
 /// How the source of an origin begins that is a directory of this machine.
@@ -68,6 +72,48 @@ pub(super) fn import<'a>(
         step.end(String::new());
     }
     (!caches.is_empty()).then(|| Imports::new(store, caches))
+}
+
+/// Brings in the layers that a build will need of caches: what does not come is better known before something is built with
+/// it. If not all came, it is to be looked up again what there is.
+pub(super) fn fetched(
+    engine: &Engine<'_>,
+    definition: &PrunedDefinition,
+    plan: &solver::Plan<'_, StepResult>,
+    targets: &[Target],
+    events: &EventSink,
+) -> Result<bool, BuildError> {
+    let taken = plan
+        .taken()
+        .flat_map(|(found, output)| layers_of(found, output));
+    let outputs = definition.outputs.iter().enumerate();
+    let delivered = outputs.filter_map(|(at, output)| {
+        let found = plan.found_root(at)?;
+        let bytes = deliver::takes_bytes(targets, at);
+        bytes.then_some(layers_of(found, output.root?.output))
+    });
+    all_came(engine, taken.chain(delivered.flatten()), events)
+}
+
+fn layers_of(result: &StepResult, output: u32) -> impl Iterator<Item = &LayerRef> {
+    let output = result.outputs.get(output as usize);
+    output.into_iter().flat_map(|snapshot| &snapshot.layers)
+}
+
+fn all_came<'s>(
+    engine: &Engine<'_>,
+    layers: impl Iterator<Item = &'s LayerRef>,
+    events: &EventSink,
+) -> Result<bool, BuildError> {
+    let failed = engine.fetch_far(layers).map_err(failure::op)?;
+    let all = failed.is_empty();
+    for error in failed {
+        remark_on(
+            events,
+            &format!("a cache is of no use: {:#}", anyhow::Error::new(error)),
+        );
+    }
+    Ok(all)
 }
 
 /// A cache to write.
@@ -175,12 +221,11 @@ impl<'a> Exports<'a> {
         if self.0.is_empty() {
             return Ok(());
         }
-        let known = known(engine, definition)?;
         for export in &self.0 {
             let to = export.to;
             let id = format!("{} {}", to.dest.display(), to.name);
             let step = Step::start(&id, "exporting cache to client directory".into(), events);
-            let written = export.write(engine, definition, &known, roots, &step);
+            let written = export.write(engine, definition, roots, &step);
             let failed = match &written {
                 Err(error) if !engine.cancel().is_cancelled() => format!("{error:#}"),
                 _ => String::new(),
@@ -208,13 +253,22 @@ impl Export<'_> {
         &self,
         engine: &Engine<'_>,
         definition: &PrunedDefinition,
-        known: &BTreeMap<VertexId, Known>,
         roots: &BTreeMap<usize, BTreeSet<TreeId>>,
         step: &Step<'_>,
     ) -> anyhow::Result<()> {
         let began = clock::now();
-        let known = self.selected(definition, known, roots);
         let directory = Directory::open(&self.to.dest)?;
+        let options = blob_options(self.to);
+        // What comes from another cache may not come: then what is made of it is left out.
+        let known = loop {
+            let known = self.selected(definition, &known(engine, definition)?, roots);
+            let layers = known.iter().flat_map(|known| &known.answer.outputs);
+            let layers = layers.flat_map(|output| &output.layers);
+            let lacks = |layer: &&LayerRef| there(engine, layer, &options, &directory).is_none();
+            if all_came(engine, layers.filter(lacks), step.events)? {
+                break known;
+            }
+        };
         let mut layers: Vec<&LayerRef> = Vec::new();
         let mut seen = BTreeSet::new();
         for snapshot in known.iter().flat_map(|known| &known.answer.outputs) {
@@ -230,7 +284,7 @@ impl Export<'_> {
             (layer.layer.tree, origin)
         };
         let bytes = once_each(&layers, tree, |layer| {
-            bytes(engine, layer, &blob_options(self.to), &directory)
+            bytes(engine, layer, &options, &directory)
         })?;
         step.did("preparing build cache for export", began);
         let layers = layers.into_iter().map(identity).zip(bytes).collect();
@@ -286,38 +340,67 @@ fn known(
         .collect())
 }
 
+/// Where a layer's bytes are, if the directory has them already, or need not have them.
+fn there(
+    engine: &Engine<'_>,
+    layer: &LayerRef,
+    options: &BlobOptions,
+    directory: &Directory,
+) -> Option<Bytes> {
+    let has = |blob, size| directory.has(blob, size) && !engine.is_bad(blob);
+    if let Some(origin) = &layer.origin {
+        let source = origin.source.as_ref();
+        return match source.is_some_and(|source| !source.starts_with(LAYOUT)) {
+            true => Some(Bytes::Origin(origin.clone())),
+            false => has(&origin.digest, origin.size).then(|| here(origin)),
+        };
+    }
+    let known = engine.store().layer_blob(&layer.layer.tree, options);
+    let blob = known.ok().flatten()?;
+    has(&blob.digest, blob.size).then(|| written(blob, options))
+}
+
 /// The blob of a layer is in the store, or in the directory, or where its base comes from.
 fn bytes(
     engine: &Engine<'_>,
     layer: &LayerRef,
     options: &BlobOptions,
     directory: &Directory,
-) -> Result<Bytes, OpError> {
-    if let Some(origin) = &layer.origin {
-        let mut origin = origin.clone();
-        if origin
-            .source
-            .as_ref()
-            .is_none_or(|source| source.starts_with(LAYOUT))
-        {
-            if !directory.has(&origin.digest, origin.size) {
-                engine.fetch_blob(&origin)?;
-            }
-            origin.source = None;
-        }
-        return Ok(Bytes::Origin(origin));
+) -> anyhow::Result<Bytes> {
+    if let Some(there) = there(engine, layer, options, directory) {
+        return Ok(there);
     }
-    let known = engine.store().layer_blob(&layer.layer.tree, options)?;
-    let there = known.filter(|blob| directory.has(&blob.digest, blob.size));
-    let blob = match there {
-        Some(blob) => blob,
-        None => engine.layer_blob(layer, options, true, engine.cancel())?,
+    let (bytes, blob) = match &layer.origin {
+        Some(origin) => {
+            engine.fetch_blob(origin)?;
+            (here(origin), origin.digest)
+        }
+        None => {
+            let blob = engine.layer_blob(layer, options, true, engine.cancel())?;
+            let digest = blob.digest;
+            (written(blob, options), digest)
+        }
     };
-    Ok(Bytes::Blob(Written {
+    if engine.is_bad(&blob) {
+        directory.remove(&blob)?;
+    }
+    Ok(bytes)
+}
+
+/// A base's blob that the cache itself has.
+fn here(origin: &Origin) -> Bytes {
+    Bytes::Origin(Origin {
+        source: None,
+        ..origin.clone()
+    })
+}
+
+fn written(blob: LayerBlob, options: &BlobOptions) -> Bytes {
+    Bytes::Blob(Written {
         version: BLOB_VERSION,
         options: *options,
         blob,
-    }))
+    })
 }
 
 /// As images in archives and registries have them.

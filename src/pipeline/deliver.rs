@@ -172,6 +172,20 @@ fn of_image(request: &BuildRequest, output: &ImageOutput) -> Option<Box<dyn Expo
     }))
 }
 
+/// Whether an output's bytes go somewhere, and be it into the store as an image's.
+pub(super) fn takes_bytes(targets: &[Target], output: usize) -> bool {
+    let taken = |target: &Target| match &target.deeds {
+        Deeds::Test { files } => !files.is_empty(),
+        Deeds::Output { specs, files, .. } => {
+            !files.is_empty() || specs.iter().any(|spec| spec.kind != OutputKind::CacheOnly)
+        }
+    };
+    let mut users = targets
+        .iter()
+        .filter(|target| target.outputs.contains(&output));
+    users.any(taken)
+}
+
 /// Whether more is done than to name images in rbuild's own store.
 pub(super) fn writes_files(request: &BuildRequest, targets: &[Target]) -> bool {
     let writes = |target: &Target| match &target.deeds {

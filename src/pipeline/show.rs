@@ -20,6 +20,7 @@ use rbuild_llb::op::SourceOp;
 
 use super::Opened;
 use super::Planned;
+use super::caches;
 use super::definition;
 use super::failure;
 use super::files;
@@ -76,7 +77,7 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
         ..EngineOptions::default()
     };
     let cancel = CancelToken::new();
-    let engine = Engine::new(
+    let mut engine = Engine::new(
         &store,
         &lease,
         &definition,
@@ -85,6 +86,10 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
         options,
         sandbox::expected_domain(),
     );
+    let imports = caches::import(request, &BTreeMap::new(), &store, &progress.events());
+    if let Some(imports) = &imports {
+        engine.set_remote(imports);
+    }
     let planned = solver::plan(&definition, &engine)
         .map_err(|error| failure::plan(error, &definition, &plan))?;
     let conceal = Conceal::new(&definition, &request.build_args);

@@ -124,7 +124,10 @@ impl Layout {
                     .get(NAMES[0])
                     .is_some_and(|own| own == name)
         };
-        let Some(entry) = self.index.manifests.iter().find(named) else {
+        // Images may have the same name; and not everybody who copies a layout copies what says that it is none.
+        let mut entries: Vec<_> = self.index.manifests.iter().filter(named).collect();
+        entries.sort_by_key(|entry| entry.artifact_type.as_deref() != Some(kind));
+        let Some(entry) = entries.first() else {
             return Ok(None);
         };
         let fetched = self.document(entry)?;

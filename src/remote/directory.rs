@@ -27,6 +27,8 @@ use crate::registry::Layout;
 
 /// Names of caches (OCI image-spec, annotations.md).
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// What BuildKit's caches have, as the config of a manifest or among the entries of an index.
+const BUILDKIT: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// How the names of files begin that are being written.
 const ASIDE: &str = ".rbuild-";
 /// Larger manifests are none.
@@ -88,28 +90,50 @@ impl Directory {
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn put(
-        &self,
-        digest: &OciDigest,
-        size: u64,
-        from: &mut impl Read,
-    ) -> Result<(), ExportError> {
-        if self.has(digest, size) {
-            return Ok(());
+    pub fn put(&self, digest: &OciDigest, size: u64, from: impl Read) -> Result<(), ExportError> {
+        match self.has(digest, size) {
+            true => Ok(()),
+            false => self.write(digest, size, from),
         }
+    }
+
+    /// Takes a blob that is at hand: what is there is compared with it, and not only by its length.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn put_bytes(&self, digest: &OciDigest, bytes: &[u8]) -> Result<(), ExportError> {
+        match fs::read(self.blob_path(digest)) {
+            Ok(there) if there == bytes => Ok(()),
+            _ => self.write(digest, bytes.len() as u64, bytes),
+        }
+    }
+
+    /// Removes a blob.
+    ///
+    /// # Errors
+    /// If it is there, and cannot be removed.
+    pub fn remove(&self, digest: &OciDigest) -> Result<(), ExportError> {
         let path = self.blob_path(digest);
-        let write = || -> io::Result<()> {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(ExportError::write(&path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, digest: &OciDigest, size: u64, mut from: impl Read) -> Result<(), ExportError> {
+        let path = self.blob_path(digest);
+        let mut write = || -> io::Result<()> {
             let mut aside = self.aside(&self.path.join("blobs/sha256"))?;
-            let written = io::copy(from, aside.as_file_mut())?;
+            let written = io::copy(&mut from, aside.as_file_mut())?;
             if written != size {
-                return Err(io::Error::other(format!(
-                    "{written} bytes came instead of {size}"
-                )));
+                let came = format!("{written} bytes came instead of {size}");
+                return Err(io::Error::other(came));
             }
             aside.persist(&path)?;
             Ok(())
         };
-        let mut write = write;
         write().map_err(ExportError::write(&path))
     }
 
@@ -138,14 +162,15 @@ impl Directory {
             "annotations": {REF_NAME: name},
         });
         let before = self.index.clone();
-        if let Some(entries) = self.index["manifests"].as_array_mut() {
-            entries.retain(|entry| entry["annotations"][REF_NAME] != name);
-            entries.push(entry);
-            entries.sort_by_key(|entry| {
-                let name = entry["annotations"][REF_NAME].as_str().unwrap_or_default();
-                name.to_owned()
-            });
-        }
+        let entries = self.index["manifests"].as_array().cloned();
+        let mut entries = entries.unwrap_or_default();
+        entries.retain(|entry| entry["annotations"][REF_NAME] != name || !self.is_cache(entry));
+        entries.push(entry);
+        entries.sort_by_key(|entry| {
+            let name = entry["annotations"][REF_NAME].as_str();
+            name.unwrap_or_default().to_owned()
+        });
+        self.index["manifests"] = Value::Array(entries);
         if self.index != before {
             self.replace(
                 &self.path.join("index.json"),
@@ -153,6 +178,22 @@ impl Directory {
             )?;
         }
         self.sweep()
+    }
+
+    /// Whether an entry of the index is a cache, of ours or of BuildKit: an image may have the name of one.
+    fn is_cache(&self, entry: &Value) -> bool {
+        let digest = entry["digest"]
+            .as_str()
+            .and_then(|digest| digest.parse().ok());
+        let document = digest
+            .and_then(|digest| self.document(&digest))
+            .unwrap_or_default();
+        let listed = document["manifests"].as_array().into_iter().flatten();
+        let of_buildkit = |blob: &Value| blob["mediaType"] == BUILDKIT;
+        entry["artifactType"] == CACHE
+            || document["artifactType"] == CACHE
+            || of_buildkit(&document["config"])
+            || listed.into_iter().any(of_buildkit)
     }
 
     fn replace(&self, path: &Path, bytes: &[u8]) -> Result<(), ExportError> {

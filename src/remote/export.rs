@@ -89,7 +89,7 @@ pub fn export(
             digest: sha256(&pack),
             size: pack.len() as u64,
         };
-        directory.put(&files.digest, files.size, &mut pack.as_slice())?;
+        directory.put_bytes(&files.digest, &pack)?;
         let entry = Layer {
             layer: layer.layer,
             created: layer.created,
@@ -100,8 +100,7 @@ pub fn export(
             && !has(&digest, size)
         {
             let began = clock::now();
-            let mut blob = store.blobs().open(&digest)?;
-            directory.put(&digest, size, &mut blob)?;
+            directory.put(&digest, size, store.blobs().open(&digest)?)?;
             did(&format!("writing layer {digest}"), began);
         }
         Ok((identity, entry))
@@ -133,11 +132,7 @@ pub fn export(
         ("cache image manifest", &descriptor, manifest_document),
     ] {
         let began = clock::now();
-        directory.put(
-            &descriptor.digest,
-            descriptor.size,
-            &mut document.as_slice(),
-        )?;
+        directory.put_bytes(&descriptor.digest, &document)?;
         did(&format!("writing {what} {}", descriptor.digest), began);
     }
     directory.publish(name, &descriptor)

@@ -49,6 +49,15 @@ pub(super) struct Step<'a, O> {
     pub state: State<O>,
 }
 
+impl<O> Step<'_, O> {
+    fn found(&self) -> Option<&O> {
+        match &self.state {
+            State::Cached { output, .. } => Some(output),
+            State::Unneeded | State::Run(_) => None,
+        }
+    }
+}
+
 /// One step of a plan, for those who want to see it.
 #[derive(Debug)]
 pub struct PlannedStep<'p> {
@@ -375,10 +384,19 @@ impl<O: Clone> Plan<'_, O> {
 
     /// What was found, inputs first.
     pub fn found(&self) -> impl Iterator<Item = &O> {
-        self.steps.iter().filter_map(|step| match &step.state {
-            State::Cached { output, .. } => Some(output),
-            State::Unneeded | State::Run(_) => None,
-        })
+        self.steps.iter().filter_map(Step::found)
+    }
+
+    /// What was found that steps take which must run, or may have to, and which of its outputs.
+    pub fn taken(&self) -> impl Iterator<Item = (&O, u32)> {
+        let run = |step: &&Step<'_, O>| matches!(step.state, State::Run(_));
+        let inputs = self.steps.iter().filter(run).flat_map(|step| &step.inputs);
+        inputs.filter_map(|&(at, index)| Some((self.steps[at].found()?, index)))
+    }
+
+    /// The result of the step that an output of the definition names, if it was found.
+    pub fn found_root(&self, output: usize) -> Option<&O> {
+        self.steps[self.roots[output]?].found()
     }
 
     /// The steps that must run, inputs first.
