@@ -541,7 +541,7 @@ fn without_a_cache_everything_runs_and_is_written_all_the_same() {
 fn plans_share_as_dockerfiles_do() {
     let env = TestEnv::new().bases([Base::Busybox]).file("f", "1\n").file(
         "rbuild.toml",
-        "[images.app]\nfrom = \"busybox\"\nsteps = [{ copy = \"f\", to = \"/f\" }, { run = \"cat /f > /g\" }]\n",
+        "schema = 1\ndefault = [\"app\"]\n\n[inputs]\nbusybox = { image = \"busybox\" }\nsrc = { local = \".\", include = [\"f\"] }\n\n[step.app]\nfrom = \"busybox\"\ncopy = [{ from = \"src\", to = \"/f\" }]\nrun = [\"cat /f/f > /g\"]\n\n[output.app]\nstep = \"app\"\n",
     );
     let plan = env.path("rbuild.toml");
     // The times of a plan's layers are not those that steps see.

@@ -230,6 +230,27 @@ mod t {
         let text: String = errors
             .map(|error| crate::ui::render(&error, false) + "\n")
             .collect();
-        assert_data_eq!(text, str![]);
+        assert_data_eq!(text, str![[r#"
+error: `--cache-from user/app:cache`: caches of type `registry` are not supported
+hint: what there is is `type=local`, a directory
+error: `--cache-from type=gha`: caches of type `gha` are not supported
+hint: what there is is `type=local`, a directory
+error: `--cache-from type=disk,src=x`: there is no cache type `disk`
+hint: what there is is `type=local`, a directory
+error: `--cache-from src=x`: `type=` is missing
+error: `--cache-from type=local`: `src=` is missing: a directory to read from
+error: `--cache-from type=local,src=x,digest=latest`: `latest` is not a digest such as `sha256:…`
+error: `--cache-from type=local,src=x,mode=max`: type `local` has no option `mode`
+error: `--cache-to type=inline`: caches of type `inline` are not supported
+hint: what there is is `type=local`, a directory
+error: `--cache-to type=local,dest=`: `dest=` is missing: a directory to write to
+error: `--cache-to type=local,dest=x,mode=most`: mode `most` is neither `min` nor `max`
+error: `--cache-to type=local,dest=x,compression=estargz`: rbuild does not write eStargz layers
+hint: `gzip` is what readers without lazy pulling make of them
+error: `--cache-to type=local,dest=x,ignore-error=perhaps`: `ignore-error`: `perhaps` is neither `true` nor `false`
+error: `--cache-to type=local,dest=x,image-manifest=false`: `image-manifest` can only be `true`: an index of blobs is not what OCI indexes are for
+error: `--cache-to type=local,dest=x,ref=y`: type `local` has no option `ref`
+
+"#]]);
     }
 }

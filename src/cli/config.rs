@@ -122,7 +122,8 @@ pub(crate) fn settings(
         .or_else(|| env.path("RBUILD_ROOT"))
         .or(config.root);
     let root = match chosen {
-        Some(root) => root,
+        // Steps are prepared in other directories.
+        Some(root) => std::path::absolute(&root).unwrap_or(root),
         None => default_root(env, &mut remarks),
     };
     let hosts = config.registry.into_iter().map(|(host, registry)| {

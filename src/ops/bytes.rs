@@ -369,7 +369,7 @@ impl Engine<'_> {
     }
 
     /// The same with the layer's own times.
-    fn exact_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
+    pub(super) fn exact_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
         if let Some(origin) = &layer.origin {
             self.fetch_blob(origin)?;
             return Ok(Some(self.store.blobs().open(&origin.digest)?));
@@ -693,34 +693,6 @@ impl Engine<'_> {
         self.store.set_layer_blob(&tree, options, &blob)?;
         self.lease.protect(LeaseRoot::Blob(blob.digest))?;
         Ok(blob)
-    }
-
-    /// A layer's blob that need not be written: it is known, and it, or with `keep` false other bytes of the layer, can be
-    /// had.
-    fn blob_made_before(
-        &self,
-        layer: &LayerRef,
-        options: &BlobOptions,
-        keep: bool,
-        has_dir: bool,
-    ) -> Result<Option<LayerBlob>, OpError> {
-        let tree = layer.layer.tree;
-        let Some(blob) = self.store.known_blob(&tree, options)? else {
-            return Ok(None);
-        };
-        let there = match keep {
-            true => self.fetch_elsewhere(layer, |origin| origin.digest == blob.digest)?,
-            false => has_dir || self.exact_blob(layer)?.is_some(),
-        };
-        if !there {
-            return Ok(None);
-        }
-        if !keep {
-            self.store.trees().persist(&tree)?;
-            self.store.set_layer_blob(&tree, options, &blob)?;
-        }
-        self.lease.protect(LeaseRoot::Blob(blob.digest))?;
-        Ok(Some(blob))
     }
 
     /// Before a layer without a directory is read file by file: finds what is only in a blob. An uncompressed one is read

@@ -12,8 +12,10 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use rbuild_cache::Answer;
+use rbuild_cache::BlobOptions;
 use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
+use rbuild_cache::LeaseRoot;
 use rbuild_cache::Origin;
 use rbuild_cache::Record;
 use rbuild_cache::RemoteCache;
@@ -171,6 +173,34 @@ impl Engine<'_> {
             Some(origin) => self.fetch_blob(origin).map(|()| true),
             None => Ok(false),
         }
+    }
+
+    /// A layer's blob that need not be written: it is known, and it, or with `keep` false other bytes of the layer, can be
+    /// had.
+    pub(super) fn blob_made_before(
+        &self,
+        layer: &LayerRef,
+        options: &BlobOptions,
+        keep: bool,
+        has_dir: bool,
+    ) -> Result<Option<LayerBlob>, OpError> {
+        let tree = layer.layer.tree;
+        let Some(blob) = self.store.known_blob(&tree, options)? else {
+            return Ok(None);
+        };
+        let there = match keep {
+            true => self.fetch_elsewhere(layer, |origin| origin.digest == blob.digest)?,
+            false => has_dir || self.exact_blob(layer)?.is_some(),
+        };
+        if !there {
+            return Ok(None);
+        }
+        if !keep {
+            self.store.trees().persist(&tree)?;
+            self.store.set_layer_blob(&tree, options, &blob)?;
+        }
+        self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+        Ok(Some(blob))
     }
 
     /// Brings in the bytes of layers that only a directory elsewhere has. The answer is what was wrong with those that did

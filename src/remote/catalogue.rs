@@ -245,3 +245,160 @@ impl Catalogue {
         Some((answer, used))
     }
 }
+
+#[cfg(test)]
+mod t {
+    use super::*;
+    use rbuild_cache::Compression;
+    use rbuild_llb::ContentDigest;
+    use rbuild_llb::TreeId;
+
+    fn digest(byte: u8) -> OciDigest {
+        OciDigest::from_bytes([byte; 32])
+    }
+
+    fn tree(byte: u8) -> TreeRef {
+        TreeRef {
+            tree: TreeId::from_bytes([byte; 32]),
+            content: ContentDigest::from_bytes([byte; 32]),
+        }
+    }
+
+    fn key(byte: u8) -> CacheKey {
+        format!("{byte:02x}").repeat(32).parse().unwrap()
+    }
+
+    /// A base's layer, and one that was made on it.
+    fn refs() -> [LayerRef; 2] {
+        let base = Origin {
+            digest: digest(1),
+            size: 10,
+            media_type: "application/vnd.oci.image.layer.v1.tar+gzip".into(),
+            diff_id: digest(2),
+            source: Some("oci-layout:///elsewhere".into()),
+            urls: Vec::new(),
+        };
+        [
+            LayerRef {
+                layer: tree(1),
+                origin: Some(base),
+                created: None,
+            },
+            LayerRef {
+                layer: tree(2),
+                origin: None,
+                created: Some(1_700_000_000_123_456_789),
+            },
+        ]
+    }
+
+    fn layer(of: &LayerRef) -> Layer {
+        let compression = Compression::Gzip { level: 6 };
+        Layer {
+            layer: of.layer,
+            created: of.created,
+            files: Files {
+                digest: digest(9),
+                size: 5,
+            },
+            bytes: match &of.origin {
+                Some(origin) => Bytes::Origin(Origin {
+                    source: None,
+                    ..origin.clone()
+                }),
+                None => Bytes::Blob(Written {
+                    version: 2,
+                    options: BlobOptions {
+                        compression,
+                        clamp: None,
+                    },
+                    blob: LayerBlob {
+                        digest: digest(3),
+                        diff_id: digest(4),
+                        size: 7,
+                        tar_size: 70,
+                        compression,
+                    },
+                }),
+            },
+        }
+    }
+
+    fn known(keys: &[u8], layers: &[LayerRef]) -> Known {
+        Known {
+            keys: keys.iter().copied().map(key).collect(),
+            answer: Answer {
+                outputs: vec![Snapshot {
+                    layers: layers.to_vec(),
+                    root: tree(5),
+                }],
+                created: 1_700_000_000_123_456_789,
+                duration_ms: 12,
+            },
+        }
+    }
+
+    fn catalogue(steps: &[Known]) -> Catalogue {
+        let layers = refs().iter().map(|of| (identity(of), layer(of))).collect();
+        Catalogue::of(steps, &layers)
+    }
+
+    #[test]
+    fn what_was_put_in_is_found() {
+        let [base, above] = refs();
+        let steps = [
+            known(&[7, 3], &[base.clone(), above.clone()]),
+            known(&[5], std::slice::from_ref(&base)),
+        ];
+        let written = catalogue(&steps);
+        let bytes = written.to_json();
+        let read = Catalogue::parse(&bytes).unwrap();
+        assert_eq!(read, written);
+        let here = "oci-layout:///here";
+        let mut moved = base.clone();
+        moved.origin.as_mut().unwrap().source = Some(here.into());
+        for (by, layers) in [
+            (3, vec![moved.clone(), above.clone()]),
+            (5, vec![moved.clone()]),
+        ] {
+            let (answer, used) = read.find(&key(by), here).unwrap();
+            assert_eq!(answer.outputs[0].layers, layers);
+            assert_eq!(answer.created, 1_700_000_000_123_456_789);
+            assert_eq!(used.len(), layers.len());
+        }
+        assert_eq!(read.find(&key(4), here), None);
+        // In whatever order it was found out.
+        let turned = [steps[1].clone(), steps[0].clone()];
+        assert_eq!(catalogue(&turned).to_json(), bytes);
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        let written = catalogue(&[known(&[1], &refs())]);
+        let text = String::from_utf8(written.to_json()).unwrap();
+        for (from, to, problem) in [
+            ("\"version\":1", "\"version\":2", "is of version 2"),
+            ("\"version\":1,", "", "cannot be read"),
+            (
+                "\"layers\":[0,1]",
+                "\"layers\":[0,2]",
+                "names what it does not have",
+            ),
+            ("\":0}", "\":1}", "names what it does not have"),
+            ("sha256:0303", "sha512:0303", "cannot be read"),
+            (
+                "\"blob\":{\"version\"",
+                "\"disk\":{\"version\"",
+                "cannot be read",
+            ),
+        ] {
+            let changed = text.replacen(from, to, 1);
+            assert_ne!(changed, text, "{from}");
+            let error = Catalogue::parse(changed.as_bytes()).unwrap_err();
+            assert!(error.contains(problem), "{from}: {error}");
+        }
+        for end in 0..text.len() {
+            assert!(Catalogue::parse(&text.as_bytes()[..end]).is_err(), "{end}");
+        }
+    }
+}
