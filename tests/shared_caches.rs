@@ -27,7 +27,7 @@ COPY src /src
 RUN cat /src/* > /tool/all
 
 FROM busybox AS other
-RUN date +%N > /stamp
+RUN cat /proc/sys/kernel/random/uuid > /stamp
 
 FROM busybox
 WORKDIR /app
@@ -187,7 +187,9 @@ fn a_small_cache_has_the_layers_of_the_image_and_a_large_one_all() {
     let small = "--cache-from=type=local,src=../min";
     let with_min = on(&env, "second", &["-t", "app", small]).success();
     assert!(
-        with_min.ran().contains(&"RUN date +%N > /stamp".to_owned()),
+        with_min
+            .ran()
+            .contains(&"RUN cat /proc/sys/kernel/random/uuid > /stamp".to_owned()),
         "{with_min}"
     );
     assert!(
@@ -196,7 +198,9 @@ fn a_small_cache_has_the_layers_of_the_image_and_a_large_one_all() {
     );
     let with_max = on(&env, "third", &["-t", "app", FROM]).success();
     assert!(
-        !with_max.ran().contains(&"RUN date +%N > /stamp".to_owned()),
+        !with_max
+            .ran()
+            .contains(&"RUN cat /proc/sys/kernel/random/uuid > /stamp".to_owned()),
         "{with_max}"
     );
 }
@@ -238,7 +242,7 @@ fn a_directory_that_is_read_and_written_does_not_grow() {
     on(
         &env,
         "first",
-        &["-o", "type=oci,tar=false,dest=../cache,name=app", "."][..2],
+        &["-o", "type=oci,tar=false,dest=../cache,name=app:v1", "."][..2],
     )
     .success();
     on(
@@ -262,7 +266,7 @@ fn a_directory_that_is_read_and_written_does_not_grow() {
     assert!(!cache.join("blobs/sha256/.rbuild-left").exists());
     let copied = env.tool(
         "skopeo",
-        ["copy", "oci:../cache:app", "oci-archive:../app.tar"],
+        ["copy", "oci:../cache:v1", "oci-archive:../app.tar"],
     );
     copied.success();
     let two = "--cache-from=type=local,src=../cache,tag=two";
@@ -330,7 +334,6 @@ fn no_value_goes_out() {
             "text-of-command",
             "VERSION",
             "FLAVOUR",
-            "mkdir",
             "Dockerfile",
         ] {
             let found = bytes
@@ -492,16 +495,18 @@ fn layers_of_bases_stay_in_their_registries() {
         .file("f", "1\n");
     on(&env, "first", &["-o", "type=cacheonly", TO]).success();
     assert_eq!(layers(&env.outside("cache")).len(), 2);
-    let blobs = |asked: Vec<String>| asked.iter().filter(|line| line.contains("/blobs/")).count();
-    let before = blobs(registry.asked());
-    let cached = on(&env, "second", &["-o", "type=cacheonly", FROM]).success();
-    assert_eq!(cached.ran(), [""; 0], "{cached}");
+    let blobs = || {
+        let asked = registry.asked();
+        asked.iter().filter(|line| line.contains("/blobs/")).count()
+    };
+    assert_eq!(blobs(), 2);
     // The config alone.
-    assert_eq!(blobs(registry.asked()) - before, 1);
+    let cached = on(&env, "second", &["-o", "type=cacheonly", FROM]).success();
+    assert_eq!((cached.ran(), blobs()), (vec![], 1), "{cached}");
     env.write("f", "2\n");
     let edited = on(&env, "second", &["-o", "type=cacheonly", FROM]).success();
     assert_eq!(edited.ran(), ["COPY f /", "RUN cat /f"], "{edited}");
-    assert_eq!(blobs(registry.asked()) - before, 2);
+    assert_eq!(blobs(), 1);
 }
 
 #[test]
@@ -523,8 +528,8 @@ fn without_a_cache_everything_runs_and_is_written_all_the_same() {
     assert_eq!(
         one.ran(),
         [
-            "RUN date +%N > /stamp",
             "COPY --from=other /stamp /app/",
+            "RUN cat /proc/sys/kernel/random/uuid > /stamp",
             "RUN ls /app > /list"
         ],
         "{one}"
@@ -549,7 +554,7 @@ fn plans_share_as_dockerfiles_do() {
     let later = SystemTime::now() + Duration::from_secs(60);
     File::open(plan).unwrap().set_modified(later).unwrap();
     let second = on(&env, "second", &["-o", "type=oci,dest=../second.tar", FROM]).success();
-    assert_eq!(second.ran(), [""; 0], "{second}");
+    assert_eq!(second.ran(), ["load from client"], "{second}");
     assert_eq!(digest(&env, "second.tar"), digest(&env, "first.tar"));
 }
 

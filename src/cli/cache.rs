@@ -230,7 +230,9 @@ mod t {
         let text: String = errors
             .map(|error| crate::ui::render(&error, false) + "\n")
             .collect();
-        assert_data_eq!(text, str![[r#"
+        assert_data_eq!(
+            text,
+            str![[r#"
 error: `--cache-from user/app:cache`: caches of type `registry` are not supported
 hint: what there is is `type=local`, a directory
 error: `--cache-from type=gha`: caches of type `gha` are not supported
@@ -251,6 +253,7 @@ error: `--cache-to type=local,dest=x,ignore-error=perhaps`: `ignore-error`: `per
 error: `--cache-to type=local,dest=x,image-manifest=false`: `image-manifest` can only be `true`: an index of blobs is not what OCI indexes are for
 error: `--cache-to type=local,dest=x,ref=y`: type `local` has no option `ref`
 
-"#]]);
+"#]]
+        );
     }
 }

@@ -137,9 +137,15 @@ pub(super) fn image(
     };
     let ready = |layer: &LayerRef| -> Result<Option<(Descriptor, OciDigest)>, OpError> {
         if let Some((descriptor, origin)) = as_it_came(layer) {
-            // A registry may have it: then nobody here needs it.
-            let pushed = matches!(spec.kind, OutputKind::Image { .. });
-            let there = pushed || !keep || engine.store().blobs().contains(&origin.digest);
+            let there = match &spec.kind {
+                // A registry may have it: then nobody here needs it.
+                OutputKind::Image(output) if output.push != Push::No => true,
+                // What the store names it has.
+                OutputKind::Image(_) => {
+                    engine.store().blobs().contains(&origin.digest) || engine.has_directory(layer)
+                }
+                _ => !keep || engine.store().blobs().contains(&origin.digest),
+            };
             return Ok(there.then_some((descriptor, origin.diff_id)));
         }
         let ready = engine.ready_blob(layer, &options(layer), keep)?;
