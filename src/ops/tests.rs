@@ -215,8 +215,17 @@ impl World {
         );
         engine.backend = &self.memory;
         let looked_up = solver::plan(definition, &engine).unwrap();
-        let missed = looked_up.explain(&|_, _| None);
-        let missed = missed.iter().map(|one| one.miss.to_string()).collect();
+        let words = why::Words {
+            trees: self.store.trees(),
+            conceal: &|text| text.to_owned(),
+        };
+        let missed = looked_up.steps().filter_map(|step| match step.state {
+            PlannedState::Run(miss) | PlannedState::Undecided(miss) => {
+                Some(words.why(step.vertex, miss, |_| "below".to_owned()))
+            }
+            PlannedState::Unneeded | PlannedState::Cached { .. } => None,
+        });
+        let missed = missed.collect();
         let runs = Arc::new(AtomicUsize::new(0));
         let writer = Writer {
             end,
