@@ -1,5 +1,7 @@
 //! The engine on a fake executor and a fake cache: no process, no namespace.
 
+mod keys;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::AtomicUsize;
@@ -165,6 +167,19 @@ fn runs(commands: &[&[&str]]) -> PrunedDefinition {
     definition.prune()
 }
 
+/// Registries that nobody asks.
+fn registry_of(dir: &Path) -> registry::Client {
+    registry::Client::new(&Settings {
+        root: dir.to_owned(),
+        temp_dir: dir.to_owned(),
+        registries: Registries::default(),
+        docker_config: None,
+        ca: None,
+        tag_max_age: 0,
+        proxies: ProxySettings::default(),
+    })
+}
+
 /// A store and a cache, kept over builds.
 struct World {
     dir: tempfile::TempDir,
@@ -193,15 +208,7 @@ impl World {
     }
 
     fn build(&self, definition: &PrunedDefinition, end: End) -> Built {
-        let registry = registry::Client::new(&Settings {
-            root: self.dir.path().to_owned(),
-            temp_dir: self.dir.path().to_owned(),
-            registries: Registries::default(),
-            docker_config: None,
-            ca: None,
-            tag_max_age: 0,
-            proxies: ProxySettings::default(),
-        });
+        let registry = registry_of(self.dir.path());
         let lease = self.store.lease().unwrap();
         let cancel = CancelToken::new();
         let mut engine = Engine::new(

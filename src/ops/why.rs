@@ -370,7 +370,10 @@ impl Telling<'_> {
             below.add(trees, old.get("base"), new.get("base"));
             self.action(old, new);
         }
-        if let Some(text) = files.text() {
+        let is_set = |reason: &String| reason.starts_with("--ch");
+        if let Some(text) = files.text()
+            && !(files.is_meta() && self.reasons.iter().any(is_set))
+        {
             self.reasons.insert(0, text);
         }
         if let Some(text) = below.text() {

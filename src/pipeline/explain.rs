@@ -198,13 +198,15 @@ fn fate(step: &PlannedStep<'_>) -> Fate {
     }
 }
 
-/// BLAKE3 of all steps, by what they are called and what they are.
+/// BLAKE3 of all steps, by what they are called and what they are. What a context holds counts where it is used.
 fn fingerprint(looked_up: &Plan<'_, StepResult>) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     for step in looked_up.steps() {
         hasher.update(step.vertex.meta.name.as_bytes());
         hasher.update(&[0]);
-        hasher.update(step.key.as_bytes());
+        if !matches!(step.vertex.op, Op::Source(SourceOp::Local(_))) {
+            hasher.update(step.key.as_bytes());
+        }
     }
     hasher.finalize()
 }

@@ -23,7 +23,7 @@ pub(super) fn text(explained: &Explained, now: Timestamp) -> String {
         return text;
     }
     text.push_str(&heading(explained, now));
-    text.push('\n');
+    text.push_str("\n\n");
     for step in &explained.steps {
         let name = human::printable(&step.step.name);
         let row = format!(

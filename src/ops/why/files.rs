@@ -70,6 +70,12 @@ impl Files {
         }
     }
 
+    /// Whether all that differs is what `--chown` and `--chmod` set.
+    pub(super) fn is_meta(&self) -> bool {
+        let mut what = self.list.iter().flat_map(|(_, change)| &change.what);
+        !self.unlisted && what.all(|what| matches!(what, What::Owner | What::Mode { .. }))
+    }
+
     /// What is to be said of it; nothing if there is no difference.
     pub(super) fn text(&self) -> Option<String> {
         if !self.differs {
@@ -78,33 +84,25 @@ impl Files {
         if self.unlisted || self.list.is_empty() {
             return Some("files changed".to_owned());
         }
-        let count = self.list.len();
-        let more = if self.complete == Some(true) {
-            ""
-        } else {
-            "more than "
+        let count = |is: &dyn Fn(&PathChange) -> bool| {
+            let files = self.list.iter().filter(|(_, change)| !change.is_dir);
+            files.filter(|(_, change)| is(change)).count() as u64
+        };
+        let (files, gone) = (
+            count(&|_| true),
+            count(&|change| change.what == [What::Removed]),
+        );
+        let more = match self.complete {
+            Some(true) => "",
+            _ => "more than ",
         };
         let noun = |count| if count == 1 { "file" } else { "files" };
-        let mut text = match self.total {
-            // Those that are gone are not among those there are.
-            Some(total) => {
-                let gone = self
-                    .list
-                    .iter()
-                    .filter(|(_, change)| change.what == [What::Removed]);
-                let total = total.max(count as u64)
-                    + if total < count as u64 {
-                        0
-                    } else {
-                        gone.count() as u64
-                    };
-                format!(
-                    "{more}{count} of {total} {} changed: ",
-                    noun(total as usize)
-                )
-            }
-            None => format!("{more}{count} {} changed: ", noun(count)),
+        let mut text = match self.total.map(|total| total + gone) {
+            _ if files == 0 => String::new(),
+            Some(total) => format!("{more}{files} of {total} {} changed: ", noun(total)),
+            None => format!("{more}{files} {} changed: ", noun(files)),
         };
+        let count = self.list.len();
         let named: Vec<String> = self.list.iter().take(NAMED).map(named).collect();
         text.push_str(&named.join(", "));
         if count > NAMED {

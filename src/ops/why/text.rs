@@ -72,7 +72,8 @@ pub(super) fn contrast(old: &str, new: &str) -> (String, String) {
 pub(super) fn unset(text: &str) -> String {
     match text {
         "kept" => String::new(),
-        text => text.to_owned(),
+        // A group that is the user's own.
+        text => text.trim_end_matches(':').to_owned(),
     }
 }
 
