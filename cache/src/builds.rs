@@ -126,7 +126,7 @@ impl Builds {
     pub fn all(&self) -> Result<Vec<Kept>, StoreError> {
         let paths = file::list(&self.dir)?;
         let mut all: Vec<Kept> = paths.iter().filter_map(|path| load(path)).collect();
-        all.sort_by(|a, b| b.confirmed.cmp(&a.confirmed));
+        all.sort_by_key(|kept| std::cmp::Reverse(kept.confirmed));
         Ok(all)
     }
 

@@ -124,8 +124,8 @@ impl Canonical for KeyValue {
             Self::Input(key) => to.ordinal(4).put(key),
             Self::Oci(digest) => to.ordinal(5).put(digest),
             Self::Content { content, tree: _ } => to.ordinal(6).put(content),
-            Self::Listed { value, listing: _ } => return value.encode(to),
             Self::Hidden(digest) => to.ordinal(7).put(digest),
+            Self::Listed { value, listing: _ } => to.put(&**value),
         };
     }
 }

@@ -28,6 +28,7 @@ use crate::solver::PlannedStep;
 
 pub use ask::Asked;
 pub use ask::Cause;
+pub use ask::End;
 pub use ask::Explained;
 pub use ask::ExplainedStep;
 pub use ask::explain;

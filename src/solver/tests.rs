@@ -1,5 +1,7 @@
 //! The solver, proven with arithmetic.
 
+mod words;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Condvar;
@@ -28,6 +30,7 @@ use rbuild_llb::op::SecurityMode;
 use rbuild_llb::op::SourceOp;
 
 use super::*;
+use words::why;
 
 /// Long enough for the slowest machine; only a test that fails waits for it.
 const FOREVER: Duration = Duration::from_secs(60);
@@ -333,27 +336,6 @@ fn exec(args: Vec<String>) -> ExecOp {
         ulimits: Vec::new(),
         proxy_env: ProxyEnv::default(),
     }
-}
-
-/// Why a step must run, as a line.
-fn why(step: &PlannedStep<'_>) -> Option<String> {
-    let (PlannedState::Run(miss) | PlannedState::Undecided(miss)) = step.state else {
-        return None;
-    };
-    let text = match miss {
-        Miss::NoCache => "--no-cache".to_owned(),
-        Miss::FirstTime => "first time".to_owned(),
-        Miss::Unusable { reason } => reason.clone(),
-        Miss::Removed => "removed from the cache".to_owned(),
-        Miss::Changed(difference) => {
-            let Difference { earlier, now } = &**difference;
-            let mut changed = now.fields.iter();
-            let changed = changed.find(|(name, value)| earlier.fields.get(*name) != Some(*value));
-            format!("{} changed", changed.unwrap().0)
-        }
-        Miss::Inputs(inputs) => format!("inputs {inputs:?} rebuilt"),
-    };
-    Some(format!("{}: {text}\n", step.vertex.meta.name))
 }
 
 /// What one solve did.

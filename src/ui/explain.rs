@@ -1,12 +1,12 @@
 //! What a build did about each step, as text and as JSON (docs/explain-output.md).
 
-use rbuild_cache::Fate;
 use rbuild_llb::event::Timestamp;
 use serde_json::Value;
 use serde_json::json;
 
 use super::human;
 use crate::pipeline::explain::Cause;
+use crate::pipeline::explain::End;
 use crate::pipeline::explain::Explained;
 use crate::pipeline::explain::ExplainedStep;
 
@@ -25,12 +25,9 @@ pub(super) fn text(explained: &Explained, now: Timestamp) -> String {
     text.push_str(&heading(explained, now));
     text.push_str("\n\n");
     for step in &explained.steps {
-        let name = human::printable(&step.step.name);
-        let row = format!(
-            "  {:<8}{:>8}  {name}",
-            word(step.step.fate),
-            took(step.step.fate)
-        );
+        let name = human::printable(&step.name);
+        let took = step.millis.map(seconds).unwrap_or_default();
+        let row = format!("  {:<8}{took:>8}  {name}", word(step.end));
         text.push_str(&row);
         text.push('\n');
         if let Some(why) = why(step) {
@@ -42,14 +39,14 @@ pub(super) fn text(explained: &Explained, now: Timestamp) -> String {
 
 /// `/src/Dockerfile, built 2 hours ago in 12.3s: 2 steps ran, 5 cached; 1 minute ago nothing had changed`
 fn heading(explained: &Explained, now: Timestamp) -> String {
-    let count = |is: &dyn Fn(Fate) -> bool| {
+    let count = |ends: &[End]| {
         let steps = explained.steps.iter();
-        steps.filter(|step| is(step.step.fate)).count()
+        steps.filter(|step| ends.contains(&step.end)).count()
     };
-    let ran = count(&|fate| matches!(fate, Fate::Ran { .. }));
-    let cached = count(&|fate| matches!(fate, Fate::Unneeded | Fate::Cached { .. } | Fate::Found));
-    let failed = count(&|fate| matches!(fate, Fate::Failed { .. }));
-    let stopped = count(&|fate| fate == Fate::Stopped);
+    let ran = count(&[End::Ran]);
+    let cached = count(&[End::Unneeded, End::Cached, End::Found]);
+    let failed = count(&[End::Failed]);
+    let stopped = count(&[End::Stopped]);
     let steps = |count: usize| if count == 1 { "step" } else { "steps" };
     let mut counts = vec![
         format!("{ran} {} ran", steps(ran)),
@@ -79,19 +76,19 @@ fn heading(explained: &Explained, now: Timestamp) -> String {
 }
 
 fn in_full(step: &ExplainedStep, now: Timestamp) -> String {
-    let fate = step.step.fate;
-    let mut lines = vec![human::printable(&step.step.name)];
-    if let Some((file, line, _)) = &step.step.at {
-        lines.push(format!("  {file}:{line}, {}", step.step.platform));
+    let mut lines = vec![human::printable(&step.name)];
+    if let Some((file, line, _)) = &step.at {
+        lines.push(format!("  {file}:{line}, {}", step.platform));
     }
-    lines.push(match fate {
-        Fate::Read => "  read, as in every build".to_owned(),
-        Fate::Unneeded => "  cached: what is made of it is, so nothing needed it".to_owned(),
-        Fate::Cached { .. } => "  cached".to_owned(),
-        Fate::Found => "  cached, once its inputs had been made".to_owned(),
-        Fate::Ran { millis } => format!("  ran for {}", seconds(millis)),
-        Fate::Failed { millis } => format!("  failed after {}", seconds(millis)),
-        Fate::Stopped => "  not done: the build ended before".to_owned(),
+    let took = seconds(step.millis.unwrap_or_default());
+    lines.push(match step.end {
+        End::Read => "  read, as in every build".to_owned(),
+        End::Unneeded => "  cached: what is made of it is, so nothing needed it".to_owned(),
+        End::Cached => "  cached".to_owned(),
+        End::Found => "  cached, once its inputs had been made".to_owned(),
+        End::Ran => format!("  ran for {took}"),
+        End::Failed => format!("  failed after {took}"),
+        End::Stopped => "  not done: the build ended before".to_owned(),
     });
     lines.extend(why(step).map(|why| format!("  why: {why}")));
     lines.extend(
@@ -99,7 +96,7 @@ fn in_full(step: &ExplainedStep, now: Timestamp) -> String {
             .as_ref()
             .map(|cause| format!("  {}", made(cause, now))),
     );
-    lines.push(format!("  key {}", step.step.key.hex()));
+    lines.push(format!("  key {}", step.key));
     lines.join("\n") + "\n"
 }
 
@@ -120,24 +117,16 @@ fn why(step: &ExplainedStep) -> Option<String> {
         let names: Vec<String> = names.collect();
         return Some(format!("input{plural} rebuilt: {}", names.join(", ")));
     }
-    let why = human::printable(&step.step.why);
-    (!why.is_empty()).then_some(why)
+    step.why.as_deref().map(human::printable)
 }
 
-fn word(fate: Fate) -> &'static str {
-    match fate {
-        Fate::Read => "read",
-        Fate::Unneeded | Fate::Cached { .. } | Fate::Found => "cached",
-        Fate::Ran { .. } => "ran",
-        Fate::Failed { .. } => "failed",
-        Fate::Stopped => "not done",
-    }
-}
-
-fn took(fate: Fate) -> String {
-    match fate {
-        Fate::Ran { millis } | Fate::Failed { millis } => seconds(millis),
-        _ => String::new(),
+fn word(end: End) -> &'static str {
+    match end {
+        End::Read => "read",
+        End::Unneeded | End::Cached | End::Found => "cached",
+        End::Ran => "ran",
+        End::Failed => "failed",
+        End::Stopped => "not done",
     }
 }
 
@@ -160,21 +149,11 @@ pub(super) fn json(explained: &Explained) -> String {
     format!("{value:#}\n")
 }
 
-fn step_json(explained: &ExplainedStep) -> Value {
-    let step = &explained.step;
-    let (state, millis) = match step.fate {
-        Fate::Read => ("read", None),
-        Fate::Unneeded | Fate::Cached { .. } | Fate::Found => ("cached", None),
-        Fate::Ran { millis } => ("ran", Some(millis)),
-        Fate::Failed { millis } => ("failed", Some(millis)),
-        Fate::Stopped => ("stopped", None),
-    };
+fn step_json(step: &ExplainedStep) -> Value {
     let seconds = |millis: u64| millis as f64 / 1000.0;
-    let at = step
-        .at
-        .as_ref()
-        .map(|(file, line, end_line)| json!({ "file": file, "line": line, "end_line": end_line }));
-    let result = explained.cause.as_ref().map(|cause| {
+    let at = step.at.as_ref();
+    let at = at.map(|(file, line, end)| json!({ "file": file, "line": line, "end_line": end }));
+    let result = step.cause.as_ref().map(|cause| {
         json!({
             "by": if cause.by_content { "content" } else { "definition" },
             "made": cause.made,
@@ -183,15 +162,18 @@ fn step_json(explained: &ExplainedStep) -> Value {
     });
     json!({
         "id": step.id,
-        "key": step.key.hex(),
+        "key": step.key,
         "name": step.name,
-        "stage": explained.stage,
+        "stage": step.stage,
         "platform": step.platform,
         "at": at,
-        "state": state,
-        "why": (!step.why.is_empty()).then_some(&step.why),
-        "waited_for": explained.waited_for,
-        "seconds": millis.map(seconds),
+        "state": match step.end {
+            End::Stopped => "stopped",
+            end => word(end),
+        },
+        "why": step.why,
+        "waited_for": step.waited_for,
+        "seconds": step.millis.map(seconds),
         "result": result,
     })
 }
@@ -199,47 +181,37 @@ fn step_json(explained: &ExplainedStep) -> Value {
 #[cfg(test)]
 mod t {
     use super::*;
-    use rbuild_cache::BuiltStep;
-    use rbuild_llb::CacheKey;
     use snapbox::assert_data_eq;
     use snapbox::str;
 
     const SECOND: u128 = 1_000_000_000;
 
-    fn step(name: &str, line: usize, fate: Fate, why: &str) -> ExplainedStep {
+    fn step(name: &str, line: usize, end: End, millis: Option<u64>) -> ExplainedStep {
         ExplainedStep {
-            step: BuiltStep {
-                id: format!("sha256:{line}"),
-                name: name.to_owned(),
-                platform: "linux/amd64".to_owned(),
-                at: (line > 0).then(|| ("Dockerfile".to_owned(), line, line)),
-                fate,
-                why: why.to_owned(),
-                waited_for: Vec::new(),
-                key: CacheKey::from_bytes([0xab; 32]),
-                known: None,
-            },
+            id: format!("sha256:{line}"),
+            name: name.to_owned(),
             stage: (line > 0).then(|| "build".to_owned()),
+            platform: "linux/amd64".to_owned(),
+            at: (line > 0).then(|| ("Dockerfile".to_owned(), line, line)),
+            key: "ab".repeat(32),
+            end,
+            why: None,
             waited_for: Vec::new(),
+            millis,
             cause: None,
         }
     }
 
     fn build() -> Explained {
-        let key = CacheKey::from_bytes([0xab; 32]);
-        let mut base = step("[build 1/3] FROM node", 1, Fate::Cached { by: key }, "");
+        let mut base = step("[build 1/3] FROM node", 1, End::Cached, None);
         base.cause = Some(Cause {
             by_content: false,
             made: Timestamp(1000 * SECOND),
             millis: 2500,
         });
-        let changed = "1 of 412 files changed: src/a.py (content)";
-        let mut last = step(
-            "[build 3/3] RUN a\u{1b}[2J",
-            3,
-            Fate::Failed { millis: 1200 },
-            "",
-        );
+        let mut copy = step("[build 2/3] COPY . .", 2, End::Ran, Some(40));
+        copy.why = Some("1 of 412 files changed: src/a.py (content)".to_owned());
+        let mut last = step("[build 3/3] RUN a\u{1b}[2J", 3, End::Failed, Some(1200));
         last.waited_for = vec!["[build 2/3] COPY . .".to_owned()];
         Explained {
             plan: "/src/Dockerfile".to_owned(),
@@ -249,9 +221,9 @@ mod t {
             failed: true,
             confirmed: None,
             steps: vec![
-                step("[internal] load build context", 0, Fate::Read, ""),
+                step("[internal] load build context", 0, End::Read, None),
                 base,
-                step("[build 2/3] COPY . .", 2, Fate::Ran { millis: 40 }, changed),
+                copy,
                 last,
             ],
             chosen: false,

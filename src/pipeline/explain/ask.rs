@@ -51,14 +51,47 @@ pub struct Explained {
 /// What a build did about a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExplainedStep {
-    /// What it left behind.
-    pub step: BuiltStep,
+    /// What events called it.
+    pub id: String,
+    /// As progress showed it.
+    pub name: String,
     /// The stage it belongs to.
     pub stage: Option<String>,
+    /// As `os/architecture`.
+    pub platform: String,
+    /// File, first and last line of the instruction it comes from.
+    pub at: Option<(String, usize, usize)>,
+    /// Its definition key, 64 hexadecimal digits.
+    pub key: String,
+    /// What became of it.
+    pub end: End,
+    /// Why it was not cached, if it was for what it is itself.
+    pub why: Option<String>,
     /// The names of the steps that it was not cached for.
     pub waited_for: Vec<String>,
+    /// How long it ran, in milliseconds, if it did.
+    pub millis: Option<u64>,
     /// Where its result came from, if it was cached and its record is still there.
     pub cause: Option<Cause>,
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was looked at, as files of this machine are in every build.
+    Read,
+    /// Nothing needed it: all that is made of it was cached.
+    Unneeded,
+    /// It was cached.
+    Cached,
+    /// It was cached, which its inputs had to be made for to be known.
+    Found,
+    /// It ran.
+    Ran,
+    /// It failed.
+    Failed,
+    /// The build ended before it did.
+    Stopped,
 }
 
 /// The record that answered.
@@ -90,11 +123,19 @@ pub fn explain(settings: &Settings, asked: &Asked) -> Result<Explained, BuildErr
             .waited_for
             .iter()
             .filter_map(|&at| report.steps.get(at));
+        let (end, millis) = end(step.fate);
         ExplainedStep {
+            id: step.id.clone(),
+            name: step.name.clone(),
             stage: StepName::of(&step.name).stage(),
+            platform: step.platform.clone(),
+            at: step.at.clone(),
+            key: step.key.hex(),
+            end,
+            why: Some(step.why.clone()).filter(|why| !why.is_empty()),
             waited_for: waited_for.map(|step| step.name.clone()).collect(),
+            millis,
             cause: cause(&store, step),
-            step: step.clone(),
         }
     });
     let confirmed = kept.confirmed.secs as u128 * 1_000_000_000;
@@ -130,7 +171,7 @@ fn last(store: &Store, file: Option<&Path>) -> Result<(Kept, Option<String>), Bu
         .iter()
         .filter_map(|plan| store.builds().last(plan))
         .collect();
-    own.sort_by(|a, b| b.confirmed.cmp(&a.confirmed));
+    own.sort_by_key(|kept| std::cmp::Reverse(kept.confirmed));
     if let Some(kept) = own.into_iter().next() {
         return Ok((kept, None));
     }
@@ -168,10 +209,12 @@ fn choose(steps: &[BuiltStep], text: &str) -> Result<Vec<usize>, BuildError> {
         None => ("", text),
     };
     if let Ok(line) = line.parse::<usize>() {
+        // The context comes from the line that first takes something of it, and is not what is meant.
         let at_line = all(&|step| {
-            step.at.as_ref().is_some_and(|(name, from, to)| {
-                (file.is_empty() || file == name) && (*from..=*to).contains(&line)
-            })
+            step.fate != Fate::Read
+                && step.at.as_ref().is_some_and(|(name, from, to)| {
+                    (file.is_empty() || file == name) && (*from..=*to).contains(&line)
+                })
         });
         if !at_line.is_empty() {
             return Ok(at_line);
@@ -204,6 +247,18 @@ fn choose(steps: &[BuiltStep], text: &str) -> Result<Vec<usize>, BuildError> {
                 .iter()
                 .fold(error, |error, &at| error.hint(steps[at].name.clone())))
         }
+    }
+}
+
+fn end(fate: Fate) -> (End, Option<u64>) {
+    match fate {
+        Fate::Read => (End::Read, None),
+        Fate::Unneeded => (End::Unneeded, None),
+        Fate::Cached { .. } => (End::Cached, None),
+        Fate::Found => (End::Found, None),
+        Fate::Ran { millis } => (End::Ran, Some(millis)),
+        Fate::Failed { millis } => (End::Failed, Some(millis)),
+        Fate::Stopped => (End::Stopped, None),
     }
 }
 
