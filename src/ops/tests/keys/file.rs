@@ -216,3 +216,47 @@ fn other_file_actions() {
         rows.row(case, Both, said, |case| *case.action() = kind);
     }
 }
+
+/// Of the files of a context: names, types, modes, link targets and bytes, and not whose they are.
+#[test]
+fn what_of_a_context_counts() {
+    let mut rows = Rows::new();
+    let make = |dir: &str, file: &str, target: &str| {
+        let dir = rows.dir(dir);
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join(file), "x").unwrap();
+        std::os::unix::fs::symlink(target, dir.join("link")).unwrap();
+        dir
+    };
+    make("as-it-was", "file", "file");
+    make("renamed", "other", "file");
+    make("relinked", "file", "other");
+    let retyped = make("retyped", "other", "file");
+    fs::rename(retyped.join("other"), retyped.join("x")).unwrap();
+    fs::create_dir(retyped.join("file")).unwrap();
+    fs::rename(retyped.join("x"), retyped.join("file/x")).unwrap();
+    let theirs = make("theirs", "file", "file").join("file");
+    let mut case = copy();
+    case.context = "as-it-was";
+    case.copy().src = "/".to_owned();
+    for (context, said) in [
+        (
+            "renamed",
+            "2 of 3 files changed: file (removed), other (added)",
+        ),
+        ("relinked", "1 of 2 files changed: link (link target)"),
+        (
+            "retyped",
+            "2 of 3 files changed: file (removed), file/x (added)",
+        ),
+    ] {
+        rows.row(&case, Both, said, |case| case.context = context);
+    }
+    // Root can give it away; anybody else's is not root's as it is.
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&theirs, Some(7), Some(7)).unwrap();
+    }
+    let found = fs::metadata(&theirs).unwrap();
+    assert_ne!(std::os::unix::fs::MetadataExt::uid(&found), 0);
+    rows.row(&case, Neither, "", |case| case.context = "theirs");
+}
