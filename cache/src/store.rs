@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::blobs::Blobs;
+use crate::builds::Builds;
 use crate::file;
 use crate::frame::Compression;
 use crate::images::Images;
@@ -51,6 +52,7 @@ pub struct Store {
     blobs: Blobs,
     trees: Trees,
     records: Records,
+    builds: Builds,
     images: Images,
     journal: Journal,
 }
@@ -244,6 +246,7 @@ impl Store {
             blobs: Blobs::new(path.join("blobs/sha256"), journal.clone()),
             trees: Trees::open(&path.join("trees")),
             records: Records::new(&path, journal.clone()),
+            builds: Builds::new(path.join("builds"), journal.clone()),
             images: Images::new(path.join("images"), journal.clone()),
             journal,
             path,
@@ -263,6 +266,11 @@ impl Store {
     /// The trees.
     pub fn trees(&self) -> &Trees {
         &self.trees
+    }
+
+    /// What the last builds did.
+    pub fn builds(&self) -> &Builds {
+        &self.builds
     }
 
     /// The cache records.

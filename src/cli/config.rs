@@ -122,10 +122,11 @@ pub(crate) fn settings(
         .or_else(|| env.path("RBUILD_ROOT"))
         .or(config.root);
     let root = match chosen {
-        // Steps are prepared in other directories.
-        Some(root) => std::path::absolute(&root).unwrap_or(root),
+        Some(root) => root,
         None => default_root(env, &mut remarks),
     };
+    // Steps are started elsewhere than in the working directory.
+    let root = std::path::absolute(&root).unwrap_or(root);
     let hosts = config.registry.into_iter().map(|(host, registry)| {
         let settings = RegistrySettings {
             mirrors: registry.mirrors,

@@ -287,3 +287,143 @@ pub fn read_blob(
         Err(error) => Err(format!("cannot be read: {error}")),
     }
 }
+
+#[cfg(test)]
+mod t {
+    use super::*;
+    use crate::image::Format;
+    use crate::image::Manifest;
+
+    fn put(directory: &Directory, media_type: &str, bytes: &[u8]) -> Descriptor {
+        let descriptor = Descriptor::of(media_type, bytes);
+        directory.put_bytes(&descriptor.digest, bytes).unwrap();
+        descriptor
+    }
+
+    /// Publishes a cache with one blob.
+    fn publish(path: &Path, name: &str, blob: &[u8]) {
+        let directory = Directory::open(path).unwrap();
+        let config = put(&directory, "config", b"catalogue");
+        let layer = put(&directory, "layer", blob);
+        let manifest = Manifest {
+            artifact_type: Some(CACHE.to_owned()),
+            ..Manifest::new(Format::Oci, config, vec![layer])
+        };
+        let document = manifest.to_json();
+        let descriptor = put(&directory, &manifest.media_type, &document);
+        directory.publish(name, &descriptor).unwrap();
+    }
+
+    fn blobs(path: &Path) -> usize {
+        fs::read_dir(path.join("blobs/sha256")).unwrap().count()
+    }
+
+    fn names(path: &Path) -> Vec<String> {
+        let index: Value =
+            serde_json::from_slice(&fs::read(path.join("index.json")).unwrap()).unwrap();
+        let entries = index["manifests"].as_array().unwrap().iter();
+        entries
+            .map(|entry| {
+                entry["annotations"][REF_NAME]
+                    .as_str()
+                    .unwrap_or("")
+                    .to_owned()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn what_nothing_names_any_more_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cache");
+        publish(&path, "latest", b"one");
+        publish(&path, "latest", b"two");
+        assert_eq!((blobs(&path), names(&path)), (3, vec!["latest".to_owned()]));
+        publish(&path, "branch", b"three");
+        publish(&path, "latest", b"four");
+        // They share the config.
+        assert_eq!(blobs(&path), 5);
+        assert_eq!(names(&path), ["branch", "latest"]);
+        assert!(
+            Layout::open(&path)
+                .unwrap()
+                .artifact(CACHE, "branch")
+                .unwrap()
+                .is_some()
+        );
+    }
+
+    /// What BuildKit left under the name is replaced; what somebody else keeps there is not.
+    #[test]
+    fn caches_are_replaced_and_images_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        let directory = Directory::open(path).unwrap();
+        // As BuildKit 0.21 writes it with `image-manifest=true`, and with `false`.
+        let config = put(&directory, BUILDKIT, b"{}");
+        let layer = put(&directory, media_type::OCI_LAYER, b"of buildkit");
+        let manifest = Manifest::new(Format::Oci, config.clone(), vec![layer.clone()]);
+        let manifest = put(&directory, media_type::OCI_MANIFEST, &manifest.to_json());
+        let list = json!({"schemaVersion": 2, "manifests": [layer, config]}).to_string();
+        let list = put(&directory, media_type::OCI_INDEX, list.as_bytes());
+        let config = put(&directory, media_type::OCI_CONFIG, b"{ }");
+        let layer = put(&directory, media_type::OCI_LAYER, b"of an image");
+        let image = Manifest::new(Format::Oci, config, vec![layer]);
+        let image = put(&directory, media_type::OCI_MANIFEST, &image.to_json());
+        let entry = |of: &Descriptor| {
+            json!({
+                "mediaType": of.media_type, "digest": of.digest.to_string(), "size": of.size,
+                "annotations": {REF_NAME: "latest"},
+            })
+        };
+        let entries = [entry(&manifest), entry(&list), entry(&image)];
+        let index = json!({"schemaVersion": 2, "manifests": entries}).to_string();
+        fs::write(path.join("index.json"), index).unwrap();
+        drop(directory);
+        assert_eq!(blobs(path), 7);
+        publish(path, "latest", b"ours");
+        assert_eq!(names(path), ["latest", "latest"]);
+        assert_eq!(blobs(path), 3 + 3);
+        assert!(Layout::has_blob(path, &image.digest, image.size));
+    }
+
+    /// What names cannot be followed may name anything.
+    #[test]
+    fn nothing_is_removed_where_not_all_names_can_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        let directory = Directory::open(path).unwrap();
+        let kept = put(&directory, "layer", b"kept");
+        drop(directory);
+        let gone = Descriptor::of(media_type::OCI_MANIFEST, b"gone");
+        let entry = json!({"digest": gone.digest.to_string(), "size": gone.size});
+        let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+        fs::write(path.join("index.json"), index).unwrap();
+        publish(path, "latest", b"one");
+        assert!(Layout::has_blob(path, &kept.digest, kept.size));
+    }
+
+    #[test]
+    fn a_blob_of_another_length_is_written_again_and_one_that_is_at_hand_compared() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::open(dir.path()).unwrap();
+        let blob = put(&directory, "layer", b"whole");
+        let path = directory.blob_path(&blob.digest);
+        fs::write(&path, b"who").unwrap();
+        assert!(!directory.has(&blob.digest, blob.size));
+        directory
+            .put(&blob.digest, blob.size, &b"whole"[..])
+            .unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        fs::write(&path, b"Whole").unwrap();
+        directory.put_bytes(&blob.digest, b"whole").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
+        let short = directory.put(&gone(), 5, &b"four"[..]);
+        assert!(short.is_err());
+        assert!(!directory.blob_path(&gone()).exists());
+    }
+
+    fn gone() -> OciDigest {
+        OciDigest::from_bytes([1; 32])
+    }
+}
