@@ -277,6 +277,14 @@ fn print(bytes: &[u8]) -> Result<(), BuildError> {
     })
 }
 
+/// Writes text of which parts are what images say. Programs get it as it is, people what cannot drive their terminal.
+fn print_text(text: &str, session: &Session) -> Result<(), BuildError> {
+    match session.stdout_is_terminal {
+        true => print(ui::harmless(text).as_bytes()),
+        false => print(text.as_bytes()),
+    }
+}
+
 /// Puts the command first: the first word that is neither a flag nor a flag's value, or `build`.
 fn arrange(mut argv: Vec<OsString>, command: &Command) -> Vec<OsString> {
     // clap adds `help` when it parses.

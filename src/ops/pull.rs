@@ -43,6 +43,7 @@ use crate::image::Document;
 use crate::registry::Layout;
 use crate::registry::MAX_DOCUMENT;
 use crate::registry::Reference;
+use crate::registry::RegistryError;
 
 /// Layers that come in at once, as many as podman has: each has a few megabytes of buffers and four threads.
 const TRANSFERS: usize = 6;
@@ -360,6 +361,24 @@ impl Engine<'_> {
         }
         let _place = self.pulls.place();
         self.lease.protect(LeaseRoot::Blob(origin.digest))?;
+        let (read, dir) = self.at_home_too(origin, |origin| self.read_from(origin, forms, step))?;
+        let known = KnownLayer {
+            layer: read.layer,
+            diff_id: read.diff_id,
+            tar_size: read.tar_size,
+        };
+        let pulled = checked(known, dir)?;
+        self.store.trees().persist(&pulled.known.layer.tree)?;
+        self.store.set_known_layer(&origin.digest, &pulled.known)?;
+        Ok(pulled)
+    }
+
+    fn read_from(
+        &self,
+        origin: &Origin,
+        forms: Forms,
+        step: &Reporter<'_>,
+    ) -> Result<(ReadLayer, Option<DirForm>), OpError> {
         let mut dir = match forms {
             Forms::Tree => None,
             Forms::Directory => Some(self.begin_dir()?),
@@ -386,15 +405,31 @@ impl Engine<'_> {
                 rbuild_cache::read_layer(trees, self.store.blobs().open(&origin.digest)?, None)?
             }
         };
-        let known = KnownLayer {
-            layer: read.layer,
-            diff_id: read.diff_id,
-            tar_size: read.tar_size,
+        Ok((read, dir))
+    }
+
+    /// Gets a layer from where its manifest says that it also is, and if that is something else, from the registry. What
+    /// is at such a URL is nobody's promise: the page of a server that has moved, say.
+    fn at_home_too<T>(
+        &self,
+        origin: &Origin,
+        get: impl Fn(&Origin) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let elsewhere = match get(origin) {
+            Err(error) if !origin.urls.is_empty() && is_of_content(&error) => error,
+            got => return got,
         };
-        let pulled = checked(known, dir)?;
-        trees.persist(&pulled.known.layer.tree)?;
-        self.store.set_known_layer(&origin.digest, &pulled.known)?;
-        Ok(pulled)
+        if self.cancel.is_cancelled() {
+            return Err(elsewhere);
+        }
+        let at_home = Origin {
+            urls: Vec::new(),
+            ..origin.clone()
+        };
+        get(&at_home).map_err(|error| match error {
+            OpError::Registry(RegistryError::NotFound { .. }) => elsewhere,
+            error => error,
+        })
     }
 
     /// Makes sure that the blob is in the store.
@@ -413,7 +448,8 @@ impl Engine<'_> {
             digest: "",
             events: &|_| {},
         };
-        self.download(origin, &silent, &mut |_| Ok(()))
+        let get = |origin: &Origin| self.download(origin, &silent, &mut |_| Ok(()));
+        self.at_home_too(origin, get)
             .map_err(|error| self.of_base(origin, error))
     }
 
@@ -469,16 +505,14 @@ impl Engine<'_> {
     fn of_base(&self, origin: &Origin, error: OpError) -> OpError {
         match (error, &origin.source) {
             _ if self.cancel.is_cancelled() => OpError::Cancelled,
-            (
-                error @ (OpError::Registry(_)
-                | OpError::Layer(LayerError::Archive { .. } | LayerError::Entry { .. })
-                | OpError::DiffId { .. }
-                | OpError::Io { .. }),
-                Some(source),
-            ) => OpError::Base {
-                image: source.clone(),
-                source: Box::new(error),
-            },
+            (error, Some(source))
+                if is_of_content(&error) || matches!(error, OpError::DiffId { .. }) =>
+            {
+                OpError::Base {
+                    image: source.clone(),
+                    source: Box::new(error),
+                }
+            }
             (error, _) => error,
         }
     }
@@ -488,6 +522,16 @@ impl Engine<'_> {
 pub(super) fn layout_of(origin: &Origin) -> Option<&Path> {
     let path = origin.source.as_deref()?.strip_prefix(LAYOUT)?;
     Some(Path::new(path))
+}
+
+/// Whether what was downloaded is at fault, or who was to give it.
+fn is_of_content(error: &OpError) -> bool {
+    matches!(
+        error,
+        OpError::Registry(_)
+            | OpError::Layer(LayerError::Archive { .. } | LayerError::Entry { .. })
+            | OpError::Io { .. }
+    )
 }
 
 /// Does the same with each of several things, on threads that are gone afterwards.
