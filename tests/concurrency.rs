@@ -355,6 +355,24 @@ fn who_waits_and_is_interrupted_leaves_at_once() {
     assert!(env.path("first/random").exists());
 }
 
+#[test]
+fn what_several_builds_fetch_is_fetched_once() {
+    let gate = Gate::new();
+    // What the gate answers: nothing.
+    let url = gate.pass().split_whitespace().last().unwrap().to_owned();
+    let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let file = format!("FROM scratch\nADD --checksum=sha256:{empty} {url}file /file\n");
+    let env = TestEnv::new().file("Dockerfile", file);
+    let first = Build::start(&env, &["-o", "first", "."]);
+    let asked = gate.wait();
+    let mut second = Build::start(&env, &["-o", "second", "."]);
+    second.until(WAITS);
+    asked.go_on();
+    first.ends_with(0);
+    second.ends_with(0);
+    assert_eq!(fs::read(env.path("second/file")).unwrap(), b"");
+}
+
 /// It asks for a run of its own; those who do not may wait for it all the same.
 #[test]
 fn no_cache_waits_for_nobody() {

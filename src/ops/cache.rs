@@ -12,6 +12,7 @@ use rbuild_cache::Follow;
 use rbuild_cache::Found;
 use rbuild_cache::NewNode;
 use rbuild_cache::Node;
+use rbuild_cache::Ownership;
 use rbuild_cache::Snapshot;
 use rbuild_cache::TreeBuilder;
 use rbuild_cache::empty_mount;
@@ -159,7 +160,14 @@ impl Engine<'_> {
         cancel: &CancelToken,
     ) -> Result<(), OpError> {
         let (of, found) = match begin {
-            Begin::Empty { mode, uid, gid } => return Ok(empty_mount(dir, *mode, *uid, *gid)?),
+            Begin::Empty { mode, uid, gid } => {
+                // Where there is one id only, all files are its own.
+                let (uid, gid) = match self.ownership {
+                    Ownership::Keep | Ownership::Single => (*uid, *gid),
+                    Ownership::Logical => (0, 0),
+                };
+                return Ok(empty_mount(dir, *mode, uid, gid)?);
+            }
             Begin::Copy { of, found } => (of, found),
         };
         std::fs::create_dir(dir).map_err(|source| OpError::io("create", dir, source))?;

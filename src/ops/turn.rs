@@ -123,3 +123,71 @@ pub(super) fn waiting(step: &StepControl<'_>, what: &str, wait: &mut dyn FnMut()
     (step.idle)(wait);
     report(Some(clock::now()));
 }
+
+#[cfg(test)]
+mod t {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering;
+    use std::thread;
+
+    use super::*;
+
+    /// Two want it; the second is told to wait while the first makes it, which ends as `first` does.
+    fn two_want_it(first: Result<(), OpError>) -> (usize, bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let never = CancelToken::new();
+        let (made, there) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let is_there = || Ok((there.load(Ordering::SeqCst) > 0).then_some(()));
+        let second = thread::scope(|scope| {
+            let mut second = None;
+            let result = once(&store, &never, "it", is_there, || {
+                second = Some(scope.spawn({
+                    let (store, never, made, there) = (&store, &never, &made, &there);
+                    move || {
+                        once(
+                            store,
+                            never,
+                            "it",
+                            || Ok((there.load(Ordering::SeqCst) > 0).then_some(())),
+                            || {
+                                made.fetch_add(1, Ordering::SeqCst);
+                                Ok(())
+                            },
+                        )
+                    }
+                }));
+                if first.is_ok() {
+                    made.fetch_add(1, Ordering::SeqCst);
+                    there.store(1, Ordering::SeqCst);
+                }
+                first
+            });
+            drop(result);
+            second.expect("it was started").join().unwrap()
+        });
+        (made.into_inner(), second.is_ok())
+    }
+
+    #[test]
+    fn what_two_want_is_made_once_or_by_the_second() {
+        assert_eq!(two_want_it(Ok(())), (1, true));
+        assert_eq!(two_want_it(Err(OpError::NoContext)), (1, true));
+    }
+
+    #[test]
+    fn who_is_cancelled_makes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let cancelled = CancelToken::new();
+        cancelled.cancel();
+        let made = once(
+            &store,
+            &cancelled,
+            "it",
+            || Ok(None::<()>),
+            || panic!("it is"),
+        );
+        assert!(matches!(made, Err(OpError::Cancelled)));
+    }
+}
