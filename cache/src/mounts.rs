@@ -214,6 +214,7 @@ impl Store {
                 }
                 match try_lock(&dir.join("lock"), sharing)? {
                     Attempt::Locked(lock) => {
+                        turn = None;
                         return Ok(Some(CacheMount::begin(&dir, lock, sharing)?));
                     }
                     Attempt::Busy => return Ok(None),

@@ -634,20 +634,6 @@ impl Engine<'_> {
         if let Some(blob) = self.ready_blob(layer, options, keep)? {
             return Ok(blob);
         }
-        let name = format!("blob of {tree} {options:?}");
-        let there = || self.ready_blob(layer, options, keep);
-        let make = || self.make_layer_blob(layer, options, keep, cancel);
-        once(self.store, cancel, &name, there, make)
-    }
-
-    fn make_layer_blob(
-        &self,
-        layer: &LayerRef,
-        options: &BlobOptions,
-        keep: bool,
-        cancel: &CancelToken,
-    ) -> Result<LayerBlob, OpError> {
-        let tree = layer.layer.tree;
         let has_dir = self.store.layer_dir(&tree, &self.domain).is_some();
         let need_bytes = keep || !has_dir;
         let in_place = if has_dir {

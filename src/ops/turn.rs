@@ -1,7 +1,7 @@
 //! Whose turn it is: of several builds that want the same thing made, one makes it and the others wait.
 //!
 //! Everything here may be waited for only in this order, so that nobody waits in a circle: the turn of a step, its cache
-//! mounts (in the order of their names), the forms of a layer, a blob, a place among the downloads.
+//! mounts (in the order of their names), the blobs of an image, the directory of a layer, a blob, a place among the downloads.
 
 use rbuild_cache::Claim;
 use rbuild_cache::Claimed;
@@ -76,8 +76,23 @@ impl Engine<'_> {
     }
 }
 
+impl Engine<'_> {
+    /// [`once`] for what is made of results.
+    pub(crate) fn once<T>(
+        &self,
+        name: &str,
+        there: impl Fn() -> Result<Option<T>, OpError>,
+        make: impl FnOnce() -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        once(self.store, self.cancel, name, there, make)
+    }
+}
+
 /// Has something made once by all builds that want it: `there` says whether it has been, and is asked again whenever
 /// somebody else has ended. Waits without a word, for what is part of a step or of no step.
+///
+/// A thread of rayon's waits for nobody: whom it waits for may wait for rayon, here or by a circle through another build,
+/// and a thread that has a claim may take up work that wants another one.
 pub(super) fn once<T>(
     store: &Store,
     cancel: &CancelToken,
@@ -85,6 +100,9 @@ pub(super) fn once<T>(
     there: impl Fn() -> Result<Option<T>, OpError>,
     make: impl FnOnce() -> Result<T, OpError>,
 ) -> Result<T, OpError> {
+    if rayon::current_thread_index().is_some() {
+        return there()?.map_or_else(make, Ok);
+    }
     let claim = loop {
         let claimed = store.claim(name, cancel, &mut silently)?;
         if let Some(there) = there()? {
