@@ -15,8 +15,9 @@
 //!   pins/ab/abcd….json          tag and platform → manifest digest, and when it was asked   [store]
 //!   images/NAME                 name → image                                                [images]
 //!   stats/abcd…                 what a context's files looked like when they were hashed    [stat]
-//!   mounts/abcd…/N/data         cache mounts                                                [mounts]
+//!   mounts/abcd….N/data         cache mounts                                                [mounts]
 //!   leases/RANDOM               what living builds use; locked while they live              [lease]
+//!   running/abcd…               what is being made; locked by whoever makes it                [claims]
 //!   tmp/RANDOM{,.d}             work in progress; locked while somebody works on it         [store]
 //!   trash/                      what is being deleted
 //!   unsynced/BOOT-ID            there while something is not synced                         [journal]
@@ -32,6 +33,7 @@ pub mod archive;
 pub mod blobs;
 pub mod builder;
 pub mod builds;
+pub mod claims;
 pub mod context;
 pub mod dir;
 mod file;
@@ -51,6 +53,7 @@ mod stat;
 pub mod store;
 mod tar;
 pub mod tree;
+pub mod wait;
 
 pub use archive::ArchiveError;
 pub use archive::ArchivedFile;
@@ -65,6 +68,8 @@ pub use builds::Builds;
 pub use builds::BuiltStep;
 pub use builds::Fate;
 pub use builds::Kept;
+pub use claims::Claim;
+pub use claims::Claimed;
 pub use context::ContextError;
 pub use context::ContextFiles;
 pub use context::Scan;
@@ -102,6 +107,9 @@ pub use layer::write_layer_again;
 pub use lease::Lease;
 pub use lease::LeaseRoot;
 pub use mounts::CacheMount;
+pub use mounts::CacheMountInfo;
+pub use mounts::CacheMountName;
+pub use mounts::empty_mount;
 pub use records::Answer;
 pub use records::CacheBackend;
 pub use records::LayerRef;

@@ -5,6 +5,7 @@
 //! [`Snapshot`]: layers, and the merged tree they add up to.
 
 pub mod bytes;
+mod cache;
 pub mod copy;
 pub mod exec;
 pub mod file;
@@ -20,6 +21,7 @@ pub mod stack;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
+mod turn;
 pub mod why;
 mod workspace;
 
@@ -74,6 +76,7 @@ use crate::solver::Made;
 use crate::solver::PlannedState;
 use crate::solver::PlannedStep;
 use crate::solver::StepControl;
+use turn::Turn;
 
 /// Why a step could not be evaluated.
 #[derive(Debug, thiserror::Error)]
@@ -456,6 +459,7 @@ impl<'a> Engine<'a> {
 impl Evaluate for Engine<'_> {
     type Output = StepResult;
     type Error = OpError;
+    type Turn = Turn;
 
     fn definition_record(
         &self,
@@ -539,6 +543,20 @@ impl Evaluate for Engine<'_> {
             }
             _ => own,
         }
+    }
+
+    fn turn(
+        &self,
+        vertex: &Vertex,
+        record: &KeyRecord,
+        key: &CacheKey,
+        step: &StepControl<'_>,
+    ) -> Result<Option<Turn>, OpError> {
+        self.turn_of(vertex, record, key, step)
+    }
+
+    fn fail(&self, turn: Turn) {
+        turn.fail();
     }
 
     fn execute(

@@ -11,6 +11,7 @@ use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Store;
 use rbuild_cache::StoredPin;
+use rbuild_llb::CancelToken;
 use rbuild_llb::ImageConfig;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
@@ -181,13 +182,17 @@ impl<'a> Pinner<'a> {
         match source {
             SourceOp::Image(image) => self.image(image, platform),
             SourceOp::OciLayout(layout) => self.layout(layout, platform),
-            SourceOp::Http(source) => {
-                http::current(self.store, self.registry, &source.url, self.offline)
-                    .map(|stored| Pin::Http {
-                        checksum: stored.checksum,
-                    })
-                    .map_err(failure::op)
-            }
+            SourceOp::Http(source) => http::current(
+                self.store,
+                self.registry,
+                &source.url,
+                self.offline,
+                &CancelToken::new(),
+            )
+            .map(|stored| Pin::Http {
+                checksum: stored.checksum,
+            })
+            .map_err(failure::op),
             SourceOp::Git(source) => git::commit(source, self.offline)
                 .map(|commit| Pin::Git { commit })
                 .map_err(failure::op),

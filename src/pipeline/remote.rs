@@ -136,8 +136,14 @@ impl<'a> Remote<'a> {
 
     /// A file by its URL, in the store.
     fn fetch(&self, url: &str) -> Result<OciDigest, BuildError> {
-        let stored = http::current(self.store, self.registry, url, self.request.offline)
-            .map_err(failure::op)?;
+        let stored = http::current(
+            self.store,
+            self.registry,
+            url,
+            self.request.offline,
+            &CancelToken::new(),
+        )
+        .map_err(failure::op)?;
         self.keep(stored.checksum)
     }
 
