@@ -8,6 +8,7 @@ mod deliver;
 pub mod durability;
 mod failure;
 mod files;
+pub mod fsck;
 pub mod inspect;
 pub mod lock;
 mod once;

@@ -153,7 +153,8 @@ impl Store {
         Ok(moved)
     }
 
-    fn trash_dir(&self) -> Result<PathBuf, StoreError> {
+    /// A directory in the trash, for things that are renamed into it.
+    pub(crate) fn trash_dir(&self) -> Result<PathBuf, StoreError> {
         let trash = self.path().join("trash");
         tempfile::tempdir_in(&trash)
             .map(tempfile::TempDir::keep)

@@ -36,6 +36,7 @@ mod file;
 #[cfg(test)]
 mod fixture;
 pub mod frame;
+pub mod fsck;
 pub mod gc;
 pub mod images;
 mod journal;
@@ -69,6 +70,9 @@ pub use dir::scan_dir;
 pub use dir::write_dir;
 pub use frame::Compression;
 pub use frame::FrameError;
+pub use fsck::FsckOptions;
+pub use fsck::Fscked;
+pub use fsck::Problem;
 pub use gc::Collected;
 pub use gc::Policy;
 pub use images::Images;

@@ -244,7 +244,8 @@ fn encode(record: &Record) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Record> {
+/// A record as it was encoded; nothing if it is damaged.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Record> {
     let (sum, body) = bytes.split_at_checked(blake3::OUT_LEN * 2)?;
     let body = body.strip_prefix(b"\n")?;
     if blake3::hash(body).to_hex().as_bytes() != sum {

@@ -187,7 +187,7 @@ pub struct KnownLayer {
 
 /// The blobs made of one layer.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct LayerBlobs {
+pub(crate) struct LayerBlobs {
     blobs: Vec<Written>,
 }
 
@@ -296,6 +296,14 @@ impl Store {
     pub(crate) fn layer_forms(&self, layer: &TreeId) -> PathBuf {
         let hex = layer.hex();
         self.path.join("layers").join(&hex[..2]).join(hex)
+    }
+
+    /// Whether any layer has a directory form.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn has_forms(&self) -> Result<bool, StoreError> {
+        Ok(!file::below(&self.path.join("layers"), 2)?.is_empty())
     }
 
     fn layer_dir_path(&self, layer: &TreeId, domain: &str) -> PathBuf {
@@ -463,9 +471,18 @@ impl Store {
     /// # Errors
     /// If it cannot be written.
     pub fn set_frames(&self, blob: &OciDigest, table: &FrameTable) -> Result<(), StoreError> {
+        self.journal.write(&self.frames_path(blob), &table.encode())
+    }
+
+    /// Where the frames of a blob are remembered.
+    pub(crate) fn frames_path(&self, blob: &OciDigest) -> PathBuf {
         let hex = blob.hex();
-        let path = self.path.join("frames").join(&hex[..2]).join(&hex);
-        self.journal.write(&path, &table.encode())
+        self.path.join("frames").join(&hex[..2]).join(&hex)
+    }
+
+    /// Where it is kept what tree a blob unpacks to.
+    pub(crate) fn known_path(&self, blob: &OciDigest) -> PathBuf {
+        self.sharded("known", &blob.hex())
     }
 
     /// The tree of a blob that was seen before.

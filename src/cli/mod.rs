@@ -258,7 +258,7 @@ fn dispatch(
         Cmd::Reset(flags) => reset::run(&flags, &session)?,
         Cmd::Run(flags) => return run::run(&flags, &session),
         Cmd::Doctor => doctor::run(&session)?,
-        Cmd::Debug(command) => debug::run(&command, &session)?,
+        Cmd::Debug(command) => return debug::run(&command, &session),
     }
     Ok(ExitCode::SUCCESS)
 }
