@@ -41,7 +41,7 @@ const SLACK: i64 = 60;
 
 /// What a power cut may have damaged, without which a build only takes longer: removed. Trees are not here: each is checked
 /// against its name when it is read, and removed if it fails.
-const DISPENSABLE: [&str; 9] = [
+const DISPENSABLE: [&str; 10] = [
     "layers",
     "layer-blobs",
     "frames",
@@ -51,6 +51,7 @@ const DISPENSABLE: [&str; 9] = [
     "pins",
     "urls",
     "stats",
+    "mounts",
 ];
 
 /// The marks of a store.
@@ -203,9 +204,10 @@ fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
         }
     }
     for kind in DISPENSABLE {
-        // Stats are in one directory; layers have one more level, the ownership domains.
+        // Stats and mounts are in one directory; layers have one more level, the ownership domains. The time of a mount is
+        // when it was made: what it began with may be damaged, what is written to it later is its users' affair.
         let depth = match kind {
-            "stats" => 1,
+            "stats" | "mounts" => 1,
             "layers" => 3,
             _ => 2,
         };
@@ -259,6 +261,7 @@ mod t {
             "images",
             "blobs/sha256/2c",
             "layers/ab/abc/map",
+            "mounts/abc.0/data",
         ] {
             fs::create_dir_all(dir.path().join(name)).unwrap();
         }
@@ -299,13 +302,13 @@ mod t {
         }
         let left = |boot| -> Vec<bool> {
             Journal::open_as(dir.path(), boot).unwrap();
-            let all = names.iter().chain(&["layers/ab/abc/map"]);
+            let all = names.iter().chain(&["layers/ab/abc/map", "mounts/abc.0"]);
             all.map(|name| path(name).exists()).collect()
         };
-        assert_eq!(left("boot-a"), [true; 7], "the same boot loses nothing");
+        assert_eq!(left("boot-a"), [true; 8], "the same boot loses nothing");
         assert_eq!(
             left("boot-ab"),
-            [false, false, true, false, true, false, false]
+            [false, false, true, false, true, false, false, false]
         );
         assert!(!first.mark.exists());
     }

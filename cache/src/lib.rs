@@ -14,7 +14,7 @@
 //!   pins/ab/abcd….json          tag and platform → manifest digest, and when it was asked   [store]
 //!   images/NAME                 name → image                                                [images]
 //!   stats/abcd…                 what a context's files looked like when they were hashed    [stat]
-//!   mounts/abcd…/N/data         cache mounts                                                [mounts]
+//!   mounts/abcd….N/data         cache mounts                                                [mounts]
 //!   leases/RANDOM               what living builds use; locked while they live              [lease]
 //!   tmp/RANDOM{,.d}             work in progress; locked while somebody works on it         [store]
 //!   trash/                      what is being deleted
@@ -50,6 +50,7 @@ mod stat;
 pub mod store;
 mod tar;
 pub mod tree;
+pub mod wait;
 
 pub use archive::ArchiveError;
 pub use archive::ArchivedFile;
@@ -99,6 +100,9 @@ pub use layer::write_layer_again;
 pub use lease::Lease;
 pub use lease::LeaseRoot;
 pub use mounts::CacheMount;
+pub use mounts::CacheMountInfo;
+pub use mounts::CacheMountName;
+pub use mounts::empty_mount;
 pub use records::CacheBackend;
 pub use records::LayerRef;
 pub use records::Origin;

@@ -8,12 +8,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
-use rbuild_llb::CancelToken;
 use rbuild_llb::ContentDigest;
 use rbuild_llb::FileDigest;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
-use rbuild_llb::op::CacheSharing;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -28,7 +26,6 @@ use crate::layer::FrameTable;
 use crate::layer::LayerBlob;
 use crate::lease::Lease;
 use crate::lease::Locked;
-use crate::mounts::CacheMount;
 use crate::records::Records;
 use crate::tree::TreeRef;
 use crate::tree::Trees;
@@ -545,26 +542,9 @@ impl Store {
         self.journal.write_json(path, value)
     }
 
-    /// The cache mount called `id`, in the ownership domain `domain`; waits for one that is in use. Nothing if
-    /// `cancel` is cancelled while waiting.
-    ///
-    /// # Errors
-    /// If it cannot be made.
-    pub fn cache_mount(
-        &self,
-        id: &str,
-        domain: &str,
-        sharing: CacheSharing,
-        cancel: &CancelToken,
-    ) -> Result<Option<CacheMount>, StoreError> {
-        CacheMount::take(
-            &self
-                .path
-                .join("mounts")
-                .join(hash(&format!("{domain}\0{id}"))),
-            sharing,
-            cancel,
-        )
+    /// Says that something is about to get its final name that no sync has covered.
+    pub(crate) fn mark_unsynced(&self) -> Result<(), StoreError> {
+        self.journal.note()
     }
 
     /// Whether anything was published through this handle; see [`Store::sync`].

@@ -15,6 +15,7 @@ use std::process::Command;
 use std::process::Stdio;
 
 use rbuild_cache::BlobOptions;
+use rbuild_cache::CacheMountName;
 use rbuild_cache::Compression;
 use rbuild_cache::FileBytes;
 use rbuild_cache::FileNode;
@@ -28,6 +29,8 @@ use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
 use rbuild_cache::StoredUrl;
 use rbuild_cache::TreeBuilder;
+use rbuild_cache::empty_mount;
+use rbuild_cache::wait::silently;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
 use rbuild_llb::op::CacheSharing;
@@ -37,10 +40,14 @@ use super::Engine;
 use super::OpError;
 use super::http;
 use crate::image::media_type;
+use crate::registry::download::shown;
 
 /// What git leaves out of archives, and puts into their files, is for releases; what filters the user has is nothing the
 /// commit says.
 const ATTRIBUTES: &str = "* -export-ignore -export-subst -filter\n";
+/// Whose cache mounts the repositories are, in the place of an id map: git runs outside of them, and all files are the
+/// user's own.
+const REPOSITORIES: &str = "git";
 /// How deep submodules may have submodules.
 const MAX_DEPTH: usize = 16;
 /// How much of what git says is shown.
@@ -339,15 +346,22 @@ impl Fetcher<'_> {
         part: &Part,
         work: impl FnOnce(&Path) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
-        let name = format!("git\0{}", part.remote);
-        let locked = self
-            .store
-            .cache_mount(&name, "git", CacheSharing::Locked, self.cancel)?
-            .ok_or(OpError::Cancelled)?;
+        let name = CacheMountName {
+            id: shown(&part.remote),
+            domain: REPOSITORIES.to_owned(),
+            // Who asks as somebody else may be given something else.
+            begins: blake3::hash(part.remote.as_bytes()).to_hex().to_string(),
+        };
         let user = rustix::process::geteuid().as_raw();
         let group = rustix::process::getegid().as_raw();
-        let repository = locked.prepare(0o700, user, group)?;
-        let run = |args: &[&str]| run(&repository, &part.remote, args);
+        let begin = |dir: &Path| Ok::<_, OpError>(empty_mount(dir, 0o700, user, group)?);
+        let (locked, cancel) = (CacheSharing::Locked, self.cancel);
+        let locked = self
+            .store
+            .cache_mount(&name, locked, &begin, cancel, &mut silently)?
+            .ok_or(OpError::Cancelled)?;
+        let repository = locked.path();
+        let run = |args: &[&str]| run(repository, &part.remote, args);
         if !repository.join("HEAD").exists() {
             run(&["init", "--quiet", "--bare", "."])?;
         }
@@ -381,7 +395,7 @@ impl Fetcher<'_> {
                 });
             }
         }
-        work(&repository)
+        work(repository)
     }
 
     /// The submodules of a part that lie in it.

@@ -5,6 +5,7 @@
 //! [`Snapshot`]: layers, and the merged tree they add up to.
 
 pub mod bytes;
+mod cache;
 pub mod copy;
 pub mod exec;
 pub mod file;
