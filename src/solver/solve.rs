@@ -516,6 +516,7 @@ impl<'a, E: Evaluate> Loop<'a, E> {
             completed,
             cached,
             error,
+            why: String::new(),
         }));
     }
 }

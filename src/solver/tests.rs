@@ -298,6 +298,7 @@ impl Graph {
                 name: name.clone(),
                 spans: Vec::new(),
                 ignore_cache,
+                args: Vec::new(),
             },
         };
         let id = self.definition.add(vertex);
