@@ -194,6 +194,7 @@ fn carry_out(
     if processes > 0 || reads {
         let fetcher = git::Fetcher {
             store: &store,
+            lease: &lease,
             cancel: &cancel,
             offline: request.offline,
         };

@@ -188,7 +188,7 @@ impl Records {
         }
     }
 
-    fn path(&self, key: &CacheKey) -> PathBuf {
+    pub(crate) fn path(&self, key: &CacheKey) -> PathBuf {
         let hex = key.hex();
         self.dir.join(&hex[..2]).join(hex)
     }

@@ -190,6 +190,14 @@ pub(crate) struct LayerBlobs {
     blobs: Vec<Written>,
 }
 
+impl LayerBlobs {
+    /// The blobs' digests.
+    pub(crate) fn digests(&self) -> Vec<OciDigest> {
+        let blobs = self.blobs.iter();
+        blobs.map(|written| written.blob.digest).collect()
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Written {
     /// The [`BLOB_VERSION`] it was written with.

@@ -6,6 +6,7 @@ use std::io::Write;
 
 use rbuild_cache::FileNode;
 use rbuild_cache::LayerRef;
+use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Meta;
 use rbuild_cache::NewNode;
@@ -31,11 +32,12 @@ use crate::registry::download::shown;
 /// If it cannot be had.
 pub(crate) fn current(
     store: &Store,
+    lease: &Lease,
     client: &registry::Client,
     url: &str,
     offline: bool,
 ) -> Result<StoredUrl, OpError> {
-    let known = known(store, url)?;
+    let known = known(store, lease, url)?;
     match (known, offline) {
         (Some(known), true) => Ok(known),
         (None, true) => Err(OpError::Offline { what: shown(url) }),
@@ -49,12 +51,13 @@ pub(crate) fn current(
 /// If it cannot be had, or is something else.
 pub(crate) fn demanded(
     store: &Store,
+    lease: &Lease,
     client: &registry::Client,
     url: &str,
     expected: OciDigest,
     offline: bool,
 ) -> Result<StoredUrl, OpError> {
-    let known = known(store, url)?.filter(|known| known.checksum == expected);
+    let known = known(store, lease, url)?.filter(|known| known.checksum == expected);
     let stored = match (known, offline) {
         (Some(known), _) => return Ok(known),
         (None, true) => return Err(OpError::Offline { what: shown(url) }),
@@ -71,9 +74,12 @@ pub(crate) fn demanded(
     }
 }
 
-/// What a URL gave, if the store still has it.
-fn known(store: &Store, url: &str) -> Result<Option<StoredUrl>, OpError> {
+/// What a URL gave, if the store still has it; then it stays.
+fn known(store: &Store, lease: &Lease, url: &str) -> Result<Option<StoredUrl>, OpError> {
     let known = store.url(url)?;
+    if let Some(known) = &known {
+        lease.protect(LeaseRoot::Blob(known.checksum))?;
+    }
     Ok(known.filter(|known| store.blobs().contains(&known.checksum)))
 }
 
@@ -153,7 +159,7 @@ impl Engine<'_> {
             return Ok(None);
         };
         self.lease.protect(LeaseRoot::Blob(*checksum))?;
-        let known = known(self.store, &http.url)?;
+        let known = known(self.store, self.lease, &http.url)?;
         Ok(known.filter(|known| known.checksum == *checksum))
     }
 
@@ -163,7 +169,7 @@ impl Engine<'_> {
         let stored = match http.checksum {
             Some(expected) => {
                 self.lease.protect(LeaseRoot::Blob(expected))?;
-                demanded(store, registry, &http.url, expected, offline)?
+                demanded(store, self.lease, registry, &http.url, expected, offline)?
             }
             None if offline => {
                 return Err(OpError::Offline {

@@ -563,9 +563,9 @@ impl Evaluate for Engine<'_> {
             return Ok(());
         }
         for snapshot in output.outputs.iter() {
-            self.store.trees().persist(&snapshot.root.tree)?;
+            self.keep_tree(&snapshot.root.tree)?;
             for layer in &snapshot.layers {
-                self.store.trees().persist(&layer.layer.tree)?;
+                self.keep_tree(&layer.layer.tree)?;
             }
         }
         let (created, duration_ms) = match made {

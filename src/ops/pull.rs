@@ -233,6 +233,7 @@ impl Engine<'_> {
                 continue;
             };
             for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
                 if self.store.known_layer(&origin.digest)?.is_none() {
                     unread.insert(id);
                 }
@@ -252,6 +253,7 @@ impl Engine<'_> {
             };
             let mut snapshot = self.empty();
             for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
                 let Some(known) = self.store.known_layer(&origin.digest)? else {
                     break;
                 };
@@ -347,6 +349,8 @@ impl Engine<'_> {
             let known = self.store.known_layer(&origin.digest)?;
             known.map(|known| checked(known, dir)).transpose()
         };
+        // What is known of it, and what it unpacks to, stays with it.
+        self.lease.protect(LeaseRoot::Blob(origin.digest))?;
         if let Some(pulled) = known(None)? {
             return Ok(pulled);
         }
@@ -356,7 +360,6 @@ impl Engine<'_> {
             return Ok(pulled);
         }
         let _place = self.pulls.place();
-        self.lease.protect(LeaseRoot::Blob(origin.digest))?;
         let mut dir = match forms {
             Forms::Tree => None,
             Forms::Directory => Some(self.begin_dir()?),
@@ -389,7 +392,7 @@ impl Engine<'_> {
             tar_size: read.tar_size,
         };
         let pulled = checked(known, dir)?;
-        trees.persist(&pulled.known.layer.tree)?;
+        self.keep_tree(&pulled.known.layer.tree)?;
         self.store.set_known_layer(&origin.digest, &pulled.known)?;
         Ok(pulled)
     }

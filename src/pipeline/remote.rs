@@ -127,8 +127,14 @@ impl<'a> Remote<'a> {
 
     /// A file by its URL, in the store.
     fn fetch(&self, url: &str) -> Result<OciDigest, BuildError> {
-        let stored = http::current(self.store, self.registry, url, self.request.offline)
-            .map_err(failure::op)?;
+        let stored = http::current(
+            self.store,
+            self.lease,
+            self.registry,
+            url,
+            self.request.offline,
+        )
+        .map_err(failure::op)?;
         self.keep(stored.checksum)
     }
 
@@ -235,6 +241,7 @@ impl<'a> Remote<'a> {
         source.checksum = None;
         let fetcher = git::Fetcher {
             store: self.store,
+            lease: self.lease,
             cancel: &CancelToken::new(),
             offline,
         };
@@ -299,7 +306,7 @@ impl<'a> Remote<'a> {
     /// The text of a file in an archive, if there is one of that name.
     fn text_in(&self, archive: &OciDigest, name: &str) -> Result<Option<String>, OpError> {
         let trees = self.store.trees();
-        let tree = git::unpacked(self.store, archive)?.layer.tree;
+        let tree = git::unpacked(self.store, self.lease, archive)?.layer.tree;
         let Some(found) = trees.lookup(&tree, name.as_bytes(), Follow::All)? else {
             return Ok(None);
         };
