@@ -28,8 +28,12 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::time::SystemTime;
 
 use rustix::fs::FlockOperation;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::time::ClockId;
 
 use crate::file;
 use crate::lease::Lease;
@@ -49,10 +53,10 @@ pub use usage::StoreUsage;
 pub use usage::Usage;
 
 /// What may stay although no image and no living build needs it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Policy {
+#[derive(Debug, Clone, Default)]
+pub struct Policy<'a> {
     /// Of what it speaks; all else stays.
-    pub select: Select,
+    pub select: Select<'a>,
     /// What was used within this time stays, as far as the limits allow; what was not goes.
     pub keep_duration: Option<Duration>,
     /// Bytes that the store may take in any case.
@@ -63,21 +67,27 @@ pub struct Policy {
     pub min_free: Option<u64>,
 }
 
-/// Which items a [`Policy`] speaks of. An empty list chooses all.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Select {
-    /// Also what images were made of, cache mounts that were used lately, and what rbuild keeps for itself.
+/// Which items a [`Policy`] speaks of.
+#[derive(Clone, Copy, Default)]
+pub struct Select<'a> {
+    /// Also what images were made of, and what rbuild keeps for itself.
     pub all: bool,
+    /// Also cache mounts and git repositories that were used within a week.
+    pub mounts: bool,
     /// What was not used for this long.
     pub unused_for: Duration,
-    /// What is of one of these kinds.
-    pub kinds: Vec<UsageKind>,
-    /// What has an id that begins with one of these.
-    pub ids: Vec<String>,
-    /// What has all of these in its description.
-    pub descriptions: Vec<String>,
-    /// What images need as well, or what they do not.
-    pub shared: Option<bool>,
+    /// Only what this says yes to. Sizes are not known then.
+    pub wanted: Option<&'a dyn Fn(&Usage) -> bool>,
+}
+
+impl std::fmt::Debug for Select<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Select")
+            .field("all", &self.all)
+            .field("mounts", &self.mounts)
+            .field("unused_for", &self.unused_for)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What a collection did.
@@ -121,7 +131,7 @@ impl Store {
     ///
     /// # Errors
     /// If the store cannot be read or renamed in. That something cannot be deleted is in the report instead.
-    pub fn collect(&self, policy: &Policy) -> Result<Collected, StoreError> {
+    pub fn collect(&self, policy: &Policy<'_>) -> Result<Collected, StoreError> {
         // Its own lease makes what is published from now on stay, and tells the time.
         let lease = self.lease()?;
         let leases_dir = self.path().join("leases");
@@ -173,6 +183,34 @@ impl Store {
         self.clean_up(leases.began, &mut collected)?;
         collected.left = all.total.saturating_sub(collected.freed);
         Ok(collected)
+    }
+
+    /// Whether it is this process' turn to collect by itself: nobody else does, and nobody did in the time `every`. The turn
+    /// ends when it is dropped.
+    ///
+    /// # Errors
+    /// If the store cannot be written.
+    pub fn turn_to_collect(&self, every: Duration) -> Result<Option<File>, StoreError> {
+        let path = self.path().join("collected");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let new = !path.exists();
+        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR);
+        let file = File::from(file.map_err(|error| StoreError::io("open", &path)(error.into()))?);
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
+        let found = file.metadata().map_err(StoreError::io("read", &path))?;
+        let now = rustix::time::clock_gettime(ClockId::RealtimeCoarse).tv_sec;
+        let age = now.saturating_sub(found.mtime());
+        // One from the future is from before the clock was set back.
+        let due = u64::try_from(age).map_or(age < -1, |age| age >= every.as_secs());
+        if new || !due {
+            return Ok(None);
+        }
+        file.set_len(0)
+            .and_then(|()| file.set_modified(seconds(now)))
+            .map_err(StoreError::io("write", &path))?;
+        Ok(Some(file))
     }
 
     /// Deletes what could not be deleted before; called where files of all owners can be removed. What is left is in the
@@ -284,6 +322,10 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn seconds(since_1970: i64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(since_1970.unsigned_abs())
 }
 
 fn delete(path: &Path, collected: &mut Collected) {

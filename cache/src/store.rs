@@ -109,7 +109,7 @@ pub enum StoreError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ": the disk is full (free some space, or move the store with `--root`)"
+            ": the disk is full (`rbuild prune` frees what can be made again; `--root` chooses another place)"
         }
         io::ErrorKind::ReadOnlyFilesystem => {
             ": the file system is read-only (choose another place with `--root`)"

@@ -152,6 +152,9 @@ fn layers_from(vertex: &Vertex) -> Vec<VertexId> {
     }
 }
 
+/// How many times as large a layer is in a directory as it is compressed, more or less.
+const UNPACKED: u64 = 3;
+
 /// A layer that was read, perhaps into a directory too.
 struct Pulled {
     known: KnownLayer,
@@ -240,6 +243,35 @@ impl Engine<'_> {
             }
         }
         Ok(unread)
+    }
+
+    /// The least and the likely bytes that the bases among some steps will take in the store that they do not take yet;
+    /// `unpacked` if there will be processes that see them.
+    pub(crate) fn bytes_to_come<'v>(
+        &self,
+        steps: impl Iterator<Item = (VertexId, &'v Vertex)>,
+        unpacked: bool,
+    ) -> Result<(u64, u64), OpError> {
+        let (mut least, mut likely) = (0_u64, 0_u64);
+        for (_, vertex) in steps {
+            let Op::Source(source @ (SourceOp::Image(_) | SourceOp::OciLayout(_))) = &vertex.op
+            else {
+                continue;
+            };
+            for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
+                if self.store.known_layer(&origin.digest)?.is_some() {
+                    continue;
+                }
+                if !self.store.blobs().contains(&origin.digest) {
+                    least = least.saturating_add(origin.size);
+                }
+                if unpacked {
+                    likely = likely.saturating_add(origin.size.saturating_mul(UNPACKED));
+                }
+            }
+        }
+        Ok((least, likely.saturating_add(least)))
     }
 
     /// Whether bases that are about to be read have directories: their layers may be known from other images.

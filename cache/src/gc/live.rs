@@ -105,7 +105,7 @@ impl<'a> Live<'a> {
     /// Items by the policy. `now` is the time; what came after `began` stays. Gives those that go.
     pub(super) fn items(
         &mut self,
-        policy: &Policy,
+        policy: &Policy<'_>,
         free: u64,
         now: Timestamp,
         began: Timestamp,
@@ -162,29 +162,22 @@ impl<'a> Live<'a> {
     }
 
     /// Whether the policy speaks of an item.
-    fn may_go(&self, item: &Item, policy: &Policy, now: Timestamp) -> bool {
+    fn may_go(&self, item: &Item, policy: &Policy<'_>, now: Timestamp) -> bool {
         let age = now.secs.saturating_sub(item.used.secs);
         let select = &policy.select;
         let unused = select.unused_for.as_secs();
         let old = u64::try_from(age).is_ok_and(|age| age >= unused);
-        let chosen = select.kinds.is_empty() || select.kinds.contains(&item.kind);
-        let id = select.ids.is_empty() || select.ids.iter().any(|id| item.id.starts_with(id));
-        let text = select
-            .descriptions
-            .iter()
-            .all(|text| item.name.contains(text));
-        let shared = select
-            .shared
-            .is_none_or(|want| want == self.is_shared(item));
-        let by_default = select.all
-            || match item.kind {
-                UsageKind::Internal | UsageKind::Image => false,
-                UsageKind::ExecCacheMount | UsageKind::SourceGitCheckout => {
-                    select.kinds.contains(&item.kind) || age >= MOUNTS_STAY
-                }
-                _ => !self.is_shared(item),
-            };
-        old && chosen && id && text && shared && by_default
+        let wanted = select
+            .wanted
+            .is_none_or(|wanted| wanted(&self.usage(item, 0)));
+        let by_default = match item.kind {
+            UsageKind::Internal | UsageKind::Image => select.all,
+            UsageKind::ExecCacheMount | UsageKind::SourceGitCheckout => {
+                select.all || select.mounts || age >= MOUNTS_STAY
+            }
+            _ => select.all || !self.is_shared(item),
+        };
+        old && wanted && by_default
     }
 
     /// Whether a thing has all it is nothing without. What a layer or blob lacks can be made or fetched; a tree cannot.
@@ -257,7 +250,7 @@ impl Room {
     /// As BuildKit's daemon works it out (buildkitd.toml, `gcpolicy`): as much as may be used, less if the disk has too
     /// little free, but never less than is reserved. Without a limit nothing stays that may go, but what
     /// [`Policy::keep_duration`] keeps.
-    fn of(policy: &Policy, total: u64, free: u64) -> Self {
+    fn of(policy: &Policy<'_>, total: u64, free: u64) -> Self {
         let reserved = policy.reserved.unwrap_or(0);
         let short = policy
             .min_free

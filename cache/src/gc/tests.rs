@@ -21,10 +21,11 @@ use crate::tree::Meta;
 use crate::tree::TreeRef;
 
 /// Whatever may go goes.
-fn nothing() -> Policy {
+fn nothing() -> Policy<'static> {
     Policy {
         select: Select {
             all: true,
+            mounts: true,
             ..Select::default()
         },
         ..Policy::default()
@@ -32,7 +33,7 @@ fn nothing() -> Policy {
 }
 
 /// Only garbage goes.
-fn everything() -> Policy {
+fn everything() -> Policy<'static> {
     Policy {
         keep_duration: Some(Duration::MAX),
         ..nothing()
@@ -168,7 +169,7 @@ impl Fixture {
         while now() == start {}
     }
 
-    fn collect(&self, policy: &Policy) -> Collected {
+    fn collect(&self, policy: &Policy<'_>) -> Collected {
         self.tick();
         let collected = self.store.collect(policy).unwrap();
         assert!(collected.failed.is_empty(), "{:?}", collected.failed);

@@ -133,6 +133,20 @@ impl Store {
 }
 
 impl Live<'_> {
+    /// An item as others see it.
+    pub(super) fn usage(&self, item: &Item, size: u64) -> Usage {
+        Usage {
+            id: item.id.clone(),
+            kind: item.kind,
+            description: item.name.clone(),
+            created: item.created,
+            used: item.used,
+            size,
+            shared: self.is_shared(item),
+            in_use: self.in_use(item),
+        }
+    }
+
     /// What items took that go, each what nothing that stays needs; and, last, what nothing named.
     pub(super) fn removed(&self, gone: &[&Item], began: Timestamp) -> Vec<Usage> {
         let mut order = gone.to_vec();
@@ -184,16 +198,8 @@ impl<'a> Owned<'a> {
     ) -> Vec<Usage> {
         let mut usages = Vec::new();
         for item in items {
-            usages.push(Usage {
-                id: item.id.clone(),
-                kind: item.kind,
-                description: item.name.clone(),
-                created: item.created,
-                used: item.used,
-                size: self.take(&item.nodes, counts),
-                shared: live.is_shared(item),
-                in_use: live.in_use(item),
-            });
+            let size = self.take(&item.nodes, counts);
+            usages.push(live.usage(item, size));
         }
         usages
     }

@@ -104,7 +104,7 @@ pub fn load(
             .map(|(found, image)| name(&store, found, image))
             .collect()
     })?;
-    durability::sync_later(&store, &settings.root);
+    durability::sync_later(&store, settings);
     Ok(loaded)
 }
 
