@@ -293,6 +293,9 @@ impl Store {
                 delete(&path, collected);
             }
         }
+        for path in file::list(&self.path().join("running"))? {
+            Locked::reap(&path, || {});
+        }
         let aside = ["blobs/sha256", "builds", "images", "stats"].map(|kind| (kind, 0));
         let sharded = [
             "blobs/sha256",

@@ -17,6 +17,7 @@
 //!   stats/abcd…                 what a context's files looked like when they were hashed    [stat]
 //!   mounts/abcd….N/data         cache mounts                                                [mounts]
 //!   leases/RANDOM               what living builds use; locked while they live              [lease]
+//!   running/abcd…               what is being made; locked by whoever makes it                [claims]
 //!   tmp/RANDOM{,.d}             work in progress; locked while somebody works on it         [store]
 //!   trash/                      what is being deleted
 //!   unsynced/BOOT-ID            there while something is not synced                         [journal]
@@ -32,6 +33,7 @@ pub mod archive;
 pub mod blobs;
 pub mod builder;
 pub mod builds;
+pub mod claims;
 pub mod context;
 pub mod dir;
 mod file;
@@ -67,6 +69,8 @@ pub use builds::Builds;
 pub use builds::BuiltStep;
 pub use builds::Fate;
 pub use builds::Kept;
+pub use claims::Claim;
+pub use claims::Claimed;
 pub use context::ContextError;
 pub use context::ContextFiles;
 pub use context::Scan;

@@ -41,6 +41,7 @@ use rbuild_llb::TreeId;
 use super::Engine;
 use super::OpError;
 use super::StepResult;
+use super::turn::once;
 
 /// Where one file's bytes can be had besides the layer's own forms.
 #[derive(Debug, Clone)]
@@ -488,9 +489,14 @@ impl Engine<'_> {
         self.lease.protect(LeaseRoot::LayerDir(tree))?;
         let lock = self.bytes.making(tree);
         let _only_one = lock.lock().expect(UNPOISONED);
-        let dir = match self.store.layer_dir(&tree, &self.domain) {
+        let there = || self.store.layer_dir(&tree, &self.domain);
+        let dir = match there() {
             Some(dir) => dir,
-            None => self.make_layer_dir(layer, cancel)?,
+            None => {
+                let name = format!("directory {tree} {}", self.domain);
+                let make = || self.make_layer_dir(layer, cancel);
+                once(self.store, cancel, &name, || Ok(there()), make)?
+            }
         };
         let mut dirs = self.bytes.dirs.write().expect(UNPOISONED);
         Ok(dirs.entry(tree).or_insert(dir).clone())
@@ -639,6 +645,20 @@ impl Engine<'_> {
         if let Some(blob) = self.ready_blob(layer, options, keep)? {
             return Ok(blob);
         }
+        let name = format!("blob of {tree} {options:?}");
+        let there = || self.ready_blob(layer, options, keep);
+        let make = || self.make_layer_blob(layer, options, keep, cancel);
+        once(self.store, cancel, &name, there, make)
+    }
+
+    fn make_layer_blob(
+        &self,
+        layer: &LayerRef,
+        options: &BlobOptions,
+        keep: bool,
+        cancel: &CancelToken,
+    ) -> Result<LayerBlob, OpError> {
+        let tree = layer.layer.tree;
         let has_dir = self.store.layer_dir(&tree, &self.domain).is_some();
         let need_bytes = keep || !has_dir;
         let in_place = if has_dir {

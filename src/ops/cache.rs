@@ -24,6 +24,7 @@ use rbuild_llb::op::MountKind;
 use super::Engine;
 use super::OpError;
 use super::copy;
+use super::turn::waiting;
 use crate::sandbox::MountSource;
 use crate::solver::StepControl;
 
@@ -113,13 +114,12 @@ impl Engine<'_> {
         let mut held = BTreeMap::new();
         for (name, Wanted { sharing, begin }) in wanted {
             let make = |dir: &Path| self.make_cache(&begin, dir, step.cancel);
-            let mount = self.store.cache_mount(
-                &name,
-                sharing,
-                &make,
-                step.cancel,
-                &mut rbuild_cache::wait::silently,
-            )?;
+            let what = format!("waiting for the cache mount `{}`, which is in use", name.id);
+            let mut on_wait = |wait: &mut dyn FnMut()| waiting(step, &what, wait);
+            let cancel = step.cancel;
+            let mount = self
+                .store
+                .cache_mount(&name, sharing, &make, cancel, &mut on_wait)?;
             held.insert(name, mount.ok_or(OpError::Cancelled)?);
         }
         Ok(Caches { held, names })

@@ -40,6 +40,7 @@ use rbuild_llb::op::GitSource;
 use super::Engine;
 use super::OpError;
 use super::http;
+use super::turn;
 use crate::image::media_type;
 use crate::registry::download::shown;
 
@@ -295,20 +296,26 @@ impl Fetcher<'_> {
         remote: &str,
         make: impl FnOnce() -> Result<StoredUrl, OpError>,
     ) -> Result<OciDigest, OpError> {
-        if let Some(known) = self.store.url(key)? {
-            self.lease.protect(LeaseRoot::Blob(known.checksum))?;
-            if self.store.blobs().contains(&known.checksum) {
-                return Ok(known.checksum);
-            }
+        let there = || -> Result<Option<OciDigest>, OpError> {
+            let Some(known) = self.store.url(key)?.map(|known| known.checksum) else {
+                return Ok(None);
+            };
+            self.lease.protect(LeaseRoot::Blob(known))?;
+            Ok(self.store.blobs().contains(&known).then_some(known))
+        };
+        if let Some(there) = there()? {
+            return Ok(there);
         }
         if self.offline {
             return Err(OpError::Offline {
                 what: remote.to_owned(),
             });
         }
-        let made = make()?;
-        self.store.set_url(key, &made)?;
-        Ok(made.checksum)
+        turn::once(self.store, self.cancel, key, there, || {
+            let made = make()?;
+            self.store.set_url(key, &made)?;
+            Ok(made.checksum)
+        })
     }
 
     fn archive(&self, part: &Part) -> Result<OciDigest, OpError> {

@@ -15,12 +15,14 @@ use rbuild_cache::Store;
 use rbuild_cache::StoredUrl;
 use rbuild_cache::Timestamp;
 use rbuild_cache::TreeBuilder;
+use rbuild_llb::CancelToken;
 use rbuild_llb::FileDigest;
 use rbuild_llb::OciDigest;
 use rbuild_llb::op::HttpSource;
 
 use super::Engine;
 use super::OpError;
+use super::turn;
 use crate::registry;
 use crate::registry::RegistryError;
 use crate::registry::Validators;
@@ -36,13 +38,14 @@ pub(crate) fn current(
     client: &registry::Client,
     url: &str,
     offline: bool,
+    cancel: &CancelToken,
 ) -> Result<StoredUrl, OpError> {
-    let known = known(store, lease, url)?;
-    match (known, offline) {
-        (Some(known), true) => Ok(known),
-        (None, true) => Err(OpError::Offline { what: shown(url) }),
-        (known, false) => fetch(store, client, url, known),
+    if offline {
+        return known(store, lease, url)?.ok_or_else(|| OpError::Offline { what: shown(url) });
     }
+    // What another build has got by then, the server need not send again.
+    let ask = || fetch(store, client, url, known(store, lease, url)?);
+    turn::once(store, cancel, &format!("url {url}"), || Ok(None), ask)
 }
 
 /// What a URL gives, which must be that; the store's if it has it.
@@ -56,12 +59,15 @@ pub(crate) fn demanded(
     url: &str,
     expected: OciDigest,
     offline: bool,
+    cancel: &CancelToken,
 ) -> Result<StoredUrl, OpError> {
-    let known = known(store, lease, url)?.filter(|known| known.checksum == expected);
-    let stored = match (known, offline) {
+    let there = || Ok(known(store, lease, url)?.filter(|known| known.checksum == expected));
+    let stored = match (there()?, offline) {
         (Some(known), _) => return Ok(known),
         (None, true) => return Err(OpError::Offline { what: shown(url) }),
-        (None, false) => fetch(store, client, url, None)?,
+        (None, false) => turn::once(store, cancel, &format!("url {url}"), there, || {
+            fetch(store, client, url, None)
+        })?,
     };
     match stored.checksum == expected {
         true => Ok(stored),
@@ -169,7 +175,15 @@ impl Engine<'_> {
         let stored = match http.checksum {
             Some(expected) => {
                 self.lease.protect(LeaseRoot::Blob(expected))?;
-                demanded(store, self.lease, registry, &http.url, expected, offline)?
+                demanded(
+                    store,
+                    self.lease,
+                    registry,
+                    &http.url,
+                    expected,
+                    offline,
+                    self.cancel,
+                )?
             }
             None if offline => {
                 return Err(OpError::Offline {

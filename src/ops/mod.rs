@@ -19,6 +19,7 @@ pub mod stack;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
+mod turn;
 mod workspace;
 
 use std::collections::BTreeMap;
@@ -70,6 +71,7 @@ use crate::solver::Made;
 use crate::solver::PlannedState;
 use crate::solver::PlannedStep;
 use crate::solver::StepControl;
+use turn::Turn;
 
 /// Why a step could not be evaluated.
 #[derive(Debug, thiserror::Error)]
@@ -431,6 +433,7 @@ impl<'a> Engine<'a> {
 impl Evaluate for Engine<'_> {
     type Output = StepResult;
     type Error = OpError;
+    type Turn = Turn;
 
     fn definition_record(
         &self,
@@ -510,6 +513,19 @@ impl Evaluate for Engine<'_> {
         Load::Hit(StepResult {
             outputs: Arc::new(record.outputs),
         })
+    }
+
+    fn turn(
+        &self,
+        vertex: &Vertex,
+        key: &CacheKey,
+        step: &StepControl<'_>,
+    ) -> Result<Option<Turn>, OpError> {
+        self.turn_of(vertex, key, step)
+    }
+
+    fn fail(&self, turn: Turn) {
+        turn.fail();
     }
 
     fn execute(

@@ -11,6 +11,7 @@ use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Store;
 use rbuild_cache::StoredPin;
+use rbuild_llb::CancelToken;
 use rbuild_llb::ImageConfig;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
@@ -187,6 +188,7 @@ impl<'a> Pinner<'a> {
                 self.registry,
                 &source.url,
                 self.offline,
+                &CancelToken::new(),
             )
             .map(|stored| Pin::Http {
                 checksum: stored.checksum,

@@ -142,6 +142,7 @@ impl<'a> Remote<'a> {
             self.registry,
             url,
             self.request.offline,
+            &CancelToken::new(),
         )
         .map_err(failure::op)?;
         self.keep(stored.checksum)

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 use rbuild_llb::frontend::Pin;
@@ -65,6 +66,7 @@ impl Pinner<'_> {
             url,
             checksum,
             self.offline,
+            &CancelToken::new(),
         ) {
             Ok(_) => Ok(Pin::Http { checksum }),
             Err(OpError::Registry(error @ RegistryError::DigestMismatch { .. })) => {
@@ -126,6 +128,7 @@ impl Pinner<'_> {
                 self.registry,
                 &http.url,
                 self.offline,
+                &CancelToken::new(),
             )
             .map(|stored| Locked::Url(stored.checksum))
             .map_err(failure::op),
