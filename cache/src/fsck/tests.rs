@@ -184,7 +184,7 @@ type Harm = fn(&Fixture);
 
 #[test]
 fn each_kind_of_damage_is_found_and_mended() {
-    let cases: [(&str, Harm, &[&str]); 14] = [
+    let cases: [(&str, Harm, &[&str]); 15] = [
         (
             "a blob's bytes",
             |f| damage(&f.store.blobs().path(&f.blob)),
@@ -253,6 +253,14 @@ fn each_kind_of_damage_is_found_and_mended() {
             "a slot",
             |f| fs::write(f.first("slots"), "x").unwrap(),
             &["slots: is not the key of a record"],
+        ),
+        (
+            "the report of a build",
+            |f| {
+                fs::create_dir_all(f.store.path().join("builds")).unwrap();
+                fs::write(f.store.path().join("builds/abc"), "x").unwrap();
+            },
+            &["builds: is not as it was written"],
         ),
         (
             "a context's stats",
