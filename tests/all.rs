@@ -27,6 +27,7 @@ mod registries;
 mod reproducible;
 mod sandbox;
 mod smoke;
+mod store;
 mod support;
 mod tidy;
 

@@ -365,7 +365,7 @@ fn what_is_protected_after_the_marking_stays() {
     store.tick();
     let own = store.store.lease().unwrap();
     let dir = store.store.path().join("leases");
-    let mut leases = Leases::read(&dir, Some(&own)).unwrap();
+    let mut leases = Leases::read(&dir, &own).unwrap();
     let all = Inventory::read(&store.store).unwrap();
     let mut live = Live::needed(&store.store, &all, &leases.roots);
     live.items(&nothing(), 0, own.began(), leases.began);
@@ -437,7 +437,7 @@ fn a_tree_that_is_there_already_stays_once_it_is_kept() {
     store.tick();
     let own = store.store.lease().unwrap();
     let dir = store.store.path().join("leases");
-    let mut leases = Leases::read(&dir, Some(&own)).unwrap();
+    let mut leases = Leases::read(&dir, &own).unwrap();
     let all = Inventory::read(&store.store).unwrap();
     let mut live = Live::needed(&store.store, &all, &leases.roots);
     let victims = store.store.victims(&live, leases.began);
@@ -643,4 +643,37 @@ fn a_turn_to_collect_comes_now_and_then() {
     assert!(turn(hour).is_some());
     file.set_modified(SystemTime::now() + 2 * hour).unwrap();
     assert!(turn(hour).is_some(), "the clock was set back");
+}
+
+#[test]
+fn a_build_that_ends_while_somebody_collects_keeps_what_it_found() {
+    let store = Fixture::new();
+    let old = store.tree("old");
+    store.tick();
+    let dir = store.store.path().join("leases");
+    let collecting = Collecting::begin(&dir).unwrap();
+    let own = store.store.lease().unwrap();
+    let mut leases = Leases::read(&dir, &own).unwrap();
+    let all = Inventory::read(&store.store).unwrap();
+    let mut live = Live::needed(&store.store, &all, &leases.roots);
+    let victims = store.store.victims(&live, leases.began);
+    assert_eq!(victims.len(), 3);
+
+    // It begins after the records were read, finds a tree that nothing names, publishes a record of it, and ends.
+    let build = store.store.lease().unwrap();
+    build.protect(LeaseRoot::Tree(old.tree)).unwrap();
+    drop(build);
+    let trash = store.store.trash_dir().unwrap();
+    let moved = store
+        .store
+        .condemn(&victims, &trash, &mut live, &mut leases, &own, &dir)
+        .unwrap();
+    assert!(moved.is_empty() && store.has_tree(&old));
+
+    // When nobody collects, nothing is left of a lease.
+    drop((collecting, own));
+    store.collect(&nothing());
+    assert!(!store.has_tree(&old));
+    drop(store.store.lease().unwrap());
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
 }
