@@ -28,6 +28,7 @@ mod reproducible;
 mod sandbox;
 mod shared_caches;
 mod smoke;
+mod store;
 mod support;
 mod tidy;
 

@@ -23,11 +23,12 @@ use super::measure::run_watched;
 use super::place::Place;
 use super::place::busybox;
 use super::pull::pull;
+use super::store;
 
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 10] = [
+pub(crate) const LINES: [Line; 12] = [
     ("cached", cached),
     ("cached-eight", cached_eight),
     ("cached-plan", cached_plan),
@@ -38,6 +39,8 @@ pub(crate) const LINES: [Line; 10] = [
     ("export", export),
     ("export-again", export_again),
     ("pull", pull),
+    ("gc", store::gc),
+    ("du", store::du),
 ];
 
 const CONTEXT_DIRS: usize = 100;

@@ -20,7 +20,6 @@ use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
-use std::io::Read as _;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -30,12 +29,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use rbuild_llb::OciDigest;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
-use sha2::Digest as _;
-use sha2::Sha256;
 
+use crate::blobs;
 use crate::file;
 use crate::store::StoreError;
 
@@ -231,16 +228,7 @@ fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
 
 /// Whether a blob has the content its name says.
 fn is_whole(blob: &Path) -> bool {
-    let digest = File::open(blob).and_then(|mut file| {
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; 1 << 17];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(OciDigest::from_bytes(hasher.finalize().into())),
-                count => hasher.update(&buffer[..count]),
-            }
-        }
-    });
+    let digest = blobs::digest_of(blob);
     digest.is_ok_and(|digest| blob.file_name().is_some_and(|name| *name == *digest.hex()))
 }
 

@@ -20,6 +20,7 @@
 //!   running/abcd…               what is being made; locked by whoever makes it                [claims]
 //!   tmp/RANDOM{,.d}             work in progress; locked while somebody works on it         [store]
 //!   trash/                      what is being deleted
+//!   collecting, collected       locked by whoever collects garbage; when that was done by itself  [lease, gc]
 //!   unsynced/BOOT-ID            there while something is not synced                         [journal]
 //! ```
 //!
@@ -40,6 +41,7 @@ mod file;
 #[cfg(test)]
 mod fixture;
 pub mod frame;
+pub mod fsck;
 pub mod gc;
 pub mod images;
 mod journal;
@@ -81,8 +83,16 @@ pub use dir::scan_dir;
 pub use dir::write_dir;
 pub use frame::Compression;
 pub use frame::FrameError;
+pub use fsck::FsckOptions;
+pub use fsck::Fscked;
+pub use fsck::Problem;
 pub use gc::Collected;
 pub use gc::Policy;
+pub use gc::Select;
+pub use gc::Space;
+pub use gc::StoreUsage;
+pub use gc::Usage;
+pub use gc::UsageKind;
 pub use images::Images;
 pub use images::StoredImage;
 pub use layer::BLOB_VERSION;

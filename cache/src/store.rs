@@ -110,7 +110,7 @@ pub enum StoreError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ": the disk is full (free some space, or move the store with `--root`)"
+            ": the disk is full (`rbuild prune` frees what can be made again; `--root` chooses another place)"
         }
         io::ErrorKind::ReadOnlyFilesystem => {
             ": the file system is read-only (choose another place with `--root`)"
@@ -187,8 +187,16 @@ pub struct KnownLayer {
 
 /// The blobs made of one layer.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct LayerBlobs {
+pub(crate) struct LayerBlobs {
     blobs: Vec<Written>,
+}
+
+impl LayerBlobs {
+    /// The blobs' digests.
+    pub(crate) fn digests(&self) -> Vec<OciDigest> {
+        let blobs = self.blobs.iter();
+        blobs.map(|written| written.blob.digest).collect()
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -311,6 +319,14 @@ impl Store {
     pub(crate) fn layer_forms(&self, layer: &TreeId) -> PathBuf {
         let hex = layer.hex();
         self.path.join("layers").join(&hex[..2]).join(hex)
+    }
+
+    /// Whether any layer has a directory form.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn has_forms(&self) -> Result<bool, StoreError> {
+        Ok(!file::below(&self.path.join("layers"), 2)?.is_empty())
     }
 
     fn layer_dir_path(&self, layer: &TreeId, domain: &str) -> PathBuf {
@@ -565,9 +581,18 @@ impl Store {
     /// # Errors
     /// If it cannot be written.
     pub fn set_frames(&self, blob: &OciDigest, table: &FrameTable) -> Result<(), StoreError> {
+        self.journal.write(&self.frames_path(blob), &table.encode())
+    }
+
+    /// Where the frames of a blob are remembered.
+    pub(crate) fn frames_path(&self, blob: &OciDigest) -> PathBuf {
         let hex = blob.hex();
-        let path = self.path.join("frames").join(&hex[..2]).join(&hex);
-        self.journal.write(&path, &table.encode())
+        self.path.join("frames").join(&hex[..2]).join(&hex)
+    }
+
+    /// Where it is kept what tree a blob unpacks to.
+    pub(crate) fn known_path(&self, blob: &OciDigest) -> PathBuf {
+        self.sharded("known", &blob.hex())
     }
 
     /// The tree of a blob that was seen before.

@@ -387,6 +387,7 @@ impl Engine<'_> {
 
     fn first_blob(&self, blobs: Vec<LayerBlob>) -> Result<Option<File>, OpError> {
         for blob in blobs {
+            self.lease.protect(LeaseRoot::Blob(blob.digest))?;
             if self.store.blobs().contains(&blob.digest) {
                 return Ok(Some(self.store.blobs().open(&blob.digest)?));
             }
@@ -534,8 +535,16 @@ impl Engine<'_> {
             cancel,
         )
         .map_err(|error| self.while_reading(&tree, error))?;
-        self.store.trees().persist(&tree)?;
+        self.keep_tree(&tree)?;
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
+    }
+
+    /// Writes what is not in the store yet of a tree, which then stays.
+    pub(super) fn keep_tree(&self, tree: &TreeId) -> Result<(), OpError> {
+        let _held = self.lease.hold()?;
+        self.store.trees().persist(tree)?;
+        self.lease.protect(LeaseRoot::Tree(*tree))?;
+        Ok(())
     }
 
     fn new_dir(&self) -> Result<(Scratch, PathBuf), OpError> {
@@ -563,7 +572,7 @@ impl Engine<'_> {
             unpack,
         } = dir;
         unpack.finish(self.store.trees(), &tree)?;
-        self.store.trees().persist(&tree)?;
+        self.keep_tree(&tree)?;
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
     }
 
@@ -597,6 +606,7 @@ impl Engine<'_> {
     /// Whether a layer's bytes are in the store, or a registry or a cache elsewhere has them.
     pub(crate) fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
         let tree = layer.layer.tree;
+        self.lease.protect(LeaseRoot::LayerDir(tree))?;
         if layer.origin.is_some() || self.store.layer_dir(&tree, &self.domain).is_some() {
             return Ok(true);
         }
@@ -629,6 +639,7 @@ impl Engine<'_> {
             return Ok(None);
         };
         self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+        self.lease.protect(LeaseRoot::LayerDir(tree))?;
         let there = self.store.blobs().contains(&blob.digest)
             || !keep && self.store.layer_dir(&tree, &self.domain).is_some();
         Ok(there.then_some(blob))
@@ -695,9 +706,9 @@ impl Engine<'_> {
             rbuild_cache::write_layer(trees, &tree, options, &open, &mut io::sink(), cancel)
                 .map_err(|error| self.while_reading(&tree, error))?
         };
-        trees.persist(&tree)?;
-        self.store.set_layer_blob(&tree, options, &blob)?;
+        self.keep_tree(&tree)?;
         self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+        self.store.set_layer_blob(&tree, options, &blob)?;
         Ok(blob)
     }
 
@@ -746,8 +757,11 @@ impl Engine<'_> {
 
     /// An uncompressed blob of the layer, if the store has one.
     fn plain_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
-        for blob in self.store.all_layer_blobs(&layer.layer.tree)? {
-            if blob.compression == Compression::None && self.store.blobs().contains(&blob.digest) {
+        let blobs = self.store.all_layer_blobs(&layer.layer.tree)?;
+        let plain = blobs.into_iter();
+        for blob in plain.filter(|blob| blob.compression == Compression::None) {
+            self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+            if self.store.blobs().contains(&blob.digest) {
                 return Ok(Some(self.store.blobs().open(&blob.digest)?));
             }
         }

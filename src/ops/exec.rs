@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 
 use rbuild_cache::Follow;
 use rbuild_cache::LayerRef;
+use rbuild_cache::LeaseRoot;
 use rbuild_cache::Ownership;
 use rbuild_cache::ScanKind;
 use rbuild_cache::Snapshot;
@@ -316,6 +317,8 @@ impl Engine<'_> {
         }
         // What was copied up and is as it was is no change; device nodes below live in the tree only.
         let layer = trees.reduce(&root.root.tree, &written.tree)?;
+        // Another may have made an equal one, long ago.
+        self.lease.protect(LeaseRoot::LayerDir(layer.tree))?;
         self.store
             .adopt_layer_dir(&layer.tree, &self.domain, upper)?;
         let layer = LayerRef {

@@ -21,6 +21,7 @@ use rbuild_cache::FileBytes;
 use rbuild_cache::FileNode;
 use rbuild_cache::KnownLayer;
 use rbuild_cache::LayerRef;
+use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::NewNode;
 use rbuild_cache::Origin;
@@ -242,6 +243,7 @@ impl Part {
 /// Gets commits into the store.
 pub(crate) struct Fetcher<'a> {
     pub(crate) store: &'a Store,
+    pub(crate) lease: &'a Lease,
     pub(crate) cancel: &'a CancelToken,
     pub(crate) offline: bool,
 }
@@ -295,8 +297,11 @@ impl Fetcher<'_> {
         make: impl FnOnce() -> Result<StoredUrl, OpError>,
     ) -> Result<OciDigest, OpError> {
         let there = || -> Result<Option<OciDigest>, OpError> {
-            let known = self.store.url(key)?.map(|known| known.checksum);
-            Ok(known.filter(|checksum| self.store.blobs().contains(checksum)))
+            let Some(known) = self.store.url(key)?.map(|known| known.checksum) else {
+                return Ok(None);
+            };
+            self.lease.protect(LeaseRoot::Blob(known))?;
+            Ok(self.store.blobs().contains(&known).then_some(known))
         };
         if let Some(there) = there()? {
             return Ok(there);
@@ -606,13 +611,14 @@ impl Engine<'_> {
     pub(super) fn git(&self, source: &GitSource) -> Result<Snapshot, OpError> {
         let fetcher = Fetcher {
             store: self.store,
+            lease: self.lease,
             cancel: self.cancel,
             offline: self.options.offline,
         };
         let mut snapshot = self.empty();
         for archive in fetcher.archives(source)? {
             self.lease.protect(LeaseRoot::Blob(archive))?;
-            let known = unpacked(self.store, &archive)?;
+            let known = unpacked(self.store, self.lease, &archive)?;
             let layer = LayerRef {
                 layer: known.layer,
                 origin: Some(Origin {
@@ -632,14 +638,23 @@ impl Engine<'_> {
 }
 
 /// The tree of an archive in the store.
-pub(crate) fn unpacked(store: &Store, archive: &OciDigest) -> Result<KnownLayer, OpError> {
+pub(crate) fn unpacked(
+    store: &Store,
+    lease: &Lease,
+    archive: &OciDigest,
+) -> Result<KnownLayer, OpError> {
+    lease.protect(LeaseRoot::Blob(*archive))?;
     if let Some(known) = store.known_layer(archive)?
         && store.trees().get(&known.layer.tree).is_ok()
     {
         return Ok(known);
     }
     let read = rbuild_cache::read_layer(store.trees(), store.blobs().open(archive)?, None)?;
-    store.trees().persist(&read.layer.tree)?;
+    {
+        let _held = lease.hold()?;
+        store.trees().persist(&read.layer.tree)?;
+        lease.protect(LeaseRoot::Tree(read.layer.tree))?;
+    }
     let known = KnownLayer {
         layer: read.layer,
         diff_id: read.diff_id,

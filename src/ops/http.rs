@@ -6,6 +6,7 @@ use std::io::Write;
 
 use rbuild_cache::FileNode;
 use rbuild_cache::LayerRef;
+use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Meta;
 use rbuild_cache::NewNode;
@@ -33,16 +34,17 @@ use crate::registry::download::shown;
 /// If it cannot be had.
 pub(crate) fn current(
     store: &Store,
+    lease: &Lease,
     client: &registry::Client,
     url: &str,
     offline: bool,
     cancel: &CancelToken,
 ) -> Result<StoredUrl, OpError> {
     if offline {
-        return known(store, url)?.ok_or_else(|| OpError::Offline { what: shown(url) });
+        return known(store, lease, url)?.ok_or_else(|| OpError::Offline { what: shown(url) });
     }
     // What another build has got by then, the server need not send again.
-    let ask = || fetch(store, client, url, known(store, url)?);
+    let ask = || fetch(store, client, url, known(store, lease, url)?);
     turn::once(store, cancel, &format!("url {url}"), || Ok(None), ask)
 }
 
@@ -52,13 +54,14 @@ pub(crate) fn current(
 /// If it cannot be had, or is something else.
 pub(crate) fn demanded(
     store: &Store,
+    lease: &Lease,
     client: &registry::Client,
     url: &str,
     expected: OciDigest,
     offline: bool,
     cancel: &CancelToken,
 ) -> Result<StoredUrl, OpError> {
-    let there = || Ok(known(store, url)?.filter(|known| known.checksum == expected));
+    let there = || Ok(known(store, lease, url)?.filter(|known| known.checksum == expected));
     let stored = match (there()?, offline) {
         (Some(known), _) => return Ok(known),
         (None, true) => return Err(OpError::Offline { what: shown(url) }),
@@ -77,9 +80,12 @@ pub(crate) fn demanded(
     }
 }
 
-/// What a URL gave, if the store still has it.
-fn known(store: &Store, url: &str) -> Result<Option<StoredUrl>, OpError> {
+/// What a URL gave, if the store still has it; then it stays.
+fn known(store: &Store, lease: &Lease, url: &str) -> Result<Option<StoredUrl>, OpError> {
     let known = store.url(url)?;
+    if let Some(known) = &known {
+        lease.protect(LeaseRoot::Blob(known.checksum))?;
+    }
     Ok(known.filter(|known| store.blobs().contains(&known.checksum)))
 }
 
@@ -159,7 +165,7 @@ impl Engine<'_> {
             return Ok(None);
         };
         self.lease.protect(LeaseRoot::Blob(*checksum))?;
-        let known = known(self.store, &http.url)?;
+        let known = known(self.store, self.lease, &http.url)?;
         Ok(known.filter(|known| known.checksum == *checksum))
     }
 
@@ -169,7 +175,15 @@ impl Engine<'_> {
         let stored = match http.checksum {
             Some(expected) => {
                 self.lease.protect(LeaseRoot::Blob(expected))?;
-                demanded(store, registry, &http.url, expected, offline, self.cancel)?
+                demanded(
+                    store,
+                    self.lease,
+                    registry,
+                    &http.url,
+                    expected,
+                    offline,
+                    self.cancel,
+                )?
             }
             None if offline => {
                 return Err(OpError::Offline {

@@ -607,9 +607,9 @@ impl Evaluate for Engine<'_> {
             return Ok(());
         }
         for snapshot in output.outputs.iter() {
-            self.store.trees().persist(&snapshot.root.tree)?;
+            self.keep_tree(&snapshot.root.tree)?;
             for layer in &snapshot.layers {
-                self.store.trees().persist(&layer.layer.tree)?;
+                self.keep_tree(&layer.layer.tree)?;
             }
         }
         let (created, duration_ms) = match made {
@@ -626,7 +626,7 @@ impl Evaluate for Engine<'_> {
         for record in records {
             // What a later miss names the files from. Most of it is in the layer as well.
             for tree in record.trees() {
-                self.store.trees().persist(&tree)?;
+                self.keep_tree(&tree)?;
             }
             let key = record.key();
             self.backend.publish(&Record {

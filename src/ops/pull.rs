@@ -157,6 +157,9 @@ fn layers_from(vertex: &Vertex) -> Vec<VertexId> {
     }
 }
 
+/// How many times as large a layer is in a directory as it is compressed, more or less.
+const UNPACKED: u64 = 3;
+
 /// A layer that was read, perhaps into a directory too.
 struct Pulled {
     known: KnownLayer,
@@ -238,12 +241,42 @@ impl Engine<'_> {
                 continue;
             };
             for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
                 if self.store.known_layer(&origin.digest)?.is_none() {
                     unread.insert(id);
                 }
             }
         }
         Ok(unread)
+    }
+
+    /// The least and the likely bytes that the bases among some steps will take in the store that they do not take yet;
+    /// `unpacked` if there will be processes that see them.
+    pub(crate) fn bytes_to_come<'v>(
+        &self,
+        steps: impl Iterator<Item = (VertexId, &'v Vertex)>,
+        unpacked: bool,
+    ) -> Result<(u64, u64), OpError> {
+        let (mut least, mut likely) = (0_u64, 0_u64);
+        for (_, vertex) in steps {
+            let Op::Source(source @ (SourceOp::Image(_) | SourceOp::OciLayout(_))) = &vertex.op
+            else {
+                continue;
+            };
+            for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
+                if self.store.known_layer(&origin.digest)?.is_some() {
+                    continue;
+                }
+                if !self.store.blobs().contains(&origin.digest) {
+                    least = least.saturating_add(origin.size);
+                }
+                if unpacked {
+                    likely = likely.saturating_add(origin.size.saturating_mul(UNPACKED));
+                }
+            }
+        }
+        Ok((least, likely.saturating_add(least)))
     }
 
     /// Whether bases that are about to be read have directories: their layers may be known from other images.
@@ -257,6 +290,7 @@ impl Engine<'_> {
             };
             let mut snapshot = self.empty();
             for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
                 let Some(known) = self.store.known_layer(&origin.digest)? else {
                     break;
                 };
@@ -352,12 +386,13 @@ impl Engine<'_> {
             let known = self.store.known_layer(&origin.digest)?;
             known.map(|known| checked(known, None)).transpose()
         };
+        // What is known of it, and what it unpacks to, stays with it.
+        self.lease.protect(LeaseRoot::Blob(origin.digest))?;
         if let Some(pulled) = known()? {
             return Ok(pulled);
         }
         let lock = self.pulls.only_one(origin.digest);
         let _only_one = lock.lock().expect(UNPOISONED);
-        self.lease.protect(LeaseRoot::Blob(origin.digest))?;
         let read = || {
             let _place = self.pulls.place();
             let from = |origin: &Origin| self.read_from(origin, forms, step);
@@ -368,7 +403,7 @@ impl Engine<'_> {
                 tar_size: read.tar_size,
             };
             let pulled = checked(known, dir)?;
-            self.store.trees().persist(&pulled.known.layer.tree)?;
+            self.keep_tree(&pulled.known.layer.tree)?;
             self.store.set_known_layer(&origin.digest, &pulled.known)?;
             Ok(pulled)
         };

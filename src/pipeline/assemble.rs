@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rbuild_cache::BlobOptions;
 use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
+use rbuild_cache::LeaseRoot;
 use rbuild_cache::Snapshot;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
@@ -137,6 +138,7 @@ pub(super) fn image(
     };
     let ready = |layer: &LayerRef| -> Result<Option<(Descriptor, OciDigest)>, OpError> {
         if let Some((descriptor, origin)) = as_it_came(layer) {
+            engine.lease().protect(LeaseRoot::Blob(origin.digest))?;
             let there = match &spec.kind {
                 // A registry may have it: then nobody here needs it.
                 OutputKind::Image(output) if output.push != Push::No => true,

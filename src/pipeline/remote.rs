@@ -138,6 +138,7 @@ impl<'a> Remote<'a> {
     fn fetch(&self, url: &str) -> Result<OciDigest, BuildError> {
         let stored = http::current(
             self.store,
+            self.lease,
             self.registry,
             url,
             self.request.offline,
@@ -308,6 +309,7 @@ impl<'a> Remote<'a> {
         source.checksum = None;
         let fetcher = git::Fetcher {
             store: self.store,
+            lease: self.lease,
             cancel: &CancelToken::new(),
             offline,
         };
@@ -375,7 +377,7 @@ impl<'a> Remote<'a> {
     /// The text of a file in an archive, if there is one of that name.
     fn text_in(&self, archive: &OciDigest, name: &str) -> Result<Option<String>, OpError> {
         let trees = self.store.trees();
-        let tree = git::unpacked(self.store, archive)?.layer.tree;
+        let tree = git::unpacked(self.store, self.lease, archive)?.layer.tree;
         let Some(found) = trees.lookup(&tree, name.as_bytes(), Follow::All)? else {
             return Ok(None);
         };

@@ -61,6 +61,7 @@ impl Pinner<'_> {
     ) -> Result<Pin, BuildError> {
         match http::demanded(
             self.store,
+            self.lease,
             self.registry,
             url,
             checksum,
@@ -123,6 +124,7 @@ impl Pinner<'_> {
                 .map_err(failure::op),
             SourceOp::Http(http) => http::current(
                 self.store,
+                self.lease,
                 self.registry,
                 &http.url,
                 self.offline,
