@@ -8,6 +8,7 @@ use rbuild_llb::key::KeyValue;
 use super::*;
 use crate::builder::NewNode;
 use crate::builder::TreeBuilder;
+use crate::builds::BuildReport;
 use crate::frame::Compression;
 use crate::images::StoredImage;
 use crate::layer::BlobOptions;
@@ -201,6 +202,14 @@ fn what_nothing_needs_goes() {
     let step = store.step("a");
     let table = crate::layer::FrameTable::default();
     store.store.set_frames(&step.blob, &table).unwrap();
+    let report = BuildReport {
+        plan: "a".to_owned(),
+        started: 0,
+        completed: 0,
+        failed: false,
+        steps: Vec::new(),
+    };
+    store.store.builds().keep(&report, None).unwrap();
     let garbage = store.tree("garbage");
     let blob = store.store.blobs().put(b"garbage").unwrap();
     let kept = store.collect(&everything());
@@ -212,11 +221,12 @@ fn what_nothing_needs_goes() {
         "nothing is left to do"
     );
     assert!(store.store.records().latest("a", "exec").unwrap().is_some());
+    assert!(store.store.builds().last("a").is_some());
 
     let files = |kind: &str, depth| file::below(&store.store.path().join(kind), depth).unwrap();
     assert_eq!(files("frames", 2).len(), 1);
     store.collect(&nothing());
-    assert!(!store.has(&step));
+    assert!(!store.has(&step) && store.store.builds().last("a").is_none());
     for kind in [
         "trees",
         "blobs/sha256",
