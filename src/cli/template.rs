@@ -40,7 +40,7 @@ enum Piece {
 }
 
 /// What a body ends with.
-enum End {
+enum Stop {
     Text,
     End,
     Else,
@@ -87,9 +87,9 @@ impl Template {
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut rest = text;
         match body(&mut rest, 0)? {
-            (pieces, End::Text) => Ok(Self(pieces)),
-            (_, End::End) => Err("an `{{end}}` has no `{{range …}}` or `{{if …}}`".to_owned()),
-            (_, End::Else | End::ElseIf(_)) => {
+            (pieces, Stop::Text) => Ok(Self(pieces)),
+            (_, Stop::End) => Err("an `{{end}}` has no `{{range …}}` or `{{if …}}`".to_owned()),
+            (_, Stop::Else | Stop::ElseIf(_)) => {
                 Err("an `{{else}}` has no `{{range …}}` or `{{if …}}`".to_owned())
             }
         }
@@ -133,7 +133,7 @@ fn head(field: &str) -> String {
 }
 
 /// Reads up to what ends a body at this depth.
-fn body(rest: &mut &str, depth: usize) -> Result<(Vec<Piece>, End), String> {
+fn body(rest: &mut &str, depth: usize) -> Result<(Vec<Piece>, Stop), String> {
     if depth > MAX_DEPTH {
         return Err(format!(
             "more than {MAX_DEPTH} `{{{{range …}}}}` and `{{{{if …}}}}` stand in one another"
@@ -153,7 +153,7 @@ fn body(rest: &mut &str, depth: usize) -> Result<(Vec<Piece>, End), String> {
         let Some(after) = action else {
             *rest = "";
             pieces.push(Piece::Text(text));
-            return Ok((pieces, End::Text));
+            return Ok((pieces, Stop::Text));
         };
         let (inner, after) = until_close(after)?;
         *rest = after;
@@ -174,12 +174,12 @@ fn body(rest: &mut &str, depth: usize) -> Result<(Vec<Piece>, End), String> {
         }
         let tokens = tokens(inner)?;
         match tokens.as_slice() {
-            [Token::Word(end)] if end == "end" => return Ok((pieces, End::End)),
-            [Token::Word(word)] if word == "else" => return Ok((pieces, End::Else)),
+            [Token::Word(end)] if end == "end" => return Ok((pieces, Stop::End)),
+            [Token::Word(word)] if word == "else" => return Ok((pieces, Stop::Else)),
             [Token::Word(word), Token::Word(and), Token::Field(operand)]
                 if word == "else" && and == "if" =>
             {
-                return Ok((pieces, End::ElseIf(operand.clone())));
+                return Ok((pieces, Stop::ElseIf(operand.clone())));
             }
             [Token::Word(range), Token::Field(operand)] if range == "range" => {
                 let (body, otherwise) = branches(rest, depth, "range")?;
@@ -199,23 +199,23 @@ fn branches(rest: &mut &str, depth: usize, word: &str) -> Result<(Vec<Piece>, Ve
     let open = || format!("a `{{{{{word} …}}}}` has no `{{{{end}}}}`");
     let (first, end) = body(rest, depth + 1)?;
     let otherwise = match end {
-        End::End => Vec::new(),
-        End::Else => match body(rest, depth + 1)? {
-            (otherwise, End::End) => otherwise,
-            (_, End::Text) => return Err(open()),
-            (_, End::Else | End::ElseIf(_)) => {
+        Stop::End => Vec::new(),
+        Stop::Else => match body(rest, depth + 1)? {
+            (otherwise, Stop::End) => otherwise,
+            (_, Stop::Text) => return Err(open()),
+            (_, Stop::Else | Stop::ElseIf(_)) => {
                 return Err("an `{{else}}` follows another".to_owned());
             }
         },
-        End::ElseIf(_) if word != "if" => {
+        Stop::ElseIf(_) if word != "if" => {
             return Err(format!("`{{{{{word} …}}}}` has no `{{{{else if …}}}}`"));
         }
         // One `end` closes both.
-        End::ElseIf(operand) => {
+        Stop::ElseIf(operand) => {
             let (body, otherwise) = branches(rest, depth + 1, word)?;
             vec![Piece::If(operand, body, otherwise)]
         }
-        End::Text => return Err(open()),
+        Stop::Text => return Err(open()),
     };
     Ok((first, otherwise))
 }
