@@ -24,6 +24,7 @@ mod pulls;
 mod real_inputs;
 mod registries;
 mod reproducible;
+mod reuse;
 mod sandbox;
 mod smoke;
 mod support;

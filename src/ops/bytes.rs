@@ -566,7 +566,10 @@ impl Engine<'_> {
     }
 
     /// Leaves the bytes of a layer for later builds to find.
-    pub(crate) fn keep_bytes(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<(), OpError> {
+    ///
+    /// # Errors
+    /// If they cannot be read, or the store cannot be written.
+    pub fn keep_bytes(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<(), OpError> {
         let options = BlobOptions {
             compression: Compression::None,
             clamp: None,
@@ -575,7 +578,10 @@ impl Engine<'_> {
     }
 
     /// Whether a layer's bytes are in the store, or a registry has them.
-    pub(crate) fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
+    ///
+    /// # Errors
+    /// If what is known of the layer cannot be read.
+    pub fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
         let tree = layer.layer.tree;
         if layer.origin.is_some() || self.store.layer_dir(&tree, &self.domain).is_some() {
             return Ok(true);
