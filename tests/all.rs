@@ -13,6 +13,7 @@ mod contexts;
 mod convert;
 mod dockerfile;
 mod exporters;
+mod faults;
 mod images;
 mod lock;
 mod network_sources;

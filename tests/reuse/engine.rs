@@ -234,7 +234,7 @@ impl Executor for Shell {
         });
         let lines = lines.last().unwrap();
         assert!(
-            text.starts_with(&format!(": {}", mark(id)))
+            text.starts_with(&format!("set -e; : {}", mark(id)))
                 && text.matches("; ").count() >= lines.len(),
             "{text}"
         );

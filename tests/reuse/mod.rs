@@ -6,7 +6,7 @@
 
 mod engine;
 mod model;
-mod program;
+pub(crate) mod program;
 mod project;
 mod random;
 
@@ -20,8 +20,9 @@ use rbuild_cache::Store;
 
 use crate::support::Base;
 use crate::support::TestEnv;
+pub(crate) use model::Files;
 use model::Memory;
-pub(crate) use model::Outcome;
+use model::Outcome;
 pub(crate) use project::Project;
 pub(crate) use random::Maker;
 
@@ -76,6 +77,18 @@ fn difference(expected: &model::Files, got: &model::Files) -> Option<String> {
         show(got.get(path)),
         show(expected.get(path))
     ))
+}
+
+/// What is wrong with the files of a build.
+pub(crate) fn wrong_files(
+    project: &Project,
+    built: &program::Built,
+    base: &Files,
+) -> Option<String> {
+    difference(
+        &model::evaluate(project).unwrap().files,
+        &built.own_files(base),
+    )
 }
 
 /// A store, what must be known of it, and the projects that were built upon it.

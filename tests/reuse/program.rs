@@ -58,20 +58,28 @@ pub(crate) fn finish(env: &TestEnv, command: &mut Command, out: &Path) -> Result
     if !done.status.success() {
         return Err(done);
     }
+    Ok(Built {
+        ran: ran(&done.stderr),
+        ..made(out)
+    })
+}
+
+/// What a command that [`command`] made has left, if it worked.
+pub(crate) fn made(out: &Path) -> Built {
     let metadata: serde_json::Value =
         serde_json::from_slice(&fs::read(out.join("metadata")).unwrap()).unwrap();
-    Ok(Built {
+    Built {
         digest: metadata["containerimage.digest"]
             .as_str()
             .unwrap()
             .to_owned(),
         files: files(&out.join("files.tar")),
-        ran: ran(&done.stderr),
-    })
+        ran: BTreeMap::new(),
+    }
 }
 
 /// The base image's files.
-pub(super) fn base(env: &TestEnv) -> Files {
+pub(crate) fn base(env: &TestEnv) -> Files {
     env.write("Dockerfile", "FROM busybox\n");
     env.rbuild(["-o", "type=tar,dest=../base.tar", "."])
         .success();

@@ -131,7 +131,7 @@ pub(super) fn destination(id: u32, shared: bool) -> String {
 
 impl Project {
     /// The Dockerfile upon `base`.
-    pub(super) fn dockerfile(&self, base: &str) -> String {
+    pub(crate) fn dockerfile(&self, base: &str) -> String {
         let mut text = String::new();
         for stage in &self.stages {
             let below = stage.below.as_deref().unwrap_or(base);
@@ -237,7 +237,7 @@ impl Work {
                         }
                     });
                 }
-                write!(text, ": {}", mark(id)).unwrap();
+                write!(text, "set -e; : {}", mark(id)).unwrap();
                 if mounts.contains(&Mount::Log) {
                     write!(text, "; echo {} >> /log/ran", mark(id)).unwrap();
                 }
@@ -265,7 +265,7 @@ impl Line {
                 let inputs = inputs.join(" ");
                 into(out, &format!("$(cat {inputs} 2>/dev/null | wc -c)"))
             }
-            Self::Names { out, dir } => into(out, &format!("$(ls -A {dir} 2>/dev/null)")),
+            Self::Names { out, dir } => into(out, &format!("$(ls -A {dir} 2>/dev/null || :)")),
             Self::Variable { out, name } => into(out, &format!("${name}")),
             Self::Remove { path } => format!("rm -rf {path}"),
             Self::Mode { path, mode } => {
