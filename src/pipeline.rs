@@ -8,11 +8,14 @@ mod deliver;
 pub mod durability;
 mod failure;
 mod files;
+pub mod fsck;
 pub mod inspect;
 pub mod lock;
 mod once;
 mod pin;
 mod plan;
+mod preflight;
+pub mod prune;
 mod remote;
 pub mod reset;
 pub mod run;
@@ -190,9 +193,13 @@ fn carry_out(
                 .bases_have_directories(looked_up.pending())
                 .map_err(failure::op)?);
     let mut remark = None;
+    if works {
+        preflight::look(&store, &engine, looked_up.pending(), processes, &events)?;
+    }
     if processes > 0 || reads {
         let fetcher = git::Fetcher {
             store: &store,
+            lease: &lease,
             cancel: &cancel,
             offline: request.offline,
         };
@@ -247,6 +254,8 @@ fn carry_out(
         if error.kind == ErrorKind::Step {
             error.hints.extend(remark);
         }
+        let full = failure::full_disk(&error, &store);
+        error.hints.extend(full);
         error
     })?;
 
@@ -260,8 +269,12 @@ fn carry_out(
         cancel: &cancel,
         events: &events,
     };
-    let outcome = delivery.deliver(&targets, exporters)?;
-    durability::sync_later(&store, &request.settings.root);
+    let outcome = delivery.deliver(&targets, exporters).map_err(|mut error| {
+        let full = failure::full_disk(&error, &store);
+        error.hints.extend(full);
+        error
+    })?;
+    durability::sync_later(&store, &request.settings);
     Ok(outcome)
 }
 

@@ -8,16 +8,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
-use rbuild_llb::CancelToken;
 use rbuild_llb::ContentDigest;
 use rbuild_llb::FileDigest;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
-use rbuild_llb::op::CacheSharing;
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::blobs::Blobs;
+use crate::builds::Builds;
 use crate::file;
 use crate::images::Images;
 use crate::journal::Journal;
@@ -28,7 +27,6 @@ use crate::layer::FrameTable;
 use crate::layer::LayerBlob;
 use crate::lease::Lease;
 use crate::lease::Locked;
-use crate::mounts::CacheMount;
 use crate::records::Records;
 use crate::tree::TreeRef;
 use crate::tree::Trees;
@@ -50,6 +48,7 @@ pub struct Store {
     blobs: Blobs,
     trees: Trees,
     records: Records,
+    builds: Builds,
     images: Images,
     journal: Journal,
 }
@@ -110,7 +109,7 @@ pub enum StoreError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ": the disk is full (free some space, or move the store with `--root`)"
+            ": the disk is full (`rbuild prune` frees what can be made again; `--root` chooses another place)"
         }
         io::ErrorKind::ReadOnlyFilesystem => {
             ": the file system is read-only (choose another place with `--root`)"
@@ -187,8 +186,16 @@ pub struct KnownLayer {
 
 /// The blobs made of one layer.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct LayerBlobs {
+pub(crate) struct LayerBlobs {
     blobs: Vec<Written>,
+}
+
+impl LayerBlobs {
+    /// The blobs' digests.
+    pub(crate) fn digests(&self) -> Vec<OciDigest> {
+        let blobs = self.blobs.iter();
+        blobs.map(|written| written.blob.digest).collect()
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -234,6 +241,7 @@ impl Store {
             blobs: Blobs::new(path.join("blobs/sha256"), journal.clone()),
             trees: Trees::open(&path.join("trees")),
             records: Records::new(&path, journal.clone()),
+            builds: Builds::new(path.join("builds"), journal.clone()),
             images: Images::new(path.join("images"), journal.clone()),
             journal,
             path,
@@ -253,6 +261,11 @@ impl Store {
     /// The trees.
     pub fn trees(&self) -> &Trees {
         &self.trees
+    }
+
+    /// What the last builds did.
+    pub fn builds(&self) -> &Builds {
+        &self.builds
     }
 
     /// The cache records.
@@ -296,6 +309,14 @@ impl Store {
     pub(crate) fn layer_forms(&self, layer: &TreeId) -> PathBuf {
         let hex = layer.hex();
         self.path.join("layers").join(&hex[..2]).join(hex)
+    }
+
+    /// Whether any layer has a directory form.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn has_forms(&self) -> Result<bool, StoreError> {
+        Ok(!file::below(&self.path.join("layers"), 2)?.is_empty())
     }
 
     fn layer_dir_path(&self, layer: &TreeId, domain: &str) -> PathBuf {
@@ -463,9 +484,18 @@ impl Store {
     /// # Errors
     /// If it cannot be written.
     pub fn set_frames(&self, blob: &OciDigest, table: &FrameTable) -> Result<(), StoreError> {
+        self.journal.write(&self.frames_path(blob), &table.encode())
+    }
+
+    /// Where the frames of a blob are remembered.
+    pub(crate) fn frames_path(&self, blob: &OciDigest) -> PathBuf {
         let hex = blob.hex();
-        let path = self.path.join("frames").join(&hex[..2]).join(&hex);
-        self.journal.write(&path, &table.encode())
+        self.path.join("frames").join(&hex[..2]).join(&hex)
+    }
+
+    /// Where it is kept what tree a blob unpacks to.
+    pub(crate) fn known_path(&self, blob: &OciDigest) -> PathBuf {
+        self.sharded("known", &blob.hex())
     }
 
     /// The tree of a blob that was seen before.
@@ -528,26 +558,9 @@ impl Store {
         self.journal.write_json(path, value)
     }
 
-    /// The cache mount called `id`, in the ownership domain `domain`; waits for one that is in use. Nothing if
-    /// `cancel` is cancelled while waiting.
-    ///
-    /// # Errors
-    /// If it cannot be made.
-    pub fn cache_mount(
-        &self,
-        id: &str,
-        domain: &str,
-        sharing: CacheSharing,
-        cancel: &CancelToken,
-    ) -> Result<Option<CacheMount>, StoreError> {
-        CacheMount::take(
-            &self
-                .path
-                .join("mounts")
-                .join(hash(&format!("{domain}\0{id}"))),
-            sharing,
-            cancel,
-        )
+    /// Says that something is about to get its final name that no sync has covered.
+    pub(crate) fn mark_unsynced(&self) -> Result<(), StoreError> {
+        self.journal.note()
     }
 
     /// Whether anything was published through this handle; see [`Store::sync`].

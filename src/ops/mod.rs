@@ -5,6 +5,7 @@
 //! [`Snapshot`]: layers, and the merged tree they add up to.
 
 pub mod bytes;
+mod cache;
 pub mod copy;
 pub mod exec;
 pub mod file;
@@ -18,6 +19,7 @@ pub mod stack;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
+mod turn;
 mod workspace;
 
 use std::collections::BTreeMap;
@@ -69,6 +71,7 @@ use crate::solver::Made;
 use crate::solver::PlannedState;
 use crate::solver::PlannedStep;
 use crate::solver::StepControl;
+use turn::Turn;
 
 /// Why a step could not be evaluated.
 #[derive(Debug, thiserror::Error)]
@@ -430,6 +433,7 @@ impl<'a> Engine<'a> {
 impl Evaluate for Engine<'_> {
     type Output = StepResult;
     type Error = OpError;
+    type Turn = Turn;
 
     fn definition_record(
         &self,
@@ -511,6 +515,19 @@ impl Evaluate for Engine<'_> {
         })
     }
 
+    fn turn(
+        &self,
+        vertex: &Vertex,
+        key: &CacheKey,
+        step: &StepControl<'_>,
+    ) -> Result<Option<Turn>, OpError> {
+        self.turn_of(vertex, key, step)
+    }
+
+    fn fail(&self, turn: Turn) {
+        turn.fail();
+    }
+
     fn execute(
         &self,
         vertex: &Vertex,
@@ -562,9 +579,9 @@ impl Evaluate for Engine<'_> {
             return Ok(());
         }
         for snapshot in output.outputs.iter() {
-            self.store.trees().persist(&snapshot.root.tree)?;
+            self.keep_tree(&snapshot.root.tree)?;
             for layer in &snapshot.layers {
-                self.store.trees().persist(&layer.layer.tree)?;
+                self.keep_tree(&layer.layer.tree)?;
             }
         }
         let (created, duration_ms) = match made {

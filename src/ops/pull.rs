@@ -2,7 +2,7 @@
 //! which also writes it as a directory if a step that must run will mount it.
 //!
 //! What is only needed as a blob is fetched as one ([`Engine::fetch_blob`]) and not looked into. No blob is downloaded
-//! twice at a time, whoever wants it, and at most [`TRANSFERS`] at once; neither is counted among `--jobs`.
+//! twice at a time, whoever wants it in whichever build, and at most [`TRANSFERS`] at once; neither is counted among `--jobs`.
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -38,6 +38,7 @@ use super::StepResult;
 use super::bytes::DirForm;
 use super::transfer::Reporter;
 use super::transfer::Transfer;
+use super::turn::once;
 use crate::image::Document;
 use crate::registry::Layout;
 use crate::registry::MAX_DOCUMENT;
@@ -152,6 +153,9 @@ fn layers_from(vertex: &Vertex) -> Vec<VertexId> {
     }
 }
 
+/// How many times as large a layer is in a directory as it is compressed, more or less.
+const UNPACKED: u64 = 3;
+
 /// A layer that was read, perhaps into a directory too.
 struct Pulled {
     known: KnownLayer,
@@ -233,12 +237,42 @@ impl Engine<'_> {
                 continue;
             };
             for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
                 if self.store.known_layer(&origin.digest)?.is_none() {
                     unread.insert(id);
                 }
             }
         }
         Ok(unread)
+    }
+
+    /// The least and the likely bytes that the bases among some steps will take in the store that they do not take yet;
+    /// `unpacked` if there will be processes that see them.
+    pub(crate) fn bytes_to_come<'v>(
+        &self,
+        steps: impl Iterator<Item = (VertexId, &'v Vertex)>,
+        unpacked: bool,
+    ) -> Result<(u64, u64), OpError> {
+        let (mut least, mut likely) = (0_u64, 0_u64);
+        for (_, vertex) in steps {
+            let Op::Source(source @ (SourceOp::Image(_) | SourceOp::OciLayout(_))) = &vertex.op
+            else {
+                continue;
+            };
+            for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
+                if self.store.known_layer(&origin.digest)?.is_some() {
+                    continue;
+                }
+                if !self.store.blobs().contains(&origin.digest) {
+                    least = least.saturating_add(origin.size);
+                }
+                if unpacked {
+                    likely = likely.saturating_add(origin.size.saturating_mul(UNPACKED));
+                }
+            }
+        }
+        Ok((least, likely.saturating_add(least)))
     }
 
     /// Whether bases that are about to be read have directories: their layers may be known from other images.
@@ -252,6 +286,7 @@ impl Engine<'_> {
             };
             let mut snapshot = self.empty();
             for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
                 let Some(known) = self.store.known_layer(&origin.digest)? else {
                     break;
                 };
@@ -343,20 +378,47 @@ impl Engine<'_> {
                 wanted: origin.diff_id,
             }),
         };
-        let known = |dir| -> Result<Option<Pulled>, OpError> {
+        let known = || -> Result<Option<Pulled>, OpError> {
             let known = self.store.known_layer(&origin.digest)?;
-            known.map(|known| checked(known, dir)).transpose()
+            known.map(|known| checked(known, None)).transpose()
         };
-        if let Some(pulled) = known(None)? {
+        // What is known of it, and what it unpacks to, stays with it.
+        self.lease.protect(LeaseRoot::Blob(origin.digest))?;
+        if let Some(pulled) = known()? {
             return Ok(pulled);
         }
         let lock = self.pulls.only_one(origin.digest);
         let _only_one = lock.lock().expect(UNPOISONED);
-        if let Some(pulled) = known(None)? {
-            return Ok(pulled);
-        }
+        let read = || {
+            let (known, dir) = self.read_blob(origin, forms, step)?;
+            let pulled = checked(known, dir)?;
+            let known = &pulled.known;
+            self.keep_tree(&known.layer.tree)?;
+            self.store.set_known_layer(&origin.digest, known)?;
+            Ok(pulled)
+        };
+        self.once_a_blob(origin, known, read)
+    }
+
+    /// Has a blob read or fetched by one build at a time.
+    fn once_a_blob<T>(
+        &self,
+        origin: &Origin,
+        there: impl Fn() -> Result<Option<T>, OpError>,
+        make: impl FnOnce() -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let name = format!("blob {}", origin.digest);
+        once(self.store, self.cancel, &name, there, make)
+    }
+
+    /// Reads a layer's blob, which comes in meanwhile if the store does not have it.
+    fn read_blob(
+        &self,
+        origin: &Origin,
+        forms: Forms,
+        step: &Reporter<'_>,
+    ) -> Result<(KnownLayer, Option<DirForm>), OpError> {
         let _place = self.pulls.place();
-        self.lease.protect(LeaseRoot::Blob(origin.digest))?;
         let mut dir = match forms {
             Forms::Tree => None,
             Forms::Directory => Some(self.begin_dir()?),
@@ -388,10 +450,7 @@ impl Engine<'_> {
             diff_id: read.diff_id,
             tar_size: read.tar_size,
         };
-        let pulled = checked(known, dir)?;
-        trees.persist(&pulled.known.layer.tree)?;
-        self.store.set_known_layer(&origin.digest, &pulled.known)?;
-        Ok(pulled)
+        Ok((known, dir))
     }
 
     /// Makes sure that the blob is in the store.
@@ -402,16 +461,17 @@ impl Engine<'_> {
         }
         let lock = self.pulls.only_one(origin.digest);
         let _only_one = lock.lock().expect(UNPOISONED);
-        if self.store.blobs().contains(&origin.digest) {
-            return Ok(());
-        }
-        let _place = self.pulls.place();
-        let silent = Reporter {
-            digest: "",
-            events: &|_| {},
+        let there = || Ok(self.store.blobs().contains(&origin.digest).then_some(()));
+        let fetch = || {
+            let _place = self.pulls.place();
+            let silent = Reporter {
+                digest: "",
+                events: &|_| {},
+            };
+            self.download(origin, &silent, &mut |_| Ok(()))
+                .map_err(|error| self.of_base(origin, error))
         };
-        self.download(origin, &silent, &mut |_| Ok(()))
-            .map_err(|error| self.of_base(origin, error))
+        self.once_a_blob(origin, there, fetch)
     }
 
     /// Keeps a blob as it comes in, while `take` reads as much of it as it likes.

@@ -201,6 +201,7 @@ impl World {
             ca: None,
             tag_max_age: 0,
             proxies: ProxySettings::default(),
+            gc: crate::request::GcSettings::default(),
         });
         let lease = self.store.lease().unwrap();
         let cancel = CancelToken::new();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rbuild_cache::BlobOptions;
 use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
+use rbuild_cache::LeaseRoot;
 use rbuild_cache::Snapshot;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
@@ -145,6 +146,7 @@ pub(super) fn image(
         if let Some((descriptor, origin)) = as_it_came(layer) {
             // A registry may have it: then nobody here needs it.
             let pushed = matches!(spec.kind, OutputKind::Image { .. });
+            engine.lease().protect(LeaseRoot::Blob(origin.digest))?;
             let there = pushed || !keep || engine.store().blobs().contains(&origin.digest);
             return Ok(there.then_some((descriptor, origin.diff_id)));
         }
@@ -310,6 +312,7 @@ impl ExportStep {
             completed: None,
             cached: false,
             error: String::new(),
+            why: String::new(),
         };
         events.send(Event::Vertex(event.clone()));
         Self { event }

@@ -36,7 +36,8 @@ pub(crate) struct Plain {
     current: Option<usize>,
     numbers: usize,
     updated: BTreeSet<usize>,
-    told: BTreeMap<String, Told>,
+    /// By step and transfer.
+    told: BTreeMap<(usize, String), Told>,
 }
 
 /// What of a transfer was told last.
@@ -278,7 +279,8 @@ impl Plain {
             if status.started.is_none() || !changed.contains(&status.id) {
                 continue;
             }
-            if let Some(told) = self.told.get(&status.id)
+            let id = (index, status.id.clone());
+            if let Some(told) = self.told.get(&id)
                 && status.completed.is_none()
                 && !is_news(status, told)
             {
@@ -288,7 +290,7 @@ impl Plain {
                 current: status.current,
                 at: status.timestamp,
             };
-            self.told.insert(status.id.clone(), told);
+            self.told.insert(id, told);
             going_on |= status.completed.is_none();
             writeln!(out, "#{} {}", view.number, status_line(status))?;
         }

@@ -33,6 +33,7 @@ pub(crate) fn vertex_event(
         completed: completed.map(ms),
         cached: false,
         error: String::new(),
+        why: String::new(),
     }
 }
 

@@ -1,6 +1,8 @@
 use std::time::SystemTime;
 
+use rbuild_llb::CacheKey;
 use rbuild_llb::KeyRecord;
+use rbuild_llb::OciDigest;
 use rbuild_llb::key::KeyValue;
 
 use super::*;
@@ -18,14 +20,25 @@ use crate::store::StoredPin;
 use crate::tree::Meta;
 use crate::tree::TreeRef;
 
-const NOTHING: Policy = Policy {
-    keep_newer_than: Duration::ZERO,
-    max_bytes: 0,
-};
-const EVERYTHING: Policy = Policy {
-    keep_newer_than: Duration::MAX,
-    max_bytes: u64::MAX,
-};
+/// Whatever may go goes.
+fn nothing() -> Policy<'static> {
+    Policy {
+        select: Select {
+            all: true,
+            mounts: true,
+            ..Select::default()
+        },
+        ..Policy::default()
+    }
+}
+
+/// Only garbage goes.
+fn everything() -> Policy<'static> {
+    Policy {
+        keep_duration: Some(Duration::MAX),
+        ..nothing()
+    }
+}
 
 struct Fixture {
     _dir: tempfile::TempDir,
@@ -156,7 +169,7 @@ impl Fixture {
         while now() == start {}
     }
 
-    fn collect(&self, policy: &Policy) -> Collected {
+    fn collect(&self, policy: &Policy<'_>) -> Collected {
         self.tick();
         let collected = self.store.collect(policy).unwrap();
         assert!(collected.failed.is_empty(), "{:?}", collected.failed);
@@ -186,11 +199,11 @@ fn what_nothing_needs_goes() {
     store.store.set_frames(&step.blob, &table).unwrap();
     let garbage = store.tree("garbage");
     let blob = store.store.blobs().put(b"garbage").unwrap();
-    let kept = store.collect(&EVERYTHING);
+    let kept = store.collect(&everything());
     assert!(store.has(&step) && !store.has_tree(&garbage) && !store.store.blobs().contains(&blob));
-    assert!(kept.freed > 0 && kept.live > 0);
+    assert!(kept.freed > 0 && kept.left > 0);
     assert_eq!(
-        store.collect(&EVERYTHING).removed,
+        store.collect(&everything()).removed,
         0,
         "nothing is left to do"
     );
@@ -198,9 +211,8 @@ fn what_nothing_needs_goes() {
 
     let files = |kind: &str, depth| file::below(&store.store.path().join(kind), depth).unwrap();
     assert_eq!(files("frames", 2).len(), 1);
-    let gone = store.collect(&NOTHING);
+    store.collect(&nothing());
     assert!(!store.has(&step));
-    assert_eq!(gone.live, 0);
     for kind in [
         "trees",
         "blobs/sha256",
@@ -244,7 +256,7 @@ fn images_keep_what_they_name() {
         size: 0,
     };
     store.store.images().set("app:1", &image).unwrap();
-    store.collect(&NOTHING);
+    store.collect(&nothing());
     for blob in [index, manifest, config, layer.blob] {
         assert!(blobs.contains(&blob));
     }
@@ -258,12 +270,12 @@ fn images_keep_what_they_name() {
         checked: 0,
     };
     store.store.set_pin("app:1", &pin).unwrap();
-    store.collect(&EVERYTHING);
+    store.collect(&everything());
     assert!(
         blobs.contains(&config) && !blobs.contains(&layer.blob),
         "a pin needs no layers"
     );
-    store.collect(&NOTHING);
+    store.collect(&nothing());
     assert!(!blobs.contains(&index) && store.store.pin("app:1").unwrap().is_none());
 }
 
@@ -277,25 +289,47 @@ fn the_least_recently_used_goes_first() {
     for (days, step) in [30, 10, 20, 40].into_iter().zip(&steps) {
         store.used(step, Duration::from_secs(days * 86_400));
     }
-    let live = store.collect(&EVERYTHING).live;
+    let left = store.collect(&everything()).left;
     let have = || -> Vec<bool> { steps.iter().map(|step| store.has(step)).collect() };
     // Looking at them has used them.
     assert_eq!(have(), [true; 4]);
     for (days, step) in [30, 10, 20, 40].into_iter().zip(&steps) {
         store.used(step, Duration::from_secs(days * 86_400));
     }
-    let policy = |keep: u64, max_bytes| Policy {
-        keep_newer_than: Duration::from_secs(keep * 86_400),
-        max_bytes,
+    let limit = |max_used| Policy {
+        max_used: Some(max_used),
+        ..nothing()
     };
-    let small = store.collect(&policy(0, live - 1));
-    assert!(small.live < live);
+    let small = store.collect(&limit(left - 1));
+    assert!(small.left < left);
     assert_eq!(have(), [true, true, true, false]);
     for (days, step) in [30, 10, 20].into_iter().zip(&steps) {
         store.used(step, Duration::from_secs(days * 86_400));
     }
-    store.collect(&policy(25, 0));
+    let old = Policy {
+        keep_duration: Some(Duration::from_secs(25 * 86_400)),
+        ..nothing()
+    };
+    store.collect(&old);
     assert_eq!(have(), [false, true, true, false]);
+    for (days, step) in [0, 10, 20].into_iter().zip(&steps).skip(1) {
+        store.used(step, Duration::from_secs(days * 86_400));
+    }
+    let until = Policy {
+        select: Select {
+            unused_for: Duration::from_secs(15 * 86_400),
+            ..nothing().select
+        },
+        ..Policy::default()
+    };
+    store.collect(&until);
+    assert_eq!(have(), [false, true, false, false]);
+    let reserved = Policy {
+        reserved: Some(u64::MAX),
+        ..nothing()
+    };
+    store.collect(&reserved);
+    assert_eq!(have(), [false, true, false, false]);
 }
 
 #[test]
@@ -308,7 +342,7 @@ fn living_builds_keep_what_they_use() {
     lease.protect(LeaseRoot::Record(used.key)).unwrap();
     lease.protect(LeaseRoot::Blob(blob)).unwrap();
     let published = store.step("published");
-    store.collect(&NOTHING);
+    store.collect(&nothing());
     assert!(store.has(&used) && !store.has(&unused));
     assert!(
         store.has(&published),
@@ -316,7 +350,7 @@ fn living_builds_keep_what_they_use() {
     );
     assert!(store.store.blobs().contains(&blob));
     drop(lease);
-    store.collect(&NOTHING);
+    store.collect(&nothing());
     assert!(!store.has(&used) && !store.has(&published));
 }
 
@@ -327,10 +361,11 @@ fn what_is_protected_after_the_marking_stays() {
     store.tick();
     let own = store.store.lease().unwrap();
     let dir = store.store.path().join("leases");
-    let mut leases = Leases::read(&dir, &own).unwrap();
-    let mut live = Live::new(&store.store);
-    live.cached(&NOTHING, own.began(), leases.began).unwrap();
-    let victims = store.store.victims(&live, leases.began).unwrap();
+    let mut leases = Leases::read(&dir, Some(&own)).unwrap();
+    let all = Inventory::read(&store.store).unwrap();
+    let mut live = Live::needed(&store.store, &all, &leases.roots);
+    live.items(&nothing(), 0, own.began(), leases.began);
+    let victims = store.store.victims(&live, leases.began);
 
     let build = store.store.lease().unwrap();
     build.protect(LeaseRoot::Record(late.key)).unwrap();
@@ -338,7 +373,7 @@ fn what_is_protected_after_the_marking_stays() {
     let trash = store.store.trash_dir().unwrap();
     let moved = store
         .store
-        .condemn(victims, &trash, &mut live, &mut leases, &own, &dir)
+        .condemn(&victims, &trash, &mut live, &mut leases, &own, &dir)
         .unwrap();
     assert!(!moved.is_empty());
     assert!(store.has(&late) && !store.has(&gone));
@@ -354,7 +389,7 @@ fn a_record_without_its_trees_is_garbage() {
     let step = store.step("a");
     let object = store.store.trees().path(&step.tree.tree);
     fs::remove_file(object).unwrap();
-    store.collect(&EVERYTHING);
+    store.collect(&everything());
     assert!(store.store.records().lookup(&step.key).unwrap().is_none());
     assert!(!store.store.blobs().contains(&step.blob) && !step.dir.exists());
 }
@@ -374,7 +409,7 @@ fn what_the_dead_left_goes_and_what_the_living_hold_stays() {
     for file in ["tmp/dead", "leases/dead", "images/.aside-new"] {
         fs::write(path(file), "").unwrap();
     }
-    store.store.collect(&NOTHING).unwrap();
+    store.store.collect(&nothing()).unwrap();
     for gone in [
         "tmp/dead",
         "tmp/dead.d",

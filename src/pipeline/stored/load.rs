@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use rbuild_cache::ArchiveError;
+use rbuild_cache::LeaseRoot;
 use rbuild_cache::Store;
 use rbuild_cache::StoredImage;
 use rbuild_cache::Unpacked;
@@ -103,7 +104,7 @@ pub fn load(
             .map(|(found, image)| name(&store, found, image))
             .collect()
     })?;
-    durability::sync_later(&store, &settings.root);
+    durability::sync_later(&store, settings);
     Ok(loaded)
 }
 
@@ -131,9 +132,15 @@ fn keep(
     found: &Archived,
     step: &Step<'_>,
 ) -> Result<StoredImage, BuildError> {
+    // What is there already is not written anew.
+    let held = engine.lease().hold().map_err(failure::store)?;
+    let protected = |digest| {
+        let protected = engine.lease().protect(LeaseRoot::Blob(digest));
+        protected.map_err(failure::store)
+    };
     let top = match (&found.index, found.images.as_slice()) {
         (Some(index), _) => {
-            store.blobs().put(index).map_err(failure::blob)?;
+            protected(store.blobs().put(index).map_err(failure::blob)?)?;
             Descriptor::of(media_type::OCI_INDEX, index)
         }
         (None, [first, ..]) => Descriptor::of(
@@ -145,12 +152,14 @@ fn keep(
     for image in &found.images {
         let resolved = &image.resolved;
         for document in [&resolved.manifest_bytes, &resolved.config_bytes] {
-            store.blobs().put(document).map_err(failure::blob)?;
+            protected(store.blobs().put(document).map_err(failure::blob)?)?;
         }
         for layer in &image.layers {
+            protected(layer.digest)?;
             store.adopt_file(unpacked, layer).map_err(failure::blob)?;
         }
     }
+    drop(held);
     let stored = StoredImage {
         digest: top.digest,
         media_type: top.media_type,

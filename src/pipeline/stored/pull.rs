@@ -84,7 +84,7 @@ pub fn pull(
         });
         pulled.push(done?);
     }
-    durability::sync_later(&store, &settings.root);
+    durability::sync_later(&store, settings);
     Ok(pulled)
 }
 

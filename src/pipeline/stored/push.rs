@@ -76,7 +76,7 @@ pub fn push(
         }
         Ok(pushed)
     })?;
-    durability::sync_later(&store, &settings.root);
+    durability::sync_later(&store, settings);
     Ok(pushed)
 }
 
