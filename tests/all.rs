@@ -27,6 +27,7 @@ mod registries;
 mod reproducible;
 mod reuse;
 mod sandbox;
+mod secrets;
 mod smoke;
 mod support;
 mod tidy;

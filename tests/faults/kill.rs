@@ -37,20 +37,33 @@ fn killed_at_any_moment() {
     println!("{count} kills of builds, seed {seed}");
 }
 
+/// What makes a store durable, and what collects garbage in it, after a build or by hand.
 #[test]
-fn syncs_killed_at_any_moment() {
+fn syncs_and_collectors_killed_at_any_moment() {
     let (count, seed) = rounds(5);
     let mut victim = Victim::new(seed);
     for _ in 0..count {
         victim.change();
-        victim.must_build("a killed sync");
-        let mut sync = victim.env.rbuild_command(["__sync-store"]);
-        let mut sync = sync.arg(&victim.root).spawn().unwrap();
-        let wait = Duration::from_micros(victim.maker.random.below(3000) as u64);
+        victim.must_build("a killed sync or collector");
+        let mut killed = match victim.maker.random.percent(40) {
+            true => victim.env.rbuild_command(["__sync-store"]),
+            false => victim
+                .env
+                .rbuild_command(["prune", "--all", "--force", "--root"]),
+        };
+        let mut killed = killed
+            .arg(&victim.root)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let wait = Duration::from_micros(victim.maker.random.below(30_000) as u64);
         std::thread::sleep(wait);
-        sync.kill().unwrap();
-        sync.wait().unwrap();
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        victim.must_be_clean("a killed sync or collector");
     }
-    victim.must_build("killed syncs");
-    println!("{count} kills of syncs, seed {seed}");
+    victim.must_build("killed syncs and collectors");
+    println!("{count} kills of syncs and collectors, seed {seed}");
 }

@@ -114,6 +114,19 @@ impl Victim {
             self.remove(&fresh);
         }
         self.nothing_is_left(after);
+        if self.maker.random.percent(20) {
+            self.must_be_clean(after);
+        }
+    }
+
+    /// Nothing in the store may be damaged.
+    #[track_caller]
+    fn must_be_clean(&self, after: &str) {
+        let root = self.root.to_str().unwrap();
+        let found = self.env.rbuild(["debug", "fsck", "--deep", "--root", root]);
+        if !found.status.success() {
+            self.wrong(&format!("after {after}: {found}"));
+        }
     }
 
     /// What the last build of [`command`](Self::command) left must be right.
@@ -132,6 +145,9 @@ impl Victim {
 
     /// Removes what may have files of other owners.
     fn remove(&self, path: &Path) {
+        if fs::remove_dir_all(path).is_ok() {
+            return;
+        }
         let options = ["--map-root-user", "--map-auto", "rm", "-rf"];
         let path = path.to_str().unwrap();
         self.env

@@ -91,6 +91,7 @@ pub(super) fn build(root: &Path, context: &Path, project: &Project) -> Result<Bu
         ca: None,
         tag_max_age: 0,
         proxies: ProxySettings::default(),
+        gc: Default::default(),
     });
     let cancel = CancelToken::new();
     let local = LocalRoot {

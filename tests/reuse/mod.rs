@@ -16,6 +16,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use rbuild_cache::Policy;
+use rbuild_cache::Select;
 use rbuild_cache::Store;
 
 use crate::support::Base;
@@ -139,16 +140,42 @@ impl World {
     }
 }
 
-fn policy(random: &mut random::Random) -> (Policy, bool) {
-    let keeps = random.percent(30);
-    let policy = Policy {
-        keep_newer_than: Duration::ZERO,
-        max_bytes: match keeps {
-            true => u64::MAX,
-            false => random.below(3) as u64 * 100_000,
-        },
-    };
-    (policy, keeps)
+/// What a collector is told.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    max_used: u64,
+    all: bool,
+    mounts: bool,
+}
+
+impl Told {
+    fn make(random: &mut random::Random) -> Self {
+        Self {
+            max_used: match random.percent(30) {
+                true => u64::MAX,
+                false => random.below(3) as u64 * 100_000,
+            },
+            all: random.percent(50),
+            mounts: random.percent(50),
+        }
+    }
+
+    fn keeps_all(self) -> bool {
+        self.max_used == u64::MAX
+    }
+
+    fn collect(self, root: &Path) {
+        let policy = Policy {
+            select: Select {
+                all: self.all,
+                mounts: self.mounts,
+                ..Select::default()
+            },
+            max_used: Some(self.max_used),
+            ..Policy::default()
+        };
+        Store::open(root).unwrap().collect(&policy).unwrap();
+    }
 }
 
 /// Builds one or several projects at once, perhaps with a collector beside them, and compares.
@@ -160,22 +187,21 @@ fn round(world: &mut World) {
         .iter()
         .map(|project| model::evaluate(project).unwrap())
         .collect();
-    let collect = world
-        .maker
-        .random
-        .percent(15)
-        .then(|| policy(&mut world.maker.random));
-    if let Some((policy, keeps)) = &collect {
-        world.script.0.push(format!("## beside: {policy:?}"));
-        if !keeps {
+    let collect = match world.maker.random.percent(15) {
+        true => Some(Told::make(&mut world.maker.random)),
+        false => None,
+    };
+    if let Some(told) = collect {
+        world.script.0.push(format!("## beside: {told:?}"));
+        if !told.keeps_all() {
             world.memory.collected();
         }
     }
     let root = world.root.clone();
     let built: Vec<Result<engine::Built, String>> = std::thread::scope(|scope| {
-        let collector = collect.as_ref().map(|(policy, _)| {
+        let collector = collect.map(|told| {
             let root = &root;
-            scope.spawn(move || Store::open(root).unwrap().collect(policy).unwrap())
+            scope.spawn(move || told.collect(root))
         });
         let builders: Vec<_> = projects
             .iter()
@@ -218,7 +244,7 @@ fn round(world: &mut World) {
     world
         .memory
         .raced(&expected.iter().zip(ran).collect::<Vec<_>>());
-    if collect.is_some_and(|(_, keeps)| !keeps) {
+    if collect.is_some_and(|told| !told.keeps_all()) {
         world.memory.collected();
     }
     world.rounds += 1;
