@@ -179,9 +179,10 @@ fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
         assert_eq!(built.status.success(), path == "context.tar", "{built}");
         said.note("a context with a password", &built);
     }
+    let asked = server.asked();
     assert!(
-        server.asked()[0].starts_with("user "),
-        "the password was sent"
+        asked[0].starts_with("Basic "),
+        "the password was sent: {asked:?}"
     );
 
     // A registry that wants a password: one that is right, and one that is not.
@@ -208,9 +209,20 @@ fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
             "{public} should be found"
         );
     }
+    // A build argument is in the history of the image, as with BuildKit, whose lint says so.
+    let history = |place: &str| {
+        place.starts_with("history ") || place.contains("/blobs/") || place.ends_with("/out.tar")
+    };
     let found: Vec<(&str, Vec<&str>)> = SECRETS
         .iter()
-        .map(|(what, secret)| (*what, said.places_of(secret)))
+        .map(|(what, secret)| {
+            let places = said.places_of(secret).into_iter();
+            let expected = |place: &&str| *secret == argument && history(place);
+            (
+                *what,
+                places.filter(|place| !expected(place)).collect::<Vec<_>>(),
+            )
+        })
         .filter(|(_, places)| !places.is_empty())
         .collect();
     assert!(found.is_empty(), "{found:#?}");
