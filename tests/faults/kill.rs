@@ -45,14 +45,15 @@ fn syncs_and_collectors_killed_at_any_moment() {
     for _ in 0..count {
         victim.change();
         victim.must_build("a killed sync or collector");
-        let mut killed = match victim.maker.random.percent(40) {
-            true => victim.env.rbuild_command(["__sync-store"]),
-            false => victim
-                .env
-                .rbuild_command(["prune", "--all", "--force", "--root"]),
+        let root = victim.root.to_str().unwrap();
+        // The third word is what is to be collected.
+        let words = match victim.maker.random.percent(40) {
+            true => ["__sync-store", root, "true,0,0,default,0"],
+            false => ["prune", "--all", "--force"],
         };
+        let mut killed = victim.env.rbuild_command(words);
         let mut killed = killed
-            .arg(&victim.root)
+            .env("RBUILD_ROOT", root)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

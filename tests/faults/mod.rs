@@ -166,7 +166,7 @@ impl Victim {
     fn wait_for_the_end(&self, after: &str, of_syncs: bool) {
         let root = self.root.to_str().unwrap();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        if mounts.contains(root) {
+        if mounts.contains(&format!("{root}/")) {
             self.wrong(&format!("after {after}: something is mounted: {mounts}"));
         }
         let start = Instant::now();

@@ -14,6 +14,7 @@ use std::time::Instant;
 
 use super::Victim;
 use super::rounds;
+use crate::support::tools;
 
 #[test]
 fn power_cuts() {
@@ -154,7 +155,7 @@ impl Disk {
     }
 
     fn mount(&self) {
-        let mounted = Command::new("mount")
+        let mounted = Command::new(tools::find("mount"))
             .args(["-o", "loop"])
             .arg(&self.image)
             .arg(&self.root)
@@ -164,8 +165,8 @@ impl Disk {
 
     /// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`.
     fn cut(&self) {
-        let script = "open(F, '<', $ARGV[0]) and ioctl(F, 0x8004587d, pack('L', 2)) or die $!";
-        let cut = Command::new("perl")
+        let script = r#"open(F, "<", $ARGV[0]) or die $!; my $how = pack("L", 2); ioctl(F, 0x8004587d, $how) or die $!"#;
+        let cut = Command::new(tools::find("perl"))
             .args(["-e", script])
             .arg(&self.root)
             .status();
@@ -174,7 +175,7 @@ impl Disk {
 
     fn unmount(&self) {
         // Whoever still has a file open there ends soon.
-        while !Command::new("umount")
+        while !Command::new(tools::find("umount"))
             .arg(&self.root)
             .status()
             .unwrap()
@@ -188,7 +189,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         drop(
-            Command::new("umount")
+            Command::new(tools::find("umount"))
                 .arg("--lazy")
                 .arg(&self.root)
                 .status(),
