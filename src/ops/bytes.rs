@@ -595,7 +595,10 @@ impl Engine<'_> {
     }
 
     /// Leaves the bytes of a layer for later builds to find.
-    pub(crate) fn keep_bytes(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<(), OpError> {
+    ///
+    /// # Errors
+    /// If they cannot be read, or the store cannot be written.
+    pub fn keep_bytes(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<(), OpError> {
         let options = BlobOptions {
             compression: Compression::None,
             clamp: None,
@@ -604,7 +607,10 @@ impl Engine<'_> {
     }
 
     /// Whether a layer's bytes are in the store, or a registry or a cache elsewhere has them.
-    pub(crate) fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
+    ///
+    /// # Errors
+    /// If what is known of the layer cannot be read.
+    pub fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
         let tree = layer.layer.tree;
         self.lease.protect(LeaseRoot::LayerDir(tree))?;
         if layer.origin.is_some() || self.store.layer_dir(&tree, &self.domain).is_some() {

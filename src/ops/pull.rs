@@ -518,6 +518,7 @@ impl Engine<'_> {
             to: &mut writer,
             progress: &mut progress,
             cancelled: &|| self.cancel.is_cancelled(),
+            failed: None,
         };
         take(&mut tee)?;
         // What follows the archive belongs to the blob all the same.
@@ -623,10 +624,29 @@ struct Tee<'a, 's, R, W> {
     to: &'a mut W,
     progress: &'a mut Transfer<'s>,
     cancelled: &'a (dyn Fn() -> bool + Sync),
+    /// Why nothing more comes. Who reads may have trouble of its own and never tell: what is lost here would be missing.
+    failed: Option<(io::ErrorKind, Option<i32>)>,
 }
 
 impl<R: Read, W: Write> Read for Tee<'_, '_, R, W> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.failed {
+            Some((_, Some(code))) => return Err(io::Error::from_raw_os_error(code)),
+            Some((kind, None)) => return Err(kind.into()),
+            None => {}
+        }
+        let read = self.pass_on(buffer);
+        if let Err(error) = &read
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            self.failed = Some((error.kind(), error.raw_os_error()));
+        }
+        read
+    }
+}
+
+impl<R: Read, W: Write> Tee<'_, '_, R, W> {
+    fn pass_on(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if (self.cancelled)() {
             return Err(io::Error::other("cancelled"));
         }
@@ -640,6 +660,42 @@ impl<R: Read, W: Write> Read for Tee<'_, '_, R, W> {
 #[cfg(test)]
 mod t {
     use super::*;
+
+    /// A disk that is full at once, and has room again right after.
+    struct FullOnce(bool);
+
+    impl Write for FullOnce {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match std::mem::replace(&mut self.0, false) {
+                true => Err(rustix::io::Errno::NOSPC.into()),
+                false => Ok(bytes.len()),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What was read and could not be kept is missing: nothing that comes after it may pass for the whole.
+    #[test]
+    fn a_blob_that_could_not_be_kept_goes_on_failing() {
+        let silent = Reporter {
+            digest: "",
+            events: &|_| {},
+        };
+        let mut tee = Tee {
+            from: &[7; 100][..],
+            to: &mut FullOnce(true),
+            progress: &mut Transfer::start(&silent, "", 100),
+            cancelled: &|| false,
+            failed: None,
+        };
+        for _ in 0..2 {
+            let error = tee.read(&mut [0; 10]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        }
+    }
 
     #[test]
     fn results_are_in_the_order_of_what_they_are_of() {

@@ -170,7 +170,7 @@ impl<'a> Remote<'a> {
         }
         let (name, text) = self.plan_by_url(url)?;
         let context = MainContext::Files(file_of(url, Some(digest)));
-        self.dockerfile(plan::source_file(name, text), context, url)
+        self.dockerfile(plan::source_file(name, text), context, &shown(url))
     }
 
     fn stdin(&self) -> Result<Plan, BuildError> {
@@ -292,10 +292,10 @@ impl<'a> Remote<'a> {
         let (name, text) = self.plan_in(&[digest], "the archive that is the context")?;
         let source = plan::source_file(name, text);
         let plan = match files::is_plan(&source) {
-            true => self.unpacked(&[digest], source, None, url)?,
+            true => self.unpacked(&[digest], source, None, &shown(url))?,
             false => {
                 let context = MainContext::Archive(file_of(url, Some(digest)));
-                self.dockerfile(source, context, url)?
+                self.dockerfile(source, context, &shown(url))?
             }
         };
         self.with_lock(plan, &[digest])
