@@ -169,7 +169,9 @@ impl Rows {
     }
 
     fn records(&self, case: &Case) -> Records {
-        let World { dir, store, memory, .. } = &self.world;
+        let World {
+            dir, store, memory, ..
+        } = &self.world;
         let mut definition = Definition::new();
         let vertex = |op: Op, inputs: Vec<Edge>| Vertex {
             op,
