@@ -142,9 +142,11 @@ pub(super) fn image(
             let there = match &spec.kind {
                 // A registry may have it: then nobody here needs it.
                 OutputKind::Image(output) if output.push != Push::No => true,
-                // What the store names it has.
+                // What the store names it has, or has had: a cache elsewhere may know a layer that was never here.
                 OutputKind::Image(_) => {
-                    engine.store().blobs().contains(&origin.digest) || engine.has_directory(layer)
+                    engine.store().blobs().contains(&origin.digest)
+                        || engine.has_directory(layer)
+                        || engine.store().known_layer(&origin.digest)?.is_some()
                 }
                 _ => !keep || engine.store().blobs().contains(&origin.digest),
             };
