@@ -12,6 +12,7 @@ mod concurrency;
 mod contexts;
 mod convert;
 mod dockerfile;
+mod explain;
 mod exporters;
 mod images;
 mod lock;

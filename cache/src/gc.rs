@@ -199,6 +199,7 @@ impl Store {
         sweep("pins", 2, &|_| Thing::Other)?;
         sweep("urls", 2, &|_| Thing::Other)?;
         sweep("stats", 1, &|_| Thing::Other)?;
+        sweep("builds", 1, &|_| Thing::Other)?;
         sweep("slots", 2, &|_| Thing::Other)?;
         sweep("records", 2, &record)?;
         Ok(victims)
@@ -219,7 +220,7 @@ impl Store {
         for path in file::list(&self.path().join("running"))? {
             Locked::reap(&path, || {});
         }
-        let aside = ["blobs/sha256", "images", "stats"].map(|kind| (kind, 0));
+        let aside = ["blobs/sha256", "builds", "images", "stats"].map(|kind| (kind, 0));
         let sharded = [
             "blobs/sha256",
             "records",

@@ -44,13 +44,14 @@ const SLACK: i64 = 60;
 
 /// What a power cut may have damaged, without which a build only takes longer: removed. Trees are not here: each is checked
 /// against its name when it is read, and removed if it fails.
-const DISPENSABLE: [&str; 10] = [
+const DISPENSABLE: [&str; 11] = [
     "layers",
     "layer-blobs",
     "frames",
     "known",
     "records",
     "slots",
+    "builds",
     "pins",
     "urls",
     "stats",
@@ -207,10 +208,10 @@ fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
         }
     }
     for kind in DISPENSABLE {
-        // Stats and mounts are in one directory; layers have one more level, the ownership domains. The time of a mount is
-        // when it was made: what it began with may be damaged, what is written to it later is its users' affair.
+        // Builds, stats and mounts are in one directory; layers have one more level, the ownership domains. The time of a
+        // mount is when it was made: what it began with may be damaged, what is written to it later is its users' affair.
         let depth = match kind {
-            "stats" | "mounts" => 1,
+            "builds" | "stats" | "mounts" => 1,
             "layers" => 3,
             _ => 2,
         };

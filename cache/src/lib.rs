@@ -11,6 +11,7 @@
 //!   known/ab/abcd….json         blob → the tree it unpacks to                               [store]
 //!   records/ab/abcd…            cache key → result, with what the key was made of           [records]
 //!   slots/ab/abcd…              place in a plan → its newest key, to explain misses         [records]
+//!   builds/abcd…                what the last build of a plan did, step by step, and why    [builds]
 //!   pins/ab/abcd….json          tag and platform → manifest digest, and when it was asked   [store]
 //!   images/NAME                 name → image                                                [images]
 //!   stats/abcd…                 what a context's files looked like when they were hashed    [stat]
@@ -31,6 +32,7 @@
 pub mod archive;
 pub mod blobs;
 pub mod builder;
+pub mod builds;
 pub mod claims;
 pub mod context;
 pub mod dir;
@@ -61,6 +63,11 @@ pub use blobs::BlobWriter;
 pub use blobs::Blobs;
 pub use builder::NewNode;
 pub use builder::TreeBuilder;
+pub use builds::BuildReport;
+pub use builds::Builds;
+pub use builds::BuiltStep;
+pub use builds::Fate;
+pub use builds::Kept;
 pub use claims::Claim;
 pub use claims::Claimed;
 pub use context::ContextError;
@@ -132,3 +139,6 @@ pub use tree::Timestamp;
 pub use tree::TreeError;
 pub use tree::TreeRef;
 pub use tree::Trees;
+pub use tree::changes::PathChange;
+pub use tree::changes::TreeChanges;
+pub use tree::changes::What;

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::blobs::Blobs;
+use crate::builds::Builds;
 use crate::file;
 use crate::images::Images;
 use crate::journal::Journal;
@@ -47,6 +48,7 @@ pub struct Store {
     blobs: Blobs,
     trees: Trees,
     records: Records,
+    builds: Builds,
     images: Images,
     journal: Journal,
 }
@@ -231,6 +233,7 @@ impl Store {
             blobs: Blobs::new(path.join("blobs/sha256"), journal.clone()),
             trees: Trees::open(&path.join("trees")),
             records: Records::new(&path, journal.clone()),
+            builds: Builds::new(path.join("builds"), journal.clone()),
             images: Images::new(path.join("images"), journal.clone()),
             journal,
             path,
@@ -250,6 +253,11 @@ impl Store {
     /// The trees.
     pub fn trees(&self) -> &Trees {
         &self.trees
+    }
+
+    /// What the last builds did.
+    pub fn builds(&self) -> &Builds {
+        &self.builds
     }
 
     /// The cache records.

@@ -12,6 +12,7 @@ pub mod file;
 pub(crate) mod git;
 pub(crate) mod http;
 pub mod mode;
+mod nearest;
 pub mod owner;
 mod pull;
 pub mod source;
@@ -20,6 +21,7 @@ pub mod stack;
 mod tests;
 pub mod transfer;
 mod turn;
+pub mod why;
 mod workspace;
 
 use std::collections::BTreeMap;
@@ -29,6 +31,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 
 use rbuild_cache::CacheBackend;
@@ -288,6 +291,7 @@ pub struct Engine<'a> {
     bytes: bytes::Bytes,
     pulls: pull::Pulls,
     workspaces: workspace::Workspaces,
+    counterparts: OnceLock<nearest::Counterparts>,
     /// What steps left that failed, of those that are kept.
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
 }
@@ -334,6 +338,7 @@ impl<'a> Engine<'a> {
             bytes: bytes::Bytes::default(),
             pulls: pull::Pulls::new(),
             workspaces: workspace::Workspaces::default(),
+            counterparts: OnceLock::new(),
             left: Mutex::default(),
         }
     }
@@ -554,10 +559,7 @@ impl Evaluate for Engine<'_> {
     }
 
     fn earlier(&self, vertex: &Vertex, record: &KeyRecord) -> Option<Earlier> {
-        let earlier = self
-            .backend
-            .latest(&self.slot(vertex), &record.kind)
-            .ok()??;
+        let earlier = self.nearest(vertex, &record.kind)?;
         Some(Earlier {
             record: earlier.record,
             duration_ms: earlier.duration_ms,
@@ -596,6 +598,10 @@ impl Evaluate for Engine<'_> {
             ),
         };
         for record in records {
+            // What a later miss names the files from. Most of it is in the layer as well.
+            for tree in record.trees() {
+                self.store.trees().persist(&tree)?;
+            }
             let key = record.key();
             self.backend.publish(&Record {
                 key,
@@ -623,19 +629,7 @@ impl Engine<'_> {
         if let Ok(Some(record)) = self.backend.lookup(&key) {
             return Some(record.duration_ms);
         }
-        let latest = self
-            .backend
-            .latest(&self.slot(step.vertex), step.vertex.op.kind());
-        latest.ok().flatten().map(|record| record.duration_ms)
-    }
-
-    /// Which step of which plan this is, whatever it says now: the place in the file, not the text.
-    pub(crate) fn slot(&self, vertex: &Vertex) -> String {
-        let name = &vertex.meta.name;
-        let place = match (name.starts_with('['), name.find(']')) {
-            (true, Some(end)) => &name[..=end],
-            _ => name,
-        };
-        format!("{}\u{0}{}\u{0}{place}", self.options.plan, vertex.platform)
+        let nearest = self.nearest(step.vertex, step.vertex.op.kind());
+        nearest.map(|record| record.duration_ms)
     }
 }
