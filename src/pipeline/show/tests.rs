@@ -71,7 +71,13 @@ impl Evaluate for Known {
         })
     }
 
-    fn turn(&self, _: &Vertex, _: &CacheKey, _: &StepControl<'_>) -> Result<Option<()>, Never> {
+    fn turn(
+        &self,
+        _: &Vertex,
+        _: &KeyRecord,
+        _: &CacheKey,
+        _: &StepControl<'_>,
+    ) -> Result<Option<()>, Never> {
         Err(Never)
     }
 
