@@ -270,7 +270,7 @@ fn carry_out(
         if error.kind == ErrorKind::Step {
             error.hints.extend(remark);
         }
-        let full = failure::full_disk(&error, &store);
+        let full = failure::full_disk(&error, &store, engine.disk_was_full());
         error.hints.extend(full);
         error
     })?;
@@ -286,7 +286,7 @@ fn carry_out(
         events: &events,
     };
     let outcome = delivery.deliver(&targets, exporters).map_err(|mut error| {
-        let full = failure::full_disk(&error, &store);
+        let full = failure::full_disk(&error, &store, engine.disk_was_full());
         error.hints.extend(full);
         error
     })?;
