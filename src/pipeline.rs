@@ -283,7 +283,7 @@ fn carry_out(
         if error.kind == ErrorKind::Step {
             error.hints.extend(remark);
         }
-        let full = failure::full_disk(&error, &store);
+        let full = failure::full_disk(&error, &store, engine.disk_was_full());
         error.hints.extend(full);
         error
     })?;
@@ -299,15 +299,12 @@ fn carry_out(
         events: &events,
     };
     let roots = caches.roots(&delivery)?;
-    let outcome = delivery.deliver(&targets, exporters).and_then(|outcome| {
-        caches.write(&engine, &definition, &roots, &events)?;
-        Ok(outcome)
-    });
-    let outcome = outcome.map_err(|mut error| {
-        let full = failure::full_disk(&error, &store);
+    let outcome = delivery.deliver(&targets, exporters).map_err(|mut error| {
+        let full = failure::full_disk(&error, &store, engine.disk_was_full());
         error.hints.extend(full);
         error
     })?;
+    caches.write(&engine, &definition, &roots, &events)?;
     durability::sync_later(&store, &request.settings);
     Ok(outcome)
 }

@@ -269,6 +269,7 @@ impl Engine<'_> {
             return Err(OpError::Cancelled);
         }
         if exit != Exit::Code(0) {
+            self.look_at_the_disk();
             self.keep_what_is_left(vertex, root, &workspace.dirs.upper, step)?;
             return Err(OpError::Failed {
                 command: command(vertex, op),

@@ -34,6 +34,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use rbuild_cache::CacheBackend;
 use rbuild_cache::ContextError;
@@ -55,6 +57,7 @@ use rbuild_llb::Definition;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::Op;
 use rbuild_llb::Span;
+use rbuild_llb::TreeId;
 use rbuild_llb::Vertex;
 use rbuild_llb::VertexId;
 use rbuild_llb::key::KeyValue;
@@ -305,6 +308,8 @@ pub struct Engine<'a> {
     counterparts: OnceLock<nearest::Counterparts>,
     /// What steps left that failed, of those that are kept.
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
+    /// Whether a process failed when the store's disk had next to nothing free.
+    filled: AtomicBool,
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -353,6 +358,7 @@ impl<'a> Engine<'a> {
             workspaces: workspace::Workspaces::default(),
             counterparts: OnceLock::new(),
             left: Mutex::default(),
+            filled: AtomicBool::new(false),
         }
     }
 
@@ -360,6 +366,27 @@ impl<'a> Engine<'a> {
     pub fn left_by(&self, step: &VertexId) -> Option<Snapshot> {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.get(step).cloned()
+    }
+
+    /// Whether a process failed when the disk that it wrote to had next to nothing free.
+    pub fn disk_was_full(&self) -> bool {
+        self.filled.load(Ordering::Relaxed)
+    }
+
+    /// Writes what is not in the store yet of a tree, which then stays.
+    fn keep_tree(&self, tree: &TreeId) -> Result<(), OpError> {
+        let _held = self.lease.hold()?;
+        self.store.trees().persist(tree)?;
+        self.lease.protect(LeaseRoot::Tree(*tree))?;
+        Ok(())
+    }
+
+    /// Looks at the disk after a process failed, while what it wrote is still there.
+    fn look_at_the_disk(&self) {
+        let free = self.store.space().map_or(u64::MAX, |space| space.free);
+        if free < NEXT_TO_NOTHING {
+            self.filled.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Tells the engine which processes must run, as far as is known: what they will see is made ready for them as it
@@ -455,6 +482,9 @@ impl<'a> Engine<'a> {
         .collect()
     }
 }
+
+/// With so many bytes free or fewer, what failed has failed for want of space.
+const NEXT_TO_NOTHING: u64 = 1 << 20;
 
 impl Evaluate for Engine<'_> {
     type Output = StepResult;

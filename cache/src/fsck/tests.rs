@@ -181,6 +181,7 @@ fn a_store_that_is_right_has_nothing_wrong() {
 }
 
 type Harm = fn(&Fixture);
+type HarmForm = fn(&Path);
 
 #[test]
 fn each_kind_of_damage_is_found_and_mended() {
@@ -310,7 +311,7 @@ fn each_kind_of_damage_is_found_and_mended() {
 
 #[test]
 fn what_a_form_has_to_be() {
-    let cases: [(fn(&Path), &str); 5] = [
+    let cases: [(HarmForm, &str); 5] = [
         (
             |form| {
                 let mode = fs::Permissions::from_mode(0o600);

@@ -114,13 +114,13 @@ impl<'a> Live<'a> {
         let mut candidates = Vec::new();
         for item in &self.all.items {
             let fresh = item.changed >= began;
-            if fresh || self.in_use(item) || !self.may_go(item, policy, now) {
-                if fresh || item.nodes.iter().any(|id| self.is_whole(*id)) {
-                    self.reach_all(item);
-                    continue;
-                }
+            let stays = fresh || self.in_use(item) || !self.may_go(item, policy, now);
+            // What lacks something is no use to anybody, whatever the policy says.
+            let whole = item.nodes.iter().any(|id| self.is_whole(*id));
+            match stays && (fresh || whole) {
+                true => self.reach_all(item),
+                false => candidates.push(item),
             }
-            candidates.push(item);
         }
         // The newest first; of two that were used at once, by their names.
         candidates.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.id.cmp(&b.id)));
