@@ -8,6 +8,7 @@
 //! - [`ops`]: evaluates one kind of step each; [`solver`]: decides which steps run, and runs them in parallel
 //! - [`sandbox`]: user namespaces, mounts, the process of a RUN; the only home of `unsafe`
 //! - [`registry`]: the only home of HTTP; [`image`]: manifests, configs, indexes; [`exporter`]: one file per output
+//! - [`remote`]: caches that machines share
 //! - [`clock`]: the only reader of the time; [`outcome`]: how a build ends
 
 pub mod cli;
@@ -20,6 +21,7 @@ pub mod outcome;
 pub mod picture;
 pub mod pipeline;
 pub mod registry;
+pub mod remote;
 pub mod request;
 pub mod sandbox;
 pub mod solver;

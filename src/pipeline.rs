@@ -2,17 +2,23 @@
 
 mod assemble;
 pub mod bake;
+mod caches;
+mod conceal;
 pub mod convert;
 pub mod credentials;
 mod deliver;
 pub mod durability;
+pub mod explain;
 mod failure;
 mod files;
+pub mod fsck;
 pub mod inspect;
 pub mod lock;
 mod once;
 mod pin;
 mod plan;
+mod preflight;
+pub mod prune;
 mod remote;
 pub mod reset;
 pub mod run;
@@ -163,8 +169,17 @@ fn carry_out(
         options,
         domain,
     );
-    let looked_up = solver::plan(&definition, &engine)
-        .map_err(|error| failure::plan(error, &definition, &plan))?;
+    let imports = caches::import(request, own, &store, &events);
+    if let Some(imports) = &imports {
+        engine.set_remote(imports);
+    }
+    let looked_up = loop {
+        let looked_up = solver::plan(&definition, &engine)
+            .map_err(|error| failure::plan(error, &definition, &plan))?;
+        if caches::fetched(&engine, &definition, &looked_up, &targets, &events)? {
+            break looked_up;
+        }
+    };
     let unread = engine.unread(looked_up.pending()).map_err(failure::op)?;
     let untouched = Untouched::find(
         &definition,
@@ -177,22 +192,37 @@ fn carry_out(
             .map_err(|error| failure::plan(error, &definition, &plan))?,
     };
 
+    let ledger = explain::Ledger::open(
+        &store,
+        &plan.identity,
+        &engine,
+        &definition,
+        &looked_up,
+        &request.build_args,
+    );
     let exporters = deliver::exporters(request, &targets)?;
+    let caches = caches::Exports::new(request, own, &targets);
     let processes = looked_up
         .pending()
         .filter(|(_, vertex)| matches!(vertex.op, Op::Exec(_)))
         .count();
     // Files of other owners than the user can be read inside only.
-    let works = !looked_up.is_complete() || deliver::writes_files(request, &targets);
+    let works =
+        !looked_up.is_complete() || deliver::writes_files(request, &targets) || !caches.is_empty();
     let reads = works
         && (looked_up.found().any(|found| engine.has_directories(found))
             || engine
                 .bases_have_directories(looked_up.pending())
-                .map_err(failure::op)?);
+                .map_err(failure::op)?
+            || caches.read_directories(&engine, &definition)?);
     let mut remark = None;
+    if works {
+        preflight::look(&store, &engine, looked_up.pending(), processes, &events)?;
+    }
     if processes > 0 || reads {
         let fetcher = git::Fetcher {
             store: &store,
+            lease: &lease,
             cancel: &cancel,
             offline: request.offline,
         };
@@ -225,6 +255,9 @@ fn carry_out(
     let send = |mut event| {
         if let Event::Vertex(vertex) = &mut event {
             vertex.cached &= !contexts.contains(&vertex.digest);
+            if let Some(ledger) = &ledger {
+                ledger.note(vertex);
+            }
         }
         events.send(event);
     };
@@ -241,12 +274,17 @@ fn carry_out(
             clock: &clock::now,
             may_fail: &|step| tests.may_fail(step),
         },
-    )
-    .map_err(|error| {
+    );
+    if let Some(ledger) = ledger {
+        ledger.keep(solved.is_err());
+    }
+    let solved = solved.map_err(|error| {
         let mut error = failure::solve(error, &definition, &plan);
         if error.kind == ErrorKind::Step {
             error.hints.extend(remark);
         }
+        let full = failure::full_disk(&error, &store);
+        error.hints.extend(full);
         error
     })?;
 
@@ -260,8 +298,17 @@ fn carry_out(
         cancel: &cancel,
         events: &events,
     };
-    let outcome = delivery.deliver(&targets, exporters)?;
-    durability::sync_later(&store, &request.settings.root);
+    let roots = caches.roots(&delivery)?;
+    let outcome = delivery.deliver(&targets, exporters).and_then(|outcome| {
+        caches.write(&engine, &definition, &roots, &events)?;
+        Ok(outcome)
+    });
+    let outcome = outcome.map_err(|mut error| {
+        let full = failure::full_disk(&error, &store);
+        error.hints.extend(full);
+        error
+    })?;
+    durability::sync_later(&store, &request.settings);
     Ok(outcome)
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use regex::Regex;
 
 /// The modules of `src/`, each with those it may use besides itself. `main` and `lib` only name the others.
-const LAYERS: [(&str, &[&str]); 14] = [
+const LAYERS: [(&str, &[&str]); 15] = [
     ("clock", &[]),
     ("request", &[]),
     ("outcome", &["image", "request"]),
@@ -25,11 +25,12 @@ const LAYERS: [(&str, &[&str]); 14] = [
         "exporter",
         &["clock", "image", "links", "outcome", "registry", "request"],
     ),
+    ("remote", &["clock", "image", "registry", "request"]),
     (
         "pipeline",
         &[
-            "clock", "exporter", "image", "ops", "outcome", "picture", "registry", "request",
-            "sandbox", "solver", "ui",
+            "clock", "exporter", "image", "ops", "outcome", "picture", "registry", "remote",
+            "request", "sandbox", "solver", "ui",
         ],
     ),
     ("ui", &["clock", "outcome", "pipeline", "request"]),
@@ -49,7 +50,9 @@ const CRATES: [(&str, &str, &[&str], &[&str]); 5] = [
         "cache",
         "rbuild_cache",
         &["rbuild_llb"],
-        &["cli", "exporter", "ops", "pipeline", "registry", "solver"],
+        &[
+            "cli", "exporter", "ops", "pipeline", "registry", "remote", "solver",
+        ],
     ),
     (
         "frontends/bake",

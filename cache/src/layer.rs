@@ -69,6 +69,17 @@ pub struct LayerBlob {
     pub compression: Compression,
 }
 
+impl LayerBlob {
+    /// Its type in a manifest (OCI image-spec, media-types.md).
+    pub fn media_type(&self) -> &'static str {
+        match self.compression {
+            Compression::None => "application/vnd.oci.image.layer.v1.tar",
+            Compression::Gzip { .. } => "application/vnd.oci.image.layer.v1.tar+gzip",
+            Compression::Zstd { .. } => "application/vnd.oci.image.layer.v1.tar+zstd",
+        }
+    }
+}
+
 /// Opens a file of a layer by its path. Called from several threads.
 pub type OpenFile<'a> = dyn Fn(&[u8], &FileNode) -> io::Result<File> + Sync + 'a;
 

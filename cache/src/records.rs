@@ -60,6 +60,12 @@ impl LayerRef {
         }
     }
 
+    /// Whether it is the same layer, wherever the blob of either can be fetched.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let blob = |layer: &Self| layer.origin.as_ref().map(|origin| origin.digest);
+        (self.layer, self.created, blob(self)) == (other.layer, other.created, blob(other))
+    }
+
     /// Whether its tree is known.
     pub fn is_read(&self) -> bool {
         self.layer != UNREAD
@@ -144,6 +150,36 @@ pub trait CacheBackend: Sync {
     fn latest(&self, slot: &str, kind: &str) -> Result<Option<Record>, RecordError>;
 }
 
+/// What a cache elsewhere knows for a key: a result, and nothing of what the key was made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// By output index.
+    pub outputs: Vec<Snapshot>,
+    /// When the step ended, nanoseconds since the epoch.
+    pub created: u128,
+    /// How long it took.
+    pub duration_ms: u64,
+}
+
+/// Why a cache elsewhere cannot give what it says it has.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {problem}")]
+pub struct RemoteError {
+    /// Which cache.
+    pub place: String,
+    /// What about it.
+    pub problem: String,
+}
+
+/// Caches elsewhere, filled by others: asked for what this machine's store does not know.
+pub trait RemoteCache: Sync {
+    /// The result of a key. The trees of its layers are then in the store, and where their blobs can be had.
+    ///
+    /// # Errors
+    /// If there is one that cannot be used.
+    fn find(&self, key: &CacheKey) -> Result<Option<Answer>, RemoteError>;
+}
+
 /// The records of a store.
 #[derive(Debug)]
 pub struct Records {
@@ -188,7 +224,7 @@ impl Records {
         }
     }
 
-    fn path(&self, key: &CacheKey) -> PathBuf {
+    pub(crate) fn path(&self, key: &CacheKey) -> PathBuf {
         let hex = key.hex();
         self.dir.join(&hex[..2]).join(hex)
     }
@@ -244,7 +280,8 @@ fn encode(record: &Record) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Record> {
+/// A record as it was encoded; nothing if it is damaged.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Record> {
     let (sum, body) = bytes.split_at_checked(blake3::OUT_LEN * 2)?;
     let body = body.strip_prefix(b"\n")?;
     if blake3::hash(body).to_hex().as_bytes() != sum {

@@ -8,17 +8,17 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
-use rbuild_llb::CancelToken;
 use rbuild_llb::ContentDigest;
 use rbuild_llb::FileDigest;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
-use rbuild_llb::op::CacheSharing;
 use serde::Deserialize;
 use serde::Serialize;
 
 use crate::blobs::Blobs;
+use crate::builds::Builds;
 use crate::file;
+use crate::frame::Compression;
 use crate::images::Images;
 use crate::journal::Journal;
 use crate::layer::BLOB_VERSION;
@@ -28,7 +28,6 @@ use crate::layer::FrameTable;
 use crate::layer::LayerBlob;
 use crate::lease::Lease;
 use crate::lease::Locked;
-use crate::mounts::CacheMount;
 use crate::records::Records;
 use crate::tree::TreeRef;
 use crate::tree::Trees;
@@ -50,6 +49,7 @@ pub struct Store {
     blobs: Blobs,
     trees: Trees,
     records: Records,
+    builds: Builds,
     images: Images,
     journal: Journal,
 }
@@ -110,7 +110,7 @@ pub enum StoreError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ": the disk is full (free some space, or move the store with `--root`)"
+            ": the disk is full (`rbuild prune` frees what can be made again; `--root` chooses another place)"
         }
         io::ErrorKind::ReadOnlyFilesystem => {
             ": the file system is read-only (choose another place with `--root`)"
@@ -187,8 +187,16 @@ pub struct KnownLayer {
 
 /// The blobs made of one layer.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct LayerBlobs {
+pub(crate) struct LayerBlobs {
     blobs: Vec<Written>,
+}
+
+impl LayerBlobs {
+    /// The blobs' digests.
+    pub(crate) fn digests(&self) -> Vec<OciDigest> {
+        let blobs = self.blobs.iter();
+        blobs.map(|written| written.blob.digest).collect()
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -197,6 +205,15 @@ struct Written {
     version: u32,
     options: BlobOptions,
     blob: LayerBlob,
+    /// Where its bytes are if they are not here: what an [`Origin`](crate::Origin) has as its source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    elsewhere: Option<String>,
+}
+
+impl Written {
+    fn is(&self, version: u32, options: &BlobOptions) -> bool {
+        (self.version, self.options) == (version, *options)
+    }
 }
 
 impl Store {
@@ -234,6 +251,7 @@ impl Store {
             blobs: Blobs::new(path.join("blobs/sha256"), journal.clone()),
             trees: Trees::open(&path.join("trees")),
             records: Records::new(&path, journal.clone()),
+            builds: Builds::new(path.join("builds"), journal.clone()),
             images: Images::new(path.join("images"), journal.clone()),
             journal,
             path,
@@ -253,6 +271,11 @@ impl Store {
     /// The trees.
     pub fn trees(&self) -> &Trees {
         &self.trees
+    }
+
+    /// What the last builds did.
+    pub fn builds(&self) -> &Builds {
+        &self.builds
     }
 
     /// The cache records.
@@ -296,6 +319,14 @@ impl Store {
     pub(crate) fn layer_forms(&self, layer: &TreeId) -> PathBuf {
         let hex = layer.hex();
         self.path.join("layers").join(&hex[..2]).join(hex)
+    }
+
+    /// Whether any layer has a directory form.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn has_forms(&self) -> Result<bool, StoreError> {
+        Ok(!file::below(&self.path.join("layers"), 2)?.is_empty())
     }
 
     fn layer_dir_path(&self, layer: &TreeId, domain: &str) -> PathBuf {
@@ -360,9 +391,37 @@ impl Store {
         options: &BlobOptions,
     ) -> Result<Option<LayerBlob>, StoreError> {
         let known = self.blobs_of(layer)?.blobs;
-        let same =
-            |written: &Written| (written.version, written.options) == (BLOB_VERSION, *options);
-        Ok(known.into_iter().find(same).map(|written| written.blob))
+        let mut known = known.into_iter();
+        let same = known.find(|written| written.is(BLOB_VERSION, options));
+        Ok(same.map(|written| written.blob))
+    }
+
+    /// The same, also where it was never written: of a compressed blob the plain one is known.
+    ///
+    /// # Errors
+    /// If what is known cannot be read.
+    pub fn known_blob(
+        &self,
+        layer: &TreeId,
+        options: &BlobOptions,
+    ) -> Result<Option<LayerBlob>, StoreError> {
+        let known = self.blobs_of(layer)?.blobs;
+        if let Some(same) = known
+            .iter()
+            .find(|written| written.is(BLOB_VERSION, options))
+        {
+            return Ok(Some(same.blob.clone()));
+        }
+        let mut other = known.into_iter().filter(|written| {
+            (written.version, written.options.clamp) == (BLOB_VERSION, options.clamp)
+        });
+        let plain = other.next().map(|written| LayerBlob {
+            digest: written.blob.diff_id,
+            size: written.blob.tar_size,
+            compression: Compression::None,
+            ..written.blob
+        });
+        Ok(plain.filter(|_| options.compression == Compression::None))
     }
 
     /// All blobs that were made of a layer, those with other times among them: each has the bytes of its files.
@@ -418,8 +477,67 @@ impl Store {
             version: BLOB_VERSION,
             options: *options,
             blob: blob.clone(),
+            elsewhere: None,
         });
         self.write(&self.sharded("layer-blobs", &layer.hex()), &known)
+    }
+
+    /// Remembers a blob of a layer that another store wrote, with the [`BLOB_VERSION`] it did that with, and where its
+    /// bytes are. What this store wrote itself counts more.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn set_layer_blob_elsewhere(
+        &self,
+        layer: &TreeId,
+        version: u32,
+        options: &BlobOptions,
+        blob: &LayerBlob,
+        place: &str,
+    ) -> Result<(), StoreError> {
+        let mut known = self.blobs_of(layer)?;
+        let own = |written: &Written| {
+            written.elsewhere.is_none() || self.blobs.contains(&written.blob.digest)
+        };
+        match known
+            .blobs
+            .iter_mut()
+            .find(|written| written.is(version, options))
+        {
+            Some(written) if written.blob == *blob => {
+                if written.elsewhere.as_deref() == Some(place) {
+                    return Ok(());
+                }
+                written.elsewhere = Some(place.to_owned());
+            }
+            Some(written) if own(written) => return Ok(()),
+            _ => {
+                known.blobs.retain(|written| !written.is(version, options));
+                known.blobs.push(Written {
+                    version,
+                    options: *options,
+                    blob: blob.clone(),
+                    elsewhere: Some(place.to_owned()),
+                });
+            }
+        }
+        self.write(&self.sharded("layer-blobs", &layer.hex()), &known)
+    }
+
+    /// The blobs of a layer with its own times that can be had from elsewhere, and where.
+    ///
+    /// # Errors
+    /// If what is known cannot be read.
+    pub fn layer_blobs_elsewhere(
+        &self,
+        layer: &TreeId,
+    ) -> Result<Vec<(LayerBlob, String)>, StoreError> {
+        let known = self.blobs_of(layer)?.blobs;
+        let places = known
+            .into_iter()
+            .filter(|written| written.options.clamp.is_none())
+            .filter_map(|written| Some((written.blob, written.elsewhere?)));
+        Ok(places.collect())
     }
 
     /// The frames of the blobs that were compressed last, as far as their blobs are there: for [`Reuse`](crate::Reuse).
@@ -463,9 +581,18 @@ impl Store {
     /// # Errors
     /// If it cannot be written.
     pub fn set_frames(&self, blob: &OciDigest, table: &FrameTable) -> Result<(), StoreError> {
+        self.journal.write(&self.frames_path(blob), &table.encode())
+    }
+
+    /// Where the frames of a blob are remembered.
+    pub(crate) fn frames_path(&self, blob: &OciDigest) -> PathBuf {
         let hex = blob.hex();
-        let path = self.path.join("frames").join(&hex[..2]).join(&hex);
-        self.journal.write(&path, &table.encode())
+        self.path.join("frames").join(&hex[..2]).join(&hex)
+    }
+
+    /// Where it is kept what tree a blob unpacks to.
+    pub(crate) fn known_path(&self, blob: &OciDigest) -> PathBuf {
+        self.sharded("known", &blob.hex())
     }
 
     /// The tree of a blob that was seen before.
@@ -528,26 +655,9 @@ impl Store {
         self.journal.write_json(path, value)
     }
 
-    /// The cache mount called `id`, in the ownership domain `domain`; waits for one that is in use. Nothing if
-    /// `cancel` is cancelled while waiting.
-    ///
-    /// # Errors
-    /// If it cannot be made.
-    pub fn cache_mount(
-        &self,
-        id: &str,
-        domain: &str,
-        sharing: CacheSharing,
-        cancel: &CancelToken,
-    ) -> Result<Option<CacheMount>, StoreError> {
-        CacheMount::take(
-            &self
-                .path
-                .join("mounts")
-                .join(hash(&format!("{domain}\0{id}"))),
-            sharing,
-            cancel,
-        )
+    /// Says that something is about to get its final name that no sync has covered.
+    pub(crate) fn mark_unsynced(&self) -> Result<(), StoreError> {
+        self.journal.note()
     }
 
     /// Whether anything was published through this handle; see [`Store::sync`].

@@ -8,8 +8,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
+use rbuild_bake::Attributes;
 use rbuild_bake::BakeOptions;
 use rbuild_bake::BakePlan;
+use rbuild_bake::CacheEntry;
 use rbuild_bake::Target;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Platform;
@@ -103,6 +105,19 @@ pub(super) fn run(flags: &BakeFlags, session: &Session) -> Result<ExitCode, Fail
     if flags.print {
         super::print(rbuild_bake::print(&plan).as_bytes())?;
         return Ok(ExitCode::SUCCESS);
+    }
+    for (name, target) in &plan.targets {
+        for cache in other_caches(target) {
+            let message = format!(
+                "target `{name}`: a cache of type `{}` is left out",
+                cache.kind
+            );
+            let warning = Diagnostic {
+                severity: rbuild_llb::Severity::Warning,
+                ..problem(message)
+            };
+            ui::finding(&warning.hint("rbuild has `type=local`"), session.terminal);
+        }
     }
     let (base, targets) = requests(flags, &plan, session).map_err(BuildError::request)?;
     let progress = Progress::start(base.talk.mode, session.terminal, base.secrets);
@@ -262,6 +277,8 @@ fn target(
         allow: flags.allow.clone(),
         annotation: list(&target.annotations),
         build_arg: pairs(&target.args, '='),
+        cache_from: caches(&target.cache_from),
+        cache_to: caches(&target.cache_to),
         build_context: named
             .iter()
             .map(|(name, context)| format!("{name}={context}"))
@@ -303,13 +320,39 @@ fn target(
     ))
 }
 
+/// The caches that there are; bake files name others for the machines that CI runs on.
+fn caches(caches: &Option<Vec<CacheEntry>>) -> Vec<String> {
+    let local = caches.iter().flatten().filter(|cache| is_local(cache));
+    local
+        .map(|cache| options(&cache.kind, "", &cache.attributes))
+        .collect()
+}
+
+fn other_caches(target: &Target) -> impl Iterator<Item = &CacheEntry> {
+    let from = target.cache_from.iter().flatten();
+    let caches = from.chain(target.cache_to.iter().flatten());
+    caches.filter(|cache| !is_local(cache))
+}
+
+fn is_local(cache: &CacheEntry) -> bool {
+    cache.kind == "local"
+}
+
 fn output(output: &rbuild_bake::Output) -> String {
-    let mut fields = vec![format!("type={}", output.kind)];
-    if !output.destination.is_empty() {
-        fields.push(format!("dest={}", output.destination));
+    options(&output.kind, &output.destination, &output.attributes)
+}
+
+/// As flags have it: `type=oci,dest=a.tar,"name=a,b"`.
+fn options(kind: &str, destination: &str, attributes: &Attributes) -> String {
+    let mut fields = vec![format!("type={kind}")];
+    if !destination.is_empty() {
+        fields.push(format!("dest={destination}"));
     }
-    let attributes = output.attributes.iter();
-    fields.extend(attributes.map(|(key, value)| format!("{key}={value}")));
+    fields.extend(
+        attributes
+            .iter()
+            .map(|(key, value)| format!("{key}={value}")),
+    );
     let quoted = fields.iter().map(|field| match field.contains([',', '"']) {
         true => format!("\"{}\"", field.replace('"', "\"\"")),
         false => field.clone(),

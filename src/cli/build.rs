@@ -15,6 +15,7 @@ use rbuild_llb::op::Ulimit;
 use super::Failed;
 use super::Session;
 use super::annotation;
+use super::cache;
 use super::call::Call;
 use super::config;
 use super::env::Env;
@@ -174,6 +175,8 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         outputs,
         annotations: annotations.into_iter().flatten().collect(),
         no_cache: no_cache(flags),
+        cache_from: problems.all(&flags.cache_from, cache::from),
+        cache_to: problems.all(&flags.cache_to, cache::to),
         pull: flags.pull,
         offline: flags.offline,
         locked: flags.locked,

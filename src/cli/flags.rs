@@ -79,12 +79,12 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "NAME", hide = true)]
     pub(crate) builder: Option<String>,
 
-    /// Where to import cache from
-    #[arg(long, value_name = "OPTIONS", hide = true)]
+    /// A cache that others filled: `type=local,src=dir`
+    #[arg(long, value_name = "OPTIONS")]
     pub(crate) cache_from: Vec<String>,
 
-    /// Where to export cache to
-    #[arg(long, value_name = "OPTIONS", hide = true)]
+    /// Keep the cache of this build for others: `type=local,dest=dir`, with `,mode=max` that of all steps
+    #[arg(long, value_name = "OPTIONS")]
     pub(crate) cache_to: Vec<String>,
 
     /// What to do: `build`, `check`, `outline`, `targets`; as JSON with `,format=json`
@@ -278,7 +278,6 @@ impl BuildFlags {
         let limits = "limit the whole build from outside, as with `systemd-run --user --scope -p MemoryMax=2G rbuild …`";
         let attestation =
             "leave it out or set it to `false`; an SBOM can be made from the finished image";
-        let cache = "keep rbuild's store between builds instead, as with `--root`";
         let security =
             "write `RUN --security=insecure` and allow it with `--allow security.insecure`";
         let rows = [
@@ -298,8 +297,6 @@ impl BuildFlags {
                 "builder",
                 "leave it out: rbuild has no builder instances, it builds where it is",
             ),
-            (!self.cache_from.is_empty(), "cache-from", cache),
-            (!self.cache_to.is_empty(), "cache-to", cache),
             (
                 given(self.cgroup_parent.as_deref(), &[""]),
                 "cgroup-parent",

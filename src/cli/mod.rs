@@ -7,12 +7,14 @@
 mod annotation;
 mod bake;
 mod build;
+mod cache;
 mod call;
 mod config;
 mod convert;
 mod debug;
 mod doctor;
 mod env;
+mod explain;
 mod flags;
 mod images;
 mod init;
@@ -26,6 +28,7 @@ mod reset;
 mod run;
 mod sources;
 mod template;
+mod usage;
 mod values;
 
 use std::ffi::OsStr;
@@ -77,6 +80,9 @@ enum Cmd {
     /// Show what a build would do, as a tree, a graph or a picture, doing nothing
     #[command(args_override_self = true)]
     Plan(Box<plan::PlanFlags>),
+    /// Say what the last build did about each step, and why it was not cached
+    #[command(args_override_self = true)]
+    Explain(explain::ExplainFlags),
     /// Build the targets of a bake file or compose file
     #[command(args_override_self = true)]
     Bake(bake::BakeFlags),
@@ -122,6 +128,10 @@ enum Cmd {
     Run(Box<run::RunFlags>),
     /// Say what this machine can do for builds, and what would mend the rest
     Doctor,
+    /// Show what the store takes on the disk, and what for
+    Du(usage::DuFlags),
+    /// Remove caches that no image and no running build needs
+    Prune(usage::PruneFlags),
     /// Remove the whole store: all images and caches
     Reset(reset::ResetFlags),
     /// Look inside
@@ -163,10 +173,10 @@ pub fn main() -> ExitCode {
     if let Some(code) = sandbox::zygote_main_if_asked(env::argv()) {
         return code;
     }
-    if let [_, argument, root] = env::argv().as_slice()
+    if let [_, argument, root, gc] = env::argv().as_slice()
         && argument == durability::ARGUMENT
     {
-        return durability::sync(root.as_ref());
+        return durability::sync(root.as_ref(), &gc.to_string_lossy());
     }
     let env = Env::read();
     let no_color = env.text("NO_COLOR").is_some();
@@ -236,6 +246,7 @@ fn dispatch(
             return build::run(&flags, &session);
         }
         Cmd::Plan(flags) => plan::run(&flags, &session)?,
+        Cmd::Explain(flags) => explain::run(&flags, &session)?,
         Cmd::Bake(flags) => return bake::run(&flags, &session),
         Cmd::Test(flags) => return plans::test(&flags, &session),
         Cmd::Ls(flags) => plans::list(&flags, &session)?,
@@ -255,10 +266,12 @@ fn dispatch(
         Cmd::Load(flags) => images::load(&flags, &session)?,
         Cmd::Login(flags) => login::login(&flags, &session)?,
         Cmd::Logout(flags) => login::logout(&flags, &session)?,
+        Cmd::Du(flags) => usage::du(&flags, &session)?,
+        Cmd::Prune(flags) => usage::prune(&flags, &session)?,
         Cmd::Reset(flags) => reset::run(&flags, &session)?,
         Cmd::Run(flags) => return run::run(&flags, &session),
         Cmd::Doctor => doctor::run(&session)?,
-        Cmd::Debug(command) => debug::run(&command, &session)?,
+        Cmd::Debug(command) => return debug::run(&command, &session),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -240,43 +240,11 @@ impl Options<'_> {
 
     fn compression(&mut self) -> Result<Compression, Diagnostic> {
         let word = self.left.remove("compression");
-        let level = match self.left.remove("compression-level") {
-            None => None,
-            Some(text) => match text.parse::<u32>() {
-                Ok(level) => Some(level),
-                Err(_) => {
-                    return Err(self.invalid(format!("compression-level `{text}` is not a number")));
-                }
-            },
-        };
-        let (compression, levels) = match word.as_deref() {
-            Some("gzip") => (Compression::Gzip(level), 0..=9),
-            // 0 is zstd's own default.
-            Some("zstd") => (Compression::Zstd(level.filter(|level| *level != 0)), 0..=22),
-            Some("uncompressed") => (Compression::Uncompressed, 0..=0),
-            Some("estargz") => {
-                let why = "rbuild does not write eStargz layers";
-                let hint = "`gzip` is what readers without lazy pulling make of them";
-                return Err(self.invalid(why).hint(hint));
-            }
-            Some(word) => {
-                let why = format!("there is no compression `{word}`");
-                let words = "the compressions are `gzip`, `zstd` and `uncompressed`";
-                return Err(self.invalid(why).hint(words));
-            }
-            // BuildKit's compressor where none is named.
-            None if level.is_some() => (Compression::Gzip(level), 0..=9),
-            None => (Compression::Default, 0..=0),
-        };
-        match level {
-            Some(level) if !levels.contains(&level) => {
-                let (first, last) = levels.into_inner();
-                Err(self.invalid(format!(
-                    "compression-level {level} is not from {first} to {last}"
-                )))
-            }
-            _ => Ok(compression),
-        }
+        let level = self.left.remove("compression-level");
+        values::compression(word.as_deref(), level.as_deref()).map_err(|(why, hint)| {
+            let problem = self.invalid(why);
+            hint.map_or(problem.clone(), |hint| problem.hint(hint))
+        })
     }
 
     fn nothing_left(&self) -> Result<(), Diagnostic> {

@@ -9,6 +9,8 @@ use rbuild_llb::Platform;
 use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::Ulimit;
 
+use crate::request::Compression;
+
 /// A problem with the request that no file is to blame for.
 pub(crate) fn problem(message: impl Into<String>) -> Diagnostic {
     Diagnostic::unplaced(message)
@@ -88,6 +90,47 @@ pub(crate) fn options(flag: &str, text: &str) -> Result<Vec<(String, String)>, D
         )),
     });
     pairs.collect()
+}
+
+/// `compression=` and `compression-level=`; what is wrong with them, and a hint.
+pub(crate) fn compression(
+    word: Option<&str>,
+    level: Option<&str>,
+) -> Result<Compression, (String, Option<&'static str>)> {
+    let level = match level.map(|text| (text, text.parse::<u32>())) {
+        None => None,
+        Some((_, Ok(level))) => Some(level),
+        Some((text, Err(_))) => {
+            return Err((format!("compression-level `{text}` is not a number"), None));
+        }
+    };
+    let (compression, levels) = match word {
+        Some("gzip") => (Compression::Gzip(level), 0..=9),
+        // 0 is zstd's own default.
+        Some("zstd") => (Compression::Zstd(level.filter(|level| *level != 0)), 0..=22),
+        Some("uncompressed") => (Compression::Uncompressed, 0..=0),
+        Some("estargz") => {
+            let why = "rbuild does not write eStargz layers".to_owned();
+            let hint = "`gzip` is what readers without lazy pulling make of them";
+            return Err((why, Some(hint)));
+        }
+        Some(word) => {
+            let why = format!("there is no compression `{word}`");
+            let words = "the compressions are `gzip`, `zstd` and `uncompressed`";
+            return Err((why, Some(words)));
+        }
+        // BuildKit's compressor where none is named.
+        None if level.is_some() => (Compression::Gzip(level), 0..=9),
+        None => (Compression::Default, 0..=0),
+    };
+    match level {
+        Some(level) if !levels.contains(&level) => {
+            let (first, last) = levels.into_inner();
+            let why = format!("compression-level {level} is not from {first} to {last}");
+            Err((why, None))
+        }
+        _ => Ok(compression),
+    }
 }
 
 /// `KEY=value`, or `KEY` alone.

@@ -41,6 +41,7 @@ use rbuild_llb::TreeId;
 use super::Engine;
 use super::OpError;
 use super::StepResult;
+use super::turn::once;
 
 /// Where one file's bytes can be had besides the layer's own forms.
 #[derive(Debug, Clone)]
@@ -356,25 +357,37 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// A blob of the layer in any compression, fetched if its origin can give it. The times in it may be others.
-    fn any_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
-        match self.exact_blob(layer)? {
-            Some(blob) => Ok(Some(blob)),
-            None => self.first_blob(self.store.all_layer_blobs(&layer.layer.tree)?),
+    /// A blob of the layer in any compression, fetched if its origin or a cache elsewhere can give it. The times in it may
+    /// be others.
+    pub(super) fn any_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
+        let tree = &layer.layer.tree;
+        if layer.origin.is_none()
+            && let Some(blob) = self.first_blob(self.store.all_layer_blobs(tree)?)?
+        {
+            return Ok(Some(blob));
         }
+        self.exact_blob(layer)
     }
 
     /// The same with the layer's own times.
-    fn exact_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
+    pub(super) fn exact_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
         if let Some(origin) = &layer.origin {
             self.fetch_blob(origin)?;
             return Ok(Some(self.store.blobs().open(&origin.digest)?));
         }
-        self.first_blob(self.store.layer_blobs(&layer.layer.tree)?)
+        let tree = &layer.layer.tree;
+        if let Some(blob) = self.first_blob(self.store.layer_blobs(tree)?)? {
+            return Ok(Some(blob));
+        }
+        match self.fetch_elsewhere(layer, |_| true)? {
+            true => self.first_blob(self.store.layer_blobs(tree)?),
+            false => Ok(None),
+        }
     }
 
     fn first_blob(&self, blobs: Vec<LayerBlob>) -> Result<Option<File>, OpError> {
         for blob in blobs {
+            self.lease.protect(LeaseRoot::Blob(blob.digest))?;
             if self.store.blobs().contains(&blob.digest) {
                 return Ok(Some(self.store.blobs().open(&blob.digest)?));
             }
@@ -487,9 +500,14 @@ impl Engine<'_> {
         self.lease.protect(LeaseRoot::LayerDir(tree))?;
         let lock = self.bytes.making(tree);
         let _only_one = lock.lock().expect(UNPOISONED);
-        let dir = match self.store.layer_dir(&tree, &self.domain) {
+        let there = || self.store.layer_dir(&tree, &self.domain);
+        let dir = match there() {
             Some(dir) => dir,
-            None => self.make_layer_dir(layer, cancel)?,
+            None => {
+                let name = format!("directory {tree} {}", self.domain);
+                let make = || self.make_layer_dir(layer, cancel);
+                once(self.store, cancel, &name, || Ok(there()), make)?
+            }
         };
         let mut dirs = self.bytes.dirs.write().expect(UNPOISONED);
         Ok(dirs.entry(tree).or_insert(dir).clone())
@@ -499,7 +517,10 @@ impl Engine<'_> {
         let tree = layer.layer.tree;
         if let Some(blob) = self.exact_blob(layer)? {
             let mut dir = self.begin_dir()?;
-            rbuild_cache::read_layer(self.store.trees(), blob, Some(dir.unpack()))?;
+            let read = rbuild_cache::read_layer(self.store.trees(), blob, Some(dir.unpack()))?;
+            if read.layer.content != layer.layer.content {
+                return Err(OpError::NotTheLayer { layer: tree });
+            }
             return self.finish_dir(tree, dir);
         }
         let (_scratch, into) = self.new_dir()?;
@@ -514,8 +535,16 @@ impl Engine<'_> {
             cancel,
         )
         .map_err(|error| self.while_reading(&tree, error))?;
-        self.store.trees().persist(&tree)?;
+        self.keep_tree(&tree)?;
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
+    }
+
+    /// Writes what is not in the store yet of a tree, which then stays.
+    pub(super) fn keep_tree(&self, tree: &TreeId) -> Result<(), OpError> {
+        let _held = self.lease.hold()?;
+        self.store.trees().persist(tree)?;
+        self.lease.protect(LeaseRoot::Tree(*tree))?;
+        Ok(())
     }
 
     fn new_dir(&self) -> Result<(Scratch, PathBuf), OpError> {
@@ -543,7 +572,7 @@ impl Engine<'_> {
             unpack,
         } = dir;
         unpack.finish(self.store.trees(), &tree)?;
-        self.store.trees().persist(&tree)?;
+        self.keep_tree(&tree)?;
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
     }
 
@@ -566,7 +595,10 @@ impl Engine<'_> {
     }
 
     /// Leaves the bytes of a layer for later builds to find.
-    pub(crate) fn keep_bytes(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<(), OpError> {
+    ///
+    /// # Errors
+    /// If they cannot be read, or the store cannot be written.
+    pub fn keep_bytes(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<(), OpError> {
         let options = BlobOptions {
             compression: Compression::None,
             clamp: None,
@@ -574,26 +606,31 @@ impl Engine<'_> {
         self.layer_blob(layer, &options, true, cancel).map(drop)
     }
 
-    /// Whether a layer's bytes are in the store, or a registry has them.
-    pub(crate) fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
+    /// Whether a layer's bytes are in the store, or a registry or a cache elsewhere has them.
+    ///
+    /// # Errors
+    /// If what is known of the layer cannot be read.
+    pub fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
         let tree = layer.layer.tree;
+        self.lease.protect(LeaseRoot::LayerDir(tree))?;
         if layer.origin.is_some() || self.store.layer_dir(&tree, &self.domain).is_some() {
             return Ok(true);
         }
         let blobs = self.store.layer_blobs(&tree)?;
-        Ok(blobs
-            .iter()
-            .any(|blob| self.store.blobs().contains(&blob.digest)))
+        let here = |blob: &LayerBlob| self.store.blobs().contains(&blob.digest);
+        Ok(blobs.iter().any(here) || self.is_elsewhere(layer))
+    }
+
+    /// Whether a layer has a directory.
+    pub(crate) fn has_directory(&self, layer: &LayerRef) -> bool {
+        let tree = &layer.layer.tree;
+        self.store.layer_dir(tree, &self.domain).is_some()
     }
 
     /// Whether layers of a result have directories, whose files have the owners of the image's: users that stand for them.
     pub fn has_directories(&self, result: &StepResult) -> bool {
         let mut layers = result.outputs.iter().flat_map(|snapshot| &snapshot.layers);
-        layers.any(|layer| {
-            self.store
-                .layer_dir(&layer.layer.tree, &self.domain)
-                .is_some()
-        })
+        layers.any(|layer| self.has_directory(layer))
     }
 
     /// What [`layer_blob`](Self::layer_blob) gives, if nothing has to be made for it.
@@ -608,6 +645,7 @@ impl Engine<'_> {
             return Ok(None);
         };
         self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+        self.lease.protect(LeaseRoot::LayerDir(tree))?;
         let there = self.store.blobs().contains(&blob.digest)
             || !keep && self.store.layer_dir(&tree, &self.domain).is_some();
         Ok(there.then_some(blob))
@@ -629,6 +667,9 @@ impl Engine<'_> {
             return Ok(blob);
         }
         let has_dir = self.store.layer_dir(&tree, &self.domain).is_some();
+        if let Some(blob) = self.blob_made_before(layer, options, keep, has_dir)? {
+            return Ok(blob);
+        }
         let need_bytes = keep || !has_dir;
         let in_place = if has_dir {
             InPlace::default()
@@ -671,9 +712,9 @@ impl Engine<'_> {
             rbuild_cache::write_layer(trees, &tree, options, &open, &mut io::sink(), cancel)
                 .map_err(|error| self.while_reading(&tree, error))?
         };
-        trees.persist(&tree)?;
-        self.store.set_layer_blob(&tree, options, &blob)?;
+        self.keep_tree(&tree)?;
         self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+        self.store.set_layer_blob(&tree, options, &blob)?;
         Ok(blob)
     }
 
@@ -722,8 +763,11 @@ impl Engine<'_> {
 
     /// An uncompressed blob of the layer, if the store has one.
     fn plain_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
-        for blob in self.store.all_layer_blobs(&layer.layer.tree)? {
-            if blob.compression == Compression::None && self.store.blobs().contains(&blob.digest) {
+        let blobs = self.store.all_layer_blobs(&layer.layer.tree)?;
+        let plain = blobs.into_iter();
+        for blob in plain.filter(|blob| blob.compression == Compression::None) {
+            self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+            if self.store.blobs().contains(&blob.digest) {
                 return Ok(Some(self.store.blobs().open(&blob.digest)?));
             }
         }

@@ -5,19 +5,24 @@
 //! [`Snapshot`]: layers, and the merged tree they add up to.
 
 pub mod bytes;
+mod cache;
 pub mod copy;
 pub mod exec;
 pub mod file;
 pub(crate) mod git;
 pub(crate) mod http;
 pub mod mode;
+mod nearest;
 pub mod owner;
 mod pull;
+mod remote;
 pub mod source;
 pub mod stack;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
+mod turn;
+pub mod why;
 mod workspace;
 
 use std::collections::BTreeMap;
@@ -27,6 +32,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 
 use rbuild_cache::CacheBackend;
@@ -37,6 +43,7 @@ use rbuild_cache::LeaseRoot;
 use rbuild_cache::Ownership;
 use rbuild_cache::Record;
 use rbuild_cache::RecordError;
+use rbuild_cache::RemoteCache;
 use rbuild_cache::Scan;
 use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
@@ -69,6 +76,7 @@ use crate::solver::Made;
 use crate::solver::PlannedState;
 use crate::solver::PlannedStep;
 use crate::solver::StepControl;
+use turn::Turn;
 
 /// Why a step could not be evaluated.
 #[derive(Debug, thiserror::Error)]
@@ -212,6 +220,12 @@ pub enum OpError {
         /// What the config says.
         wanted: rbuild_llb::OciDigest,
     },
+    /// A blob that a cache has for a layer has other files.
+    #[error("the blob of layer {} has other files than the layer", layer.short())]
+    NotTheLayer {
+        /// The layer's tree.
+        layer: rbuild_llb::TreeId,
+    },
     /// The build was cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -281,10 +295,14 @@ pub struct Engine<'a> {
     executor: Option<Box<dyn exec::Executor>>,
     /// Where the build's steps keep and find each other's results.
     backend: &'a dyn CacheBackend,
+    /// Where results are looked for that the build's own place does not know.
+    remote: Option<&'a dyn RemoteCache>,
+    far: remote::Far,
     scans: Mutex<BTreeMap<LocalSource, Arc<Scan>>>,
     bytes: bytes::Bytes,
     pulls: pull::Pulls,
     workspaces: workspace::Workspaces,
+    counterparts: OnceLock<nearest::Counterparts>,
     /// What steps left that failed, of those that are kept.
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
 }
@@ -327,10 +345,13 @@ impl<'a> Engine<'a> {
             ownership: Ownership::Keep,
             executor: None,
             backend: store.records(),
+            remote: None,
+            far: remote::Far::default(),
             scans: Mutex::default(),
             bytes: bytes::Bytes::default(),
             pulls: pull::Pulls::new(),
             workspaces: workspace::Workspaces::default(),
+            counterparts: OnceLock::new(),
             left: Mutex::default(),
         }
     }
@@ -345,6 +366,11 @@ impl<'a> Engine<'a> {
     /// comes in.
     pub fn expect<'v>(&mut self, pending: impl Iterator<Item = &'v Vertex>) {
         self.pulls.expect(self.definition, pending);
+    }
+
+    /// Lets the engine take results from caches elsewhere.
+    pub fn set_remote(&mut self, remote: &'a dyn RemoteCache) {
+        self.remote = Some(remote);
     }
 
     /// Lets the engine run processes, `expected` of them as far as is known: called once this process is inside its
@@ -384,7 +410,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Whether every layer still has its bytes, or can fetch them again.
-    fn usable(&self, snapshot: &Snapshot) -> Result<(), String> {
+    pub(crate) fn usable(&self, snapshot: &Snapshot) -> Result<(), String> {
         for layer in &snapshot.layers {
             let tree = &layer.layer.tree;
             let has_blob = || {
@@ -394,10 +420,13 @@ impl<'a> Engine<'a> {
                     .any(|blob| self.store.blobs().contains(&blob.digest))
             };
             let fetchable = layer.origin.as_ref().is_some_and(|origin| {
-                self.store.blobs().contains(&origin.digest)
-                    || (origin.source.is_some() && !self.options.offline)
+                self.store.blobs().contains(&origin.digest) || self.is_fetchable(origin)
             });
-            if !fetchable && self.store.layer_dir(tree, &self.domain).is_none() && !has_blob() {
+            if !fetchable
+                && self.store.layer_dir(tree, &self.domain).is_none()
+                && !has_blob()
+                && !self.is_elsewhere(layer)
+            {
                 return Err(format!(
                     "only the list of the files of layer {} is in the store",
                     tree.short()
@@ -430,6 +459,7 @@ impl<'a> Engine<'a> {
 impl Evaluate for Engine<'_> {
     type Output = StepResult;
     type Error = OpError;
+    type Turn = Turn;
 
     fn definition_record(
         &self,
@@ -466,7 +496,7 @@ impl Evaluate for Engine<'_> {
         }))
     }
 
-    fn load(&self, vertex: &Vertex, key: &CacheKey) -> Load<StepResult> {
+    fn load(&self, vertex: &Vertex, record: &KeyRecord, key: &CacheKey) -> Load<StepResult> {
         // A context is at hand since its key was made; its files are read where they are.
         if let Op::Source(SourceOp::Local(local)) = &vertex.op {
             return match self.context(local) {
@@ -494,21 +524,39 @@ impl Evaluate for Engine<'_> {
         if let Err(error) = self.lease.protect(LeaseRoot::Record(*key)) {
             return Load::Unusable(error.to_string());
         }
-        let record = match self.backend.lookup(key) {
-            Ok(Some(record)) => record,
-            Ok(None) => return Load::Miss,
-            Err(error) => return Load::Unusable(error.to_string()),
+        let own = match self.backend.lookup(key) {
+            Ok(Some(found)) => match self.all_usable(&found.outputs) {
+                Ok(()) => Load::Hit(StepResult {
+                    outputs: Arc::new(found.outputs),
+                }),
+                Err(reason) => Load::Unusable(reason),
+            },
+            Ok(None) => Load::Miss,
+            Err(error) => Load::Unusable(error.to_string()),
         };
-        if let Err(reason) = record
-            .outputs
-            .iter()
-            .try_for_each(|snapshot| self.usable(snapshot))
-        {
-            return Load::Unusable(reason);
+        match self.remote {
+            Some(remote) if !matches!(own, Load::Hit(_)) => {
+                match self.adopt(remote, vertex, record, key) {
+                    Load::Miss => own,
+                    answer => answer,
+                }
+            }
+            _ => own,
         }
-        Load::Hit(StepResult {
-            outputs: Arc::new(record.outputs),
-        })
+    }
+
+    fn turn(
+        &self,
+        vertex: &Vertex,
+        record: &KeyRecord,
+        key: &CacheKey,
+        step: &StepControl<'_>,
+    ) -> Result<Option<Turn>, OpError> {
+        self.turn_of(vertex, record, key, step)
+    }
+
+    fn fail(&self, turn: Turn) {
+        turn.fail();
     }
 
     fn execute(
@@ -537,10 +585,7 @@ impl Evaluate for Engine<'_> {
     }
 
     fn earlier(&self, vertex: &Vertex, record: &KeyRecord) -> Option<Earlier> {
-        let earlier = self
-            .backend
-            .latest(&self.slot(vertex), &record.kind)
-            .ok()??;
+        let earlier = self.nearest(vertex, &record.kind)?;
         Some(Earlier {
             record: earlier.record,
             duration_ms: earlier.duration_ms,
@@ -562,9 +607,9 @@ impl Evaluate for Engine<'_> {
             return Ok(());
         }
         for snapshot in output.outputs.iter() {
-            self.store.trees().persist(&snapshot.root.tree)?;
+            self.keep_tree(&snapshot.root.tree)?;
             for layer in &snapshot.layers {
-                self.store.trees().persist(&layer.layer.tree)?;
+                self.keep_tree(&layer.layer.tree)?;
             }
         }
         let (created, duration_ms) = match made {
@@ -579,6 +624,11 @@ impl Evaluate for Engine<'_> {
             ),
         };
         for record in records {
+            // What a later miss names the files from; most of it is in the layer as well. Where it cannot be kept, that
+            // one names none.
+            for tree in record.trees() {
+                drop(self.keep_tree(&tree));
+            }
             let key = record.key();
             self.backend.publish(&Record {
                 key,
@@ -606,19 +656,7 @@ impl Engine<'_> {
         if let Ok(Some(record)) = self.backend.lookup(&key) {
             return Some(record.duration_ms);
         }
-        let latest = self
-            .backend
-            .latest(&self.slot(step.vertex), step.vertex.op.kind());
-        latest.ok().flatten().map(|record| record.duration_ms)
-    }
-
-    /// Which step of which plan this is, whatever it says now: the place in the file, not the text.
-    pub(crate) fn slot(&self, vertex: &Vertex) -> String {
-        let name = &vertex.meta.name;
-        let place = match (name.starts_with('['), name.find(']')) {
-            (true, Some(end)) => &name[..=end],
-            _ => name,
-        };
-        format!("{}\u{0}{}\u{0}{place}", self.options.plan, vertex.platform)
+        let nearest = self.nearest(step.vertex, step.vertex.op.kind());
+        nearest.map(|record| record.duration_ms)
     }
 }

@@ -2,13 +2,14 @@
 //! which also writes it as a directory if a step that must run will mount it.
 //!
 //! What is only needed as a blob is fetched as one ([`Engine::fetch_blob`]) and not looked into. No blob is downloaded
-//! twice at a time, whoever wants it, and at most [`TRANSFERS`] at once; neither is counted among `--jobs`.
+//! twice at a time, whoever wants it in whichever build, and at most [`TRANSFERS`] at once; neither is counted among `--jobs`.
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::io;
 use std::io::Read;
 use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -38,6 +39,7 @@ use super::StepResult;
 use super::bytes::DirForm;
 use super::transfer::Reporter;
 use super::transfer::Transfer;
+use super::turn::once;
 use crate::image::Document;
 use crate::registry::Layout;
 use crate::registry::MAX_DOCUMENT;
@@ -50,6 +52,8 @@ const TRANSFERS: usize = 6;
 const WAITING: usize = 16;
 /// More layers than any engine can mount (docker has 127) are no image.
 const MAX_LAYERS: usize = 1000;
+/// How the source of an origin begins that is a directory.
+const LAYOUT: &str = "oci-layout://";
 const UNPOISONED: &str = "no thread panics while it holds this lock";
 
 /// What layers are needed as, besides their trees.
@@ -153,6 +157,9 @@ fn layers_from(vertex: &Vertex) -> Vec<VertexId> {
     }
 }
 
+/// How many times as large a layer is in a directory as it is compressed, more or less.
+const UNPACKED: u64 = 3;
+
 /// A layer that was read, perhaps into a directory too.
 struct Pulled {
     known: KnownLayer,
@@ -174,7 +181,7 @@ impl Engine<'_> {
                 self.layers_of(image.digest, &origin)
             }
             SourceOp::OciLayout(layout) => {
-                self.layers_of(layout.digest, &format!("oci-layout://{}", layout.path))
+                self.layers_of(layout.digest, &format!("{LAYOUT}{}", layout.path))
             }
             SourceOp::Local(_) | SourceOp::Git(_) | SourceOp::Http(_) => Ok(Vec::new()),
         }
@@ -234,12 +241,42 @@ impl Engine<'_> {
                 continue;
             };
             for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
                 if self.store.known_layer(&origin.digest)?.is_none() {
                     unread.insert(id);
                 }
             }
         }
         Ok(unread)
+    }
+
+    /// The least and the likely bytes that the bases among some steps will take in the store that they do not take yet;
+    /// `unpacked` if there will be processes that see them.
+    pub(crate) fn bytes_to_come<'v>(
+        &self,
+        steps: impl Iterator<Item = (VertexId, &'v Vertex)>,
+        unpacked: bool,
+    ) -> Result<(u64, u64), OpError> {
+        let (mut least, mut likely) = (0_u64, 0_u64);
+        for (_, vertex) in steps {
+            let Op::Source(source @ (SourceOp::Image(_) | SourceOp::OciLayout(_))) = &vertex.op
+            else {
+                continue;
+            };
+            for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
+                if self.store.known_layer(&origin.digest)?.is_some() {
+                    continue;
+                }
+                if !self.store.blobs().contains(&origin.digest) {
+                    least = least.saturating_add(origin.size);
+                }
+                if unpacked {
+                    likely = likely.saturating_add(origin.size.saturating_mul(UNPACKED));
+                }
+            }
+        }
+        Ok((least, likely.saturating_add(least)))
     }
 
     /// Whether bases that are about to be read have directories: their layers may be known from other images.
@@ -253,6 +290,7 @@ impl Engine<'_> {
             };
             let mut snapshot = self.empty();
             for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
                 let Some(known) = self.store.known_layer(&origin.digest)? else {
                     break;
                 };
@@ -344,32 +382,46 @@ impl Engine<'_> {
                 wanted: origin.diff_id,
             }),
         };
-        let known = |dir| -> Result<Option<Pulled>, OpError> {
+        let known = || -> Result<Option<Pulled>, OpError> {
             let known = self.store.known_layer(&origin.digest)?;
-            known.map(|known| checked(known, dir)).transpose()
+            known.map(|known| checked(known, None)).transpose()
         };
-        if let Some(pulled) = known(None)? {
+        // What is known of it, and what it unpacks to, stays with it.
+        self.lease.protect(LeaseRoot::Blob(origin.digest))?;
+        if let Some(pulled) = known()? {
             return Ok(pulled);
         }
         let lock = self.pulls.only_one(origin.digest);
         let _only_one = lock.lock().expect(UNPOISONED);
-        if let Some(pulled) = known(None)? {
-            return Ok(pulled);
-        }
-        let _place = self.pulls.place();
-        self.lease.protect(LeaseRoot::Blob(origin.digest))?;
-        let (read, dir) = self.at_home_too(origin, |origin| self.read_from(origin, forms, step))?;
-        let known = KnownLayer {
-            layer: read.layer,
-            diff_id: read.diff_id,
-            tar_size: read.tar_size,
+        let read = || {
+            let _place = self.pulls.place();
+            let from = |origin: &Origin| self.read_from(origin, forms, step);
+            let (read, dir) = self.at_home_too(origin, from)?;
+            let known = KnownLayer {
+                layer: read.layer,
+                diff_id: read.diff_id,
+                tar_size: read.tar_size,
+            };
+            let pulled = checked(known, dir)?;
+            self.keep_tree(&pulled.known.layer.tree)?;
+            self.store.set_known_layer(&origin.digest, &pulled.known)?;
+            Ok(pulled)
         };
-        let pulled = checked(known, dir)?;
-        self.store.trees().persist(&pulled.known.layer.tree)?;
-        self.store.set_known_layer(&origin.digest, &pulled.known)?;
-        Ok(pulled)
+        self.once_a_blob(origin, known, read)
     }
 
+    /// Has a blob read or fetched by one build at a time.
+    fn once_a_blob<T>(
+        &self,
+        origin: &Origin,
+        there: impl Fn() -> Result<Option<T>, OpError>,
+        make: impl FnOnce() -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let name = format!("blob {}", origin.digest);
+        once(self.store, self.cancel, &name, there, make)
+    }
+
+    /// Reads a layer's blob, which comes in meanwhile if the store does not have it.
     fn read_from(
         &self,
         origin: &Origin,
@@ -437,17 +489,18 @@ impl Engine<'_> {
         }
         let lock = self.pulls.only_one(origin.digest);
         let _only_one = lock.lock().expect(UNPOISONED);
-        if self.store.blobs().contains(&origin.digest) {
-            return Ok(());
-        }
-        let _place = self.pulls.place();
-        let silent = Reporter {
-            digest: "",
-            events: &|_| {},
+        let there = || Ok(self.store.blobs().contains(&origin.digest).then_some(()));
+        let fetch = || {
+            let _place = self.pulls.place();
+            let silent = Reporter {
+                digest: "",
+                events: &|_| {},
+            };
+            let get = |origin: &Origin| self.download(origin, &silent, &mut |_| Ok(()));
+            self.at_home_too(origin, get)
+                .map_err(|error| self.of_base(origin, error))
         };
-        let get = |origin: &Origin| self.download(origin, &silent, &mut |_| Ok(()));
-        self.at_home_too(origin, get)
-            .map_err(|error| self.of_base(origin, error))
+        self.once_a_blob(origin, there, fetch)
     }
 
     /// Keeps a blob as it comes in, while `take` reads as much of it as it likes.
@@ -465,6 +518,7 @@ impl Engine<'_> {
             to: &mut writer,
             progress: &mut progress,
             cancelled: &|| self.cancel.is_cancelled(),
+            failed: None,
         };
         take(&mut tee)?;
         // What follows the archive belongs to the blob all the same.
@@ -477,9 +531,9 @@ impl Engine<'_> {
 
     fn open_origin(&self, origin: &Origin) -> Result<Box<dyn Read + Send>, OpError> {
         let source = origin.source.as_deref().unwrap_or_default();
-        if let Some(path) = source.strip_prefix("oci-layout://") {
+        if let Some(path) = layout_of(origin) {
             return Ok(Box::new(
-                Layout::open(path.as_ref())?.blob(&origin.digest, origin.size)?,
+                Layout::open(path)?.blob(&origin.digest, origin.size)?,
             ));
         }
         if self.options.offline {
@@ -515,6 +569,12 @@ impl Engine<'_> {
     }
 }
 
+/// The directory that a blob comes from, if it comes from one.
+pub(super) fn layout_of(origin: &Origin) -> Option<&Path> {
+    let path = origin.source.as_deref()?.strip_prefix(LAYOUT)?;
+    Some(Path::new(path))
+}
+
 /// Whether what was downloaded is at fault, or who was to give it.
 fn is_of_content(error: &OpError) -> bool {
     matches!(
@@ -526,7 +586,10 @@ fn is_of_content(error: &OpError) -> bool {
 }
 
 /// Does the same with each of several things, on threads that are gone afterwards.
-fn side_by_side<T: Sync, R: Send>(things: &[T], deed: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(super) fn side_by_side<T: Sync, R: Send>(
+    things: &[T],
+    deed: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
@@ -561,10 +624,29 @@ struct Tee<'a, 's, R, W> {
     to: &'a mut W,
     progress: &'a mut Transfer<'s>,
     cancelled: &'a (dyn Fn() -> bool + Sync),
+    /// Why nothing more comes. Who reads may have trouble of its own and never tell: what is lost here would be missing.
+    failed: Option<(io::ErrorKind, Option<i32>)>,
 }
 
 impl<R: Read, W: Write> Read for Tee<'_, '_, R, W> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.failed {
+            Some((_, Some(code))) => return Err(io::Error::from_raw_os_error(code)),
+            Some((kind, None)) => return Err(kind.into()),
+            None => {}
+        }
+        let read = self.pass_on(buffer);
+        if let Err(error) = &read
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            self.failed = Some((error.kind(), error.raw_os_error()));
+        }
+        read
+    }
+}
+
+impl<R: Read, W: Write> Tee<'_, '_, R, W> {
+    fn pass_on(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if (self.cancelled)() {
             return Err(io::Error::other("cancelled"));
         }
@@ -578,6 +660,42 @@ impl<R: Read, W: Write> Read for Tee<'_, '_, R, W> {
 #[cfg(test)]
 mod t {
     use super::*;
+
+    /// A disk that is full at once, and has room again right after.
+    struct FullOnce(bool);
+
+    impl Write for FullOnce {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match std::mem::replace(&mut self.0, false) {
+                true => Err(rustix::io::Errno::NOSPC.into()),
+                false => Ok(bytes.len()),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What was read and could not be kept is missing: nothing that comes after it may pass for the whole.
+    #[test]
+    fn a_blob_that_could_not_be_kept_goes_on_failing() {
+        let silent = Reporter {
+            digest: "",
+            events: &|_| {},
+        };
+        let mut tee = Tee {
+            from: &[7; 100][..],
+            to: &mut FullOnce(true),
+            progress: &mut Transfer::start(&silent, "", 100),
+            cancelled: &|| false,
+            failed: None,
+        };
+        for _ in 0..2 {
+            let error = tee.read(&mut [0; 10]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        }
+    }
 
     #[test]
     fn results_are_in_the_order_of_what_they_are_of() {

@@ -27,9 +27,12 @@ impl Engine<'_> {
                 what: format!("a diff of {} inputs", inputs.len()),
             });
         };
-        let layers = match upper.layers.strip_prefix(lower.layers.as_slice()) {
-            Some(rest) => rest.to_vec(),
-            None => {
+        let same = |(below, above): (&LayerRef, &LayerRef)| below.is_same(above);
+        let built_on = lower.layers.len() <= upper.layers.len()
+            && lower.layers.iter().zip(&upper.layers).all(same);
+        let layers = match built_on {
+            true => upper.layers[lower.layers.len()..].to_vec(),
+            false => {
                 let layer = self
                     .store
                     .trees()

@@ -1,5 +1,7 @@
 //! The engine on a fake executor and a fake cache: no process, no namespace.
 
+mod keys;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::AtomicUsize;
@@ -165,11 +167,26 @@ fn runs(commands: &[&[&str]]) -> PrunedDefinition {
     definition.prune()
 }
 
+/// Registries that nobody asks.
+fn registry_of(dir: &Path) -> registry::Client {
+    registry::Client::new(&Settings {
+        root: dir.to_owned(),
+        temp_dir: dir.to_owned(),
+        registries: Registries::default(),
+        docker_config: None,
+        ca: None,
+        tag_max_age: 0,
+        proxies: ProxySettings::default(),
+        gc: crate::request::GcSettings::default(),
+    })
+}
+
 /// A store and a cache, kept over builds.
 struct World {
     dir: tempfile::TempDir,
     store: Store,
     memory: Memory,
+    remote: Option<Answers>,
 }
 
 /// What came of a build.
@@ -189,19 +206,12 @@ impl World {
             dir,
             store,
             memory: Memory::default(),
+            remote: None,
         }
     }
 
     fn build(&self, definition: &PrunedDefinition, end: End) -> Built {
-        let registry = registry::Client::new(&Settings {
-            root: self.dir.path().to_owned(),
-            temp_dir: self.dir.path().to_owned(),
-            registries: Registries::default(),
-            docker_config: None,
-            ca: None,
-            tag_max_age: 0,
-            proxies: ProxySettings::default(),
-        });
+        let registry = registry_of(self.dir.path());
         let lease = self.store.lease().unwrap();
         let cancel = CancelToken::new();
         let mut engine = Engine::new(
@@ -214,9 +224,21 @@ impl World {
             "test".into(),
         );
         engine.backend = &self.memory;
+        if let Some(remote) = &self.remote {
+            engine.set_remote(remote);
+        }
         let looked_up = solver::plan(definition, &engine).unwrap();
-        let missed = looked_up.explain(&|_, _| None);
-        let missed = missed.iter().map(|one| one.miss.to_string()).collect();
+        let words = why::Words {
+            trees: self.store.trees(),
+            conceal: &|text| text.to_owned(),
+        };
+        let missed = looked_up.steps().filter_map(|step| match step.state {
+            PlannedState::Run(miss) | PlannedState::Undecided(miss) => {
+                Some(words.why(step.vertex, miss, |_| "below".to_owned()))
+            }
+            PlannedState::Unneeded | PlannedState::Cached { .. } => None,
+        });
+        let missed = missed.collect();
         let runs = Arc::new(AtomicUsize::new(0));
         let writer = Writer {
             end,
@@ -374,4 +396,59 @@ fn a_record_that_cannot_be_read_is_a_miss_that_says_so() {
     }
     assert_eq!(again.result.unwrap().root.content, first.root.content);
     assert_eq!(world.build(&definition, end).ran, 0);
+}
+
+/// Answers in memory.
+struct Answers(BTreeMap<CacheKey, rbuild_cache::Answer>);
+
+impl RemoteCache for Answers {
+    fn find(
+        &self,
+        key: &CacheKey,
+    ) -> Result<Option<rbuild_cache::Answer>, rbuild_cache::RemoteError> {
+        Ok(self.0.get(key).cloned())
+    }
+}
+
+/// What a cache elsewhere knows is used and becomes a record like any other, unless it contradicts itself.
+#[test]
+fn results_from_elsewhere_are_kept_as_if_the_step_had_run() {
+    let mut world = World::new();
+    let definition = runs(&[&["first"], &["second"]]);
+    let end = End::With(Exit::Code(0));
+    let made = world.build(&definition, end).result.unwrap();
+    let records = std::mem::take(&mut *world.memory.records.lock().unwrap());
+    let answers = |change: &dyn Fn(&mut Snapshot)| {
+        let answer = |record: &Record| {
+            let mut outputs = record.outputs.clone();
+            outputs.iter_mut().for_each(change);
+            rbuild_cache::Answer {
+                outputs,
+                created: record.created,
+                duration_ms: record.duration_ms,
+            }
+        };
+        let answers = records.iter().map(|(key, record)| (*key, answer(record)));
+        Answers(answers.collect())
+    };
+    let empty = world.store.trees().empty();
+    world.remote = Some(answers(&|snapshot| snapshot.root = empty));
+    let refused = world.build(&definition, end);
+    assert_eq!(refused.ran, 2);
+    for missed in &refused.missed {
+        assert!(missed.contains("does not fit"), "{missed}");
+    }
+    world.memory.records.lock().unwrap().clear();
+    world.remote = Some(answers(&|_| {}));
+    let found = world.build(&definition, end);
+    assert_eq!((found.ran, found.result.unwrap()), (0, made.clone()));
+    // The last step's alone was asked for.
+    let kept = world.memory.records.lock().unwrap().clone();
+    assert_eq!(kept.len(), 1);
+    for (key, record) in kept {
+        assert_eq!(record, records[&key]);
+    }
+    world.remote = None;
+    let again = world.build(&definition, end);
+    assert_eq!((again.ran, again.result.unwrap()), (0, made));
 }

@@ -55,11 +55,11 @@ use crate::ui::EventSink;
 pub(super) use report::write_whole;
 pub(super) use targets::Target;
 pub(super) use targets::Tests;
+pub(super) use targets::reach;
 pub(super) use targets::targets;
 
 use report::write_reports;
 use targets::Deeds;
-use targets::reach;
 
 /// The annotation of archives that says when (OCI image-spec, annotations.md).
 const CREATED: &str = "org.opencontainers.image.created";
@@ -170,6 +170,20 @@ fn of_image(request: &BuildRequest, output: &ImageOutput) -> Option<Box<dyn Expo
         store,
         insecure: output.insecure.then(|| request.settings.clone()),
     }))
+}
+
+/// Whether an output's bytes go somewhere, and be it into the store as an image's.
+pub(super) fn takes_bytes(targets: &[Target], output: usize) -> bool {
+    let taken = |target: &Target| match &target.deeds {
+        Deeds::Test { files } => !files.is_empty(),
+        Deeds::Output { specs, files, .. } => {
+            !files.is_empty() || specs.iter().any(|spec| spec.kind != OutputKind::CacheOnly)
+        }
+    };
+    let mut users = targets
+        .iter()
+        .filter(|target| target.outputs.contains(&output));
+    users.any(taken)
 }
 
 /// Whether more is done than to name images in rbuild's own store.
@@ -283,6 +297,15 @@ impl Delivering<'_> {
         }
     }
 
+    /// The layers of an output, those of a base too that nobody looked into.
+    pub(super) fn root(&self, output: usize) -> Result<Option<Snapshot>, BuildError> {
+        let untouched = self.untouched.map_or(Ok(None), |untouched| {
+            untouched.snapshot(output, self.engine, &self.solved)
+        });
+        let untouched = untouched.map_err(|error| failure::assembling(error, self.definition))?;
+        Ok(untouched.or_else(|| self.snapshot(output)))
+    }
+
     /// What the failed step of a target left.
     fn left_by(&self, output: usize) -> Option<Snapshot> {
         let mut reached = BTreeSet::new();
@@ -346,16 +369,9 @@ impl Delivering<'_> {
         }
         let mut roots = Vec::with_capacity(target.outputs.len());
         for &at in &target.outputs {
-            let untouched = self.untouched.map_or(Ok(None), |untouched| {
-                untouched.snapshot(at, self.engine, &self.solved)
-            });
-            let snapshot = untouched
-                .map_err(|error| failure::assembling(error, self.definition))?
-                .or_else(|| self.snapshot(at))
-                .unwrap_or_else(|| self.engine.empty());
             roots.push(Root {
                 platform: self.definition.outputs[at].platform.clone(),
-                snapshot,
+                snapshot: self.root(at)?.unwrap_or_else(|| self.engine.empty()),
             });
         }
         let mut built = Built {

@@ -301,7 +301,7 @@ fn at_work<T>(
     sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
     progress.resume();
     let done = deed(&engine, &progress.events());
-    durability::sync_later(store, &settings.root);
+    durability::sync_later(store, settings);
     done
 }
 
@@ -332,6 +332,7 @@ impl<'a> Step<'a> {
             completed: None,
             cached: false,
             error: String::new(),
+            why: String::new(),
         };
         events.send(Event::Vertex(event.clone()));
         Self { event, events }

@@ -55,6 +55,8 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         annotations: Vec::new(),
         outputs: Vec::new(),
         no_cache: NoCache::Off,
+        cache_from: Vec::new(),
+        cache_to: Vec::new(),
         pull: false,
         offline: true,
         locked: false,
@@ -76,6 +78,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             ca: None,
             tag_max_age: 0,
             proxies: ProxySettings::default(),
+            gc: crate::request::GcSettings::default(),
         },
     };
     let source = Arc::new(SourceFile {
@@ -89,7 +92,10 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         context: MainContext::Local,
         ignore: None,
         locals: BTreeMap::new(),
-        dir: root.to_owned(),
+        home: plan::Home {
+            dir: root.to_owned(),
+            ..plan::Home::default()
+        },
         files: Default::default(),
         git: None,
         identity: String::new(),

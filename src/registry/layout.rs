@@ -21,6 +21,7 @@ use super::resolve::Wanted;
 use crate::image::Descriptor;
 use crate::image::Document;
 use crate::image::Index;
+use crate::image::Manifest;
 
 /// The annotations images are found by, the specified one first; containerd writes full references into its own.
 pub(super) const NAMES: [&str; 2] = [
@@ -85,6 +86,11 @@ impl Layout {
         }
     }
 
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Finds the image for `platform` under a name (a tag, or a whole reference where containerd wrote it) or a
     /// digest; without either, the only image.
     ///
@@ -104,6 +110,48 @@ impl Layout {
             Wanted::Root => self.document(&root),
             Wanted::Manifest(descriptor) | Wanted::Config(descriptor) => self.document(descriptor),
         })
+    }
+
+    /// The manifest of what is no image, by its type and by its tag or digest; `None` if there is none of that name.
+    ///
+    /// # Errors
+    /// [`RegistryError`], if it is something else.
+    pub fn artifact(&self, kind: &str, name: &str) -> Result<Option<Manifest>, RegistryError> {
+        let named = |entry: &&Descriptor| {
+            entry.digest.to_string() == name
+                || entry
+                    .annotations
+                    .get(NAMES[0])
+                    .is_some_and(|own| own == name)
+        };
+        // Images may have the same name; and not everybody who copies a layout copies what says that it is none.
+        let mut entries: Vec<_> = self.index.manifests.iter().filter(named).collect();
+        entries.sort_by_key(|entry| entry.artifact_type.as_deref() != Some(kind));
+        let Some(entry) = entries.first() else {
+            return Ok(None);
+        };
+        let fetched = self.document(entry)?;
+        let what = || format!("{}:{name}", self.path.display());
+        match Document::parse(&fetched.bytes, Some(&entry.media_type)) {
+            Ok(Document::Manifest(manifest)) if manifest.artifact_type.as_deref() == Some(kind) => {
+                Ok(Some(*manifest))
+            }
+            Ok(_) => Err(RegistryError::NotALayout {
+                path: self.path.clone(),
+                why: "what has that name in it is something else",
+            }),
+            Err(source) => Err(RegistryError::Document {
+                what: what(),
+                source,
+            }),
+        }
+    }
+
+    /// Whether the directory `path` has a blob of that length.
+    pub fn has_blob(path: &Path, digest: &OciDigest, size: u64) -> bool {
+        let path = path.join("blobs/sha256").join(digest.hex());
+        path.metadata()
+            .is_ok_and(|found| found.is_file() && found.len() == size)
     }
 
     /// The digest a name stands for now.

@@ -24,8 +24,7 @@ use super::Input;
 use super::InputKey;
 use super::Load;
 use super::miss;
-use super::miss::Explanation;
-use super::miss::ListChanges;
+use super::miss::Difference;
 use super::miss::Miss;
 
 /// What a build of a definition comes to.
@@ -47,6 +46,15 @@ pub(super) struct Step<'a, O> {
     /// Position and output of each input.
     pub inputs: Vec<(usize, u32)>,
     pub state: State<O>,
+}
+
+impl<O> Step<'_, O> {
+    fn found(&self) -> Option<&O> {
+        match &self.state {
+            State::Cached { output, .. } => Some(output),
+            State::Unneeded | State::Run(_) => None,
+        }
+    }
 }
 
 /// One step of a plan, for those who want to see it.
@@ -118,7 +126,7 @@ pub struct PlanError<E: std::error::Error + 'static> {
     pub source: E,
 }
 
-/// Looks up every step that somebody needs. Reads the store, and writes nothing.
+/// Looks up every step that somebody needs. Reads the store, and writes nothing but what caches elsewhere know.
 ///
 /// # Errors
 /// If [`Evaluate`] cannot make the record of a step.
@@ -218,7 +226,7 @@ impl<'a, 'e, E: Evaluate> Lookup<'a, 'e, E> {
             let answer = if step.forced {
                 Load::Miss
             } else {
-                self.evaluate.load(step.vertex, &step.key)
+                self.evaluate.load(step.vertex, &step.definition, &step.key)
             };
             step.answer = match answer {
                 Load::Hit(output) => Answer::Hit { output, by: None },
@@ -257,7 +265,7 @@ impl<'a, 'e, E: Evaluate> Lookup<'a, 'e, E> {
                 .map_err(|source| plan_error(step.id, step.vertex, source))?;
             let Some(record) = record else { continue };
             let key = record.key();
-            match self.evaluate.load(step.vertex, &key) {
+            match self.evaluate.load(step.vertex, &record, &key) {
                 Load::Hit(output) => {
                     step.answer = Answer::Hit {
                         output,
@@ -289,14 +297,20 @@ impl<'a, 'e, E: Evaluate> Lookup<'a, 'e, E> {
                     publish: by.map(|key| (step.definition, key)),
                 },
                 Answer::Miss { unusable, content } => {
-                    let record = content.as_ref().unwrap_or(&step.definition);
-                    let earlier = self.evaluate.earlier(step.vertex, record);
                     let rebuilt = (0..step.inputs.len())
                         .filter(|&input| runs[step.inputs[input].0])
                         .collect();
+                    let missed = Missed {
+                        vertex: step.vertex,
+                        definition: &step.definition,
+                        content: content.as_ref(),
+                        unusable,
+                        rebuilt,
+                    };
+                    let (miss, expected) = missed.why(self.evaluate);
                     State::Run(Pending {
-                        miss: why(step.vertex, record, earlier.as_ref(), unusable, rebuilt),
-                        expected: earlier.map(|earlier| earlier.duration_ms),
+                        miss,
+                        expected,
                         definition: step.definition,
                         content,
                     })
@@ -326,35 +340,67 @@ impl<O> Answer<O> {
     }
 }
 
-/// Why a step must run: what only this step knows first, what its inputs brought on last.
-fn why(
-    vertex: &Vertex,
-    record: &KeyRecord,
-    earlier: Option<&Earlier>,
+/// A step that must run.
+struct Missed<'a> {
+    vertex: &'a Vertex,
+    definition: &'a KeyRecord,
+    /// If all inputs are known.
+    content: Option<&'a KeyRecord>,
     unusable: Option<String>,
+    /// Which of its inputs must run.
     rebuilt: Vec<usize>,
-) -> Miss {
-    if vertex.meta.ignore_cache {
-        return Miss::NoCache;
+}
+
+impl Missed<'_> {
+    /// Why it must run, what only this step knows first, what its inputs brought on last; and how long it took before, in
+    /// milliseconds.
+    fn why<E: Evaluate>(self, evaluate: &E) -> (Miss, Option<u64>) {
+        let earlier = |record: &KeyRecord| {
+            let earlier = evaluate.earlier(self.vertex, record);
+            earlier.filter(|earlier| earlier.record.kind == record.kind)
+        };
+        let by_definition = earlier(self.definition);
+        let expected = by_definition.as_ref().map(|earlier| earlier.duration_ms);
+        let miss = match self.unusable {
+            _ if self.vertex.meta.ignore_cache => Miss::NoCache,
+            Some(reason) => Miss::Unusable { reason },
+            None => Self::compared(self.definition, by_definition, self.rebuilt, || {
+                let content = self.content?;
+                Some((content, earlier(content)?))
+            }),
+        };
+        (miss, expected)
     }
-    if let Some(reason) = unusable {
-        return Miss::Unusable { reason };
-    }
-    let Some(earlier) = earlier.filter(|earlier| earlier.record.kind == record.kind) else {
-        return Miss::FirstTime;
-    };
-    let own = miss::compare(&earlier.record, record, false);
-    if !own.is_empty() {
-        return Miss::Changed(own);
-    }
-    if !rebuilt.is_empty() {
-        return Miss::Inputs(rebuilt);
-    }
-    let all = miss::compare(&earlier.record, record, true);
-    if all.is_empty() {
-        Miss::Removed
-    } else {
-        Miss::Changed(all)
+
+    fn compared<'c>(
+        definition: &KeyRecord,
+        earlier: Option<Earlier>,
+        rebuilt: Vec<usize>,
+        content: impl FnOnce() -> Option<(&'c KeyRecord, Earlier)>,
+    ) -> Miss {
+        let changed = |now: &KeyRecord, earlier: Earlier| {
+            Miss::Changed(Box::new(Difference {
+                earlier: earlier.record,
+                now: now.clone(),
+            }))
+        };
+        let Some(earlier) = earlier else {
+            return Miss::FirstTime;
+        };
+        if miss::differ(&earlier.record, definition, false) {
+            return changed(definition, earlier);
+        }
+        if !rebuilt.is_empty() {
+            return Miss::Inputs(rebuilt);
+        }
+        // Its inputs are others, which are known: what they hold says more than their keys.
+        match content() {
+            Some((now, earlier)) if miss::differ(&earlier.record, now, true) => {
+                changed(now, earlier)
+            }
+            _ if miss::differ(&earlier.record, definition, true) => changed(definition, earlier),
+            _ => Miss::Removed,
+        }
     }
 }
 
@@ -375,10 +421,19 @@ impl<O: Clone> Plan<'_, O> {
 
     /// What was found, inputs first.
     pub fn found(&self) -> impl Iterator<Item = &O> {
-        self.steps.iter().filter_map(|step| match &step.state {
-            State::Cached { output, .. } => Some(output),
-            State::Unneeded | State::Run(_) => None,
-        })
+        self.steps.iter().filter_map(Step::found)
+    }
+
+    /// What was found that steps take which must run, or may have to, and which of its outputs.
+    pub fn taken(&self) -> impl Iterator<Item = (&O, u32)> {
+        let run = |step: &&Step<'_, O>| matches!(step.state, State::Run(_));
+        let inputs = self.steps.iter().filter(run).flat_map(|step| &step.inputs);
+        inputs.filter_map(|&(at, index)| Some((self.steps[at].found()?, index)))
+    }
+
+    /// The result of the step that an output of the definition names, if it was found.
+    pub fn found_root(&self, output: usize) -> Option<&O> {
+        self.steps[self.roots[output]?].found()
     }
 
     /// The steps that must run, inputs first.
@@ -428,22 +483,5 @@ impl<O: Clone> Plan<'_, O> {
                 },
             })
             .collect()
-    }
-
-    /// Why the steps that must run must, inputs first. `list` names the files that changed.
-    pub fn explain(&self, list: &ListChanges<'_>) -> Vec<Explanation> {
-        let mut explanations = Vec::new();
-        for step in &self.steps {
-            if let State::Run(pending) = &step.state {
-                let mut miss = pending.miss.clone();
-                miss.list(list);
-                explanations.push(Explanation {
-                    vertex: step.id,
-                    step: miss::label(step.vertex),
-                    miss,
-                });
-            }
-        }
-        explanations
     }
 }

@@ -15,7 +15,9 @@
 //! | http source | checksum, file name, mode | (has none) | userinfo, tokens |
 //! | exec | args, env, cwd, user, host name, names of extra hosts, network word, security mode, ulimits, platform, every field of every mount but those on the right | content digest of what each mount shows, and of the layers below the one it makes | values of secrets and ssh agents, contents of cache mounts, proxy variables, CA bundle, resource limits, names in progress |
 //! | file | each action's kind, destination, owner, mode and flags, SOURCE_DATE_EPOCH | content of the selected source paths, content digest of what is changed and of its layers | where the source came from |
-//! | merge, diff | the kind | content digests of the inputs, in order | |
+//! | merge, diff | the kind | (has none) | |
+//!
+//! Each row is a test in `src/ops/tests/keys`, or where files are read, in `cache/src/context/tests.rs`.
 //!
 //! Always true:
 //!
@@ -26,11 +28,15 @@
 //! - A result may be used before it is published; when a call returns without error, all are.
 //! - No thread is started before something must run. Steps run on threads of their own, never on rayon's: they
 //!   wait for children, and would keep hashing and compression waiting with them.
+//! - A step that waits for another build counts against no limit. It holds no place while it waits for a turn or a lock, and
+//!   waits for no turn while it holds a lock: nobody waits in a circle.
 //! - When a call returns, no step of it is running, and every step that was reported as started was reported as
 //!   completed.
 
 mod lookup;
 mod miss;
+mod name;
+mod nearest;
 mod queue;
 mod solve;
 mod tail;
@@ -51,12 +57,12 @@ pub use lookup::PlanError;
 pub use lookup::PlannedState;
 pub use lookup::PlannedStep;
 pub use lookup::plan;
-pub use miss::Change;
-pub use miss::ChangeKind;
-pub use miss::Explanation;
-pub use miss::ListChanges;
+pub use miss::Difference;
 pub use miss::Miss;
-pub use miss::TreeChanges;
+pub use name::StepName;
+pub use nearest::Place;
+pub use nearest::pair;
+pub use solve::CANCELED;
 pub use solve::Root;
 pub use solve::SolveError;
 pub use solve::SolveOptions;
@@ -70,6 +76,8 @@ pub trait Evaluate: Sync {
     type Output: Clone + Send + Sync + 'static;
     /// Why a step could not be evaluated.
     type Error: std::error::Error + Send + Sync + 'static;
+    /// What somebody holds whose turn it is to carry out a step that others may want as well.
+    type Turn: Send;
 
     /// The record of the definition key: the op, pinned, and the definition keys of its inputs. Called once for
     /// every step, inputs first, before anything runs; must be cheap.
@@ -95,12 +103,31 @@ pub trait Evaluate: Sync {
 
     /// The result that is known for one of the keys of `vertex`, if its bytes are still usable. An unusable one is
     /// a miss, with the reason. A source whose files are at hand since it was pinned may answer without a record.
-    fn load(&self, vertex: &Vertex, key: &CacheKey) -> Load<Self::Output>;
+    /// `record` is what the key was made of: a result that comes from elsewhere is kept with it.
+    fn load(&self, vertex: &Vertex, record: &KeyRecord, key: &CacheKey) -> Load<Self::Output>;
 
     /// What the store remembers of the last time this step, or the one that stood in its place, ran: asked for
     /// steps that miss, to say why and to run the longest path first. `record` is the one that missed; the answer
     /// is of the same kind.
     fn earlier(&self, vertex: &Vertex, record: &KeyRecord) -> Option<Earlier>;
+
+    /// Waits while somebody else, here or in another process, carries out a step whose result will be found under `key`, the
+    /// key of `record`. Called
+    /// before the step is carried out, and the answer dropped when its result is published. With a turn the result is looked
+    /// up once more first. None where nobody else can be about to make it.
+    ///
+    /// # Errors
+    /// Why it cannot be told; anything once `step.cancel` is cancelled.
+    fn turn(
+        &self,
+        vertex: &Vertex,
+        record: &KeyRecord,
+        key: &CacheKey,
+        step: &StepControl<'_>,
+    ) -> Result<Option<Self::Turn>, Self::Error>;
+
+    /// The step failed, with its turn: those who wait for it need not wait for each other as well.
+    fn fail(&self, turn: Self::Turn);
 
     /// Carries the step out.
     ///
@@ -189,6 +216,9 @@ pub struct StepControl<'a> {
     pub digest: &'a str,
     /// Where logs and progress go.
     pub events: &'a (dyn Fn(Event) + Sync),
+    /// Calls what does nothing but wait for somebody who is not a step of this build, without keeping a place that one could
+    /// use; and comes back when there is a place again.
+    pub idle: &'a dyn Fn(&mut dyn FnMut()),
 }
 
 /// What events call the step `id`; see [`VertexEvent::digest`](rbuild_llb::event::VertexEvent::digest).

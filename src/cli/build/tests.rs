@@ -357,7 +357,6 @@ fn what_is_not_supported_is_refused() {
         "--provenance=mode=max /",
         "--sbom true /",
         "--builder mine /",
-        "--cache-from x --cache-to y /",
         "--cgroup-parent x --resource memory=1g -m 1g /",
         "--shm-size 1g --policy x --squash --security-opt x --isolation hyperv /",
     ]
@@ -375,10 +374,6 @@ error: `--sbom` is not supported
 hint: leave it out or set it to `false`; an SBOM can be made from the finished image
 error: `--builder` is not supported
 hint: leave it out: rbuild has no builder instances, it builds where it is
-error: `--cache-from` is not supported
-hint: keep rbuild's store between builds instead, as with `--root`
-error: `--cache-to` is not supported
-hint: keep rbuild's store between builds instead, as with `--root`
 error: `--cgroup-parent` is not supported
 hint: limit the whole build from outside, as with `systemd-run --user --scope -p MemoryMax=2G rbuild …`
 error: `--resource` is not supported

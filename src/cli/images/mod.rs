@@ -257,7 +257,7 @@ fn repo_digest(name: &str, image: &StoredImage) -> Option<String> {
 }
 
 /// A time as docker prints it.
-fn docker_time(seconds: i64) -> String {
+pub(crate) fn docker_time(seconds: i64) -> String {
     let text = rfc3339_seconds(seconds);
     format!("{} +0000 UTC", text.trim_end_matches('Z').replace('T', " "))
 }
@@ -278,7 +278,7 @@ fn platform(text: Option<&String>) -> Result<Option<Platform>, BuildError> {
 
 /// How a command prints what it has: one row an image or step.
 #[derive(Debug)]
-enum Format {
+pub(crate) enum Format {
     Table,
     /// One JSON object a line.
     Json,
@@ -287,7 +287,7 @@ enum Format {
 }
 
 impl Format {
-    fn parse(text: &str) -> Result<Self, BuildError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, BuildError> {
         let read = |text: &str| Template::parse(text).map_err(|why| bad_format(&why));
         match text {
             "" | "table" => Ok(Self::Table),
@@ -303,7 +303,11 @@ impl Format {
     }
 
     /// The rows as text; `table` makes the table that was not asked for in other words.
-    fn print(&self, rows: &[Value], table: impl FnOnce() -> String) -> Result<String, BuildError> {
+    pub(crate) fn print(
+        &self,
+        rows: &[Value],
+        table: impl FnOnce() -> String,
+    ) -> Result<String, BuildError> {
         let filled = |template: &Template| {
             let lines = rows.iter().map(|row| template.render(row));
             let lines: Result<Vec<String>, String> = lines.collect();

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use rbuild_cache::ArchiveError;
+use rbuild_cache::LeaseRoot;
 use rbuild_cache::Store;
 use rbuild_cache::StoredImage;
 use rbuild_cache::Unpacked;
@@ -122,9 +123,15 @@ fn keep(
     step: &Step<'_>,
 ) -> Result<StoredImage, BuildError> {
     let store = engine.store();
+    // What is there already is not written anew.
+    let held = engine.lease().hold().map_err(failure::store)?;
+    let protected = |digest| {
+        let protected = engine.lease().protect(LeaseRoot::Blob(digest));
+        protected.map_err(failure::store)
+    };
     let top = match (&found.index, found.images.as_slice()) {
         (Some((descriptor, index)), _) => {
-            store.blobs().put(index).map_err(failure::blob)?;
+            protected(store.blobs().put(index).map_err(failure::blob)?)?;
             descriptor.clone()
         }
         (None, [first, ..]) => Descriptor::of(
@@ -136,12 +143,14 @@ fn keep(
     for image in &found.images {
         let resolved = &image.resolved;
         for document in [&resolved.manifest_bytes, &resolved.config_bytes] {
-            store.blobs().put(document).map_err(failure::blob)?;
+            protected(store.blobs().put(document).map_err(failure::blob)?)?;
         }
         for layer in &image.layers {
+            protected(layer.digest)?;
             store.adopt_file(unpacked, layer).map_err(failure::blob)?;
         }
     }
+    drop(held);
     let stored = StoredImage {
         digest: top.digest,
         media_type: top.media_type,

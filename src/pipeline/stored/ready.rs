@@ -4,6 +4,7 @@ use rbuild_cache::BlobOptions;
 use rbuild_cache::Compression;
 use rbuild_cache::KnownLayer;
 use rbuild_cache::LayerRef;
+use rbuild_cache::LeaseRoot;
 use rbuild_cache::Store;
 use rbuild_llb::OciDigest;
 
@@ -165,6 +166,8 @@ impl Going {
                     .store()
                     .compress_blob(&layer.digest, GZIP, engine.cancel());
                 let (digest, size) = done.map_err(|error| failure::op(OpError::from(error)))?;
+                let protected = engine.lease().protect(LeaseRoot::Blob(digest));
+                protected.map_err(failure::store)?;
                 Ok(packed(digest, size))
             }
             Way::Make { known, options } => {

@@ -1,0 +1,307 @@
+//! Results that come from caches elsewhere, and the bytes of their layers.
+//!
+//! A result that is taken in becomes a record of the store, as if the step had run here: with what its key was made of, which
+//! this build knows. Its layers then are lists of files; a blob is fetched when somebody needs bytes.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+
+use rbuild_cache::Answer;
+use rbuild_cache::BlobOptions;
+use rbuild_cache::LayerBlob;
+use rbuild_cache::LayerRef;
+use rbuild_cache::LeaseRoot;
+use rbuild_cache::Origin;
+use rbuild_cache::Record;
+use rbuild_cache::RemoteCache;
+use rbuild_cache::Snapshot;
+use rbuild_llb::CacheKey;
+use rbuild_llb::KeyRecord;
+use rbuild_llb::OciDigest;
+use rbuild_llb::Vertex;
+use rbuild_llb::VertexId;
+use rbuild_llb::definition::PrunedDefinition;
+
+use super::Engine;
+use super::OpError;
+use super::StepResult;
+use super::pull::layout_of;
+use super::pull::side_by_side;
+use crate::registry::Layout;
+use crate::solver::Evaluate as _;
+use crate::solver::Input;
+use crate::solver::InputKey;
+use crate::solver::Load;
+
+/// What is known of layers whose bytes are not in the store.
+#[derive(Debug, Default)]
+pub(super) struct Far {
+    /// Whether there are any.
+    seen: AtomicBool,
+    /// Blobs that were not what they should be.
+    bad: Mutex<BTreeSet<OciDigest>>,
+}
+
+impl Engine<'_> {
+    /// Whether all that is in some results can be had.
+    pub(super) fn all_usable(&self, outputs: &[Snapshot]) -> Result<(), String> {
+        outputs
+            .iter()
+            .try_for_each(|snapshot| self.usable(snapshot))
+    }
+
+    /// Takes the result of a key from a cache elsewhere.
+    pub(super) fn adopt(
+        &self,
+        remote: &dyn RemoteCache,
+        vertex: &Vertex,
+        record: &KeyRecord,
+        key: &CacheKey,
+    ) -> Load<StepResult> {
+        let answer = match remote.find(key) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return Load::Miss,
+            Err(error) => return Load::Unusable(error.to_string()),
+        };
+        if let Err(reason) = self.all_usable(&answer.outputs) {
+            return Load::Unusable(reason);
+        }
+        match self.keep_answer(vertex, record, key, &answer) {
+            Ok(true) => Load::Hit(StepResult {
+                outputs: Arc::new(answer.outputs),
+            }),
+            Ok(false) => Load::Unusable("what a cache says of its layers does not fit".into()),
+            Err(error) => Load::Unusable(error.to_string()),
+        }
+    }
+
+    /// Makes a record of an answer. Not if its layers add up to something else than it says.
+    fn keep_answer(
+        &self,
+        vertex: &Vertex,
+        record: &KeyRecord,
+        key: &CacheKey,
+        answer: &Answer,
+    ) -> Result<bool, OpError> {
+        for snapshot in &answer.outputs {
+            let layers = snapshot.layers.iter().cloned();
+            let stacked = layers
+                .into_iter()
+                .try_fold(self.empty(), |below, layer| self.stack(&below, layer))?;
+            if stacked != *snapshot {
+                return Ok(false);
+            }
+            self.keep_tree(&snapshot.root.tree)?;
+            for layer in &snapshot.layers {
+                self.keep_tree(&layer.layer.tree)?;
+            }
+        }
+        self.backend.publish(&Record {
+            key: *key,
+            record: record.clone(),
+            slot: self.slot(vertex),
+            outputs: answer.outputs.clone(),
+            created: answer.created,
+            duration_ms: answer.duration_ms,
+            name: vertex.meta.name.clone(),
+        })?;
+        Ok(true)
+    }
+
+    /// The blobs of a layer that can be fetched from caches elsewhere.
+    fn elsewhere(&self, layer: &LayerRef) -> Result<Vec<Origin>, OpError> {
+        let blobs = self.store.layer_blobs_elsewhere(&layer.layer.tree)?;
+        let origin = |(blob, place): (LayerBlob, String)| Origin {
+            digest: blob.digest,
+            size: blob.size,
+            media_type: blob.media_type().to_owned(),
+            diff_id: blob.diff_id,
+            source: Some(place),
+            urls: Vec::new(),
+        };
+        Ok(blobs.into_iter().map(origin).collect())
+    }
+
+    /// Whether a blob of a base can be fetched again, as far as is known.
+    pub(super) fn is_fetchable(&self, origin: &Origin) -> bool {
+        match layout_of(origin) {
+            Some(path) => {
+                self.far.seen.store(true, Ordering::Relaxed);
+                !self.is_bad(&origin.digest)
+                    && (!self.options.offline
+                        || Layout::has_blob(path, &origin.digest, origin.size))
+            }
+            None => origin.source.is_some() && !self.options.offline,
+        }
+    }
+
+    /// Whether a cache elsewhere still has bytes of a layer, as far as can be told without reading them.
+    pub(super) fn is_elsewhere(&self, layer: &LayerRef) -> bool {
+        self.far.seen.store(true, Ordering::Relaxed);
+        let origins = self.elsewhere(layer).unwrap_or_default();
+        origins.iter().any(|origin| self.is_there(origin))
+    }
+
+    fn is_there(&self, origin: &Origin) -> bool {
+        let there = match layout_of(origin) {
+            Some(path) => Layout::has_blob(path, &origin.digest, origin.size),
+            None => !self.options.offline,
+        };
+        there && !self.is_bad(&origin.digest)
+    }
+
+    /// Whether a blob was fetched in this build and was not what it should be.
+    pub(crate) fn is_bad(&self, blob: &OciDigest) -> bool {
+        let bad = self.far.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        bad.contains(blob)
+    }
+
+    /// Fetches a blob of a layer, that with the given digest or any; whether there is one now.
+    pub(super) fn fetch_elsewhere(
+        &self,
+        layer: &LayerRef,
+        wanted: impl Fn(&Origin) -> bool,
+    ) -> Result<bool, OpError> {
+        let origins = self.elsewhere(layer)?;
+        let there = |origin: &&Origin| wanted(origin) && self.is_there(origin);
+        match origins.iter().find(there) {
+            Some(origin) => self.fetch_blob(origin).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// A layer's blob that need not be written: it is known, and it, or with `keep` false other bytes of the layer, can be
+    /// had.
+    pub(super) fn blob_made_before(
+        &self,
+        layer: &LayerRef,
+        options: &BlobOptions,
+        keep: bool,
+        has_dir: bool,
+    ) -> Result<Option<LayerBlob>, OpError> {
+        let tree = layer.layer.tree;
+        let Some(blob) = self.store.known_blob(&tree, options)? else {
+            return Ok(None);
+        };
+        let there = match keep {
+            true => self.fetch_elsewhere(layer, |origin| origin.digest == blob.digest)?,
+            false => has_dir || self.exact_blob(layer)?.is_some(),
+        };
+        if !there {
+            return Ok(None);
+        }
+        if !keep {
+            self.keep_tree(&tree)?;
+            self.store.set_layer_blob(&tree, options, &blob)?;
+        }
+        self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+        Ok(Some(blob))
+    }
+
+    /// Brings in the bytes of layers that only a directory elsewhere has. The answer is what was wrong with those that did
+    /// not come: nothing that they are part of is used any more, and whoever planned with it plans again.
+    pub(crate) fn fetch_far<'s>(
+        &self,
+        layers: impl Iterator<Item = &'s LayerRef>,
+    ) -> Result<Vec<OpError>, OpError> {
+        // An unchanged build has nothing far away, and is not to look for it.
+        if !self.far.seen.load(Ordering::Relaxed) {
+            return Ok(Vec::new());
+        }
+        let blob = |layer: &'s LayerRef| {
+            let origin = layer.origin.as_ref().map(|origin| origin.digest);
+            ((layer.layer.tree, origin), layer)
+        };
+        let layers: BTreeMap<_, &LayerRef> = layers.map(blob).collect();
+        let layers: Vec<&LayerRef> = layers.into_values().collect();
+        let fetched = side_by_side(&layers, |layer| (*layer, self.fetch_layer(layer)));
+        let mut failed = Vec::new();
+        for (layer, fetched) in fetched {
+            if self.cancel.is_cancelled() {
+                return Err(OpError::Cancelled);
+            }
+            let Err(error) = fetched else {
+                continue;
+            };
+            let blobs = match &layer.origin {
+                Some(origin) => vec![origin.clone()],
+                None => self.elsewhere(layer)?,
+            };
+            let mut bad = self.far.bad.lock().unwrap_or_else(PoisonError::into_inner);
+            let known = bad.len();
+            bad.extend(blobs.iter().map(|origin| origin.digest));
+            // Of what is not elsewhere the step that needs it will say what is wrong.
+            if bad.len() > known {
+                failed.push(error);
+            }
+        }
+        Ok(failed)
+    }
+
+    fn fetch_layer(&self, layer: &LayerRef) -> Result<(), OpError> {
+        match &layer.origin {
+            Some(origin) if layout_of(origin).is_some() => self.fetch_blob(origin),
+            Some(_) => Ok(()),
+            None if self.has_directory(layer) => Ok(()),
+            None => self.any_blob(layer).map(drop),
+        }
+    }
+
+    /// What is known of all steps, by the keys that it is known by. Steps that are read anew in every build are left out, and
+    /// so are those that nobody has the bytes of.
+    pub(crate) fn known(
+        &self,
+        definition: &PrunedDefinition,
+    ) -> Result<BTreeMap<VertexId, (Vec<CacheKey>, Answer)>, OpError> {
+        let mut found: BTreeMap<VertexId, (CacheKey, Option<StepResult>)> = BTreeMap::new();
+        let mut known = BTreeMap::new();
+        for (id, vertex) in definition.iter() {
+            let keys: Vec<InputKey> = vertex
+                .inputs
+                .iter()
+                .map(|edge| InputKey {
+                    key: found[&edge.vertex].0,
+                    index: edge.output,
+                })
+                .collect();
+            let record = self.definition_record(vertex, &keys)?;
+            let key = record.key();
+            let result = match self.load(vertex, &record, &key) {
+                Load::Hit(result) => Some(result),
+                Load::Miss | Load::Unusable(_) => None,
+            };
+            if result.is_some()
+                && let Some(record) = self.backend.lookup(&key)?
+            {
+                let inputs: Option<Vec<Input<'_, StepResult>>> = vertex
+                    .inputs
+                    .iter()
+                    .map(|edge| {
+                        Some(Input {
+                            output: found[&edge.vertex].1.as_ref()?,
+                            index: edge.output,
+                        })
+                    })
+                    .collect();
+                let mut keys = vec![key];
+                if let Some(inputs) = inputs {
+                    let content = self.content_record(vertex, &inputs)?;
+                    keys.extend(content.map(|content| content.key()));
+                }
+                let answer = Answer {
+                    outputs: record.outputs,
+                    created: record.created,
+                    duration_ms: record.duration_ms,
+                };
+                known.insert(id, (keys, answer));
+            }
+            found.insert(id, (key, result));
+        }
+        Ok(known)
+    }
+}
