@@ -49,8 +49,8 @@ mod buffer;
 mod writer;
 
 /// The most bytes, before compression, of frames that are being made or wait to be written. With their compressed
-/// forms, which are no larger, those that the writer has, and what allocators keep this stays below 64 MiB.
-const IN_FLIGHT: u64 = 20 << 20;
+/// forms, which are no larger, those that the writer has, and what is kept to be used again this stays below 64 MiB.
+const IN_FLIGHT: u64 = 16 << 20;
 
 /// Writes the blob of `layer` to `out`. Every file is compared with its digest in the tree as it passes.
 pub fn write_layer(
