@@ -62,7 +62,11 @@ fn full_disks() {
         ]));
         for file in files {
             let text = fs::read_to_string(file).unwrap();
-            let said = ["No space left on device", "error: the disk of the store"];
+            let said = [
+                "No space left on device",
+                "the disk is full",
+                "error: the disk of the store",
+            ];
             let refused = text.ends_with("exit 3\n") && said.iter().any(|said| text.contains(said));
             // A step itself may be the one that finds no room.
             let step = text.ends_with("exit 1\n") && text.to_lowercase().contains("no space left");

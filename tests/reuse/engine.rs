@@ -229,11 +229,11 @@ impl Executor for Shell {
         let text = process.args.last().unwrap().to_str().unwrap();
         let id = marked(text).unwrap();
         let steps = self.project.stages.iter().flat_map(|stage| &stage.steps);
-        let lines = steps.filter_map(|step| match step {
+        let mut lines = steps.filter_map(|step| match step {
             Step::Work(number, Work::Run { lines, .. }) if *number == id => Some(lines),
             _ => None,
         });
-        let lines = lines.last().unwrap();
+        let lines = lines.next_back().unwrap();
         assert!(
             text.starts_with(&format!("set -e; : {}", mark(id)))
                 && text.matches("; ").count() >= lines.len(),
