@@ -12,6 +12,7 @@ mod concurrency;
 mod contexts;
 mod convert;
 mod dockerfile;
+mod explain;
 mod exporters;
 mod faults;
 mod images;
@@ -29,6 +30,7 @@ mod reuse;
 mod sandbox;
 mod secrets;
 mod smoke;
+mod store;
 mod support;
 mod tidy;
 

@@ -20,11 +20,12 @@ use super::measure::run_watched;
 use super::place::Place;
 use super::place::busybox;
 use super::pull::pull;
+use super::store;
 
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 9] = [
+pub(crate) const LINES: [Line; 11] = [
     ("cached", cached),
     ("cached-plan", cached_plan),
     ("steps", steps),
@@ -34,6 +35,8 @@ pub(crate) const LINES: [Line; 9] = [
     ("export", export),
     ("export-again", export_again),
     ("pull", pull),
+    ("gc", store::gc),
+    ("du", store::du),
 ];
 
 const CONTEXT_DIRS: usize = 100;

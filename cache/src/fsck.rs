@@ -25,6 +25,7 @@ use rbuild_llb::TreeId;
 use rustix::fs::FlockOperation;
 
 use crate::blobs;
+use crate::builds;
 use crate::file;
 use crate::layer::FrameTable;
 use crate::lease::Locked;
@@ -374,6 +375,12 @@ impl Fsck<'_> {
             });
             if key == Some(None) {
                 self.wrong(&path, "is not the key of a record", Remedy::TakeOut)?;
+            }
+        }
+        for path in file::list(&self.path("builds"))? {
+            self.count("other files");
+            if path.exists() && builds::load(&path).is_none() {
+                self.wrong(&path, "is not as it was written", Remedy::TakeOut)?;
             }
         }
         for path in file::list(&self.path("stats"))? {

@@ -36,6 +36,7 @@ use rustix::fs::OFlags;
 use rustix::time::ClockId;
 
 use crate::file;
+use crate::lease::Collecting;
 use crate::lease::Lease;
 use crate::lease::LeaseRoot;
 use crate::lease::Leases;
@@ -132,10 +133,11 @@ impl Store {
     /// # Errors
     /// If the store cannot be read or renamed in. That something cannot be deleted is in the report instead.
     pub fn collect(&self, policy: &Policy<'_>) -> Result<Collected, StoreError> {
+        let leases_dir = self.path().join("leases");
+        let collecting = Collecting::begin(&leases_dir)?;
         // Its own lease makes what is published from now on stay, and tells the time.
         let lease = self.lease()?;
-        let leases_dir = self.path().join("leases");
-        let mut leases = Leases::read(&leases_dir, Some(&lease))?;
+        let mut leases = Leases::read(&leases_dir, &lease)?;
         let all = Inventory::read(self)?;
         let mut live = Live::needed(self, &all, &leases.roots);
         let free = if policy.min_free.is_some() {
@@ -181,6 +183,10 @@ impl Store {
             }
         }
         self.clean_up(leases.began, &mut collected)?;
+        // Those of builds that have ended meanwhile.
+        Leases::read(&leases_dir, &lease)?;
+        // Before its own lease, which else were left behind.
+        drop(collecting);
         collected.left = all.total.saturating_sub(collected.freed);
         Ok(collected)
     }
@@ -236,7 +242,7 @@ impl Store {
         own: &Lease,
         leases_dir: &Path,
     ) -> Result<Vec<&'p Piece>, StoreError> {
-        let now = Leases::read(leases_dir, Some(own))?;
+        let now = Leases::read_with_dead(leases_dir, own)?;
         let new: BTreeSet<LeaseRoot> = now.roots.difference(&leases.roots).copied().collect();
         live.leased(&new);
         leases.roots.extend(new);

@@ -8,6 +8,9 @@
 //! another such line if the clock was set back meanwhile. The other lines name what is older and used all the same. They are written under a shared lock of the directory, which a
 //! collector holds alone for the moment in which it looks at the leases and renames its victims: when
 //! [`Lease::protect`] has returned, something is protected or it is already gone.
+//!
+//! A build that ends while somebody collects leaves its lease behind: a collector that has looked at the records before
+//! the build published one must still be told what that one needs.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -32,6 +35,8 @@ use crate::tree::Timestamp;
 pub(crate) struct Locked {
     file: File,
     path: PathBuf,
+    /// Whether the file stays, unlocked, when this is dropped.
+    stays: bool,
 }
 
 impl Locked {
@@ -50,7 +55,11 @@ impl Locked {
                 .map_err(|error| StoreError::io("lock", &path)(error.into()))?;
             // A collector may have found the file before it was locked, and removed it.
             if path.exists() {
-                return Ok(Self { file, path });
+                return Ok(Self {
+                    file,
+                    path,
+                    stays: false,
+                });
             }
         }
     }
@@ -84,7 +93,9 @@ impl Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.path));
+        if !self.stays {
+            drop(std::fs::remove_file(&self.path));
+        }
     }
 }
 
@@ -209,6 +220,40 @@ impl Lease {
     }
 }
 
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let dir = self.file.path.parent().unwrap_or(&self.file.path);
+        self.file.stays = Collecting::is_held(dir);
+    }
+}
+
+/// Held while somebody collects: there is one at a time.
+#[derive(Debug)]
+pub(crate) struct Collecting {
+    _file: File,
+}
+
+impl Collecting {
+    fn path(leases: &Path) -> PathBuf {
+        leases.with_file_name("collecting")
+    }
+
+    /// Waits for its turn.
+    pub(crate) fn begin(leases: &Path) -> Result<Self, StoreError> {
+        let path = Self::path(leases);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| StoreError::io("open", &path)(error.into()))?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)
+            .map_err(|error| StoreError::io("lock", &path)(error.into()))?;
+        Ok(Self { _file: file.into() })
+    }
+
+    fn is_held(leases: &Path) -> bool {
+        Locked::is_held(&Self::path(leases))
+    }
+}
+
 impl Lease {
     /// A line for the file, if the clock says that it is earlier than it ever was: what is published from now on would
     /// look older than this lease.
@@ -257,8 +302,26 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    /// Reads all leases, and removes those of the dead.
-    pub(crate) fn read(dir: &Path, own: Option<&Lease>) -> Result<Self, StoreError> {
+    /// Reads the leases of the living, and changes nothing.
+    pub(crate) fn of_the_living(dir: &Path) -> Result<Self, StoreError> {
+        Self::read_if(dir, None, &Locked::is_held)
+    }
+
+    /// Reads the leases of the living, and removes those of the dead.
+    pub(crate) fn read(dir: &Path, own: &Lease) -> Result<Self, StoreError> {
+        Self::read_if(dir, Some(own), &|path| !Locked::reap(path, || {}))
+    }
+
+    /// Reads all leases, those of the dead too.
+    pub(crate) fn read_with_dead(dir: &Path, own: &Lease) -> Result<Self, StoreError> {
+        Self::read_if(dir, Some(own), &|_| true)
+    }
+
+    fn read_if(
+        dir: &Path,
+        own: Option<&Lease>,
+        counts: &dyn Fn(&Path) -> bool,
+    ) -> Result<Self, StoreError> {
         let latest = Timestamp {
             secs: i64::MAX,
             nanos: 0,
@@ -269,7 +332,7 @@ impl Leases {
             began: now,
         };
         for path in crate::file::list(dir)? {
-            if own.is_some_and(|own| path == own.file.path) || Locked::reap(&path, || {}) {
+            if own.is_some_and(|own| path == own.file.path) || !counts(&path) {
                 continue;
             }
             // One that has ended meanwhile protects nothing.
@@ -314,7 +377,7 @@ mod t {
     fn a_lease_lives_as_long_as_its_holder() {
         let dir = tempfile::tempdir().unwrap();
         let own = Lease::create(dir.path()).unwrap();
-        let read = || Leases::read(dir.path(), Some(&own)).unwrap();
+        let read = || Leases::read(dir.path(), &own).unwrap();
         let lease = Lease::create(dir.path()).unwrap();
         let roots = [
             LeaseRoot::Record(CacheKey::from_bytes([1; 32])),

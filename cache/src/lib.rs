@@ -20,6 +20,7 @@
 //!   running/abcd…               what is being made; locked by whoever makes it                [claims]
 //!   tmp/RANDOM{,.d}             work in progress; locked while somebody works on it         [store]
 //!   trash/                      what is being deleted
+//!   collecting, collected       locked by whoever collects garbage; when that was done by itself  [lease, gc]
 //!   unsynced/BOOT-ID            there while something is not synced                         [journal]
 //! ```
 //!

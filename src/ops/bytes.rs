@@ -525,14 +525,6 @@ impl Engine<'_> {
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
     }
 
-    /// Writes what is not in the store yet of a tree, which then stays.
-    pub(super) fn keep_tree(&self, tree: &TreeId) -> Result<(), OpError> {
-        let _held = self.lease.hold()?;
-        self.store.trees().persist(tree)?;
-        self.lease.protect(LeaseRoot::Tree(*tree))?;
-        Ok(())
-    }
-
     fn new_dir(&self) -> Result<(Scratch, PathBuf), OpError> {
         let scratch = self.store.scratch()?;
         let into = scratch.path().join("fs");

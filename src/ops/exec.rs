@@ -10,7 +10,6 @@ use std::sync::PoisonError;
 use rbuild_cache::Follow;
 use rbuild_cache::LayerRef;
 use rbuild_cache::LeaseRoot;
-use rbuild_cache::Node;
 use rbuild_cache::Ownership;
 use rbuild_cache::ScanKind;
 use rbuild_cache::Snapshot;
@@ -172,11 +171,9 @@ impl Engine<'_> {
         let Some(found) = trees.lookup(&root.tree, &path, Follow::All)? else {
             return Ok("nothing".into());
         };
-        let tree =
-            matches!(found.entry.node, Node::Dir(_)).then(|| trees.subtree(&found.entry).tree);
         Ok(KeyValue::Content {
             content: found.entry.content(),
-            tree,
+            tree: Some(trees.subtree(&found.entry).tree),
         })
     }
 
@@ -272,6 +269,7 @@ impl Engine<'_> {
             return Err(OpError::Cancelled);
         }
         if exit != Exit::Code(0) {
+            self.look_at_the_disk();
             self.keep_what_is_left(vertex, root, &workspace.dirs.upper, step)?;
             return Err(OpError::Failed {
                 command: command(vertex, op),

@@ -12,6 +12,7 @@ pub mod file;
 pub(crate) mod git;
 pub(crate) mod http;
 pub mod mode;
+mod nearest;
 pub mod owner;
 mod pull;
 pub mod source;
@@ -20,6 +21,7 @@ pub mod stack;
 mod tests;
 pub mod transfer;
 mod turn;
+pub mod why;
 mod workspace;
 
 use std::collections::BTreeMap;
@@ -29,7 +31,10 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use rbuild_cache::CacheBackend;
 use rbuild_cache::ContextError;
@@ -50,6 +55,7 @@ use rbuild_llb::Definition;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::Op;
 use rbuild_llb::Span;
+use rbuild_llb::TreeId;
 use rbuild_llb::Vertex;
 use rbuild_llb::VertexId;
 use rbuild_llb::key::KeyValue;
@@ -288,8 +294,11 @@ pub struct Engine<'a> {
     bytes: bytes::Bytes,
     pulls: pull::Pulls,
     workspaces: workspace::Workspaces,
+    counterparts: OnceLock<nearest::Counterparts>,
     /// What steps left that failed, of those that are kept.
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
+    /// Whether a process failed when the store's disk had next to nothing free.
+    filled: AtomicBool,
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -334,7 +343,9 @@ impl<'a> Engine<'a> {
             bytes: bytes::Bytes::default(),
             pulls: pull::Pulls::new(),
             workspaces: workspace::Workspaces::default(),
+            counterparts: OnceLock::new(),
             left: Mutex::default(),
+            filled: AtomicBool::new(false),
         }
     }
 
@@ -342,6 +353,27 @@ impl<'a> Engine<'a> {
     pub fn left_by(&self, step: &VertexId) -> Option<Snapshot> {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.get(step).cloned()
+    }
+
+    /// Whether a process failed when the disk that it wrote to had next to nothing free.
+    pub fn disk_was_full(&self) -> bool {
+        self.filled.load(Ordering::Relaxed)
+    }
+
+    /// Writes what is not in the store yet of a tree, which then stays.
+    fn keep_tree(&self, tree: &TreeId) -> Result<(), OpError> {
+        let _held = self.lease.hold()?;
+        self.store.trees().persist(tree)?;
+        self.lease.protect(LeaseRoot::Tree(*tree))?;
+        Ok(())
+    }
+
+    /// Looks at the disk after a process failed, while what it wrote is still there.
+    fn look_at_the_disk(&self) {
+        let free = self.store.space().map_or(u64::MAX, |space| space.free);
+        if free < NEXT_TO_NOTHING {
+            self.filled.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Tells the engine which processes must run, as far as is known: what they will see is made ready for them as it
@@ -429,6 +461,9 @@ impl<'a> Engine<'a> {
         .collect()
     }
 }
+
+/// With so many bytes free or fewer, what failed has failed for want of space.
+const NEXT_TO_NOTHING: u64 = 1 << 20;
 
 impl Evaluate for Engine<'_> {
     type Output = StepResult;
@@ -554,10 +589,7 @@ impl Evaluate for Engine<'_> {
     }
 
     fn earlier(&self, vertex: &Vertex, record: &KeyRecord) -> Option<Earlier> {
-        let earlier = self
-            .backend
-            .latest(&self.slot(vertex), &record.kind)
-            .ok()??;
+        let earlier = self.nearest(vertex, &record.kind)?;
         Some(Earlier {
             record: earlier.record,
             duration_ms: earlier.duration_ms,
@@ -596,6 +628,10 @@ impl Evaluate for Engine<'_> {
             ),
         };
         for record in records {
+            // What a later miss names the files from. Most of it is in the layer as well.
+            for tree in record.trees() {
+                self.store.trees().persist(&tree)?;
+            }
             let key = record.key();
             self.backend.publish(&Record {
                 key,
@@ -623,19 +659,7 @@ impl Engine<'_> {
         if let Ok(Some(record)) = self.backend.lookup(&key) {
             return Some(record.duration_ms);
         }
-        let latest = self
-            .backend
-            .latest(&self.slot(step.vertex), step.vertex.op.kind());
-        latest.ok().flatten().map(|record| record.duration_ms)
-    }
-
-    /// Which step of which plan this is, whatever it says now: the place in the file, not the text.
-    pub(crate) fn slot(&self, vertex: &Vertex) -> String {
-        let name = &vertex.meta.name;
-        let place = match (name.starts_with('['), name.find(']')) {
-            (true, Some(end)) => &name[..=end],
-            _ => name,
-        };
-        format!("{}\u{0}{}\u{0}{place}", self.options.plan, vertex.platform)
+        let nearest = self.nearest(step.vertex, step.vertex.op.kind());
+        nearest.map(|record| record.duration_ms)
     }
 }

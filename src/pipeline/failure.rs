@@ -30,29 +30,27 @@ pub(super) fn blob(error: rbuild_cache::BlobError) -> BuildError {
     BuildError::new(ErrorKind::Environment, error)
 }
 
-/// What to do where the disk that the store is on is what a build failed for. A step's program says it in words of its
-/// own, if at all.
-pub(super) fn full_disk(error: &BuildError, store: &rbuild_cache::Store) -> Option<String> {
+/// What to do where the disk of the store is what a build failed for. A step's program says so in words of its own, if at
+/// all: `filled` if the disk was full then.
+pub(super) fn full_disk(
+    error: &BuildError,
+    store: &rbuild_cache::Store,
+    filled: bool,
+) -> Option<String> {
     use std::io::ErrorKind::QuotaExceeded;
     use std::io::ErrorKind::StorageFull;
     let causes = error.source.iter().flat_map(anyhow::Error::chain);
     let said = causes
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
         .any(|cause| matches!(cause.kind(), StorageFull | QuotaExceeded));
-    let free = store.space().map_or(u64::MAX, |space| space.free);
-    if !said && (error.kind != ErrorKind::Step || free >= ALMOST_NOTHING) {
-        return None;
-    }
-    let disk = store.path().display();
-    Some(format!(
-        "the disk of the store `{disk}` has {} free: `rbuild prune` frees what can be made again, `--root` chooses \
-         another place",
-        crate::ui::size(free)
-    ))
+    (said || filled && error.kind == ErrorKind::Step).then(|| {
+        format!(
+            "the disk of the store `{}` is full: `rbuild prune` frees what can be made again, `--root` chooses another \
+             place",
+            store.path().display()
+        )
+    })
 }
-
-/// With less space than this free, a step fails for want of it sooner or later.
-const ALMOST_NOTHING: u64 = 4 << 20;
 
 pub(super) fn registry(error: RegistryError) -> BuildError {
     let hint = error.hint();

@@ -33,6 +33,8 @@
 
 mod lookup;
 mod miss;
+mod name;
+mod nearest;
 mod queue;
 mod solve;
 mod tail;
@@ -53,12 +55,12 @@ pub use lookup::PlanError;
 pub use lookup::PlannedState;
 pub use lookup::PlannedStep;
 pub use lookup::plan;
-pub use miss::Change;
-pub use miss::ChangeKind;
-pub use miss::Explanation;
-pub use miss::ListChanges;
+pub use miss::Difference;
 pub use miss::Miss;
-pub use miss::TreeChanges;
+pub use name::StepName;
+pub use nearest::Place;
+pub use nearest::pair;
+pub use solve::CANCELED;
 pub use solve::Root;
 pub use solve::SolveError;
 pub use solve::SolveOptions;

@@ -117,6 +117,7 @@ pub(crate) mod recorded {
                 completed: time(&v["completed"]),
                 cached: v["cached"] == true,
                 error: text(&v["error"]),
+                why: String::new(),
             })
         });
         let statuses = list("statuses");

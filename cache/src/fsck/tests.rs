@@ -181,10 +181,11 @@ fn a_store_that_is_right_has_nothing_wrong() {
 }
 
 type Harm = fn(&Fixture);
+type HarmForm = fn(&Path);
 
 #[test]
 fn each_kind_of_damage_is_found_and_mended() {
-    let cases: [(&str, Harm, &[&str]); 14] = [
+    let cases: [(&str, Harm, &[&str]); 15] = [
         (
             "a blob's bytes",
             |f| damage(&f.store.blobs().path(&f.blob)),
@@ -255,6 +256,14 @@ fn each_kind_of_damage_is_found_and_mended() {
             &["slots: is not the key of a record"],
         ),
         (
+            "the report of a build",
+            |f| {
+                fs::create_dir_all(f.store.path().join("builds")).unwrap();
+                fs::write(f.store.path().join("builds/abc"), "x").unwrap();
+            },
+            &["builds: is not as it was written"],
+        ),
+        (
             "a context's stats",
             |f| fs::write(f.store.path().join("stats/abc"), b"rbstat\0\x01hello").unwrap(),
             &["stats: is not as it was written"],
@@ -302,7 +311,7 @@ fn each_kind_of_damage_is_found_and_mended() {
 
 #[test]
 fn what_a_form_has_to_be() {
-    let cases: [(fn(&Path), &str); 5] = [
+    let cases: [(HarmForm, &str); 5] = [
         (
             |form| {
                 let mode = fs::Permissions::from_mode(0o600);

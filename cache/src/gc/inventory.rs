@@ -599,7 +599,9 @@ impl Inventory {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             match &*name {
                 "tmp" | "trash" => self.count("work in progress", disk.usage(&path)),
-                "leases" | "unsynced" => self.count("work in progress", disk.usage(&path)),
+                "leases" | "unsynced" | "running" => {
+                    self.count("work in progress", disk.usage(&path))
+                }
                 "blobs" => {
                     let below = file_usage(&path.join("sha256"));
                     self.count("directories", file_usage(&path) + below);

@@ -78,7 +78,7 @@ impl Store {
     /// # Errors
     /// If it cannot be read.
     pub fn usage(&self) -> Result<StoreUsage, StoreError> {
-        let leases = Leases::read(&self.path().join("leases"), None)?;
+        let leases = Leases::of_the_living(&self.path().join("leases"))?;
         let all = Inventory::read(self)?;
         let live = Live::needed(self, &all, &leases.roots);
         let every = |_: Id| true;

@@ -77,7 +77,13 @@ pub(crate) fn prune(flags: &PruneFlags, session: &Session) -> Result<(), BuildEr
     let mut collected = pipeline::collect(&store, &policy, &session.settings)?;
     largest_first(&mut collected.items);
     let now = clock::now();
-    let rows: Vec<_> = collected.items.iter().map(|item| row(item, now)).collect();
+    let rows = collected.items.iter().map(|item| {
+        let mut row = row(item, now);
+        // It has been.
+        row["Reclaimable"] = true.into();
+        row
+    });
+    let rows: Vec<_> = rows.collect();
     let mut printed = match (rows.is_empty(), flags.verbose) {
         (true, _) => String::new(),
         (false, true) => details(&rows),
