@@ -3,8 +3,10 @@ use std::time::SystemTime;
 use rbuild_llb::CacheKey;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::OciDigest;
+use rbuild_llb::TreeId;
 use rbuild_llb::key::KeyValue;
 
+use super::inventory::Thing;
 use super::*;
 use crate::builder::NewNode;
 use crate::builder::TreeBuilder;
@@ -61,14 +63,7 @@ impl Fixture {
     }
 
     fn tree(&self, name: &str) -> TreeRef {
-        let mut builder = TreeBuilder::new();
-        let target = b"x".to_vec();
-        builder.insert(
-            format!("{name}/link").as_bytes(),
-            Meta::default(),
-            NewNode::Symlink { target },
-        );
-        let tree = builder.finish(self.store.trees());
+        let tree = tree_in_memory(&self.store, name);
         self.store.trees().persist(&tree.tree).unwrap();
         tree
     }
@@ -189,6 +184,17 @@ impl Fixture {
         let file = File::options().write(true).open(path).unwrap();
         file.set_modified(SystemTime::now() - ago).unwrap();
     }
+}
+
+fn tree_in_memory(store: &Store, name: &str) -> TreeRef {
+    let mut builder = TreeBuilder::new();
+    let target = b"x".to_vec();
+    builder.insert(
+        format!("{name}/link").as_bytes(),
+        Meta::default(),
+        NewNode::Symlink { target },
+    );
+    builder.finish(store.trees())
 }
 
 #[test]
@@ -361,7 +367,7 @@ fn what_is_protected_after_the_marking_stays() {
     store.tick();
     let own = store.store.lease().unwrap();
     let dir = store.store.path().join("leases");
-    let mut leases = Leases::read(&dir, Some(&own)).unwrap();
+    let mut leases = Leases::read(&dir, &own).unwrap();
     let all = Inventory::read(&store.store).unwrap();
     let mut live = Live::needed(&store.store, &all, &leases.roots);
     live.items(&nothing(), 0, own.began(), leases.began);
@@ -424,4 +430,283 @@ fn what_the_dead_left_goes_and_what_the_living_hold_stays() {
         path("images/.aside-new").exists(),
         "somebody may be writing it"
     );
+}
+
+#[test]
+fn a_tree_that_is_there_already_stays_once_it_is_kept() {
+    let store = Fixture::new();
+    let old = store.tree("old");
+    store.tick();
+    let own = store.store.lease().unwrap();
+    let dir = store.store.path().join("leases");
+    let mut leases = Leases::read(&dir, &own).unwrap();
+    let all = Inventory::read(&store.store).unwrap();
+    let mut live = Live::needed(&store.store, &all, &leases.roots);
+    let victims = store.store.victims(&live, leases.began);
+    assert_eq!(victims.len(), 3, "a file system and two directories");
+
+    // A slow builder makes the same tree meanwhile, finds its objects, and says so when all are there.
+    let build = store.store.lease().unwrap();
+    let held = build.hold().unwrap();
+    store.tree("old");
+    let gate = File::open(&dir).unwrap();
+    let refused = rustix::fs::flock(&gate, FlockOperation::NonBlockingLockExclusive);
+    assert!(refused.is_err(), "the collector waits");
+    build.protect(LeaseRoot::Tree(old.tree)).unwrap();
+    drop(held);
+    rustix::fs::flock(&gate, FlockOperation::NonBlockingLockExclusive).unwrap();
+
+    let trash = store.store.trash_dir().unwrap();
+    let moved = store
+        .store
+        .condemn(&victims, &trash, &mut live, &mut leases, &own, &dir)
+        .unwrap();
+    assert!(moved.is_empty() && store.has_tree(&old));
+}
+
+#[test]
+fn a_clock_that_was_set_back_removes_nothing_of_a_living_build() {
+    let store = Fixture::new();
+    let step = store.step("a");
+    store.tick();
+    // A build that began an hour from now.
+    let lease = store.store.lease().unwrap();
+    let path = fs::read_dir(store.store.path().join("leases"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let text = fs::read_to_string(&path).unwrap();
+    let secs: i64 = text.split(' ').nth(1).unwrap().parse().unwrap();
+    fs::write(&path, format!("began {} 0\n", secs + 3600)).unwrap();
+    store.collect(&nothing());
+    assert!(store.has(&step));
+    drop(lease);
+    store.collect(&nothing());
+    assert!(!store.has(&step));
+}
+
+#[test]
+fn builders_and_collectors_at_once() {
+    let store = Fixture::new();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let ordering = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        let collectors: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut removed = 0;
+                    while !done.load(ordering) {
+                        removed += store.store.collect(&nothing()).unwrap().removed;
+                    }
+                    removed
+                })
+            })
+            .collect();
+        let builders: Vec<_> = (0..2)
+            .map(|builder| {
+                let store = &store;
+                scope.spawn(move || {
+                    for round in 0..60 {
+                        // Half of what they make, the other makes as well.
+                        let name = format!("{}", round % 5 + builder * 3);
+                        // As a process of its own: what it knows to be there it has protected.
+                        let own = Store::open(store._dir.path()).unwrap();
+                        let lease = own.lease().unwrap();
+                        let tree = tree_in_memory(&own, &name);
+                        let held = lease.hold().unwrap();
+                        own.trees().persist(&tree.tree).unwrap();
+                        lease.protect(LeaseRoot::Tree(tree.tree)).unwrap();
+                        drop(held);
+                        std::thread::yield_now();
+                        assert!(store.has_tree(&tree), "{name}");
+                    }
+                })
+            })
+            .collect();
+        let built: Vec<_> = builders.into_iter().map(|builder| builder.join()).collect();
+        done.store(true, ordering);
+        assert!(built.iter().all(Result::is_ok));
+        let removed = collectors
+            .into_iter()
+            .map(|collector| collector.join().unwrap());
+        assert!(removed.sum::<u64>() > 0);
+    });
+}
+
+#[test]
+fn what_is_taken_is_what_du_says() {
+    let store = Fixture::new();
+    let step = store.step("a");
+    fs::hard_link(step.dir.join("file"), step.dir.join("again")).unwrap();
+    fs::create_dir(step.dir.join("sub")).unwrap();
+    fs::write(step.dir.join("sub/big"), vec![1; 100_000]).unwrap();
+    store.tree("garbage");
+    let usage = store.store.usage().unwrap();
+    let du = std::process::Command::new("du")
+        .args(["-s", "--block-size=1"])
+        .arg(store.store.path())
+        .output()
+        .unwrap();
+    let du = String::from_utf8(du.stdout).unwrap();
+    assert_eq!(
+        du.split_whitespace().next(),
+        Some(&*usage.total.to_string())
+    );
+    let items: u64 = usage.items.iter().map(|item| item.size).sum();
+    assert_eq!(items + usage.garbage + usage.rest, usage.total);
+    assert!(usage.garbage > 0 && usage.reclaimable == items + usage.garbage);
+    let [item] = &usage.items[..] else {
+        panic!("{:?}", usage.items);
+    };
+    assert!(item.size > 100_000 && item.is_reclaimable());
+    assert_eq!((item.kind, &*item.description), (UsageKind::Regular, "a"));
+    let kinds: u64 = usage.kinds.iter().map(|(_, bytes)| bytes).sum();
+    assert_eq!(kinds, usage.total);
+
+    let gone = store.collect(&nothing());
+    assert_eq!(gone.freed, usage.reclaimable);
+    assert_eq!(gone.items.len(), 2, "the step, and what nothing needed");
+    assert_eq!(
+        gone.items.iter().map(|item| item.size).sum::<u64>(),
+        gone.freed
+    );
+}
+
+#[test]
+fn images_share_with_their_steps() {
+    let store = Fixture::new();
+    let (of_image, other) = (store.step("of image"), store.step("other"));
+    let blobs = store.store.blobs();
+    let config = blobs.put(b"{}").unwrap();
+    let known = crate::store::KnownLayer {
+        layer: of_image.tree,
+        diff_id: of_image.blob,
+        tar_size: 1,
+    };
+    store.store.set_known_layer(&of_image.blob, &known).unwrap();
+    let manifest = format!(
+        r#"{{"config":{{"digest":"{config}"}},"layers":[{{"digest":"{}"}}]}}"#,
+        of_image.blob
+    );
+    let manifest = blobs.put(manifest.as_bytes()).unwrap();
+    let image = StoredImage {
+        digest: manifest,
+        media_type: "application/vnd.oci.image.manifest.v1+json".into(),
+        id: config,
+        repo_digest: None,
+        created: 0,
+        size: 0,
+    };
+    store.store.images().set("app:1", &image).unwrap();
+    let usage = store.store.usage().unwrap();
+    let shared = |name: &str| {
+        let mut items = usage.items.iter();
+        items.find(|item| item.description == name).unwrap().shared
+    };
+    assert!(shared("of image") && !shared("other"));
+
+    // By default what made an image stays cached.
+    let default = Policy::default();
+    store.collect(&default);
+    assert!(store.has(&of_image) && !store.has(&other));
+    store.collect(&nothing());
+    assert!(
+        store
+            .store
+            .records()
+            .lookup(&of_image.key)
+            .unwrap()
+            .is_none()
+    );
+    assert!(blobs.contains(&of_image.blob) && of_image.dir.join("file").exists());
+}
+
+#[test]
+fn a_turn_to_collect_comes_now_and_then() {
+    let store = Fixture::new();
+    let hour = Duration::from_secs(3600);
+    let turn = |every| store.store.turn_to_collect(every).unwrap();
+    assert!(
+        turn(Duration::ZERO).is_none(),
+        "there is nothing in a new store"
+    );
+    let mine = turn(Duration::ZERO);
+    assert!(mine.is_some());
+    assert!(turn(Duration::ZERO).is_none(), "somebody is at it");
+    drop(mine);
+    assert!(turn(hour).is_none());
+    let file = File::options()
+        .write(true)
+        .open(store.store.path().join("collected"))
+        .unwrap();
+    file.set_modified(SystemTime::now() - 2 * hour).unwrap();
+    assert!(turn(hour).is_some());
+    file.set_modified(SystemTime::now() + 2 * hour).unwrap();
+    assert!(turn(hour).is_some(), "the clock was set back");
+}
+
+#[test]
+fn a_build_that_ends_while_somebody_collects_keeps_what_it_found() {
+    let store = Fixture::new();
+    let old = store.tree("old");
+    store.tick();
+    let dir = store.store.path().join("leases");
+    let collecting = Collecting::begin(&dir).unwrap();
+    let own = store.store.lease().unwrap();
+    let mut leases = Leases::read(&dir, &own).unwrap();
+    let all = Inventory::read(&store.store).unwrap();
+    let mut live = Live::needed(&store.store, &all, &leases.roots);
+    let victims = store.store.victims(&live, leases.began);
+    assert_eq!(victims.len(), 3);
+
+    // It begins after the records were read, finds a tree that nothing names, publishes a record of it, and ends.
+    let build = store.store.lease().unwrap();
+    build.protect(LeaseRoot::Tree(old.tree)).unwrap();
+    drop(build);
+    let trash = store.store.trash_dir().unwrap();
+    let moved = store
+        .store
+        .condemn(&victims, &trash, &mut live, &mut leases, &own, &dir)
+        .unwrap();
+    assert!(moved.is_empty() && store.has_tree(&old));
+
+    // When nobody collects, nothing is left of a lease.
+    drop((collecting, own));
+    store.collect(&nothing());
+    assert!(!store.has_tree(&old));
+    drop(store.store.lease().unwrap());
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+}
+
+/// A build writes a tree when a collector has already looked at what there is, and in it is a directory that was there
+/// before: nothing but the lease on the tree says that the directory is used.
+#[test]
+fn what_a_new_tree_has_of_an_old_one_stays() {
+    let fixture = Fixture::new();
+    let old = fixture.tree("shared");
+    let all = Inventory::read(&fixture.store).unwrap();
+    let mut live = Live::needed(&fixture.store, &all, &BTreeSet::new());
+    let mut builder = TreeBuilder::new();
+    let target = b"x".to_vec();
+    let link = NewNode::Symlink { target };
+    builder.insert(b"new/shared/link", Meta::default(), link);
+    let new = builder.finish(fixture.store.trees());
+    fixture.store.trees().persist(&new.tree).unwrap();
+    let trees = |root: &TreeRef| {
+        let mut objects = BTreeSet::new();
+        fixture
+            .store
+            .trees()
+            .objects(&root.tree, &mut objects)
+            .unwrap();
+        objects
+    };
+    let both: Vec<TreeId> = trees(&old).intersection(&trees(&new)).copied().collect();
+    assert!(!both.is_empty());
+    let stays = |live: &Live<'_>, tree: &TreeId| live.has(all.find(Thing::Tree(*tree)).unwrap());
+    assert!(both.iter().all(|tree| !stays(&live, tree)));
+    live.leased(&BTreeSet::from([LeaseRoot::Tree(new.tree)]));
+    assert!(both.iter().all(|tree| stays(&live, tree)));
 }
