@@ -77,6 +77,7 @@ enum Thing {
     Tree(TreeId),
     Blob(OciDigest),
     Layer(TreeId),
+    Form(TreeId),
     Record(CacheKey),
     Other,
 }
@@ -192,7 +193,8 @@ impl Store {
         let record = |hex: &str| hex.parse().map_or(Thing::Other, Thing::Record);
         sweep("trees", 2, &tree)?;
         sweep("blobs/sha256", 2, &blob)?;
-        sweep("layers", 2, &layer)?;
+        let form = |hex: &str| hex.parse().map_or(Thing::Other, Thing::Form);
+        sweep("layers", 2, &form)?;
         sweep("layer-blobs", 2, &layer)?;
         sweep("known", 2, &blob)?;
         sweep("frames", 2, &blob)?;
@@ -200,6 +202,7 @@ impl Store {
         sweep("urls", 2, &|_| Thing::Other)?;
         sweep("stats", 1, &|_| Thing::Other)?;
         sweep("slots", 2, &|_| Thing::Other)?;
+        sweep("near", 2, &|_| Thing::Other)?;
         sweep("records", 2, &record)?;
         Ok(victims)
     }
@@ -221,6 +224,7 @@ impl Store {
             "blobs/sha256",
             "records",
             "slots",
+            "near",
             "known",
             "pins",
             "urls",

@@ -8,6 +8,7 @@ pub mod bytes;
 pub mod copy;
 pub mod exec;
 pub mod file;
+mod forms;
 pub(crate) mod git;
 pub(crate) mod http;
 pub mod mode;
@@ -50,6 +51,7 @@ use rbuild_llb::Op;
 use rbuild_llb::Span;
 use rbuild_llb::Vertex;
 use rbuild_llb::VertexId;
+use rbuild_llb::encode::Encoder;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::SourceOp;
@@ -275,7 +277,7 @@ pub struct Engine<'a> {
     pub(crate) registry: &'a registry::Client,
     pub(crate) cancel: &'a CancelToken,
     pub(crate) options: EngineOptions,
-    /// The id map directory forms are written in; see [`rbuild_cache::Store::layer_dir`].
+    /// The id map directory forms are written in; see [`rbuild_cache::Store::layer_form`].
     pub(crate) domain: String,
     pub(crate) ownership: Ownership,
     executor: Option<Box<dyn exec::Executor>>,
@@ -397,7 +399,7 @@ impl<'a> Engine<'a> {
                 self.store.blobs().contains(&origin.digest)
                     || (origin.source.is_some() && !self.options.offline)
             });
-            if !fetchable && self.store.layer_dir(tree, &self.domain).is_none() && !has_blob() {
+            if !fetchable && self.form(tree).is_none() && !has_blob() {
                 return Err(format!(
                     "only the list of the files of layer {} is in the store",
                     tree.short()
@@ -528,8 +530,11 @@ impl Evaluate for Engine<'_> {
             Op::Merge => vec![self.merge(&inputs)?],
             Op::Diff => vec![self.diff(&inputs)?],
         };
-        if let (Op::File(_), Some(span)) = (&vertex.op, vertex.meta.spans.first()) {
-            self.remember_maker(&outputs, span);
+        if let Op::File(_) = &vertex.op {
+            self.remember_place(vertex, &outputs);
+            if let Some(span) = vertex.meta.spans.first() {
+                self.remember_maker(&outputs, span);
+            }
         }
         Ok(StepResult {
             outputs: Arc::new(outputs),
@@ -610,6 +615,23 @@ impl Engine<'_> {
             .backend
             .latest(&self.slot(step.vertex), step.vertex.op.kind());
         latest.ok().flatten().map(|record| record.duration_ms)
+    }
+
+    /// Remembers where in the plan layers were made: by what is done there and not by its number, so that instructions
+    /// may come and go before it.
+    fn remember_place(&self, vertex: &Vertex, outputs: &[Snapshot]) {
+        for (index, output) in outputs.iter().enumerate() {
+            let Some(layer) = output.layers.last() else {
+                continue;
+            };
+            self.bytes.place_layer(layer.layer.tree, || {
+                let mut op = Encoder::new();
+                op.put(&vertex.op);
+                let op = blake3::hash(op.bytes()).to_hex();
+                let plan = &self.options.plan;
+                format!("{plan}\0{}\0{op}\0{index}", vertex.platform)
+            });
+        }
     }
 
     /// Which step of which plan this is, whatever it says now: the place in the file, not the text.

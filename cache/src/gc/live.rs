@@ -48,6 +48,8 @@ struct Reached {
     trees: HashSet<TreeId>,
     blobs: HashSet<OciDigest>,
     layers: HashSet<TreeId>,
+    /// Layers whose directory forms stay, whether or not anything else of them does.
+    forms: HashSet<TreeId>,
     records: HashSet<CacheKey>,
 }
 
@@ -89,6 +91,7 @@ impl<'a> Live<'a> {
             Thing::Tree(id) => self.reached.trees.contains(&id),
             Thing::Blob(digest) => self.reached.blobs.contains(&digest),
             Thing::Layer(id) => self.reached.layers.contains(&id),
+            Thing::Form(id) => self.reached.forms.contains(&id),
             Thing::Record(key) => self.reached.records.contains(&key),
             Thing::Other => false,
         }
@@ -171,15 +174,22 @@ impl<'a> Live<'a> {
                 self.undo(trial);
             }
         }
-        self.slots()
+        self.places()
     }
 
-    /// The places in plans whose newest record stays.
-    fn slots(&mut self) -> Result<(), StoreError> {
-        for path in file::below(&self.store.path().join("slots"), 2)? {
-            let key = file::read(&path)?.and_then(|hex| String::from_utf8(hex).ok()?.parse().ok());
-            if key.is_some_and(|key| self.reached.records.contains(&key)) {
-                self.files.insert(path);
+    /// The places in plans whose newest record stays, or whose newest directory form.
+    fn places(&mut self) -> Result<(), StoreError> {
+        for (kind, is_slot) in [("slots", true), ("near", false)] {
+            for path in file::below(&self.store.path().join(kind), 2)? {
+                let hex = file::read(&path)?.unwrap_or_default();
+                let hex = String::from_utf8_lossy(&hex);
+                let stays = match is_slot {
+                    true => hex.parse().is_ok_and(|key| self.has(Thing::Record(key))),
+                    false => hex.parse().is_ok_and(|layer| self.has(Thing::Form(layer))),
+                };
+                if stays {
+                    self.files.insert(path);
+                }
             }
         }
         Ok(())
@@ -318,9 +328,27 @@ impl<'a> Live<'a> {
             return Ok(());
         }
         self.tried(Thing::Layer(*layer));
-        self.add(disk_usage(&self.store.layer_forms(layer)));
+        self.forms(layer)?;
         for blob in self.store.all_layer_blobs(layer)? {
             self.blob(&blob.digest)?;
+        }
+        Ok(())
+    }
+
+    /// The directory forms of a layer, and those of other layers that they stand over, whose trees the next difference
+    /// is worked out from.
+    fn forms(&mut self, layer: &TreeId) -> Result<(), StoreError> {
+        let mut stack = vec![*layer];
+        while let Some(layer) = stack.pop() {
+            if !self.reached.forms.insert(layer) {
+                continue;
+            }
+            self.tried(Thing::Form(layer));
+            self.add(disk_usage(&self.store.layer_forms(&layer)));
+            for near in self.store.stands_over(&layer)? {
+                self.tree(&near);
+                stack.push(near);
+            }
         }
         Ok(())
     }
@@ -366,6 +394,7 @@ impl<'a> Live<'a> {
                 Thing::Tree(id) => self.reached.trees.remove(&id),
                 Thing::Blob(digest) => self.reached.blobs.remove(&digest),
                 Thing::Layer(id) => self.reached.layers.remove(&id),
+                Thing::Form(id) => self.reached.forms.remove(&id),
                 Thing::Record(key) => self.reached.records.remove(&key),
                 Thing::Other => false,
             };
