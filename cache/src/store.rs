@@ -209,7 +209,9 @@ impl Store {
     /// # Errors
     /// If it belongs to somebody else or cannot be written.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let path = root.join("v1");
+        // A step mounts directories of it, from a working directory of its own.
+        let path = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
+        let path = path.join("v1");
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path)?,

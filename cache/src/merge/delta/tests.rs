@@ -1,11 +1,20 @@
 use std::collections::BTreeMap;
+use std::fs;
+use std::fs::File;
 use std::path::Path;
+use std::process::Command;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
+use rbuild_llb::CancelToken;
 
 use super::*;
 use crate::builder::NewNode;
 use crate::builder::TreeBuilder;
+use crate::dir::Ownership;
+use crate::dir::write_dir;
+use crate::fixture::run;
 use crate::tree::Timestamp;
 
 /// What a path of a made-up layer is.
@@ -350,4 +359,74 @@ fn paths_are_taken_literally() {
     ] {
         assert_eq!(there(path), has, "{path}");
     }
+}
+
+/// Mounts what is below the numbered directories both ways, and compares what GNU find sees.
+const COMPARE: &str = r#"
+set -e
+for case in [0-9]*; do
+    mkdir -p "stacked/$case" "whole/$case"
+    stack() { mount -t overlay -o "userxattr,lowerdir=$2" overlay "$1/$case"; }
+    stack stacked "$case/delta:$case/near:$case/base"
+    stack whole "$case/layer:$case/base"
+done
+for stack in stacked whole; do
+    (
+        cd "$stack"
+        find . -type d -printf '%p %y %m %U:%G %T@\n' -o -printf '%p %y %m %U:%G %s %T@ %n %l\n' | sort
+        find . -type f -exec md5sum {} + | sort
+    ) > "$stack.txt"
+done
+diff stacked.txt whole.txt
+"#;
+
+/// The kernel shows of the two stacks what the trees say of them.
+#[test]
+fn a_mount_shows_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut runner = TestRunner::deterministic();
+    let strategy = (layer(false), two_layers());
+    let mut written = 0;
+    for case in 0..200 {
+        let (base, (near, layer)) = strategy.new_tree(&mut runner).unwrap().current();
+        let trees = trees();
+        let base = tree(&trees, &base).tree;
+        // As layers are: without what changes nothing.
+        let [near, layer] = [near, layer].map(|layer| {
+            let layer = trees.reduce(&base, &tree(&trees, &layer).tree).unwrap();
+            trees.settle(&base, &layer.tree).unwrap().tree
+        });
+        let delta = trees.delta(&near, &layer).unwrap();
+        let is_bare = |path: &Vec<u8>| !trees.has(&base, path).unwrap();
+        if delta.entries == 1 || !delta.bare.iter().all(is_bare) {
+            continue;
+        }
+        written += 1;
+        let case = dir.path().join(case.to_string());
+        for text in ["one", "two"] {
+            fs::create_dir_all(&case).unwrap();
+            fs::write(case.join(text), text).unwrap();
+        }
+        let open = |_: &[u8], file: &FileNode| {
+            let text = ["one", "two"]
+                .into_iter()
+                .find(|text| file.digest.as_bytes() == blake3::hash(text.as_bytes()).as_bytes());
+            File::open(case.join(text.unwrap()))
+        };
+        for (name, tree) in [
+            ("base", base),
+            ("near", near),
+            ("delta", delta.layer.tree),
+            ("layer", layer),
+        ] {
+            let into = case.join(name);
+            fs::create_dir(&into).unwrap();
+            let owners = Ownership::Logical;
+            write_dir(&trees, &tree, &into, &open, owners, &CancelToken::new()).unwrap();
+        }
+    }
+    assert!(written > 40, "{written} of the stacks can be compared");
+    let mut unshare = Command::new("unshare");
+    unshare.args(["--map-root-user", "--mount", "sh", "-c", COMPARE]);
+    run(unshare.current_dir(dir.path()));
 }
