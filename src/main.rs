@@ -8,5 +8,8 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    rbuild::cli::main()
+    match rbuild::cli::main() {
+        ExitCode::SUCCESS => rbuild::sandbox::succeed(),
+        failed => failed,
+    }
 }

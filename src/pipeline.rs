@@ -2,10 +2,12 @@
 
 mod assemble;
 pub mod bake;
+mod conceal;
 pub mod convert;
 pub mod credentials;
 mod deliver;
 pub mod durability;
+pub mod explain;
 mod failure;
 mod files;
 pub mod inspect;
@@ -178,6 +180,14 @@ fn carry_out(
             .map_err(|error| failure::plan(error, &definition, &plan))?,
     };
 
+    let ledger = explain::Ledger::open(
+        &store,
+        &plan.identity,
+        &engine,
+        &definition,
+        &looked_up,
+        &request.build_args,
+    );
     let exporters = deliver::exporters(request, &targets)?;
     let processes = looked_up
         .pending()
@@ -226,6 +236,9 @@ fn carry_out(
     let send = |mut event| {
         if let Event::Vertex(vertex) = &mut event {
             vertex.cached &= !contexts.contains(&vertex.digest);
+            if let Some(ledger) = &ledger {
+                ledger.note(vertex);
+            }
         }
         events.send(event);
     };
@@ -242,8 +255,11 @@ fn carry_out(
             clock: &clock::now,
             may_fail: &|step| tests.may_fail(step),
         },
-    )
-    .map_err(|error| {
+    );
+    if let Some(ledger) = ledger {
+        ledger.keep(solved.is_err());
+    }
+    let solved = solved.map_err(|error| {
         let mut error = failure::solve(error, &definition, &plan);
         if error.kind == ErrorKind::Step {
             error.hints.extend(remark);

@@ -326,3 +326,17 @@ fn a_new_name_for_known_layers_can_be_copied_from() {
     let listed = env.tool("tar", ["-xOf", "out.tar", "got"]).success();
     assert_eq!(listed.stdout, "only for its owner\n");
 }
+
+/// Steps are started in another directory than the one a relative path counts from.
+#[test]
+fn a_store_may_be_named_from_the_working_directory() {
+    let env = two_copies();
+    env.write(".dockerignore", "ignored\nstore\n");
+    let args = ["--root", "store", "--progress=plain", "."];
+    env.rbuild(args).success();
+    let again = env.rbuild(args).success();
+    assert_eq!(again.ran(), [""; 0], "{again}");
+    env.rbuild(["--root", "store", "reset", "--force"])
+        .success();
+    assert!(!env.path("store").exists());
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::fs::File;
+use std::os::unix::fs::symlink;
 use std::process::Stdio;
 
 use snapbox::str;
@@ -205,4 +206,109 @@ fn named_contexts_that_are_none() {
         assert!(!output.status.success(), "{context}");
         output.says(message);
     }
+}
+
+const PLAN: &str = r#"
+schema = 1
+include = ["../lib/rbuild.toml"]
+[inputs]
+src = { local = "src", exclude = ["*.o"] }
+[step.app]
+from = "scratch"
+copy = [{ from = "src", to = "/app/" }, { from = "lib.conf", path = "/", to = "/etc/" }]
+[output.files]
+step = "app"
+local = { path = "/app", to = "dist/" }
+[output.image]
+step = "app"
+tags = ["app"]
+"#;
+
+/// A plan in a directory of a project, which uses one beside it.
+fn project() -> TestEnv {
+    let env = TestEnv::new()
+        .file("app/rbuild.toml", PLAN)
+        .file("app/src/f", "file\n")
+        .file("app/src/f.o", "object\n")
+        .file(
+            "lib/rbuild.toml",
+            "schema = 1\n[inputs]\nfiles = { local = \"conf\" }\n[step.conf]\nfrom = \"scratch\"\n\
+             copy = [{ from = \"files\", to = \"/\" }]\n",
+        )
+        .file("lib/conf/c", "conf\n");
+    archive(&env);
+    env
+}
+
+fn archive(env: &TestEnv) {
+    env.tool("tar", ["-cf", "../context.tar", "."]).success();
+}
+
+/// Runs rbuild in an empty directory, with the archive on its standard input.
+fn from_archive(elsewhere: &TestEnv, archive: &TestEnv, args: &[&str]) -> Output {
+    let child = elsewhere
+        .rbuild_command(args)
+        .stdin(File::open(archive.path("../context.tar")).unwrap())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    elsewhere.finished(child)
+}
+
+#[test]
+fn a_plan_in_an_archive_is_built_as_its_directory() {
+    let env = project();
+    let args = |context| ["build", "-q", "-f", "app/rbuild.toml", context, "image"];
+    let id = env.rbuild(args(".")).success().stdout;
+    let elsewhere = TestEnv::new();
+    let built = from_archive(&elsewhere, &env, &args("-")).success();
+    assert_eq!(built.stdout, id);
+    let all = ["build", "--progress=plain", "-f", "app/rbuild.toml", "-"];
+    let again = from_archive(&elsewhere, &env, &all).success();
+    assert_eq!(again.ran(), ["load from client"; 2], "{again}");
+    assert_eq!(
+        fs::read_to_string(elsewhere.path("dist/f")).unwrap(),
+        "file\n",
+        "outputs go below the working directory"
+    );
+    assert!(!elsewhere.path("dist/f.o").exists());
+    assert_eq!(
+        fs::read_dir(elsewhere.store().join("v1/tmp"))
+            .unwrap()
+            .count(),
+        0,
+        "what was unpacked is gone"
+    );
+}
+
+#[test]
+fn a_plan_from_elsewhere_keeps_to_itself() {
+    let env = project();
+    let elsewhere = TestEnv::new().file("secret/f", "secret\n");
+    let try_with = |from: &str, to: &str| {
+        env.write("app/rbuild.toml", PLAN.replace(from, to));
+        archive(&env);
+        let args = ["build", "-f", "app/rbuild.toml", "-"];
+        from_archive(&elsewhere, &env, &args).code(2)
+    };
+    let home = elsewhere.path("secret");
+    symlink(&home, env.path("app/link")).unwrap();
+    try_with("local = \"src\"", "local = \"link\"").says(
+        "the directory `app/link` cannot be used: it is outside of the context that the plan came with",
+    );
+    symlink(home.join("f"), env.path("app/x.toml")).unwrap();
+    try_with("../lib/rbuild.toml", "x.toml").says("it is outside of the context");
+    for path in ["/tmp/dist/", "../dist/"] {
+        try_with("to = \"dist/\"", &format!("to = \"{path}\""))
+            .says(&format!(
+                "`{path}` is not below the working directory, and a plan from elsewhere writes nowhere else"
+            ))
+            .says(" --> app/rbuild.toml:");
+    }
+    try_with("tags = [\"app\"]", "tags = [\"app\"]\npush = true")
+        .says("the plan comes from elsewhere, and wants `image` pushed");
+    // A plan that is alone has no directory to name.
+    env.write("../context.tar", PLAN);
+    from_archive(&elsewhere, &env, &["build", "-"]).code(2);
 }

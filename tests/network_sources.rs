@@ -459,6 +459,42 @@ fn a_repository_over_a_server_that_only_has_files() {
     assert_eq!(listing(&env)[1..], FIRST);
 }
 
+/// A plan in a repository is the plan of a check-out: it knows the commit, and has the same result.
+#[test]
+fn a_plan_in_a_repository() {
+    let (env, server, first) = repository();
+    let plan = "schema = 1\n[inputs]\nsrc = { local = \".\", include = [\"a\", \"dir\"] }\n[step.app]\nfrom = \"scratch\"\n\
+                copy = [{ from = \"src\", to = \"/x/\" }]\n[output.web]\nstep = \"app\"\n\
+                tags = [\"web:{git.tag}\"]\nimage = { labels = { commit = \"{git.sha}\" } }\n";
+    let root = env.path("../git");
+    let git = |dir: &str, args: &[&str]| {
+        let mut command = env.tool_command("git");
+        command.current_dir(root.join(dir)).args([
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@example.org",
+        ]);
+        env.run(command.args(args)).success().stdout
+    };
+    git("r", &["checkout", "-q", "--detach", &first]);
+    fs::write(root.join("r/rbuild.toml"), plan).unwrap();
+    git("r", &["add", "."]);
+    git("r", &["commit", "-qm", "plan"]);
+    git("r", &["tag", "v2"]);
+    git("r", &["push", "-q", "../r.git", "v2"]);
+    let commit = git("r", &["rev-parse", "HEAD"]);
+    let url = format!("{}#v2", server.url("r.git"));
+    env.rbuild(["build", &url]).success().says("web:v2");
+    let format = "{{index .Config.Labels \"commit\"}}";
+    let label = env
+        .rbuild(["inspect", "--format", format, "web:v2"])
+        .success();
+    assert_eq!(label.stdout, commit);
+    let id = |context: &str| env.rbuild(["build", "-q", context]).success().stdout;
+    assert_eq!(id(&url), id(root.join("r").to_str().unwrap()));
+}
+
 #[test]
 fn what_git_cannot_get_is_told_at_its_line() {
     let (env, server, first) = repository();

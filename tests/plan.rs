@@ -157,7 +157,7 @@ app (linux/amd64)
 run?    ├─ #7 [app 4/4] RUN sleep 0.2; cat /out: waits for #6
 run?    ├─ #6 [app 3/4] COPY --from=build /out /: waits for #4
 run?    │  ├─ #4 [build 3/3] RUN cat /first > /out: waits for #3
-run     │  ├─ #3 [build 2/3] COPY first /: files changed
+run     │  ├─ #3 [build 2/3] COPY first /: 1 of 1 file changed: first (content)
 read    │  │  └─ #2 [internal] load build context
 cached  │  └─ #1 [build 1/3] FROM docker.io/library/busybox:latest
 cached  ├─ #5 [app 2/4] COPY second / ← #2

@@ -201,6 +201,7 @@ impl Store {
         sweep("pins", 2, &|_| Thing::Other)?;
         sweep("urls", 2, &|_| Thing::Other)?;
         sweep("stats", 1, &|_| Thing::Other)?;
+        sweep("builds", 1, &|_| Thing::Other)?;
         sweep("slots", 2, &|_| Thing::Other)?;
         sweep("near", 2, &|_| Thing::Other)?;
         sweep("records", 2, &record)?;
@@ -219,7 +220,7 @@ impl Store {
                 delete(&path, collected);
             }
         }
-        let aside = ["blobs/sha256", "images", "stats"].map(|kind| (kind, 0));
+        let aside = ["blobs/sha256", "builds", "images", "stats"].map(|kind| (kind, 0));
         let sharded = [
             "blobs/sha256",
             "records",

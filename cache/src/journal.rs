@@ -44,7 +44,7 @@ const SLACK: i64 = 60;
 
 /// What a power cut may have damaged, without which a build only takes longer: removed. Trees are not here: each is checked
 /// against its name when it is read, and removed if it fails.
-const DISPENSABLE: [&str; 10] = [
+const DISPENSABLE: [&str; 11] = [
     "layers",
     "near",
     "layer-blobs",
@@ -52,6 +52,7 @@ const DISPENSABLE: [&str; 10] = [
     "known",
     "records",
     "slots",
+    "builds",
     "pins",
     "urls",
     "stats",
@@ -207,9 +208,9 @@ fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
         }
     }
     for kind in DISPENSABLE {
-        // Stats are in one directory; layers have one more level, the ownership domains.
+        // Builds and stats are in one directory; layers have one more level, the ownership domains.
         let depth = match kind {
-            "stats" => 1,
+            "builds" | "stats" => 1,
             "layers" => 3,
             _ => 2,
         };

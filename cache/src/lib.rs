@@ -13,6 +13,7 @@
 //!   known/ab/abcd….json         blob → the tree it unpacks to                               [store]
 //!   records/ab/abcd…            cache key → result, with what the key was made of           [records]
 //!   slots/ab/abcd…              place in a plan → its newest key, to explain misses         [records]
+//!   builds/abcd…                what the last build of a plan did, step by step, and why    [builds]
 //!   pins/ab/abcd….json          tag and platform → manifest digest, and when it was asked   [store]
 //!   images/NAME                 name → image                                                [images]
 //!   stats/abcd…                 what a context's files looked like when they were hashed    [stat]
@@ -32,6 +33,7 @@
 pub mod archive;
 pub mod blobs;
 pub mod builder;
+pub mod builds;
 pub mod context;
 pub mod dir;
 mod file;
@@ -60,6 +62,11 @@ pub use blobs::BlobWriter;
 pub use blobs::Blobs;
 pub use builder::NewNode;
 pub use builder::TreeBuilder;
+pub use builds::BuildReport;
+pub use builds::Builds;
+pub use builds::BuiltStep;
+pub use builds::Fate;
+pub use builds::Kept;
 pub use context::ContextError;
 pub use context::ContextFiles;
 pub use context::Scan;
@@ -129,3 +136,6 @@ pub use tree::Timestamp;
 pub use tree::TreeError;
 pub use tree::TreeRef;
 pub use tree::Trees;
+pub use tree::changes::PathChange;
+pub use tree::changes::TreeChanges;
+pub use tree::changes::What;

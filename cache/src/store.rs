@@ -22,6 +22,7 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::blobs::Blobs;
+use crate::builds::Builds;
 use crate::file;
 use crate::images::Images;
 use crate::journal::Journal;
@@ -54,6 +55,7 @@ pub struct Store {
     blobs: Blobs,
     trees: Trees,
     records: Records,
+    builds: Builds,
     images: Images,
     journal: Journal,
 }
@@ -209,9 +211,7 @@ impl Store {
     /// # Errors
     /// If it belongs to somebody else or cannot be written.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        // A step mounts directories of it, from a working directory of its own.
-        let path = std::path::absolute(root).unwrap_or_else(|_| root.to_owned());
-        let path = path.join("v1");
+        let path = root.join("v1");
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path)?,
@@ -240,6 +240,7 @@ impl Store {
             blobs: Blobs::new(path.join("blobs/sha256"), journal.clone()),
             trees: Trees::open(&path.join("trees")),
             records: Records::new(&path, journal.clone()),
+            builds: Builds::new(path.join("builds"), journal.clone()),
             images: Images::new(path.join("images"), journal.clone()),
             journal,
             path,
@@ -259,6 +260,11 @@ impl Store {
     /// The trees.
     pub fn trees(&self) -> &Trees {
         &self.trees
+    }
+
+    /// What the last builds did.
+    pub fn builds(&self) -> &Builds {
+        &self.builds
     }
 
     /// The cache records.

@@ -10,6 +10,7 @@
 //! Invariants: entries are sorted by their names' bytes; a *merged* tree holds no whiteouts, opaque or implied
 //! directories; an object on disk is written after everything it points to.
 
+pub mod changes;
 mod object;
 
 use std::collections::BTreeMap;

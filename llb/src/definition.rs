@@ -53,6 +53,8 @@ pub struct VertexMeta {
     pub spans: Vec<Span>,
     /// Run it even if a cached result is there.
     pub ignore_cache: bool,
+    /// Which of its variables are build arguments, to call them what they are called where they are declared.
+    pub args: Vec<String>,
 }
 
 impl Vertex {

@@ -90,6 +90,10 @@ pub struct VertexEvent {
     /// Why it failed; empty when it did not.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub error: String,
+    /// Why it is not answered from the cache, in one line; empty where there is nothing to say. BuildKit has no such
+    /// field, and what reads its JSON passes over fields it does not know.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub why: String,
 }
 
 /// BuildKit's `client.VertexStatus`.

@@ -51,6 +51,13 @@ pub enum KeyValue {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         tree: Option<TreeId>,
     },
+    /// A value that stands for files. It is hashed as if it stood here by itself.
+    Listed {
+        /// What is hashed.
+        value: Box<KeyValue>,
+        /// Directory objects that list the files, by the path of the directory these are in; for explanations.
+        listing: BTreeMap<String, TreeId>,
+    },
     /// BLAKE3, keyed by the store, of a value that looks secret and must not be stored.
     Hidden(ContentDigest),
 }
@@ -81,6 +88,30 @@ impl KeyRecord {
             .put(&self.fields);
         CacheKey::from_bytes(encoder.blake3())
     }
+
+    /// The trees in which files can be listed that the record stands for.
+    pub fn trees(&self) -> Vec<TreeId> {
+        let mut trees = Vec::new();
+        self.fields
+            .values()
+            .for_each(|value| value.trees(&mut trees));
+        trees
+    }
+}
+
+impl KeyValue {
+    fn trees(&self, into: &mut Vec<TreeId>) {
+        match self {
+            Self::Content { tree, .. } => into.extend(tree),
+            Self::Listed { value, listing } => {
+                into.extend(listing.values());
+                value.trees(into);
+            }
+            Self::List(list) => list.iter().for_each(|value| value.trees(into)),
+            Self::Map(map) => map.values().for_each(|value| value.trees(into)),
+            Self::Text(_) | Self::Number(_) | Self::Input(_) | Self::Oci(_) | Self::Hidden(_) => {}
+        }
+    }
 }
 
 impl Canonical for KeyValue {
@@ -94,6 +125,7 @@ impl Canonical for KeyValue {
             Self::Oci(digest) => to.ordinal(5).put(digest),
             Self::Content { content, tree: _ } => to.ordinal(6).put(content),
             Self::Hidden(digest) => to.ordinal(7).put(digest),
+            Self::Listed { value, listing: _ } => to.put(&**value),
         };
     }
 }
@@ -190,7 +222,14 @@ mod t {
                 tree: Some(TreeId::from_bytes([9; 32])),
             },
         );
+        let listed = KeyValue::Listed {
+            value: Box::new(with_tree.fields["network"].clone()),
+            listing: BTreeMap::from([("src".to_owned(), TreeId::from_bytes([8; 32]))]),
+        };
+        with_tree.fields.insert("network".into(), listed);
         assert_eq!(with_tree.key(), record().key());
+        let trees = [8, 9].map(|byte| TreeId::from_bytes([byte; 32]));
+        assert_eq!(with_tree.trees(), trees);
         let json = serde_json::to_string(&with_tree).unwrap();
         assert_eq!(serde_json::from_str::<KeyRecord>(&json).unwrap(), with_tree);
     }

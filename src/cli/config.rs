@@ -125,6 +125,8 @@ pub(crate) fn settings(
         Some(root) => root,
         None => default_root(env, &mut remarks),
     };
+    // Steps are started elsewhere than in the working directory.
+    let root = std::path::absolute(&root).unwrap_or(root);
     let hosts = config.registry.into_iter().map(|(host, registry)| {
         let settings = RegistrySettings {
             mirrors: registry.mirrors,

@@ -13,6 +13,7 @@ mod convert;
 mod debug;
 mod doctor;
 mod env;
+mod explain;
 mod flags;
 mod images;
 mod init;
@@ -77,6 +78,9 @@ enum Cmd {
     /// Show what a build would do, as a tree, a graph or a picture, doing nothing
     #[command(args_override_self = true)]
     Plan(Box<plan::PlanFlags>),
+    /// Say what the last build did about each step, and why it was not cached
+    #[command(args_override_self = true)]
+    Explain(explain::ExplainFlags),
     /// Build the targets of a bake file or compose file
     #[command(args_override_self = true)]
     Bake(bake::BakeFlags),
@@ -236,6 +240,7 @@ fn dispatch(
             return build::run(&flags, &session);
         }
         Cmd::Plan(flags) => plan::run(&flags, &session)?,
+        Cmd::Explain(flags) => explain::run(&flags, &session)?,
         Cmd::Bake(flags) => return bake::run(&flags, &session),
         Cmd::Test(flags) => return plans::test(&flags, &session),
         Cmd::Ls(flags) => plans::list(&flags, &session)?,

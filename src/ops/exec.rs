@@ -9,7 +9,6 @@ use std::sync::PoisonError;
 
 use rbuild_cache::Follow;
 use rbuild_cache::LayerRef;
-use rbuild_cache::Node;
 use rbuild_cache::Ownership;
 use rbuild_cache::ScanKind;
 use rbuild_cache::Snapshot;
@@ -172,11 +171,9 @@ impl Engine<'_> {
         let Some(found) = trees.lookup(&root.tree, &path, Follow::All)? else {
             return Ok("nothing".into());
         };
-        let tree =
-            matches!(found.entry.node, Node::Dir(_)).then(|| trees.subtree(&found.entry).tree);
         Ok(KeyValue::Content {
             content: found.entry.content(),
-            tree,
+            tree: Some(trees.subtree(&found.entry).tree),
         })
     }
 

@@ -1,7 +1,9 @@
 //! File ops: copies, directories, files and removals, worked out on the merged tree; the layer is what changed.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 
+use rbuild_cache::Directory;
 use rbuild_cache::Entry;
 use rbuild_cache::Follow;
 use rbuild_cache::LayerRef;
@@ -130,18 +132,28 @@ impl Engine<'_> {
             timestamp: None,
         };
         let mut list = Vec::new();
+        let mut listing: BTreeMap<Vec<u8>, Vec<Entry>> = BTreeMap::new();
         for source in copy::sources(trees, tree, action)? {
             let entry = copy::arriving(trees, &source, action, &change)?;
-            let tree = matches!(entry.node, Node::Dir(_)).then(|| trees.subtree(&entry).tree);
             list.push(KeyValue::List(vec![
                 String::from_utf8_lossy(&source.name).into_owned().into(),
-                KeyValue::Content {
-                    content: entry.content(),
-                    tree,
-                },
+                entry.content().into(),
             ]));
+            let (above, name) = copy::split(&source.path);
+            let name = name.to_owned();
+            let listed = listing.entry(above.to_owned()).or_default();
+            listed.push(Entry { name, ..entry });
         }
-        Ok(KeyValue::List(list))
+        let listing = listing.into_iter().map(|(above, mut entries)| {
+            entries.sort_by(|a, b| a.name.cmp(&b.name));
+            entries.dedup_by(|a, b| a.name == b.name);
+            let tree = trees.put(Directory { entries }).tree;
+            (String::from_utf8_lossy(&above).into_owned(), tree)
+        });
+        Ok(KeyValue::Listed {
+            value: Box::new(KeyValue::List(list)),
+            listing: listing.collect(),
+        })
     }
 
     pub(super) fn file(
@@ -416,7 +428,7 @@ impl Engine<'_> {
             .try_clone()
             .map_err(|error| OpError::io("read", "archive".as_ref(), error))?;
         let read = rbuild_cache::read_layer(trees, archive, None)?;
-        let mut wanted = std::collections::BTreeMap::new();
+        let mut wanted = BTreeMap::new();
         trees.walk(&read.layer.tree, &mut |path, entry| {
             if let Node::File(node) = &entry.node {
                 wanted.insert(path.to_vec(), node.clone());
@@ -558,7 +570,7 @@ fn content_value(root: TreeRef) -> KeyValue {
 
 /// A file action's own part of a key. `with_src` is false where the content it selects is in the key instead.
 fn action_value(action: &FileAction, with_src: bool) -> KeyValue {
-    let mut fields = std::collections::BTreeMap::new();
+    let mut fields = BTreeMap::new();
     let mut put = |name: &str, value: KeyValue| fields.insert(name.to_owned(), value);
     put("input", input_value(action.input));
     put("output", action.output.map_or(-1, i64::from).into());

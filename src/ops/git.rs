@@ -51,9 +51,17 @@ const MAX_SAID: usize = 2000;
 /// # Errors
 /// If the remote cannot be asked, or has no such reference.
 pub(crate) fn commit(git: &GitSource, offline: bool) -> Result<String, OpError> {
+    named_commit(git, offline).map(|(commit, _)| commit)
+}
+
+/// The same, and the whole name of the reference, such as `refs/tags/v1.2` or `HEAD`; nothing for one that is pinned.
+///
+/// # Errors
+/// As [`commit`].
+pub(crate) fn named_commit(git: &GitSource, offline: bool) -> Result<(String, String), OpError> {
     if let Some(commit) = &git.commit {
         check(git, commit, &[commit])?;
-        return Ok(commit.clone());
+        return Ok((commit.clone(), String::new()));
     }
     if offline {
         return Err(OpError::Offline {
@@ -88,7 +96,7 @@ pub(crate) fn commit(git: &GitSource, offline: bool) -> Result<String, OpError> 
     };
     let commit = of(&format!("{name}^{{}}")).unwrap_or_else(|| tip.clone());
     check(git, &commit, &[&commit, &tip])?;
-    Ok(commit)
+    Ok((commit, name.clone()))
 }
 
 /// Refuses a commit if neither it nor the tag object upon it begins as it was demanded.

@@ -12,6 +12,7 @@ mod forms;
 pub(crate) mod git;
 pub(crate) mod http;
 pub mod mode;
+mod nearest;
 pub mod owner;
 mod pull;
 pub mod source;
@@ -19,6 +20,7 @@ pub mod stack;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
+pub mod why;
 mod workspace;
 
 use std::collections::BTreeMap;
@@ -28,6 +30,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 
 use rbuild_cache::CacheBackend;
@@ -287,6 +290,7 @@ pub struct Engine<'a> {
     bytes: bytes::Bytes,
     pulls: pull::Pulls,
     workspaces: workspace::Workspaces,
+    counterparts: OnceLock<nearest::Counterparts>,
     /// What steps left that failed, of those that are kept.
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
 }
@@ -333,6 +337,7 @@ impl<'a> Engine<'a> {
             bytes: bytes::Bytes::default(),
             pulls: pull::Pulls::new(),
             workspaces: workspace::Workspaces::default(),
+            counterparts: OnceLock::new(),
             left: Mutex::default(),
         }
     }
@@ -542,10 +547,7 @@ impl Evaluate for Engine<'_> {
     }
 
     fn earlier(&self, vertex: &Vertex, record: &KeyRecord) -> Option<Earlier> {
-        let earlier = self
-            .backend
-            .latest(&self.slot(vertex), &record.kind)
-            .ok()??;
+        let earlier = self.nearest(vertex, &record.kind)?;
         Some(Earlier {
             record: earlier.record,
             duration_ms: earlier.duration_ms,
@@ -584,6 +586,10 @@ impl Evaluate for Engine<'_> {
             ),
         };
         for record in records {
+            // What a later miss names the files from. Most of it is in the layer as well.
+            for tree in record.trees() {
+                self.store.trees().persist(&tree)?;
+            }
             let key = record.key();
             self.backend.publish(&Record {
                 key,
@@ -611,10 +617,8 @@ impl Engine<'_> {
         if let Ok(Some(record)) = self.backend.lookup(&key) {
             return Some(record.duration_ms);
         }
-        let latest = self
-            .backend
-            .latest(&self.slot(step.vertex), step.vertex.op.kind());
-        latest.ok().flatten().map(|record| record.duration_ms)
+        let nearest = self.nearest(step.vertex, step.vertex.op.kind());
+        nearest.map(|record| record.duration_ms)
     }
 
     /// Remembers where in the plan layers were made: by what is done there and not by its number, so that instructions
@@ -632,15 +636,5 @@ impl Engine<'_> {
                 format!("{plan}\0{}\0{op}\0{index}", vertex.platform)
             });
         }
-    }
-
-    /// Which step of which plan this is, whatever it says now: the place in the file, not the text.
-    pub(crate) fn slot(&self, vertex: &Vertex) -> String {
-        let name = &vertex.meta.name;
-        let place = match (name.starts_with('['), name.find(']')) {
-            (true, Some(end)) => &name[..=end],
-            _ => name,
-        };
-        format!("{}\u{0}{}\u{0}{place}", self.options.plan, vertex.platform)
     }
 }

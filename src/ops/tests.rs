@@ -1,5 +1,7 @@
 //! The engine on a fake executor and a fake cache: no process, no namespace.
 
+mod keys;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::sync::atomic::AtomicUsize;
@@ -165,6 +167,19 @@ fn runs(commands: &[&[&str]]) -> PrunedDefinition {
     definition.prune()
 }
 
+/// Registries that nobody asks.
+fn registry_of(dir: &Path) -> registry::Client {
+    registry::Client::new(&Settings {
+        root: dir.to_owned(),
+        temp_dir: dir.to_owned(),
+        registries: Registries::default(),
+        docker_config: None,
+        ca: None,
+        tag_max_age: 0,
+        proxies: ProxySettings::default(),
+    })
+}
+
 /// A store and a cache, kept over builds.
 struct World {
     dir: tempfile::TempDir,
@@ -193,15 +208,7 @@ impl World {
     }
 
     fn build(&self, definition: &PrunedDefinition, end: End) -> Built {
-        let registry = registry::Client::new(&Settings {
-            root: self.dir.path().to_owned(),
-            temp_dir: self.dir.path().to_owned(),
-            registries: Registries::default(),
-            docker_config: None,
-            ca: None,
-            tag_max_age: 0,
-            proxies: ProxySettings::default(),
-        });
+        let registry = registry_of(self.dir.path());
         let lease = self.store.lease().unwrap();
         let cancel = CancelToken::new();
         let mut engine = Engine::new(
@@ -215,8 +222,17 @@ impl World {
         );
         engine.backend = &self.memory;
         let looked_up = solver::plan(definition, &engine).unwrap();
-        let missed = looked_up.explain(&|_, _| None);
-        let missed = missed.iter().map(|one| one.miss.to_string()).collect();
+        let words = why::Words {
+            trees: self.store.trees(),
+            conceal: &|text| text.to_owned(),
+        };
+        let missed = looked_up.steps().filter_map(|step| match step.state {
+            PlannedState::Run(miss) | PlannedState::Undecided(miss) => {
+                Some(words.why(step.vertex, miss, |_| "below".to_owned()))
+            }
+            PlannedState::Unneeded | PlannedState::Cached { .. } => None,
+        });
+        let missed = missed.collect();
         let runs = Arc::new(AtomicUsize::new(0));
         let writer = Writer {
             end,

@@ -310,6 +310,7 @@ impl ExportStep {
             completed: None,
             cached: false,
             error: String::new(),
+            why: String::new(),
         };
         events.send(Event::Vertex(event.clone()));
         Self { event }

@@ -61,7 +61,7 @@ pub fn convert(path: &Path, to: Language) -> Result<Rewritten, BuildError> {
             .map_err(BuildError::request);
     }
     let language = rbuild_plan::Plan::default();
-    let files = files::read(&language, &source, dir, &[])?;
+    let files = files::read(&language, &source, &plan::Home::local(dir.to_owned()), &[])?;
     let request = FrontendRequest {
         git: files::git_state(&source, &files, dir),
         files,

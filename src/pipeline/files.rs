@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -53,12 +52,12 @@ impl Language {
     }
 }
 
-/// Reads the files that a plan in the directory `dir` names, and those that they name. What is not there is left to
+/// Reads the files that a plan names, and those that they name. What is not there is left to
 /// the frontend to report.
 pub(super) fn read(
     language: &rbuild_plan::Plan,
     source: &Arc<SourceFile>,
-    dir: &Path,
+    home: &plan::Home,
     settings: &[String],
 ) -> Result<Files, BuildError> {
     let mut files: BTreeMap<String, Arc<SourceFile>> = BTreeMap::new();
@@ -67,11 +66,14 @@ pub(super) fn read(
         if files.contains_key(&need.path) || files.len() >= MAX_FILES {
             continue;
         }
-        let path = dir.join(&need.path);
+        let shown = home.shown(&need.path);
+        let path = match home.find(&need.path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            found => found.map_err(|error| plan::unreadable(&shown, error))?,
+        };
         let Some(text) = plan::read_file(&path)? else {
             continue;
         };
-        let shown = plan::tidy(&path).display().to_string();
         let file = Arc::new(SourceFile {
             name: shown,
             text,
@@ -142,21 +144,27 @@ pub(super) fn locals(
         let Op::Source(SourceOp::Local(local)) = &vertex.op else {
             continue;
         };
-        let path: PathBuf = plan.dir.join(&local.name);
-        let problem = match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => None,
-            Ok(_) => Some("is not a directory".to_owned()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                Some("does not exist".to_owned())
+        let shown = plan.home.shown(&local.name);
+        let found = plan.home.find(&local.name).and_then(|path| {
+            let metadata = std::fs::metadata(&path)?;
+            Ok((path, metadata.is_dir()))
+        });
+        let problem = match found {
+            Ok((path, true)) => {
+                locals.insert(local.name.clone(), LocalRoot { path, shown });
+                continue;
             }
-            Err(error) => Some(format!("cannot be used: {error}")),
+            Ok((_, false)) => "is not a directory".to_owned(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                "does not exist".to_owned()
+            }
+            Err(error) => format!("cannot be used: {error}"),
         };
-        let shown = plan::tidy(&path).display().to_string();
-        if let (Some(problem), Some(span)) = (problem, vertex.meta.spans.first()) {
-            let message = format!("the directory `{shown}` {problem}");
-            errors.push(Diagnostic::error(message, span.clone(), ""));
-        }
-        locals.insert(local.name.clone(), LocalRoot { path, shown });
+        let message = format!("the directory `{shown}` {problem}");
+        errors.push(match vertex.meta.spans.first() {
+            Some(span) => Diagnostic::error(message, span.clone(), ""),
+            None => Diagnostic::unplaced(message),
+        });
     }
     match errors.is_empty() {
         true => Ok(locals),

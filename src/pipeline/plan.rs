@@ -1,12 +1,15 @@
 //! Line 2 of the pipeline: finding and reading the plan file, its ignore file, and the context.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::io::Read as _;
+use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rbuild_cache::Scratch;
 use rbuild_llb::SourceFile;
 use rbuild_llb::frontend::Files;
 use rbuild_llb::frontend::GitState;
@@ -32,8 +35,8 @@ pub(super) struct Plan {
     pub(super) ignore: Option<Arc<SourceFile>>,
     /// Directories behind local sources.
     pub(super) locals: BTreeMap<String, LocalRoot>,
-    /// The directory of the file, which paths in a plan start from.
-    pub(super) dir: PathBuf,
+    /// Where the paths in a plan start from.
+    pub(super) home: Home,
     /// Other files that a plan names.
     pub(super) files: Files,
     /// The state of the work tree, if the plan wants to know.
@@ -46,6 +49,58 @@ pub(super) struct Plan {
     pub(super) locks: Vec<Arc<SourceFile>>,
     /// Something worth saying about the choice.
     pub(super) remark: Option<String>,
+}
+
+/// The directory of a plan's file, which paths in it start from.
+#[derive(Debug, Default)]
+pub(super) struct Home {
+    pub(super) dir: PathBuf,
+    /// As the user knows it; also where outputs go.
+    pub(super) shown: PathBuf,
+    /// Set for a plan from elsewhere, which is kept to its own files and to the working directory.
+    pub(super) fence: Option<Scratch>,
+}
+
+impl Home {
+    pub(super) fn local(dir: PathBuf) -> Self {
+        Self {
+            shown: dir.clone(),
+            dir,
+            fence: None,
+        }
+    }
+
+    /// A file or directory that the plan names.
+    pub(super) fn find(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.dir.join(name);
+        if let Some(fence) = &self.fence {
+            let inside = fs::canonicalize(fence.path())?;
+            if !fs::canonicalize(&path)?.starts_with(inside) {
+                let why = "it is outside of the context that the plan came with";
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+            }
+        }
+        Ok(path)
+    }
+
+    /// What messages call it.
+    pub(super) fn shown(&self, name: &str) -> String {
+        tidy(&self.shown.join(name)).display().to_string()
+    }
+
+    /// Where an output of the plan goes.
+    pub(super) fn output(&self, to: &str) -> PathBuf {
+        match &self.fence {
+            None => self.shown.join(to),
+            Some(_) => PathBuf::from(to),
+        }
+    }
+
+    /// Whether an output may go there: a plan from elsewhere writes below the working directory only.
+    pub(super) fn may_write(&self, to: &str) -> bool {
+        let below = |part| matches!(part, Component::Normal(_) | Component::CurDir);
+        self.fence.is_none() || Path::new(to).components().all(below)
+    }
 }
 
 /// Tried in this order when `-f` is not given.
@@ -123,9 +178,9 @@ pub(super) fn together(request: &BuildRequest, plans: &[Plan]) -> Plan {
         context: MainContext::Local,
         ignore: None,
         locals: BTreeMap::new(),
-        dir: match &request.context {
-            ContextSource::Directory(dir) => dir.clone(),
-            ContextSource::Stdin | ContextSource::Remote(_) => PathBuf::new(),
+        home: match &request.context {
+            ContextSource::Directory(dir) => Home::local(dir.clone()),
+            ContextSource::Stdin | ContextSource::Remote(_) => Home::default(),
         },
         files: Files::default(),
         git: None,
@@ -161,16 +216,17 @@ pub(super) fn beside(
     let lock = lock.map(|text| lock::source_file(lock_path.display().to_string(), text));
     let (mut files, mut git) = (Files::default(), None);
     let language = Language::of(&source);
+    let home = Home::local(own);
     if let Language::Plan(plan) = &language {
-        files = files::read(plan, &source, &own, &request.set)?;
-        git = files::git_state(&source, &files, &own);
+        files = files::read(plan, &source, &home, &request.set)?;
+        git = files::git_state(&source, &files, &home.dir);
     }
     Ok(Plan {
         identity: source.name.clone(),
         context: MainContext::Local,
         ignore: read_ignore(path, dir)?,
         locals,
-        dir: own,
+        home,
         files,
         git,
         source,
@@ -217,7 +273,7 @@ pub(super) fn named_directories(
 
 fn check_directory(dir: &Path) -> Result<(), BuildError> {
     let shown = dir.display();
-    let error = match std::fs::metadata(dir) {
+    let error = match fs::metadata(dir) {
         Ok(metadata) if metadata.is_dir() => return Ok(()),
         Ok(_) => anyhow::anyhow!("the context `{shown}` is not a directory"),
         Err(error) => {

@@ -3,20 +3,28 @@
 //!
 //! As with BuildKit the files of such a context keep the owners and times that the archive gives them, and its
 //! `.dockerignore` leaves nothing out. `-f` names a file in it.
+//!
+//! An `rbuild.toml`, which BuildKit does not know, names directories: its context is unpacked and built as the directory that
+//! it was, so that a check-out and a URL have the same keys.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::io::Read;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rbuild_cache::Follow;
 use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Node;
+use rbuild_cache::Ownership;
 use rbuild_cache::Store;
+use rbuild_cache::Unpack;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
+use rbuild_llb::SourceFile;
+use rbuild_llb::frontend::GitState;
 use rbuild_llb::frontend::MainContext;
 use rbuild_llb::op::GitSource;
 use rbuild_llb::op::HttpSource;
@@ -27,6 +35,7 @@ use super::files;
 use super::files::Language;
 use super::lock;
 use super::plan;
+use super::plan::Home;
 use super::plan::Plan;
 use super::plan::unreadable;
 use crate::ops::OpError;
@@ -154,7 +163,7 @@ impl<'a> Remote<'a> {
         }
         let (name, text) = self.plan_by_url(url)?;
         let context = MainContext::Files(file_of(url, Some(digest)));
-        self.plan(name, text, context, url)
+        self.dockerfile(plan::source_file(name, text), context, url)
     }
 
     fn stdin(&self) -> Result<Plan, BuildError> {
@@ -182,32 +191,41 @@ impl<'a> Remote<'a> {
             }
             Some(PlanFile::Stdin) | None => {
                 let text = plan::read_text(all).map_err(failed)?;
-                self.plan("-".to_owned(), text, MainContext::Local, "-")
+                let source = plan::source_file("-".to_owned(), text);
+                self.dockerfile(source, MainContext::Local, "-")
             }
         }
     }
 
-    fn plan(
+    /// A Dockerfile whose context is `context`.
+    fn dockerfile(
         &self,
-        name: String,
-        text: String,
+        source: Arc<SourceFile>,
         context: MainContext,
         identity: &str,
     ) -> Result<Plan, BuildError> {
-        let source = plan::source_file(name, text);
         if files::is_plan(&source) {
             let error = anyhow::anyhow!(
-                "`{}` is a plan, and its context is no directory",
+                "`{}` is a plan, and comes without the files beside it",
                 source.name
             );
-            return Err(BuildError::new(ErrorKind::Request, error)
-                .hint("fetch it, and build the directory it is in"));
+            return Err(BuildError::new(ErrorKind::Request, error).hint(
+                "name the directory, archive or repository it is in, or fetch it into a directory",
+            ));
         }
+        Ok(Plan {
+            context,
+            ..self.bare(source, identity)?
+        })
+    }
+
+    /// A plan with nothing around it.
+    fn bare(&self, source: Arc<SourceFile>, identity: &str) -> Result<Plan, BuildError> {
         Ok(Plan {
             language: Language::of(&source),
             source,
-            context,
-            dir: PathBuf::new(),
+            context: MainContext::Local,
+            home: Home::default(),
             files: Default::default(),
             git: None,
             lock_path: None,
@@ -219,19 +237,68 @@ impl<'a> Remote<'a> {
         })
     }
 
+    /// A plan that is in its context.
+    fn unpacked(
+        &self,
+        archives: &[OciDigest],
+        source: Arc<SourceFile>,
+        git: Option<GitState>,
+        identity: &str,
+    ) -> Result<Plan, BuildError> {
+        let scratch = self.store.scratch().map_err(failure::store)?;
+        for archive in archives {
+            self.unpack(archive, scratch.path()).map_err(failure::op)?;
+        }
+        let name = Path::new(&source.name);
+        let shown = match self.request.file {
+            None | Some(PlanFile::Path(_)) => name.parent().unwrap_or(name).to_owned(),
+            Some(PlanFile::Stdin | PlanFile::Url(_)) => PathBuf::new(),
+        };
+        let home = Home {
+            dir: scratch.path().join(&shown),
+            shown,
+            fence: Some(scratch),
+        };
+        let frontend = rbuild_plan::Plan::default();
+        let files = files::read(&frontend, &source, &home, &self.request.set)?;
+        Ok(Plan {
+            language: Language::Plan(Box::new(frontend)),
+            home,
+            files,
+            git,
+            ..self.bare(source, identity)?
+        })
+    }
+
+    /// Writes the files of an archive as this user's.
+    fn unpack(&self, archive: &OciDigest, into: &Path) -> Result<(), OpError> {
+        let trees = self.store.trees();
+        let mut unpack = Unpack::new(into, Ownership::Logical)?;
+        let blob = self.store.blobs().open(archive)?;
+        let read = rbuild_cache::read_layer(trees, blob, Some(&mut unpack))?;
+        unpack.finish(trees, &read.layer.tree)?;
+        Ok(())
+    }
+
     /// An archive in the store as the context.
     fn archive(&self, digest: OciDigest, url: &str) -> Result<Plan, BuildError> {
         let (name, text) = self.plan_in(&[digest], "the archive that is the context")?;
-        let context = MainContext::Archive(file_of(url, Some(digest)));
-        let plan = self.plan(name, text, context, url)?;
+        let source = plan::source_file(name, text);
+        let plan = match files::is_plan(&source) {
+            true => self.unpacked(&[digest], source, None, url)?,
+            false => {
+                let context = MainContext::Archive(file_of(url, Some(digest)));
+                self.dockerfile(source, context, url)?
+            }
+        };
         self.with_lock(plan, &[digest])
     }
 
     /// A commit as the context.
     fn repository(&self, mut source: GitSource) -> Result<Plan, BuildError> {
         let offline = self.request.offline;
-        let commit = git::commit(&source, offline).map_err(failure::op)?;
-        source.commit = Some(commit);
+        let (commit, reference) = git::named_commit(&source, offline).map_err(failure::op)?;
+        source.commit = Some(commit.clone());
         source.checksum = None;
         let fetcher = git::Fetcher {
             store: self.store,
@@ -244,8 +311,11 @@ impl<'a> Remote<'a> {
         }
         let (name, text) = self.plan_in(&archives, &format!("`{}`", source.remote))?;
         let identity = source.remote.clone();
-        let context = MainContext::Files(SourceOp::Git(source));
-        let plan = self.plan(name, text, context, &identity)?;
+        let file = plan::source_file(name, text);
+        let plan = match files::is_plan(&file) {
+            true => self.unpacked(&archives, file, Some(state(commit, &reference)), &identity)?,
+            false => self.dockerfile(file, MainContext::Files(SourceOp::Git(source)), &identity)?,
+        };
         self.with_lock(plan, &archives)
     }
 
@@ -319,6 +389,16 @@ impl<'a> Remote<'a> {
         )?;
         let text = text.map_err(|error| OpError::io("read", name.as_ref(), error))?;
         Ok(Some(text))
+    }
+}
+
+/// What a plan may know of the commit that it is from: a check-out of it would say the same.
+fn state(commit: String, reference: &str) -> GitState {
+    let after = |prefix| reference.strip_prefix(prefix).map(str::to_owned);
+    GitState {
+        commit,
+        branch: after("refs/heads/"),
+        tag: after("refs/tags/"),
     }
 }
 

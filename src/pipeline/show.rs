@@ -20,6 +20,7 @@ use rbuild_llb::op::SourceOp;
 
 use super::Opened;
 use super::Planned;
+use super::conceal::Conceal;
 use super::definition;
 use super::failure;
 use super::files;
@@ -29,6 +30,7 @@ use super::pin;
 use crate::ops::Engine;
 use crate::ops::EngineOptions;
 use crate::ops::exec::looks_secret;
+use crate::ops::why::Words;
 use crate::outcome::BuildError;
 use crate::picture::Detail;
 use crate::picture::GraphView;
@@ -44,11 +46,8 @@ use crate::solver;
 use crate::solver::Miss;
 use crate::solver::PlannedState;
 use crate::solver::PlannedStep;
+use crate::solver::StepName;
 use crate::ui::Progress;
-
-/// Shorter values of variables that look secret are not looked for in other text: they would mutilate what means
-/// something else.
-const SHORTEST_CONCEALED: usize = 4;
 
 /// The graph of a plan, for `rbuild plan`.
 ///
@@ -88,7 +87,12 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
     let planned = solver::plan(&definition, &engine)
         .map_err(|error| failure::plan(error, &definition, &plan))?;
     let conceal = Conceal::new(&definition, &request.build_args);
-    Ok(view(&definition, planned.steps(), &conceal, |step| {
+    let words = Words {
+        trees: store.trees(),
+        conceal: &|text| conceal.text(text),
+    };
+    let why = |step: &PlannedStep<'_>, miss: &Miss| words.why(step.vertex, miss, |_| String::new());
+    Ok(view(&definition, planned.steps(), &conceal, why, |step| {
         engine.last_took(step)
     }))
 }
@@ -98,6 +102,7 @@ fn view<'p>(
     definition: &PrunedDefinition,
     planned: impl Iterator<Item = PlannedStep<'p>>,
     conceal: &Conceal,
+    why: impl Fn(&PlannedStep<'p>, &Miss) -> String,
     took: impl Fn(&PlannedStep<'p>) -> Option<u64>,
 ) -> GraphView {
     let mut positions: BTreeMap<VertexId, usize> = BTreeMap::new();
@@ -111,12 +116,12 @@ fn view<'p>(
             .collect();
         let name = conceal.text(&step.vertex.meta.name);
         let (state, miss) = state(&step);
-        let (why, waits_for) = reasons(miss, &inputs, conceal);
+        let (why, waits_for) = reasons(miss, &inputs, |miss| why(&step, miss));
         steps.push(StepView {
             id: solver::event_digest(&step.id),
             key: step.key.hex(),
             kind: step.vertex.op.kind(),
-            stage: stage(&name),
+            stage: StepName::of(&name).stage(),
             name,
             platform: step.vertex.platform.to_string(),
             base: base(step.vertex),
@@ -163,7 +168,7 @@ fn state<'p>(step: &PlannedStep<'p>) -> (StepState, Option<&'p Miss>) {
 fn reasons(
     miss: Option<&Miss>,
     inputs: &[InputView],
-    conceal: &Conceal,
+    why: impl FnOnce(&Miss) -> String,
 ) -> (Option<String>, Vec<usize>) {
     match miss {
         None => (None, Vec::new()),
@@ -173,21 +178,8 @@ fn reasons(
             steps.dedup();
             (None, steps)
         }
-        Some(miss) => (Some(conceal.text(&miss.to_string())), Vec::new()),
+        Some(miss) => (Some(why(miss)), Vec::new()),
     }
-}
-
-/// `build` of `[linux/amd64 build 2/5] RUN npm ci`, `""` of `[2/5] RUN npm ci`, nothing of `[internal] …`.
-fn stage(name: &str) -> Option<String> {
-    let (place, _) = name.strip_prefix('[')?.split_once("] ")?;
-    let (before, count) = place.rsplit_once(' ').unwrap_or(("", place));
-    let (number, total) = count.split_once('/')?;
-    if number.parse::<u32>().is_err() || total.parse::<u32>().is_err() {
-        return None;
-    }
-    let words = before.split_whitespace();
-    let words: Vec<&str> = words.filter(|word| !word.contains('/')).collect();
-    Some(words.join(" "))
 }
 
 /// The input whose files a step begins with: the root file system of a process, what a file operation changes.
@@ -294,62 +286,6 @@ fn action_words(action: &FileAction) -> Vec<String> {
         FileActionKind::Rm { path, .. } => vec!["rm", path],
     };
     words.into_iter().map(str::to_owned).collect()
-}
-
-/// Values that must not be shown, wherever they were put.
-#[derive(Debug, Default)]
-struct Conceal {
-    /// The longest first: of two that begin alike, the longer one is meant.
-    values: Vec<String>,
-}
-
-impl Conceal {
-    /// The values of variables and build arguments that look secret, and user names with passwords in URLs.
-    fn new(definition: &PrunedDefinition, build_args: &BTreeMap<String, String>) -> Self {
-        let mut values: Vec<String> = Vec::new();
-        for (name, value) in build_args {
-            if looks_secret(name) {
-                values.push(value.clone());
-            }
-        }
-        for (_, vertex) in definition.iter() {
-            match &vertex.op {
-                Op::Exec(exec) => {
-                    for pair in exec.env.iter() {
-                        if let Some((name, value)) = pair.split_once('=')
-                            && looks_secret(name)
-                        {
-                            values.push(value.to_owned());
-                        }
-                    }
-                }
-                Op::Source(SourceOp::Http(http)) => values.extend(userinfo(&http.url)),
-                _ => {}
-            }
-        }
-        values.retain(|value| value.len() >= SHORTEST_CONCEALED);
-        values.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        values.dedup();
-        Self { values }
-    }
-
-    fn text(&self, text: &str) -> String {
-        let mut text = text.to_owned();
-        for value in &self.values {
-            if text.contains(value.as_str()) {
-                text = text.replace(value.as_str(), "***");
-            }
-        }
-        text
-    }
-}
-
-/// `user:password` of `https://user:password@host/path`.
-fn userinfo(url: &str) -> Option<String> {
-    let (_, rest) = url.split_once("://")?;
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let (userinfo, _) = authority.rsplit_once('@')?;
-    Some(userinfo.to_owned())
 }
 
 #[cfg(test)]

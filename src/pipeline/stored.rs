@@ -276,6 +276,7 @@ impl<'a> Step<'a> {
             completed: None,
             cached: false,
             error: String::new(),
+            why: String::new(),
         };
         events.send(Event::Vertex(event.clone()));
         Self { event, events }

@@ -91,7 +91,10 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         context: MainContext::Local,
         ignore: None,
         locals: BTreeMap::new(),
-        dir: root.to_owned(),
+        home: plan::Home {
+            dir: root.to_owned(),
+            ..plan::Home::default()
+        },
         files: Default::default(),
         git: None,
         identity: String::new(),

@@ -139,6 +139,7 @@ impl Untouched {
                     completed: now,
                     cached: false,
                     error: String::new(),
+                    why: String::new(),
                 }));
             }
         }

@@ -66,6 +66,7 @@ pub use step::Root;
 pub use step::Security;
 pub use step::Step;
 pub use step::Ulimit;
+pub use sys::succeed;
 pub use zygote::zygote_main_if_asked;
 
 use child::Config;

@@ -69,6 +69,13 @@ pub(super) fn exit_child(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// Ends the process with success and without more ado. The end that the C library knows has the allocator give its memory
+/// back piece by piece, which is a fifth of an unchanged build; the kernel takes it all at once.
+pub fn succeed() -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(0) }
+}
+
 /// Moves the process into new namespaces.
 pub(super) fn unshare(namespaces: UnshareFlags) -> rustix::io::Result<()> {
     debug_assert!(!namespaces.contains(UnshareFlags::FILES));

@@ -24,8 +24,7 @@ use super::Input;
 use super::InputKey;
 use super::Load;
 use super::miss;
-use super::miss::Explanation;
-use super::miss::ListChanges;
+use super::miss::Difference;
 use super::miss::Miss;
 
 /// What a build of a definition comes to.
@@ -289,14 +288,20 @@ impl<'a, 'e, E: Evaluate> Lookup<'a, 'e, E> {
                     publish: by.map(|key| (step.definition, key)),
                 },
                 Answer::Miss { unusable, content } => {
-                    let record = content.as_ref().unwrap_or(&step.definition);
-                    let earlier = self.evaluate.earlier(step.vertex, record);
                     let rebuilt = (0..step.inputs.len())
                         .filter(|&input| runs[step.inputs[input].0])
                         .collect();
+                    let missed = Missed {
+                        vertex: step.vertex,
+                        definition: &step.definition,
+                        content: content.as_ref(),
+                        unusable,
+                        rebuilt,
+                    };
+                    let (miss, expected) = missed.why(self.evaluate);
                     State::Run(Pending {
-                        miss: why(step.vertex, record, earlier.as_ref(), unusable, rebuilt),
-                        expected: earlier.map(|earlier| earlier.duration_ms),
+                        miss,
+                        expected,
                         definition: step.definition,
                         content,
                     })
@@ -326,35 +331,67 @@ impl<O> Answer<O> {
     }
 }
 
-/// Why a step must run: what only this step knows first, what its inputs brought on last.
-fn why(
-    vertex: &Vertex,
-    record: &KeyRecord,
-    earlier: Option<&Earlier>,
+/// A step that must run.
+struct Missed<'a> {
+    vertex: &'a Vertex,
+    definition: &'a KeyRecord,
+    /// If all inputs are known.
+    content: Option<&'a KeyRecord>,
     unusable: Option<String>,
+    /// Which of its inputs must run.
     rebuilt: Vec<usize>,
-) -> Miss {
-    if vertex.meta.ignore_cache {
-        return Miss::NoCache;
+}
+
+impl Missed<'_> {
+    /// Why it must run, what only this step knows first, what its inputs brought on last; and how long it took before, in
+    /// milliseconds.
+    fn why<E: Evaluate>(self, evaluate: &E) -> (Miss, Option<u64>) {
+        let earlier = |record: &KeyRecord| {
+            let earlier = evaluate.earlier(self.vertex, record);
+            earlier.filter(|earlier| earlier.record.kind == record.kind)
+        };
+        let by_definition = earlier(self.definition);
+        let expected = by_definition.as_ref().map(|earlier| earlier.duration_ms);
+        let miss = match self.unusable {
+            _ if self.vertex.meta.ignore_cache => Miss::NoCache,
+            Some(reason) => Miss::Unusable { reason },
+            None => Self::compared(self.definition, by_definition, self.rebuilt, || {
+                let content = self.content?;
+                Some((content, earlier(content)?))
+            }),
+        };
+        (miss, expected)
     }
-    if let Some(reason) = unusable {
-        return Miss::Unusable { reason };
-    }
-    let Some(earlier) = earlier.filter(|earlier| earlier.record.kind == record.kind) else {
-        return Miss::FirstTime;
-    };
-    let own = miss::compare(&earlier.record, record, false);
-    if !own.is_empty() {
-        return Miss::Changed(own);
-    }
-    if !rebuilt.is_empty() {
-        return Miss::Inputs(rebuilt);
-    }
-    let all = miss::compare(&earlier.record, record, true);
-    if all.is_empty() {
-        Miss::Removed
-    } else {
-        Miss::Changed(all)
+
+    fn compared<'c>(
+        definition: &KeyRecord,
+        earlier: Option<Earlier>,
+        rebuilt: Vec<usize>,
+        content: impl FnOnce() -> Option<(&'c KeyRecord, Earlier)>,
+    ) -> Miss {
+        let changed = |now: &KeyRecord, earlier: Earlier| {
+            Miss::Changed(Box::new(Difference {
+                earlier: earlier.record,
+                now: now.clone(),
+            }))
+        };
+        let Some(earlier) = earlier else {
+            return Miss::FirstTime;
+        };
+        if miss::differ(&earlier.record, definition, false) {
+            return changed(definition, earlier);
+        }
+        if !rebuilt.is_empty() {
+            return Miss::Inputs(rebuilt);
+        }
+        // Its inputs are others, which are known: what they hold says more than their keys.
+        match content() {
+            Some((now, earlier)) if miss::differ(&earlier.record, now, true) => {
+                changed(now, earlier)
+            }
+            _ if miss::differ(&earlier.record, definition, true) => changed(definition, earlier),
+            _ => Miss::Removed,
+        }
     }
 }
 
@@ -428,22 +465,5 @@ impl<O: Clone> Plan<'_, O> {
                 },
             })
             .collect()
-    }
-
-    /// Why the steps that must run must, inputs first. `list` names the files that changed.
-    pub fn explain(&self, list: &ListChanges<'_>) -> Vec<Explanation> {
-        let mut explanations = Vec::new();
-        for step in &self.steps {
-            if let State::Run(pending) = &step.state {
-                let mut miss = pending.miss.clone();
-                miss.list(list);
-                explanations.push(Explanation {
-                    vertex: step.id,
-                    step: miss::label(step.vertex),
-                    miss,
-                });
-            }
-        }
-        explanations
     }
 }

@@ -15,7 +15,9 @@
 //! | http source | checksum, file name, mode | (has none) | userinfo, tokens |
 //! | exec | args, env, cwd, user, host name, names of extra hosts, network word, security mode, ulimits, platform, every field of every mount but those on the right | content digest of what each mount shows, and of the layers below the one it makes | values of secrets and ssh agents, contents of cache mounts, proxy variables, CA bundle, resource limits, names in progress |
 //! | file | each action's kind, destination, owner, mode and flags, SOURCE_DATE_EPOCH | content of the selected source paths, content digest of what is changed and of its layers | where the source came from |
-//! | merge, diff | the kind | content digests of the inputs, in order | |
+//! | merge, diff | the kind | (has none) | |
+//!
+//! Each row is a test in `src/ops/tests/keys`, or where files are read, in `cache/src/context/tests.rs`.
 //!
 //! Always true:
 //!
@@ -31,6 +33,8 @@
 
 mod lookup;
 mod miss;
+mod name;
+mod nearest;
 mod queue;
 mod solve;
 mod tail;
@@ -51,12 +55,12 @@ pub use lookup::PlanError;
 pub use lookup::PlannedState;
 pub use lookup::PlannedStep;
 pub use lookup::plan;
-pub use miss::Change;
-pub use miss::ChangeKind;
-pub use miss::Explanation;
-pub use miss::ListChanges;
+pub use miss::Difference;
 pub use miss::Miss;
-pub use miss::TreeChanges;
+pub use name::StepName;
+pub use nearest::Place;
+pub use nearest::pair;
+pub use solve::CANCELED;
 pub use solve::Root;
 pub use solve::SolveError;
 pub use solve::SolveOptions;

@@ -41,7 +41,7 @@ const BACKLOG: usize = 1024;
 const UNKNOWN_MS: u64 = 1000;
 /// The `error` of a step that was stopped. It is the text of Go's `context.Canceled`, by which consumers of
 /// BuildKit's progress tell a step that was stopped from one that failed.
-const CANCELED: &str = "context canceled";
+pub const CANCELED: &str = "context canceled";
 
 /// How to solve.
 #[derive(Clone, Copy)]
@@ -516,6 +516,7 @@ impl<'a, E: Evaluate> Loop<'a, E> {
             completed,
             cached,
             error,
+            why: String::new(),
         }));
     }
 }

@@ -1,5 +1,7 @@
 //! The solver, proven with arithmetic.
 
+mod words;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Condvar;
@@ -28,6 +30,7 @@ use rbuild_llb::op::SecurityMode;
 use rbuild_llb::op::SourceOp;
 
 use super::*;
+use words::why;
 
 /// Long enough for the slowest machine; only a test that fails waits for it.
 const FOREVER: Duration = Duration::from_secs(60);
@@ -298,6 +301,7 @@ impl Graph {
                 name: name.clone(),
                 spans: Vec::new(),
                 ignore_cache,
+                args: Vec::new(),
             },
         };
         let id = self.definition.add(vertex);
@@ -346,7 +350,7 @@ impl Run {
     /// Plans and solves with `jobs`.
     fn with(sums: &Sums, graph: &PrunedDefinition, jobs: usize, cancel: &CancelToken) -> Self {
         let plan = plan(graph, sums).unwrap();
-        let why = plan.explain(&|_, _| None);
+        let why: Vec<String> = plan.steps().filter_map(|step| why(&step)).collect();
         let complete = plan.outputs();
         assert_eq!(plan.is_complete(), complete.is_some());
         assert_eq!(plan.pending().count(), why.len());
@@ -373,7 +377,7 @@ impl Run {
         let run = Self {
             result,
             events: events.into_inner(),
-            why: why.iter().map(|line| format!("{line}\n")).collect(),
+            why: why.concat(),
         };
         run.check_events(graph);
         run
@@ -482,7 +486,7 @@ fn an_equal_result_cuts_the_rebuild_off() {
     assert_eq!(run.values(), [Some(vec![1])]);
     assert_eq!(
         run.why,
-        "a: args changed\nb: input 0 was rebuilt\nc: input 0 was rebuilt\n"
+        "a: args changed\nb: inputs [0] rebuilt\nc: inputs [0] rebuilt\n"
     );
     assert_eq!(
         sums.calls(),
@@ -527,7 +531,7 @@ fn no_cache_runs_and_stores_and_users_go_by_content() {
     Run::of(&sums, &graph("b: sum < a"));
     sums.calls();
     let run = Run::of(&sums, &graph("b!: sum < a"));
-    assert_eq!(run.why, "b: --no-cache\nc: input 0 was rebuilt\n");
+    assert_eq!(run.why, "b: --no-cache\nc: inputs [0] rebuilt\n");
     assert_eq!(
         sums.calls(),
         "alias(1) c, execute b, load a, load c, store(2) b"

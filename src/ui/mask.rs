@@ -64,6 +64,7 @@ impl Mask {
                     self.release(|key| key.0 == vertex.digest, out);
                 }
                 vertex.error = self.text(&vertex.error);
+                vertex.why = self.text(&vertex.why);
                 out(Event::Vertex(vertex));
             }
             other => out(other),
@@ -157,6 +158,7 @@ mod t {
             completed: Some(Timestamp(2)),
             cached: false,
             error: error.into(),
+            why: String::new(),
         })
     }
 

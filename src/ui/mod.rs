@@ -5,6 +5,7 @@
 //! below before and after it.
 
 mod contents;
+mod explain;
 mod human;
 pub(crate) mod inspect;
 mod mask;
@@ -37,6 +38,7 @@ pub use report::render;
 
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
+use crate::pipeline::explain::Explained;
 
 /// What standard error can show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +132,16 @@ pub fn contents(contents: &rbuild_llb::inspect::Contents) -> String {
 /// What a file holds, for programs.
 pub fn contents_json(contents: &rbuild_llb::inspect::Contents) -> String {
     contents::json(contents)
+}
+
+/// What a build did, for people; ages are as of `now`.
+pub fn explained(explained: &Explained, now: Timestamp) -> String {
+    explain::text(explained, now)
+}
+
+/// What a build did, for programs.
+pub fn explained_json(explained: &Explained) -> String {
+    explain::json(explained)
 }
 
 /// Says what a build made and what can be done with it.

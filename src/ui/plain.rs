@@ -57,6 +57,8 @@ struct View {
     printed: usize,
     changed_statuses: BTreeSet<String>,
     warnings: Vec<String>,
+    /// Whether it was said why it runs.
+    explained: bool,
     /// Updates since it last had the floor, and when the first of them came.
     updates: u64,
     waiting_since: Option<Timestamp>,
@@ -206,6 +208,10 @@ impl Plain {
         self.give_floor(trace, index, out)?;
         let step = &trace.steps[index];
         let number = self.views[index].number;
+        let why = &step.vertex.why;
+        if !why.is_empty() && !std::mem::replace(&mut self.views[index].explained, true) {
+            writeln!(out, "#{number} why: {}", human::printable(why))?;
+        }
         let transferring = self.print_statuses(step, index, out)?;
         let view = &mut self.views[index];
         for text in view.warnings.drain(..) {
@@ -371,6 +377,7 @@ mod t {
     use crate::ui::testing::start;
     use crate::ui::testing::status;
     use crate::ui::testing::vertex;
+    use rbuild_llb::event::VertexEvent;
     use snapbox::assert_data_eq;
     use snapbox::str;
 
@@ -514,6 +521,35 @@ mod t {
 #1 extracting
 #1 extracting 0.1s done
 #1 DONE 0.5s
+
+"#]]
+        );
+    }
+
+    #[test]
+    fn why_a_step_runs_is_said_once() {
+        let because = |event| match event {
+            Event::Vertex(vertex) => Event::Vertex(VertexEvent {
+                why: "ARG V 1 → 2".to_owned(),
+                ..vertex
+            }),
+            other => other,
+        };
+        let (a, b) = ("[1/2] RUN a", "[2/2] RUN b");
+        assert_data_eq!(
+            shown(&[
+                (0, &[because(start("a", a, 0)), start("b", b, 0)]),
+                (9, &[log("a", 9, "x\n")]),
+                (20, &[because(done("a", a, 0, 20)), done("b", b, 0, 20)]),
+            ]),
+            str![[r#"
+#1 [1/2] RUN a
+#1 why: ARG V 1 → 2
+#1 0.009 x
+#1 DONE 0.0s
+
+#2 [2/2] RUN b
+#2 DONE 0.0s
 
 "#]]
         );

@@ -1,4 +1,4 @@
-//! Progress as BuildKit's `client.SolveStatus`, one JSON object a line (client/graph.go).
+//! Progress as BuildKit's `client.SolveStatus`, one JSON object a line (client/graph.go). A vertex has one field more: `why`.
 
 use rbuild_llb::event::Event;
 use rbuild_llb::event::LogEvent;
@@ -92,9 +92,11 @@ mod t {
     use crate::ui::testing::log;
     use crate::ui::testing::start;
     use crate::ui::testing::status;
+    use crate::ui::testing::vertex_event;
     use rbuild_llb::Diagnostic;
     use rbuild_llb::SourceFile;
     use rbuild_llb::Span;
+    use rbuild_llb::event::VertexEvent;
     use std::sync::Arc;
 
     #[test]
@@ -128,6 +130,14 @@ mod t {
                 failed("sha256:aa", "RUN x", 0, 1000, "exit code: 1"),
                 json!({"vertexes": [{"digest": "sha256:aa", "name": "RUN x", "started": "1970-01-01T00:00:00Z",
                     "completed": "1970-01-01T00:00:01Z", "error": "exit code: 1"}]}),
+            ),
+            (
+                Event::Vertex(VertexEvent {
+                    why: "ARG V 1 → 2".to_owned(),
+                    ..vertex_event("sha256:aa", "RUN x", Some(0), None)
+                }),
+                json!({"vertexes": [{"digest": "sha256:aa", "name": "RUN x", "started": "1970-01-01T00:00:00Z",
+                    "why": "ARG V 1 → 2"}]}),
             ),
             (
                 status("sha256:aa", "extracting", (0, 7), 1000, 2000, None),

@@ -33,6 +33,7 @@ pub(crate) fn vertex_event(
         completed: completed.map(ms),
         cached: false,
         error: String::new(),
+        why: String::new(),
     }
 }
 
@@ -116,6 +117,7 @@ pub(crate) mod recorded {
                 completed: time(&v["completed"]),
                 cached: v["cached"] == true,
                 error: text(&v["error"]),
+                why: String::new(),
             })
         });
         let statuses = list("statuses");

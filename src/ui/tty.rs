@@ -107,6 +107,7 @@ impl Tty {
                 *scrolled = true;
                 let line = step_line(step, self.size.0, now);
                 lines.push(paint(step, line, self.color));
+                lines.extend(why_line(step, self.size.0));
             }
         }
         lines
@@ -120,6 +121,12 @@ impl Tty {
         let mut room = height.saturating_sub(2 + running.len());
         for step in running.iter().take(height.saturating_sub(2)) {
             lines.push(step_line(step, width, now));
+            if room > 0
+                && let Some(line) = why_line(step, width)
+            {
+                lines.push(line);
+                room -= 1;
+            }
             let open = step.statuses.iter().filter(|s| s.completed.is_none());
             for status in open.take(MAX_TRANSFERS.min(room)) {
                 let amount = plain::amount(status).unwrap_or_default();
@@ -172,6 +179,12 @@ fn step_line(step: &Step, width: usize, now: Timestamp) -> String {
     aligned(&format!(" => {state}{name}"), &seconds, width)
 }
 
+/// Why a step runs that does, where there is something to say.
+fn why_line(step: &Step, width: usize) -> Option<String> {
+    let why = human::printable(&step.vertex.why);
+    (!why.is_empty()).then(|| cut(&format!(" => => why: {why}"), width))
+}
+
 /// `left`, cut if need be, and `right` at the right border.
 fn aligned(left: &str, right: &str, width: usize) -> String {
     let room = width.saturating_sub(right.chars().count() + 1);
@@ -208,6 +221,7 @@ mod t {
     use crate::ui::testing::start;
     use crate::ui::testing::status;
     use rbuild_llb::event::Event;
+    use rbuild_llb::event::VertexEvent;
     use snapbox::assert_data_eq;
     use snapbox::str;
 
@@ -300,6 +314,36 @@ mod t {
  => ERROR [build 2/3] RUN npm ci                        4.0s
  => CANCELED [web 1/1] FROM nginx                       3.0s
  => [web 2/2] COPY a b                                  0.1s
+"#]]
+        );
+    }
+
+    #[test]
+    fn why_a_step_runs_stands_below_it() {
+        let because = |event| match event {
+            Event::Vertex(vertex) => Event::Vertex(VertexEvent {
+                why: "1 of 412 files changed: src/main.rs (content)".to_owned(),
+                ..vertex
+            }),
+            other => other,
+        };
+        let mut events = vec![because(start("a", "[1/1] COPY . .", 0))];
+        let mut tty = sized(50, 24);
+        assert_data_eq!(
+            tty.running(&trace(&events), ms(1000)).join("\n"),
+            str![[r#"
+[+] Building 1.0s (0/1)
+ => [1/1] COPY . .                            1.0s
+ => => why: 1 of 412 files changed: src/main.rs (c
+"#]]
+        );
+        assert_eq!(sized(50, 3).running(&trace(&events), ms(1000)).len(), 2);
+        events.push(because(done("a", "[1/1] COPY . .", 0, 2000)));
+        assert_data_eq!(
+            tty.newly_ended(&trace(&events), ms(2000)).join("\n"),
+            str![[r#"
+ => [1/1] COPY . .                            2.0s
+ => => why: 1 of 412 files changed: src/main.rs (c
 "#]]
         );
     }

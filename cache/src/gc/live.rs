@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use rbuild_llb::CacheKey;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
-use rbuild_llb::key::KeyValue;
 use serde_json::Value;
 
 use super::Policy;
@@ -71,7 +70,8 @@ enum Kind {
     Record(Box<Record>),
     Pin(StoredPin),
     Url(StoredUrl),
-    Stats,
+    /// What a context's files looked like, or what a build did: a file that names nothing.
+    Alone,
 }
 
 impl<'a> Live<'a> {
@@ -164,7 +164,7 @@ impl<'a> Live<'a> {
                     self.blob(&url.checksum)?;
                     true
                 }
-                Kind::Stats => true,
+                Kind::Alone => true,
             };
             let trial = self.trial.take().unwrap_or_default();
             room &= must || self.bytes <= policy.max_bytes;
@@ -197,7 +197,13 @@ impl<'a> Live<'a> {
 
     fn candidates(&self) -> Result<Vec<Candidate>, StoreError> {
         let mut candidates = Vec::new();
-        for (name, depth) in [("records", 2), ("pins", 2), ("urls", 2), ("stats", 1)] {
+        for (name, depth) in [
+            ("records", 2),
+            ("pins", 2),
+            ("urls", 2),
+            ("stats", 1),
+            ("builds", 1),
+        ] {
             for path in file::below(&self.store.path().join(name), depth)? {
                 // Gone or damaged: no candidate, and so a victim.
                 let Ok(found) = fs::metadata(&path) else {
@@ -212,7 +218,7 @@ impl<'a> Live<'a> {
                     }
                     "pins" => file::read_cached(&path)?.map(Kind::Pin),
                     "urls" => file::read_cached(&path)?.map(Kind::Url),
-                    _ => Some(Kind::Stats),
+                    _ => Some(Kind::Alone),
                 };
                 let modified = Timestamp {
                     secs: found.mtime(),
@@ -235,8 +241,9 @@ impl<'a> Live<'a> {
             return Ok(true);
         }
         self.tried(Thing::Record(record.key));
-        for value in record.record.fields.values() {
-            self.listings(value);
+        // These are only there to explain a miss.
+        for tree in record.record.trees() {
+            self.tree(&tree);
         }
         let mut whole = true;
         for snapshot in &record.outputs {
@@ -250,20 +257,6 @@ impl<'a> Live<'a> {
             }
         }
         Ok(whole)
-    }
-
-    /// Trees that are only there to explain a miss.
-    fn listings(&mut self, value: &KeyValue) {
-        match value {
-            KeyValue::Content {
-                tree: Some(tree), ..
-            } => {
-                self.tree(tree);
-            }
-            KeyValue::List(list) => list.iter().for_each(|value| self.listings(value)),
-            KeyValue::Map(map) => map.values().for_each(|value| self.listings(value)),
-            _ => {}
-        }
     }
 
     fn pin(&mut self, pin: &StoredPin) -> Result<(), StoreError> {

@@ -459,7 +459,7 @@ impl<'a> Converter<'a> {
             meta: VertexMeta {
                 name: name.to_owned(),
                 spans: vec![span.clone()],
-                ignore_cache: false,
+                ..VertexMeta::default()
             },
         }))
     }
@@ -593,6 +593,7 @@ fn meta(name: String, head: &Head, ignore_cache: bool) -> VertexMeta {
         name,
         spans: vec![head.span.clone()],
         ignore_cache,
+        args: Vec::new(),
     }
 }
 

@@ -194,6 +194,7 @@ impl Decoder<'_> {
                 .unwrap_or_else(|| default_name(op)),
             spans: locations.map_or(Vec::new(), |at| spans::spans(at, &self.files)),
             ignore_cache: metadata.is_some_and(|metadata| metadata.ignore_cache),
+            args: Vec::new(),
         }
     }
 }

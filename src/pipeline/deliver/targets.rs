@@ -81,7 +81,12 @@ pub(in crate::pipeline) fn targets(
     }
     let is_output = |goal: &Goal| matches!(goal.kind, GoalKind::Output { .. });
     let several = grouped.iter().filter(|(goal, _)| is_output(goal)).count() > 1;
-    let mut problems = Vec::new();
+    let by_plan = |goal: &Goal| request.outputs.is_empty() || !is_output(goal);
+    let goals = grouped.iter().map(|(goal, _)| goal);
+    let mut problems: Vec<Diagnostic> = goals
+        .filter(|goal| by_plan(goal))
+        .flat_map(|goal| strays(plan, goal))
+        .collect();
     for tag in &request.tags {
         let known = |name: &String| {
             grouped
@@ -199,18 +204,18 @@ fn target(
                         GoalExport::Files(export) => files.push(from_plan(plan, export)),
                         GoalExport::Oci { to, tar } => {
                             specs.push(OutputSpec::plain(OutputKind::Oci {
-                                dest: Destination::File(plan.dir.join(to)),
+                                dest: Destination::File(plan.home.output(&to)),
                                 tar,
                             }))
                         }
                         GoalExport::Docker { to } => {
                             specs.push(OutputSpec::plain(OutputKind::Docker {
-                                dest: Destination::File(plan.dir.join(to)),
+                                dest: Destination::File(plan.home.output(&to)),
                                 tar: true,
                             }))
                         }
                         GoalExport::Tar { to } => specs.push(OutputSpec::plain(OutputKind::Tar {
-                            dest: Destination::File(plan.dir.join(to)),
+                            dest: Destination::File(plan.home.output(&to)),
                             split: None,
                         })),
                     }
@@ -297,8 +302,49 @@ fn apart(kind: &mut OutputKind, name: &str) {
 }
 
 fn from_plan(plan: &plan::Plan, files: FilesExport) -> FilesExport {
-    let to = plan.dir.join(&files.to).display().to_string();
+    let to = plan.home.output(&files.to).display().to_string();
     FilesExport { to, ..files }
+}
+
+/// What a plan from elsewhere has no business to do: it is not the user's, as one in a directory is.
+fn strays(plan: &plan::Plan, goal: &Goal) -> Vec<Diagnostic> {
+    let of_files = |files: &FilesExport| (files.to.clone(), Some(files.span.clone()));
+    let (places, push): (Vec<_>, bool) = match &goal.kind {
+        GoalKind::Test { exports } => (exports.iter().map(of_files).collect(), false),
+        GoalKind::Output { exports, push, .. } => {
+            let places = exports.iter().map(|export| match export {
+                GoalExport::Files(files) => of_files(files),
+                GoalExport::Oci { to, .. } | GoalExport::Docker { to } | GoalExport::Tar { to } => {
+                    (to.clone(), None)
+                }
+            });
+            (places.collect(), *push)
+        }
+    };
+    let strays = places
+        .into_iter()
+        .filter(|(to, _)| !plan.home.may_write(to));
+    let mut refused: Vec<Diagnostic> = strays
+        .map(|(to, span)| {
+            let message = format!(
+                "`{to}` is not below the working directory, and a plan from elsewhere writes nowhere else"
+            );
+            let diagnostic = match span {
+                Some(span) => Diagnostic::error(message, span, ""),
+                None => Diagnostic::unplaced(message),
+            };
+            diagnostic
+                .hint("`-o` says where else files go; or fetch the plan, and build its directory")
+        })
+        .collect();
+    if push && plan.home.fence.is_some() {
+        let message = format!(
+            "the plan comes from elsewhere, and wants `{}` pushed",
+            goal.name
+        );
+        refused.push(Diagnostic::unplaced(message).hint("`--push` says that you want it as well"));
+    }
+    refused
 }
 
 /// Files that several targets would write.

@@ -228,7 +228,7 @@ impl Converter<'_> {
             meta: VertexMeta {
                 name,
                 spans: vec![span.clone()],
-                ignore_cache: false,
+                ..VertexMeta::default()
             },
         }))
     }
@@ -288,7 +288,7 @@ impl Converter<'_> {
             meta: VertexMeta {
                 name: format!("copy /{file} /"),
                 spans: vec![span.clone()],
-                ignore_cache: false,
+                ..VertexMeta::default()
             },
         }))
     }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Edge;
 use rbuild_llb::Op;
+use rbuild_llb::definition::VertexMeta;
 use rbuild_llb::op::ExecOp;
 use rbuild_llb::op::Mount;
 use rbuild_llb::op::MountKind;
@@ -15,6 +16,7 @@ use super::Building;
 use super::Converted;
 use super::Converter;
 use super::Inputs;
+use super::State;
 use super::meta;
 use super::mount::Mounts;
 use crate::ast::CommandLine;
@@ -99,7 +101,10 @@ impl Converter<'_> {
             ..self.shell
         };
         Self::append_title(shell, &title, &shown, &mut name);
-        let meta = meta(name, head, to.ignore_cache);
+        let meta = VertexMeta {
+            args: arguments(&to.state),
+            ..meta(name, head, to.ignore_cache)
+        };
         self.step(op, inputs.list, meta, to);
         to.state.history(line, false);
         Ok(())
@@ -165,6 +170,16 @@ fn security(run: &Run) -> SecurityMode {
         Some("insecure") => SecurityMode::Insecure,
         _ => SecurityMode::Sandbox,
     }
+}
+
+/// The variables that are build arguments, and nothing else: of one name an ENV is what counts.
+fn arguments(state: &State) -> Vec<String> {
+    let is_env = |name: &str| {
+        let mut env = state.config.config.env.iter();
+        env.any(|pair| pair.split_once('=').is_some_and(|(key, _)| key == name))
+    };
+    let declared = state.args.iter().map(|(name, _)| name);
+    declared.filter(|name| !is_env(name)).cloned().collect()
 }
 
 /// `RUN |1 A=1 /bin/sh -c true # buildkit`: the build arguments in front, with the values the process sees.
