@@ -30,6 +30,7 @@ mod untouched;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::thread;
 
 use rbuild_cache::Lease;
 use rbuild_cache::Store;
@@ -268,7 +269,7 @@ fn carry_out(
         looked_up,
         &engine,
         SolveOptions {
-            jobs: request.jobs,
+            jobs: jobs(request, works),
             cancel: &cancel,
             events: &send,
             clock: &clock::now,
@@ -448,6 +449,7 @@ fn frontend_request(
         source: plan.source.clone(),
         context: plan.context.clone(),
         ignore: plan.ignore.clone(),
+        modes: request.context_modes,
         targets: request.targets.clone(),
         build_args,
         labels: request.labels.clone(),
@@ -465,6 +467,16 @@ fn frontend_request(
         files: plan.files.clone(),
         git: plan.git.clone(),
     })
+}
+
+/// How many steps run at once: they wait for processes more than they compute. Of a build in which none is to run nobody
+/// asks for the number of cores, for which the kernel's files of the cgroup are read.
+fn jobs(request: &BuildRequest, works: bool) -> usize {
+    let usual = || match works {
+        true => thread::available_parallelism().map_or(1, usize::from) * 2,
+        false => 0,
+    };
+    request.jobs.unwrap_or_else(|| usual().max(8))
 }
 
 /// The graph of a plan, for `rbuild debug dump-llb`.

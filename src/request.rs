@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use rbuild_llb::Platform;
 use rbuild_llb::frontend::NoCache;
+use rbuild_llb::op::FileModes;
 use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::op::Ulimit;
@@ -54,6 +55,8 @@ pub struct BuildRequest {
     pub offline: bool,
     /// `--locked`: refuse what is not in the lock file.
     pub locked: bool,
+    /// `--context-modes`: of a Dockerfile's contexts; a plan says it of each.
+    pub context_modes: FileModes,
     /// `--network`.
     pub network: NetworkMode,
     /// `--add-host`.
@@ -70,8 +73,8 @@ pub struct BuildRequest {
     pub iidfile: Option<PathBuf>,
     /// `--metadata-file`.
     pub metadata_file: Option<PathBuf>,
-    /// `--jobs`: steps that run at once.
-    pub jobs: usize,
+    /// `--jobs`: steps that run at once; by the number of cores if nothing is said.
+    pub jobs: Option<usize>,
     /// SOURCE_DATE_EPOCH, Unix seconds.
     pub source_date_epoch: Option<i64>,
     /// Everything that is not about this one build.

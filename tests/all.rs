@@ -11,6 +11,7 @@ mod calls;
 mod concurrency;
 mod contexts;
 mod convert;
+mod deltas;
 mod dockerfile;
 mod explain;
 mod exporters;

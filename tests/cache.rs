@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 use std::time::SystemTime;
 
@@ -51,6 +52,44 @@ fn a_changed_file_runs_its_copy_and_what_follows() {
     env.write("second", "2\n");
     let back = env.rbuild(PLAIN).success();
     assert_eq!(back.ran(), [""; 0], "{back}");
+}
+
+/// What git keeps of modes, a check-out under another umask has, too; BuildKit takes them as they are.
+#[test]
+fn modes_of_the_context_may_count_as_git_keeps_them() {
+    let env = TestEnv::new()
+        .file("Dockerfile", "FROM scratch\nCOPY . /\n")
+        .file("src/text", "1\n")
+        .file("src/program", "2\n");
+    let checkout = |umask: u32| {
+        for (path, mode) in [("src", 0o777), ("src/text", 0o666), ("src/program", 0o777)] {
+            let mode = fs::Permissions::from_mode(mode & !umask);
+            fs::set_permissions(env.path(path), mode).unwrap();
+        }
+    };
+    let ran = |modes: &str| {
+        let to = "type=tar,dest=../out.tar";
+        let args = ["--progress=plain", modes, "-o", to, "."];
+        env.rbuild(args).success().ran()
+    };
+    let modes = || {
+        let list = ["-tvf", "../out.tar", "src"];
+        let listed = env.tool("tar", list).success().stdout;
+        let words = listed
+            .lines()
+            .map(|line| line.split(' ').next().unwrap().to_owned());
+        words.collect::<Vec<_>>()
+    };
+    checkout(0o077);
+    assert_eq!(ran("--context-modes=git"), ["COPY . /"]);
+    assert_eq!(modes(), ["drwxr-xr-x", "-rwxr-xr-x", "-rw-r--r--"]);
+    checkout(0o002);
+    assert_eq!(ran("--context-modes=git"), [""; 0]);
+    assert_eq!(modes(), ["drwxr-xr-x", "-rwxr-xr-x", "-rw-r--r--"]);
+    assert_eq!(ran("--context-modes=keep"), ["COPY . /"]);
+    assert_eq!(modes(), ["drwxrwxr-x", "-rwxrwxr-x", "-rw-rw-r--"]);
+    checkout(0o077);
+    assert_eq!(ran("--context-modes=keep"), ["COPY . /"]);
 }
 
 /// A step that ran again and left the same files cuts the rebuild off: what is copied from it did not change.

@@ -28,14 +28,16 @@ use super::store;
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 12] = [
+pub(crate) const LINES: [Line; 14] = [
     ("cached", cached),
     ("cached-eight", cached_eight),
+    ("cached-1000", cached_thousand),
     ("cached-plan", cached_plan),
     ("steps", steps),
     ("stages", stages),
     ("context", context),
     ("unchanged-context", unchanged_context),
+    ("one-file", one_file),
     ("export", export),
     ("export-again", export_again),
     ("pull", pull),
@@ -98,6 +100,34 @@ fn cached_eight() -> Measured<String> {
     let (ours, alone) = in_turns(50, |_| eight(), |_| one())?;
     let what = "one alone";
     Ok(line(&ours, &alone, what, &Bound::times(1.3)))
+}
+
+/// A thousand steps in stages of fifty, all cached.
+fn cached_thousand() -> Measured<String> {
+    const STAGES: usize = 20;
+    let place = Place::new();
+    place.program(&place.context("true"));
+    let mut text = String::new();
+    for stage in 0..STAGES {
+        write!(text, "FROM scratch AS stage{stage}\nCOPY true /true\n").unwrap();
+        for step in 0..49 {
+            write!(text, "ENV STEP={stage}-{step}\nRUN [\"/true\"]\n").unwrap();
+        }
+    }
+    text.push_str("FROM scratch\n");
+    for stage in 0..STAGES {
+        writeln!(text, "COPY --from=stage{stage} /hello.txt /{stage}.txt").unwrap();
+    }
+    place.dockerfile(&text);
+    let busybox = busybox()?;
+    let build = || run(place.build("store").arg("context"));
+    build()?;
+    let (ours, exec) = in_turns(50, |_| build(), |_| run(Command::new(&busybox).arg("true")))?;
+    let bound = Bound {
+        within: Some(Duration::from_millis(30)),
+        times: None,
+    };
+    Ok(line(&ours, &exec, "exec of a static program", &bound))
 }
 
 /// The build of `cached` as a plan, beside the same as a Dockerfile, both unchanged.
@@ -264,7 +294,44 @@ fn unchanged_context() -> Measured<String> {
         },
         |_| limits::stat_walk(&place.context(""), &pool),
     )?;
-    let text = line(&ours, &walk, "parallel stat walk", &Bound::times(2.0));
+    let text = line(&ours, &walk, "parallel stat walk", &Bound::times(1.5));
+    Ok(format!("{text}; {}", memory(peak)))
+}
+
+/// A context of which one file has changed, and a RUN that sees all of it. What it cannot do without are the walk and the
+/// step.
+fn one_file() -> Measured<String> {
+    let place = Place::new();
+    small_files(&place.context(""));
+    place.program(&place.context("true"));
+    place.dockerfile("FROM scratch\nCOPY . .\nRUN [\"/true\"]\n");
+    let pool = pool();
+    let lower = place.beside("lower");
+    fs::create_dir(&lower).unwrap();
+    place.program(&lower.join("true"));
+    for _ in 0..2 {
+        run(place.build("store").arg("context"))?;
+    }
+    let mut peak = 0;
+    let (ours, least) = in_turns(
+        10,
+        |round| {
+            let changed = place.context("directory-50/file-250.txt");
+            fs::write(changed, format!("round {round}\n")).unwrap();
+            let (time, memory) = run_watched(place.build("store").arg("context"))?;
+            peak = peak.max(memory);
+            Ok(time)
+        },
+        |_| {
+            let walk = limits::stat_walk(&place.context(""), &pool)?;
+            Ok(walk + bare::steps(&lower, &place.beside("bare"), 1)?)
+        },
+    )?;
+    let bound = Bound {
+        within: Some(Duration::from_millis(400)),
+        times: None,
+    };
+    let text = line(&ours, &least, "parallel stat walk + bare step", &bound);
     Ok(format!("{text}; {}", memory(peak)))
 }
 

@@ -131,8 +131,8 @@ pub fn scan_context(
     let files = ContextFiles::open_root(root)?;
     let cache = StatCache::load(stats);
     let walked = walk::walk(&files, select, modes, &cache, trees, cancel)?;
-    if walked.learnt > 0 || walked.known as usize != cache.len() {
-        drop(stat::save(stats, walked.dirs));
+    if walked.learnt > 0 || walked.forgotten > 0 || walked.visited as usize != cache.dirs() {
+        drop(stat::save(stats, &cache, walked.dirs));
     }
     Ok(walked.scan)
 }

@@ -112,9 +112,10 @@ const BATCH: usize = 200;
 /// A file that is still written aside after this long has no writer any more, in seconds.
 const ABANDONED: i64 = 24 * 3600;
 /// In which order things go.
-const ORDER: [&str; 12] = [
+const ORDER: [&str; 13] = [
     "records",
     "slots",
+    "near",
     "builds",
     "stats",
     "urls",
@@ -307,6 +308,7 @@ impl Store {
             "blobs/sha256",
             "records",
             "slots",
+            "near",
             "known",
             "pins",
             "urls",

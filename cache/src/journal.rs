@@ -41,8 +41,9 @@ const SLACK: i64 = 60;
 
 /// What a power cut may have damaged, without which a build only takes longer: removed. Trees are not here: each is checked
 /// against its name when it is read, and removed if it fails.
-const DISPENSABLE: [&str; 11] = [
+const DISPENSABLE: [&str; 12] = [
     "layers",
+    "near",
     "layer-blobs",
     "frames",
     "known",

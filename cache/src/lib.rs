@@ -6,6 +6,8 @@
 //!   blobs/sha256/ab/abcd…       OCI blobs: layers, configs, manifests                       [blobs]
 //!   trees/ab/abcd…              directory objects, zstd                                     [tree]
 //!   layers/ab/abcd…/DOMAIN      directory forms of layers, by the id map they were made in  [store]
+//!   layers/ab/abcd…/DOMAIN.delta   what differs from that of a near layer                   [store]
+//!   near/ab/abcd…               place in a plan → the layer that got a directory form there [store]
 //!   layer-blobs/ab/abcd….json   tree → the blobs made of it                                 [store]
 //!   frames/ab/abcd…             blob → the frames it is made of                             [store]
 //!   known/ab/abcd….json         blob → the tree it unpacks to                               [store]
@@ -116,6 +118,7 @@ pub use layer::write_layer;
 pub use layer::write_layer_again;
 pub use lease::Lease;
 pub use lease::LeaseRoot;
+pub use merge::Delta;
 pub use mounts::CacheMount;
 pub use mounts::CacheMountInfo;
 pub use mounts::CacheMountName;
@@ -132,6 +135,8 @@ pub use records::RemoteError;
 pub use records::Snapshot;
 pub use reset::ResetError;
 pub use store::KnownLayer;
+pub use store::LayerForm;
+pub use store::MAX_DELTAS;
 pub use store::Scratch;
 pub use store::Store;
 pub use store::StoreError;

@@ -4,8 +4,11 @@
 //! a layer makes `lib` a directory even where the tree has a symbolic link of that name, which is also what an
 //! overlay mount of the two shows.
 
+mod delta;
+
 use std::cmp::Ordering;
 
+pub use delta::Delta;
 use rbuild_llb::TreeId;
 
 use crate::tree::DirNode;

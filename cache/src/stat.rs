@@ -4,20 +4,23 @@
 //!
 //! ```text
 //! magic "rbstat\0" and version          8 bytes
-//! BLAKE3 of everything below           32 bytes
-//! a block per directory, sorted by path:
+//! BLAKE3 of the index                  32 bytes
+//! length of the index                  u32
+//! the index, a line per directory with files, sorted by path:
 //!     path                             u32 length, bytes
-//!     length of the rest of the block  u32
-//!     an entry per file, sorted by name:
-//!         name                         u16 length, bytes
-//!         device, inode, size          u64 each
-//!         mtime, ctime                 i64 seconds and u32 nanoseconds each
-//!         mode                         u32
-//!         BLAKE3 of the file           32 bytes
-//!         security.capability          u16 length, bytes
+//!     length of its block              u32
+//!     BLAKE3 of its block              32 bytes
+//! the blocks in the same order, an entry per file, sorted by name:
+//!     name                             u16 length, bytes
+//!     device, inode, size              u64 each
+//!     mtime, ctime                     i64 seconds and u32 nanoseconds each
+//!     mode                             u32
+//!     BLAKE3 of the file               32 bytes
+//!     security.capability              u16 length, bytes
 //! ```
 //!
-//! Numbers are little-endian. A file that is damaged, or of another version, is as good as none.
+//! Numbers are little-endian. A file whose index is damaged, or of another version, is as good as none, and so is a
+//! damaged block: each is checked by the thread that looks into the directory.
 //!
 //! An entry is never *racy* (git's word): a file that was changed as late as the scan began may be changed again
 //! without its times moving on, so it is not remembered and read again next time.
@@ -25,13 +28,14 @@
 use std::cmp::Ordering;
 use std::io;
 use std::io::Write as _;
+use std::ops::Range;
 use std::path::Path;
 
 use rbuild_llb::FileDigest;
 
 use crate::tree::Timestamp;
 
-const MAGIC: &[u8; 8] = b"rbstat\0\x01";
+const MAGIC: &[u8; 8] = b"rbstat\0\x02";
 
 /// What stat(2) says of a file. While all of it stays, so does the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,21 +72,29 @@ pub(crate) struct Remembered {
     pub(crate) capability: Vec<u8>,
 }
 
-/// The files remembered of one directory, by name.
-pub(crate) type DirStats = Vec<(Vec<u8>, Remembered)>;
+/// The files to be remembered of one directory.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum DirStats {
+    /// Those that the last cache has.
+    Same,
+    /// These, by name.
+    Files(Vec<(Vec<u8>, Remembered)>),
+}
 
 /// A stat cache as it was read.
 #[derive(Debug, Default)]
 pub(crate) struct StatCache {
     bytes: Vec<u8>,
-    /// Where paths and entries are in `bytes`, in the order of the paths.
+    /// In the order of the paths.
     blocks: Vec<Block>,
 }
 
+/// Where the path and the entries of a directory are.
 #[derive(Debug)]
 struct Block {
-    path: std::ops::Range<usize>,
-    entries: std::ops::Range<usize>,
+    path: Range<usize>,
+    entries: Range<usize>,
+    sum: Range<usize>,
 }
 
 /// Whether a cache of this version is not as it was written.
@@ -104,43 +116,53 @@ impl StatCache {
     }
 
     fn parse(bytes: Vec<u8>) -> Option<Self> {
-        let body = bytes.strip_prefix(MAGIC)?;
-        let (sum, body) = body.split_at_checked(blake3::OUT_LEN)?;
-        if blake3::hash(body).as_bytes() != sum {
+        let mut body = Reader(bytes.strip_prefix(MAGIC)?);
+        let sum = body.take(blake3::OUT_LEN)?;
+        let len = body.u32()? as usize;
+        let index = body.take(len)?;
+        if blake3::hash(index).as_bytes() != sum {
             return None;
         }
-        let at = |rest: &[u8]| bytes.len() - rest.len();
+        let mut start = bytes.len() - body.0.len();
+        let at = |part: &[u8], rest: &Reader<'_>| {
+            let end = bytes.len() - body.0.len() - rest.0.len();
+            end - part.len()..end
+        };
         let mut blocks = Vec::new();
-        let mut rest = Reader(body);
+        let mut rest = Reader(index);
         while !rest.0.is_empty() {
             let len = rest.u32()? as usize;
-            let path = at(rest.0)..at(rest.0) + rest.take(len)?.len();
-            let len = rest.u32()? as usize;
-            let entries = at(rest.0)..at(rest.0) + rest.take(len)?.len();
-            blocks.push(Block { path, entries });
+            let path = at(rest.take(len)?, &rest);
+            let entries = start..start.checked_add(rest.u32()? as usize)?;
+            let sum = at(rest.take(blake3::OUT_LEN)?, &rest);
+            start = entries.end;
+            blocks.push(Block { path, entries, sum });
         }
-        Some(Self { blocks, bytes })
+        (start == bytes.len()).then_some(Self { blocks, bytes })
     }
 
     /// The files remembered of the directory `path`, in the order of their names.
     pub(crate) fn dir(&self, path: &[u8]) -> Remembering<'_> {
-        let found = self
-            .blocks
-            .binary_search_by(|block| self.bytes[block.path.clone()].cmp(path));
-        let entries = found.map_or(0..0, |at| self.blocks[at].entries.clone());
         Remembering {
-            rest: Reader(&self.bytes[entries]),
+            rest: Reader(self.block(path).unwrap_or_default()),
             next: None,
+            read: 0,
         }
     }
 
-    /// How many files are remembered.
-    pub(crate) fn len(&self) -> usize {
-        let count = |block: &Block| {
-            let mut rest = Reader(&self.bytes[block.entries.clone()]);
-            std::iter::from_fn(|| rest.entry()).count()
-        };
-        self.blocks.iter().map(count).sum()
+    /// The entries of a directory, if they are whole.
+    fn block(&self, path: &[u8]) -> Option<&[u8]> {
+        let found = self
+            .blocks
+            .binary_search_by(|block| self.bytes[block.path.clone()].cmp(path));
+        let block = &self.blocks[found.ok()?];
+        let entries = &self.bytes[block.entries.clone()];
+        (blake3::hash(entries).as_bytes() == &self.bytes[block.sum.clone()]).then_some(entries)
+    }
+
+    /// Of how many directories files are remembered.
+    pub(crate) fn dirs(&self) -> usize {
+        self.blocks.len()
     }
 }
 
@@ -148,14 +170,20 @@ impl StatCache {
 pub(crate) struct Remembering<'a> {
     rest: Reader<'a>,
     next: Option<(&'a [u8], Remembered)>,
+    read: usize,
 }
 
 impl Remembering<'_> {
+    /// Whether nothing is.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.read == 0 && self.rest.0.is_empty()
+    }
+
     /// What is remembered of `name`, which is not before any name asked for earlier.
     pub(crate) fn get(&mut self, name: &[u8]) -> Option<&Remembered> {
         loop {
             if self.next.is_none() {
-                self.next = Some(self.rest.entry()?);
+                self.advance()?;
             }
             let (found, _) = self.next.as_ref()?;
             match (*found).cmp(name) {
@@ -164,6 +192,18 @@ impl Remembering<'_> {
                 Ordering::Greater => return None,
             }
         }
+    }
+
+    fn advance(&mut self) -> Option<()> {
+        self.next = Some(self.rest.entry()?);
+        self.read += 1;
+        Some(())
+    }
+
+    /// How many files are remembered, those that were never asked for among them.
+    pub(crate) fn count(mut self) -> usize {
+        while self.advance().is_some() {}
+        self.read
     }
 }
 
@@ -222,24 +262,33 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Replaces the cache at `path`. Directories and the files in them may come in any order.
+/// Replaces the cache at `path`, of which `last` was read. Directories and the files in them may come in any order.
 ///
 /// # Errors
 /// If it cannot be written; then the old one is still there.
-pub(crate) fn save(path: &Path, mut dirs: Vec<(Vec<u8>, DirStats)>) -> io::Result<()> {
+pub(crate) fn save(
+    path: &Path,
+    last: &StatCache,
+    mut dirs: Vec<(Vec<u8>, DirStats)>,
+) -> io::Result<()> {
     dirs.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-    let mut body = Vec::new();
-    for (dir, files) in &mut dirs {
-        files.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        body.extend((dir.len() as u32).to_le_bytes());
-        body.extend_from_slice(dir);
-        let at = body.len();
-        body.extend([0; 4]);
-        for (name, remembered) in files {
-            encode(&mut body, name, remembered);
+    let (mut index, mut blocks) = (Vec::new(), Vec::new());
+    for (dir, stats) in &mut dirs {
+        let start = blocks.len();
+        match stats {
+            DirStats::Same => blocks.extend_from_slice(last.block(dir).unwrap_or_default()),
+            DirStats::Files(files) => {
+                files.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+                for (name, remembered) in files {
+                    encode(&mut blocks, name, remembered);
+                }
+            }
         }
-        let len = (body.len() - at - 4) as u32;
-        body[at..at + 4].copy_from_slice(&len.to_le_bytes());
+        let block = &blocks[start..];
+        index.extend((dir.len() as u32).to_le_bytes());
+        index.extend_from_slice(dir);
+        index.extend((block.len() as u32).to_le_bytes());
+        index.extend_from_slice(blake3::hash(block).as_bytes());
     }
     let parent = path.parent().unwrap_or(Path::new("."));
     // Mode 0600, as all that tempfile makes.
@@ -247,8 +296,10 @@ pub(crate) fn save(path: &Path, mut dirs: Vec<(Vec<u8>, DirStats)>) -> io::Resul
         .prefix(".aside-")
         .tempfile_in(parent)?;
     aside.write_all(MAGIC)?;
-    aside.write_all(blake3::hash(&body).as_bytes())?;
-    aside.write_all(&body)?;
+    aside.write_all(blake3::hash(&index).as_bytes())?;
+    aside.write_all(&(index.len() as u32).to_le_bytes())?;
+    aside.write_all(&index)?;
+    aside.write_all(&blocks)?;
     aside.persist(path).map_err(|error| error.error)?;
     Ok(())
 }
@@ -301,23 +352,24 @@ mod t {
         }
     }
 
+    fn files(names: &[&[u8]]) -> DirStats {
+        let entry = |(at, name): (usize, &&[u8])| (name.to_vec(), remembered(at as u8));
+        DirStats::Files(names.iter().enumerate().map(entry).collect())
+    }
+
     #[test]
     fn what_is_saved_is_found_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("stats");
-        assert_eq!(StatCache::load(&path).len(), 0, "no file");
-        let files = |names: &[&[u8]]| -> DirStats {
-            let entry = |(at, name): (usize, &&[u8])| (name.to_vec(), remembered(at as u8));
-            names.iter().enumerate().map(entry).collect()
-        };
+        assert_eq!(StatCache::load(&path).dirs(), 0, "no file");
         let dirs = vec![
             (b"b/c".to_vec(), files(&[b"z", b"a", b"\xff\n"])),
             (b"".to_vec(), files(&[b"x"])),
-            (b"b".to_vec(), Vec::new()),
+            (b"b".to_vec(), files(&[])),
         ];
-        save(&path, dirs).unwrap();
+        save(&path, &StatCache::default(), dirs).unwrap();
         let cache = StatCache::load(&path);
-        assert_eq!(cache.len(), 4);
+        assert_eq!(cache.dirs(), 3);
         let mut below = cache.dir(b"b/c");
         assert_eq!(below.get(b"Z"), None);
         assert_eq!(below.get(b"a"), Some(&remembered(1)));
@@ -325,25 +377,74 @@ mod t {
         assert_eq!(below.get(b"z"), Some(&remembered(0)));
         assert_eq!(below.get(b"\xff\n"), Some(&remembered(2)));
         assert_eq!(below.get(b"\xff\xff"), None);
+        assert_eq!(cache.dir(b"b/c").count(), 3);
+        assert!(cache.dir(b"b").is_empty() && !cache.dir(b"b/c").is_empty());
         assert_eq!(cache.dir(b"").get(b"x"), Some(&remembered(0)));
         assert_eq!(cache.dir(b"b").get(b"x"), None);
         assert_eq!(cache.dir(b"none").get(b"x"), None);
-
-        let good = std::fs::read(&path).unwrap();
-        for damage in 0..good.len() {
-            let mut bad = good.clone();
-            bad[damage] ^= 0x10;
-            assert!(StatCache::parse(bad).is_none(), "byte {damage}");
-            assert!(
-                StatCache::parse(good[..damage].to_vec()).is_none(),
-                "cut at {damage}"
-            );
-        }
         assert_eq!(
             std::fs::read_dir(dir.path()).unwrap().count(),
             1,
             "nothing is left aside"
         );
+    }
+
+    #[test]
+    fn what_stayed_the_same_is_saved_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stats");
+        let dirs = vec![
+            (b"a".to_vec(), files(&[b"x", b"y"])),
+            (b"b".to_vec(), files(&[b"x"])),
+        ];
+        save(&path, &StatCache::default(), dirs).unwrap();
+        let first = std::fs::read(&path).unwrap();
+        let last = StatCache::load(&path);
+        let both = vec![
+            (b"b".to_vec(), DirStats::Same),
+            (b"a".to_vec(), DirStats::Same),
+        ];
+        save(&path, &last, both).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), first);
+        let changed = vec![
+            (b"b".to_vec(), DirStats::Same),
+            (b"c".to_vec(), files(&[b"y"])),
+        ];
+        save(&path, &last, changed).unwrap();
+        let cache = StatCache::load(&path);
+        assert_eq!(cache.dir(b"b").get(b"x"), Some(&remembered(0)));
+        assert_eq!(cache.dir(b"c").get(b"y"), Some(&remembered(0)));
+        assert!(cache.dir(b"a").is_empty());
+    }
+
+    #[test]
+    fn what_is_damaged_is_not_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stats");
+        let names: &[&[u8]] = &[b"x", b"y"];
+        let dirs = [b"a", b"b"].map(|dir| (dir.to_vec(), files(names)));
+        save(&path, &StatCache::default(), dirs.into()).unwrap();
+        let good = std::fs::read(&path).unwrap();
+        for damage in 0..good.len() {
+            let mut bad = good.clone();
+            bad[damage] ^= 0x10;
+            if let Some(cache) = StatCache::parse(bad) {
+                let [a, b] = [b"a", b"b"].map(|dir| {
+                    let mut found = cache.dir(dir);
+                    let both = [found.get(b"x").cloned(), found.get(b"y").cloned()];
+                    assert!(
+                        both == [None, None] || both == [0, 1].map(|at| Some(remembered(at))),
+                        "byte {damage}"
+                    );
+                    both[0].is_some()
+                });
+                assert!(a != b, "one block has it: byte {damage}");
+            }
+            assert!(
+                StatCache::parse(good[..damage].to_vec()).is_none(),
+                "cut at {damage}"
+            );
+        }
     }
 
     #[test]

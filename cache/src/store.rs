@@ -1,4 +1,6 @@
-//! Opening the store, and what does not deserve a room of its own: layer forms, pins, scratch directories.
+//! Opening the store, and what does not deserve a room of its own: pins, scratch directories.
+
+mod form;
 
 use std::fs;
 use std::io;
@@ -8,6 +10,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+pub use form::LayerForm;
+pub use form::MAX_DELTAS;
 use rbuild_llb::ContentDigest;
 use rbuild_llb::FileDigest;
 use rbuild_llb::OciDigest;
@@ -315,59 +319,12 @@ impl Store {
         Lease::create(&self.path.join("leases"))
     }
 
-    /// The directory that holds the directory forms of a layer.
-    pub(crate) fn layer_forms(&self, layer: &TreeId) -> PathBuf {
-        let hex = layer.hex();
-        self.path.join("layers").join(&hex[..2]).join(hex)
-    }
-
     /// Whether any layer has a directory form.
     ///
     /// # Errors
     /// If the store cannot be read.
     pub fn has_forms(&self) -> Result<bool, StoreError> {
         Ok(!file::below(&self.path.join("layers"), 2)?.is_empty())
-    }
-
-    fn layer_dir_path(&self, layer: &TreeId, domain: &str) -> PathBuf {
-        let safe: String = domain
-            .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || matches!(c, '-' | '+') {
-                    c
-                } else {
-                    '_'
-                }
-            })
-            .collect();
-        self.layer_forms(layer).join(safe)
-    }
-
-    /// The directory form of a layer that was written in the ownership domain `domain`, if it is there.
-    pub fn layer_dir(&self, layer: &TreeId, domain: &str) -> Option<PathBuf> {
-        Some(self.layer_dir_path(layer, domain)).filter(|path| path.is_dir())
-    }
-
-    /// Moves a finished directory form into its place. If there is one already, that one stays.
-    ///
-    /// # Errors
-    /// If it cannot be moved.
-    pub fn adopt_layer_dir(
-        &self,
-        layer: &TreeId,
-        domain: &str,
-        from: &Path,
-    ) -> Result<PathBuf, StoreError> {
-        let to = self.layer_dir_path(layer, domain);
-        let parent = to.parent().unwrap_or(&self.path);
-        fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
-        self.journal.note()?;
-        match fs::rename(from, &to) {
-            Ok(()) => Ok(to),
-            // An equal form that another build was quicker to make, with files in it or without.
-            Err(_) if to.is_dir() => Ok(to),
-            Err(error) => Err(StoreError::io("write", &to)(error)),
-        }
     }
 
     fn sharded(&self, kind: &str, hex: &str) -> PathBuf {

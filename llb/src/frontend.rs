@@ -10,6 +10,7 @@ use crate::diagnostic::Diagnostic;
 use crate::diagnostic::SourceFile;
 use crate::diagnostic::Span;
 use crate::id::OciDigest;
+use crate::op::FileModes;
 use crate::op::NetworkMode;
 use crate::op::SourceOp;
 use crate::op::Ulimit;
@@ -24,6 +25,8 @@ pub struct FrontendRequest {
     pub context: MainContext,
     /// The ignore file of a local context, if there is one.
     pub ignore: Option<Arc<SourceFile>>,
+    /// `--context-modes`: how modes in contexts of this machine count where the source does not say it.
+    pub modes: FileModes,
     /// Stages, outputs or tests to build; none for the language's default.
     pub targets: Vec<String>,
     /// `--build-arg`.
@@ -65,6 +68,7 @@ impl FrontendRequest {
             source,
             context: MainContext::Local,
             ignore: None,
+            modes: FileModes::Exact,
             targets: Vec::new(),
             build_args: BTreeMap::new(),
             labels: BTreeMap::new(),

@@ -5,7 +5,6 @@ mod outputs;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
-use std::thread;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::frontend::NoCache;
@@ -143,6 +142,8 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     let (tags, outputs) = outputs::outputs(flags, &mut problems);
     let annotations = problems.all(&flags.annotation, annotation::parse);
     let network = problems.take(values::network(&flags.network).map(Some));
+    let modes = flags.context_modes.as_deref().map(values::context_modes);
+    let context_modes = problems.take(modes.transpose());
     let secrets = secrets(flags, env, &mut problems);
     let build_args = build_args(flags, env, &mut problems);
     let source_date_epoch = problems.take(source_date_epoch(&build_args));
@@ -181,6 +182,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         offline: flags.offline,
         locked: flags.locked,
         network: network.unwrap_or(NetworkMode::Default),
+        context_modes: context_modes.unwrap_or_default(),
         extra_hosts: extra_hosts(flags, &mut problems),
         ulimits: ulimits(flags, &mut problems),
         secrets: secrets.sources,
@@ -191,7 +193,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         allow: entitlements(flags, &mut problems),
         iidfile: flags.iidfile.clone(),
         metadata_file: flags.metadata_file.clone(),
-        jobs: flags.jobs.map_or_else(default_jobs, usize::from),
+        jobs: flags.jobs.map(usize::from),
         source_date_epoch,
         settings,
     };
@@ -411,12 +413,6 @@ fn entitlements(flags: &BuildFlags, problems: &mut Problems) -> Entitlements {
         }
     }
     allow
-}
-
-/// Steps wait for processes more than they compute.
-fn default_jobs() -> usize {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    (2 * cores).max(8)
 }
 
 #[cfg(test)]

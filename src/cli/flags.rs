@@ -105,6 +105,11 @@ pub(crate) struct BuildFlags {
           default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     pub(crate) check: bool,
 
+    /// How modes of files of the context count, if a Dockerfile is built: `keep`, or `git`, so that another umask makes
+    /// no difference [default: keep]
+    #[arg(long, value_name = "MODES")]
+    pub(crate) context_modes: Option<String>,
+
     /// The Dockerfile, or `-` for standard input [default: CONTEXT/Dockerfile]
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,

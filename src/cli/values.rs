@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Platform;
+use rbuild_llb::op::FileModes;
 use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::Ulimit;
 
@@ -227,6 +228,19 @@ pub(crate) fn ulimit(text: &str) -> Result<Ulimit, Diagnostic> {
     })
 }
 
+/// `--context-modes`.
+pub(crate) fn context_modes(text: &str) -> Result<FileModes, Diagnostic> {
+    match text {
+        "keep" => Ok(FileModes::Exact),
+        "git" => Ok(FileModes::Git),
+        _ => Err(invalid(
+            "context-modes",
+            text,
+            "modes are as they are (`keep`), or as git keeps them (`git`)",
+        )),
+    }
+}
+
 /// `--network`.
 pub(crate) fn network(text: &str) -> Result<NetworkMode, Diagnostic> {
     match text {
@@ -405,6 +419,8 @@ error: `--ulimit cpu=-2`: `-2` is neither a number nor -1, which is no limit
     #[test]
     fn networks_platforms_and_pairs() {
         assert_eq!(network("none").unwrap(), NetworkMode::None);
+        assert_eq!(context_modes("keep").unwrap(), FileModes::Exact);
+        assert_eq!(context_modes("git").unwrap(), FileModes::Git);
         let names =
             |text| platforms(text).map(|p| p.iter().map(ToString::to_string).collect::<Vec<_>>());
         assert_eq!(
@@ -416,6 +432,7 @@ error: `--ulimit cpu=-2`: `-2` is neither a number nor -1, which is no limit
         assert_data_eq!(
             errors([
                 network("bridge").map(drop),
+                context_modes("0644").map(drop),
                 platforms("linux/").map(drop),
                 platforms("linux/amd64,windows/amd64").map(drop),
                 key_value("build-arg", "=x").map(drop),
@@ -423,6 +440,7 @@ error: `--ulimit cpu=-2`: `-2` is neither a number nor -1, which is no limit
             ]),
             str![[r#"
 error: `--network bridge`: wanted `default`, `host` or `none`
+error: `--context-modes 0644`: modes are as they are (`keep`), or as git keeps them (`git`)
 error: `--platform linux/`: `linux/` is not a platform: wanted OS/ARCH[/VARIANT], such as `linux/amd64` or `linux/arm/v7`
 error: `--platform linux/amd64,windows/amd64`: rbuild builds for Linux, not for `windows`
 error: `--build-arg =x`: the name before `=` is empty

@@ -25,6 +25,7 @@ use rbuild_cache::FindFrames;
 use rbuild_cache::Follow;
 use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerError;
+use rbuild_cache::LayerForm;
 use rbuild_cache::LayerRef;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Node;
@@ -32,7 +33,6 @@ use rbuild_cache::Reuse;
 use rbuild_cache::Scratch;
 use rbuild_cache::Snapshot;
 use rbuild_cache::TreeRef;
-use rbuild_cache::Unpack;
 use rbuild_llb::CancelToken;
 use rbuild_llb::FileDigest;
 use rbuild_llb::Span;
@@ -41,7 +41,6 @@ use rbuild_llb::TreeId;
 use super::Engine;
 use super::OpError;
 use super::StepResult;
-use super::turn::once;
 
 /// Where one file's bytes can be had besides the layer's own forms.
 #[derive(Debug, Clone)]
@@ -60,8 +59,10 @@ pub struct Bytes {
     locations: RwLock<HashMap<FileDigest, Location>>,
     /// Layers some thread is making a form of: others wait instead of making it twice.
     making: Mutex<HashMap<TreeId, Arc<Mutex<()>>>>,
-    /// Layers whose directory form was found or made, and is kept by the lease: a step asks for those of all its layers.
-    dirs: RwLock<HashMap<TreeId, PathBuf>>,
+    /// Directory forms that were found or made, and are kept by the lease: a step asks for those of all its layers.
+    forms: RwLock<HashMap<TreeId, Arc<LayerForm>>>,
+    /// At which place in a plan a layer was made: what was made there before is near it.
+    places: RwLock<HashMap<TreeId, String>>,
     /// Which instruction made a layer out of files that are still where they were.
     makers: Mutex<HashMap<TreeId, Span>>,
     /// Files extracted from blobs and files made by the build itself; gone with the build.
@@ -89,21 +90,7 @@ impl InPlace {
     }
 }
 
-/// A directory form that is being written.
-pub(super) struct DirForm {
-    scratch: Scratch,
-    into: PathBuf,
-    unpack: Unpack,
-}
-
-impl DirForm {
-    /// What the blob is read into.
-    pub(super) fn unpack(&mut self) -> &mut Unpack {
-        &mut self.unpack
-    }
-}
-
-const UNPOISONED: &str = "no thread panics while it holds this lock";
+pub(super) const UNPOISONED: &str = "no thread panics while it holds this lock";
 
 impl Bytes {
     /// Remembers a file that stays as it is for this build.
@@ -127,7 +114,28 @@ impl Bytes {
             .cloned()
     }
 
-    fn making(&self, layer: TreeId) -> Arc<Mutex<()>> {
+    /// Remembers where in a plan a layer is made.
+    pub(super) fn place_layer(&self, layer: TreeId, place: impl FnOnce() -> String) {
+        let mut places = self.places.write().expect(UNPOISONED);
+        places.entry(layer).or_insert_with(place);
+    }
+
+    pub(super) fn place_of(&self, layer: &TreeId) -> Option<String> {
+        self.places.read().expect(UNPOISONED).get(layer).cloned()
+    }
+
+    pub(super) fn form(&self, layer: &TreeId) -> Option<Arc<LayerForm>> {
+        self.forms.read().expect(UNPOISONED).get(layer).cloned()
+    }
+
+    pub(super) fn keep_form(&self, layer: TreeId, form: LayerForm) -> Arc<LayerForm> {
+        let form = Arc::new(form);
+        let mut forms = self.forms.write().expect(UNPOISONED);
+        forms.insert(layer, Arc::clone(&form));
+        form
+    }
+
+    pub(super) fn making(&self, layer: TreeId) -> Arc<Mutex<()>> {
         Arc::clone(
             self.making
                 .lock()
@@ -151,7 +159,7 @@ impl Engine<'_> {
 
     /// What went wrong while the files of a layer were read: a file that is no longer what its step saw is told of with
     /// that step.
-    fn while_reading(&self, layer: &TreeId, error: LayerError) -> OpError {
+    pub(super) fn while_reading(&self, layer: &TreeId, error: LayerError) -> OpError {
         let maker = || {
             self.bytes
                 .makers
@@ -222,11 +230,8 @@ impl Engine<'_> {
             let Some(layer) = self.holder(snapshot, path, node)? else {
                 return Ok(());
             };
-            if self
-                .store
-                .layer_dir(&layer.layer.tree, &self.domain)
-                .is_some()
-            {
+            let is_wanted = wanted.contains_key(&layer.layer.tree);
+            if !is_wanted && self.form(&layer.layer.tree).is_some() {
                 self.bytes
                     .place(node.digest, Location::Layer(layer.layer.tree, path.into()));
             } else {
@@ -427,16 +432,26 @@ impl Engine<'_> {
         path: &[u8],
         node: &FileNode,
     ) -> io::Result<File> {
-        if let Some(dir) = self.store.layer_dir(&layer.layer.tree, &self.domain) {
-            return open_beneath(&dir, path);
+        match self.form(&layer.layer.tree) {
+            Some(form) => form.open(path),
+            None => self.open_elsewhere(layer, path, node),
         }
+    }
+
+    /// Opens one file of a layer that has no directory form.
+    pub(super) fn open_elsewhere(
+        &self,
+        layer: &LayerRef,
+        path: &[u8],
+        node: &FileNode,
+    ) -> io::Result<File> {
         for _ in 0..2 {
             match self.bytes.at(&node.digest) {
                 Some(Location::Context(files, at)) => return files.open(&at),
                 Some(Location::Spooled(path)) => return File::open(path),
                 Some(Location::Layer(tree, at)) => {
-                    if let Some(dir) = self.store.layer_dir(&tree, &self.domain) {
-                        return open_beneath(&dir, &at);
+                    if let Some(form) = self.form(&tree) {
+                        return form.open(&at);
                     }
                 }
                 None => {}
@@ -487,105 +502,6 @@ impl Engine<'_> {
         Ok(Some(data))
     }
 
-    /// The directory form of a layer, made if it is not there yet. Called inside the namespace.
-    pub(super) fn layer_dir(
-        &self,
-        layer: &LayerRef,
-        cancel: &CancelToken,
-    ) -> Result<PathBuf, OpError> {
-        let tree = layer.layer.tree;
-        if let Some(dir) = self.bytes.dirs.read().expect(UNPOISONED).get(&tree) {
-            return Ok(dir.clone());
-        }
-        self.lease.protect(LeaseRoot::LayerDir(tree))?;
-        let lock = self.bytes.making(tree);
-        let _only_one = lock.lock().expect(UNPOISONED);
-        let there = || self.store.layer_dir(&tree, &self.domain);
-        let dir = match there() {
-            Some(dir) => dir,
-            None => {
-                let name = format!("directory {tree} {}", self.domain);
-                let make = || self.make_layer_dir(layer, cancel);
-                once(self.store, cancel, &name, || Ok(there()), make)?
-            }
-        };
-        let mut dirs = self.bytes.dirs.write().expect(UNPOISONED);
-        Ok(dirs.entry(tree).or_insert(dir).clone())
-    }
-
-    fn make_layer_dir(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<PathBuf, OpError> {
-        let tree = layer.layer.tree;
-        if let Some(blob) = self.exact_blob(layer)? {
-            let mut dir = self.begin_dir()?;
-            let read = rbuild_cache::read_layer(self.store.trees(), blob, Some(dir.unpack()))?;
-            if read.layer.content != layer.layer.content {
-                return Err(OpError::NotTheLayer { layer: tree });
-            }
-            return self.finish_dir(tree, dir);
-        }
-        let (_scratch, into) = self.new_dir()?;
-        let open = |path: &[u8], node: &FileNode| self.open_file(layer, path, node);
-        self.take_out(layer)?;
-        rbuild_cache::write_dir(
-            self.store.trees(),
-            &tree,
-            &into,
-            &open,
-            self.ownership,
-            cancel,
-        )
-        .map_err(|error| self.while_reading(&tree, error))?;
-        self.keep_tree(&tree)?;
-        Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
-    }
-
-    fn new_dir(&self) -> Result<(Scratch, PathBuf), OpError> {
-        let scratch = self.store.scratch()?;
-        let into = scratch.path().join("fs");
-        std::fs::create_dir(&into).map_err(|source| OpError::io("create", &into, source))?;
-        Ok((scratch, into))
-    }
-
-    /// Starts a directory form that is written while the layer's blob is read. Called inside the namespace.
-    pub(super) fn begin_dir(&self) -> Result<DirForm, OpError> {
-        let (scratch, into) = self.new_dir()?;
-        let unpack = Unpack::new(&into, self.ownership)?;
-        Ok(DirForm {
-            scratch,
-            into,
-            unpack,
-        })
-    }
-
-    fn finish_dir(&self, tree: TreeId, dir: DirForm) -> Result<PathBuf, OpError> {
-        let DirForm {
-            scratch: _scratch,
-            into,
-            unpack,
-        } = dir;
-        unpack.finish(self.store.trees(), &tree)?;
-        self.keep_tree(&tree)?;
-        Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
-    }
-
-    /// Keeps what was written while a layer came in as its directory form, unless it has one. What is wrong with it is
-    /// said when a step wants it.
-    pub(super) fn keep_dir(&self, tree: TreeId, dir: DirForm) -> Result<(), OpError> {
-        self.lease.protect(LeaseRoot::LayerDir(tree))?;
-        let lock = self.bytes.making(tree);
-        let _only_one = lock.lock().expect(UNPOISONED);
-        if self.store.layer_dir(&tree, &self.domain).is_some() {
-            return Ok(());
-        }
-        match self.finish_dir(tree, dir) {
-            Ok(_)
-            | Err(OpError::Layer(LayerError::Directory { .. } | LayerError::Owner { .. })) => {
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
-    }
-
     /// Leaves the bytes of a layer for later builds to find.
     ///
     /// # Errors
@@ -605,7 +521,7 @@ impl Engine<'_> {
     pub fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
         let tree = layer.layer.tree;
         self.lease.protect(LeaseRoot::LayerDir(tree))?;
-        if layer.origin.is_some() || self.store.layer_dir(&tree, &self.domain).is_some() {
+        if layer.origin.is_some() || self.form(&tree).is_some() {
             return Ok(true);
         }
         let blobs = self.store.layer_blobs(&tree)?;
@@ -638,8 +554,8 @@ impl Engine<'_> {
         };
         self.lease.protect(LeaseRoot::Blob(blob.digest))?;
         self.lease.protect(LeaseRoot::LayerDir(tree))?;
-        let there = self.store.blobs().contains(&blob.digest)
-            || !keep && self.store.layer_dir(&tree, &self.domain).is_some();
+        let there =
+            self.store.blobs().contains(&blob.digest) || !keep && self.form(&tree).is_some();
         Ok(there.then_some(blob))
     }
 
@@ -658,19 +574,19 @@ impl Engine<'_> {
         if let Some(blob) = self.ready_blob(layer, options, keep)? {
             return Ok(blob);
         }
-        let has_dir = self.store.layer_dir(&tree, &self.domain).is_some();
-        if let Some(blob) = self.blob_made_before(layer, options, keep, has_dir)? {
+        let form = self.form(&tree);
+        if let Some(blob) = self.blob_made_before(layer, options, keep, form.is_some())? {
             return Ok(blob);
         }
-        let need_bytes = keep || !has_dir;
-        let in_place = if has_dir {
-            InPlace::default()
-        } else {
-            self.gather(layer)?
+        let need_bytes = keep || form.is_none();
+        let in_place = match form {
+            Some(_) => InPlace::default(),
+            None => self.gather(layer)?,
         };
-        let open = |path: &[u8], node: &FileNode| match in_place.get(path) {
-            Some(bytes) => Ok(bytes),
-            None => self.open_file(layer, path, node).map(FileBytes::from),
+        let open = |path: &[u8], node: &FileNode| match (&form, in_place.get(path)) {
+            (Some(form), _) => form.open(path).map(FileBytes::from),
+            (None, Some(bytes)) => Ok(bytes),
+            (None, None) => self.open_elsewhere(layer, path, node).map(FileBytes::from),
         };
         let trees = self.store.trees();
         let blob = if need_bytes {
@@ -740,7 +656,7 @@ impl Engine<'_> {
     }
 
     /// Gets ready to read every file of a layer that may have nothing but a blob.
-    fn take_out(&self, layer: &LayerRef) -> Result<(), OpError> {
+    pub(super) fn take_out(&self, layer: &LayerRef) -> Result<(), OpError> {
         let mut wanted = BTreeMap::new();
         self.each_file(&layer.layer, &mut |path, node| {
             if self.bytes.at(&node.digest).is_none() {
@@ -778,32 +694,5 @@ impl Engine<'_> {
             ControlFlow::Continue(())
         })?;
         Ok(())
-    }
-}
-
-/// Opens a file of a directory form, whatever links the layer holds: none is followed, none leads out.
-fn open_beneath(dir: &std::path::Path, path: &[u8]) -> io::Result<File> {
-    use rustix::fs::Mode;
-    use rustix::fs::OFlags;
-    use rustix::fs::ResolveFlags;
-    let root = rustix::fs::open(
-        dir,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-    // A rename anywhere on the machine may make the kernel ask to try again (openat2(2), EAGAIN).
-    loop {
-        match rustix::fs::openat2(
-            &root,
-            path,
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-            resolve,
-        ) {
-            Ok(file) => return Ok(file.into()),
-            Err(rustix::io::Errno::AGAIN) => {}
-            Err(error) => return Err(error.into()),
-        }
     }
 }

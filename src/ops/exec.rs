@@ -379,22 +379,6 @@ impl Engine<'_> {
             })
     }
 
-    /// The directories of a snapshot's layers, bottom first. overlayfs refuses one that stands twice (ELOOP), as those of
-    /// steps that changed nothing do: the topmost hides all that the others have.
-    fn lowers(&self, snapshot: &Snapshot, cancel: &CancelToken) -> Result<Vec<PathBuf>, OpError> {
-        let empty = self.empty().root.tree;
-        let mut seen = BTreeSet::new();
-        let mut lowers = Vec::with_capacity(snapshot.layers.len());
-        for layer in snapshot.layers.iter().rev() {
-            let tree = layer.layer.tree;
-            if tree != empty && seen.insert(tree) {
-                lowers.push(self.layer_dir(layer, cancel)?);
-            }
-        }
-        lowers.reverse();
-        Ok(lowers)
-    }
-
     /// What is mounted, or nothing where an optional secret is missing.
     fn mount_source(
         &self,

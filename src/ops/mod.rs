@@ -9,6 +9,7 @@ mod cache;
 pub mod copy;
 pub mod exec;
 pub mod file;
+mod forms;
 pub(crate) mod git;
 pub(crate) mod http;
 pub mod mode;
@@ -60,6 +61,7 @@ use rbuild_llb::Span;
 use rbuild_llb::TreeId;
 use rbuild_llb::Vertex;
 use rbuild_llb::VertexId;
+use rbuild_llb::encode::Encoder;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::SourceOp;
@@ -292,7 +294,7 @@ pub struct Engine<'a> {
     pub(crate) registry: &'a registry::Client,
     pub(crate) cancel: &'a CancelToken,
     pub(crate) options: EngineOptions,
-    /// The id map directory forms are written in; see [`rbuild_cache::Store::layer_dir`].
+    /// The id map directory forms are written in; see [`rbuild_cache::Store::layer_form`].
     pub(crate) domain: String,
     pub(crate) ownership: Ownership,
     executor: Option<Box<dyn exec::Executor>>,
@@ -449,11 +451,7 @@ impl<'a> Engine<'a> {
             let fetchable = layer.origin.as_ref().is_some_and(|origin| {
                 self.store.blobs().contains(&origin.digest) || self.is_fetchable(origin)
             });
-            if !fetchable
-                && self.store.layer_dir(tree, &self.domain).is_none()
-                && !has_blob()
-                && !self.is_elsewhere(layer)
-            {
+            if !fetchable && self.form(tree).is_none() && !has_blob() && !self.is_elsewhere(layer) {
                 return Err(format!(
                     "only the list of the files of layer {} is in the store",
                     tree.short()
@@ -606,8 +604,11 @@ impl Evaluate for Engine<'_> {
             Op::Merge => vec![self.merge(&inputs)?],
             Op::Diff => vec![self.diff(&inputs)?],
         };
-        if let (Op::File(_), Some(span)) = (&vertex.op, vertex.meta.spans.first()) {
-            self.remember_maker(&outputs, span);
+        if let Op::File(_) = &vertex.op {
+            self.remember_place(vertex, &outputs);
+            if let Some(span) = vertex.meta.spans.first() {
+                self.remember_maker(&outputs, span);
+            }
         }
         Ok(StepResult {
             outputs: Arc::new(outputs),
@@ -688,5 +689,22 @@ impl Engine<'_> {
         }
         let nearest = self.nearest(step.vertex, step.vertex.op.kind());
         nearest.map(|record| record.duration_ms)
+    }
+
+    /// Remembers where in the plan layers were made: by what is done there and not by its number, so that instructions
+    /// may come and go before it.
+    fn remember_place(&self, vertex: &Vertex, outputs: &[Snapshot]) {
+        for (index, output) in outputs.iter().enumerate() {
+            let Some(layer) = output.layers.last() else {
+                continue;
+            };
+            self.bytes.place_layer(layer.layer.tree, || {
+                let mut op = Encoder::new();
+                op.put(&vertex.op);
+                let op = blake3::hash(op.bytes()).to_hex();
+                let plan = &self.options.plan;
+                format!("{plan}\0{}\0{op}\0{index}", vertex.platform)
+            });
+        }
     }
 }

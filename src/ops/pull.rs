@@ -36,7 +36,7 @@ use rbuild_llb::op::SourceOp;
 use super::Engine;
 use super::OpError;
 use super::StepResult;
-use super::bytes::DirForm;
+use super::forms::DirForm;
 use super::transfer::Reporter;
 use super::transfer::Transfer;
 use super::turn::once;

@@ -86,8 +86,13 @@ impl Engine<'_> {
     /// The snapshot a context is: one layer that is only a tree, its bytes where they are.
     pub(super) fn context(&self, local: &LocalSource) -> Result<Snapshot, OpError> {
         let tree = self.scan(local)?.tree;
-        let files = Arc::new(ContextFiles::open_root(&self.local(local)?.path)?);
+        let root = self.local(local)?;
+        let files = Arc::new(ContextFiles::open_root(&root.path)?);
         self.place_context(&tree, &files)?;
+        self.bytes.place_layer(tree.tree, || {
+            let selection = (&local.include, &local.exclude, local.modes);
+            format!("context\0{}\0{selection:?}", root.path.display())
+        });
         Ok(Snapshot {
             layers: vec![LayerRef {
                 layer: tree,

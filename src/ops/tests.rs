@@ -308,11 +308,11 @@ fn what_a_process_wrote_is_its_layer() {
         blake3::hash(b"the second").to_hex().as_str()
     );
     // The layer's directory is what the process wrote, moved and not copied.
-    let dir = world
+    let form = world
         .store
-        .layer_dir(&snapshot.layers[1].layer.tree, "test");
+        .layer_form(&snapshot.layers[1].layer.tree, "test");
     assert_eq!(
-        fs::read(dir.unwrap().join("dir/file")).unwrap(),
+        fs::read(form.unwrap().dirs()[0].join("dir/file")).unwrap(),
         b"the second"
     );
     assert_eq!(world.workspaces(), 0);

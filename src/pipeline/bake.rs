@@ -116,7 +116,7 @@ fn own_request(
             name: path,
             include: Vec::new(),
             exclude,
-            modes: Default::default(),
+            modes: target.request.context_modes,
         }))
     };
     if request.context == MainContext::Local {

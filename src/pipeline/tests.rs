@@ -12,6 +12,7 @@ use rbuild_llb::frontend::Converted;
 use rbuild_llb::frontend::MainContext;
 use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::SourceRequest;
+use rbuild_llb::op::FileModes;
 use rbuild_llb::op::ImageSource;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::NetworkMode;
@@ -60,6 +61,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         pull: false,
         offline: true,
         locked: false,
+        context_modes: FileModes::Exact,
         network: NetworkMode::Default,
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
@@ -68,7 +70,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         allow: crate::request::Entitlements::default(),
         iidfile: Some(root.join("iid")),
         metadata_file: Some(root.join("metadata")),
-        jobs: 1,
+        jobs: Some(1),
         source_date_epoch: None,
         settings: Settings {
             root: root.join("state"),

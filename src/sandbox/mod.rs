@@ -58,6 +58,7 @@ pub use probe::Finding;
 pub use probe::Report;
 pub use probe::State;
 pub use probe::probe;
+pub(crate) use rootfs::MAX_LOWERS;
 pub use step::Mount;
 pub use step::MountSource;
 pub use step::Network;

@@ -57,7 +57,7 @@ use super::step::Step;
 pub(super) const CA_PATH: &str = "/run/rbuild/ca.pem";
 
 /// overlayfs' limit of 500 (fs/overlayfs/params.h, OVL_MAX_STACK) less `stub` and `top`.
-const MAX_LOWERS: usize = 498;
+pub(crate) const MAX_LOWERS: usize = 498;
 
 /// Something to be mounted.
 struct ToMount {

@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 
 use rbuild_llb::FileDigest;
 use rbuild_llb::op::FileModes;
@@ -14,6 +15,8 @@ use rustix::fs::Timestamps;
 use super::*;
 use crate::builder::NewNode;
 use crate::builder::TreeBuilder;
+use crate::fixture::run;
+use crate::stat::FileStat;
 use crate::tree::FileNode;
 use crate::tree::Meta;
 use crate::tree::Node;
@@ -290,16 +293,95 @@ fn an_unchanged_context_is_not_read() {
 
     fs::remove_file(&path).unwrap();
     context.settle();
-    assert_eq!(
-        StatCache::load(&context.stats()).len(),
-        2,
-        "what is gone is forgotten"
-    );
+    let known = StatCache::load(&context.stats());
+    let known = [b"".as_slice(), b"d"].map(|dir| known.dir(dir).count());
+    assert_eq!(known, [1, 1], "what is gone is forgotten");
 
     fs::write(context.stats(), "damaged").unwrap();
     assert_eq!(context.scan().read, 2);
     assert_eq!(context.settle().read, 0);
     fs::remove_dir_all(context.dir.path().join("stats")).unwrap_or_default();
+}
+
+/// Changes of equal size that put the old time back, and what git thinks of them.
+#[test]
+fn changes_that_hide_are_seen_as_git_sees_them() {
+    let sh = |dir: &Path, script: &str| {
+        let mut sh = Command::new("sh");
+        sh.args(["-ec", script]).current_dir(dir);
+        sh.env("GIT_CONFIG_GLOBAL", "/dev/null");
+        run(&mut sh)
+    };
+    for (edit, changes) in [
+        (
+            "touch -r f old; printf TWO > f; touch -r old f; rm old",
+            true,
+        ),
+        ("printf TWO > new; touch -r f new; mv new f", true),
+        (
+            "cp -p f new; printf TWO > new; touch -r f new; cp -p new f; rm new",
+            true,
+        ),
+        (
+            "cp -p f new; printf TWO > new; touch -r f new; ln -f new f; rm new",
+            true,
+        ),
+        ("cp -p f new; mv new f", false),
+        ("touch -d @1000000000 f", false),
+        ("chmod +x f", true),
+    ] {
+        let context = Fixture::new(&[("f", "two"), ("d/g", "three")]);
+        let git = "git init -q; git add .; git -c user.name=a -c user.email=a@a commit -qm a";
+        sh(&context.root, git);
+        let scan = || context.select(&[], &[".git"]).unwrap();
+        let settled = |_| Some(scan()).filter(|scan| scan.read == 0);
+        let before = (0..100_000).find_map(settled).unwrap();
+        sh(&context.root, edit);
+        let after = scan();
+        assert_eq!(after.tree.content != before.tree.content, changes, "{edit}");
+        let git = sh(
+            &context.root,
+            "git diff --quiet && echo same || echo changed",
+        );
+        assert_eq!(git.trim() == "changed", changes, "{edit}");
+    }
+}
+
+/// What is remembered of a file counts for that file alone: another one in its place is another inode, or on another
+/// device.
+#[test]
+fn a_file_is_known_by_all_that_stat_says() {
+    let context = Fixture::new(&[("f", "two")]);
+    let scan = context.settle();
+    let wrong = FileDigest::from_bytes([7; 32]);
+    let with = |change: fn(&mut FileStat)| {
+        let cache = StatCache::load(&context.stats());
+        let mut remembered = cache.dir(b"").get(b"f").unwrap().clone();
+        change(&mut remembered.stat);
+        remembered.digest = wrong;
+        let files = stat::DirStats::Files(vec![(b"f".to_vec(), remembered)]);
+        stat::save(&context.stats(), &cache, vec![(Vec::new(), files)]).unwrap();
+        let found = context.scan();
+        fs::remove_file(context.stats()).unwrap();
+        context.settle();
+        found
+    };
+    assert_ne!(
+        with(|_| {}).tree,
+        scan.tree,
+        "all is the same, and so believed"
+    );
+    let changes: [fn(&mut FileStat); 6] = [
+        |stat| stat.dev += 1,
+        |stat| stat.ino += 1,
+        |stat| stat.size += 1,
+        |stat| stat.mtime.nanos ^= 1,
+        |stat| stat.ctime.nanos ^= 1,
+        |stat| stat.mode ^= 0o100,
+    ];
+    for (at, change) in changes.into_iter().enumerate() {
+        assert_eq!(with(change).tree, scan.tree, "field {at}");
+    }
 }
 
 #[test]

@@ -60,10 +60,12 @@ pub(super) struct Walked {
     pub(super) scan: Scan,
     /// For the next stat cache.
     pub(super) dirs: Vec<(Vec<u8>, DirStats)>,
-    /// Files in it that the last one has, unchanged.
-    pub(super) known: u64,
     /// Files in it that the last one has not.
     pub(super) learnt: u64,
+    /// Files that the last one has and it has not, in directories that are still there.
+    pub(super) forgotten: u64,
+    /// Directories that are still there of those of which the last one has files.
+    pub(super) visited: u64,
 }
 
 pub(super) fn walk(
@@ -129,8 +131,9 @@ pub(super) fn walk(
             read: counts.read.into_inner(),
         },
         dirs: done.dirs,
-        known: counts.known.into_inner(),
         learnt: counts.learnt.into_inner(),
+        forgotten: counts.forgotten.into_inner(),
+        visited: counts.visited.into_inner(),
     })
 }
 
@@ -153,8 +156,17 @@ struct Counts {
     files: AtomicU64,
     bytes: AtomicU64,
     read: AtomicU64,
-    known: AtomicU64,
     learnt: AtomicU64,
+    forgotten: AtomicU64,
+    visited: AtomicU64,
+}
+
+impl Counts {
+    /// Counts files; not one by one where there are many, for all threads count here.
+    fn found(&self, files: u64, bytes: u64) {
+        self.files.fetch_add(files, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -210,7 +222,9 @@ struct Dir {
 #[derive(Default)]
 struct Gathered {
     entries: Vec<Entry>,
-    stats: DirStats,
+    stats: Vec<(Vec<u8>, Remembered)>,
+    /// All that is to be remembered is what the last stat cache has.
+    same: bool,
 }
 
 impl Gathered {
@@ -221,6 +235,7 @@ impl Gathered {
         } else {
             self.entries.append(&mut more.entries);
             self.stats.append(&mut more.stats);
+            self.same |= more.same;
         }
     }
 }
@@ -332,13 +347,19 @@ impl Walk<'_> {
     /// Takes note that a job of `dir` has ended. The last one puts the directory into the one above.
     fn finish(&self, mut dir: Arc<Dir>) {
         while dir.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
-            let Gathered { mut entries, stats } = std::mem::take(&mut *dir.gathered());
+            let Gathered {
+                mut entries,
+                stats,
+                same,
+            } = std::mem::take(&mut *dir.gathered());
             let empty = entries.is_empty();
             entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             let tree = (dir.selected || !empty).then(|| self.trees.put(Directory { entries }));
             let mut done = self.done.lock().expect("no job panics");
-            if !stats.is_empty() {
-                done.dirs.push((dir.path.clone(), stats));
+            if same {
+                done.dirs.push((dir.path.clone(), DirStats::Same));
+            } else if !stats.is_empty() {
+                done.dirs.push((dir.path.clone(), DirStats::Files(stats)));
             }
             let Some(parent) = &dir.parent else {
                 let tree = tree.expect("the root is always selected");
@@ -375,20 +396,22 @@ impl Walk<'_> {
             .entries
             .fetch_add(names.len() as u64, Ordering::Relaxed);
         let mut remembered = self.cache.dir(&dir.path);
+        let is_visited = !remembered.is_empty();
         let mut unread = Unread::default();
         let mut gathered = Gathered {
             entries: Vec::with_capacity(names.len()),
-            stats: DirStats::with_capacity(names.len()),
+            ..Gathered::default()
         };
+        let (mut known, mut bytes) = (0, 0);
         for (name, kind) in names {
             match self.entry(dir, fd.as_fd(), &name, kind, more) {
                 Ok(Seen::Nothing) => {}
                 Ok(Seen::Node(meta, node)) => gathered.entries.push(Entry { name, meta, node }),
                 Ok(Seen::File(stat)) => match remembered.get(&name) {
-                    Some(known) if known.stat == stat && !stat.is_racy(self.started) => {
-                        self.counts.known.fetch_add(1, Ordering::Relaxed);
-                        gathered.entries.push(self.file(name.clone(), known));
-                        gathered.stats.push((name, known.clone()));
+                    Some(file) if file.stat == stat && !stat.is_racy(self.started) => {
+                        known += 1;
+                        bytes += stat.size;
+                        gathered.entries.push(self.file(name, file));
                     }
                     _ => unread.push(name, stat.size, |names, bytes| {
                         more(self.reading(dir, names, bytes));
@@ -398,10 +421,36 @@ impl Walk<'_> {
                 Err(error) => self.problem(dir.below(&name), Some(error)),
             }
         }
+        let nothing_to_read = unread.count == 0;
         if !unread.names.is_empty() {
             more(self.reading(dir, unread.names, unread.bytes));
         }
+        self.counts.found(known, bytes);
+        if is_visited {
+            let forgotten = remembered.count() as u64 - known;
+            gathered.same = nothing_to_read && forgotten == 0;
+            self.counts.visited.fetch_add(1, Ordering::Relaxed);
+            self.counts
+                .forgotten
+                .fetch_add(forgotten, Ordering::Relaxed);
+            if !gathered.same {
+                gathered.stats = self.still_known(&dir.path, &gathered.entries);
+            }
+        }
         dir.gathered().add(gathered);
+    }
+
+    /// What is remembered of the files of a directory whose entries were made of it.
+    fn still_known(&self, dir: &[u8], entries: &[Entry]) -> Vec<(Vec<u8>, Remembered)> {
+        let mut remembered = self.cache.dir(dir);
+        let files = entries
+            .iter()
+            .filter(|entry| matches!(entry.node, Node::File(_)));
+        let known = files.filter_map(|entry| {
+            let file = remembered.get(&entry.name)?.clone();
+            Some((entry.name.clone(), file))
+        });
+        known.collect()
     }
 
     fn reading(&self, dir: &Arc<Dir>, names: Vec<Vec<u8>>, bytes: u64) -> Job {
@@ -500,8 +549,6 @@ impl Walk<'_> {
             digest,
             capability,
         } = file;
-        self.counts.files.fetch_add(1, Ordering::Relaxed);
-        self.counts.bytes.fetch_add(stat.size, Ordering::Relaxed);
         let mut meta = Meta {
             mode: self.mode(stat.mode),
             mtime: stat.mtime,
@@ -537,6 +584,7 @@ impl Walk<'_> {
             match read_file(fd.as_fd(), &name, &mut buffer) {
                 Ok(Some(file)) => {
                     self.counts.read.fetch_add(1, Ordering::Relaxed);
+                    self.counts.found(1, file.stat.size);
                     gathered.entries.push(self.file(name.clone(), &file));
                     if !file.stat.is_racy(self.started) {
                         self.counts.learnt.fetch_add(1, Ordering::Relaxed);
@@ -567,15 +615,18 @@ enum Seen {
 struct Unread {
     names: Vec<Vec<u8>>,
     bytes: u64,
+    /// All there were so far.
+    count: usize,
 }
 
 impl Unread {
     fn push(&mut self, name: Vec<u8>, size: u64, full: impl FnOnce(Vec<Vec<u8>>, u64)) {
         self.names.push(name);
         self.bytes += size;
+        self.count += 1;
         if self.names.len() == CHUNK_FILES || self.bytes >= CHUNK_BYTES {
-            let Self { names, bytes } = std::mem::take(self);
-            full(names, bytes);
+            let names = std::mem::take(&mut self.names);
+            full(names, std::mem::take(&mut self.bytes));
         }
     }
 }

@@ -40,8 +40,10 @@ pub(super) enum Thing {
     Tree(TreeId),
     /// A blob, what it unpacks to and its frames.
     Blob(OciDigest),
-    /// The directory forms of a layer, and what blobs were made of it.
+    /// What blobs were made of a layer.
     Layer(TreeId),
+    /// The directory forms of a layer, which those of others may stand over.
+    Form(TreeId),
     Record(CacheKey),
     /// A file that nothing names.
     Alone(u32),
@@ -477,11 +479,28 @@ impl Inventory {
         });
         for (listed, bytes) in forms.into_iter().zip(bytes) {
             let tree = layer(&listed.hex);
-            let id = self.id_or_alone(tree.map(Thing::Layer));
-            let links = self.ids(tree.map(Thing::Tree));
-            self.nodes[id].links.extend(links);
-            self.nodes[id].whole = true;
+            let id = self.id_or_alone(tree.map(Thing::Form));
             self.add_sized("layers", id, listed.path, changed(&listed.found), bytes);
+            let Some(tree) = tree else { continue };
+            self.nodes[id].whole = true;
+            // What is only a difference is nothing without what it stands over, and the next is worked out from its tree.
+            let near = store.stands_over(&tree)?.into_iter();
+            let near = near.flat_map(|near| [Thing::Form(near), Thing::Tree(near)]);
+            let links = self.ids(near);
+            self.nodes[id].links.extend(links);
+            let layer = self.id(Thing::Layer(tree));
+            self.nodes[layer].links.push(id);
+            let links = self.ids([Thing::Tree(tree)]);
+            self.nodes[layer].links.extend(links);
+            self.nodes[layer].whole = true;
+        }
+        let places = self.sharded(store, "near")?;
+        let read = side_by_side(&places, |listed| {
+            layer(fs::read_to_string(&listed.path).ok()?.trim_end())
+        });
+        for (listed, tree) in places.into_iter().zip(read) {
+            let id = self.id_or_alone(tree.map(Thing::Form));
+            self.add("records", id, listed.path, &listed.found);
         }
         let tables = self.sharded(store, "layer-blobs")?;
         let read = side_by_side(&tables, |listed| json::<LayerBlobs>(&listed.path));

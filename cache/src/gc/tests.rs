@@ -720,3 +720,45 @@ fn what_a_new_tree_has_of_an_old_one_stays() {
     live.leased(&BTreeSet::from([LeaseRoot::Tree(new.tree)]));
     assert!(both.iter().all(|tree| stays(&live, tree)));
 }
+
+/// A directory form that is only a difference needs the one that it stands over, and the next is worked out from that
+/// one's tree. Nothing else of its layer stays for it.
+#[test]
+fn what_a_difference_stands_over_stays() {
+    let world = Fixture::new();
+    let [near, above] = ["near", "above"].map(|name| world.step(name));
+    fs::remove_dir_all(&above.dir).unwrap();
+    let scratch = world.store.scratch().unwrap();
+    let from = scratch.path().join("delta");
+    fs::create_dir_all(from.join("fs")).unwrap();
+    let delta = crate::merge::Delta {
+        layer: above.tree,
+        bare: Vec::new(),
+        entries: 1,
+    };
+    let (layer, under) = (above.tree.tree, near.tree.tree);
+    let adopted = world
+        .store
+        .adopt_layer_delta(&layer, "map", &under, &delta, &from);
+    assert!(adopted.unwrap().is_some());
+    for layer in [&under, &layer] {
+        world.store.set_near("place", "map", layer).unwrap();
+    }
+    drop(scratch);
+    let hour = Policy {
+        keep_duration: Some(Duration::from_secs(3600)),
+        ..nothing()
+    };
+    world.used(&near, Duration::from_secs(7200));
+    world.collect(&hour);
+    assert!(world.store.layer_form(&layer, "map").is_some());
+    assert_eq!(world.store.near("place", "map").unwrap(), Some(layer));
+    assert!(near.dir.exists() && world.has_tree(&near.tree));
+    assert!(world.store.records().lookup(&near.key).unwrap().is_none());
+    assert!(!world.store.blobs().contains(&near.blob));
+
+    world.used(&above, Duration::from_secs(7200));
+    world.collect(&hour);
+    assert!(!near.dir.exists() && world.store.layer_form(&layer, "map").is_none());
+    assert_eq!(world.store.near("place", "map").unwrap(), None);
+}

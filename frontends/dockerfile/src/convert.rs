@@ -157,7 +157,7 @@ pub(crate) fn main_context(request: &FrontendRequest) -> SourceOp {
             name: "context".to_owned(),
             include: Vec::new(),
             exclude: ignored(request),
-            modes: Default::default(),
+            modes: request.modes,
         }),
         MainContext::Archive(source) | MainContext::Files(source) => source.clone(),
     }

@@ -11,6 +11,7 @@ use rbuild_llb::Platform;
 use rbuild_llb::Span;
 use rbuild_llb::frontend::FrontendRequest;
 use rbuild_llb::frontend::NamedContext;
+use rbuild_llb::op::FileModes;
 use rbuild_llb::op::ImageSource;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::SourceOp;
@@ -324,7 +325,7 @@ impl Graph {
             return Ok(Base::Scratch);
         }
         if let Some((key, context)) = find_context(request, &name.text) {
-            return Ok(context_base(key, context));
+            return Ok(context_base(key, context, request.modes));
         }
         match normalise_reference(&name.text) {
             Ok(reference) => Ok(Base::Image {
@@ -534,7 +535,7 @@ fn find_context<'a>(
         .map(|(key, context)| (key.as_str(), context))
 }
 
-fn context_base(key: &str, context: &NamedContext) -> Base {
+fn context_base(key: &str, context: &NamedContext, modes: FileModes) -> Base {
     let name = key.to_owned();
     match context {
         NamedContext::Image(source) => Base::Image {
@@ -551,7 +552,7 @@ fn context_base(key: &str, context: &NamedContext) -> Base {
                 name: name.clone(),
                 include: Vec::new(),
                 exclude: exclude.clone(),
-                modes: Default::default(),
+                modes,
             }),
             context: name,
         },

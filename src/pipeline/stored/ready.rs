@@ -87,7 +87,7 @@ impl Going {
             Way::Make { known, options } => {
                 let made = store.layer_blob(&known.layer.tree, options).ok().flatten();
                 let there = made.is_some_and(|blob| store.blobs().contains(&blob.digest));
-                !there && store.layer_dir(&known.layer.tree, &domain).is_some()
+                !there && store.layer_form(&known.layer.tree, &domain).is_some()
             }
             Way::There | Way::Compress => false,
         })

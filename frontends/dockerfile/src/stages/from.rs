@@ -50,7 +50,7 @@ impl Graph {
         let context = find_context(request, &name).filter(|_| stage.name.is_some());
         let mut named = self.nodes.iter();
         let base = match context {
-            Some((key, context)) => context_base(key, context),
+            Some((key, context)) => context_base(key, context, request.modes),
             None => match named.rposition(|n| n.named && n.name == expanded.text) {
                 Some(earlier) => Base::Stage(earlier),
                 None => {
