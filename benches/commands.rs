@@ -21,6 +21,8 @@ mod measure;
 mod place;
 #[path = "commands/pull.rs"]
 mod pull;
+#[path = "commands/store.rs"]
+mod store;
 
 use std::fs;
 use std::process::ExitCode;

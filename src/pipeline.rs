@@ -11,11 +11,14 @@ pub mod durability;
 pub mod explain;
 mod failure;
 mod files;
+pub mod fsck;
 pub mod inspect;
 pub mod lock;
 mod once;
 mod pin;
 mod plan;
+mod preflight;
+pub mod prune;
 mod remote;
 pub mod reset;
 pub mod run;
@@ -213,9 +216,13 @@ fn carry_out(
                 .map_err(failure::op)?
             || caches.read_directories(&engine, &definition)?);
     let mut remark = None;
+    if works {
+        preflight::look(&store, &engine, looked_up.pending(), processes, &events)?;
+    }
     if processes > 0 || reads {
         let fetcher = git::Fetcher {
             store: &store,
+            lease: &lease,
             cancel: &cancel,
             offline: request.offline,
         };
@@ -276,6 +283,8 @@ fn carry_out(
         if error.kind == ErrorKind::Step {
             error.hints.extend(remark);
         }
+        let full = failure::full_disk(&error, &store, engine.disk_was_full());
+        error.hints.extend(full);
         error
     })?;
 
@@ -290,9 +299,13 @@ fn carry_out(
         events: &events,
     };
     let roots = caches.roots(&delivery)?;
-    let outcome = delivery.deliver(&targets, exporters)?;
+    let outcome = delivery.deliver(&targets, exporters).map_err(|mut error| {
+        let full = failure::full_disk(&error, &store, engine.disk_was_full());
+        error.hints.extend(full);
+        error
+    })?;
     caches.write(&engine, &definition, &roots, &events)?;
-    durability::sync_later(&store, &request.settings.root);
+    durability::sync_later(&store, &request.settings);
     Ok(outcome)
 }
 

@@ -1,7 +1,9 @@
 //! What the user asked for, validated: `cli` makes it, `pipeline` carries it out.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use rbuild_llb::Platform;
 use rbuild_llb::frontend::NoCache;
@@ -93,6 +95,100 @@ pub struct Settings {
     pub tag_max_age: u64,
     /// HTTP proxy variables for our own requests.
     pub proxies: ProxySettings,
+    /// What is removed by itself.
+    pub gc: GcSettings,
+}
+
+/// What is removed after builds, without being asked for. `None` is the default.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GcSettings {
+    /// Whether anything is.
+    pub enabled: bool,
+    /// What the store may take in any case.
+    pub reserved_space: Option<Space>,
+    /// What it may take at most.
+    pub max_used_space: Option<Space>,
+    /// What is to be free on its disk.
+    pub min_free_space: Option<Space>,
+    /// Seconds for which what is not used stays, once the store takes more than is reserved.
+    pub keep_duration: Option<u64>,
+}
+
+impl Default for GcSettings {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            reserved_space: None,
+            max_used_space: None,
+            min_free_space: None,
+            keep_duration: None,
+        }
+    }
+}
+
+/// Space on a disk: bytes, or a part of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// So many.
+    Bytes(u64),
+    /// Of a hundred.
+    Percent(u64),
+}
+
+impl Space {
+    /// The bytes that are meant on a disk of `total` bytes.
+    pub fn of(self, total: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Percent(percent) => {
+                let part = u128::from(total) * u128::from(percent) / 100;
+                u64::try_from(part).unwrap_or(u64::MAX)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Space {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bytes(bytes) => write!(f, "{bytes}"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
+impl FromStr for Space {
+    type Err = String;
+
+    /// `10GB`, `512m`, `1.5g`, plain bytes, or `10%`. Units are powers of 1024, as docker's flags and buildkitd.toml take
+    /// them.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a size such as `10GB`, `512MB` or `20%`");
+        if let Some(percent) = text.strip_suffix('%') {
+            let percent = percent.trim().parse().ok();
+            let percent = percent.filter(|percent| *percent <= 100);
+            return percent.map(Self::Percent).ok_or_else(wrong);
+        }
+        let end = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
+        let (number, unit) = text.split_at(end);
+        let shift = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 0,
+            "k" | "kb" | "kib" => 10,
+            "m" | "mb" | "mib" => 20,
+            "g" | "gb" | "gib" => 30,
+            "t" | "tb" | "tib" => 40,
+            "p" | "pb" | "pib" => 50,
+            _ => return Err(wrong()),
+        };
+        let number: f64 = number.parse().map_err(|_| wrong())?;
+        let bytes = number * (1_u64 << shift) as f64;
+        match bytes < u64::MAX as f64 {
+            true => Ok(Self::Bytes(bytes as u64)),
+            false => Err(wrong()),
+        }
+    }
 }
 
 /// Proxies for our own requests, as URLs.

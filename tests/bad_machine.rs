@@ -44,6 +44,7 @@ sha256:
 ---- stderr ----
 error: cannot write the layer's blob
 caused by: No space left on device (os error 28)
+hint: the disk of the store `[ROOT]/state/v1` is full: `rbuild prune` frees what can be made again, `--root` chooses another place
 
 "#]]);
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::support::Base;
+use crate::support::FileServer;
 use crate::support::Image;
 use crate::support::TestEnv;
 use crate::support::Watched;
@@ -414,4 +415,50 @@ fn offline_says_what_is_missing() {
     let image = format!("{}/base:1", place.registry.host());
     output.says(&image).says("--offline").says("Dockerfile:1:");
     assert_eq!(place.asked(), NOTHING);
+}
+
+/// A foreign layer (OCI image-spec, layer.md, Non-Distributable Layers) says where it is besides the registry. That may
+/// be another thing by now, such as a page that says where things have moved to.
+#[test]
+fn a_layer_whose_url_gives_something_else_comes_from_the_registry() {
+    let env = TestEnv::new();
+    let layout = env.outside("layout");
+    Base::Busybox.copy_to(&format!("oci:{}:1", layout.display()));
+    let json =
+        |path: PathBuf| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let index = json(layout.join("index.json"));
+    let digest = |of: &Value| of["digest"].as_str().unwrap().to_owned();
+    let blob = |digest: &str| layout.join("blobs/sha256").join(&digest["sha256:".len()..]);
+    let mut manifest = json(blob(&digest(&index["manifests"][0])));
+
+    // Files where a registry would have them.
+    let served = env.outside("served");
+    let base = served.join("v2/base");
+    fs::create_dir_all(base.join("manifests")).unwrap();
+    fs::create_dir_all(base.join("blobs")).unwrap();
+    let server = FileServer::start(served.clone());
+    let layer = digest(&manifest["layers"][0]);
+    for digest in [&layer, &digest(&manifest["config"])] {
+        fs::copy(blob(digest), base.join("blobs").join(digest)).unwrap();
+    }
+    let size = manifest["layers"][0]["size"].as_u64().unwrap();
+    for (page, length) in [("long", size), ("short", 100)] {
+        let mut html = b"<html>moved</html>".to_vec();
+        html.resize(length as usize, b' ');
+        fs::write(served.join(page), html).unwrap();
+        manifest["layers"][0]["urls"] = json!([server.url(page)]);
+        manifest["annotations"] = json!({ "page": page });
+        fs::write(base.join("manifests").join(page), manifest.to_string()).unwrap();
+        let image = server.url(&format!("base:{page}"));
+        let image = image.strip_prefix("http://").unwrap();
+        env.rbuild(["reset", "-f"]).success();
+        server.asked();
+        env.rbuild(["pull", image]).success();
+        let run = env.rbuild(["run", image, "echo", "it runs"]).success();
+        assert_eq!(run.stdout, "it runs\n");
+        let blobs: Vec<String> = server.asked();
+        let got = |path: &str| blobs.contains(&format!("GET {path} 200"));
+        assert!(got(&format!("/{page}")), "{blobs:?}");
+        assert!(got(&format!("/v2/base/blobs/{layer}")), "{blobs:?}");
+    }
 }

@@ -4,9 +4,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::fs::File;
 use std::io::Write as _;
+use std::num::NonZero;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use super::bare;
 use super::limits;
@@ -20,12 +23,14 @@ use super::measure::run_watched;
 use super::place::Place;
 use super::place::busybox;
 use super::pull::pull;
+use super::store;
 
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 9] = [
+pub(crate) const LINES: [Line; 12] = [
     ("cached", cached),
+    ("cached-eight", cached_eight),
     ("cached-plan", cached_plan),
     ("steps", steps),
     ("stages", stages),
@@ -34,6 +39,8 @@ pub(crate) const LINES: [Line; 9] = [
     ("export", export),
     ("export-again", export_again),
     ("pull", pull),
+    ("gc", store::gc),
+    ("du", store::du),
 ];
 
 const CONTEXT_DIRS: usize = 100;
@@ -41,14 +48,19 @@ const CONTEXT_FILES: usize = 500;
 const STEPS: u32 = 50;
 const EXPORT_BYTES: usize = 1 << 30;
 
-fn cached() -> Measured<String> {
-    let place = Place::new();
+/// The context and Dockerfile of `cached`.
+fn three_stages(place: &Place) {
     place.program(&place.context("true"));
     place.dockerfile(
         "FROM scratch AS tools\nCOPY true /true\n\
          FROM tools AS work\nRUN [\"/true\"]\n\
          FROM scratch\nCOPY --from=work /hello.txt /hello.txt\n",
     );
+}
+
+fn cached() -> Measured<String> {
+    let place = Place::new();
+    three_stages(&place);
     let busybox = busybox()?;
     let build = || run(place.build("store").arg("context"));
     build()?;
@@ -64,15 +76,34 @@ fn cached() -> Measured<String> {
     Ok(line(&ours, &exec, "exec of a static program", &bound))
 }
 
+/// Eight of them at once on one store: what each takes of a core.
+fn cached_eight() -> Measured<String> {
+    const BUILDS: u32 = 8;
+    let place = Place::new();
+    three_stages(&place);
+    let one = || run(place.build("store").arg("context"));
+    one()?;
+    let cores = thread::available_parallelism().map_or(1, NonZero::get) as u32;
+    let eight = || {
+        let started = Instant::now();
+        thread::scope(|scope| {
+            let builds: Vec<_> = (0..BUILDS).map(|_| scope.spawn(one)).collect();
+            let ends = builds
+                .into_iter()
+                .map(|build| build.join().expect("it does not panic"));
+            ends.collect::<Measured<Vec<Duration>>>()
+        })?;
+        Ok(started.elapsed() * cores.min(BUILDS) / BUILDS)
+    };
+    let (ours, alone) = in_turns(50, |_| eight(), |_| one())?;
+    let what = "one alone";
+    Ok(line(&ours, &alone, what, &Bound::times(1.3)))
+}
+
 /// The build of `cached` as a plan, beside the same as a Dockerfile, both unchanged.
 fn cached_plan() -> Measured<String> {
     let place = Place::new();
-    place.program(&place.context("true"));
-    place.dockerfile(
-        "FROM scratch AS tools\nCOPY true /true\n\
-         FROM tools AS work\nRUN [\"/true\"]\n\
-         FROM scratch\nCOPY --from=work /hello.txt /hello.txt\n",
-    );
+    three_stages(&place);
     fs::write(
         place.context("rbuild.toml"),
         "schema = 1\n[inputs]\nctx = { local = '.', modes = 'exact' }\n\

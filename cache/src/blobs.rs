@@ -161,8 +161,21 @@ impl Blobs {
     }
 }
 
-fn sha256(bytes: &[u8]) -> OciDigest {
+pub(crate) fn sha256(bytes: &[u8]) -> OciDigest {
     OciDigest::from_bytes(Sha256::digest(bytes).into())
+}
+
+/// The digest of what a file holds.
+pub(crate) fn digest_of(path: &Path) -> io::Result<OciDigest> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 17];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(OciDigest::from_bytes(hasher.finalize().into())),
+            count => hasher.update(&buffer[..count]),
+        }
+    }
 }
 
 /// A blob that is being written. Dropped without a commit, it is gone.

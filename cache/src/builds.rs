@@ -173,7 +173,7 @@ impl Builds {
     }
 }
 
-fn load(path: &Path) -> Option<Kept> {
+pub(crate) fn load(path: &Path) -> Option<Kept> {
     let mut file = File::open(path).ok()?;
     let found = file.metadata().ok()?;
     let mut bytes = Vec::new();

@@ -20,7 +20,6 @@ use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
-use std::io::Read as _;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -30,12 +29,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use rbuild_llb::OciDigest;
 use rustix::fs::FlockOperation;
 use serde::Serialize;
-use sha2::Digest as _;
-use sha2::Sha256;
 
+use crate::blobs;
 use crate::file;
 use crate::store::StoreError;
 
@@ -44,7 +41,7 @@ const SLACK: i64 = 60;
 
 /// What a power cut may have damaged, without which a build only takes longer: removed. Trees are not here: each is checked
 /// against its name when it is read, and removed if it fails.
-const DISPENSABLE: [&str; 10] = [
+const DISPENSABLE: [&str; 11] = [
     "layers",
     "layer-blobs",
     "frames",
@@ -55,6 +52,7 @@ const DISPENSABLE: [&str; 10] = [
     "pins",
     "urls",
     "stats",
+    "mounts",
 ];
 
 /// The marks of a store.
@@ -207,9 +205,10 @@ fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
         }
     }
     for kind in DISPENSABLE {
-        // Builds and stats are in one directory; layers have one more level, the ownership domains.
+        // Builds, stats and mounts are in one directory; layers have one more level, the ownership domains. The time of a
+        // mount is when it was made: what it began with may be damaged, what is written to it later is its users' affair.
         let depth = match kind {
-            "builds" | "stats" => 1,
+            "builds" | "stats" | "mounts" => 1,
             "layers" => 3,
             _ => 2,
         };
@@ -229,16 +228,7 @@ fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
 
 /// Whether a blob has the content its name says.
 fn is_whole(blob: &Path) -> bool {
-    let digest = File::open(blob).and_then(|mut file| {
-        let mut hasher = Sha256::new();
-        let mut buffer = vec![0; 1 << 17];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => return Ok(OciDigest::from_bytes(hasher.finalize().into())),
-                count => hasher.update(&buffer[..count]),
-            }
-        }
-    });
+    let digest = blobs::digest_of(blob);
     digest.is_ok_and(|digest| blob.file_name().is_some_and(|name| *name == *digest.hex()))
 }
 
@@ -272,6 +262,7 @@ mod t {
             "images",
             "blobs/sha256/2c",
             "layers/ab/abc/map",
+            "mounts/abc.0/data",
         ] {
             fs::create_dir_all(dir.path().join(name)).unwrap();
         }
@@ -312,13 +303,13 @@ mod t {
         }
         let left = |boot| -> Vec<bool> {
             Journal::open_as(dir.path(), boot).unwrap();
-            let all = names.iter().chain(&["layers/ab/abc/map"]);
+            let all = names.iter().chain(&["layers/ab/abc/map", "mounts/abc.0"]);
             all.map(|name| path(name).exists()).collect()
         };
-        assert_eq!(left("boot-a"), [true; 7], "the same boot loses nothing");
+        assert_eq!(left("boot-a"), [true; 8], "the same boot loses nothing");
         assert_eq!(
             left("boot-ab"),
-            [false, false, true, false, true, false, false]
+            [false, false, true, false, true, false, false, false]
         );
         assert!(!first.mark.exists());
     }

@@ -4,10 +4,13 @@
 //! locks, not pids: builds in different pid namespaces share a store and may have equal pids. A lease whose lock can
 //! be taken is dead.
 //!
-//! The first line says when the build began, in the file system's time: what was published since then stays. The other
-//! lines name what is older and used all the same. They are written under a shared lock of the directory, which a
+//! The first line says when the build began, in the file system's time: what was published since then stays; there is
+//! another such line if the clock was set back meanwhile. The other lines name what is older and used all the same. They are written under a shared lock of the directory, which a
 //! collector holds alone for the moment in which it looks at the leases and renames its victims: when
 //! [`Lease::protect`] has returned, something is protected or it is already gone.
+//!
+//! A build that ends while somebody collects leaves its lease behind: a collector that has looked at the records before
+//! the build published one must still be told what that one needs.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -32,6 +35,8 @@ use crate::tree::Timestamp;
 pub(crate) struct Locked {
     file: File,
     path: PathBuf,
+    /// Whether the file stays, unlocked, when this is dropped.
+    stays: bool,
 }
 
 impl Locked {
@@ -50,7 +55,11 @@ impl Locked {
                 .map_err(|error| StoreError::io("lock", &path)(error.into()))?;
             // A collector may have found the file before it was locked, and removed it.
             if path.exists() {
-                return Ok(Self { file, path });
+                return Ok(Self {
+                    file,
+                    path,
+                    stays: false,
+                });
             }
         }
     }
@@ -84,7 +93,9 @@ impl Locked {
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        drop(std::fs::remove_file(&self.path));
+        if !self.stays {
+            drop(std::fs::remove_file(&self.path));
+        }
     }
 }
 
@@ -132,6 +143,14 @@ pub struct Lease {
     dir: File,
     seen: Mutex<BTreeSet<LeaseRoot>>,
     began: Timestamp,
+    /// The earliest the file says.
+    earliest: Mutex<Timestamp>,
+}
+
+/// While it lives, nothing is collected: see [`Lease::hold`].
+#[derive(Debug)]
+pub struct Held {
+    _dir: File,
 }
 
 impl Lease {
@@ -143,21 +162,35 @@ impl Lease {
             secs: made.mtime(),
             nanos: made.mtime_nsec() as u32,
         };
-        let line = format!("began {} {}\n", began.secs, began.nanos);
         (&file.file)
-            .write_all(line.as_bytes())
+            .write_all(self::began(began).as_bytes())
             .map_err(error("write"))?;
         Ok(Self {
             dir: File::open(dir).map_err(StoreError::io("open", dir))?,
             file,
             seen: Mutex::default(),
             began,
+            earliest: Mutex::new(began),
         })
     }
 
     /// When it was made, by the clock of the file system.
     pub(crate) fn began(&self) -> Timestamp {
         self.began
+    }
+
+    /// Keeps collectors waiting, for a moment: what is found or written meanwhile is still there when it is
+    /// [protected](Self::protect). For a tree, of which some objects may be there already and others not.
+    ///
+    /// # Errors
+    /// If the store cannot be locked.
+    pub fn hold(&self) -> Result<Held, StoreError> {
+        let path = self.file.path.parent().unwrap_or(&self.file.path);
+        // A handle of its own: locks belong to handles.
+        let dir = File::open(path).map_err(StoreError::io("open", path))?;
+        rustix::fs::flock(&dir, FlockOperation::LockShared)
+            .map_err(|error| StoreError::io("lock", path)(error.into()))?;
+        Ok(Held { _dir: dir })
     }
 
     /// Protects `root` from now on. Comes before its use: what is found there after this returned stays.
@@ -177,14 +210,88 @@ impl Lease {
             rustix::fs::flock(&self.dir, operation).map_err(|source| error("lock")(source.into()))
         };
         lock(FlockOperation::LockShared)?;
-        // One write a line: a reader that does not hold the lock may see the last one cut short, and skips it.
-        let written = (&self.file.file).write_all(format!("{root}\n").as_bytes());
+        // One write: a reader that does not hold the lock may see the last line cut short, and skips it.
+        let text = format!("{}{root}\n", self.set_back());
+        let written = (&self.file.file).write_all(text.as_bytes());
         lock(FlockOperation::Unlock)?;
         written.map_err(error("write"))?;
         seen.insert(root);
         Ok(())
     }
 }
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let dir = self.file.path.parent().unwrap_or(&self.file.path);
+        self.file.stays = Collecting::is_held(dir);
+    }
+}
+
+/// Held while somebody collects: there is one at a time.
+#[derive(Debug)]
+pub(crate) struct Collecting {
+    _file: File,
+}
+
+impl Collecting {
+    fn path(leases: &Path) -> PathBuf {
+        leases.with_file_name("collecting")
+    }
+
+    /// Waits for its turn.
+    pub(crate) fn begin(leases: &Path) -> Result<Self, StoreError> {
+        let path = Self::path(leases);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| StoreError::io("open", &path)(error.into()))?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)
+            .map_err(|error| StoreError::io("lock", &path)(error.into()))?;
+        Ok(Self { _file: file.into() })
+    }
+
+    fn is_held(leases: &Path) -> bool {
+        Locked::is_held(&Self::path(leases))
+    }
+}
+
+impl Lease {
+    /// A line for the file, if the clock says that it is earlier than it ever was: what is published from now on would
+    /// look older than this lease.
+    fn set_back(&self) -> String {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+        let now = Timestamp {
+            secs: now.tv_sec,
+            nanos: now.tv_nsec as u32,
+        };
+        // File times may be finer than this clock, which moves in ticks.
+        let mut next = now;
+        next.nanos += TICK;
+        if next.nanos >= 1_000_000_000 {
+            next.secs += 1;
+            next.nanos -= 1_000_000_000;
+        }
+        let mut earliest = self
+            .earliest
+            .lock()
+            .expect("nothing panics while the time is locked");
+        if next >= *earliest {
+            return String::new();
+        }
+        *earliest = now;
+        began(now)
+    }
+}
+
+fn began(at: Timestamp) -> String {
+    format!("began {} {}\n", at.secs, at.nanos)
+}
+
+/// More than the coarse clock may be behind, in nanoseconds (CONFIG_HZ is 100 at least).
+const TICK: u32 = 20_000_000;
+
+/// By how much the lease of a living build may be younger than a collector that has just begun, in seconds. One that is
+/// more so is from before the clock was set back.
+const SET_BACK: i64 = 60;
 
 /// What the lease files of a directory say together.
 #[derive(Debug)]
@@ -195,30 +302,64 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    /// Reads all leases, and removes those of the dead.
+    /// Reads the leases of the living, and changes nothing.
+    pub(crate) fn of_the_living(dir: &Path) -> Result<Self, StoreError> {
+        Self::read_if(dir, None, &Locked::is_held)
+    }
+
+    /// Reads the leases of the living, and removes those of the dead.
     pub(crate) fn read(dir: &Path, own: &Lease) -> Result<Self, StoreError> {
+        Self::read_if(dir, Some(own), &|path| !Locked::reap(path, || {}))
+    }
+
+    /// Reads all leases, those of the dead too.
+    pub(crate) fn read_with_dead(dir: &Path, own: &Lease) -> Result<Self, StoreError> {
+        Self::read_if(dir, Some(own), &|_| true)
+    }
+
+    fn read_if(
+        dir: &Path,
+        own: Option<&Lease>,
+        counts: &dyn Fn(&Path) -> bool,
+    ) -> Result<Self, StoreError> {
+        let latest = Timestamp {
+            secs: i64::MAX,
+            nanos: 0,
+        };
+        let now = own.map_or(latest, Lease::began);
         let mut all = Self {
             roots: BTreeSet::new(),
-            began: own.began,
+            began: now,
         };
         for path in crate::file::list(dir)? {
-            if path == own.file.path || Locked::reap(&path, || {}) {
+            if own.is_some_and(|own| path == own.file.path) || !counts(&path) {
                 continue;
             }
             // One that has ended meanwhile protects nothing.
             let text = crate::file::read(&path)?.unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
-            let Some((began, roots)) = text.split_once('\n') else {
-                // Locked, but its first line is still to come: its build has yet to publish.
-                continue;
-            };
-            all.began = all.began.min(parse_began(began).unwrap_or_default());
-            let whole = roots.rsplit_once('\n').map_or("", |(lines, _)| lines);
-            all.roots.extend(whole.lines().filter_map(LeaseRoot::parse));
+            // Locked, but its first line may still be to come: then its build has yet to publish.
+            let whole = text.rsplit_once('\n').map_or("", |(lines, _)| lines);
+            for line in whole.lines() {
+                match line.starts_with("began ") {
+                    false => all.roots.extend(LeaseRoot::parse(line)),
+                    true => {
+                        let began = parse_began(line).unwrap_or_default();
+                        let old = began.secs.saturating_sub(now.secs) <= SET_BACK;
+                        // Of one from the future nobody knows what it has published since: then all stays.
+                        all.began = all.began.min(if old { began } else { EVER });
+                    }
+                }
+            }
         }
         Ok(all)
     }
 }
+
+const EVER: Timestamp = Timestamp {
+    secs: i64::MIN,
+    nanos: 0,
+};
 
 fn parse_began(line: &str) -> Option<Timestamp> {
     let (secs, nanos) = line.strip_prefix("began ")?.split_once(' ')?;

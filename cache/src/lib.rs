@@ -15,10 +15,12 @@
 //!   pins/ab/abcd….json          tag and platform → manifest digest, and when it was asked   [store]
 //!   images/NAME                 name → image                                                [images]
 //!   stats/abcd…                 what a context's files looked like when they were hashed    [stat]
-//!   mounts/abcd…/N/data         cache mounts                                                [mounts]
+//!   mounts/abcd….N/data         cache mounts                                                [mounts]
 //!   leases/RANDOM               what living builds use; locked while they live              [lease]
+//!   running/abcd…               what is being made; locked by whoever makes it                [claims]
 //!   tmp/RANDOM{,.d}             work in progress; locked while somebody works on it         [store]
 //!   trash/                      what is being deleted
+//!   collecting, collected       locked by whoever collects garbage; when that was done by itself  [lease, gc]
 //!   unsynced/BOOT-ID            there while something is not synced                         [journal]
 //! ```
 //!
@@ -32,12 +34,14 @@ pub mod archive;
 pub mod blobs;
 pub mod builder;
 pub mod builds;
+pub mod claims;
 pub mod context;
 pub mod dir;
 mod file;
 #[cfg(test)]
 mod fixture;
 pub mod frame;
+pub mod fsck;
 pub mod gc;
 pub mod images;
 mod journal;
@@ -51,6 +55,7 @@ mod stat;
 pub mod store;
 mod tar;
 pub mod tree;
+pub mod wait;
 
 pub use archive::ArchiveError;
 pub use archive::ArchivedFile;
@@ -65,6 +70,8 @@ pub use builds::Builds;
 pub use builds::BuiltStep;
 pub use builds::Fate;
 pub use builds::Kept;
+pub use claims::Claim;
+pub use claims::Claimed;
 pub use context::ContextError;
 pub use context::ContextFiles;
 pub use context::Scan;
@@ -76,8 +83,16 @@ pub use dir::scan_dir;
 pub use dir::write_dir;
 pub use frame::Compression;
 pub use frame::FrameError;
+pub use fsck::FsckOptions;
+pub use fsck::Fscked;
+pub use fsck::Problem;
 pub use gc::Collected;
 pub use gc::Policy;
+pub use gc::Select;
+pub use gc::Space;
+pub use gc::StoreUsage;
+pub use gc::Usage;
+pub use gc::UsageKind;
 pub use images::Images;
 pub use images::StoredImage;
 pub use layer::BLOB_VERSION;
@@ -102,6 +117,9 @@ pub use layer::write_layer_again;
 pub use lease::Lease;
 pub use lease::LeaseRoot;
 pub use mounts::CacheMount;
+pub use mounts::CacheMountInfo;
+pub use mounts::CacheMountName;
+pub use mounts::empty_mount;
 pub use records::Answer;
 pub use records::CacheBackend;
 pub use records::LayerRef;

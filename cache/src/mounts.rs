@@ -1,161 +1,362 @@
 //! Cache mounts: directories that outlive builds, by name.
 //!
-//! `mounts/<hash of name and ownership domain>/<number>/data`, locked through `lock` beside it: shared users hold a
-//! shared lock, a user who wants it alone an exclusive one. Private users take the first number nobody holds.
+//! ```text
+//! mounts/HASH.N/        HASH: BLAKE3 of the name; N: 0, and more where users want one each
+//!   about.json          the name; its time is when the mount was made
+//!   lock                flock(2), as long as it is used: shared by those who share it, else exclusive. Its content is how
+//!                       it was used last (`shared`, `private`, `locked`), its time when
+//!   turn                flock(2), exclusive, held while waiting for `lock`
+//!   data/               what steps see
+//! ```
+//!
+//! What always holds:
+//!
+//! - A mount that is there is complete: it is made aside, with what it begins as, and renamed.
+//! - Locks are of the kernel, and end with the process that holds them. No two locks of mounts are waited for at once but
+//!   in the order of their names, so that nobody waits in a circle.
+//! - Who waits to have a mount alone holds `turn`: those who come later queue up behind, even if they would share it with
+//!   those who have it now.
+//! - The owners in a mount mean something under one id map only, which is part of its name. Under another map (the user's
+//!   subordinate ids changed, root builds) the same id is another mount, and this one stays as it is until it is removed.
+//! - A mount is removed by renaming it, under its exclusive lock: who has opened `lock` and finds another one, or none, in its
+//!   place begins anew.
 
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::io;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rbuild_llb::CancelToken;
 use rbuild_llb::op::CacheSharing;
 use rustix::fs::FlockOperation;
+use rustix::fs::Timespec;
+use rustix::fs::Timestamps;
+use rustix::fs::UTIME_NOW;
 use rustix::io::Errno;
+use serde::Deserialize;
+use serde::Serialize;
 
+use crate::dir::ScanKind;
+use crate::dir::scan_dir;
+use crate::file;
+use crate::layer::LayerError;
+use crate::store::Store;
 use crate::store::StoreError;
+use crate::tree::Timestamp;
+use crate::tree::TreeRef;
+use crate::tree::Trees;
+use crate::wait;
+use crate::wait::OnWait;
 
-/// How often a lock that somebody else holds is tried again.
-const RETRY: Duration = Duration::from_millis(20);
+/// What a cache mount is found by; mounts that differ in any of it are different ones.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct CacheMountName {
+    /// As the user knows it.
+    pub id: String,
+    /// The id map its files are written under, as with [`Store::layer_dir`]; or who else keeps files here.
+    pub domain: String,
+    /// What it is when it is made, if that is not an empty directory of root's with mode 0755.
+    pub begins: String,
+}
+
+impl CacheMountName {
+    fn hash(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for part in [&self.id, &self.domain, &self.begins] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hasher.finalize()
+    }
+}
+
+/// A cache mount, for those who account for them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheMountInfo {
+    /// Its name; `None` if that cannot be read, and then no build finds it.
+    pub name: Option<CacheMountName>,
+    /// How it was used last.
+    pub sharing: Option<CacheSharing>,
+    /// When it was made, by the clock of the file system.
+    pub created: Timestamp,
+    /// When its last use began or ended.
+    pub used: Timestamp,
+    /// Whether somebody uses it now.
+    pub in_use: bool,
+    /// The directory with all there is of it.
+    pub path: PathBuf,
+}
 
 /// A cache mount in use; free again when it is dropped.
 #[derive(Debug)]
 pub struct CacheMount {
-    dir: PathBuf,
-    /// Holds the lock.
-    _lock: File,
+    data: PathBuf,
+    lock: File,
 }
 
 impl CacheMount {
-    pub(crate) fn take(
-        dir: &Path,
-        sharing: CacheSharing,
-        cancel: &CancelToken,
-    ) -> Result<Option<Self>, StoreError> {
-        match sharing {
-            CacheSharing::Shared => Self::wait(
-                &dir.join("0"),
-                FlockOperation::NonBlockingLockShared,
-                cancel,
-            ),
-            CacheSharing::Locked => Self::wait(
-                &dir.join("0"),
-                FlockOperation::NonBlockingLockExclusive,
-                cancel,
-            ),
-            CacheSharing::Private => {
-                for number in 0_u32.. {
-                    let dir = dir.join(number.to_string());
-                    if let Some(mount) =
-                        Self::attempt(&dir, FlockOperation::NonBlockingLockExclusive)?
-                    {
-                        return Ok(Some(mount));
-                    }
-                }
-                Ok(None)
-            }
-        }
+    fn begin(dir: &Path, lock: File, sharing: CacheSharing) -> Result<Self, StoreError> {
+        let word = SHARING.iter().find(|(known, _)| *known == sharing);
+        let word = word.map_or("", |(_, word)| word);
+        // Always as long, so that nothing is left of another word.
+        lock.write_all_at(format!("{word:<7}\n").as_bytes(), 0)
+            .map_err(StoreError::io("write", dir))?;
+        Ok(Self {
+            data: dir.join("data"),
+            lock,
+        })
     }
 
-    /// Tries until the lock is had, or nothing once `cancel` is cancelled.
-    fn wait(
-        dir: &Path,
-        lock: FlockOperation,
-        cancel: &CancelToken,
-    ) -> Result<Option<Self>, StoreError> {
-        while !cancel.is_cancelled() {
-            if let Some(mount) = Self::attempt(dir, lock)? {
-                return Ok(Some(mount));
-            }
-            std::thread::sleep(RETRY);
-        }
-        Ok(None)
+    /// The directory that steps see.
+    pub fn path(&self) -> &Path {
+        &self.data
     }
 
-    fn attempt(dir: &Path, lock: FlockOperation) -> Result<Option<Self>, StoreError> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(StoreError::io("create", dir))?;
-        let path = dir.join("lock");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path);
-        let file = file.map_err(StoreError::io("open", &path))?;
-        match rustix::fs::flock(&file, lock) {
-            Ok(()) => Ok(Some(Self {
-                dir: dir.join("data"),
-                _lock: file,
-            })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(StoreError::io("lock", &path)(error.into())),
-        }
-    }
-
-    /// The directory. Made with this mode and owner if it is not there: an existing one keeps its own, as in BuildKit.
+    /// Its content as a tree, whose files are read from [`path`](Self::path). Meant for one that is had alone: what is
+    /// written to meanwhile comes out as it was at some moment, or is an error. [`write_dir`](crate::write_dir) is the way
+    /// back, as what a mount begins with.
     ///
     /// # Errors
-    /// If it cannot be made, or the owner is not one this process can give.
-    pub fn prepare(&self, mode: u32, uid: u32, gid: u32) -> Result<PathBuf, StoreError> {
-        match fs::create_dir(&self.dir) {
-            Ok(()) => {
-                fs::set_permissions(&self.dir, fs::Permissions::from_mode(mode & 0o7777))
-                    .map_err(StoreError::io("set the mode of", &self.dir))?;
-                std::os::unix::fs::chown(&self.dir, Some(uid), Some(gid))
-                    .map_err(StoreError::io("set the owner of", &self.dir))?;
+    /// If it cannot be read.
+    pub fn scan(&self, trees: &Trees, cancel: &CancelToken) -> Result<TreeRef, LayerError> {
+        scan_dir(trees, &self.data, ScanKind::Plain, cancel)
+    }
+}
+
+impl Drop for CacheMount {
+    fn drop(&mut self) {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        };
+        let times = Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        // Without it, it only looks older.
+        let _ = rustix::fs::futimens(&self.lock, &times);
+    }
+}
+
+/// Makes the directory that a mount begins as.
+///
+/// # Errors
+/// If it cannot be made, or the owner is not one this process can give.
+pub fn empty_mount(dir: &Path, mode: u32, uid: u32, gid: u32) -> Result<(), StoreError> {
+    fs::create_dir(dir).map_err(StoreError::io("create", dir))?;
+    std::os::unix::fs::chown(dir, Some(uid), Some(gid))
+        .map_err(StoreError::io("set the owner of", dir))?;
+    // After the owner, which takes setuid and setgid away.
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode & 0o7777))
+        .map_err(StoreError::io("set the mode of", dir))
+}
+
+/// What came of trying to lock a file of a mount.
+enum Attempt {
+    Locked(File),
+    Busy,
+    /// It is not there, or no longer.
+    Absent,
+}
+
+impl Store {
+    /// The cache mount of that name; waits for one that is in use as `sharing` demands. Nothing if `cancel` is cancelled.
+    ///
+    /// One that is not there is made: `begin` makes the directory at the path it is given. Several processes may do that at
+    /// once, and one of them prevails.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn cache_mount<E: From<StoreError>>(
+        &self,
+        name: &CacheMountName,
+        sharing: CacheSharing,
+        begin: &dyn Fn(&Path) -> Result<(), E>,
+        cancel: &CancelToken,
+        on_wait: OnWait<'_>,
+    ) -> Result<Option<CacheMount>, E> {
+        let hash = name.hash().to_hex();
+        let dir = |number: u32| self.path().join(format!("mounts/{hash}.{number}"));
+        if sharing == CacheSharing::Private {
+            for number in (0..).take_while(|_| !cancel.is_cancelled()) {
+                let dir = dir(number);
+                let lock = loop {
+                    match try_lock(&dir.join("lock"), sharing)? {
+                        Attempt::Locked(lock) => break Some(lock),
+                        Attempt::Busy => break None,
+                        Attempt::Absent => self.make_mount(name, &dir, begin)?,
+                    }
+                };
+                if let Some(lock) = lock {
+                    return Ok(Some(CacheMount::begin(&dir, lock, sharing)?));
+                }
             }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(StoreError::io("create", &self.dir)(error)),
+            return Ok(None);
         }
-        Ok(self.dir.clone())
+        let dir = dir(0);
+        let mut turn = None;
+        wait::attempt(cancel, on_wait, || {
+            loop {
+                if turn.is_none() {
+                    match try_lock(&dir.join("turn"), CacheSharing::Locked)? {
+                        Attempt::Locked(file) => turn = Some(file),
+                        Attempt::Busy => return Ok(None),
+                        Attempt::Absent => self.make_mount(name, &dir, begin)?,
+                    }
+                    continue;
+                }
+                match try_lock(&dir.join("lock"), sharing)? {
+                    Attempt::Locked(lock) => {
+                        turn = None;
+                        return Ok(Some(CacheMount::begin(&dir, lock, sharing)?));
+                    }
+                    Attempt::Busy => return Ok(None),
+                    // Its queue went with it.
+                    Attempt::Absent => turn = None,
+                }
+            }
+        })
+    }
+
+    fn make_mount<E: From<StoreError>>(
+        &self,
+        name: &CacheMountName,
+        to: &Path,
+        begin: &dyn Fn(&Path) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let scratch = self.scratch()?;
+        let aside = scratch.path().join("mount");
+        fs::create_dir(&aside).map_err(StoreError::io("create", &aside))?;
+        let about = serde_json::to_vec(name).expect("strings can always be written as JSON");
+        for (file, content) in [("about.json", &*about), ("lock", b""), ("turn", b"")] {
+            let path = aside.join(file);
+            let made = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path);
+            made.and_then(|mut made| made.write_all(content))
+                .map_err(StoreError::io("write", &path))?;
+        }
+        begin(&aside.join("data"))?;
+        self.mark_unsynced()?;
+        match fs::rename(&aside, to) {
+            Ok(()) => Ok(()),
+            // Another was quicker.
+            Err(_) if to.is_dir() => Ok(()),
+            Err(error) => Err(StoreError::io("create", to)(error).into()),
+        }
+    }
+
+    /// All cache mounts, whoever they belong to.
+    ///
+    /// # Errors
+    /// If their directory cannot be read.
+    pub fn cache_mounts(&self) -> Result<Vec<CacheMountInfo>, StoreError> {
+        let mounts = file::list(&self.path().join("mounts"))?;
+        Ok(mounts
+            .into_iter()
+            .filter_map(CacheMountInfo::read)
+            .collect())
+    }
+
+    /// Moves a cache mount into the directory `trash`, which is on the same file system, unless it is in use or was used
+    /// since `mount` was read. Whether it is gone from its place.
+    ///
+    /// # Errors
+    /// If it cannot be moved.
+    pub fn discard_cache_mount(
+        &self,
+        mount: &CacheMountInfo,
+        trash: &Path,
+    ) -> Result<bool, StoreError> {
+        let path = mount.path.join("lock");
+        let _lock = match try_lock(&path, CacheSharing::Locked)? {
+            Attempt::Locked(lock) => lock,
+            Attempt::Busy => return Ok(false),
+            Attempt::Absent => return Ok(true),
+        };
+        let lock = fs::symlink_metadata(&path).map_err(StoreError::io("read", &path))?;
+        if changed(&lock) != mount.used {
+            return Ok(false);
+        }
+        let name = mount.path.file_name().unwrap_or_default();
+        fs::rename(&mount.path, trash.join(name)).map_err(StoreError::io("remove", &mount.path))?;
+        Ok(true)
+    }
+}
+
+impl CacheMountInfo {
+    /// What is in a directory; `None` if it is gone, or no mount.
+    fn read(path: PathBuf) -> Option<Self> {
+        let about = fs::symlink_metadata(path.join("about.json")).ok()?;
+        let lock = File::open(path.join("lock")).ok()?;
+        let in_use = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
+            == Err(Errno::WOULDBLOCK);
+        let word = io::read_to_string(&lock).unwrap_or_default();
+        Some(Self {
+            name: file::read_json(&path.join("about.json")).ok().flatten(),
+            sharing: SHARING
+                .iter()
+                .find(|(_, name)| *name == word.trim())
+                .map(|(sharing, _)| *sharing),
+            created: changed(&about),
+            used: changed(&lock.metadata().ok()?),
+            in_use,
+            path,
+        })
+    }
+}
+
+fn changed(found: &fs::Metadata) -> Timestamp {
+    Timestamp {
+        secs: found.mtime(),
+        nanos: found.mtime_nsec() as u32,
+    }
+}
+
+const SHARING: [(CacheSharing, &str); 3] = [
+    (CacheSharing::Shared, "shared"),
+    (CacheSharing::Private, "private"),
+    (CacheSharing::Locked, "locked"),
+];
+
+/// Locks a file that is there, for as long as it is open.
+fn try_lock(path: &Path, sharing: CacheSharing) -> Result<Attempt, StoreError> {
+    let absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Ok(file) => file,
+        Err(error) if absent(&error) => return Ok(Attempt::Absent),
+        Err(error) => return Err(StoreError::io("open", path)(error)),
+    };
+    let operation = match sharing {
+        CacheSharing::Shared => FlockOperation::NonBlockingLockShared,
+        CacheSharing::Private | CacheSharing::Locked => FlockOperation::NonBlockingLockExclusive,
+    };
+    match rustix::fs::flock(&file, operation) {
+        Ok(()) => {}
+        Err(Errno::WOULDBLOCK) => return Ok(Attempt::Busy),
+        Err(error) => return Err(StoreError::io("lock", path)(error.into())),
+    }
+    // It may have been removed before it was locked, and made again.
+    let same = |there: fs::Metadata| {
+        let own = file.metadata()?;
+        Ok((own.dev(), own.ino()) == (there.dev(), there.ino()))
+    };
+    match fs::symlink_metadata(path).and_then(same) {
+        Ok(true) => Ok(Attempt::Locked(file)),
+        Ok(false) => Ok(Attempt::Absent),
+        Err(error) if absent(&error) => Ok(Attempt::Absent),
+        Err(error) => Err(StoreError::io("read", path)(error)),
     }
 }
 
 #[cfg(test)]
-mod t {
-    use super::*;
-
-    #[test]
-    fn sharing_is_as_buildkit_documents_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let never = CancelToken::new();
-        let take = |sharing| {
-            CacheMount::take(dir.path(), sharing, &never)
-                .unwrap()
-                .unwrap()
-        };
-        let (a, b) = (take(CacheSharing::Shared), take(CacheSharing::Shared));
-        assert_eq!(a.dir, b.dir);
-        let cancelled = CancelToken::new();
-        cancelled.cancel();
-        assert!(
-            CacheMount::take(dir.path(), CacheSharing::Locked, &cancelled)
-                .unwrap()
-                .is_none()
-        );
-        let private = take(CacheSharing::Private);
-        assert_ne!(private.dir, a.dir);
-        drop((a, b));
-        let locked = take(CacheSharing::Locked);
-        assert!(
-            CacheMount::attempt(&dir.path().join("0"), FlockOperation::NonBlockingLockShared)
-                .unwrap()
-                .is_none()
-        );
-        drop(locked);
-        assert!(
-            CacheMount::attempt(&dir.path().join("0"), FlockOperation::NonBlockingLockShared)
-                .unwrap()
-                .is_some()
-        );
-    }
-}
+mod tests;

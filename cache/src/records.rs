@@ -224,7 +224,7 @@ impl Records {
         }
     }
 
-    fn path(&self, key: &CacheKey) -> PathBuf {
+    pub(crate) fn path(&self, key: &CacheKey) -> PathBuf {
         let hex = key.hex();
         self.dir.join(&hex[..2]).join(hex)
     }
@@ -280,7 +280,8 @@ fn encode(record: &Record) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Record> {
+/// A record as it was encoded; nothing if it is damaged.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Record> {
     let (sum, body) = bytes.split_at_checked(blake3::OUT_LEN * 2)?;
     let body = body.strip_prefix(b"\n")?;
     if blake3::hash(body).to_hex().as_bytes() != sum {

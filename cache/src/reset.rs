@@ -63,11 +63,21 @@ pub fn removable(root: &Path) -> Result<Option<PathBuf>, ResetError> {
         }
         .into());
     }
-    let is_dir = |name: &&str| {
-        fs::symlink_metadata(path.join(name)).is_ok_and(|part| part.is_dir() && part.uid() == user)
-    };
-    if let Some(missing) = PARTS.iter().find(|name| !is_dir(name)) {
-        return Err(no(format!("it has no directory `{missing}`")));
+    let mut missing = Vec::new();
+    for name in PARTS {
+        match fs::symlink_metadata(path.join(name)) {
+            Ok(part) if part.is_dir() && part.uid() == user => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => missing.push(name),
+            Ok(_) => return Err(no(format!("its `{name}` is no directory of this user's"))),
+            Err(error) => return Err(StoreError::io("open", &path.join(name))(error).into()),
+        }
+    }
+    // Whoever tidied up in a store must be able to remove what is left of it; with most of their names gone, these
+    // could be anybody's directories.
+    if let [first, ..] = missing[..]
+        && missing.len() > PARTS.len() / 2
+    {
+        return Err(no(format!("it has no directory `{first}`")));
     }
     if in_use(&path)? {
         return Err(ResetError::InUse { path });
@@ -145,6 +155,23 @@ mod t {
         assert!(!root.join("v1").exists());
         remove(&doomed).unwrap();
         assert_eq!(file::list(root).unwrap(), [root.join("mine")]);
+    }
+
+    #[test]
+    fn a_store_that_has_lost_something_is_removed() {
+        for lost in PARTS {
+            let root = tempfile::tempdir().unwrap();
+            let root = root.path();
+            drop(Store::open(root).unwrap());
+            fs::remove_dir(root.join("v1").join(lost)).unwrap();
+            remove(&take_away(root).unwrap()).unwrap();
+            assert!(!root.join("v1").exists(), "{lost}");
+
+            drop(Store::open(root).unwrap());
+            fs::remove_dir(root.join("v1").join(lost)).unwrap();
+            std::os::unix::fs::symlink("/", root.join("v1").join(lost)).unwrap();
+            assert!(matches!(take_away(root), Err(ResetError::NoStore { .. })));
+        }
     }
 
     #[test]

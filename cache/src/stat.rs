@@ -85,6 +85,15 @@ struct Block {
     entries: std::ops::Range<usize>,
 }
 
+/// Whether a cache of this version is not as it was written.
+pub(crate) fn is_damaged(bytes: &[u8]) -> bool {
+    let version = MAGIC.len() - 1;
+    match bytes.strip_prefix(&MAGIC[..version]) {
+        Some([found, ..]) if *found != MAGIC[version] => false,
+        _ => StatCache::parse(bytes.to_vec()).is_none(),
+    }
+}
+
 impl StatCache {
     /// Reads a cache; an empty one if there is none that can be used.
     pub(crate) fn load(path: &Path) -> Self {

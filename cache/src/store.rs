@@ -8,12 +8,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
-use rbuild_llb::CancelToken;
 use rbuild_llb::ContentDigest;
 use rbuild_llb::FileDigest;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
-use rbuild_llb::op::CacheSharing;
 use serde::Deserialize;
 use serde::Serialize;
 
@@ -30,7 +28,6 @@ use crate::layer::FrameTable;
 use crate::layer::LayerBlob;
 use crate::lease::Lease;
 use crate::lease::Locked;
-use crate::mounts::CacheMount;
 use crate::records::Records;
 use crate::tree::TreeRef;
 use crate::tree::Trees;
@@ -113,7 +110,7 @@ pub enum StoreError {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ": the disk is full (free some space, or move the store with `--root`)"
+            ": the disk is full (`rbuild prune` frees what can be made again; `--root` chooses another place)"
         }
         io::ErrorKind::ReadOnlyFilesystem => {
             ": the file system is read-only (choose another place with `--root`)"
@@ -190,8 +187,16 @@ pub struct KnownLayer {
 
 /// The blobs made of one layer.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct LayerBlobs {
+pub(crate) struct LayerBlobs {
     blobs: Vec<Written>,
+}
+
+impl LayerBlobs {
+    /// The blobs' digests.
+    pub(crate) fn digests(&self) -> Vec<OciDigest> {
+        let blobs = self.blobs.iter();
+        blobs.map(|written| written.blob.digest).collect()
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -314,6 +319,14 @@ impl Store {
     pub(crate) fn layer_forms(&self, layer: &TreeId) -> PathBuf {
         let hex = layer.hex();
         self.path.join("layers").join(&hex[..2]).join(hex)
+    }
+
+    /// Whether any layer has a directory form.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub fn has_forms(&self) -> Result<bool, StoreError> {
+        Ok(!file::below(&self.path.join("layers"), 2)?.is_empty())
     }
 
     fn layer_dir_path(&self, layer: &TreeId, domain: &str) -> PathBuf {
@@ -568,9 +581,18 @@ impl Store {
     /// # Errors
     /// If it cannot be written.
     pub fn set_frames(&self, blob: &OciDigest, table: &FrameTable) -> Result<(), StoreError> {
+        self.journal.write(&self.frames_path(blob), &table.encode())
+    }
+
+    /// Where the frames of a blob are remembered.
+    pub(crate) fn frames_path(&self, blob: &OciDigest) -> PathBuf {
         let hex = blob.hex();
-        let path = self.path.join("frames").join(&hex[..2]).join(&hex);
-        self.journal.write(&path, &table.encode())
+        self.path.join("frames").join(&hex[..2]).join(&hex)
+    }
+
+    /// Where it is kept what tree a blob unpacks to.
+    pub(crate) fn known_path(&self, blob: &OciDigest) -> PathBuf {
+        self.sharded("known", &blob.hex())
     }
 
     /// The tree of a blob that was seen before.
@@ -633,26 +655,9 @@ impl Store {
         self.journal.write_json(path, value)
     }
 
-    /// The cache mount called `id`, in the ownership domain `domain`; waits for one that is in use. Nothing if
-    /// `cancel` is cancelled while waiting.
-    ///
-    /// # Errors
-    /// If it cannot be made.
-    pub fn cache_mount(
-        &self,
-        id: &str,
-        domain: &str,
-        sharing: CacheSharing,
-        cancel: &CancelToken,
-    ) -> Result<Option<CacheMount>, StoreError> {
-        CacheMount::take(
-            &self
-                .path
-                .join("mounts")
-                .join(hash(&format!("{domain}\0{id}"))),
-            sharing,
-            cancel,
-        )
+    /// Says that something is about to get its final name that no sync has covered.
+    pub(crate) fn mark_unsynced(&self) -> Result<(), StoreError> {
+        self.journal.note()
     }
 
     /// Whether anything was published through this handle; see [`Store::sync`].

@@ -312,6 +312,22 @@ impl Trees {
         if let Some(cached) = self.read().get(id) {
             return Ok(Arc::clone(&cached.dir));
         }
+        let dir = self.on_disk(id).inspect_err(|error| {
+            // Nobody can use it, and `persist` takes an existing file for a good one.
+            if let TreeError::Corrupt { path } = error {
+                drop(fs::remove_file(path));
+            }
+        })?;
+        let dir = Arc::new(dir);
+        self.write().entry(*id).or_insert_with(|| Cached {
+            dir: Arc::clone(&dir),
+            stored: true,
+        });
+        Ok(dir)
+    }
+
+    /// An object as it is on disk, kept in no memory; one that is damaged stays where it is.
+    pub(crate) fn on_disk(&self, id: &TreeId) -> Result<Directory, TreeError> {
         let path = self.path(id);
         let io_error = |source| TreeError::Io {
             path: path.clone(),
@@ -327,21 +343,10 @@ impl Trees {
         let mut bytes = Vec::new();
         let read = zstd::stream::read::Decoder::new(file)
             .and_then(|decoder| decoder.take(MAX_OBJECT).read_to_end(&mut bytes));
-        let dir = read
-            .ok()
+        read.ok()
             .filter(|_| blake3::hash(&bytes).as_bytes() == id.as_bytes())
-            .and_then(|_| object::decode(&bytes));
-        let Some(dir) = dir else {
-            // Nobody can use it, and `persist` takes an existing file for a good one.
-            fs::remove_file(&path).map_err(io_error)?;
-            return Err(TreeError::Corrupt { path });
-        };
-        let dir = Arc::new(dir);
-        self.write().entry(*id).or_insert_with(|| Cached {
-            dir: Arc::clone(&dir),
-            stored: true,
-        });
-        Ok(dir)
+            .and_then(|_| object::decode(&bytes))
+            .ok_or(TreeError::Corrupt { path })
     }
 
     /// Takes a directory into memory. Its entries must be sorted, and what they point to put before.
@@ -548,7 +553,7 @@ impl Trees {
             fs::create_dir_all(shard).map_err(io_error)?;
             let bytes = self.compress(&object::encode(dir).0).map_err(io_error)?;
             let mut aside = tempfile::Builder::new()
-                .prefix(".tmp-")
+                .prefix(crate::file::ASIDE)
                 .tempfile_in(shard)
                 .map_err(io_error)?;
             aside.write_all(&bytes).map_err(io_error)?;
@@ -605,7 +610,7 @@ pub(crate) fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
         .map(<[u8]>::to_vec)
 }
 
-fn child_trees(dir: &Directory) -> impl Iterator<Item = TreeId> + '_ {
+pub(crate) fn child_trees(dir: &Directory) -> impl Iterator<Item = TreeId> + '_ {
     dir.entries.iter().filter_map(|entry| match &entry.node {
         Node::Dir(dir) => Some(dir.tree),
         _ => None,

@@ -6,6 +6,13 @@
 //! ca = "/etc/ssl/company.pem"
 //! tag-max-age = "24h"
 //!
+//! [gc]                                # what is removed after builds; the names are BuildKit's
+//! enabled = true
+//! reserved-space = "10%"              # of the disk; or "10GB", or bytes
+//! max-used-space = "75%"
+//! min-free-space = "20%"
+//! keep-duration = "1440h"
+//!
 //! [registry."docker.io"]              # BuildKit's table
 //! mirrors = ["mirror.example.org"]
 //! http = true
@@ -36,11 +43,13 @@ use super::flags::GlobalFlags;
 use super::registries;
 use super::values;
 use super::values::problem;
+use crate::request::GcSettings;
 use crate::request::KeyPair;
 use crate::request::ProxySettings;
 use crate::request::Registries;
 use crate::request::RegistrySettings;
 use crate::request::Settings;
+use crate::request::Space;
 
 /// Seconds a tag's pinned digest is used without asking again.
 const TAG_MAX_AGE: u64 = 24 * 3600;
@@ -53,7 +62,40 @@ struct Config {
     ca: Option<PathBuf>,
     tag_max_age: Option<MaxAge>,
     #[serde(default)]
+    gc: Gc,
+    #[serde(default)]
     registry: BTreeMap<String, Registry>,
+}
+
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Gc {
+    enabled: Option<bool>,
+    reserved_space: Option<Size>,
+    max_used_space: Option<Size>,
+    min_free_space: Option<Size>,
+    keep_duration: Option<MaxAge>,
+}
+
+/// A size, as a string or in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(try_from = "toml::Value")]
+struct Size(Space);
+
+impl TryFrom<toml::Value> for Size {
+    type Error = String;
+
+    fn try_from(value: toml::Value) -> Result<Self, String> {
+        match value {
+            toml::Value::String(text) => text.parse().map(Self),
+            toml::Value::Integer(bytes) if bytes >= 0 => {
+                Ok(Self(Space::Bytes(bytes.unsigned_abs())))
+            }
+            other => Err(format!(
+                "`{other}` is not a size such as \"10GB\" or \"20%\""
+            )),
+        }
+    }
 }
 
 #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -154,6 +196,13 @@ pub(crate) fn settings(
         ca: flags.ca.clone().or(config.ca),
         tag_max_age: config.tag_max_age.map_or(TAG_MAX_AGE, |age| age.0),
         proxies: proxies(env),
+        gc: GcSettings {
+            enabled: config.gc.enabled.unwrap_or(true),
+            reserved_space: config.gc.reserved_space.map(|size| size.0),
+            max_used_space: config.gc.max_used_space.map(|size| size.0),
+            min_free_space: config.gc.min_free_space.map(|size| size.0),
+            keep_duration: config.gc.keep_duration.map(|age| age.0),
+        },
     };
     Ok((settings, remarks))
 }
@@ -386,6 +435,23 @@ mod t {
     }
 
     #[test]
+    fn what_is_removed_by_itself() {
+        let text = "[gc]\nreserved-space = '1.5g'\nmax-used-space = '60%'\nmin-free-space = 1000\nkeep-duration = '48h'\n";
+        assert_eq!(
+            with_config(text, &[], &GlobalFlags::default()).gc,
+            GcSettings {
+                enabled: true,
+                reserved_space: Some(Space::Bytes(3 << 29)),
+                max_used_space: Some(Space::Percent(60)),
+                min_free_space: Some(Space::Bytes(1000)),
+                keep_duration: Some(48 * 3600),
+            }
+        );
+        let off = with_config("[gc]\nenabled = false\n", &[], &GlobalFlags::default());
+        assert!(!off.gc.enabled);
+    }
+
+    #[test]
     fn mistakes_are_pointed_at() {
         let texts = [
             "rooot = 'x'\n",
@@ -394,6 +460,7 @@ mod t {
             "[[registry.x.keypair]]\nkey = 'k'\ncert = 'c'\n[[registry.x.keypair]]\nkey = 'k'\ncert = 'c'\n",
             "tag-max-age = 'soon'\n",
             "tag-max-age = -1\n",
+            "[gc]\nmax-used-space = 'much'\n",
             "root = 3\n",
             "root = \n",
         ];
@@ -413,7 +480,7 @@ error: unknown field `rooot`
 1 | rooot = 'x'
   | ^^^^^
   |
-hint: expected one of `root`, `ca`, `tag-max-age`, `registry`
+hint: expected one of `root`, `ca`, `tag-max-age`, `gc`, `registry`
 
 error: unknown field `mirror`
  --> config.toml:2:1
@@ -446,6 +513,12 @@ error: `-1` is not a duration such as "24h" or 0
   |
 1 | tag-max-age = -1
   |               ^^
+
+error: `much` is not a size such as `10GB`, `512MB` or `20%`
+ --> config.toml:2:18
+  |
+2 | max-used-space = 'much'
+  |                  ^^^^^^
 
 error: invalid type: integer `3`, expected path string
  --> config.toml:1:8

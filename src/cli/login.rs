@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::PathBuf;
 
 use clap::Args;
+use rbuild_llb::CancelToken;
 
 use super::Session;
 use super::config;
@@ -61,9 +62,10 @@ pub(crate) fn login(flags: &LoginFlags, session: &Session) -> Result<(), BuildEr
         }
         None => ui::ask("Username: ").map_err(no_answer)?,
     };
+    let cancel = CancelToken::new();
     let password = match flags.password_stdin {
         true => piped()?,
-        false => match ui::ask_secret("Password: ").map_err(no_answer)? {
+        false => match secret(&cancel)? {
             Some(password) => password,
             None => return Err(BuildError::interrupted()),
         },
@@ -78,8 +80,14 @@ pub(crate) fn login(flags: &LoginFlags, session: &Session) -> Result<(), BuildEr
         return refuse("the password is empty", "pipe one in, or type it");
     }
     let password = Secret(password.into_bytes());
-    let (login, keeper) =
-        credentials::login(&session.settings, &path, &registry, &user, &password)?;
+    let (login, keeper) = credentials::login(
+        &session.settings,
+        &path,
+        &registry,
+        &user,
+        &password,
+        &cancel,
+    )?;
     if login == Login::NotWanted {
         let text = format!("`{registry}` lets everybody in, so that the password was not checked");
         ui::remark(&text, session.terminal);
@@ -94,6 +102,12 @@ pub(crate) fn login(flags: &LoginFlags, session: &Session) -> Result<(), BuildEr
         )),
     }
     Ok(())
+}
+
+/// Asks for the password; nothing if somebody or something interrupts.
+fn secret(cancel: &CancelToken) -> Result<Option<String>, BuildError> {
+    credentials::interruptible(cancel)?;
+    ui::ask_secret("Password: ", cancel).map_err(no_answer)
 }
 
 pub(crate) fn logout(flags: &LogoutFlags, session: &Session) -> Result<(), BuildError> {

@@ -28,6 +28,7 @@ mod reset;
 mod run;
 mod sources;
 mod template;
+mod usage;
 mod values;
 
 use std::ffi::OsStr;
@@ -127,6 +128,10 @@ enum Cmd {
     Run(Box<run::RunFlags>),
     /// Say what this machine can do for builds, and what would mend the rest
     Doctor,
+    /// Show what the store takes on the disk, and what for
+    Du(usage::DuFlags),
+    /// Remove caches that no image and no running build needs
+    Prune(usage::PruneFlags),
     /// Remove the whole store: all images and caches
     Reset(reset::ResetFlags),
     /// Look inside
@@ -168,10 +173,10 @@ pub fn main() -> ExitCode {
     if let Some(code) = sandbox::zygote_main_if_asked(env::argv()) {
         return code;
     }
-    if let [_, argument, root] = env::argv().as_slice()
+    if let [_, argument, root, gc] = env::argv().as_slice()
         && argument == durability::ARGUMENT
     {
-        return durability::sync(root.as_ref());
+        return durability::sync(root.as_ref(), &gc.to_string_lossy());
     }
     let env = Env::read();
     let no_color = env.text("NO_COLOR").is_some();
@@ -261,10 +266,12 @@ fn dispatch(
         Cmd::Load(flags) => images::load(&flags, &session)?,
         Cmd::Login(flags) => login::login(&flags, &session)?,
         Cmd::Logout(flags) => login::logout(&flags, &session)?,
+        Cmd::Du(flags) => usage::du(&flags, &session)?,
+        Cmd::Prune(flags) => usage::prune(&flags, &session)?,
         Cmd::Reset(flags) => reset::run(&flags, &session)?,
         Cmd::Run(flags) => return run::run(&flags, &session),
         Cmd::Doctor => doctor::run(&session)?,
-        Cmd::Debug(command) => debug::run(&command, &session)?,
+        Cmd::Debug(command) => return debug::run(&command, &session),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -275,6 +282,14 @@ fn print(bytes: &[u8]) -> Result<(), BuildError> {
         let error = anyhow::Error::new(error).context("cannot write to standard output");
         BuildError::new(ErrorKind::Environment, error)
     })
+}
+
+/// Writes text of which parts are what images say. Programs get it as it is, people what cannot drive their terminal.
+fn print_text(text: &str, session: &Session) -> Result<(), BuildError> {
+    match session.stdout_is_terminal {
+        true => print(ui::harmless(text).as_bytes()),
+        false => print(text.as_bytes()),
+    }
 }
 
 /// Puts the command first: the first word that is neither a flag nor a flag's value, or `build`.

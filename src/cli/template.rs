@@ -4,8 +4,10 @@
 //! {{.Id}}  {{.Config.Cmd}}  {{.}}      a field, printed as Go prints it: lists as [a b], maps as map[k:v]
 //! {{json .Config}}                     as JSON
 //! {{index .Config.Labels "a.b"}}       an entry of a map, or of a list by its number
-//! {{join .Config.Env ", "}}  {{len .RepoTags}}  {{println .}}
+//! {{join .Config.Env ", "}}  {{len .RepoTags}}  {{println .}}  {{lower .Id}}  {{upper .Id}}  {{truncate .Id 12}}
 //! {{range .Config.Env}}…{{end}}        its body for each entry, which is `.` there
+//! {{if .Config.User}}…{{else}}…{{end}} one or the other; {{else if .Author}} and a `range` with {{else}} as well
+//! {{"text"}}  {{7}}                    themselves
 //! ```
 //!
 //! `\n` and `\t` outside of braces are what they look like; a dash inside braces, `{{-` and `-}}`, takes white space away.
@@ -14,10 +16,14 @@ use serde_json::Value;
 
 /// What there is, for messages.
 const SUPPORTED: &str = "`{{.Field.Field}}`, `{{json .}}`, `{{index . \"key\"}}`, `{{join . \",\"}}`, `{{len .}}`, \
-     `{{println .}}` and `{{range .}}…{{end}}` are";
+     `{{println .}}`, `{{lower .}}`, `{{upper .}}`, `{{truncate . 12}}`, `{{\"text\"}}`, `{{range .}}…{{end}}` and \
+     `{{if .}}…{{else}}…{{end}}` are";
 
-/// Ranges that may stand in one another.
+/// Ranges and conditions that may stand in one another.
 const MAX_DEPTH: usize = 100;
+
+/// The fields that are maps in Go: what they have not has no value. Of all others it is known what they have.
+const MAPS: [&str; 4] = ["Labels", "Volumes", "ExposedPorts", "Annotations"];
 
 /// A template that was read.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +33,18 @@ pub(crate) struct Template(Vec<Piece>);
 enum Piece {
     Text(String),
     Print(Call),
-    Range(Operand, Vec<Piece>),
+    /// The body, and what stands for it if there are no entries.
+    Range(Operand, Vec<Piece>, Vec<Piece>),
+    /// What is taken if the operand is not empty, and what otherwise.
+    If(Operand, Vec<Piece>, Vec<Piece>),
+}
+
+/// What a body ends with.
+enum Stop {
+    Text,
+    End,
+    Else,
+    ElseIf(Operand),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +53,10 @@ enum Call {
     Json(Operand),
     Println(Operand),
     Len(Operand),
+    Lower(Operand),
+    Upper(Operand),
+    Truncate(Operand, usize),
+    Literal(String),
     Join(Operand, String),
     Index(Operand, Vec<Key>),
 }
@@ -65,8 +86,13 @@ impl Template {
     /// In words, if it is malformed or has what is not supported.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut rest = text;
-        let pieces = body(&mut rest, 0)?;
-        Ok(Self(pieces))
+        match body(&mut rest, 0)? {
+            (pieces, Stop::Text) => Ok(Self(pieces)),
+            (_, Stop::End) => Err("an `{{end}}` has no `{{range …}}` or `{{if …}}`".to_owned()),
+            (_, Stop::Else | Stop::ElseIf(_)) => {
+                Err("an `{{else}}` has no `{{range …}}` or `{{if …}}`".to_owned())
+            }
+        }
     }
 
     /// Fills it in.
@@ -88,7 +114,7 @@ impl Template {
                 Piece::Print(Call::Plain(operand) | Call::Json(operand)) => {
                     out.push_str(&head(operand.0.last().map_or("", String::as_str)));
                 }
-                Piece::Print(_) | Piece::Range(..) => {}
+                Piece::Print(_) | Piece::Range(..) | Piece::If(..) => {}
             }
         }
         out
@@ -106,14 +132,13 @@ fn head(field: &str) -> String {
     }
 }
 
-/// Reads up to the end, or inside of `depth` ranges up to `{{end}}`.
-fn body(rest: &mut &str, depth: usize) -> Result<Vec<Piece>, String> {
+/// Reads up to what ends a body at this depth.
+fn body(rest: &mut &str, depth: usize) -> Result<(Vec<Piece>, Stop), String> {
     if depth > MAX_DEPTH {
         return Err(format!(
-            "more than {MAX_DEPTH} `{{{{range …}}}}` stand in one another"
+            "more than {MAX_DEPTH} `{{{{range …}}}}` and `{{{{if …}}}}` stand in one another"
         ));
     }
-    let inside = depth > 0;
     let mut pieces = Vec::new();
     let mut trim = false;
     loop {
@@ -127,11 +152,8 @@ fn body(rest: &mut &str, depth: usize) -> Result<Vec<Piece>, String> {
         }
         let Some(after) = action else {
             *rest = "";
-            if inside {
-                return Err("a `{{range …}}` has no `{{end}}`".to_owned());
-            }
             pieces.push(Piece::Text(text));
-            return Ok(pieces);
+            return Ok((pieces, Stop::Text));
         };
         let (inner, after) = until_close(after)?;
         *rest = after;
@@ -152,18 +174,50 @@ fn body(rest: &mut &str, depth: usize) -> Result<Vec<Piece>, String> {
         }
         let tokens = tokens(inner)?;
         match tokens.as_slice() {
-            [Token::Word(end)] if end == "end" => {
-                if inside {
-                    return Ok(pieces);
-                }
-                return Err("an `{{end}}` has no `{{range …}}`".to_owned());
+            [Token::Word(end)] if end == "end" => return Ok((pieces, Stop::End)),
+            [Token::Word(word)] if word == "else" => return Ok((pieces, Stop::Else)),
+            [Token::Word(word), Token::Word(and), Token::Field(operand)]
+                if word == "else" && and == "if" =>
+            {
+                return Ok((pieces, Stop::ElseIf(operand.clone())));
             }
             [Token::Word(range), Token::Field(operand)] if range == "range" => {
-                pieces.push(Piece::Range(operand.clone(), body(rest, depth + 1)?));
+                let (body, otherwise) = branches(rest, depth, "range")?;
+                pieces.push(Piece::Range(operand.clone(), body, otherwise));
+            }
+            [Token::Word(word), Token::Field(operand)] if word == "if" => {
+                let (body, otherwise) = branches(rest, depth, "if")?;
+                pieces.push(Piece::If(operand.clone(), body, otherwise));
             }
             tokens => pieces.push(Piece::Print(call(inner, tokens)?)),
         }
     }
+}
+
+/// What stands between the opening of a `range` or `if` and its end, before and behind an `else`.
+fn branches(rest: &mut &str, depth: usize, word: &str) -> Result<(Vec<Piece>, Vec<Piece>), String> {
+    let open = || format!("a `{{{{{word} …}}}}` has no `{{{{end}}}}`");
+    let (first, end) = body(rest, depth + 1)?;
+    let otherwise = match end {
+        Stop::End => Vec::new(),
+        Stop::Else => match body(rest, depth + 1)? {
+            (otherwise, Stop::End) => otherwise,
+            (_, Stop::Text) => return Err(open()),
+            (_, Stop::Else | Stop::ElseIf(_)) => {
+                return Err("an `{{else}}` follows another".to_owned());
+            }
+        },
+        Stop::ElseIf(_) if word != "if" => {
+            return Err(format!("`{{{{{word} …}}}}` has no `{{{{else if …}}}}`"));
+        }
+        // One `end` closes both.
+        Stop::ElseIf(operand) => {
+            let (body, otherwise) = branches(rest, depth + 1, word)?;
+            vec![Piece::If(operand, body, otherwise)]
+        }
+        Stop::Text => return Err(open()),
+    };
+    Ok((first, otherwise))
 }
 
 /// What stands before `}}`, which may itself stand in a string, and what follows it.
@@ -230,6 +284,8 @@ fn call(text: &str, tokens: &[Token]) -> Result<Call, String> {
     let unsupported = || format!("`{{{{{text}}}}}` is not supported: {SUPPORTED}");
     let (name, rest) = match tokens {
         [Token::Field(operand)] => return Ok(Call::Plain(operand.clone())),
+        [Token::Text(text)] => return Ok(Call::Literal(text.clone())),
+        [Token::Number(number)] => return Ok(Call::Literal(number.to_string())),
         [Token::Word(name), Token::Field(operand), rest @ ..] => {
             ((name.as_str(), operand.clone()), rest)
         }
@@ -239,6 +295,9 @@ fn call(text: &str, tokens: &[Token]) -> Result<Call, String> {
         (("json", operand), []) => Call::Json(operand),
         (("println", operand), []) => Call::Println(operand),
         (("len", operand), []) => Call::Len(operand),
+        (("lower", operand), []) => Call::Lower(operand),
+        (("upper", operand), []) => Call::Upper(operand),
+        (("truncate", operand), [Token::Number(len)]) => Call::Truncate(operand, *len),
         (("join", operand), [Token::Text(separator)]) => Call::Join(operand, separator.clone()),
         (("index", operand), keys) if !keys.is_empty() => {
             let keys = keys.iter().map(|key| match key {
@@ -257,43 +316,77 @@ fn render(pieces: &[Piece], value: &Value, out: &mut String) -> Result<(), Strin
         match piece {
             Piece::Text(text) => out.push_str(text),
             Piece::Print(call) => out.push_str(&call.render(value)?),
-            Piece::Range(operand, body) => match operand.of(value)? {
-                Value::Array(list) => {
-                    list.iter().try_for_each(|entry| render(body, entry, out))?;
+            Piece::Range(operand, body, otherwise) => {
+                let entries: Vec<&Value> = match operand.of(value)? {
+                    Some(Value::Array(list)) => list.iter().collect(),
+                    Some(Value::Object(map)) => map.values().collect(),
+                    Some(Value::Null) | None => Vec::new(),
+                    Some(_) => return Err(format!("`{operand}` is neither a list nor a map")),
+                };
+                if entries.is_empty() {
+                    render(otherwise, value, out)?;
                 }
-                Value::Object(map) => {
-                    map.values()
-                        .try_for_each(|entry| render(body, entry, out))?;
+                for entry in entries {
+                    render(body, entry, out)?;
                 }
-                Value::Null => {}
-                _ => return Err(format!("`{operand}` is neither a list nor a map")),
-            },
+            }
+            Piece::If(operand, then, otherwise) => {
+                let taken = match operand.of(value)?.is_some_and(is_true) {
+                    true => then,
+                    false => otherwise,
+                };
+                render(taken, value, out)?;
+            }
         }
     }
     Ok(())
 }
 
+/// What Go takes for true: what is neither zero nor empty.
+fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(map) => !map.is_empty(),
+    }
+}
+
 impl Call {
     fn render(&self, value: &Value) -> Result<String, String> {
+        let text = |operand: &Operand| match operand.of(value)? {
+            Some(Value::String(text)) => Ok(text.clone()),
+            _ => Err(format!("`{operand}` is not a text")),
+        };
+        let printed = |operand: &Operand| {
+            let found = operand.of(value)?;
+            Ok::<_, String>(found.map_or_else(|| "<no value>".to_owned(), plain))
+        };
         Ok(match self {
-            Self::Plain(operand) => plain(operand.of(value)?),
-            Self::Json(operand) => operand.of(value)?.to_string(),
-            Self::Println(operand) => plain(operand.of(value)?) + "\n",
+            Self::Literal(text) => text.clone(),
+            Self::Plain(operand) => printed(operand)?,
+            Self::Json(operand) => operand.of(value)?.unwrap_or(&Value::Null).to_string(),
+            Self::Println(operand) => printed(operand)? + "\n",
+            Self::Lower(operand) => text(operand)?.to_lowercase(),
+            Self::Upper(operand) => text(operand)?.to_uppercase(),
+            Self::Truncate(operand, len) => text(operand)?.chars().take(*len).collect(),
             Self::Len(operand) => match operand.of(value)? {
-                Value::Array(list) => list.len().to_string(),
-                Value::Object(map) => map.len().to_string(),
-                Value::String(text) => text.len().to_string(),
+                Some(Value::Array(list)) => list.len().to_string(),
+                Some(Value::Object(map)) => map.len().to_string(),
+                Some(Value::String(text)) => text.len().to_string(),
                 _ => return Err(format!("`{operand}` has no length")),
             },
             Self::Join(operand, separator) => match operand.of(value)? {
-                Value::Array(list) => {
+                Some(Value::Array(list)) => {
                     let list: Vec<String> = list.iter().map(plain).collect();
                     list.join(separator)
                 }
                 _ => return Err(format!("`{operand}` is not a list")),
             },
             Self::Index(operand, keys) => {
-                let mut found = operand.of(value)?;
+                let mut found = operand.of(value)?.unwrap_or(&Value::Null);
                 for key in keys {
                     found = match (key, found) {
                         // As in Go, what a map has not is empty.
@@ -317,23 +410,29 @@ impl Call {
 }
 
 impl Operand {
-    fn of<'v>(&self, value: &'v Value) -> Result<&'v Value, String> {
+    /// The value; none if it would be that of an entry that a map has not.
+    fn of<'v>(&self, value: &'v Value) -> Result<Option<&'v Value>, String> {
         let mut found = value;
         for (at, name) in self.0.iter().enumerate() {
+            let before = || Self(self.0[..at].to_vec());
             let Value::Object(map) = found else {
-                let before = Self(self.0[..at].to_vec());
-                return Err(format!("`{before}` has no fields"));
+                return Err(format!("`{}` has no fields", before()));
             };
-            found = map.get(name).ok_or_else(|| {
-                let there: Vec<String> = map.keys().map(|key| format!("`.{key}`")).collect();
-                let before = Self(self.0[..at].to_vec());
-                format!(
-                    "`{before}` has no field `{name}`: there are {}",
-                    there.join(", ")
-                )
-            })?;
+            let is_map = at > 0 && MAPS.contains(&self.0[at - 1].as_str());
+            found = match map.get(name) {
+                Some(found) => found,
+                None if is_map => return Ok(None),
+                None => {
+                    let there: Vec<String> = map.keys().map(|key| format!("`.{key}`")).collect();
+                    return Err(format!(
+                        "`{}` has no field `{name}`: there are {}",
+                        before(),
+                        there.join(", ")
+                    ));
+                }
+            };
         }
-        Ok(found)
+        Ok(Some(found))
     }
 }
 
@@ -405,6 +504,28 @@ mod t {
             ("{{range .RepoTags}}{{println .}}{{end}}", "a:1\nb:2\n"),
             ("{{range .Config.Env}}x{{end}}.", "."),
             ("a  {{- .Size -}}  b", "a7b"),
+            ("{{if .RepoTags}}x{{else}}y{{end}}", "x"),
+            ("{{if .Config.Env}}x{{else}}y{{end}}.", "y."),
+            ("{{if .Config.Env}}x{{end}}.", "."),
+            (
+                "{{if .Config.Healthcheck}}x{{else if .Size}}y{{else}}z{{end}}.",
+                "y.",
+            ),
+            ("{{range .Config.Env}}x{{else}}none{{end}}", "none"),
+            (
+                "{{if .Id}}{{range .RepoTags}}{{.}} {{end}}{{end}}",
+                "a:1 b:2 ",
+            ),
+            ("{{\"{{\"}}{{7}}{{\"\\n\"}}", "{{7\n"),
+            ("{{.Config.Labels.c}} {{.Config.Labels.no}}", "d <no value>"),
+            (
+                "{{if .Config.Labels.no}}x{{end}}{{json .Config.Labels.no}}",
+                "null",
+            ),
+            (
+                "{{upper .Id}} {{lower .Id}} {{truncate .Id 3}}",
+                "SHA256:AB sha256:ab sha",
+            ),
         ] {
             assert_eq!(done(template).as_deref(), Ok(want), "{template}");
         }
@@ -423,9 +544,21 @@ mod t {
             ("{{range .RepoTags}}", "a `{{range …}}` has no `{{end}}`"),
             ("{{end}}", "an `{{end}}` has no"),
             (
-                "{{if .Id}}x{{end}}",
-                "`{{if .Id}}` is not supported: `{{.Field.Field}}`",
+                "{{with .Id}}x{{end}}",
+                "`{{with .Id}}` is not supported: `{{.Field.Field}}`",
             ),
+            ("{{if .Id}}", "a `{{if …}}` has no `{{end}}`"),
+            ("{{if .Id}}a{{else}}b", "a `{{if …}}` has no `{{end}}`"),
+            ("{{else}}", "an `{{else}}` has no"),
+            (
+                "{{if .Id}}a{{else}}b{{else}}c{{end}}",
+                "an `{{else}}` follows another",
+            ),
+            (
+                "{{range .RepoTags}}a{{else if .Id}}b{{end}}",
+                "`{{range …}}` has no `{{else if …}}`",
+            ),
+            ("{{upper .Size}}", "`.Size` is not a text"),
             ("{{.Id | upper}}", "`{{.Id | upper}}` is not supported"),
             ("{{}}", "`{{}}` is not supported"),
             ("{{.Config.Labels.a-b}}", "other keys are had with `index`"),
@@ -449,7 +582,7 @@ mod t {
         for depth in [101, 100_000] {
             assert_eq!(
                 done(&nested(depth)).unwrap_err(),
-                "more than 100 `{{range …}}` stand in one another"
+                "more than 100 `{{range …}}` and `{{if …}}` stand in one another"
             );
         }
     }
@@ -457,7 +590,7 @@ mod t {
     #[test]
     fn any_text_is_read_or_refused() {
         let parts = [
-            "{{", "}}", ".A", "range", "end", "\"", "\\", " ", "-", "json", "0", "ü",
+            "{{", "}}", ".A", "range", "end", "\"", "\\", " ", "-", "json", "0", "ü", "if", "else",
         ];
         let mut seed: u32 = 1;
         for _ in 0..20_000 {

@@ -115,10 +115,12 @@ fn blobs<'a>(export: &'a Export<'_>) -> BTreeMap<String, Piece<'a>> {
     pieces
 }
 
-/// `index.json`: the image once for each of its names, as BuildKit does. Of several images each is found by its whole
-/// name, as in podman's archives: tags would be ambiguous.
+/// `index.json`: the image once for each of its names, as BuildKit does. Where tags would be ambiguous, of several images
+/// or of `a:1` and `b:1`, each entry is found by its whole name, as in podman's archives.
 fn index_json(exports: &[Export<'_>]) -> Vec<u8> {
-    let whole = exports.len() > 1;
+    let mut tags = BTreeSet::new();
+    let mut names = exports.iter().flat_map(|export| export.names);
+    let whole = exports.len() > 1 || !names.all(|name| tags.insert(tag(name)));
     let entries = exports.iter().flat_map(|export| entries(export, whole));
     Index::new(Format::Oci, entries.collect()).to_json()
 }
@@ -129,7 +131,7 @@ fn entries(export: &Export<'_>, whole: bool) -> Vec<Descriptor> {
         if let Some(name) = name {
             let found_by = match whole {
                 true => name,
-                false => name.rsplit_once(':').map_or("latest", |(_, tag)| tag),
+                false => tag(name),
             };
             entry
                 .annotations
@@ -144,6 +146,10 @@ fn entries(export: &Export<'_>, whole: bool) -> Vec<Descriptor> {
         [] => vec![entry(None)],
         names => names.iter().map(|name| entry(Some(name))).collect(),
     }
+}
+
+fn tag(name: &str) -> &str {
+    name.rsplit_once(':').map_or("latest", |(_, tag)| tag)
 }
 
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;

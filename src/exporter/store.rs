@@ -61,15 +61,26 @@ impl Exporter for OwnStore {
         // Bytes of all layers' tars, where they are known, as for images from elsewhere.
         let mut size = 0;
         for image in export.images {
-            store.blobs().put(&image.config)?;
-            store.blobs().put(&image.manifest)?;
+            for (digest, document) in [
+                (image.id, &image.config),
+                (image.descriptor.digest, &image.manifest),
+            ] {
+                export.lease.protect(LeaseRoot::Blob(digest))?;
+                store.blobs().put(document)?;
+            }
             for (descriptor, layer) in &image.layers {
+                export.lease.protect(LeaseRoot::Blob(descriptor.digest))?;
+                export
+                    .lease
+                    .protect(LeaseRoot::LayerDir(layer.layer.tree))?;
                 let known = known(store, descriptor, layer)?;
                 size += known.map_or(descriptor.size, |known| known.tar_size);
-                export.lease.protect(LeaseRoot::Tree(layer.layer.tree))?;
             }
         }
         if let Some(index) = export.index {
+            export
+                .lease
+                .protect(LeaseRoot::Blob(index.descriptor.digest))?;
             store.blobs().put(&index.document)?;
         }
         let top = export.top();

@@ -41,6 +41,7 @@ use rbuild_llb::TreeId;
 use super::Engine;
 use super::OpError;
 use super::StepResult;
+use super::turn::once;
 
 /// Where one file's bytes can be had besides the layer's own forms.
 #[derive(Debug, Clone)]
@@ -386,6 +387,7 @@ impl Engine<'_> {
 
     fn first_blob(&self, blobs: Vec<LayerBlob>) -> Result<Option<File>, OpError> {
         for blob in blobs {
+            self.lease.protect(LeaseRoot::Blob(blob.digest))?;
             if self.store.blobs().contains(&blob.digest) {
                 return Ok(Some(self.store.blobs().open(&blob.digest)?));
             }
@@ -498,9 +500,14 @@ impl Engine<'_> {
         self.lease.protect(LeaseRoot::LayerDir(tree))?;
         let lock = self.bytes.making(tree);
         let _only_one = lock.lock().expect(UNPOISONED);
-        let dir = match self.store.layer_dir(&tree, &self.domain) {
+        let there = || self.store.layer_dir(&tree, &self.domain);
+        let dir = match there() {
             Some(dir) => dir,
-            None => self.make_layer_dir(layer, cancel)?,
+            None => {
+                let name = format!("directory {tree} {}", self.domain);
+                let make = || self.make_layer_dir(layer, cancel);
+                once(self.store, cancel, &name, || Ok(there()), make)?
+            }
         };
         let mut dirs = self.bytes.dirs.write().expect(UNPOISONED);
         Ok(dirs.entry(tree).or_insert(dir).clone())
@@ -528,7 +535,7 @@ impl Engine<'_> {
             cancel,
         )
         .map_err(|error| self.while_reading(&tree, error))?;
-        self.store.trees().persist(&tree)?;
+        self.keep_tree(&tree)?;
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
     }
 
@@ -557,7 +564,7 @@ impl Engine<'_> {
             unpack,
         } = dir;
         unpack.finish(self.store.trees(), &tree)?;
-        self.store.trees().persist(&tree)?;
+        self.keep_tree(&tree)?;
         Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
     }
 
@@ -580,7 +587,10 @@ impl Engine<'_> {
     }
 
     /// Leaves the bytes of a layer for later builds to find.
-    pub(crate) fn keep_bytes(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<(), OpError> {
+    ///
+    /// # Errors
+    /// If they cannot be read, or the store cannot be written.
+    pub fn keep_bytes(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<(), OpError> {
         let options = BlobOptions {
             compression: Compression::None,
             clamp: None,
@@ -589,8 +599,12 @@ impl Engine<'_> {
     }
 
     /// Whether a layer's bytes are in the store, or a registry or a cache elsewhere has them.
-    pub(crate) fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
+    ///
+    /// # Errors
+    /// If what is known of the layer cannot be read.
+    pub fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
         let tree = layer.layer.tree;
+        self.lease.protect(LeaseRoot::LayerDir(tree))?;
         if layer.origin.is_some() || self.store.layer_dir(&tree, &self.domain).is_some() {
             return Ok(true);
         }
@@ -623,6 +637,7 @@ impl Engine<'_> {
             return Ok(None);
         };
         self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+        self.lease.protect(LeaseRoot::LayerDir(tree))?;
         let there = self.store.blobs().contains(&blob.digest)
             || !keep && self.store.layer_dir(&tree, &self.domain).is_some();
         Ok(there.then_some(blob))
@@ -689,9 +704,9 @@ impl Engine<'_> {
             rbuild_cache::write_layer(trees, &tree, options, &open, &mut io::sink(), cancel)
                 .map_err(|error| self.while_reading(&tree, error))?
         };
-        trees.persist(&tree)?;
-        self.store.set_layer_blob(&tree, options, &blob)?;
+        self.keep_tree(&tree)?;
         self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+        self.store.set_layer_blob(&tree, options, &blob)?;
         Ok(blob)
     }
 
@@ -740,8 +755,11 @@ impl Engine<'_> {
 
     /// An uncompressed blob of the layer, if the store has one.
     fn plain_blob(&self, layer: &LayerRef) -> Result<Option<File>, OpError> {
-        for blob in self.store.all_layer_blobs(&layer.layer.tree)? {
-            if blob.compression == Compression::None && self.store.blobs().contains(&blob.digest) {
+        let blobs = self.store.all_layer_blobs(&layer.layer.tree)?;
+        let plain = blobs.into_iter();
+        for blob in plain.filter(|blob| blob.compression == Compression::None) {
+            self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+            if self.store.blobs().contains(&blob.digest) {
                 return Ok(Some(self.store.blobs().open(&blob.digest)?));
             }
         }

@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 
 use rbuild_cache::Follow;
 use rbuild_cache::LayerRef;
+use rbuild_cache::LeaseRoot;
 use rbuild_cache::Ownership;
 use rbuild_cache::ScanKind;
 use rbuild_cache::Snapshot;
@@ -19,7 +20,6 @@ use rbuild_llb::Vertex;
 use rbuild_llb::event::Event;
 use rbuild_llb::event::LogEvent;
 use rbuild_llb::key::KeyValue;
-use rbuild_llb::op::CacheSharing;
 use rbuild_llb::op::ExecOp;
 use rbuild_llb::op::Mount;
 use rbuild_llb::op::MountKind;
@@ -203,7 +203,7 @@ impl Engine<'_> {
             }
         }
         let mut mounts = Vec::new();
-        let mut held = Vec::new();
+        let caches = self.caches(op, inputs, step)?;
         for (index, mount) in op
             .mounts
             .iter()
@@ -211,7 +211,11 @@ impl Engine<'_> {
             .filter(|(_, mount)| mount.dest != "/")
         {
             let dir = workspace.path().join(format!("mount{index}"));
-            if let Some(source) = self.mount_source(mount, inputs, &dir, &mut held, step)? {
+            let source = match caches.source(index, mount) {
+                Some(source) => Some(source),
+                None => self.mount_source(mount, inputs, &dir, step)?,
+            };
+            if let Some(source) = source {
                 mounts.push(sandbox::Mount {
                     dest: PathBuf::from(&mount.dest),
                     source,
@@ -260,10 +264,12 @@ impl Engine<'_> {
             }));
         };
         let exit = executor.run(&spec, &mut log, step.cancel)?;
+        drop(caches);
         if step.cancel.is_cancelled() {
             return Err(OpError::Cancelled);
         }
         if exit != Exit::Code(0) {
+            self.look_at_the_disk();
             self.keep_what_is_left(vertex, root, &workspace.dirs.upper, step)?;
             return Err(OpError::Failed {
                 command: command(vertex, op),
@@ -312,6 +318,8 @@ impl Engine<'_> {
         }
         // What was copied up and is as it was is no change; device nodes below live in the tree only.
         let layer = trees.reduce(&root.root.tree, &written.tree)?;
+        // Another may have made an equal one, long ago.
+        self.lease.protect(LeaseRoot::LayerDir(layer.tree))?;
         self.store
             .adopt_layer_dir(&layer.tree, &self.domain, upper)?;
         let layer = LayerRef {
@@ -393,7 +401,6 @@ impl Engine<'_> {
         mount: &Mount,
         inputs: &[&Snapshot],
         scratch: &Path,
-        held: &mut Vec<rbuild_cache::CacheMount>,
         step: &StepControl<'_>,
     ) -> Result<Option<MountSource>, OpError> {
         Ok(Some(match &mount.kind {
@@ -422,33 +429,8 @@ impl Engine<'_> {
                     subpath: PathBuf::from(&mount.selector),
                 }
             }
-            MountKind::Cache {
-                id,
-                sharing,
-                mode,
-                uid,
-                gid,
-            } => {
-                if let Some(index) = mount.input {
-                    return self.cache_over(inputs[index], mount, id, scratch, held, step);
-                }
-                // Of one id, what begins with another owner or mode is another cache, as with BuildKit.
-                let id = match (*mode, *uid, *gid) {
-                    (0o755, 0, 0) => id.clone(),
-                    (mode, uid, gid) => format!("{id}\0{mode:o} {uid}:{gid}"),
-                };
-                let cache = self
-                    .store
-                    .cache_mount(&id, &self.domain, *sharing, step.cancel)?;
-                let cache = cache.ok_or(OpError::Cancelled)?;
-                let path = cache.prepare(*mode, *uid, *gid)?;
-                held.push(cache);
-                MountSource::Bind {
-                    path,
-                    subpath: PathBuf::new(),
-                    readonly: mount.readonly,
-                }
-            }
+            // Had before, all at once.
+            MountKind::Cache { .. } => return Ok(None),
             MountKind::Tmpfs { size } => MountSource::Tmpfs {
                 size: *size,
                 readonly: mount.readonly,
@@ -474,42 +456,6 @@ impl Engine<'_> {
                 }
                 return Err(OpError::SshAgent { id: id.clone() });
             }
-        }))
-    }
-
-    /// A cache that begins as a copy of `base` (`type=cache,from=`): what is written to it lies upon that. Each base has
-    /// a cache of its own, and one step at a time writes to it.
-    fn cache_over(
-        &self,
-        base: &Snapshot,
-        mount: &Mount,
-        id: &str,
-        scratch: &Path,
-        held: &mut Vec<rbuild_cache::CacheMount>,
-        step: &StepControl<'_>,
-    ) -> Result<Option<MountSource>, OpError> {
-        let id = format!("{id}\0{}", base.root.content);
-        let cache = self
-            .store
-            .cache_mount(&id, &self.domain, CacheSharing::Locked, step.cancel)?;
-        let cache = cache.ok_or(OpError::Cancelled)?;
-        let upper = cache.prepare(0o755, 0, 0)?;
-        held.push(cache);
-        std::fs::create_dir(scratch).map_err(|source| OpError::io("create", scratch, source))?;
-        let work = WorkDirs::make(scratch)?.work;
-        let mut lowers = self.lowers(base, step.cancel)?;
-        let upper = match mount.readonly {
-            true => {
-                lowers.push(upper);
-                None
-            }
-            false => Some(upper),
-        };
-        Ok(Some(MountSource::Overlay {
-            lowers,
-            upper,
-            work,
-            subpath: PathBuf::from(&mount.selector),
         }))
     }
 

@@ -15,11 +15,13 @@ use std::process::Command;
 use std::process::Stdio;
 
 use rbuild_cache::BlobOptions;
+use rbuild_cache::CacheMountName;
 use rbuild_cache::Compression;
 use rbuild_cache::FileBytes;
 use rbuild_cache::FileNode;
 use rbuild_cache::KnownLayer;
 use rbuild_cache::LayerRef;
+use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::NewNode;
 use rbuild_cache::Origin;
@@ -28,6 +30,8 @@ use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
 use rbuild_cache::StoredUrl;
 use rbuild_cache::TreeBuilder;
+use rbuild_cache::empty_mount;
+use rbuild_cache::wait::silently;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
 use rbuild_llb::op::CacheSharing;
@@ -36,11 +40,16 @@ use rbuild_llb::op::GitSource;
 use super::Engine;
 use super::OpError;
 use super::http;
+use super::turn;
 use crate::image::media_type;
+use crate::registry::download::shown;
 
 /// What git leaves out of archives, and puts into their files, is for releases; what filters the user has is nothing the
 /// commit says.
 const ATTRIBUTES: &str = "* -export-ignore -export-subst -filter\n";
+/// Whose cache mounts the repositories are, in the place of an id map: git runs outside of them, and all files are the
+/// user's own.
+const REPOSITORIES: &str = "git";
 /// How deep submodules may have submodules.
 const MAX_DEPTH: usize = 16;
 /// How much of what git says is shown.
@@ -234,6 +243,7 @@ impl Part {
 /// Gets commits into the store.
 pub(crate) struct Fetcher<'a> {
     pub(crate) store: &'a Store,
+    pub(crate) lease: &'a Lease,
     pub(crate) cancel: &'a CancelToken,
     pub(crate) offline: bool,
 }
@@ -286,19 +296,26 @@ impl Fetcher<'_> {
         remote: &str,
         make: impl FnOnce() -> Result<StoredUrl, OpError>,
     ) -> Result<OciDigest, OpError> {
-        if let Some(known) = self.store.url(key)?
-            && self.store.blobs().contains(&known.checksum)
-        {
-            return Ok(known.checksum);
+        let there = || -> Result<Option<OciDigest>, OpError> {
+            let Some(known) = self.store.url(key)?.map(|known| known.checksum) else {
+                return Ok(None);
+            };
+            self.lease.protect(LeaseRoot::Blob(known))?;
+            Ok(self.store.blobs().contains(&known).then_some(known))
+        };
+        if let Some(there) = there()? {
+            return Ok(there);
         }
         if self.offline {
             return Err(OpError::Offline {
                 what: remote.to_owned(),
             });
         }
-        let made = make()?;
-        self.store.set_url(key, &made)?;
-        Ok(made.checksum)
+        turn::once(self.store, self.cancel, key, there, || {
+            let made = make()?;
+            self.store.set_url(key, &made)?;
+            Ok(made.checksum)
+        })
     }
 
     fn archive(&self, part: &Part) -> Result<OciDigest, OpError> {
@@ -347,15 +364,22 @@ impl Fetcher<'_> {
         part: &Part,
         work: impl FnOnce(&Path) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
-        let name = format!("git\0{}", part.remote);
-        let locked = self
-            .store
-            .cache_mount(&name, "git", CacheSharing::Locked, self.cancel)?
-            .ok_or(OpError::Cancelled)?;
+        let name = CacheMountName {
+            id: shown(&part.remote),
+            domain: REPOSITORIES.to_owned(),
+            // Who asks as somebody else may be given something else.
+            begins: blake3::hash(part.remote.as_bytes()).to_hex().to_string(),
+        };
         let user = rustix::process::geteuid().as_raw();
         let group = rustix::process::getegid().as_raw();
-        let repository = locked.prepare(0o700, user, group)?;
-        let run = |args: &[&str]| run(&repository, &part.remote, args);
+        let begin = |dir: &Path| Ok::<_, OpError>(empty_mount(dir, 0o700, user, group)?);
+        let (locked, cancel) = (CacheSharing::Locked, self.cancel);
+        let locked = self
+            .store
+            .cache_mount(&name, locked, &begin, cancel, &mut silently)?
+            .ok_or(OpError::Cancelled)?;
+        let repository = locked.path();
+        let run = |args: &[&str]| run(repository, &part.remote, args);
         if !repository.join("HEAD").exists() {
             run(&["init", "--quiet", "--bare", "."])?;
         }
@@ -389,7 +413,7 @@ impl Fetcher<'_> {
                 });
             }
         }
-        work(&repository)
+        work(repository)
     }
 
     /// The submodules of a part that lie in it.
@@ -587,13 +611,14 @@ impl Engine<'_> {
     pub(super) fn git(&self, source: &GitSource) -> Result<Snapshot, OpError> {
         let fetcher = Fetcher {
             store: self.store,
+            lease: self.lease,
             cancel: self.cancel,
             offline: self.options.offline,
         };
         let mut snapshot = self.empty();
         for archive in fetcher.archives(source)? {
             self.lease.protect(LeaseRoot::Blob(archive))?;
-            let known = unpacked(self.store, &archive)?;
+            let known = unpacked(self.store, self.lease, &archive)?;
             let layer = LayerRef {
                 layer: known.layer,
                 origin: Some(Origin {
@@ -613,14 +638,23 @@ impl Engine<'_> {
 }
 
 /// The tree of an archive in the store.
-pub(crate) fn unpacked(store: &Store, archive: &OciDigest) -> Result<KnownLayer, OpError> {
+pub(crate) fn unpacked(
+    store: &Store,
+    lease: &Lease,
+    archive: &OciDigest,
+) -> Result<KnownLayer, OpError> {
+    lease.protect(LeaseRoot::Blob(*archive))?;
     if let Some(known) = store.known_layer(archive)?
         && store.trees().get(&known.layer.tree).is_ok()
     {
         return Ok(known);
     }
     let read = rbuild_cache::read_layer(store.trees(), store.blobs().open(archive)?, None)?;
-    store.trees().persist(&read.layer.tree)?;
+    {
+        let _held = lease.hold()?;
+        store.trees().persist(&read.layer.tree)?;
+        lease.protect(LeaseRoot::Tree(read.layer.tree))?;
+    }
     let known = KnownLayer {
         layer: read.layer,
         diff_id: read.diff_id,

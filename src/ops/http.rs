@@ -6,6 +6,7 @@ use std::io::Write;
 
 use rbuild_cache::FileNode;
 use rbuild_cache::LayerRef;
+use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Meta;
 use rbuild_cache::NewNode;
@@ -14,12 +15,14 @@ use rbuild_cache::Store;
 use rbuild_cache::StoredUrl;
 use rbuild_cache::Timestamp;
 use rbuild_cache::TreeBuilder;
+use rbuild_llb::CancelToken;
 use rbuild_llb::FileDigest;
 use rbuild_llb::OciDigest;
 use rbuild_llb::op::HttpSource;
 
 use super::Engine;
 use super::OpError;
+use super::turn;
 use crate::registry;
 use crate::registry::RegistryError;
 use crate::registry::Validators;
@@ -31,16 +34,18 @@ use crate::registry::download::shown;
 /// If it cannot be had.
 pub(crate) fn current(
     store: &Store,
+    lease: &Lease,
     client: &registry::Client,
     url: &str,
     offline: bool,
+    cancel: &CancelToken,
 ) -> Result<StoredUrl, OpError> {
-    let known = known(store, url)?;
-    match (known, offline) {
-        (Some(known), true) => Ok(known),
-        (None, true) => Err(OpError::Offline { what: shown(url) }),
-        (known, false) => fetch(store, client, url, known),
+    if offline {
+        return known(store, lease, url)?.ok_or_else(|| OpError::Offline { what: shown(url) });
     }
+    // What another build has got by then, the server need not send again.
+    let ask = || fetch(store, client, url, known(store, lease, url)?);
+    turn::once(store, cancel, &format!("url {url}"), || Ok(None), ask)
 }
 
 /// What a URL gives, which must be that; the store's if it has it.
@@ -49,16 +54,20 @@ pub(crate) fn current(
 /// If it cannot be had, or is something else.
 pub(crate) fn demanded(
     store: &Store,
+    lease: &Lease,
     client: &registry::Client,
     url: &str,
     expected: OciDigest,
     offline: bool,
+    cancel: &CancelToken,
 ) -> Result<StoredUrl, OpError> {
-    let known = known(store, url)?.filter(|known| known.checksum == expected);
-    let stored = match (known, offline) {
+    let there = || Ok(known(store, lease, url)?.filter(|known| known.checksum == expected));
+    let stored = match (there()?, offline) {
         (Some(known), _) => return Ok(known),
         (None, true) => return Err(OpError::Offline { what: shown(url) }),
-        (None, false) => fetch(store, client, url, None)?,
+        (None, false) => turn::once(store, cancel, &format!("url {url}"), there, || {
+            fetch(store, client, url, None)
+        })?,
     };
     match stored.checksum == expected {
         true => Ok(stored),
@@ -71,9 +80,12 @@ pub(crate) fn demanded(
     }
 }
 
-/// What a URL gave, if the store still has it.
-fn known(store: &Store, url: &str) -> Result<Option<StoredUrl>, OpError> {
+/// What a URL gave, if the store still has it; then it stays.
+fn known(store: &Store, lease: &Lease, url: &str) -> Result<Option<StoredUrl>, OpError> {
     let known = store.url(url)?;
+    if let Some(known) = &known {
+        lease.protect(LeaseRoot::Blob(known.checksum))?;
+    }
     Ok(known.filter(|known| store.blobs().contains(&known.checksum)))
 }
 
@@ -153,7 +165,7 @@ impl Engine<'_> {
             return Ok(None);
         };
         self.lease.protect(LeaseRoot::Blob(*checksum))?;
-        let known = known(self.store, &http.url)?;
+        let known = known(self.store, self.lease, &http.url)?;
         Ok(known.filter(|known| known.checksum == *checksum))
     }
 
@@ -163,7 +175,15 @@ impl Engine<'_> {
         let stored = match http.checksum {
             Some(expected) => {
                 self.lease.protect(LeaseRoot::Blob(expected))?;
-                demanded(store, registry, &http.url, expected, offline)?
+                demanded(
+                    store,
+                    self.lease,
+                    registry,
+                    &http.url,
+                    expected,
+                    offline,
+                    self.cancel,
+                )?
             }
             None if offline => {
                 return Err(OpError::Offline {

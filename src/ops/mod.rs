@@ -5,6 +5,7 @@
 //! [`Snapshot`]: layers, and the merged tree they add up to.
 
 pub mod bytes;
+mod cache;
 pub mod copy;
 pub mod exec;
 pub mod file;
@@ -20,6 +21,7 @@ pub mod stack;
 #[cfg(test)]
 mod tests;
 pub mod transfer;
+mod turn;
 pub mod why;
 mod workspace;
 
@@ -32,6 +34,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use rbuild_cache::CacheBackend;
 use rbuild_cache::ContextError;
@@ -53,6 +57,7 @@ use rbuild_llb::Definition;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::Op;
 use rbuild_llb::Span;
+use rbuild_llb::TreeId;
 use rbuild_llb::Vertex;
 use rbuild_llb::VertexId;
 use rbuild_llb::key::KeyValue;
@@ -74,6 +79,7 @@ use crate::solver::Made;
 use crate::solver::PlannedState;
 use crate::solver::PlannedStep;
 use crate::solver::StepControl;
+use turn::Turn;
 
 /// Why a step could not be evaluated.
 #[derive(Debug, thiserror::Error)]
@@ -302,6 +308,8 @@ pub struct Engine<'a> {
     counterparts: OnceLock<nearest::Counterparts>,
     /// What steps left that failed, of those that are kept.
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
+    /// Whether a process failed when the store's disk had next to nothing free.
+    filled: AtomicBool,
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -350,6 +358,7 @@ impl<'a> Engine<'a> {
             workspaces: workspace::Workspaces::default(),
             counterparts: OnceLock::new(),
             left: Mutex::default(),
+            filled: AtomicBool::new(false),
         }
     }
 
@@ -357,6 +366,27 @@ impl<'a> Engine<'a> {
     pub fn left_by(&self, step: &VertexId) -> Option<Snapshot> {
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         left.get(step).cloned()
+    }
+
+    /// Whether a process failed when the disk that it wrote to had next to nothing free.
+    pub fn disk_was_full(&self) -> bool {
+        self.filled.load(Ordering::Relaxed)
+    }
+
+    /// Writes what is not in the store yet of a tree, which then stays.
+    fn keep_tree(&self, tree: &TreeId) -> Result<(), OpError> {
+        let _held = self.lease.hold()?;
+        self.store.trees().persist(tree)?;
+        self.lease.protect(LeaseRoot::Tree(*tree))?;
+        Ok(())
+    }
+
+    /// Looks at the disk after a process failed, while what it wrote is still there.
+    fn look_at_the_disk(&self) {
+        let free = self.store.space().map_or(u64::MAX, |space| space.free);
+        if free < NEXT_TO_NOTHING {
+            self.filled.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Tells the engine which processes must run, as far as is known: what they will see is made ready for them as it
@@ -453,9 +483,13 @@ impl<'a> Engine<'a> {
     }
 }
 
+/// With so many bytes free or fewer, what failed has failed for want of space.
+const NEXT_TO_NOTHING: u64 = 1 << 20;
+
 impl Evaluate for Engine<'_> {
     type Output = StepResult;
     type Error = OpError;
+    type Turn = Turn;
 
     fn definition_record(
         &self,
@@ -541,6 +575,20 @@ impl Evaluate for Engine<'_> {
         }
     }
 
+    fn turn(
+        &self,
+        vertex: &Vertex,
+        record: &KeyRecord,
+        key: &CacheKey,
+        step: &StepControl<'_>,
+    ) -> Result<Option<Turn>, OpError> {
+        self.turn_of(vertex, record, key, step)
+    }
+
+    fn fail(&self, turn: Turn) {
+        turn.fail();
+    }
+
     fn execute(
         &self,
         vertex: &Vertex,
@@ -589,9 +637,9 @@ impl Evaluate for Engine<'_> {
             return Ok(());
         }
         for snapshot in output.outputs.iter() {
-            self.store.trees().persist(&snapshot.root.tree)?;
+            self.keep_tree(&snapshot.root.tree)?;
             for layer in &snapshot.layers {
-                self.store.trees().persist(&layer.layer.tree)?;
+                self.keep_tree(&layer.layer.tree)?;
             }
         }
         let (created, duration_ms) = match made {
@@ -606,9 +654,10 @@ impl Evaluate for Engine<'_> {
             ),
         };
         for record in records {
-            // What a later miss names the files from. Most of it is in the layer as well.
+            // What a later miss names the files from; most of it is in the layer as well. Where it cannot be kept, that
+            // one names none.
             for tree in record.trees() {
-                self.store.trees().persist(&tree)?;
+                drop(self.keep_tree(&tree));
             }
             let key = record.key();
             self.backend.publish(&Record {

@@ -2,7 +2,7 @@
 //! which also writes it as a directory if a step that must run will mount it.
 //!
 //! What is only needed as a blob is fetched as one ([`Engine::fetch_blob`]) and not looked into. No blob is downloaded
-//! twice at a time, whoever wants it, and at most [`TRANSFERS`] at once; neither is counted among `--jobs`.
+//! twice at a time, whoever wants it in whichever build, and at most [`TRANSFERS`] at once; neither is counted among `--jobs`.
 
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -39,10 +39,12 @@ use super::StepResult;
 use super::bytes::DirForm;
 use super::transfer::Reporter;
 use super::transfer::Transfer;
+use super::turn::once;
 use crate::image::Document;
 use crate::registry::Layout;
 use crate::registry::MAX_DOCUMENT;
 use crate::registry::Reference;
+use crate::registry::RegistryError;
 
 /// Layers that come in at once, as many as podman has: each has a few megabytes of buffers and four threads.
 const TRANSFERS: usize = 6;
@@ -155,6 +157,9 @@ fn layers_from(vertex: &Vertex) -> Vec<VertexId> {
     }
 }
 
+/// How many times as large a layer is in a directory as it is compressed, more or less.
+const UNPACKED: u64 = 3;
+
 /// A layer that was read, perhaps into a directory too.
 struct Pulled {
     known: KnownLayer,
@@ -236,12 +241,42 @@ impl Engine<'_> {
                 continue;
             };
             for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
                 if self.store.known_layer(&origin.digest)?.is_none() {
                     unread.insert(id);
                 }
             }
         }
         Ok(unread)
+    }
+
+    /// The least and the likely bytes that the bases among some steps will take in the store that they do not take yet;
+    /// `unpacked` if there will be processes that see them.
+    pub(crate) fn bytes_to_come<'v>(
+        &self,
+        steps: impl Iterator<Item = (VertexId, &'v Vertex)>,
+        unpacked: bool,
+    ) -> Result<(u64, u64), OpError> {
+        let (mut least, mut likely) = (0_u64, 0_u64);
+        for (_, vertex) in steps {
+            let Op::Source(source @ (SourceOp::Image(_) | SourceOp::OciLayout(_))) = &vertex.op
+            else {
+                continue;
+            };
+            for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
+                if self.store.known_layer(&origin.digest)?.is_some() {
+                    continue;
+                }
+                if !self.store.blobs().contains(&origin.digest) {
+                    least = least.saturating_add(origin.size);
+                }
+                if unpacked {
+                    likely = likely.saturating_add(origin.size.saturating_mul(UNPACKED));
+                }
+            }
+        }
+        Ok((least, likely.saturating_add(least)))
     }
 
     /// Whether bases that are about to be read have directories: their layers may be known from other images.
@@ -255,6 +290,7 @@ impl Engine<'_> {
             };
             let mut snapshot = self.empty();
             for origin in self.base_layers(source)? {
+                self.lease.protect(LeaseRoot::Blob(origin.digest))?;
                 let Some(known) = self.store.known_layer(&origin.digest)? else {
                     break;
                 };
@@ -346,20 +382,52 @@ impl Engine<'_> {
                 wanted: origin.diff_id,
             }),
         };
-        let known = |dir| -> Result<Option<Pulled>, OpError> {
+        let known = || -> Result<Option<Pulled>, OpError> {
             let known = self.store.known_layer(&origin.digest)?;
-            known.map(|known| checked(known, dir)).transpose()
+            known.map(|known| checked(known, None)).transpose()
         };
-        if let Some(pulled) = known(None)? {
+        // What is known of it, and what it unpacks to, stays with it.
+        self.lease.protect(LeaseRoot::Blob(origin.digest))?;
+        if let Some(pulled) = known()? {
             return Ok(pulled);
         }
         let lock = self.pulls.only_one(origin.digest);
         let _only_one = lock.lock().expect(UNPOISONED);
-        if let Some(pulled) = known(None)? {
-            return Ok(pulled);
-        }
-        let _place = self.pulls.place();
-        self.lease.protect(LeaseRoot::Blob(origin.digest))?;
+        let read = || {
+            let _place = self.pulls.place();
+            let from = |origin: &Origin| self.read_from(origin, forms, step);
+            let (read, dir) = self.at_home_too(origin, from)?;
+            let known = KnownLayer {
+                layer: read.layer,
+                diff_id: read.diff_id,
+                tar_size: read.tar_size,
+            };
+            let pulled = checked(known, dir)?;
+            self.keep_tree(&pulled.known.layer.tree)?;
+            self.store.set_known_layer(&origin.digest, &pulled.known)?;
+            Ok(pulled)
+        };
+        self.once_a_blob(origin, known, read)
+    }
+
+    /// Has a blob read or fetched by one build at a time.
+    fn once_a_blob<T>(
+        &self,
+        origin: &Origin,
+        there: impl Fn() -> Result<Option<T>, OpError>,
+        make: impl FnOnce() -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let name = format!("blob {}", origin.digest);
+        once(self.store, self.cancel, &name, there, make)
+    }
+
+    /// Reads a layer's blob, which comes in meanwhile if the store does not have it.
+    fn read_from(
+        &self,
+        origin: &Origin,
+        forms: Forms,
+        step: &Reporter<'_>,
+    ) -> Result<(ReadLayer, Option<DirForm>), OpError> {
         let mut dir = match forms {
             Forms::Tree => None,
             Forms::Directory => Some(self.begin_dir()?),
@@ -386,15 +454,31 @@ impl Engine<'_> {
                 rbuild_cache::read_layer(trees, self.store.blobs().open(&origin.digest)?, None)?
             }
         };
-        let known = KnownLayer {
-            layer: read.layer,
-            diff_id: read.diff_id,
-            tar_size: read.tar_size,
+        Ok((read, dir))
+    }
+
+    /// Gets a layer from where its manifest says that it also is, and if that is something else, from the registry. What
+    /// is at such a URL is nobody's promise: the page of a server that has moved, say.
+    fn at_home_too<T>(
+        &self,
+        origin: &Origin,
+        get: impl Fn(&Origin) -> Result<T, OpError>,
+    ) -> Result<T, OpError> {
+        let elsewhere = match get(origin) {
+            Err(error) if !origin.urls.is_empty() && is_of_content(&error) => error,
+            got => return got,
         };
-        let pulled = checked(known, dir)?;
-        trees.persist(&pulled.known.layer.tree)?;
-        self.store.set_known_layer(&origin.digest, &pulled.known)?;
-        Ok(pulled)
+        if self.cancel.is_cancelled() {
+            return Err(elsewhere);
+        }
+        let at_home = Origin {
+            urls: Vec::new(),
+            ..origin.clone()
+        };
+        get(&at_home).map_err(|error| match error {
+            OpError::Registry(RegistryError::NotFound { .. }) => elsewhere,
+            error => error,
+        })
     }
 
     /// Makes sure that the blob is in the store.
@@ -405,16 +489,18 @@ impl Engine<'_> {
         }
         let lock = self.pulls.only_one(origin.digest);
         let _only_one = lock.lock().expect(UNPOISONED);
-        if self.store.blobs().contains(&origin.digest) {
-            return Ok(());
-        }
-        let _place = self.pulls.place();
-        let silent = Reporter {
-            digest: "",
-            events: &|_| {},
+        let there = || Ok(self.store.blobs().contains(&origin.digest).then_some(()));
+        let fetch = || {
+            let _place = self.pulls.place();
+            let silent = Reporter {
+                digest: "",
+                events: &|_| {},
+            };
+            let get = |origin: &Origin| self.download(origin, &silent, &mut |_| Ok(()));
+            self.at_home_too(origin, get)
+                .map_err(|error| self.of_base(origin, error))
         };
-        self.download(origin, &silent, &mut |_| Ok(()))
-            .map_err(|error| self.of_base(origin, error))
+        self.once_a_blob(origin, there, fetch)
     }
 
     /// Keeps a blob as it comes in, while `take` reads as much of it as it likes.
@@ -432,6 +518,7 @@ impl Engine<'_> {
             to: &mut writer,
             progress: &mut progress,
             cancelled: &|| self.cancel.is_cancelled(),
+            failed: None,
         };
         take(&mut tee)?;
         // What follows the archive belongs to the blob all the same.
@@ -469,16 +556,14 @@ impl Engine<'_> {
     fn of_base(&self, origin: &Origin, error: OpError) -> OpError {
         match (error, &origin.source) {
             _ if self.cancel.is_cancelled() => OpError::Cancelled,
-            (
-                error @ (OpError::Registry(_)
-                | OpError::Layer(LayerError::Archive { .. } | LayerError::Entry { .. })
-                | OpError::DiffId { .. }
-                | OpError::Io { .. }),
-                Some(source),
-            ) => OpError::Base {
-                image: source.clone(),
-                source: Box::new(error),
-            },
+            (error, Some(source))
+                if is_of_content(&error) || matches!(error, OpError::DiffId { .. }) =>
+            {
+                OpError::Base {
+                    image: source.clone(),
+                    source: Box::new(error),
+                }
+            }
             (error, _) => error,
         }
     }
@@ -488,6 +573,16 @@ impl Engine<'_> {
 pub(super) fn layout_of(origin: &Origin) -> Option<&Path> {
     let path = origin.source.as_deref()?.strip_prefix(LAYOUT)?;
     Some(Path::new(path))
+}
+
+/// Whether what was downloaded is at fault, or who was to give it.
+fn is_of_content(error: &OpError) -> bool {
+    matches!(
+        error,
+        OpError::Registry(_)
+            | OpError::Layer(LayerError::Archive { .. } | LayerError::Entry { .. })
+            | OpError::Io { .. }
+    )
 }
 
 /// Does the same with each of several things, on threads that are gone afterwards.
@@ -529,10 +624,29 @@ struct Tee<'a, 's, R, W> {
     to: &'a mut W,
     progress: &'a mut Transfer<'s>,
     cancelled: &'a (dyn Fn() -> bool + Sync),
+    /// Why nothing more comes. Who reads may have trouble of its own and never tell: what is lost here would be missing.
+    failed: Option<(io::ErrorKind, Option<i32>)>,
 }
 
 impl<R: Read, W: Write> Read for Tee<'_, '_, R, W> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.failed {
+            Some((_, Some(code))) => return Err(io::Error::from_raw_os_error(code)),
+            Some((kind, None)) => return Err(kind.into()),
+            None => {}
+        }
+        let read = self.pass_on(buffer);
+        if let Err(error) = &read
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            self.failed = Some((error.kind(), error.raw_os_error()));
+        }
+        read
+    }
+}
+
+impl<R: Read, W: Write> Tee<'_, '_, R, W> {
+    fn pass_on(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if (self.cancelled)() {
             return Err(io::Error::other("cancelled"));
         }
@@ -546,6 +660,42 @@ impl<R: Read, W: Write> Read for Tee<'_, '_, R, W> {
 #[cfg(test)]
 mod t {
     use super::*;
+
+    /// A disk that is full at once, and has room again right after.
+    struct FullOnce(bool);
+
+    impl Write for FullOnce {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match std::mem::replace(&mut self.0, false) {
+                true => Err(rustix::io::Errno::NOSPC.into()),
+                false => Ok(bytes.len()),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What was read and could not be kept is missing: nothing that comes after it may pass for the whole.
+    #[test]
+    fn a_blob_that_could_not_be_kept_goes_on_failing() {
+        let silent = Reporter {
+            digest: "",
+            events: &|_| {},
+        };
+        let mut tee = Tee {
+            from: &[7; 100][..],
+            to: &mut FullOnce(true),
+            progress: &mut Transfer::start(&silent, "", 100),
+            cancelled: &|| false,
+            failed: None,
+        };
+        for _ in 0..2 {
+            let error = tee.read(&mut [0; 10]).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        }
+    }
 
     #[test]
     fn results_are_in_the_order_of_what_they_are_of() {

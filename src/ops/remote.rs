@@ -96,9 +96,9 @@ impl Engine<'_> {
             if stacked != *snapshot {
                 return Ok(false);
             }
-            self.store.trees().persist(&snapshot.root.tree)?;
+            self.keep_tree(&snapshot.root.tree)?;
             for layer in &snapshot.layers {
-                self.store.trees().persist(&layer.layer.tree)?;
+                self.keep_tree(&layer.layer.tree)?;
             }
         }
         self.backend.publish(&Record {
@@ -196,7 +196,7 @@ impl Engine<'_> {
             return Ok(None);
         }
         if !keep {
-            self.store.trees().persist(&tree)?;
+            self.keep_tree(&tree)?;
             self.store.set_layer_blob(&tree, options, &blob)?;
         }
         self.lease.protect(LeaseRoot::Blob(blob.digest))?;

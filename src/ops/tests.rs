@@ -177,6 +177,7 @@ fn registry_of(dir: &Path) -> registry::Client {
         ca: None,
         tag_max_age: 0,
         proxies: ProxySettings::default(),
+        gc: crate::request::GcSettings::default(),
     })
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rbuild_cache::BlobOptions;
 use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
+use rbuild_cache::LeaseRoot;
 use rbuild_cache::Snapshot;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
@@ -137,6 +138,7 @@ pub(super) fn image(
     };
     let ready = |layer: &LayerRef| -> Result<Option<(Descriptor, OciDigest)>, OpError> {
         if let Some((descriptor, origin)) = as_it_came(layer) {
+            engine.lease().protect(LeaseRoot::Blob(origin.digest))?;
             let there = match &spec.kind {
                 // A registry may have it: then nobody here needs it.
                 OutputKind::Image(output) if output.push != Push::No => true,
@@ -162,25 +164,30 @@ pub(super) fn image(
             .layer_blob(layer, &options(layer), keep, cancel)
             .map(described_by)
     };
+    let known = || -> Result<Vec<Option<(Descriptor, OciDigest)>>, OpError> {
+        snapshot.layers.iter().map(ready).collect()
+    };
+    let all_of = |known: Vec<_>| known.into_iter().collect::<Option<Vec<_>>>();
+    // One layer is compressed in parallel already; several small ones side by side as well.
+    let make_all = || -> Result<Vec<(Descriptor, OciDigest)>, OpError> {
+        let layers: Vec<_> = known()?.into_iter().zip(&snapshot.layers).collect();
+        let of = |(_, layer): &(_, &LayerRef)| {
+            let origin = layer.origin.as_ref().map(|origin| origin.digest);
+            (layer.layer.tree, origin)
+        };
+        once_each(&layers, of, |(known, layer)| match known {
+            Some(known) => Ok(known.clone()),
+            None => make(layer),
+        })
+    };
     // An unchanged build has nothing to make here, and must not start a thread to find that out.
-    let known: Vec<Option<(Descriptor, OciDigest)>> = snapshot
-        .layers
-        .iter()
-        .map(ready)
-        .collect::<Result<_, _>>()?;
-    let described: Vec<(Descriptor, OciDigest)> = match known.iter().any(Option::is_none) {
-        false => known.into_iter().flatten().collect(),
-        // One layer is compressed in parallel already; several small ones side by side as well.
-        true => {
-            let layers: Vec<_> = known.into_iter().zip(&snapshot.layers).collect();
-            let of = |(_, layer): &(_, &LayerRef)| {
-                let origin = layer.origin.as_ref().map(|origin| origin.digest);
-                (layer.layer.tree, origin)
-            };
-            once_each(&layers, of, |(known, layer)| match known {
-                Some(known) => Ok(known.clone()),
-                None => make(layer),
-            })?
+    let described: Vec<(Descriptor, OciDigest)> = match all_of(known()?) {
+        Some(described) => described,
+        None => {
+            let layers = snapshot.layers.iter();
+            let layers = layers.map(|layer| format!("{} {:?}", layer.layer.tree, options(layer)));
+            let name = format!("blobs of {keep} {}", layers.collect::<Vec<_>>().join(" "));
+            engine.once(&name, || Ok(all_of(known()?)), make_all)?
         }
     };
     let mut layers: Vec<ImageLayer> = described

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use rbuild_llb::CancelToken;
+
 use super::failure;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
@@ -12,6 +14,16 @@ use crate::registry::docker_config::DockerConfigError;
 use crate::registry::docker_config::Keeper;
 use crate::request::Secret;
 use crate::request::Settings;
+use crate::sandbox;
+
+/// Lets the signals that end a process cancel `cancel` instead: a terminal that hides what is typed must get its modes
+/// back first.
+///
+/// # Errors
+/// If the system does not let us.
+pub fn interruptible(cancel: &CancelToken) -> Result<(), BuildError> {
+    sandbox::on_termination_signals(cancel).map_err(failure::signals)
+}
 
 /// Has a registry check a password, and keeps it where docker's config says.
 ///
@@ -23,6 +35,7 @@ pub fn login(
     registry: &str,
     user: &str,
     password: &Secret,
+    cancel: &CancelToken,
 ) -> Result<(Login, Keeper), BuildError> {
     let password = std::str::from_utf8(&password.0).map_err(|_| {
         BuildError::new(
@@ -30,8 +43,12 @@ pub fn login(
             anyhow::anyhow!("the password is not UTF-8"),
         )
     })?;
-    let login = registry::Client::new(settings).login(registry, user, password);
-    let login = login.map_err(failure::registry)?;
+    let client = registry::Client::cancelled_by(settings, cancel);
+    let login = client.login(registry, user, password);
+    let login = login.map_err(|error| match cancel.is_cancelled() {
+        true => BuildError::interrupted(),
+        false => failure::registry(error),
+    })?;
     let keeper = docker_config::store(config, registry, user, password).map_err(unkept)?;
     Ok((login, keeper))
 }

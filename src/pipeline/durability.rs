@@ -1,27 +1,51 @@
-//! After a build: what it published is made durable by a process nobody waits for (see `cache/src/journal.rs`).
+//! After a build: what it published is made durable (see `cache/src/journal.rs`), and what nothing needs any more is
+//! removed, by a process nobody waits for.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::process::ExitCode;
 use std::process::Stdio;
+use std::time::Duration;
 
+use rbuild_cache::Policy;
+use rbuild_cache::Select;
 use rbuild_cache::Store;
+use rbuild_cache::StoreError;
 
-/// The first argument of that process, which is this program again; the second is the root of the store.
+use super::prune;
+use crate::request::GcSettings;
+use crate::request::Settings;
+use crate::request::Space;
+
+/// The first argument of that process, which is this program again; the second is the root of the store, the third what
+/// is removed.
 pub const ARGUMENT: &str = "__sync-store";
+
+/// The store is not collected again so soon.
+const EVERY: Duration = Duration::from_secs(3600);
+/// Nor, where its disk has less free than it should.
+const EVERY_IF_SHORT: Duration = Duration::from_secs(300);
+
+/// BuildKit's defaults, but that a fifth of the disk need not be free: the disk is the user's, not a daemon's.
+const RESERVED: Space = Space::Percent(10);
+const RESERVED_AT_MOST: u64 = 10 << 30;
+const MAX_USED: Space = Space::Percent(75);
+const MIN_FREE: Space = Space::Percent(10);
+const KEEP: Duration = Duration::from_secs(60 * 24 * 3600);
 
 /// Starts the process, if this build published anything.
 ///
 /// It is not waited for and cannot fail the build: without it the next build of this boot finds the same journal, and
 /// syncs that as well.
-pub(super) fn sync_later(store: &Store, root: &Path) {
+pub(super) fn sync_later(store: &Store, settings: &Settings) {
     if !store.has_published() {
         return;
     }
     let child = Command::new("/proc/self/exe")
         .arg(ARGUMENT)
-        .arg(root)
+        .arg(&settings.root)
+        .arg(encode(&settings.gc))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -32,13 +56,116 @@ pub(super) fn sync_later(store: &Store, root: &Path) {
 }
 
 /// The whole life of that process.
-pub fn sync(root: &Path) -> ExitCode {
+pub fn sync(root: &Path, gc: &str) -> ExitCode {
     // A store that was removed meanwhile is not made again.
     if !root.join("v1").is_dir() {
         return ExitCode::SUCCESS;
     }
-    match Store::open(root).and_then(|store| store.sync()) {
+    let done = Store::open(root).and_then(|store| {
+        store.sync()?;
+        match decode(gc).filter(|gc| gc.enabled) {
+            Some(gc) => collect(&store, &gc),
+            None => Ok(()),
+        }
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Removes what nothing needs any more, if it is time to.
+fn collect(store: &Store, gc: &GcSettings) -> Result<(), StoreError> {
+    let disk = store.space()?;
+    let policy = policy(gc, disk.total);
+    let short = policy.min_free.is_some_and(|wanted| disk.free < wanted);
+    let Some(_turn) = store.turn_to_collect(if short { EVERY_IF_SHORT } else { EVERY })? else {
+        return Ok(());
+    };
+    // Nobody waits for it, and somebody may be building.
+    let _ = rustix::process::nice(10);
+    let collected = store.collect(&policy)?;
+    if !collected.failed.is_empty() {
+        // Where there is no user namespace, a build that is in one finds it in the trash.
+        drop(prune::empty_trash(store, store.path()));
+    }
+    Ok(())
+}
+
+/// What stays by itself on a disk of so many bytes.
+pub(super) fn policy(gc: &GcSettings, disk: u64) -> Policy<'static> {
+    let reserved = match gc.reserved_space {
+        Some(reserved) => reserved.of(disk),
+        None => RESERVED.of(disk).min(RESERVED_AT_MOST),
+    };
+    Policy {
+        select: Select {
+            all: true,
+            mounts: true,
+            ..Select::default()
+        },
+        keep_duration: Some(gc.keep_duration.map_or(KEEP, Duration::from_secs)),
+        reserved: Some(reserved),
+        max_used: Some(gc.max_used_space.unwrap_or(MAX_USED).of(disk)),
+        min_free: Some(gc.min_free_space.unwrap_or(MIN_FREE).of(disk)),
+    }
+}
+
+fn encode(gc: &GcSettings) -> String {
+    let or_default = |text: Option<String>| text.unwrap_or_else(|| "default".to_owned());
+    let space = |space: Option<Space>| or_default(space.map(|space| space.to_string()));
+    [
+        gc.enabled.to_string(),
+        space(gc.reserved_space),
+        space(gc.max_used_space),
+        space(gc.min_free_space),
+        or_default(gc.keep_duration.map(|seconds| seconds.to_string())),
+    ]
+    .join(",")
+}
+
+fn decode(text: &str) -> Option<GcSettings> {
+    let fields: Vec<&str> = text.split(',').collect();
+    let [enabled, reserved, max_used, min_free, keep] = fields[..] else {
+        return None;
+    };
+    let space = |text: &str| text.parse().ok();
+    Some(GcSettings {
+        enabled: enabled == "true",
+        reserved_space: space(reserved),
+        max_used_space: space(max_used),
+        min_free_space: space(min_free),
+        keep_duration: keep.parse().ok(),
+    })
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn settings_reach_the_other_process() {
+        let all = GcSettings {
+            enabled: false,
+            reserved_space: Some(Space::Percent(7)),
+            max_used_space: Some(Space::Bytes(1 << 40)),
+            min_free_space: None,
+            keep_duration: Some(5),
+        };
+        for gc in [GcSettings::default(), all] {
+            assert_eq!(decode(&encode(&gc)), Some(gc));
+        }
+        assert_eq!(decode(""), None);
+    }
+
+    #[test]
+    fn defaults_are_parts_of_the_disk() {
+        let (small, large) = (100 << 30, 1000 << 30);
+        let gc = GcSettings::default();
+        assert_eq!(policy(&gc, small).reserved, Some(10 << 30));
+        assert_eq!(policy(&gc, large).reserved, Some(10 << 30));
+        assert_eq!(policy(&gc, 10 << 30).reserved, Some(1 << 30));
+        assert_eq!(policy(&gc, small).max_used, Some(75 << 30));
+        assert_eq!(policy(&gc, small).min_free, Some(10 << 30));
     }
 }

@@ -30,6 +30,28 @@ pub(super) fn blob(error: rbuild_cache::BlobError) -> BuildError {
     BuildError::new(ErrorKind::Environment, error)
 }
 
+/// What to do where the disk of the store is what a build failed for. A step's program says so in words of its own, if at
+/// all: `filled` if the disk was full then.
+pub(super) fn full_disk(
+    error: &BuildError,
+    store: &rbuild_cache::Store,
+    filled: bool,
+) -> Option<String> {
+    use std::io::ErrorKind::QuotaExceeded;
+    use std::io::ErrorKind::StorageFull;
+    let causes = error.source.iter().flat_map(anyhow::Error::chain);
+    let said = causes
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| matches!(cause.kind(), StorageFull | QuotaExceeded));
+    (said || filled && error.kind == ErrorKind::Step).then(|| {
+        format!(
+            "the disk of the store `{}` is full: `rbuild prune` frees what can be made again, `--root` chooses another \
+             place",
+            store.path().display()
+        )
+    })
+}
+
 pub(super) fn registry(error: RegistryError) -> BuildError {
     let hint = error.hint();
     let error = BuildError::new(ErrorKind::Environment, error);

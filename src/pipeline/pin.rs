@@ -11,6 +11,7 @@ use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Store;
 use rbuild_cache::StoredPin;
+use rbuild_llb::CancelToken;
 use rbuild_llb::ImageConfig;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
@@ -181,13 +182,18 @@ impl<'a> Pinner<'a> {
         match source {
             SourceOp::Image(image) => self.image(image, platform),
             SourceOp::OciLayout(layout) => self.layout(layout, platform),
-            SourceOp::Http(source) => {
-                http::current(self.store, self.registry, &source.url, self.offline)
-                    .map(|stored| Pin::Http {
-                        checksum: stored.checksum,
-                    })
-                    .map_err(failure::op)
-            }
+            SourceOp::Http(source) => http::current(
+                self.store,
+                self.lease,
+                self.registry,
+                &source.url,
+                self.offline,
+                &CancelToken::new(),
+            )
+            .map(|stored| Pin::Http {
+                checksum: stored.checksum,
+            })
+            .map_err(failure::op),
             SourceOp::Git(source) => git::commit(source, self.offline)
                 .map(|commit| Pin::Git { commit })
                 .map_err(failure::op),
@@ -274,12 +280,15 @@ impl<'a> Pinner<'a> {
     /// Puts manifest and config into the store, where convert and the source op find them.
     fn keep(&self, resolved: &Resolved) -> Result<Pin, BuildError> {
         let blobs = self.store.blobs();
+        // What is there already is not written anew.
+        let held = self.lease.hold().map_err(failure::store)?;
         for bytes in [&resolved.manifest_bytes, &resolved.config_bytes] {
             let digest = blobs.put(bytes).map_err(failure::blob)?;
             self.lease
                 .protect(LeaseRoot::Blob(digest))
                 .map_err(failure::store)?;
         }
+        drop(held);
         pin_of(resolved.manifest_digest, &resolved.config_bytes)
     }
 
@@ -296,6 +305,8 @@ impl<'a> Pinner<'a> {
     fn found(&self, digest: &OciDigest, platform: &Platform) -> Result<Option<Pin>, BuildError> {
         let blobs = self.store.blobs();
         let read = |digest: &OciDigest| {
+            // One that cannot be protected is as good as none.
+            self.lease.protect(LeaseRoot::Blob(*digest)).ok()?;
             blobs
                 .contains(digest)
                 .then(|| blobs.read(digest, MAX_DOCUMENT).ok())

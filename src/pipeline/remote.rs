@@ -136,8 +136,15 @@ impl<'a> Remote<'a> {
 
     /// A file by its URL, in the store.
     fn fetch(&self, url: &str) -> Result<OciDigest, BuildError> {
-        let stored = http::current(self.store, self.registry, url, self.request.offline)
-            .map_err(failure::op)?;
+        let stored = http::current(
+            self.store,
+            self.lease,
+            self.registry,
+            url,
+            self.request.offline,
+            &CancelToken::new(),
+        )
+        .map_err(failure::op)?;
         self.keep(stored.checksum)
     }
 
@@ -163,7 +170,7 @@ impl<'a> Remote<'a> {
         }
         let (name, text) = self.plan_by_url(url)?;
         let context = MainContext::Files(file_of(url, Some(digest)));
-        self.dockerfile(plan::source_file(name, text), context, url)
+        self.dockerfile(plan::source_file(name, text), context, &shown(url))
     }
 
     fn stdin(&self) -> Result<Plan, BuildError> {
@@ -285,10 +292,10 @@ impl<'a> Remote<'a> {
         let (name, text) = self.plan_in(&[digest], "the archive that is the context")?;
         let source = plan::source_file(name, text);
         let plan = match files::is_plan(&source) {
-            true => self.unpacked(&[digest], source, None, url)?,
+            true => self.unpacked(&[digest], source, None, &shown(url))?,
             false => {
                 let context = MainContext::Archive(file_of(url, Some(digest)));
-                self.dockerfile(source, context, url)?
+                self.dockerfile(source, context, &shown(url))?
             }
         };
         self.with_lock(plan, &[digest])
@@ -302,6 +309,7 @@ impl<'a> Remote<'a> {
         source.checksum = None;
         let fetcher = git::Fetcher {
             store: self.store,
+            lease: self.lease,
             cancel: &CancelToken::new(),
             offline,
         };
@@ -369,7 +377,7 @@ impl<'a> Remote<'a> {
     /// The text of a file in an archive, if there is one of that name.
     fn text_in(&self, archive: &OciDigest, name: &str) -> Result<Option<String>, OpError> {
         let trees = self.store.trees();
-        let tree = git::unpacked(self.store, archive)?.layer.tree;
+        let tree = git::unpacked(self.store, self.lease, archive)?.layer.tree;
         let Some(found) = trees.lookup(&tree, name.as_bytes(), Follow::All)? else {
             return Ok(None);
         };

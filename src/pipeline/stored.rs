@@ -30,13 +30,16 @@ use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
 use rbuild_cache::StoredImage;
 use rbuild_llb::CancelToken;
+use rbuild_llb::Definition;
 use rbuild_llb::ImageConfig;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 use rbuild_llb::event::Event;
 use rbuild_llb::event::VertexEvent;
 
+use super::durability;
 use super::failure;
+use super::sandbox_settings;
 use crate::clock;
 use crate::image::Descriptor;
 use crate::image::Document;
@@ -44,11 +47,16 @@ use crate::image::Index;
 use crate::image::Manifest;
 use crate::image::history;
 use crate::ops::Engine;
+use crate::ops::EngineOptions;
 use crate::ops::OpError;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
+use crate::registry;
 use crate::registry::MAX_DOCUMENT;
+use crate::request::Settings;
+use crate::sandbox;
 use crate::ui::EventSink;
+use crate::ui::Progress;
 
 /// An image of the store that the user chose.
 #[derive(Debug, Clone)]
@@ -247,6 +255,54 @@ fn fetch_layers(
         }
     }
     Ok(snapshot)
+}
+
+/// What work with images needs besides a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    /// Registries.
+    Network,
+    /// Nothing: what the store lacks is said to be lacking.
+    Offline,
+    /// Files of all owners, which only the user namespace can read; no network either.
+    Namespace,
+}
+
+/// Does `deed` with an engine on `store`, in a process that can be interrupted and whose progress is shown. What is
+/// published meanwhile is made durable, also if it fails.
+fn at_work<T>(
+    settings: &Settings,
+    store: &Store,
+    needs: Needs,
+    progress: &Progress,
+    deed: impl FnOnce(&Engine<'_>, &EventSink) -> Result<T, BuildError>,
+) -> Result<T, BuildError> {
+    let lease = store.lease().map_err(failure::store)?;
+    let cancel = CancelToken::new();
+    let registry = registry::Client::cancelled_by(settings, &cancel);
+    let definition = Definition::new();
+    let options = EngineOptions {
+        offline: needs != Needs::Network,
+        ..EngineOptions::default()
+    };
+    let mut engine = Engine::new(
+        store,
+        &lease,
+        &definition,
+        &registry,
+        &cancel,
+        options,
+        sandbox::expected_domain(),
+    );
+    if needs == Needs::Namespace {
+        let entered = sandbox::enter(&sandbox_settings(settings, store));
+        engine.set_executor(Box::new(entered.map_err(failure::sandbox)?), 0);
+    }
+    sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+    progress.resume();
+    let done = deed(&engine, &progress.events());
+    durability::sync_later(store, settings);
+    done
 }
 
 /// Keeps gc away from all of an image.

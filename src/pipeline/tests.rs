@@ -78,6 +78,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             ca: None,
             tag_max_age: 0,
             proxies: ProxySettings::default(),
+            gc: crate::request::GcSettings::default(),
         },
     };
     let source = Arc::new(SourceFile {

@@ -44,8 +44,8 @@ pub struct Archived {
     pub names: Vec<String>,
     /// One a platform.
     pub images: Vec<ArchivedImage>,
-    /// The index over them; only if all it names is in the archive, and is an image.
-    pub index: Option<Vec<u8>>,
+    /// The index over them and its bytes; only if all it names is in the archive, and is an image.
+    pub index: Option<(Descriptor, Vec<u8>)>,
 }
 
 /// An image for one platform.
@@ -89,22 +89,71 @@ impl<'a> Archive<'a> {
     }
 
     /// The images in it. Of those for several platforms the one for `platform`, or if `only` is not set, all, where the
-    /// archive has them all.
+    /// archive has them all under one index. With `only`, what is for another platform is left out. A name that
+    /// several images have is that of the one for `platform`, or else of the first.
     ///
     /// # Errors
     /// [`RegistryError`], if it has none, or something in it is not what it should be.
     pub fn images(&self, platform: &Platform, only: bool) -> Result<Vec<Archived>, RegistryError> {
         let is_there = |name| self.files.get(name).is_some();
         if is_there("oci-layout") && is_there("index.json") {
-            return self.of_layout(platform, only);
+            return self.chosen(self.of_layout(platform, only)?, platform, only);
         }
         if is_there("manifest.json") {
-            return self.of_docker();
+            return self.chosen(self.of_docker()?, platform, only);
         }
         Err(self.not(match is_there("repositories") {
             true => "docker before 1.10 wrote it, without a `manifest.json`",
             false => "it has neither `index.json` and `oci-layout` nor `manifest.json`",
         }))
+    }
+
+    fn chosen(
+        &self,
+        mut found: Vec<Archived>,
+        platform: &Platform,
+        only: bool,
+    ) -> Result<Vec<Archived>, RegistryError> {
+        let wanted = platform.fallbacks();
+        // Those that are not for the platform come last.
+        let rank = |archived: &Archived| {
+            let of = |image: &ArchivedImage| {
+                let own = image.resolved.config.platform();
+                wanted.iter().position(|platform| *platform == own)
+            };
+            archived.images.iter().filter_map(of).min()
+        };
+        if only {
+            let there = found.iter().flat_map(|archived| &archived.images);
+            let there = there.map(|image| image.resolved.config.platform());
+            let there: Vec<Platform> = there.collect();
+            found.retain(|archived| rank(archived).is_some());
+            if found.is_empty() {
+                return Err(RegistryError::NoPlatform {
+                    what: self.shown.display().to_string(),
+                    wanted: Box::new(platform.clone()),
+                    found: there,
+                });
+            }
+        }
+        let mut best: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        for (at, archived) in found.iter().enumerate() {
+            let this = (rank(archived).unwrap_or(usize::MAX), at);
+            for name in &archived.names {
+                let best = best.entry(name.clone()).or_insert(this);
+                *best = this.min(*best);
+            }
+        }
+        let mut at = 0..;
+        found.retain_mut(|archived| {
+            let at = at.next();
+            let was_named = !archived.names.is_empty();
+            archived
+                .names
+                .retain(|name| best.get(name).map(|(_, best)| *best) == at);
+            !was_named || !archived.names.is_empty()
+        });
+        Ok(found)
     }
 
     fn not(&self, why: &'static str) -> RegistryError {
@@ -193,7 +242,7 @@ impl<'a> Archive<'a> {
             return Ok(Archived {
                 names: Vec::new(),
                 images,
-                index: Some(bytes),
+                index: Some((Descriptor::of(index.media_type.as_str(), &bytes), bytes)),
             });
         }
         let image = self.resolve(root, &bytes, platform)?;

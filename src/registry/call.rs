@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 use std::time::UNIX_EPOCH;
 
@@ -101,16 +102,20 @@ impl Client {
         if endpoint.scheme != Scheme::Either {
             return Cow::Borrowed(endpoint);
         }
-        let mut schemes = self.0.schemes.lock().expect("no probe panics");
-        let scheme = schemes.get(&endpoint.name).copied().or_else(|| {
+        // A host that does not answer holds up nobody who asks another.
+        let found = {
+            let mut schemes = self.0.schemes.lock().expect("nothing in here panics");
+            Arc::clone(schemes.entry(endpoint.name.clone()).or_default())
+        };
+        let mut found = found.lock().expect("no probe panics");
+        if found.is_none() {
             let works = |scheme: &Scheme| {
                 let probe = Request::new(Method::GET, endpoint.with_scheme(*scheme).root());
                 self.0.transport.send(&probe, &endpoint.trust).is_ok()
             };
-            let found = [Scheme::Tls, Scheme::Plain].into_iter().find(works)?;
-            schemes.insert(endpoint.name.clone(), found);
-            Some(found)
-        });
+            *found = [Scheme::Tls, Scheme::Plain].into_iter().find(works);
+        }
+        let scheme = *found;
         Cow::Owned(endpoint.with_scheme(scheme.unwrap_or(Scheme::Tls)))
     }
 

@@ -56,7 +56,7 @@ pub(super) struct Shared {
     pub(super) transport: Arc<Transport>,
     pub(super) places: Places,
     /// Whether hosts that may speak TLS or not do, by name.
-    pub(super) schemes: Mutex<BTreeMap<String, Scheme>>,
+    pub(super) schemes: Mutex<BTreeMap<String, Arc<Mutex<Option<Scheme>>>>>,
     /// Bytes that requests to hosts may have, where a larger one was refused, by name.
     pub(super) largest_bodies: Mutex<BTreeMap<String, u64>>,
     pub(super) keyring: Keyring,

@@ -28,6 +28,8 @@
 //! - A result may be used before it is published; when a call returns without error, all are.
 //! - No thread is started before something must run. Steps run on threads of their own, never on rayon's: they
 //!   wait for children, and would keep hashing and compression waiting with them.
+//! - A step that waits for another build counts against no limit. It holds no place while it waits for a turn or a lock, and
+//!   waits for no turn while it holds a lock: nobody waits in a circle.
 //! - When a call returns, no step of it is running, and every step that was reported as started was reported as
 //!   completed.
 
@@ -74,6 +76,8 @@ pub trait Evaluate: Sync {
     type Output: Clone + Send + Sync + 'static;
     /// Why a step could not be evaluated.
     type Error: std::error::Error + Send + Sync + 'static;
+    /// What somebody holds whose turn it is to carry out a step that others may want as well.
+    type Turn: Send;
 
     /// The record of the definition key: the op, pinned, and the definition keys of its inputs. Called once for
     /// every step, inputs first, before anything runs; must be cheap.
@@ -106,6 +110,24 @@ pub trait Evaluate: Sync {
     /// steps that miss, to say why and to run the longest path first. `record` is the one that missed; the answer
     /// is of the same kind.
     fn earlier(&self, vertex: &Vertex, record: &KeyRecord) -> Option<Earlier>;
+
+    /// Waits while somebody else, here or in another process, carries out a step whose result will be found under `key`, the
+    /// key of `record`. Called
+    /// before the step is carried out, and the answer dropped when its result is published. With a turn the result is looked
+    /// up once more first. None where nobody else can be about to make it.
+    ///
+    /// # Errors
+    /// Why it cannot be told; anything once `step.cancel` is cancelled.
+    fn turn(
+        &self,
+        vertex: &Vertex,
+        record: &KeyRecord,
+        key: &CacheKey,
+        step: &StepControl<'_>,
+    ) -> Result<Option<Self::Turn>, Self::Error>;
+
+    /// The step failed, with its turn: those who wait for it need not wait for each other as well.
+    fn fail(&self, turn: Self::Turn);
 
     /// Carries the step out.
     ///
@@ -194,6 +216,9 @@ pub struct StepControl<'a> {
     pub digest: &'a str,
     /// Where logs and progress go.
     pub events: &'a (dyn Fn(Event) + Sync),
+    /// Calls what does nothing but wait for somebody who is not a step of this build, without keeping a place that one could
+    /// use; and comes back when there is a place again.
+    pub idle: &'a dyn Fn(&mut dyn FnMut()),
 }
 
 /// What events call the step `id`; see [`VertexEvent::digest`](rbuild_llb::event::VertexEvent::digest).

@@ -3,8 +3,10 @@
 //! The channel to the loop is bounded, so that a step that writes faster than its output can be shown waits
 //! instead of filling the memory. The loop never waits for a worker but by reading that channel.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::mpsc;
+use std::sync::mpsc::Sender;
 use std::thread;
 use std::thread::Scope;
 
@@ -191,6 +193,8 @@ struct Loop<'a, E: Evaluate> {
     place: Vec<Option<usize>>,
     /// Steps that run, by [`Lane`].
     running: [usize; 2],
+    /// Steps that left their places and want one again, by [`Lane`], in the order in which they asked.
+    resuming: [VecDeque<Sender<()>>; 2],
     /// Workers that have not said that they are free: those of steps that run, and those that publish a result.
     busy: usize,
     /// Why nothing more is started.
@@ -236,6 +240,7 @@ impl<'a, E: Evaluate> Loop<'a, E> {
             queued,
             place,
             running: [0; 2],
+            resuming: Default::default(),
             busy: 0,
             failure: None,
             failed: Vec::new(),
@@ -323,6 +328,7 @@ impl<'a, E: Evaluate> Loop<'a, E> {
         'a: 'scope,
     {
         for lane in [Lane::Fetch, Lane::Work] {
+            self.resume(lane);
             while self.failure.is_none() && self.running[lane as usize] < self.options.jobs.max(1) {
                 let Some(place) = self.queue.pop(lane) else {
                     break;
@@ -345,6 +351,20 @@ impl<'a, E: Evaluate> Loop<'a, E> {
                     .send(job)
                     .expect("a worker ends only when its sender is dropped");
             }
+        }
+    }
+
+    /// Gives places to steps that had one before. When the solve has failed, to all of them: they are told to stop.
+    fn resume(&mut self, lane: Lane) {
+        let lane = lane as usize;
+        while self.failure.is_some() || self.running[lane] < self.options.jobs.max(1) {
+            let Some(place) = self.resuming[lane].pop_front() else {
+                return;
+            };
+            self.running[lane] += 1;
+            place
+                .send(())
+                .expect("a step that asked for a place waits for it");
         }
     }
 
@@ -386,6 +406,13 @@ impl<'a, E: Evaluate> Loop<'a, E> {
                     tail.push(log);
                 }
                 (self.options.events)(event);
+            }
+            Message::Idle { position } => {
+                self.running[lane(self.shared.graph[position].vertex) as usize] -= 1;
+            }
+            Message::Resume { position, place } => {
+                let lane = lane(self.shared.graph[position].vertex);
+                self.resuming[lane as usize].push_back(place);
             }
             Message::Ended {
                 position,

@@ -4,6 +4,7 @@ mod words;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicU64;
@@ -60,6 +61,17 @@ struct Sums {
     busy: AtomicU64,
     /// Told when a step that waits has begun.
     waiting: Option<mpsc::SyncSender<()>>,
+    /// Turns that are held.
+    turns: Arc<AtomicU64>,
+}
+
+/// Counted in [`Sums::turns`].
+struct Turn(Arc<AtomicU64>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Sums {
@@ -155,6 +167,7 @@ fn words(vertex: &Vertex) -> Vec<String> {
 impl Evaluate for Sums {
     type Output = Vec<i64>;
     type Error = Wrong;
+    type Turn = Turn;
 
     fn definition_record(&self, vertex: &Vertex, inputs: &[InputKey]) -> Result<KeyRecord, Wrong> {
         let words = words(vertex);
@@ -206,6 +219,37 @@ impl Evaluate for Sums {
         })
     }
 
+    fn turn(
+        &self,
+        vertex: &Vertex,
+        _record: &KeyRecord,
+        key: &CacheKey,
+        step: &StepControl<'_>,
+    ) -> Result<Option<Turn>, Wrong> {
+        let words = words(vertex);
+        let mut met = Ok(());
+        match words.last().map(String::as_str) {
+            Some("in-turn") => {}
+            Some("after-another") => {
+                let made = vec![words[1].parse().unwrap()];
+                self.stored.lock().unwrap().insert(*key, made);
+            }
+            Some("after-a-meeting") => (step.idle)(&mut || met = self.meet(2)),
+            Some("never") => {
+                (step.idle)(&mut || met = self.compute(&["wait".into()], &[], step).map(drop));
+            }
+            _ => return Ok(None),
+        }
+        met?;
+        self.turns.fetch_add(1, Ordering::SeqCst);
+        Ok(Some(Turn(Arc::clone(&self.turns))))
+    }
+
+    fn fail(&self, turn: Turn) {
+        *self.calls.lock().unwrap().entry("fail".into()).or_default() += 1;
+        drop(turn);
+    }
+
     fn execute(
         &self,
         vertex: &Vertex,
@@ -239,6 +283,7 @@ impl Evaluate for Sums {
         };
         self.count(&format!("{what}({count})"), vertex);
         match words(vertex).last().map(String::as_str) {
+            Some("in-turn") => assert_eq!(self.turns.load(Ordering::SeqCst), 1),
             Some("published-when-two-meet") => self.meet(2)?,
             Some("unpublishable") => return Err(Wrong::Told),
             _ => {}
@@ -640,6 +685,56 @@ fn a_result_that_cannot_be_published_fails_its_step() {
         other => panic!("{other}"),
     }
     assert_eq!(run.last("a").error, "it was told to fail");
+}
+
+#[test]
+fn a_turn_is_held_until_the_result_is_published_and_failure_is_told() {
+    let sums = Sums::default();
+    let graph = Graph::of(&["a: konst 1 in-turn", "b: sum in-turn < a"], &["b"]);
+    let run = Run::of(&sums, &graph);
+    assert_eq!(run.values(), [Some(vec![1])]);
+    assert_eq!(
+        sums.calls(),
+        "execute a, execute b, load a×2, load b×3, store(1) a, store(2) b"
+    );
+    let run = Run::of(&sums, &Graph::of(&["f: fail 1 in-turn"], &["f"]));
+    assert!(run.result.is_err());
+    assert_eq!(sums.calls(), "execute f, fail, load f×2");
+    assert_eq!(sums.turns.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn what_another_build_made_meanwhile_is_not_made_again() {
+    let sums = Sums::default();
+    let graph = Graph::of(
+        &["a: konst 5 after-another", "b: sum 7 after-another < a"],
+        &["b"],
+    );
+    let run = Run::of(&sums, &graph);
+    assert_eq!(run.values(), [Some(vec![7])]);
+    assert!(run.last("a").cached && run.last("b").cached);
+    assert_eq!(sums.calls(), "alias(1) b, load a×2, load b×3");
+    // Who asked for it to be made gets what was made for them.
+    let run = Run::of(&sums, &Graph::of(&["c!: konst 6 after-another"], &["c"]));
+    assert!(!run.last("c").cached);
+    assert_eq!(sums.calls(), "execute c, store(1) c");
+}
+
+#[test]
+fn a_step_that_waits_for_another_build_takes_no_place() {
+    let sums = Sums::default();
+    let lines = ["a: konst 1 after-a-meeting", "b: meet 2", "c: sum < a b"];
+    let graph = Graph::of(&lines, &["c"]);
+    let run = Run::with(&sums, &graph, 1, &CancelToken::new());
+    assert_eq!(run.values(), [Some(vec![3])]);
+    assert_eq!(sums.busiest.load(Ordering::SeqCst), 1);
+
+    // Nor does it keep a build that fails.
+    let sums = Sums::default();
+    let graph = Graph::of(&["a: konst 1 never", "b: fail", "c: sum < a b"], &["c"]);
+    let run = Run::with(&sums, &graph, 1, &CancelToken::new());
+    assert_eq!(run.result.unwrap_err().to_string(), "`b` failed");
+    assert_eq!(sums.calls(), "execute b, load a, load b, load c");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::sync::mpsc::SyncSender;
 use std::thread;
 use std::thread::Scope;
 
+use rbuild_llb::CacheKey;
 use rbuild_llb::CancelToken;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::Vertex;
@@ -67,6 +68,10 @@ pub(super) enum Message<O, E> {
     Started { position: usize, at: Timestamp },
     /// The step has something to say.
     Event { position: usize, event: Event },
+    /// The step does nothing but wait for somebody who is not of this build: it leaves its place to others.
+    Idle { position: usize },
+    /// It has waited long enough, and goes on when it is given a place again.
+    Resume { position: usize, place: Sender<()> },
     /// The step ended.
     Ended {
         position: usize,
@@ -94,13 +99,13 @@ pub(super) enum Outcome<O, E> {
 }
 
 /// What comes of a job.
-struct Worked<O, E> {
-    outcome: Outcome<O, E>,
-    unpublished: Option<Unpublished<O>>,
+struct Worked<E: Evaluate> {
+    outcome: Outcome<E::Output, E::Error>,
+    unpublished: Option<Unpublished<E>>,
 }
 
-impl<O, E> From<Outcome<O, E>> for Worked<O, E> {
-    fn from(outcome: Outcome<O, E>) -> Self {
+impl<E: Evaluate> From<Outcome<E::Output, E::Error>> for Worked<E> {
+    fn from(outcome: Outcome<E::Output, E::Error>) -> Self {
         Self {
             outcome,
             unpublished: None,
@@ -109,10 +114,11 @@ impl<O, E> From<Outcome<O, E>> for Worked<O, E> {
 }
 
 /// A result that is still to be published.
-struct Unpublished<O> {
+struct Unpublished<E: Evaluate> {
     records: Vec<KeyRecord>,
-    output: O,
+    output: E::Output,
     made: Made,
+    turn: Option<E::Turn>,
 }
 
 pub(super) type Tell<E> = SyncSender<Message<<E as Evaluate>::Output, <E as Evaluate>::Error>>;
@@ -179,7 +185,7 @@ impl<O: Clone + Send + Sync + 'static> Workers<O> {
 
 impl<E: Evaluate> Shared<'_, E> {
     /// Carries out one job, on a worker's thread.
-    fn work(&self, job: Job<E::Output>, tell: &Tell<E>) -> Worked<E::Output, E::Error> {
+    fn work(&self, job: Job<E::Output>, tell: &Tell<E>) -> Worked<E> {
         if self.stop.is_cancelled() {
             return Outcome::Cancelled.into();
         }
@@ -199,23 +205,22 @@ impl<E: Evaluate> Shared<'_, E> {
     fn publish(
         &self,
         position: usize,
-        result: Option<Unpublished<E::Output>>,
+        result: Option<Unpublished<E>>,
     ) -> Option<Outcome<E::Output, E::Error>> {
         let Unpublished {
             records,
             output,
             made,
+            turn,
         } = result?;
         let vertex = self.graph[position].vertex;
         let published = self.evaluate.store(vertex, &records, &output, made);
+        // Those who wait for it look for the result.
+        drop(turn);
         published.err().map(|error| self.failed(error))
     }
 
-    fn try_work(
-        &self,
-        job: Job<E::Output>,
-        tell: &Tell<E>,
-    ) -> Result<Worked<E::Output, E::Error>, E::Error> {
+    fn try_work(&self, job: Job<E::Output>, tell: &Tell<E>) -> Result<Worked<E>, E::Error> {
         let position = job.position;
         let Step { vertex, digest, .. } = &self.graph[position];
         let inputs: Vec<Input<'_, E::Output>> = job
@@ -227,37 +232,52 @@ impl<E: Evaluate> Shared<'_, E> {
             })
             .collect();
         let mut records: Vec<KeyRecord> = vec![job.pending.definition];
+        let mut key = records[0].key();
         match job.pending.content {
-            Some(missed) => records.push(missed),
+            Some(missed) => {
+                key = missed.key();
+                records.push(missed);
+            }
             None => {
                 if let Some(record) = self.evaluate.content_record(vertex, &inputs)? {
-                    let key = record.key();
-                    if !vertex.meta.ignore_cache
-                        && let Load::Hit(output) = self.evaluate.load(vertex, &record, &key)
-                    {
-                        return Ok(Worked {
-                            outcome: Outcome::Found(output.clone()),
-                            unpublished: Some(Unpublished {
-                                records,
-                                output,
-                                made: Made::Found { by: key },
-                            }),
-                        });
+                    key = record.key();
+                    if let Some(output) = self.find(vertex, &record, &key) {
+                        return Ok(found(output, records, key));
                     }
                     records.push(record);
                 }
             }
         }
-        let started = (self.clock)();
-        let at = started;
+        let at = (self.clock)();
         // Only a loop that is gone does not listen, and then nobody does.
         drop(tell.send(Message::Started { position, at }));
         let control = StepControl {
             cancel: self.stop,
             digest,
             events: &|event| drop(tell.send(Message::Event { position, event })),
+            idle: &|wait| self.idle(position, wait, tell),
         };
-        let output = self.evaluate.execute(vertex, &inputs, &control)?;
+        let record = records
+            .last()
+            .expect("the definition's record is the first of them");
+        let turn = self.evaluate.turn(vertex, record, &key, &control)?;
+        if turn.is_some()
+            && let Some(output) = self.find(vertex, record, &key)
+        {
+            return Ok(found(output, records, key));
+        }
+        let started = (self.clock)();
+        let output = match self.evaluate.execute(vertex, &inputs, &control) {
+            Ok(output) => output,
+            Err(error) => {
+                if let Some(turn) = turn
+                    && !self.stop.is_cancelled()
+                {
+                    self.evaluate.fail(turn);
+                }
+                return Err(error);
+            }
+        };
         let completed = (self.clock)();
         Ok(Worked {
             outcome: Outcome::Built(output.clone()),
@@ -265,8 +285,53 @@ impl<E: Evaluate> Shared<'_, E> {
                 records,
                 output,
                 made: Made::Executed { started, completed },
+                turn,
             }),
         })
+    }
+
+    /// The result that is known for a key, unless it does not count.
+    fn find(&self, vertex: &Vertex, record: &KeyRecord, key: &CacheKey) -> Option<E::Output> {
+        match vertex.meta.ignore_cache {
+            true => None,
+            false => match self.evaluate.load(vertex, record, key) {
+                Load::Hit(output) => Some(output),
+                Load::Miss | Load::Unusable(_) => None,
+            },
+        }
+    }
+
+    /// Leaves the step's place to others while `wait` runs.
+    fn idle(&self, position: usize, wait: &mut dyn FnMut(), tell: &Tell<E>) {
+        /// Comes back whatever happens: the loop counts.
+        struct Back<'t, E: Evaluate>(usize, &'t Tell<E>);
+        impl<E: Evaluate> Drop for Back<'_, E> {
+            fn drop(&mut self) {
+                let (place, placed) = mpsc::channel();
+                let position = self.0;
+                if self.1.send(Message::Resume { position, place }).is_ok() {
+                    // Dropped unanswered: nobody is there to count.
+                    let _ = placed.recv();
+                }
+            }
+        }
+        drop(tell.send(Message::Idle { position }));
+        let _back = Back::<E>(position, tell);
+        wait();
+    }
+}
+
+/// A result that was found by `by`, and is published under the other keys of its step.
+fn found<E: Evaluate>(output: E::Output, mut records: Vec<KeyRecord>, by: CacheKey) -> Worked<E> {
+    records.retain(|record| record.key() != by);
+    Worked {
+        outcome: Outcome::Found(output.clone()),
+        unpublished: (!records.is_empty()).then_some(Unpublished {
+            records,
+            output,
+            made: Made::Found { by },
+            turn: None,
+        }),
     }
 }
 

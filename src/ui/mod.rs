@@ -153,6 +153,11 @@ pub fn success(outcome: &BuildOutcome, progress: &Progress) {
     }
 }
 
+/// Text of which parts may be a stranger's, such as a label of an image, made harmless for a terminal.
+pub fn harmless(text: &str) -> String {
+    human::harmless(text)
+}
+
 /// A size as people read it: `7.83MB`.
 pub fn size(bytes: u64) -> String {
     human::bytes(bytes)

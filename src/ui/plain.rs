@@ -36,7 +36,8 @@ pub(crate) struct Plain {
     current: Option<usize>,
     numbers: usize,
     updated: BTreeSet<usize>,
-    told: BTreeMap<String, Told>,
+    /// By step and transfer.
+    told: BTreeMap<(usize, String), Told>,
 }
 
 /// What of a transfer was told last.
@@ -215,7 +216,7 @@ impl Plain {
         let transferring = self.print_statuses(step, index, out)?;
         let view = &mut self.views[index];
         for text in view.warnings.drain(..) {
-            writeln!(out, "#{number} WARN: {text}")?;
+            writeln!(out, "#{number} WARN: {}", human::harmless(&text))?;
         }
         print_lines(view, out)?;
 
@@ -232,7 +233,8 @@ impl Plain {
             if step.is_cancelled() {
                 writeln!(out, "#{number} CANCELED")?;
             } else if !step.vertex.error.is_empty() {
-                writeln!(out, "#{number} ERROR: {}", step.vertex.error)?;
+                let error = human::harmless(&step.vertex.error);
+                writeln!(out, "#{number} ERROR: {error}")?;
             } else if step.vertex.cached {
                 writeln!(out, "#{number} CACHED")?;
             } else {
@@ -267,7 +269,7 @@ impl Plain {
             writeln!(out)?;
         }
         let (number, name) = (self.views[index].number, &trace.steps[index].vertex.name);
-        writeln!(out, "#{number} {name}")
+        writeln!(out, "#{number} {}", human::harmless(name))
     }
 
     /// Whether any transfer that was told goes on.
@@ -284,7 +286,8 @@ impl Plain {
             if status.started.is_none() || !changed.contains(&status.id) {
                 continue;
             }
-            if let Some(told) = self.told.get(&status.id)
+            let id = (index, status.id.clone());
+            if let Some(told) = self.told.get(&id)
                 && status.completed.is_none()
                 && !is_news(status, told)
             {
@@ -294,7 +297,7 @@ impl Plain {
                 current: status.current,
                 at: status.timestamp,
             };
-            self.told.insert(status.id.clone(), told);
+            self.told.insert(id, told);
             going_on |= status.completed.is_none();
             writeln!(out, "#{} {}", view.number, status_line(status))?;
         }
@@ -335,7 +338,7 @@ fn is_news(status: &StatusEvent, told: &Told) -> bool {
 }
 
 fn status_line(status: &StatusEvent) -> String {
-    let mut line = status.id.clone();
+    let mut line = human::harmless(&status.id);
     if let Some(amount) = amount(status) {
         line.push_str(&format!(" {amount}"));
     }
@@ -424,6 +427,25 @@ mod t {
 #3 DONE 0.0s
 
 "#]]
+        );
+    }
+
+    #[test]
+    fn names_and_errors_cannot_drive_the_terminal() {
+        let name = "RUN printf \x1b[2J\u{9b}1A";
+        let shown = shown(&[
+            (0, &[start("a", name, 0)]),
+            (
+                1,
+                &[status("a", "extracting \x1b]0;x\x07", (0, 0), 0, 0, None)],
+            ),
+            (9, &[failed("a", name, 0, 9, "no \x08 \x7f")]),
+        ]);
+        let controls: String = shown.chars().filter(|c| c.is_control()).collect();
+        assert_eq!(controls.trim_matches('\n'), "", "{shown:?}");
+        assert!(
+            shown.contains("#1 RUN printf \\u{1b}[2J\\u{9b}1A\n"),
+            "{shown}"
         );
     }
 

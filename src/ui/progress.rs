@@ -150,6 +150,17 @@ impl Progress {
         };
     }
 
+    /// Has something else written to the terminal, where the display would stand in its way.
+    pub fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.pause();
+        let written = match &mut lock(&self.state).drawing {
+            Drawing::Here(core) => core.aside(write),
+            _ => write(),
+        };
+        self.resume();
+        written
+    }
+
     /// Shows what is still to be shown, and ends. Later events are lost. Can be called again.
     pub fn finish(&self) {
         self.pause();
@@ -289,6 +300,14 @@ impl Core {
             Display::RawJson | Display::Quiet => {}
         }
         self.write();
+    }
+
+    fn aside<T>(&mut self, write: impl FnOnce() -> T) -> T {
+        self.refresh(clock::now());
+        match &mut self.display {
+            Display::Tty(tty) => tty.aside(write),
+            Display::Plain(_) | Display::RawJson | Display::Quiet => write(),
+        }
     }
 
     fn finish(&mut self, now: Timestamp) {

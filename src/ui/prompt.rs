@@ -4,7 +4,14 @@ use std::io;
 use std::io::BufRead as _;
 use std::io::IsTerminal as _;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
+use rbuild_llb::CancelToken;
+use rustix::event::EventfdFlags;
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::event::eventfd;
 use rustix::termios::LocalModes;
 use rustix::termios::OptionalActions;
 use rustix::termios::SpecialCodeIndex;
@@ -30,13 +37,20 @@ pub fn ask(question: &str) -> io::Result<String> {
     }
 }
 
-/// Asks for a line that the terminal does not show; `None` if it is interrupted instead.
+/// Asks for a line that the terminal does not show; `None` if it is interrupted instead, by Ctrl-C or through `cancel`.
 ///
-/// The terminal is to get its modes back in any case, so that Ctrl-C is read here and is no signal.
+/// The terminal is to get its modes back in any case, so that Ctrl-C is read here and is no signal, and signals are to
+/// cancel `cancel` and not to end the process.
 ///
 /// # Errors
 /// If there is no answer.
-pub fn ask_secret(question: &str) -> io::Result<Option<String>> {
+pub fn ask_secret(question: &str, cancel: &CancelToken) -> io::Result<Option<String>> {
+    let cancelled = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+    let told = Arc::clone(&cancelled);
+    let _while_asking = cancel.on_cancel(move || {
+        // Only fails where it was written to before.
+        let _told = rustix::io::write(&*told, &1_u64.to_ne_bytes());
+    });
     let shown = rustix::termios::tcgetattr(io::stdin())?;
     let mut hidden = shown.clone();
     let line_by_line = LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG;
@@ -48,10 +62,37 @@ pub fn ask_secret(question: &str) -> io::Result<Option<String>> {
     let mut stderr = io::stderr().lock();
     stderr.write_all(question.as_bytes())?;
     stderr.flush()?;
-    let line = hidden_line(&mut io::stdin().lock());
+    let line = hidden_line(&mut Keys { cancelled });
     // The line's own end was not shown either.
     stderr.write_all(b"\n")?;
     line
+}
+
+/// What is typed at the terminal, byte by byte. A cancellation is the key for it.
+struct Keys {
+    cancelled: Arc<OwnedFd>,
+}
+
+const CTRL_C: u8 = 0x03;
+
+impl io::Read for Keys {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let stdin = io::stdin();
+        let mut polled = [
+            PollFd::new(&*self.cancelled, PollFlags::IN),
+            PollFd::new(&stdin, PollFlags::IN),
+        ];
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
+        match (polled[0].revents().is_empty(), buffer) {
+            (false, [first, ..]) => {
+                *first = CTRL_C;
+                Ok(1)
+            }
+            (_, buffer) => Ok(rustix::io::retry_on_intr(|| {
+                rustix::io::read(&stdin, &mut *buffer)
+            })?),
+        }
+    }
 }
 
 /// Reads up to the end of the line, and does what a terminal does with the keys that edit.
@@ -64,8 +105,7 @@ fn hidden_line(input: &mut dyn io::Read) -> io::Result<Option<String>> {
                     .map(Some)
                     .map_err(|_| io::ErrorKind::InvalidData.into());
             }
-            // Ctrl-C
-            0x03 => return Ok(None),
+            CTRL_C => return Ok(None),
             // Ctrl-D
             0x04 => break,
             // Backspace takes one character, which may be several bytes.

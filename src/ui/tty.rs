@@ -66,6 +66,14 @@ impl Tty {
         }
     }
 
+    /// Takes the changing part away while something else is written.
+    pub(crate) fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+        match &self.screen {
+            Some(screen) => screen.suspend(write),
+            None => write(),
+        }
+    }
+
     /// Takes the changing part away, and tells the rest and the total.
     pub(crate) fn finish(
         &mut self,
@@ -131,7 +139,7 @@ impl Tty {
             for status in open.take(MAX_TRANSFERS.min(room)) {
                 let amount = plain::amount(status).unwrap_or_default();
                 let seconds = status.started.map_or(0.0, |t| human::seconds(t, now));
-                let name = format!(" => => {} {amount}", status.id);
+                let name = format!(" => => {} {amount}", human::printable(&status.id));
                 lines.push(aligned(&name, &format!("{seconds:.1}s"), width));
                 room -= 1;
             }

@@ -73,6 +73,15 @@ fn what_is_saved_is_read_by_others_and_comes_back() {
         let run = other.rbuild(["run", "-u", "app", "app:1", "cat", "/secret"]);
         assert_eq!(run.success().stdout, "secret\n");
     }
+    // One image with two names that have one tag.
+    env.rbuild(["tag", "small", "example.org/small"]).success();
+    let names = ["small", "example.org/small"];
+    let save = ["save", "--format=oci", "-o", "tags.tar"];
+    env.rbuild(save.iter().chain(&names)).success();
+    for name in ["docker.io/library/small:latest", "example.org/small:latest"] {
+        let place = format!("oci-archive:tags.tar:{name}");
+        assert_eq!(id_by_skopeo(&env, &place), inspect(&env, "small")["Id"]);
+    }
     // One image of an OCI archive is found without a name.
     env.rbuild(["save", "--format=oci", "-o", "one.tar", "app:1"])
         .success();
@@ -390,6 +399,85 @@ fn several_platforms_stay_together() {
     assert_eq!(image["Id"], arm64.trim());
     // No registry is known to have it.
     assert_eq!(image["RepoDigests"], json!([]));
+}
+
+/// Two platforms as `two`, in an OCI layout that is changed before it becomes `in.tar`.
+fn changed_layout(change: impl FnOnce(&Path, &mut Value)) -> TestEnv {
+    let env = TestEnv::new().file(
+        "Dockerfile",
+        "FROM scratch\nARG TARGETARCH\nENV FOR=$TARGETARCH\nCOPY Dockerfile /\n",
+    );
+    let output = "type=oci,tar=false,dest=layout";
+    let platforms = "--platform=linux/arm64,linux/amd64";
+    env.rbuild([platforms, "-t", "two", "-o", output, "."])
+        .success();
+    let layout = env.path("layout");
+    let path = layout.join("index.json");
+    let mut index = parsed(&fs::read_to_string(&path).unwrap());
+    change(&layout, &mut index);
+    fs::write(&path, index.to_string()).unwrap();
+    env.tool("tar", ["-C", "layout", "-cf", "in.tar", "."])
+        .success();
+    env
+}
+
+fn layout_blob(layout: &Path, digest: &Value) -> Value {
+    let hex = digest.as_str().unwrap().strip_prefix("sha256:").unwrap();
+    parsed(&fs::read_to_string(layout.join("blobs/sha256").join(hex)).unwrap())
+}
+
+/// Docker's image-spec v2.2 calls it a manifest list.
+#[test]
+fn a_manifest_list_stays_one() {
+    let list = "application/vnd.docker.distribution.manifest.list.v2+json";
+    let env = changed_layout(|layout, index| {
+        let entry = &mut index["manifests"][0];
+        let mut document = layout_blob(layout, &entry["digest"]);
+        document["mediaType"] = json!(list);
+        let bytes = document.to_string();
+        let digest = sha256(bytes.as_bytes());
+        fs::write(layout.join("blobs/sha256").join(&digest[7..]), &bytes).unwrap();
+        entry["mediaType"] = json!(list);
+        entry["digest"] = json!(digest);
+        entry["size"] = json!(bytes.len());
+    });
+    load(&env, "in.tar").success();
+    assert_eq!(inspect(&env, "two")["Descriptor"]["mediaType"], list);
+    env.rbuild(["save", "--format=oci", "-o", "out.tar", "two"])
+        .success();
+    let raw = skopeo(&env, &["inspect", "--raw", "oci-archive:out.tar"]).success();
+    assert_eq!(parsed(&raw.stdout)["mediaType"], list);
+}
+
+/// An `index.json` may give several images one name, as containerd's exports of single platforms that were put together do.
+#[test]
+fn a_name_of_several_images_is_that_of_this_machines() {
+    let env = changed_layout(|layout, index| {
+        let named = index["manifests"][0]["annotations"].clone();
+        let mut entries = layout_blob(layout, &index["manifests"][0]["digest"])["manifests"].take();
+        for entry in entries.as_array_mut().unwrap() {
+            entry["annotations"] = named.clone();
+        }
+        index["manifests"] = entries;
+    });
+    let architecture = |args: &[&str]| {
+        let loaded = env.rbuild(["load", "-q", "-i", "in.tar"].iter().chain(args));
+        assert_eq!(loaded.success().stdout, "Loaded image: two:latest\n");
+        assert_eq!(listed(&env), ["docker.io/library/two:latest"]);
+        inspect(&env, "two")["Architecture"].take()
+    };
+    let host = match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        _ => "amd64",
+    };
+    assert_eq!(architecture(&[]), host);
+    for wanted in ["arm64", "amd64"] {
+        let platform = format!("--platform=linux/{wanted}");
+        assert_eq!(architecture(&[&platform]), wanted);
+    }
+    env.rbuild(["load", "--platform=linux/s390x", "-i", "in.tar"])
+        .code(2)
+        .says("has no image for linux/s390x: there is `linux/arm64`, `linux/amd64`");
 }
 
 /// A digest in a name says what the image is, so nothing but that image can have it.

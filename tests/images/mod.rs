@@ -92,6 +92,11 @@ fn formats_say_what_podman_says() {
         "{{range .Config.Env}}{{println .}}{{end}}",
         "{{join .Config.Env \", \"}}",
         "{{ .Author -}}  ; {{- .Config.User }}",
+        "{{.Config.Labels.version}} {{.Config.Labels.none}}",
+        "{{if .Config.User}}user{{else if .Config.Cmd}}cmd{{else}}none{{end}}",
+        "{{range .Config.Volumes}}x{{else}}none{{end}}",
+        "{{\"{{\"}}{{7}}{{\"\\n\"}}.",
+        "{{lower .Os}} {{upper .Os}}",
     ] {
         let ours = env.rbuild(["inspect", "--format", format, "app:1"]);
         let theirs = env.tool("podman", ["image", "inspect", "--format", format, "app:1"]);
@@ -183,9 +188,9 @@ hint: `rbuild images` lists those there are
 "#]],
         ),
         (
-            &["inspect", "--format", "{{if .Id}}x{{end}}", "app:1"],
+            &["inspect", "--format", "{{with .Id}}x{{end}}", "app:1"],
             str![[r#"
-error: `--format`: `{{if .Id}}` is not supported: `{{.Field.Field}}`, `{{json .}}`, `{{index . "key"}}`, `{{join . ","}}`, `{{len .}}`, `{{println .}}` and `{{range .}}…{{end}}` are
+error: `--format`: `{{with .Id}}` is not supported: `{{.Field.Field}}`, `{{json .}}`, `{{index . "key"}}`, `{{join . ","}}`, `{{len .}}`, `{{println .}}`, `{{lower .}}`, `{{upper .}}`, `{{truncate . 12}}`, `{{"text"}}`, `{{range .}}…{{end}}` and `{{if .}}…{{else}}…{{end}}` are
 [exit status: 2]
 
 "#]],

@@ -16,6 +16,7 @@ use super::inspect;
 use super::parsed;
 use super::skopeo;
 use super::terminal::at_a_terminal;
+use super::terminal::shell_at_a_terminal;
 use crate::platforms::multi_platform_base;
 use crate::support::Base;
 use crate::support::Output;
@@ -63,9 +64,11 @@ fn what_is_pulled_stays_without_its_registry() {
         (format!("{by_digest}\n"), String::new())
     );
     let id = id_by_skopeo(&env, &format!("docker://{name}"));
-    env.rbuild(["pull", &format!("{host}/me/none")])
-        .code(3)
-        .says("has no `");
+    // What came before one that is not there is there, and was told.
+    let none = format!("{host}/me/none");
+    let pulled = env.rbuild(["pull", &name, &none]).code(3);
+    assert_eq!(pulled.stdout, format!("{name}\n"));
+    pulled.says("has no `");
     drop(registry);
 
     let image = inspect(&env, &name);
@@ -124,6 +127,21 @@ fn what_is_pushed_is_what_a_build_pushes_and_is_sent_once() {
         image["RepoDigests"],
         json!([format!("{host}/me/app@{digest}")])
     );
+    // That is the registry's word for its own repository.
+    env.rbuild(["tag", &name, "example.org/app"]).success();
+    let by_digest = format!("{host}/me/app@{digest}");
+    for known in [&by_digest, "example.org/app"] {
+        let found = inspect(&env, known);
+        assert_eq!(found["Id"], image["Id"]);
+        assert_eq!(found["RepoDigests"], json!([by_digest]));
+    }
+    for unknown in [
+        format!("example.org/app@{digest}"),
+        format!("{host}/me/app@sha256:{}", "0".repeat(64)),
+    ] {
+        env.rbuild(["inspect", &unknown]).code(2);
+    }
+    env.rbuild(["rmi", &by_digest]).code(2).says("is called");
     let manifest = skopeo(
         &env,
         &[
@@ -248,6 +266,29 @@ fn credentials_are_checked_and_kept_where_others_find_them() {
 
     let login = format!("login -u {} {host}", USER.0);
     at_a_terminal(&env, &login, "Password: ", "abc\x03").code(130);
+    for signal in ["TERM", "HUP", "INT"] {
+        let pid = env.outside("pid");
+        let line = format!(
+            "sh -c 'echo $$ > {}; exec {} {login}'; echo code $?; stty -a",
+            pid.display(),
+            env!("CARGO_BIN_EXE_rbuild"),
+        );
+        let said = shell_at_a_terminal(&env, &line, "Password: ", || {
+            let pid = fs::read_to_string(&pid).unwrap();
+            // What follows, the end of what is typed, must not come first.
+            let ended = format!(
+                "kill -{signal} {0} && tail --pid={0} -f /dev/null",
+                pid.trim()
+            );
+            env.tool("sh", ["-c", &ended]).success();
+            ""
+        });
+        let said = said.success().stdout;
+        assert!(said.contains("code 130"), "{signal}: {said}");
+        for mode in ["echo", "icanon", "isig"] {
+            assert!(said.split_whitespace().any(|word| word == mode), "{said}");
+        }
+    }
     // At a terminal, which does not show the password.
     let said = at_a_terminal(&env, &login, "Password: ", &format!("{}\n", USER.1));
     let said = said.success().stdout;

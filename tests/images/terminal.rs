@@ -13,9 +13,19 @@ use crate::support::TestEnv;
 /// Runs rbuild at a terminal. Once it has shown `prompt`, `typed` is typed; what is said after that is in the output.
 pub(super) fn at_a_terminal(env: &TestEnv, words: &str, prompt: &str, typed: &str) -> Output {
     let line = format!("{} {words}", env!("CARGO_BIN_EXE_rbuild"));
+    shell_at_a_terminal(env, &line, prompt, || typed)
+}
+
+/// The same with a line of shell; what is typed is only known once there is a prompt.
+pub(super) fn shell_at_a_terminal<'t>(
+    env: &TestEnv,
+    line: &str,
+    prompt: &str,
+    typed: impl FnOnce() -> &'t str,
+) -> Output {
     let mut command = env.tool_command("script");
     command
-        .args(["-q", "-e", "-c", &line, "/dev/null"])
+        .args(["-q", "-e", "-c", line, "/dev/null"])
         .env("SHELL", "/bin/sh")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -33,7 +43,7 @@ pub(super) fn at_a_terminal(env: &TestEnv, words: &str, prompt: &str, typed: &st
         said.extend(byte);
     }
     let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(typed.as_bytes()).unwrap();
+    stdin.write_all(typed().as_bytes()).unwrap();
     drop(stdin);
     env.finished(child)
 }
@@ -51,6 +61,19 @@ fn a_terminal_gets_no_archive() {
         said.stdout.contains("standard input is a terminal"),
         "{said}"
     );
+}
+
+#[test]
+fn labels_do_not_drive_a_terminal() {
+    let env = TestEnv::new().file("Dockerfile", "FROM scratch\nLABEL x=\"a\x1b[2Jb\"\n");
+    env.rbuild(["-t", "app", "."]).success();
+    let template = "{{index .Config.Labels \"x\"}}";
+    let format = format!("inspect -f '{template}' app");
+    let said = at_a_terminal(&env, &format, "", "").success();
+    assert_eq!(said.stdout.trim_end(), "a\\u{1b}[2Jb");
+    // What programs get is as it is.
+    let said = env.rbuild(["inspect", "-f", template, "app"]).success();
+    assert_eq!(said.stdout, "a\x1b[2Jb\n");
 }
 
 #[test]

@@ -1,388 +1,310 @@
-//! What is live, and how much it takes.
+//! What is live: what images and living builds need, and what a policy leaves besides.
 
 use std::collections::BTreeSet;
-use std::collections::HashSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
-use std::path::PathBuf;
 
 use rbuild_llb::CacheKey;
-use rbuild_llb::OciDigest;
-use rbuild_llb::TreeId;
-use serde_json::Value;
 
 use super::Policy;
-use super::Thing;
-use super::changed;
-use crate::file;
+use super::inventory::Id;
+use super::inventory::Inventory;
+use super::inventory::Item;
+use super::inventory::Thing;
+use super::inventory::UsageKind;
 use crate::lease::LeaseRoot;
+use crate::records;
 use crate::records::Record;
 use crate::store::Store;
-use crate::store::StoreError;
-use crate::store::StoredPin;
-use crate::store::StoredUrl;
-use crate::tree::Node;
 use crate::tree::Timestamp;
-use crate::tree::Trees;
-
-/// Larger manifests are refused when they are pulled.
-const MAX_MANIFEST: u64 = 8 << 20;
 
 /// Everything reached so far.
 pub(super) struct Live<'a> {
     store: &'a Store,
-    /// Its own: what it reads once it does not keep in memory for builds in this process.
-    trees: Trees,
-    reached: Reached,
-    /// Files that stay and are nothing else: pins, stat caches, slots.
-    files: HashSet<PathBuf>,
-    pub(super) bytes: u64,
-    /// What the candidate at hand has added.
-    trial: Option<Trial>,
-}
-
-#[derive(Default)]
-struct Reached {
-    trees: HashSet<TreeId>,
-    blobs: HashSet<OciDigest>,
-    layers: HashSet<TreeId>,
-    records: HashSet<CacheKey>,
-}
-
-#[derive(Default)]
-struct Trial {
-    reached: Vec<Thing>,
+    pub(super) all: &'a Inventory,
+    reached: Vec<bool>,
+    /// What that takes, and what is no thing: directories and work in progress.
     bytes: u64,
-}
-
-/// Something that stays if it is new enough, or if there is room.
-struct Candidate {
-    path: PathBuf,
-    used: Timestamp,
-    changed: Timestamp,
-    kind: Kind,
-}
-
-enum Kind {
-    Record(Box<Record>),
-    Pin(StoredPin),
-    Url(StoredUrl),
-    /// What a context's files looked like, or what a build did: a file that names nothing.
-    Alone,
+    /// What the item at hand has added.
+    trial: Option<Vec<Id>>,
+    /// Reached by images.
+    pub(super) of_images: Vec<bool>,
+    /// Reached by images and living builds.
+    pub(super) needed: Vec<bool>,
+    /// Of tree objects: whether all below is there, where that is known.
+    complete: Vec<Option<bool>>,
 }
 
 impl<'a> Live<'a> {
-    pub(super) fn new(store: &'a Store) -> Self {
-        Self {
-            trees: Trees::open(&store.path().join("trees")),
+    /// What images and living builds need.
+    pub(super) fn needed(
+        store: &'a Store,
+        all: &'a Inventory,
+        roots: &BTreeSet<LeaseRoot>,
+    ) -> Self {
+        let things: u64 = all.nodes.iter().map(|node| node.bytes).sum();
+        let mut live = Self {
             store,
-            reached: Reached::default(),
-            files: HashSet::new(),
-            bytes: 0,
+            all,
+            reached: vec![false; all.nodes.len()],
+            bytes: all.total.saturating_sub(things),
             trial: None,
+            of_images: Vec::new(),
+            needed: Vec::new(),
+            complete: vec![None; all.nodes.len()],
+        };
+        for (_, image) in &all.images {
+            live.reach(*image);
         }
+        live.of_images = live.reached.clone();
+        live.leased(roots);
+        live.needed = live.reached.clone();
+        live
     }
 
-    pub(super) fn has(&self, thing: Thing) -> bool {
-        match thing {
-            Thing::Tree(id) => self.reached.trees.contains(&id),
-            Thing::Blob(digest) => self.reached.blobs.contains(&digest),
-            Thing::Layer(id) => self.reached.layers.contains(&id),
-            Thing::Record(key) => self.reached.records.contains(&key),
-            Thing::Other => false,
-        }
+    pub(super) fn has(&self, id: Id) -> bool {
+        self.reached[id]
     }
 
-    pub(super) fn stays(&self, path: &Path) -> bool {
-        self.files.contains(path)
-    }
-
-    /// Everything images need.
-    pub(super) fn images(&mut self) -> Result<(), StoreError> {
-        for (_, image) in self.store.images().list()? {
-            self.manifest(&image.digest)?;
-            self.blob(&image.id)?;
-        }
-        Ok(())
-    }
-
-    /// Everything that living builds say they use.
-    pub(super) fn leased(&mut self, roots: &BTreeSet<LeaseRoot>) -> Result<(), StoreError> {
+    /// Everything that living builds say they use. What was not there when everything was read is new, and stays anyway.
+    pub(super) fn leased(&mut self, roots: &BTreeSet<LeaseRoot>) {
         for root in roots {
-            match root {
-                LeaseRoot::Tree(id) => {
-                    self.tree(id);
-                }
-                LeaseRoot::Blob(digest) => {
-                    self.blob(digest)?;
-                }
-                LeaseRoot::LayerDir(id) => {
-                    self.tree(id);
-                    self.layer(id)?;
-                }
+            let thing = match root {
+                LeaseRoot::Tree(id) => Thing::Tree(*id),
+                LeaseRoot::Blob(digest) => Thing::Blob(*digest),
+                LeaseRoot::LayerDir(id) => Thing::Layer(*id),
                 LeaseRoot::Record(key) => {
-                    // That there is none, or none that is whole, is for the build to find out.
-                    if let Ok(Some((record, _))) = self.store.records().load(key) {
-                        self.record(&record)?;
-                    }
+                    self.record_of(key);
+                    Thing::Record(*key)
+                }
+            };
+            if let Some(id) = self.all.find(thing) {
+                self.reach(id);
+            }
+        }
+    }
+
+    /// What a record names now: it may have been written anew since everything was read.
+    fn record_of(&mut self, key: &CacheKey) {
+        let path = self.store.records().path(key);
+        let record: Option<Record> = fs::read(path).ok().and_then(|b| records::decode(&b));
+        for snapshot in record.iter().flat_map(|record| &record.outputs) {
+            let mut things = vec![Thing::Tree(snapshot.root.tree)];
+            for layer in &snapshot.layers {
+                things.push(Thing::Layer(layer.layer.tree));
+                things.push(Thing::Tree(layer.layer.tree));
+                things.extend(layer.origin.iter().map(|origin| Thing::Blob(origin.digest)));
+            }
+            for thing in things {
+                if let Some(id) = self.all.find(thing) {
+                    self.reach(id);
                 }
             }
         }
-        Ok(())
     }
 
-    /// Records, pins, files by URL and stat caches by the policy. `now` is the time; what came after `began` is not looked at twice.
-    pub(super) fn cached(
+    /// Items by the policy. `now` is the time; what came after `began` stays. Gives those that go.
+    pub(super) fn items(
         &mut self,
-        policy: &Policy,
+        policy: &Policy<'_>,
+        free: u64,
         now: Timestamp,
         began: Timestamp,
-    ) -> Result<(), StoreError> {
-        let mut candidates = self.candidates()?;
-        candidates.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.path.cmp(&b.path)));
-        let age = i64::try_from(policy.keep_newer_than.as_secs()).unwrap_or(i64::MAX);
-        let young = now.secs.saturating_sub(age);
-        let mut room = true;
-        for candidate in candidates {
-            let must = candidate.changed >= began || (age > 0 && candidate.used.secs >= young);
-            if !must && !room {
-                continue;
-            }
-            self.trial = Some(Trial::default());
-            self.add(file_usage(&candidate.path));
-            let whole = match &candidate.kind {
-                Kind::Record(record) => self.record(record)?,
-                Kind::Pin(pin) => {
-                    self.pin(pin)?;
-                    true
-                }
-                Kind::Url(url) => {
-                    self.blob(&url.checksum)?;
-                    true
-                }
-                Kind::Alone => true,
-            };
-            let trial = self.trial.take().unwrap_or_default();
-            room &= must || self.bytes <= policy.max_bytes;
-            if whole && (must || room) {
-                self.files.insert(candidate.path);
-            } else {
-                self.undo(trial);
-            }
-        }
-        self.slots()
-    }
-
-    /// The places in plans whose newest record stays.
-    fn slots(&mut self) -> Result<(), StoreError> {
-        for path in file::below(&self.store.path().join("slots"), 2)? {
-            let key = file::read(&path)?.and_then(|hex| String::from_utf8(hex).ok()?.parse().ok());
-            if key.is_some_and(|key| self.reached.records.contains(&key)) {
-                self.files.insert(path);
-            }
-        }
-        Ok(())
-    }
-
-    fn candidates(&self) -> Result<Vec<Candidate>, StoreError> {
+    ) -> Vec<&'a Item> {
+        let room = Room::of(policy, self.all.total, free);
         let mut candidates = Vec::new();
-        for (name, depth) in [
-            ("records", 2),
-            ("pins", 2),
-            ("urls", 2),
-            ("stats", 1),
-            ("builds", 1),
-        ] {
-            for path in file::below(&self.store.path().join(name), depth)? {
-                // Gone or damaged: no candidate, and so a victim.
-                let Ok(found) = fs::metadata(&path) else {
-                    continue;
-                };
-                let kind = match name {
-                    "records" => {
-                        let name = path.file_name().unwrap_or_default().to_string_lossy();
-                        let load = |key| self.store.records().load(&key).ok().flatten();
-                        let record = name.parse().ok().and_then(load);
-                        record.map(|(record, _)| Kind::Record(Box::new(record)))
-                    }
-                    "pins" => file::read_cached(&path)?.map(Kind::Pin),
-                    "urls" => file::read_cached(&path)?.map(Kind::Url),
-                    _ => Some(Kind::Alone),
-                };
-                let modified = Timestamp {
-                    secs: found.mtime(),
-                    nanos: found.mtime_nsec() as u32,
-                };
-                candidates.extend(kind.map(|kind| Candidate {
-                    used: modified,
-                    changed: changed(&found),
-                    kind,
-                    path,
-                }));
+        for item in &self.all.items {
+            let fresh = item.changed >= began;
+            let stays = fresh || self.in_use(item) || !self.may_go(item, policy, now);
+            // What lacks something is no use to anybody, whatever the policy says.
+            let whole = item.nodes.iter().any(|id| self.is_whole(*id));
+            match stays && (fresh || whole) {
+                true => self.reach_all(item),
+                false => candidates.push(item),
             }
         }
-        Ok(candidates)
-    }
-
-    /// A record and all it names; whether that is all there.
-    fn record(&mut self, record: &Record) -> Result<bool, StoreError> {
-        if !self.reached.records.insert(record.key) {
-            return Ok(true);
-        }
-        self.tried(Thing::Record(record.key));
-        // These are only there to explain a miss.
-        for tree in record.record.trees() {
-            self.tree(&tree);
-        }
-        let mut whole = true;
-        for snapshot in &record.outputs {
-            whole &= self.tree(&snapshot.root.tree);
-            for layer in &snapshot.layers {
-                whole &= self.tree(&layer.layer.tree);
-                self.layer(&layer.layer.tree)?;
-                if let Some(origin) = &layer.origin {
-                    self.blob(&origin.digest)?;
+        // The newest first; of two that were used at once, by their names.
+        candidates.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.id.cmp(&b.id)));
+        let mut gone = Vec::new();
+        let mut full = false;
+        for item in candidates {
+            let age = now.secs.saturating_sub(item.used.secs);
+            let old = policy
+                .keep_duration
+                .is_some_and(|keep| age > i64::try_from(keep.as_secs()).unwrap_or(i64::MAX));
+            let limit = if old { room.old } else { room.young };
+            let whole = item.nodes.iter().any(|id| self.is_whole(*id));
+            self.trial = Some(Vec::new());
+            self.reach_all(item);
+            let trial = self.trial.take().unwrap_or_default();
+            full |= self.bytes > limit;
+            if full || !whole {
+                for id in trial {
+                    self.reached[id] = false;
+                    self.bytes -= self.all.nodes[id].bytes;
                 }
+                gone.push(item);
             }
         }
-        Ok(whole)
+        gone
     }
 
-    fn pin(&mut self, pin: &StoredPin) -> Result<(), StoreError> {
-        if let Some(index) = &pin.index {
-            self.blob(index)?;
-        }
-        self.blob(&pin.manifest)?;
-        if let Some(config) = self
-            .json(&pin.manifest)
-            .and_then(|json| digest(&json["config"]))
-        {
-            self.blob(&config)?;
-        }
-        Ok(())
+    pub(super) fn in_use(&self, item: &Item) -> bool {
+        item.mount.as_ref().is_some_and(|mount| mount.in_use)
+            || item
+                .nodes
+                .iter()
+                .any(|id| self.needed[*id] && !self.of_images[*id])
     }
 
-    /// A manifest or an index and all it names.
-    fn manifest(&mut self, manifest: &OciDigest) -> Result<(), StoreError> {
-        let mut stack = vec![*manifest];
-        while let Some(manifest) = stack.pop() {
-            self.blob(&manifest)?;
-            let Some(json) = self.json(&manifest) else {
+    /// Whether an image has the layer that an item is there for.
+    pub(super) fn is_shared(&self, item: &Item) -> bool {
+        item.layer.is_some_and(|layer| self.of_images[layer])
+    }
+
+    /// Whether the policy speaks of an item.
+    fn may_go(&self, item: &Item, policy: &Policy<'_>, now: Timestamp) -> bool {
+        let age = now.secs.saturating_sub(item.used.secs);
+        let select = &policy.select;
+        let unused = select.unused_for.as_secs();
+        let old = u64::try_from(age).is_ok_and(|age| age >= unused);
+        let wanted = select
+            .wanted
+            .is_none_or(|wanted| wanted(&self.usage(item, 0)));
+        let by_default = match item.kind {
+            UsageKind::Internal | UsageKind::Image => select.all,
+            UsageKind::ExecCacheMount | UsageKind::SourceGitCheckout => {
+                select.all || select.mounts || age >= MOUNTS_STAY
+            }
+            _ => select.all || !self.is_shared(item),
+        };
+        old && wanted && by_default
+    }
+
+    /// Whether a thing has all it is nothing without. What a layer or blob lacks can be made or fetched; a tree cannot.
+    fn is_whole(&mut self, id: Id) -> bool {
+        if !self.all.nodes[id].whole {
+            return false;
+        }
+        let trees = self.all.nodes[id].links.iter().copied();
+        let trees: Vec<Id> = trees
+            .filter(|id| matches!(self.all.nodes[*id].thing, Thing::Tree(_)))
+            .collect();
+        trees.into_iter().all(|tree| self.is_complete(tree))
+    }
+
+    fn is_complete(&mut self, tree: Id) -> bool {
+        // Children before parents: an object met a second time has had its children looked at.
+        let mut stack = vec![(tree, false)];
+        while let Some((id, ready)) = stack.pop() {
+            let node = &self.all.nodes[id];
+            if self.complete[id].is_some() {
                 continue;
-            };
-            let list = |name: &str| {
-                json[name]
-                    .as_array()
-                    .into_iter()
-                    .flatten()
-                    .filter_map(digest)
-            };
-            stack.extend(list("manifests").filter(|inner| !self.reached.blobs.contains(inner)));
-            for inner in list("layers").chain(digest(&json["config"])) {
-                self.blob(&inner)?;
+            }
+            if ready || !node.whole {
+                let below = node.links.iter().all(|id| self.complete[*id] == Some(true));
+                self.complete[id] = Some(node.whole && below);
+            } else {
+                stack.push((id, true));
+                stack.extend(node.links.iter().map(|id| (*id, false)));
             }
         }
-        Ok(())
+        self.complete[tree] == Some(true)
     }
 
-    fn json(&self, blob: &OciDigest) -> Option<Value> {
-        let bytes = self.store.blobs().read(blob, MAX_MANIFEST).ok()?;
-        serde_json::from_slice(&bytes).ok()
+    fn reach_all(&mut self, item: &Item) {
+        for id in &item.nodes {
+            self.reach(*id);
+        }
     }
 
-    /// A blob, and the tree that it is known to unpack to.
-    fn blob(&mut self, blob: &OciDigest) -> Result<(), StoreError> {
-        if !self.reached.blobs.insert(*blob) {
-            return Ok(());
-        }
-        self.tried(Thing::Blob(*blob));
-        self.add(file_usage(&self.store.blobs().path(blob)));
-        if let Some(known) = self.store.known_layer(blob)? {
-            self.tree(&known.layer.tree);
-            self.layer(&known.layer.tree)?;
-        }
-        Ok(())
-    }
-
-    /// The directory forms and blobs of a layer.
-    fn layer(&mut self, layer: &TreeId) -> Result<(), StoreError> {
-        if !self.reached.layers.insert(*layer) {
-            return Ok(());
-        }
-        self.tried(Thing::Layer(*layer));
-        self.add(disk_usage(&self.store.layer_forms(layer)));
-        for blob in self.store.all_layer_blobs(layer)? {
-            self.blob(&blob.digest)?;
-        }
-        Ok(())
-    }
-
-    /// A tree and all below it; whether it is all there.
-    fn tree(&mut self, root: &TreeId) -> bool {
-        let mut whole = true;
-        let mut stack = vec![*root];
+    fn reach(&mut self, root: Id) {
+        let mut stack = vec![root];
         while let Some(id) = stack.pop() {
-            if !self.reached.trees.insert(id) {
+            if std::mem::replace(&mut self.reached[id], true) {
                 continue;
             }
-            self.tried(Thing::Tree(id));
-            self.add(file_usage(&self.trees.path(&id)));
-            match self.trees.get(&id) {
-                Ok(dir) => stack.extend(dir.entries.iter().filter_map(|entry| match &entry.node {
-                    Node::Dir(dir) => Some(dir.tree),
-                    _ => None,
-                })),
-                Err(_) => whole = false,
+            let node = &self.all.nodes[id];
+            self.bytes += node.bytes;
+            if let Some(trial) = &mut self.trial {
+                trial.push(id);
             }
-        }
-        whole
-    }
-
-    fn tried(&mut self, thing: Thing) {
-        if let Some(trial) = &mut self.trial {
-            trial.reached.push(thing);
-        }
-    }
-
-    fn add(&mut self, bytes: u64) {
-        self.bytes += bytes;
-        if let Some(trial) = &mut self.trial {
-            trial.bytes += bytes;
-        }
-    }
-
-    fn undo(&mut self, trial: Trial) {
-        self.bytes -= trial.bytes;
-        for thing in trial.reached {
-            match thing {
-                Thing::Tree(id) => self.reached.trees.remove(&id),
-                Thing::Blob(digest) => self.reached.blobs.remove(&digest),
-                Thing::Layer(id) => self.reached.layers.remove(&id),
-                Thing::Record(key) => self.reached.records.remove(&key),
-                Thing::Other => false,
-            };
+            stack.extend(&node.links);
+            stack.extend(&node.listings);
         }
     }
 }
 
-fn digest(descriptor: &Value) -> Option<OciDigest> {
-    descriptor["digest"].as_str()?.parse().ok()
+/// So long cache mounts stay if nobody speaks of them, in seconds: a week. They take long to fill again.
+const MOUNTS_STAY: i64 = 7 * 24 * 3600;
+
+/// How much may be live, in bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    /// For what was used within [`Policy::keep_duration`].
+    young: u64,
+    /// For what was not.
+    old: u64,
 }
 
-fn file_usage(path: &Path) -> u64 {
-    fs::symlink_metadata(path).map_or(0, |found| found.blocks() * 512)
-}
-
-/// What a file or directory takes on disk. What may not be looked into (files of other ids) does not count.
-pub(super) fn disk_usage(path: &Path) -> u64 {
-    let Ok(found) = fs::symlink_metadata(path) else {
-        return 0;
-    };
-    let own = found.blocks() * 512;
-    if !found.is_dir() {
-        return own;
+impl Room {
+    /// As BuildKit's daemon works it out (buildkitd.toml, `gcpolicy`): as much as may be used, less if the disk has too
+    /// little free, but never less than is reserved. Without a limit nothing stays that may go, but what
+    /// [`Policy::keep_duration`] keeps.
+    fn of(policy: &Policy<'_>, total: u64, free: u64) -> Self {
+        let reserved = policy.reserved.unwrap_or(0);
+        let short = policy
+            .min_free
+            .map(|wanted| total.saturating_sub(wanted.saturating_sub(free)));
+        let short = short.filter(|_| policy.min_free.is_some_and(|wanted| wanted > free));
+        let limited = policy.max_used.is_some() || policy.min_free.is_some();
+        let most = policy.max_used.unwrap_or(u64::MAX);
+        let young = match limited || policy.keep_duration.is_some() {
+            true => most.min(short.unwrap_or(u64::MAX)).max(reserved),
+            false => reserved,
+        };
+        Self {
+            young,
+            old: young.min(reserved),
+        }
     }
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    own + entries.map(|entry| disk_usage(&entry.path())).sum::<u64>()
+}
+
+#[cfg(test)]
+mod t {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn room_is_worked_out_as_buildkit_does() {
+        // buildkitd.toml(5): reservedSpace, maxUsedSpace, minFreeSpace.
+        let policy = |reserved, max_used, min_free, keep: Option<u64>| Policy {
+            reserved,
+            max_used,
+            min_free,
+            keep_duration: keep.map(Duration::from_secs),
+            ..Policy::default()
+        };
+        let cases = [
+            (policy(None, None, None, None), (0, 0)),
+            (policy(Some(10), None, None, None), (10, 10)),
+            (policy(None, Some(60), None, None), (60, 0)),
+            (policy(Some(70), Some(60), None, None), (70, 70)),
+            // 30 are free of a disk, 100 are used by the store.
+            (policy(None, None, Some(50), None), (80, 0)),
+            (policy(Some(90), None, Some(50), None), (90, 90)),
+            (policy(None, Some(60), Some(50), None), (60, 0)),
+            (policy(None, None, Some(20), None), (u64::MAX, 0)),
+            (policy(None, None, Some(1000), None), (0, 0)),
+            (policy(None, None, None, Some(5)), (u64::MAX, 0)),
+            (policy(Some(10), Some(60), None, Some(5)), (60, 10)),
+        ];
+        for (policy, (young, old)) in cases {
+            assert_eq!(
+                Room::of(&policy, 100, 30),
+                Room { young, old },
+                "{policy:?}"
+            );
+        }
+    }
 }

@@ -1,11 +1,14 @@
 use std::time::SystemTime;
 
+use rbuild_llb::CacheKey;
 use rbuild_llb::KeyRecord;
+use rbuild_llb::OciDigest;
 use rbuild_llb::key::KeyValue;
 
 use super::*;
 use crate::builder::NewNode;
 use crate::builder::TreeBuilder;
+use crate::builds::BuildReport;
 use crate::frame::Compression;
 use crate::images::StoredImage;
 use crate::layer::BlobOptions;
@@ -18,14 +21,25 @@ use crate::store::StoredPin;
 use crate::tree::Meta;
 use crate::tree::TreeRef;
 
-const NOTHING: Policy = Policy {
-    keep_newer_than: Duration::ZERO,
-    max_bytes: 0,
-};
-const EVERYTHING: Policy = Policy {
-    keep_newer_than: Duration::MAX,
-    max_bytes: u64::MAX,
-};
+/// Whatever may go goes.
+fn nothing() -> Policy<'static> {
+    Policy {
+        select: Select {
+            all: true,
+            mounts: true,
+            ..Select::default()
+        },
+        ..Policy::default()
+    }
+}
+
+/// Only garbage goes.
+fn everything() -> Policy<'static> {
+    Policy {
+        keep_duration: Some(Duration::MAX),
+        ..nothing()
+    }
+}
 
 struct Fixture {
     _dir: tempfile::TempDir,
@@ -48,14 +62,7 @@ impl Fixture {
     }
 
     fn tree(&self, name: &str) -> TreeRef {
-        let mut builder = TreeBuilder::new();
-        let target = b"x".to_vec();
-        builder.insert(
-            format!("{name}/link").as_bytes(),
-            Meta::default(),
-            NewNode::Symlink { target },
-        );
-        let tree = builder.finish(self.store.trees());
+        let tree = tree_in_memory(&self.store, name);
         self.store.trees().persist(&tree.tree).unwrap();
         tree
     }
@@ -156,7 +163,7 @@ impl Fixture {
         while now() == start {}
     }
 
-    fn collect(&self, policy: &Policy) -> Collected {
+    fn collect(&self, policy: &Policy<'_>) -> Collected {
         self.tick();
         let collected = self.store.collect(policy).unwrap();
         assert!(collected.failed.is_empty(), "{:?}", collected.failed);
@@ -178,29 +185,48 @@ impl Fixture {
     }
 }
 
+fn tree_in_memory(store: &Store, name: &str) -> TreeRef {
+    let mut builder = TreeBuilder::new();
+    let target = b"x".to_vec();
+    builder.insert(
+        format!("{name}/link").as_bytes(),
+        Meta::default(),
+        NewNode::Symlink { target },
+    );
+    builder.finish(store.trees())
+}
+
 #[test]
 fn what_nothing_needs_goes() {
     let store = Fixture::new();
     let step = store.step("a");
     let table = crate::layer::FrameTable::default();
     store.store.set_frames(&step.blob, &table).unwrap();
+    let report = BuildReport {
+        plan: "a".to_owned(),
+        started: 0,
+        completed: 0,
+        failed: false,
+        steps: Vec::new(),
+    };
+    store.store.builds().keep(&report, None).unwrap();
     let garbage = store.tree("garbage");
     let blob = store.store.blobs().put(b"garbage").unwrap();
-    let kept = store.collect(&EVERYTHING);
+    let kept = store.collect(&everything());
     assert!(store.has(&step) && !store.has_tree(&garbage) && !store.store.blobs().contains(&blob));
-    assert!(kept.freed > 0 && kept.live > 0);
+    assert!(kept.freed > 0 && kept.left > 0);
     assert_eq!(
-        store.collect(&EVERYTHING).removed,
+        store.collect(&everything()).removed,
         0,
         "nothing is left to do"
     );
     assert!(store.store.records().latest("a", "exec").unwrap().is_some());
+    assert!(store.store.builds().last("a").is_some());
 
     let files = |kind: &str, depth| file::below(&store.store.path().join(kind), depth).unwrap();
     assert_eq!(files("frames", 2).len(), 1);
-    let gone = store.collect(&NOTHING);
-    assert!(!store.has(&step));
-    assert_eq!(gone.live, 0);
+    store.collect(&nothing());
+    assert!(!store.has(&step) && store.store.builds().last("a").is_none());
     for kind in [
         "trees",
         "blobs/sha256",
@@ -244,7 +270,7 @@ fn images_keep_what_they_name() {
         size: 0,
     };
     store.store.images().set("app:1", &image).unwrap();
-    store.collect(&NOTHING);
+    store.collect(&nothing());
     for blob in [index, manifest, config, layer.blob] {
         assert!(blobs.contains(&blob));
     }
@@ -258,12 +284,12 @@ fn images_keep_what_they_name() {
         checked: 0,
     };
     store.store.set_pin("app:1", &pin).unwrap();
-    store.collect(&EVERYTHING);
+    store.collect(&everything());
     assert!(
         blobs.contains(&config) && !blobs.contains(&layer.blob),
         "a pin needs no layers"
     );
-    store.collect(&NOTHING);
+    store.collect(&nothing());
     assert!(!blobs.contains(&index) && store.store.pin("app:1").unwrap().is_none());
 }
 
@@ -277,25 +303,47 @@ fn the_least_recently_used_goes_first() {
     for (days, step) in [30, 10, 20, 40].into_iter().zip(&steps) {
         store.used(step, Duration::from_secs(days * 86_400));
     }
-    let live = store.collect(&EVERYTHING).live;
+    let left = store.collect(&everything()).left;
     let have = || -> Vec<bool> { steps.iter().map(|step| store.has(step)).collect() };
     // Looking at them has used them.
     assert_eq!(have(), [true; 4]);
     for (days, step) in [30, 10, 20, 40].into_iter().zip(&steps) {
         store.used(step, Duration::from_secs(days * 86_400));
     }
-    let policy = |keep: u64, max_bytes| Policy {
-        keep_newer_than: Duration::from_secs(keep * 86_400),
-        max_bytes,
+    let limit = |max_used| Policy {
+        max_used: Some(max_used),
+        ..nothing()
     };
-    let small = store.collect(&policy(0, live - 1));
-    assert!(small.live < live);
+    let small = store.collect(&limit(left - 1));
+    assert!(small.left < left);
     assert_eq!(have(), [true, true, true, false]);
     for (days, step) in [30, 10, 20].into_iter().zip(&steps) {
         store.used(step, Duration::from_secs(days * 86_400));
     }
-    store.collect(&policy(25, 0));
+    let old = Policy {
+        keep_duration: Some(Duration::from_secs(25 * 86_400)),
+        ..nothing()
+    };
+    store.collect(&old);
     assert_eq!(have(), [false, true, true, false]);
+    for (days, step) in [0, 10, 20].into_iter().zip(&steps).skip(1) {
+        store.used(step, Duration::from_secs(days * 86_400));
+    }
+    let until = Policy {
+        select: Select {
+            unused_for: Duration::from_secs(15 * 86_400),
+            ..nothing().select
+        },
+        ..Policy::default()
+    };
+    store.collect(&until);
+    assert_eq!(have(), [false, true, false, false]);
+    let reserved = Policy {
+        reserved: Some(u64::MAX),
+        ..nothing()
+    };
+    store.collect(&reserved);
+    assert_eq!(have(), [false, true, false, false]);
 }
 
 #[test]
@@ -308,7 +356,7 @@ fn living_builds_keep_what_they_use() {
     lease.protect(LeaseRoot::Record(used.key)).unwrap();
     lease.protect(LeaseRoot::Blob(blob)).unwrap();
     let published = store.step("published");
-    store.collect(&NOTHING);
+    store.collect(&nothing());
     assert!(store.has(&used) && !store.has(&unused));
     assert!(
         store.has(&published),
@@ -316,7 +364,7 @@ fn living_builds_keep_what_they_use() {
     );
     assert!(store.store.blobs().contains(&blob));
     drop(lease);
-    store.collect(&NOTHING);
+    store.collect(&nothing());
     assert!(!store.has(&used) && !store.has(&published));
 }
 
@@ -328,9 +376,10 @@ fn what_is_protected_after_the_marking_stays() {
     let own = store.store.lease().unwrap();
     let dir = store.store.path().join("leases");
     let mut leases = Leases::read(&dir, &own).unwrap();
-    let mut live = Live::new(&store.store);
-    live.cached(&NOTHING, own.began(), leases.began).unwrap();
-    let victims = store.store.victims(&live, leases.began).unwrap();
+    let all = Inventory::read(&store.store).unwrap();
+    let mut live = Live::needed(&store.store, &all, &leases.roots);
+    live.items(&nothing(), 0, own.began(), leases.began);
+    let victims = store.store.victims(&live, leases.began);
 
     let build = store.store.lease().unwrap();
     build.protect(LeaseRoot::Record(late.key)).unwrap();
@@ -338,7 +387,7 @@ fn what_is_protected_after_the_marking_stays() {
     let trash = store.store.trash_dir().unwrap();
     let moved = store
         .store
-        .condemn(victims, &trash, &mut live, &mut leases, &own, &dir)
+        .condemn(&victims, &trash, &mut live, &mut leases, &own, &dir)
         .unwrap();
     assert!(!moved.is_empty());
     assert!(store.has(&late) && !store.has(&gone));
@@ -354,7 +403,7 @@ fn a_record_without_its_trees_is_garbage() {
     let step = store.step("a");
     let object = store.store.trees().path(&step.tree.tree);
     fs::remove_file(object).unwrap();
-    store.collect(&EVERYTHING);
+    store.collect(&everything());
     assert!(store.store.records().lookup(&step.key).unwrap().is_none());
     assert!(!store.store.blobs().contains(&step.blob) && !step.dir.exists());
 }
@@ -374,7 +423,7 @@ fn what_the_dead_left_goes_and_what_the_living_hold_stays() {
     for file in ["tmp/dead", "leases/dead", "images/.aside-new"] {
         fs::write(path(file), "").unwrap();
     }
-    store.store.collect(&NOTHING).unwrap();
+    store.store.collect(&nothing()).unwrap();
     for gone in [
         "tmp/dead",
         "tmp/dead.d",
@@ -389,4 +438,252 @@ fn what_the_dead_left_goes_and_what_the_living_hold_stays() {
         path("images/.aside-new").exists(),
         "somebody may be writing it"
     );
+}
+
+#[test]
+fn a_tree_that_is_there_already_stays_once_it_is_kept() {
+    let store = Fixture::new();
+    let old = store.tree("old");
+    store.tick();
+    let own = store.store.lease().unwrap();
+    let dir = store.store.path().join("leases");
+    let mut leases = Leases::read(&dir, &own).unwrap();
+    let all = Inventory::read(&store.store).unwrap();
+    let mut live = Live::needed(&store.store, &all, &leases.roots);
+    let victims = store.store.victims(&live, leases.began);
+    assert_eq!(victims.len(), 3, "a file system and two directories");
+
+    // A slow builder makes the same tree meanwhile, finds its objects, and says so when all are there.
+    let build = store.store.lease().unwrap();
+    let held = build.hold().unwrap();
+    store.tree("old");
+    let gate = File::open(&dir).unwrap();
+    let refused = rustix::fs::flock(&gate, FlockOperation::NonBlockingLockExclusive);
+    assert!(refused.is_err(), "the collector waits");
+    build.protect(LeaseRoot::Tree(old.tree)).unwrap();
+    drop(held);
+    rustix::fs::flock(&gate, FlockOperation::NonBlockingLockExclusive).unwrap();
+
+    let trash = store.store.trash_dir().unwrap();
+    let moved = store
+        .store
+        .condemn(&victims, &trash, &mut live, &mut leases, &own, &dir)
+        .unwrap();
+    assert!(moved.is_empty() && store.has_tree(&old));
+}
+
+#[test]
+fn a_clock_that_was_set_back_removes_nothing_of_a_living_build() {
+    let store = Fixture::new();
+    let step = store.step("a");
+    store.tick();
+    // A build that began an hour from now.
+    let lease = store.store.lease().unwrap();
+    let path = fs::read_dir(store.store.path().join("leases"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let text = fs::read_to_string(&path).unwrap();
+    let secs: i64 = text.split(' ').nth(1).unwrap().parse().unwrap();
+    fs::write(&path, format!("began {} 0\n", secs + 3600)).unwrap();
+    store.collect(&nothing());
+    assert!(store.has(&step));
+    drop(lease);
+    store.collect(&nothing());
+    assert!(!store.has(&step));
+}
+
+#[test]
+fn builders_and_collectors_at_once() {
+    let store = Fixture::new();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let ordering = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        let collectors: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut removed = 0;
+                    while !done.load(ordering) {
+                        removed += store.store.collect(&nothing()).unwrap().removed;
+                    }
+                    removed
+                })
+            })
+            .collect();
+        let builders: Vec<_> = (0..2)
+            .map(|builder| {
+                let store = &store;
+                scope.spawn(move || {
+                    for round in 0..60 {
+                        // Half of what they make, the other makes as well.
+                        let name = format!("{}", round % 5 + builder * 3);
+                        // As a process of its own: what it knows to be there it has protected.
+                        let own = Store::open(store._dir.path()).unwrap();
+                        let lease = own.lease().unwrap();
+                        let tree = tree_in_memory(&own, &name);
+                        let held = lease.hold().unwrap();
+                        own.trees().persist(&tree.tree).unwrap();
+                        lease.protect(LeaseRoot::Tree(tree.tree)).unwrap();
+                        drop(held);
+                        std::thread::yield_now();
+                        assert!(store.has_tree(&tree), "{name}");
+                    }
+                })
+            })
+            .collect();
+        let built: Vec<_> = builders.into_iter().map(|builder| builder.join()).collect();
+        done.store(true, ordering);
+        assert!(built.iter().all(Result::is_ok));
+        let removed = collectors
+            .into_iter()
+            .map(|collector| collector.join().unwrap());
+        assert!(removed.sum::<u64>() > 0);
+    });
+}
+
+#[test]
+fn what_is_taken_is_what_du_says() {
+    let store = Fixture::new();
+    let step = store.step("a");
+    fs::hard_link(step.dir.join("file"), step.dir.join("again")).unwrap();
+    fs::create_dir(step.dir.join("sub")).unwrap();
+    fs::write(step.dir.join("sub/big"), vec![1; 100_000]).unwrap();
+    store.tree("garbage");
+    let usage = store.store.usage().unwrap();
+    let du = std::process::Command::new("du")
+        .args(["-s", "--block-size=1"])
+        .arg(store.store.path())
+        .output()
+        .unwrap();
+    let du = String::from_utf8(du.stdout).unwrap();
+    assert_eq!(
+        du.split_whitespace().next(),
+        Some(&*usage.total.to_string())
+    );
+    let items: u64 = usage.items.iter().map(|item| item.size).sum();
+    assert_eq!(items + usage.garbage + usage.rest, usage.total);
+    assert!(usage.garbage > 0 && usage.reclaimable == items + usage.garbage);
+    let [item] = &usage.items[..] else {
+        panic!("{:?}", usage.items);
+    };
+    assert!(item.size > 100_000 && item.is_reclaimable());
+    assert_eq!((item.kind, &*item.description), (UsageKind::Regular, "a"));
+    let kinds: u64 = usage.kinds.iter().map(|(_, bytes)| bytes).sum();
+    assert_eq!(kinds, usage.total);
+
+    let gone = store.collect(&nothing());
+    assert_eq!(gone.freed, usage.reclaimable);
+    assert_eq!(gone.items.len(), 2, "the step, and what nothing needed");
+    assert_eq!(
+        gone.items.iter().map(|item| item.size).sum::<u64>(),
+        gone.freed
+    );
+}
+
+#[test]
+fn images_share_with_their_steps() {
+    let store = Fixture::new();
+    let (of_image, other) = (store.step("of image"), store.step("other"));
+    let blobs = store.store.blobs();
+    let config = blobs.put(b"{}").unwrap();
+    let known = crate::store::KnownLayer {
+        layer: of_image.tree,
+        diff_id: of_image.blob,
+        tar_size: 1,
+    };
+    store.store.set_known_layer(&of_image.blob, &known).unwrap();
+    let manifest = format!(
+        r#"{{"config":{{"digest":"{config}"}},"layers":[{{"digest":"{}"}}]}}"#,
+        of_image.blob
+    );
+    let manifest = blobs.put(manifest.as_bytes()).unwrap();
+    let image = StoredImage {
+        digest: manifest,
+        media_type: "application/vnd.oci.image.manifest.v1+json".into(),
+        id: config,
+        repo_digest: None,
+        created: 0,
+        size: 0,
+    };
+    store.store.images().set("app:1", &image).unwrap();
+    let usage = store.store.usage().unwrap();
+    let shared = |name: &str| {
+        let mut items = usage.items.iter();
+        items.find(|item| item.description == name).unwrap().shared
+    };
+    assert!(shared("of image") && !shared("other"));
+
+    // By default what made an image stays cached.
+    let default = Policy::default();
+    store.collect(&default);
+    assert!(store.has(&of_image) && !store.has(&other));
+    store.collect(&nothing());
+    assert!(
+        store
+            .store
+            .records()
+            .lookup(&of_image.key)
+            .unwrap()
+            .is_none()
+    );
+    assert!(blobs.contains(&of_image.blob) && of_image.dir.join("file").exists());
+}
+
+#[test]
+fn a_turn_to_collect_comes_now_and_then() {
+    let store = Fixture::new();
+    let hour = Duration::from_secs(3600);
+    let turn = |every| store.store.turn_to_collect(every).unwrap();
+    assert!(
+        turn(Duration::ZERO).is_none(),
+        "there is nothing in a new store"
+    );
+    let mine = turn(Duration::ZERO);
+    assert!(mine.is_some());
+    assert!(turn(Duration::ZERO).is_none(), "somebody is at it");
+    drop(mine);
+    assert!(turn(hour).is_none());
+    let file = File::options()
+        .write(true)
+        .open(store.store.path().join("collected"))
+        .unwrap();
+    file.set_modified(SystemTime::now() - 2 * hour).unwrap();
+    assert!(turn(hour).is_some());
+    file.set_modified(SystemTime::now() + 2 * hour).unwrap();
+    assert!(turn(hour).is_some(), "the clock was set back");
+}
+
+#[test]
+fn a_build_that_ends_while_somebody_collects_keeps_what_it_found() {
+    let store = Fixture::new();
+    let old = store.tree("old");
+    store.tick();
+    let dir = store.store.path().join("leases");
+    let collecting = Collecting::begin(&dir).unwrap();
+    let own = store.store.lease().unwrap();
+    let mut leases = Leases::read(&dir, &own).unwrap();
+    let all = Inventory::read(&store.store).unwrap();
+    let mut live = Live::needed(&store.store, &all, &leases.roots);
+    let victims = store.store.victims(&live, leases.began);
+    assert_eq!(victims.len(), 3);
+
+    // It begins after the records were read, finds a tree that nothing names, publishes a record of it, and ends.
+    let build = store.store.lease().unwrap();
+    build.protect(LeaseRoot::Tree(old.tree)).unwrap();
+    drop(build);
+    let trash = store.store.trash_dir().unwrap();
+    let moved = store
+        .store
+        .condemn(&victims, &trash, &mut live, &mut leases, &own, &dir)
+        .unwrap();
+    assert!(moved.is_empty() && store.has_tree(&old));
+
+    // When nobody collects, nothing is left of a lease.
+    drop((collecting, own));
+    store.collect(&nothing());
+    assert!(!store.has_tree(&old));
+    drop(store.store.lease().unwrap());
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
 }

@@ -183,8 +183,9 @@ pub struct EarlierFrames {
 pub(super) struct Packed {
     blob: Arc<File>,
     start: u64,
-    len: usize,
-    hash: [u8; HASH],
+    pub(super) len: usize,
+    /// BLAKE3 of them.
+    pub(super) hash: [u8; HASH],
 }
 
 /// Frames with which an earlier blob begins.
@@ -254,11 +255,10 @@ impl EarlierFrames {
 }
 
 impl Packed {
-    /// The bytes, unless they cannot be read or are others by now.
-    pub(super) fn read(&self) -> Option<Vec<u8>> {
-        let mut bytes = vec![0; self.len];
-        self.blob.read_exact_at(&mut bytes, self.start).ok()?;
-        (blake3::hash(&bytes).as_bytes() == &self.hash).then_some(bytes)
+    /// Fills `bytes`, which are [`Self::len`]; whether they could be read and are still the same.
+    pub(super) fn read(&self, bytes: &mut [u8]) -> bool {
+        let read = self.blob.read_exact_at(bytes, self.start);
+        read.is_ok() && blake3::hash(bytes).as_bytes() == &self.hash
     }
 }
 

@@ -41,13 +41,16 @@ use crate::frame::Compression;
 use crate::tree::FileNode;
 use crate::tree::Trees;
 
+use buffer::Buffer;
+use buffer::Buffers;
 use writer::Writer;
 
+mod buffer;
 mod writer;
 
 /// The most bytes, before compression, of frames that are being made or wait to be written. With their compressed
-/// forms, which are no larger, those that the writer has, and what allocators keep this stays below 64 MiB.
-const IN_FLIGHT: u64 = 20 << 20;
+/// forms, which are no larger, those that the writer has, and what is kept to be used again this stays below 64 MiB.
+const IN_FLIGHT: u64 = 16 << 20;
 
 /// Writes the blob of `layer` to `out`. Every file is compared with its digest in the tree as it passes.
 pub fn write_layer(
@@ -90,6 +93,7 @@ fn write(
         open,
         cancel,
         failed: AtomicBool::new(false),
+        buffers: Buffers::default(),
     };
     std::thread::scope(|threads| {
         rayon::in_place_scope(|scope| {
@@ -105,7 +109,7 @@ fn write(
                 reusing,
                 queue: VecDeque::new(),
                 in_flight: 0,
-                writer: Writer::new(options.compression, out, threads),
+                writer: Writer::new(options.compression, &maker.buffers, out, threads),
             };
             let mut emit = |frame| laying.add(frame);
             plan::plan(trees, layer, options.clamp, open, &mut emit)
@@ -254,9 +258,9 @@ enum State {
 }
 
 struct Made {
-    raw: Vec<u8>,
-    /// The compressed frame, if it is compressed.
-    packed: Option<Vec<u8>>,
+    raw: Buffer,
+    /// The compressed frame and its BLAKE3, if it is compressed.
+    packed: Option<(Buffer, [u8; blake3::OUT_LEN])>,
     /// Parts of big files: from which of their bytes on, and where in `raw`.
     parts: Vec<(Arc<BigFile>, u64, Range<usize>)>,
 }
@@ -327,6 +331,7 @@ struct Maker<'a, 'b> {
     cancel: &'a CancelToken,
     /// The layer will not be finished: what is left need not be made.
     failed: AtomicBool,
+    buffers: Buffers,
 }
 
 impl Maker<'_, '_> {
@@ -334,11 +339,11 @@ impl Maker<'_, '_> {
         if self.cancel.is_cancelled() || self.failed.load(Ordering::Relaxed) {
             return Err(LayerError::Cancelled);
         }
-        let mut raw = Vec::with_capacity(frame.len as usize + 1);
+        let mut raw = self.buffers.take(frame.len as usize);
         let mut parts = Vec::new();
         for piece in &frame.pieces {
             match piece {
-                Piece::Bytes(bytes) => raw.extend_from_slice(bytes),
+                Piece::Bytes(bytes) => raw.more(bytes.len()).copy_from_slice(bytes),
                 Piece::Small { path, node } => {
                     let read_error = |source| LayerError::ReadFile {
                         path: show(path),
@@ -351,19 +356,31 @@ impl Maker<'_, '_> {
                 }
                 Piece::Part { file, offset, len } => {
                     let start = raw.len();
-                    raw.resize(start + *len as usize, 0);
                     file.bytes
-                        .read_exact_at(&mut raw[start..], *offset)
+                        .read_exact_at(raw.more(*len as usize), *offset)
                         .map_err(|error| file.error(error))?;
                     parts.push((Arc::clone(file), *offset, start..raw.len()));
                 }
             }
         }
-        let packed = match packed.as_ref().and_then(Packed::read) {
+        let packed = match packed.as_ref().and_then(|packed| self.earlier(packed)) {
             Some(packed) => Some(packed),
-            None => self.compression.frame(&raw)?,
+            None => self.compression.frame(&raw)?.map(|packed| {
+                let hash = *blake3::hash(&packed).as_bytes();
+                (packed.into(), hash)
+            }),
         };
         Ok(Made { raw, packed, parts })
+    }
+
+    /// The compressed bytes of a frame, if the earlier blob still has them.
+    fn earlier(&self, packed: &Packed) -> Option<(Buffer, [u8; blake3::OUT_LEN])> {
+        let mut bytes = self.buffers.take(packed.len);
+        if packed.read(bytes.more(packed.len)) {
+            return Some((bytes, packed.hash));
+        }
+        self.buffers.give_back(bytes);
+        None
     }
 }
 
@@ -378,14 +395,13 @@ impl BigFile {
 }
 
 /// Appends a file's bytes; whether they are the ones the tree knows.
-fn read_small(bytes: &FileBytes, node: &FileNode, raw: &mut Vec<u8>) -> io::Result<bool> {
-    let start = raw.len();
-    raw.resize(start + node.size as usize, 0);
-    match bytes.read_exact_at(&mut raw[start..], 0) {
+fn read_small(bytes: &FileBytes, node: &FileNode, raw: &mut Buffer) -> io::Result<bool> {
+    let here = raw.more(node.size as usize);
+    match bytes.read_exact_at(here, 0) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
         read => read?,
     }
-    Ok(digest(&raw[start..]) == node.digest && !bytes.exceeds(node.size)?)
+    Ok(digest(here) == node.digest && !bytes.exceeds(node.size)?)
 }
 
 fn digest(bytes: &[u8]) -> FileDigest {

@@ -2,6 +2,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 
 use rbuild_llb::CacheKey;
+use rbuild_llb::CancelToken;
 use rbuild_llb::KeyRecord;
 
 use super::*;

@@ -3,6 +3,7 @@
 //! A stage is a [`State`] that its instructions change one after the other. Words of an instruction are expanded
 //! with the variables as they were before it, whatever the instruction itself sets.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -38,6 +39,7 @@ use crate::env::Env;
 use crate::inspect::Taken;
 use crate::lint::Linter;
 use crate::lint::Rule;
+use crate::lint::holds_secret;
 use crate::stages::Base;
 use crate::stages::Command;
 use crate::stages::Graph;
@@ -493,10 +495,17 @@ impl<'a> Converter<'a> {
         }
     }
 
-    /// Appends the text of an instruction with its variables expanded, for people.
+    /// Appends the text of an instruction with its variables expanded, for people. BuildKit shows those too whose names
+    /// say that they are secret.
     fn append_title(shell: Shell, text: &str, env: &Env, name: &mut String) {
         let start = name.len();
-        if shell.append(text, env, name).is_err() {
+        let mut shown = Cow::Borrowed(env);
+        if text.contains('$') {
+            for secret in env.names().filter(|name| holds_secret(name)) {
+                shown.to_mut().set(secret, HIDDEN);
+            }
+        }
+        if shell.append(text, &shown, name).is_err() {
             name.truncate(start);
             name.push_str(text);
         }
@@ -586,6 +595,9 @@ impl State {
         }));
     }
 }
+
+/// What is shown in the place of a secret, as by BuildKit.
+const HIDDEN: &str = "****";
 
 /// What is shown of the step that an instruction becomes.
 fn meta(name: String, head: &Head, ignore_cache: bool) -> VertexMeta {

@@ -69,7 +69,7 @@ pub(crate) fn history(flags: &HistoryFlags, session: &Session) -> Result<(), Bui
         return crate::cli::print(ids.as_bytes());
     }
     let printed = format.print(&rows, || table(&rows))?;
-    crate::cli::print(printed.as_bytes())
+    crate::cli::print_text(&printed, session)
 }
 
 /// Docker's fields, the newest step first. Sizes are those of `sizes`, bottom first, for the steps that made layers;

@@ -67,7 +67,7 @@ pub(crate) fn inspect(flags: &InspectFlags, session: &Session) -> Result<(), Bui
             lines.iter().map(|line| format!("{line}\n")).collect()
         }
     };
-    crate::cli::print(text.as_bytes())
+    crate::cli::print_text(&text, session)
 }
 
 fn describe(

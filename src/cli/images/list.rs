@@ -2,6 +2,7 @@
 
 use clap::Args;
 use rbuild_cache::StoredImage;
+use rbuild_llb::Diagnostic;
 use rbuild_llb::event::Timestamp;
 use serde_json::Value;
 use serde_json::json;
@@ -12,6 +13,8 @@ use super::docker_time;
 use super::named;
 use super::repository_and_tag;
 use crate::cli::Session;
+use crate::cli::sources::has_tag;
+use crate::cli::sources::image_name;
 use crate::clock;
 use crate::outcome::BuildError;
 use crate::pipeline;
@@ -19,6 +22,9 @@ use crate::ui;
 
 #[derive(Debug, Args)]
 pub(crate) struct ListFlags {
+    /// Show only images with this name, or all of a repository: `app`, `app:1`
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
     /// Print ids only, each once
     #[arg(short, long)]
     quiet: bool,
@@ -40,7 +46,14 @@ pub(crate) struct ListFlags {
 
 pub(crate) fn list(flags: &ListFlags, session: &Session) -> Result<(), BuildError> {
     let format = Format::parse(&flags.format)?;
-    let images = named(&pipeline::open_store(&session.settings)?)?;
+    let wanted: Vec<Wanted> = flags
+        .names
+        .iter()
+        .map(|text| Wanted::parse(text))
+        .collect::<Result<_, _>>()
+        .map_err(|problem| BuildError::request(vec![problem]))?;
+    let mut images = named(&pipeline::open_store(&session.settings)?)?;
+    images.retain(|(name, _)| wanted.is_empty() || wanted.iter().any(|wanted| wanted.is(name)));
     let now = clock::now();
     let rows: Vec<Value> = images
         .iter()
@@ -53,7 +66,30 @@ pub(crate) fn list(flags: &ListFlags, session: &Session) -> Result<(), BuildErro
         return crate::cli::print(ids.concat().as_bytes());
     }
     let printed = format.print(&rows, || table(&rows, flags.digests))?;
-    crate::cli::print(printed.as_bytes())
+    crate::cli::print_text(&printed, session)
+}
+
+/// What images are to be called.
+struct Wanted {
+    /// As names in the store are.
+    name: String,
+    /// A tag or digest was given.
+    exact: bool,
+}
+
+impl Wanted {
+    fn parse(text: &str) -> Result<Self, Diagnostic> {
+        let name = image_name("name", text)?;
+        let exact = has_tag(text) || text.contains('@');
+        Ok(Self { name, exact })
+    }
+
+    fn is(&self, name: &str) -> bool {
+        match self.exact {
+            true => self.name == name,
+            false => repository_and_tag(&self.name).0 == repository_and_tag(name).0,
+        }
+    }
 }
 
 /// Docker's fields, and the whole name.
@@ -104,6 +140,25 @@ mod t {
     use snapbox::str;
 
     const NOW: Timestamp = Timestamp(7200 * 1_000_000_000);
+
+    #[test]
+    fn a_name_without_a_tag_is_a_repository() {
+        let names = [
+            "docker.io/library/app:1",
+            "docker.io/library/app:2",
+            "h:5000/app:1",
+        ];
+        let listed = |text: &str| -> Vec<&str> {
+            let wanted = Wanted::parse(text).unwrap();
+            names.into_iter().filter(|name| wanted.is(name)).collect()
+        };
+        assert_eq!(listed("app"), names[..2]);
+        assert_eq!(listed("app:2"), names[1..2]);
+        assert_eq!(listed("docker.io/library/app"), names[..2]);
+        assert_eq!(listed("h:5000/app"), names[2..]);
+        assert_eq!(listed("h:5000/app:2"), [""; 0]);
+        assert!(Wanted::parse("A B").is_err());
+    }
 
     #[test]
     fn as_docker_lists() {

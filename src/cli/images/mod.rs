@@ -21,6 +21,7 @@ pub(crate) use transfer::pull;
 pub(crate) use transfer::push;
 pub(crate) use transfer::save;
 
+use std::collections::BTreeSet;
 use std::str::FromStr as _;
 
 use clap::Args;
@@ -62,6 +63,9 @@ pub(crate) struct RemoveFlags {
     /// Names or ids of images in the store
     #[arg(required = true)]
     images: Vec<String>,
+    /// Take all names away from an image that is given by its id; pass over what is not there
+    #[arg(short, long)]
+    force: bool,
 }
 
 pub(crate) fn tag(flags: &TagFlags, session: &Session) -> Result<(), BuildError> {
@@ -76,21 +80,82 @@ pub(crate) fn tag(flags: &TagFlags, session: &Session) -> Result<(), BuildError>
     }
     let store = pipeline::open_store(&session.settings)?;
     let images = named(&store)?;
-    let (_, image) = wanted(&images, &flags.source)?;
-    store.images().set(&name, image).map_err(unusable)
+    let (source, image) = wanted(&images, &flags.source)?;
+    // What a registry knows the image by is known of one repository.
+    let repository = |name: &str| repository_and_tag(name).0;
+    let is_same = repository(source) == repository(&name);
+    let tagged = StoredImage {
+        repo_digest: image.repo_digest.filter(|_| is_same),
+        ..image.clone()
+    };
+    store.images().set(&name, &tagged).map_err(unusable)
 }
 
 pub(crate) fn remove(flags: &RemoveFlags, session: &Session) -> Result<(), BuildError> {
     let store = pipeline::open_store(&session.settings)?;
     let images = named(&store)?;
     // All are looked up first: a typing error must not leave half of them removed.
-    let found = flags.images.iter().map(|text| wanted(&images, text));
-    let found: Vec<&(String, StoredImage)> = found.collect::<Result<_, _>>()?;
-    for (name, _) in found {
+    let mut problems = Vec::new();
+    let mut names = BTreeSet::new();
+    for text in &flags.images {
+        match doomed(&images, text, flags.force) {
+            Ok(found) => names.extend(found),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(BuildError::request(problems));
+    }
+    for name in names {
         store.images().remove(name).map_err(unusable)?;
         super::print(format!("removed {name}\n").as_bytes())?;
     }
     Ok(())
+}
+
+/// The names to take away for what was given: that name, or the only one that the image with that id has.
+fn doomed<'a>(
+    images: &'a [(String, StoredImage)],
+    text: &str,
+    force: bool,
+) -> Result<Vec<&'a str>, Diagnostic> {
+    let (name, image) = match find(images, text) {
+        Some(found) => found,
+        None if force => {
+            ui::say(&format!("there is no `{text}`"));
+            return Ok(Vec::new());
+        }
+        None => return Err(missing(text)),
+    };
+    if let Ok(reference) = Reference::from_str(text) {
+        if reference.to_string() == *name {
+            return Ok(vec![name]);
+        }
+        // The digest is the registry's word for it, and a tag is what would go.
+        if reference.digest.is_some() {
+            return Err(
+                problem(format!("`{text}` is no name in rbuild's store")).hint(format!(
+                    "the image is called `{}` there",
+                    ui::familiar(name)
+                )),
+            );
+        }
+    }
+    let all = images.iter().filter(|(_, other)| other.id == image.id);
+    let all: Vec<&str> = all.map(|(name, _)| name.as_str()).collect();
+    match all.as_slice() {
+        [_, _, ..] if !force => {
+            let names: Vec<String> = all
+                .iter()
+                .map(|name| format!("`{}`", ui::familiar(name)))
+                .collect();
+            Err(
+                problem(format!("`{text}` has several names: {}", names.join(", ")))
+                    .hint("name those to take away, or take all with `--force`"),
+            )
+        }
+        _ => Ok(all),
+    }
 }
 
 /// All images with their names.
@@ -102,7 +167,8 @@ fn unusable(error: StoreError) -> BuildError {
     BuildError::new(ErrorKind::Environment, error)
 }
 
-/// The image that `text` names, or the only one whose id begins with it.
+/// The image that `text` names, or the only one whose id begins with it. A digest in a name is that of the image in
+/// the store, or the one by which the repository's registry knows it.
 pub(crate) fn find<'a>(
     images: &'a [(String, StoredImage)],
     text: &str,
@@ -111,6 +177,16 @@ pub(crate) fn find<'a>(
         let name = reference.to_string();
         if let Some(image) = images.iter().find(|(n, _)| *n == name) {
             return Some(image);
+        }
+        if let Some(digest) = reference.digest {
+            let of_repository = |name: &str| {
+                name.parse::<Reference>().is_ok_and(|own| {
+                    own.registry == reference.registry && own.repository == reference.repository
+                })
+            };
+            return images.iter().find(|(name, image)| {
+                (image.digest == digest || image.repo_digest == Some(digest)) && of_repository(name)
+            });
         }
     }
     let hex = text.strip_prefix("sha256:").unwrap_or(text);
@@ -181,7 +257,7 @@ fn repo_digest(name: &str, image: &StoredImage) -> Option<String> {
 }
 
 /// A time as docker prints it.
-fn docker_time(seconds: i64) -> String {
+pub(crate) fn docker_time(seconds: i64) -> String {
     let text = rfc3339_seconds(seconds);
     format!("{} +0000 UTC", text.trim_end_matches('Z').replace('T', " "))
 }
@@ -202,7 +278,7 @@ fn platform(text: Option<&String>) -> Result<Option<Platform>, BuildError> {
 
 /// How a command prints what it has: one row an image or step.
 #[derive(Debug)]
-enum Format {
+pub(crate) enum Format {
     Table,
     /// One JSON object a line.
     Json,
@@ -211,7 +287,7 @@ enum Format {
 }
 
 impl Format {
-    fn parse(text: &str) -> Result<Self, BuildError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, BuildError> {
         let read = |text: &str| Template::parse(text).map_err(|why| bad_format(&why));
         match text {
             "" | "table" => Ok(Self::Table),
@@ -227,7 +303,11 @@ impl Format {
     }
 
     /// The rows as text; `table` makes the table that was not asked for in other words.
-    fn print(&self, rows: &[Value], table: impl FnOnce() -> String) -> Result<String, BuildError> {
+    pub(crate) fn print(
+        &self,
+        rows: &[Value],
+        table: impl FnOnce() -> String,
+    ) -> Result<String, BuildError> {
         let filled = |template: &Template| {
             let lines = rows.iter().map(|row| template.render(row));
             let lines: Result<Vec<String>, String> = lines.collect();
@@ -301,6 +381,28 @@ mod t {
             wanted(&two, "aaaa").unwrap_err().to_string(),
             "`aaaa` is neither a name nor the id of one image in rbuild's store"
         );
+    }
+
+    #[test]
+    fn an_image_by_its_id_is_removed_if_it_has_one_name_or_by_force() {
+        let images = images();
+        let names = |text: &str, force| doomed(&images, text, force).ok();
+        let both = ["docker.io/library/app:latest", "ghcr.io/me/app:1"];
+        assert_eq!(names("app", false), Some(vec![both[0]]));
+        assert_eq!(
+            names("abab", false),
+            Some(vec!["docker.io/library/app:old"])
+        );
+        assert_eq!(names("aaaa", false), None);
+        assert_eq!(names("aaaa", true), Some(both.to_vec()));
+        assert_eq!(names("none", false), None);
+        assert_eq!(names("none", true), Some(Vec::new()));
+        // By the digest of the manifest, which no name in the store has.
+        let by_digest = format!("app@sha256:{}", "dd".repeat(32));
+        assert!(find(&images, &by_digest).is_some());
+        assert_eq!(names(&by_digest, true), None);
+        let elsewhere = format!("ghcr.io/app@sha256:{}", "dd".repeat(32));
+        assert!(find(&images, &elsewhere).is_none());
     }
 
     #[test]

@@ -26,7 +26,9 @@ use crate::pipeline::stored;
 use crate::pipeline::stored::Chosen;
 use crate::pipeline::stored::LoadOptions;
 use crate::pipeline::stored::PullOptions;
+use crate::pipeline::stored::Pulled;
 use crate::pipeline::stored::PushOptions;
+use crate::pipeline::stored::Pushed;
 use crate::pipeline::stored::SaveOptions;
 use crate::request::Destination;
 use crate::ui;
@@ -128,10 +130,7 @@ pub(crate) fn pull(flags: &PullFlags, session: &Session) -> Result<(), Failed> {
         names: names.map_err(|problem| BuildError::request(vec![problem]))?,
         platform: platform(flags.platform.as_ref())?,
     };
-    let pulled = shown(flags.quiet, session, |progress| {
-        stored::pull(&session.settings, &options, progress)
-    })?;
-    for image in pulled {
+    let mut tell = |image: &Pulled| {
         if !flags.quiet {
             ui::say(&format!(
                 "pulled {} for {} ({}, {}) with digest {}",
@@ -142,9 +141,11 @@ pub(crate) fn pull(flags: &PullFlags, session: &Session) -> Result<(), Failed> {
                 image.digest,
             ));
         }
-        crate::cli::print(format!("{}\n", image.name).as_bytes())?;
-    }
-    Ok(())
+        crate::cli::print(format!("{}\n", image.name).as_bytes())
+    };
+    shown(flags.quiet, session, |progress| {
+        stored::pull(&session.settings, &options, progress, &mut tell)
+    })
 }
 
 pub(crate) fn push(flags: &PushFlags, session: &Session) -> Result<(), Failed> {
@@ -180,19 +181,18 @@ pub(crate) fn push(flags: &PushFlags, session: &Session) -> Result<(), Failed> {
     let options = PushOptions {
         images: named_images,
     };
-    let pushed = shown(flags.quiet, session, |progress| {
-        stored::push(&session.settings, &options, progress)
-    })?;
-    for image in pushed {
+    let mut tell = |image: &Pushed| {
         if !flags.quiet {
             ui::say(&format!(
                 "pushed {}: {} blobs sent, {} were there",
                 image.name, image.sent, image.existed
             ));
         }
-        crate::cli::print(format!("{}@{}\n", image.name, image.digest).as_bytes())?;
-    }
-    Ok(())
+        crate::cli::print(format!("{}@{}\n", image.name, image.digest).as_bytes())
+    };
+    shown(flags.quiet, session, |progress| {
+        stored::push(&session.settings, &options, progress, &mut tell)
+    })
 }
 
 /// The name to push an image under.

@@ -69,7 +69,7 @@ fn long_commands_are_shortened_around_what_differs() {
         (
             format!("{install} {tail}"),
             format!("{install} {tail} && true"),
-            r#"command "…/else" → "…/else && true""#.to_owned(),
+            r#"command …/everything/else → "…/everything/else && true""#.to_owned(),
         ),
         (
             "make".to_owned(),

@@ -138,7 +138,7 @@ pub fn explain(settings: &Settings, asked: &Asked) -> Result<Explained, BuildErr
             cause: cause(&store, step),
         }
     });
-    let confirmed = kept.confirmed.secs as u128 * 1_000_000_000;
+    let confirmed = u128::try_from(kept.confirmed.secs).unwrap_or_default() * 1_000_000_000;
     // The file's own time is a little later than the build's end.
     let later = confirmed > report.completed + 1_000_000_000;
     Ok(Explained {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 use rbuild_llb::frontend::Pin;
@@ -58,7 +59,15 @@ impl Pinner<'_> {
         lock: &Lock,
         name: &Name,
     ) -> Result<Pin, BuildError> {
-        match http::demanded(self.store, self.registry, url, checksum, self.offline) {
+        match http::demanded(
+            self.store,
+            self.lease,
+            self.registry,
+            url,
+            checksum,
+            self.offline,
+            &CancelToken::new(),
+        ) {
             Ok(_) => Ok(Pin::Http { checksum }),
             Err(OpError::Registry(error @ RegistryError::DigestMismatch { .. })) => {
                 Err(failure::registry(error).hint(lock.hint(name)))
@@ -113,11 +122,16 @@ impl Pinner<'_> {
             SourceOp::Git(git) => git::commit(git, self.offline)
                 .map(Locked::Git)
                 .map_err(failure::op),
-            SourceOp::Http(http) => {
-                http::current(self.store, self.registry, &http.url, self.offline)
-                    .map(|stored| Locked::Url(stored.checksum))
-                    .map_err(failure::op)
-            }
+            SourceOp::Http(http) => http::current(
+                self.store,
+                self.lease,
+                self.registry,
+                &http.url,
+                self.offline,
+                &CancelToken::new(),
+            )
+            .map(|stored| Locked::Url(stored.checksum))
+            .map_err(failure::op),
             SourceOp::Local(_) | SourceOp::OciLayout(_) => {
                 unreachable!("what lies on this machine has no name in the lock")
             }

@@ -43,6 +43,7 @@ struct Known {
 impl Evaluate for Known {
     type Output = ();
     type Error = Never;
+    type Turn = ();
 
     fn definition_record(&self, vertex: &Vertex, inputs: &[InputKey]) -> Result<KeyRecord, Never> {
         let mut record = KeyRecord::new(vertex.op.kind());
@@ -69,6 +70,18 @@ impl Evaluate for Known {
             duration_ms: 0,
         })
     }
+
+    fn turn(
+        &self,
+        _: &Vertex,
+        _: &KeyRecord,
+        _: &CacheKey,
+        _: &StepControl<'_>,
+    ) -> Result<Option<()>, Never> {
+        Err(Never)
+    }
+
+    fn fail(&self, (): ()) {}
 
     fn execute(&self, _: &Vertex, _: &[Input<'_, ()>], _: &StepControl<'_>) -> Result<(), Never> {
         Err(Never)

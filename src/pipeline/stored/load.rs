@@ -5,33 +5,30 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use rbuild_cache::ArchiveError;
+use rbuild_cache::LeaseRoot;
 use rbuild_cache::Store;
 use rbuild_cache::StoredImage;
 use rbuild_cache::Unpacked;
-use rbuild_llb::CancelToken;
-use rbuild_llb::Definition;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 
 use super::Documents;
+use super::Needs;
 use super::Step;
+use super::at_work;
 use super::created;
 use super::fetch_layers;
 use super::protect;
 use crate::image::Descriptor;
-use crate::image::media_type;
 use crate::ops::Engine;
-use crate::ops::EngineOptions;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
-use crate::pipeline::durability;
 use crate::pipeline::failure;
 use crate::pipeline::open_store;
 use crate::registry;
 use crate::registry::Archive;
 use crate::registry::archive::Archived;
 use crate::request::Settings;
-use crate::sandbox;
 use crate::ui::Progress;
 
 /// One `rbuild load`.
@@ -63,48 +60,43 @@ pub fn load(
     progress: &Progress,
 ) -> Result<Vec<Loaded>, BuildError> {
     let store = open_store(settings)?;
-    let lease = store.lease().map_err(failure::store)?;
-    let cancel = CancelToken::new();
-    let registry = registry::Client::cancelled_by(settings, &cancel);
-    let definition = Definition::new();
-    let engine = Engine::new(
+    // What is not in the archive is not to be had.
+    at_work(
+        settings,
         &store,
-        &lease,
-        &definition,
-        &registry,
-        &cancel,
-        // What is not in the archive is not to be had.
-        EngineOptions {
-            offline: true,
-            ..EngineOptions::default()
+        Needs::Offline,
+        progress,
+        |engine, events| {
+            let step = Step::start(format!("load {}", options.shown.display()), events);
+            step.carry_out(engine.cancel(), |step| all(engine, options, input, step))
         },
-        sandbox::expected_domain(),
-    );
-    sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
-    progress.resume();
-    let events = progress.events();
-    let step = Step::start(format!("load {}", options.shown.display()), &events);
-    let loaded = step.carry_out(&cancel, |step| {
-        let unpacked = store
-            .unpack_archive(input, &cancel)
-            .map_err(|error| unusable(options, error))?;
-        let platform = options.platform.clone().unwrap_or_else(Platform::host);
-        let found = Archive::new(&unpacked, &options.shown)
-            .images(&platform, options.platform.is_some())
-            .map_err(bad_archive)?;
-        // All are looked at before one is named.
-        let kept = found
-            .iter()
-            .map(|found| keep(&engine, &store, &unpacked, found, step));
-        let kept: Vec<StoredImage> = kept.collect::<Result<_, _>>()?;
-        found
-            .iter()
-            .zip(kept)
-            .map(|(found, image)| name(&store, found, image))
-            .collect()
-    })?;
-    durability::sync_later(&store, &settings.root);
-    Ok(loaded)
+    )
+}
+
+fn all(
+    engine: &Engine<'_>,
+    options: &LoadOptions,
+    input: impl Read + Send,
+    step: &Step<'_>,
+) -> Result<Vec<Loaded>, BuildError> {
+    let store = engine.store();
+    let unpacked = store
+        .unpack_archive(input, engine.cancel())
+        .map_err(|error| unusable(options, error))?;
+    let platform = options.platform.clone().unwrap_or_else(Platform::host);
+    let found = Archive::new(&unpacked, &options.shown)
+        .images(&platform, options.platform.is_some())
+        .map_err(bad_archive)?;
+    // All are looked at before one is named.
+    let kept = found
+        .iter()
+        .map(|found| keep(engine, &unpacked, found, step));
+    let kept: Vec<StoredImage> = kept.collect::<Result<_, _>>()?;
+    found
+        .iter()
+        .zip(kept)
+        .map(|(found, image)| name(store, found, image))
+        .collect()
 }
 
 fn name(store: &Store, found: &Archived, image: StoredImage) -> Result<Loaded, BuildError> {
@@ -126,15 +118,21 @@ fn name(store: &Store, found: &Archived, image: StoredImage) -> Result<Loaded, B
 /// Puts all of an image into the store, and looks through its layers.
 fn keep(
     engine: &Engine<'_>,
-    store: &Store,
     unpacked: &Unpacked,
     found: &Archived,
     step: &Step<'_>,
 ) -> Result<StoredImage, BuildError> {
+    let store = engine.store();
+    // What is there already is not written anew.
+    let held = engine.lease().hold().map_err(failure::store)?;
+    let protected = |digest| {
+        let protected = engine.lease().protect(LeaseRoot::Blob(digest));
+        protected.map_err(failure::store)
+    };
     let top = match (&found.index, found.images.as_slice()) {
-        (Some(index), _) => {
-            store.blobs().put(index).map_err(failure::blob)?;
-            Descriptor::of(media_type::OCI_INDEX, index)
+        (Some((descriptor, index)), _) => {
+            protected(store.blobs().put(index).map_err(failure::blob)?)?;
+            descriptor.clone()
         }
         (None, [first, ..]) => Descriptor::of(
             first.resolved.manifest.media_type.as_str(),
@@ -145,12 +143,14 @@ fn keep(
     for image in &found.images {
         let resolved = &image.resolved;
         for document in [&resolved.manifest_bytes, &resolved.config_bytes] {
-            store.blobs().put(document).map_err(failure::blob)?;
+            protected(store.blobs().put(document).map_err(failure::blob)?)?;
         }
         for layer in &image.layers {
+            protected(layer.digest)?;
             store.adopt_file(unpacked, layer).map_err(failure::blob)?;
         }
     }
+    drop(held);
     let stored = StoredImage {
         digest: top.digest,
         media_type: top.media_type,

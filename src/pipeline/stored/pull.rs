@@ -1,28 +1,23 @@
 //! `rbuild pull`: images of registries into the store, whole, so that nobody has to be asked for them again.
 
 use rbuild_cache::LeaseRoot;
-use rbuild_cache::Store;
 use rbuild_cache::StoredImage;
-use rbuild_llb::CancelToken;
-use rbuild_llb::Definition;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 
 use super::Documents;
+use super::Needs;
 use super::Step;
+use super::at_work;
 use super::created;
 use super::fetch_layers;
 use crate::image::media_type;
 use crate::ops::Engine;
-use crate::ops::EngineOptions;
 use crate::outcome::BuildError;
-use crate::pipeline::durability;
 use crate::pipeline::failure;
 use crate::pipeline::open_store;
 use crate::pipeline::pin::Pinner;
-use crate::registry;
 use crate::request::Settings;
-use crate::sandbox;
 use crate::ui::Progress;
 
 /// One `rbuild pull`.
@@ -49,7 +44,7 @@ pub struct Pulled {
     pub platform: Platform,
 }
 
-/// Pulls images.
+/// Pulls images, and tells `done` of each as soon as it is there.
 ///
 /// # Errors
 /// At the first that cannot be had; those before it stay.
@@ -57,45 +52,37 @@ pub fn pull(
     settings: &Settings,
     options: &PullOptions,
     progress: &Progress,
-) -> Result<Vec<Pulled>, BuildError> {
+    done: &mut dyn FnMut(&Pulled) -> Result<(), BuildError>,
+) -> Result<(), BuildError> {
     let store = open_store(settings)?;
-    let lease = store.lease().map_err(failure::store)?;
-    let cancel = CancelToken::new();
-    let registry = registry::Client::cancelled_by(settings, &cancel);
-    let definition = Definition::new();
-    let engine = Engine::new(
+    at_work(
+        settings,
         &store,
-        &lease,
-        &definition,
-        &registry,
-        &cancel,
-        EngineOptions::default(),
-        sandbox::expected_domain(),
-    );
-    sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
-    progress.resume();
-    let events = progress.events();
-    let mut pulled = Vec::new();
-    for name in &options.names {
-        let step = Step::start(format!("pull {name}"), &events);
-        let done = step.carry_out(&cancel, |step| {
-            let pinner = Pinner::for_pull(settings, &store, &lease, &registry);
-            one(&engine, &store, &pinner, name, options, step)
-        });
-        pulled.push(done?);
-    }
-    durability::sync_later(&store, &settings.root);
-    Ok(pulled)
+        Needs::Network,
+        progress,
+        |engine, events| {
+            for name in &options.names {
+                let step = Step::start(format!("pull {name}"), events);
+                let pulled = step.carry_out(engine.cancel(), |step| {
+                    let pinner =
+                        Pinner::for_pull(settings, &store, engine.lease(), engine.registry());
+                    one(engine, &pinner, name, options, step)
+                })?;
+                progress.aside(|| done(&pulled))?;
+            }
+            Ok(())
+        },
+    )
 }
 
 fn one(
     engine: &Engine<'_>,
-    store: &Store,
     pinner: &Pinner<'_>,
     name: &str,
     options: &PullOptions,
     step: &Step<'_>,
 ) -> Result<Pulled, BuildError> {
+    let store = engine.store();
     let platform = options.platform.clone().unwrap_or_else(Platform::host);
     let pin = pinner.ask(name, &platform)?;
     let read = StoredImage {

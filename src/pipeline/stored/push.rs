@@ -9,11 +9,11 @@ use rbuild_llb::OciDigest;
 use super::Chosen;
 use super::Documents;
 use super::Step;
+use super::at_work;
 use super::ready::Going;
-use super::ready::dispatch;
+use super::ready::needs;
 use crate::exporter::push;
 use crate::outcome::BuildError;
-use crate::pipeline::durability;
 use crate::pipeline::failure;
 use crate::pipeline::open_store;
 use crate::request::Settings;
@@ -39,7 +39,7 @@ pub struct Pushed {
     pub existed: usize,
 }
 
-/// Pushes images.
+/// Pushes images, and tells `done` of each as soon as it is there.
 ///
 /// # Errors
 /// At the first that cannot be pushed; those before it stay where they are.
@@ -47,37 +47,36 @@ pub fn push(
     settings: &Settings,
     options: &PushOptions,
     progress: &Progress,
-) -> Result<Vec<Pushed>, BuildError> {
+    done: &mut dyn FnMut(&Pushed) -> Result<(), BuildError>,
+) -> Result<(), BuildError> {
     let store = open_store(settings)?;
     let going = options.images.iter().map(|(chosen, _)| {
         let documents = Documents::read(&store, &chosen.image)?;
         Going::plan(&store, &chosen.text, documents, true)
     });
     let going: Vec<Going> = going.collect::<Result<_, _>>()?;
-    let events = progress.events();
-    let pushed = dispatch(settings, &store, &going, progress, |dispatch| {
-        let mut pushed = Vec::new();
+    let needs = needs(&store, &going);
+    at_work(settings, &store, needs, progress, |engine, events| {
         for ((chosen, name), going) in options.images.iter().zip(&going) {
-            let step = Step::start(format!("push {name}"), &events);
-            let done = step.carry_out(dispatch.cancel, |_| {
-                let ready = going.make(dispatch.engine)?;
+            let step = Step::start(format!("push {name}"), events);
+            let sent = step.carry_out(engine.cancel(), |_| {
+                let ready = going.make(engine)?;
                 let names = std::slice::from_ref(name);
-                push::send(&dispatch.export(&ready, names), name).map_err(failure::export)
+                push::send(&ready.export(engine, names), name).map_err(failure::export)
             })?;
             if chosen.name.as_ref() == Some(name) {
-                note(&store, name, &chosen.image, done.digest).map_err(failure::store)?;
+                note(&store, name, &chosen.image, sent.digest).map_err(failure::store)?;
             }
-            pushed.push(Pushed {
+            let pushed = Pushed {
                 name: name.clone(),
-                digest: done.digest,
-                sent: done.sent,
-                existed: done.existed,
-            });
+                digest: sent.digest,
+                sent: sent.sent,
+                existed: sent.existed,
+            };
+            progress.aside(|| done(&pushed))?;
         }
-        Ok(pushed)
-    })?;
-    durability::sync_later(&store, &settings.root);
-    Ok(pushed)
+        Ok(())
+    })
 }
 
 /// Notes the digest that a registry knows an image by. A push takes its time: what is called `name` by now may be another

@@ -4,13 +4,13 @@ use rbuild_cache::BlobOptions;
 use rbuild_cache::Compression;
 use rbuild_cache::KnownLayer;
 use rbuild_cache::LayerRef;
+use rbuild_cache::LeaseRoot;
 use rbuild_cache::Store;
-use rbuild_llb::CancelToken;
-use rbuild_llb::Definition;
 use rbuild_llb::OciDigest;
 
 use super::Documents;
 use super::ImageDocuments;
+use super::Needs;
 use super::protect;
 use crate::exporter::Export;
 use crate::exporter::ReadyImage;
@@ -20,17 +20,12 @@ use crate::image::Format;
 use crate::image::Index;
 use crate::image::media_type;
 use crate::ops::Engine;
-use crate::ops::EngineOptions;
 use crate::ops::OpError;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
 use crate::pipeline::failure;
 use crate::pipeline::once::once_each;
-use crate::pipeline::sandbox_settings;
-use crate::registry;
-use crate::request::Settings;
 use crate::sandbox;
-use crate::ui::Progress;
 
 /// As a build compresses what it pushes.
 const GZIP: Compression = Compression::Gzip { level: 6 };
@@ -171,6 +166,8 @@ impl Going {
                     .store()
                     .compress_blob(&layer.digest, GZIP, engine.cancel());
                 let (digest, size) = done.map_err(|error| failure::op(OpError::from(error)))?;
+                let protected = engine.lease().protect(LeaseRoot::Blob(digest));
+                protected.map_err(failure::store)?;
                 Ok(packed(digest, size))
             }
             Way::Make { known, options } => {
@@ -262,70 +259,32 @@ fn lost(text: &str, layer: &OciDigest) -> BuildError {
     BuildError::new(ErrorKind::Environment, error).hint(super::AGAIN)
 }
 
-/// What images on their way out need.
-pub(super) struct Dispatch<'a> {
-    pub(super) store: &'a Store,
-    pub(super) engine: &'a Engine<'a>,
-    pub(super) cancel: &'a CancelToken,
-}
-
-impl Dispatch<'_> {
-    pub(super) fn export<'e>(&'e self, ready: &'e Ready, names: &'e [String]) -> Export<'e> {
-        let index = ready.index.as_ref();
-        let image = ready.images.first().map(|image| &image.descriptor);
+impl Ready {
+    pub(super) fn export<'e>(&'e self, engine: &'e Engine<'e>, names: &'e [String]) -> Export<'e> {
+        let index = self.index.as_ref();
+        let image = self.images.first().map(|image| &image.descriptor);
         Export {
             roots: &[],
             several: index.is_some(),
-            images: &ready.images,
+            images: &self.images,
             index,
             top: index.map(|index| &index.descriptor).or(image),
             names,
             epoch: None,
-            store: self.store,
-            lease: self.engine.lease(),
-            registry: self.engine.registry(),
+            store: engine.store(),
+            lease: engine.lease(),
+            registry: engine.registry(),
             open: &|_, _, _| Err(std::io::ErrorKind::Unsupported.into()),
             fetch: &|_| Ok(()),
-            cancel: self.cancel,
+            cancel: engine.cancel(),
         }
     }
 }
 
-/// Gets ready to make blobs, inside the user namespace if that is needed, and does `deed`.
-pub(super) fn dispatch<T>(
-    settings: &Settings,
-    store: &Store,
-    going: &[Going],
-    progress: &Progress,
-    deed: impl FnOnce(&Dispatch<'_>) -> Result<T, BuildError>,
-) -> Result<T, BuildError> {
-    let lease = store.lease().map_err(failure::store)?;
-    let cancel = CancelToken::new();
-    let registry = registry::Client::cancelled_by(settings, &cancel);
-    let definition = Definition::new();
-    let options = EngineOptions {
-        // What the store lacks is said to be lacking.
-        offline: true,
-        ..EngineOptions::default()
-    };
-    let mut engine = Engine::new(
-        store,
-        &lease,
-        &definition,
-        &registry,
-        &cancel,
-        options,
-        sandbox::expected_domain(),
-    );
-    if going.iter().any(|going| going.reads_directories(store)) {
-        let entered = sandbox::enter(&sandbox_settings(settings, store));
-        engine.set_executor(Box::new(entered.map_err(failure::sandbox)?), 0);
+/// What it takes to make the blobs of these images.
+pub(super) fn needs(store: &Store, going: &[Going]) -> Needs {
+    match going.iter().any(|going| going.reads_directories(store)) {
+        true => Needs::Namespace,
+        false => Needs::Offline,
     }
-    sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
-    progress.resume();
-    deed(&Dispatch {
-        store,
-        engine: &engine,
-        cancel: &cancel,
-    })
 }

@@ -5,9 +5,10 @@ use rbuild_llb::Platform;
 use super::Chosen;
 use super::Documents;
 use super::Step;
+use super::at_work;
 use super::ready::Going;
 use super::ready::Ready;
-use super::ready::dispatch;
+use super::ready::needs;
 use crate::exporter::Export;
 use crate::exporter::archive;
 use crate::outcome::BuildError;
@@ -81,16 +82,16 @@ pub fn save(
         Going::plan(&store, &chosen.text, documents, false)
     });
     let going: Vec<Going> = going.collect::<Result<_, _>>()?;
-    let events = progress.events();
-    let deliveries = dispatch(settings, &store, &going, progress, |dispatch| {
-        let step = Step::start("save".to_owned(), &events);
-        step.carry_out(dispatch.cancel, |_| {
-            let ready = going.iter().map(|going| going.make(dispatch.engine));
+    let needs = needs(&store, &going);
+    let deliveries = at_work(settings, &store, needs, progress, |engine, events| {
+        let step = Step::start("save".to_owned(), events);
+        step.carry_out(engine.cancel(), |_| {
+            let ready = going.iter().map(|going| going.make(engine));
             let ready: Vec<Ready> = ready.collect::<Result<_, _>>()?;
             let exports: Vec<Export<'_>> = ready
                 .iter()
                 .zip(&grouped)
-                .map(|(ready, (_, names))| dispatch.export(ready, names))
+                .map(|(ready, (_, names))| ready.export(engine, names))
                 .collect();
             archive::write(&exports, options.docker, &options.dest).map_err(failure::export)
         })

@@ -30,6 +30,7 @@ pub(super) fn settings() -> Settings {
         ca: None,
         tag_max_age: 0,
         proxies: ProxySettings::default(),
+        gc: crate::request::GcSettings::default(),
     }
 }
 

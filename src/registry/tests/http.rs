@@ -1,6 +1,7 @@
 //! What the client does with hostile, overloaded and picky servers.
 
 use std::io::Read;
+use std::net::TcpListener;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -496,5 +497,27 @@ fn cancelling_ends_what_waits() {
         token.cancel();
         let error = call.join().unwrap().unwrap_err();
         assert!(matches!(error, RegistryError::Cancelled), "{error}");
+    });
+}
+
+#[test]
+fn a_host_that_does_not_answer_holds_up_no_other() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent_host = silent.local_addr().unwrap().to_string();
+    let (server, tag) = serve(|_| None);
+    let mut settings = settings();
+    settings.registries.insecure = vec![silent_host.clone(), server.host.clone()];
+    let client = client(&settings);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| resolve(&client, &reference(&silent_host, "a:1")));
+        let (probe, _) = silent.accept().unwrap();
+        let found = resolve(&client, &reference(&server.host, "a:1")).unwrap();
+        assert_eq!(found, tag.digest);
+        // It has not been given up meanwhile, and asked again without TLS.
+        silent.set_nonblocking(true).unwrap();
+        let next = silent.accept().unwrap_err();
+        assert_eq!(next.kind(), std::io::ErrorKind::WouldBlock);
+        drop((probe, silent));
+        assert!(waiting.join().unwrap().is_err());
     });
 }

@@ -15,6 +15,7 @@ use sha2::Sha256;
 use sha2::digest::common::hazmat::SerializedState;
 
 use super::BigFile;
+use super::Buffers;
 use super::Made;
 use crate::frame::Compression;
 use crate::layer::LayerBlob;
@@ -33,6 +34,7 @@ const COPY: usize = 1 << 20;
 /// Hashes the tar, and hands what was hashed on.
 pub(super) struct Writer<'w, 's> {
     compression: Compression,
+    buffers: &'w Buffers,
     tar: Sha256,
     tar_size: u64,
     /// Frames taken over as they were.
@@ -62,11 +64,13 @@ enum Job {
 impl<'w, 's> Writer<'w, 's> {
     pub(super) fn new(
         compression: Compression,
+        buffers: &'w Buffers,
         out: &'w mut (dyn Write + Send),
         threads: &'s Scope<'s, 'w>,
     ) -> Self {
         let output = Box::new(Output {
             out,
+            buffers,
             hashed: compression != Compression::None,
             blob: Sha256::new(),
             size: 0,
@@ -75,6 +79,7 @@ impl<'w, 's> Writer<'w, 's> {
         });
         Self {
             compression,
+            buffers,
             tar: Sha256::new(),
             tar_size: 0,
             begun: Vec::new(),
@@ -94,14 +99,14 @@ impl<'w, 's> Writer<'w, 's> {
     }
 
     pub(super) fn write(&mut self, mut made: Made, key: Option<Key>) -> Result<(), LayerError> {
-        self.tar.update(&made.raw);
+        self.tar.update(&*made.raw);
         self.tar_size += made.raw.len() as u64;
         if let Some(key) = key {
             let mark = (key, made.raw.len() as u32, frames::state(&self.tar));
             self.marks.push(mark);
         }
         if made.packed.is_some() && made.parts.is_empty() {
-            made.raw = Vec::new();
+            self.buffers.give_back(std::mem::take(&mut made.raw));
         }
         self.hand_on(Job::Frame(made))
     }
@@ -187,6 +192,7 @@ fn joined<'w>(
 /// Where a blob goes.
 struct Output<'w> {
     out: &'w mut (dyn Write + Send),
+    buffers: &'w Buffers,
     /// Whether the blob is something else than the tar.
     hashed: bool,
     blob: Sha256,
@@ -208,33 +214,36 @@ struct Written {
 impl Output<'_> {
     fn take(&mut self, job: Job) -> Result<(), LayerError> {
         match job {
-            Job::Frame(made) => self.frame(&made),
+            Job::Frame(made) => self.frame(made),
             Job::Beginning(beginning) => self.copy(&beginning),
         }
     }
 
-    fn frame(&mut self, made: &Made) -> Result<(), LayerError> {
-        for (file, offset, range) in &made.parts {
-            self.check(file, *offset, &made.raw, range)?;
+    fn frame(&mut self, made: Made) -> Result<(), LayerError> {
+        let Made { raw, packed, parts } = made;
+        for (file, offset, range) in &parts {
+            self.check(file, *offset, &raw, range)?;
         }
-        let bytes = match &made.packed {
-            Some(packed) => {
-                self.blob.update(packed);
+        match packed {
+            Some((packed, hash)) => {
+                self.blob.update(&*packed);
                 self.written.push(Written {
                     len: packed.len() as u32,
-                    hash: *blake3::hash(packed).as_bytes(),
+                    hash,
                     state: frames::state(&self.blob),
                 });
-                packed
+                self.write(&packed)?;
+                self.buffers.give_back(packed);
             }
             None => {
                 if self.hashed {
-                    self.blob.update(&made.raw);
+                    self.blob.update(&*raw);
                 }
-                &made.raw
+                self.write(&raw)?;
             }
-        };
-        self.write(bytes)
+        }
+        self.buffers.give_back(raw);
+        Ok(())
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), LayerError> {

@@ -15,6 +15,7 @@ use rbuild_llb::op::SecurityMode;
 use super::Building;
 use super::Converted;
 use super::Converter;
+use super::HIDDEN;
 use super::Inputs;
 use super::State;
 use super::meta;
@@ -73,7 +74,7 @@ impl Converter<'_> {
         let mut env = Cow::Borrowed(&to.state.env);
         let mut shown = Cow::Borrowed(&to.state.env);
         for secret in &mounts.secret_env {
-            shown.to_mut().set(&secret.name, "****");
+            shown.to_mut().set(&secret.name, HIDDEN);
         }
         if let Some(socket) = mounts.ssh_socket()
             && env.get("SSH_AUTH_SOCK").is_none()

@@ -1,5 +1,7 @@
 //! Processes.
 
+use rbuild_cache::CacheMountName;
+use rbuild_cache::wait::silently;
 use rbuild_llb::op::CacheSharing;
 use rbuild_llb::op::SecretEnv;
 use rbuild_llb::op::Ulimit;
@@ -226,9 +228,18 @@ fn exec_what_is_in_no_key() {
     none(&|case| case.epoch = Some(1));
     let cancel = CancelToken::new();
     let store = &rows.world.store;
-    let cached = store.cache_mount("npm", "test", CacheSharing::Shared, &cancel);
+    let name = CacheMountName {
+        id: "npm".to_owned(),
+        domain: "test".to_owned(),
+        begins: String::new(),
+    };
+    let begin = |dir: &Path| {
+        fs::create_dir(dir).unwrap();
+        Ok::<_, StoreError>(())
+    };
+    let shared = CacheSharing::Shared;
+    let cached = store.cache_mount(&name, shared, &begin, &cancel, &mut silently);
     let before = rows.records(&case);
-    let path = cached.unwrap().unwrap().prepare(0o755, 0, 0).unwrap();
-    fs::write(path.join("package"), "x").unwrap();
+    fs::write(cached.unwrap().unwrap().path().join("package"), "x").unwrap();
     assert_eq!(rows.records(&case), before);
 }

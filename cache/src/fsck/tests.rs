@@ -1,0 +1,390 @@
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use rbuild_llb::CancelToken;
+use rbuild_llb::KeyRecord;
+use serde_json::json;
+
+use super::*;
+use crate::dir::ScanKind;
+use crate::frame::Compression;
+use crate::images::StoredImage;
+use crate::layer::BlobOptions;
+use crate::layer::LayerBlob;
+use crate::records::CacheBackend as _;
+use crate::records::LayerRef;
+use crate::records::Record;
+use crate::records::Snapshot;
+use crate::tree::TreeRef;
+
+const LOOK: FsckOptions = FsckOptions {
+    deep: false,
+    repair: false,
+};
+const DEEP: FsckOptions = FsckOptions {
+    deep: true,
+    repair: false,
+};
+const REPAIR: FsckOptions = FsckOptions {
+    deep: true,
+    repair: true,
+};
+
+/// A store with one step's result in all its forms, and an image made of it.
+struct Fixture {
+    _dir: tempfile::TempDir,
+    store: Store,
+    layer: TreeRef,
+    blob: OciDigest,
+    key: CacheKey,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let scratch = store.scratch().unwrap();
+        let form = scratch.path().join("fs");
+        fs::create_dir_all(form.join("etc")).unwrap();
+        fs::write(form.join("etc/passwd"), "root\n").unwrap();
+        std::os::unix::fs::symlink("passwd", form.join("etc/link")).unwrap();
+        let cancel = CancelToken::new();
+        let layer = crate::dir::scan_dir(store.trees(), &form, ScanKind::Upper, &cancel).unwrap();
+        store.trees().persist(&layer.tree).unwrap();
+        store.adopt_layer_dir(&layer.tree, "map", &form).unwrap();
+
+        let blob = store.blobs().put(b"a layer's tar").unwrap();
+        let made = LayerBlob {
+            digest: blob,
+            diff_id: blob,
+            size: 13,
+            tar_size: 13,
+            compression: Compression::None,
+        };
+        let options = BlobOptions {
+            compression: Compression::None,
+            clamp: None,
+        };
+        store.set_layer_blob(&layer.tree, &options, &made).unwrap();
+        let known = KnownLayer {
+            layer,
+            diff_id: blob,
+            tar_size: 13,
+        };
+        store.set_known_layer(&blob, &known).unwrap();
+
+        let mut fields = KeyRecord::new("exec");
+        fields.field("args", "true");
+        let layers = vec![LayerRef {
+            layer,
+            origin: None,
+            created: None,
+        }];
+        let record = Record {
+            key: fields.key(),
+            record: fields.clone(),
+            slot: "slot".into(),
+            outputs: vec![Snapshot {
+                layers,
+                root: layer,
+            }],
+            created: 0,
+            duration_ms: 0,
+            name: "RUN true".into(),
+        };
+        store.records().publish(&record).unwrap();
+
+        let blobs = store.blobs();
+        let config = blobs.put(b"{}").unwrap();
+        let manifest = json!({
+            "config": {"digest": config.to_string()},
+            "layers": [{"digest": blob.to_string()}],
+        });
+        let manifest = blobs.put(manifest.to_string().as_bytes()).unwrap();
+        let image = StoredImage {
+            digest: manifest,
+            media_type: "application/vnd.oci.image.manifest.v1+json".into(),
+            id: config,
+            repo_digest: None,
+            created: 0,
+            size: 0,
+        };
+        store.images().set("app:1", &image).unwrap();
+        Self {
+            store,
+            layer,
+            blob,
+            key: fields.key(),
+            _dir: dir,
+        }
+    }
+
+    fn find(&self, options: FsckOptions) -> Vec<String> {
+        let found = self.store.fsck(options).unwrap();
+        let shown = |problem: &Problem| {
+            let path = problem.path.strip_prefix(self.store.path()).unwrap();
+            let kind = path.iter().next().unwrap().to_string_lossy();
+            format!("{kind}: {}", problem.what)
+        };
+        found.problems.iter().map(shown).collect()
+    }
+
+    fn first(&self, kind: &str) -> PathBuf {
+        let depth = match kind {
+            "stats" | "images" => 1,
+            _ => 2,
+        };
+        let mut below = file::below(&self.store.path().join(kind), depth).unwrap();
+        below.remove(0)
+    }
+}
+
+fn damage(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 0x55;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_store_that_is_right_has_nothing_wrong() {
+    let fixture = Fixture::new();
+    assert_eq!(fixture.find(DEEP), [""; 0]);
+    // What builds that were killed leave is no damage.
+    let path = |name: &str| fixture.store.path().join(name);
+    fs::create_dir(path("tmp/dead.d")).unwrap();
+    fs::write(path("tmp/dead"), "").unwrap();
+    fs::write(path("leases/dead"), "").unwrap();
+    fs::create_dir(path("trash/x")).unwrap();
+    fs::write(path("images/.aside-x"), "half").unwrap();
+    let found = fixture.store.fsck(DEEP).unwrap();
+    assert_eq!(found.problems, []);
+    assert!(
+        found.notes[0].starts_with("3 left behind"),
+        "{:?}",
+        found.notes
+    );
+    // So is a form whose step did not get as far as its tree.
+    fs::remove_file(
+        fixture
+            .store
+            .path()
+            .join("records")
+            .join(&fixture.key.hex()[..2])
+            .join(fixture.key.hex()),
+    )
+    .unwrap();
+    fs::remove_file(fixture.store.known_path(&fixture.blob)).unwrap();
+    fs::remove_file(fixture.store.trees().path(&fixture.layer.tree)).unwrap();
+    assert_eq!(fixture.find(DEEP), [""; 0]);
+}
+
+type Harm = fn(&Fixture);
+type HarmForm = fn(&Path);
+
+#[test]
+fn each_kind_of_damage_is_found_and_mended() {
+    let cases: [(&str, Harm, &[&str]); 15] = [
+        (
+            "a blob's bytes",
+            |f| damage(&f.store.blobs().path(&f.blob)),
+            &["blobs: has the content of sha256:"],
+        ),
+        (
+            "a tree object's bytes",
+            |f| damage(&f.store.trees().path(&f.layer.tree)),
+            &[
+                "trees: does not hold what its name says",
+                "known: names tree ",
+                "records: names tree ",
+            ],
+        ),
+        (
+            "a tree object below another",
+            |f| {
+                let root = f.store.trees().on_disk(&f.layer.tree).unwrap();
+                let child = child_trees(&root).next().unwrap();
+                fs::remove_file(f.store.trees().path(&child)).unwrap();
+            },
+            &["known: names tree ", "records: names tree "],
+        ),
+        (
+            "a record's bytes",
+            |f| damage(&f.first("records")),
+            &["records: is not as it was written"],
+        ),
+        (
+            "a record under another's name",
+            |f| {
+                let path = f.first("records");
+                let other = path.with_file_name(format!(
+                    "{}{}",
+                    path.parent().unwrap().file_name().unwrap().display(),
+                    "0".repeat(62)
+                ));
+                fs::rename(path, other).unwrap();
+            },
+            &["records: is not as it was written"],
+        ),
+        (
+            "what is known of a blob",
+            |f| fs::write(f.store.known_path(&f.blob), "{").unwrap(),
+            &["known: is not as it was written: "],
+        ),
+        (
+            "what blobs a layer has",
+            |f| fs::write(f.first("layer-blobs"), "").unwrap(),
+            &["layer-blobs: is not as it was written: "],
+        ),
+        (
+            "a table of frames",
+            |f| {
+                f.store.set_frames(&f.blob, &FrameTable::default()).unwrap();
+                damage(&f.first("frames"));
+            },
+            &["frames: is not as it was written"],
+        ),
+        (
+            "a table of another blob",
+            |f| f.store.set_frames(&f.blob, &FrameTable::default()).unwrap(),
+            &["frames: is the table of a blob of another size"],
+        ),
+        (
+            "a slot",
+            |f| fs::write(f.first("slots"), "x").unwrap(),
+            &["slots: is not the key of a record"],
+        ),
+        (
+            "the report of a build",
+            |f| {
+                fs::create_dir_all(f.store.path().join("builds")).unwrap();
+                fs::write(f.store.path().join("builds/abc"), "x").unwrap();
+            },
+            &["builds: is not as it was written"],
+        ),
+        (
+            "a context's stats",
+            |f| fs::write(f.store.path().join("stats/abc"), b"rbstat\0\x01hello").unwrap(),
+            &["stats: is not as it was written"],
+        ),
+        (
+            "a file that is missing from a form",
+            |f| fs::remove_file(f.first("layers").join("map/etc/passwd")).unwrap(),
+            &["layers: is not as its tree: `/etc/passwd` is missing"],
+        ),
+        (
+            "the size of a file in a form",
+            |f| {
+                fs::write(
+                    f.first("layers").join("map/etc/passwd"),
+                    "longer than it was",
+                )
+                .unwrap()
+            },
+            &["layers: is not as its tree: `/etc/passwd` has 18 bytes instead of 5"],
+        ),
+        (
+            "a name that nothing goes by",
+            |f| fs::write(f.store.path().join("records/notes"), "").unwrap(),
+            &["records: is not a directory"],
+        ),
+    ];
+    for (what, harm, wanted) in cases {
+        let fixture = Fixture::new();
+        harm(&fixture);
+        let found = fixture.find(LOOK);
+        assert_eq!(found.len(), wanted.len(), "{what}: {found:?}");
+        for (found, wanted) in found.iter().zip(wanted) {
+            assert!(found.starts_with(wanted), "{what}: {found}");
+        }
+        assert_eq!(fixture.find(LOOK), found, "{what}: looking changes nothing");
+        let repaired = fixture.store.fsck(REPAIR).unwrap();
+        assert!(
+            repaired.problems.iter().all(|p| p.repaired),
+            "{what}: {repaired:?}"
+        );
+        assert_eq!(fixture.find(DEEP), [""; 0], "{what}");
+        assert!(fixture.store.images().get("app:1").unwrap().is_some());
+    }
+}
+
+#[test]
+fn what_a_form_has_to_be() {
+    let cases: [(HarmForm, &str); 5] = [
+        (
+            |form| {
+                let mode = fs::Permissions::from_mode(0o600);
+                fs::set_permissions(form.join("etc/passwd"), mode).unwrap();
+            },
+            "`/etc/passwd` has the mode 0600 instead of 0644",
+        ),
+        (
+            |form| {
+                let mode = fs::Permissions::from_mode(0o711);
+                fs::set_permissions(form.join("etc"), mode).unwrap();
+            },
+            "`/etc` has the mode 0711 instead of 0755",
+        ),
+        (
+            |form| {
+                fs::remove_file(form.join("etc/link")).unwrap();
+                std::os::unix::fs::symlink("shadow", form.join("etc/link")).unwrap();
+            },
+            "`/etc/link` leads elsewhere",
+        ),
+        (
+            |form| {
+                fs::remove_file(form.join("etc/link")).unwrap();
+                fs::create_dir(form.join("etc/link")).unwrap();
+            },
+            "`/etc/link` is a directory instead of a symbolic link",
+        ),
+        (
+            |form| fs::write(form.join("etc/passwd"), "toor\n").unwrap(),
+            "`/etc/passwd` has other content",
+        ),
+    ];
+    for (harm, wanted) in cases {
+        let fixture = Fixture::new();
+        let form = fixture.first("layers").join("map");
+        let passwd = form.join("etc/passwd");
+        fs::set_permissions(passwd, fs::Permissions::from_mode(0o644)).unwrap();
+        harm(&form);
+        assert_eq!(
+            fixture.find(DEEP),
+            [format!("layers: is not as its tree: {wanted}")]
+        );
+    }
+    // Content alone takes reading.
+    let fixture = Fixture::new();
+    fs::write(fixture.first("layers").join("map/etc/passwd"), "toor\n").unwrap();
+    assert_eq!(fixture.find(LOOK), [""; 0]);
+    // What a step touched and left as it was is in its upper directory alone.
+    fs::write(fixture.first("layers").join("map/etc/group"), "").unwrap();
+    assert_eq!(fixture.find(LOOK), [""; 0]);
+}
+
+#[test]
+fn images_are_told_of_and_stay() {
+    let fixture = Fixture::new();
+    let image = fixture.store.images().get("app:1").unwrap().unwrap();
+    let remove = |digest: &OciDigest| fs::remove_file(fixture.store.blobs().path(digest)).unwrap();
+    remove(&fixture.blob);
+    assert_eq!(fixture.find(LOOK), [""; 0], "its form has the bytes");
+    fs::remove_dir_all(fixture.first("layers")).unwrap();
+    let [gone] = &fixture.find(LOOK)[..] else {
+        panic!();
+    };
+    assert!(
+        gone.contains("of the image `app:1` has no bytes left"),
+        "{gone}"
+    );
+    remove(&image.id);
+    assert!(fixture.find(LOOK)[0].contains("the config "));
+    remove(&image.digest);
+    assert!(fixture.find(REPAIR)[0].contains("the manifest "));
+    fs::write(fixture.first("images"), "{").unwrap();
+    assert!(fixture.find(REPAIR)[0].contains("(the image `app:1`)"));
+    assert!(fixture.first("images").exists());
+}

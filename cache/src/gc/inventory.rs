@@ -1,0 +1,640 @@
+//! Everything there is in a store, what each takes on disk, and what it names.
+//!
+//! It is read in one pass, side by side, and takes some 100 bytes of memory a file. What changes meanwhile may be in it or
+//! not: whoever removes something looks again.
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::path::PathBuf;
+
+use rbuild_llb::CacheKey;
+use rbuild_llb::OciDigest;
+use rbuild_llb::TreeId;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::disk::Disk;
+use super::disk::file_usage;
+use super::disk::side_by_side;
+use crate::file;
+use crate::mounts::CacheMountInfo;
+use crate::records;
+use crate::records::Record;
+use crate::store::KnownLayer;
+use crate::store::LayerBlobs;
+use crate::store::Store;
+use crate::store::StoreError;
+use crate::store::StoredPin;
+use crate::store::StoredUrl;
+use crate::tree::Timestamp;
+use crate::tree::child_trees;
+
+/// Larger manifests are refused when they are pulled.
+const MAX_MANIFEST: u64 = 8 << 20;
+
+/// Something that can be named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Thing {
+    Tree(TreeId),
+    /// A blob, what it unpacks to and its frames.
+    Blob(OciDigest),
+    /// The directory forms of a layer, and what blobs were made of it.
+    Layer(TreeId),
+    Record(CacheKey),
+    /// A file that nothing names.
+    Alone(u32),
+}
+
+/// The number of a thing.
+pub(super) type Id = usize;
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) thing: Thing,
+    /// What its files take on disk.
+    pub(super) bytes: u64,
+    /// Whether it is there, and as it should be.
+    pub(super) whole: bool,
+    /// What it is nothing without.
+    pub(super) links: Vec<Id>,
+    /// What is there to explain it.
+    pub(super) listings: Vec<Id>,
+}
+
+/// A file or directory of the store, which goes if its thing is not live.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) path: PathBuf,
+    pub(super) of: Id,
+    pub(super) bytes: u64,
+    pub(super) changed: Timestamp,
+}
+
+/// What an item is; the names are those of buildx.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum UsageKind {
+    /// What a step made.
+    Regular,
+    /// What files of a context looked like.
+    SourceLocal,
+    /// A clone of a git repository.
+    SourceGitCheckout,
+    /// What a URL gave.
+    SourceHttp,
+    /// A cache mount.
+    ExecCacheMount,
+    /// An image, as far as no step of this store made it.
+    Image,
+    /// What rbuild keeps for itself.
+    Internal,
+}
+
+impl UsageKind {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Regular,
+        Self::SourceLocal,
+        Self::SourceGitCheckout,
+        Self::SourceHttp,
+        Self::ExecCacheMount,
+        Self::Image,
+        Self::Internal,
+    ];
+
+    /// As buildx calls it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Regular => "regular",
+            Self::SourceLocal => "source.local",
+            Self::SourceGitCheckout => "source.git.checkout",
+            Self::SourceHttp => "source.http",
+            Self::ExecCacheMount => "exec.cachemount",
+            Self::Image => "image",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// Something that stays or goes as a whole: a step's result under all its keys, a cache mount, a pin, …
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) nodes: Vec<Id>,
+    pub(super) kind: UsageKind,
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) created: Timestamp,
+    pub(super) used: Timestamp,
+    /// The latest change to its files, by the clock of the file system.
+    pub(super) changed: Timestamp,
+    /// The layer it is there for.
+    pub(super) layer: Option<Id>,
+    pub(super) mount: Option<CacheMountInfo>,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Inventory {
+    pub(super) nodes: Vec<Node>,
+    ids: HashMap<Thing, Id>,
+    pub(super) pieces: Vec<Piece>,
+    pub(super) items: Vec<Item>,
+    /// Named images, with all they name.
+    pub(super) images: Vec<(String, Id)>,
+    /// What kinds of files take, by the store's directories.
+    pub(super) kinds: Vec<(&'static str, u64)>,
+    pub(super) total: u64,
+}
+
+/// A file of a sharded kind.
+struct Listed {
+    path: PathBuf,
+    /// The hexadecimal digits it goes by.
+    hex: String,
+    found: fs::Metadata,
+}
+
+pub(super) fn changed(found: &fs::Metadata) -> Timestamp {
+    Timestamp {
+        secs: found.ctime(),
+        nanos: found.ctime_nsec() as u32,
+    }
+}
+
+/// When a file was written or, on most file systems to within a day, read.
+fn used(found: &fs::Metadata) -> Timestamp {
+    Timestamp {
+        secs: found.mtime().max(found.atime()),
+        nanos: 0,
+    }
+}
+
+fn modified(found: &fs::Metadata) -> Timestamp {
+    Timestamp {
+        secs: found.mtime(),
+        nanos: found.mtime_nsec() as u32,
+    }
+}
+
+impl Inventory {
+    /// Reads a store.
+    pub(super) fn read(store: &Store) -> Result<Self, StoreError> {
+        let mut all = Self::default();
+        let disk = Disk::new(store);
+        all.records(store)?;
+        all.slots(store)?;
+        all.files_alone(store)?;
+        all.blobs(store)?;
+        all.layers(store, &disk)?;
+        all.trees(store)?;
+        all.mounts(store, &disk)?;
+        all.images(store)?;
+        all.rest(store, &disk)?;
+        Ok(all)
+    }
+
+    /// The number of a thing, if it is there or named.
+    pub(super) fn find(&self, thing: Thing) -> Option<Id> {
+        self.ids.get(&thing).copied()
+    }
+
+    fn id(&mut self, thing: Thing) -> Id {
+        let next = self.nodes.len();
+        *self.ids.entry(thing).or_insert_with(|| {
+            self.nodes.push(Node {
+                thing,
+                bytes: 0,
+                whole: false,
+                links: Vec::new(),
+                listings: Vec::new(),
+            });
+            next
+        })
+    }
+
+    fn ids(&mut self, things: impl IntoIterator<Item = Thing>) -> Vec<Id> {
+        things.into_iter().map(|thing| self.id(thing)).collect()
+    }
+
+    fn alone(&mut self) -> Id {
+        let number = self.nodes.len() as u32;
+        self.id(Thing::Alone(number))
+    }
+
+    fn add(&mut self, kind: &'static str, of: Id, path: PathBuf, found: &fs::Metadata) {
+        self.add_sized(kind, of, path, changed(found), found.blocks() * 512);
+    }
+
+    fn add_sized(
+        &mut self,
+        kind: &'static str,
+        of: Id,
+        path: PathBuf,
+        changed: Timestamp,
+        bytes: u64,
+    ) {
+        self.count(kind, bytes);
+        self.nodes[of].bytes += bytes;
+        self.pieces.push(Piece {
+            path,
+            of,
+            bytes,
+            changed,
+        });
+    }
+
+    fn count(&mut self, kind: &'static str, bytes: u64) {
+        self.total += bytes;
+        match self.kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, sum)) => *sum += bytes,
+            None => self.kinds.push((kind, bytes)),
+        }
+    }
+
+    /// What is in a sharded directory.
+    fn sharded(&mut self, store: &Store, kind: &'static str) -> Result<Vec<Listed>, StoreError> {
+        let shards = file::list(&store.path().join(kind))?;
+        let lists = side_by_side(&shards, |shard| {
+            let prefix = match kind {
+                "trees" => shard.file_name().unwrap_or_default().to_string_lossy(),
+                _ => "".into(),
+            };
+            let mut listed = Vec::new();
+            for path in file::list(shard).unwrap_or_default() {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let name = name.strip_suffix(".json").unwrap_or(&name);
+                let hex = format!("{prefix}{name}");
+                // Gone meanwhile, or in the way: not ours to account for.
+                if let Ok(found) = fs::symlink_metadata(&path) {
+                    listed.push(Listed { path, hex, found });
+                }
+            }
+            (listed, file_usage(shard))
+        });
+        let mut all = Vec::new();
+        for (listed, directory) in lists {
+            self.count("directories", directory);
+            all.extend(listed);
+        }
+        Ok(all)
+    }
+
+    fn records(&mut self, store: &Store) -> Result<(), StoreError> {
+        let listed = self.sharded(store, "records")?;
+        let read = side_by_side(&listed, |listed| {
+            let bytes = fs::read(&listed.path).ok()?;
+            let record = records::decode(&bytes)?;
+            (record.key.hex() == listed.hex).then_some(record)
+        });
+        // A step's result goes by up to two keys.
+        let mut same: HashMap<(String, u128, Vec<Id>), usize> = HashMap::new();
+        for (Listed { path, found, .. }, record) in listed.into_iter().zip(read) {
+            let Some(record) = record else {
+                let of = self.alone();
+                self.add("records", of, path, &found);
+                continue;
+            };
+            let id = self.record(&record);
+            let (used, changed) = (modified(&found), changed(&found));
+            self.add("records", id, path, &found);
+            let links = self.nodes[id].links.clone();
+            let group = (record.slot, record.created, links);
+            if let Some(&at) = same.get(&group) {
+                let item = &mut self.items[at];
+                item.nodes.push(id);
+                item.used = item.used.max(used);
+                item.changed = item.changed.max(changed);
+                continue;
+            }
+            same.insert(group, self.items.len());
+            let top = record.outputs.last().and_then(|out| out.layers.last());
+            let layer = top.map(|top| self.id(Thing::Layer(top.layer.tree)));
+            self.items.push(Item {
+                nodes: vec![id],
+                kind: UsageKind::Regular,
+                id: record.key.hex(),
+                name: record.name,
+                created: nanoseconds(record.created),
+                used,
+                changed,
+                layer,
+                mount: None,
+            });
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, record: &Record) -> Id {
+        let mut links = Vec::new();
+        for snapshot in &record.outputs {
+            links.push(Thing::Tree(snapshot.root.tree));
+            for layer in snapshot.layers.iter().filter(|layer| layer.is_read()) {
+                links.push(Thing::Tree(layer.layer.tree));
+                links.push(Thing::Layer(layer.layer.tree));
+            }
+            let origins = snapshot.layers.iter().flat_map(|layer| &layer.origin);
+            links.extend(origins.map(|origin| Thing::Blob(origin.digest)));
+        }
+        let links = self.ids(links);
+        let listings = self.ids(record.record.trees().into_iter().map(Thing::Tree));
+        let id = self.id(Thing::Record(record.key));
+        let node = &mut self.nodes[id];
+        node.whole = true;
+        node.links = links;
+        node.listings = listings;
+        id
+    }
+
+    fn slots(&mut self, store: &Store) -> Result<(), StoreError> {
+        let listed = self.sharded(store, "slots")?;
+        let keys = side_by_side(&listed, |listed| {
+            fs::read_to_string(&listed.path).ok()?.parse().ok()
+        });
+        for (listed, key) in listed.into_iter().zip(keys) {
+            let of = match key {
+                Some(key) => self.id(Thing::Record(key)),
+                None => self.alone(),
+            };
+            self.add("records", of, listed.path, &listed.found);
+        }
+        Ok(())
+    }
+
+    /// Pins, files by URL, stats and reports of builds.
+    fn files_alone(&mut self, store: &Store) -> Result<(), StoreError> {
+        for listed in self.sharded(store, "pins")? {
+            let pin = json::<StoredPin>(&listed.path);
+            let links = pin.map(|pin| {
+                let config = document(store, &pin.manifest);
+                let config = config.and_then(|json| digest(&json["config"]));
+                let blobs = [Some(pin.manifest), pin.index, config];
+                blobs.into_iter().flatten().map(Thing::Blob).collect()
+            });
+            self.item_alone(
+                "pins",
+                UsageKind::Internal,
+                "what a tag stood for",
+                listed,
+                links,
+            );
+        }
+        for listed in self.sharded(store, "urls")? {
+            let url = json::<StoredUrl>(&listed.path);
+            let links = url.map(|url| vec![Thing::Blob(url.checksum)]);
+            self.item_alone(
+                "urls",
+                UsageKind::SourceHttp,
+                "what a URL gave",
+                listed,
+                links,
+            );
+        }
+        let flat = [
+            ("stats", UsageKind::SourceLocal, "local source for context"),
+            ("builds", UsageKind::Internal, "what a build did"),
+        ];
+        for (kind, of, name) in flat {
+            for path in file::list(&store.path().join(kind))? {
+                let hex = path.file_name().unwrap_or_default().to_string_lossy();
+                let hex = hex.into_owned();
+                if let Ok(found) = fs::symlink_metadata(&path) {
+                    let listed = Listed { path, hex, found };
+                    self.item_alone(kind, of, name, listed, Some(Vec::new()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn item_alone(
+        &mut self,
+        kind: &'static str,
+        of: UsageKind,
+        name: &str,
+        listed: Listed,
+        links: Option<Vec<Thing>>,
+    ) {
+        let id = self.alone();
+        let Listed { path, hex, found } = listed;
+        self.add(kind, id, path, &found);
+        // Damaged: garbage.
+        let Some(links) = links else {
+            return;
+        };
+        self.nodes[id].links = self.ids(links);
+        self.nodes[id].whole = true;
+        self.items.push(Item {
+            nodes: vec![id],
+            kind: of,
+            id: hex,
+            name: name.to_owned(),
+            created: modified(&found),
+            used: used(&found),
+            changed: changed(&found),
+            layer: None,
+            mount: None,
+        });
+    }
+
+    fn blobs(&mut self, store: &Store) -> Result<(), StoreError> {
+        let blob = |hex: &str| format!("sha256:{hex}").parse().ok().map(Thing::Blob);
+        for listed in self.sharded(store, "blobs/sha256")? {
+            let id = self.id_or_alone(blob(&listed.hex));
+            self.nodes[id].whole = true;
+            self.add("blobs", id, listed.path, &listed.found);
+        }
+        let known = self.sharded(store, "known")?;
+        let read = side_by_side(&known, |listed| json::<KnownLayer>(&listed.path));
+        for (listed, known) in known.into_iter().zip(read) {
+            let id = self.id_or_alone(blob(&listed.hex));
+            self.add("tables", id, listed.path, &listed.found);
+            if let Some(known) = known {
+                let tree = known.layer.tree;
+                let links = self.ids([Thing::Tree(tree), Thing::Layer(tree)]);
+                self.nodes[id].links.extend(links);
+            }
+        }
+        for listed in self.sharded(store, "frames")? {
+            let id = self.id_or_alone(blob(&listed.hex));
+            self.add("tables", id, listed.path, &listed.found);
+        }
+        Ok(())
+    }
+
+    fn id_or_alone(&mut self, thing: Option<Thing>) -> Id {
+        match thing {
+            Some(thing) => self.id(thing),
+            None => self.alone(),
+        }
+    }
+
+    fn layers(&mut self, store: &Store, disk: &Disk<'_>) -> Result<(), StoreError> {
+        let layer = |hex: &str| hex.parse::<TreeId>().ok();
+        let forms = self.sharded(store, "layers")?;
+        let bytes = side_by_side(&forms, |listed| {
+            disk.forms(&listed.path, layer(&listed.hex).as_ref())
+        });
+        for (listed, bytes) in forms.into_iter().zip(bytes) {
+            let tree = layer(&listed.hex);
+            let id = self.id_or_alone(tree.map(Thing::Layer));
+            let links = self.ids(tree.map(Thing::Tree));
+            self.nodes[id].links.extend(links);
+            self.nodes[id].whole = true;
+            self.add_sized("layers", id, listed.path, changed(&listed.found), bytes);
+        }
+        let tables = self.sharded(store, "layer-blobs")?;
+        let read = side_by_side(&tables, |listed| json::<LayerBlobs>(&listed.path));
+        for (listed, blobs) in tables.into_iter().zip(read) {
+            let id = self.id_or_alone(layer(&listed.hex).map(Thing::Layer));
+            self.add("tables", id, listed.path, &listed.found);
+            let blobs = blobs.map(|blobs| blobs.digests()).unwrap_or_default();
+            let links = self.ids(blobs.into_iter().map(Thing::Blob));
+            self.nodes[id].links.extend(links);
+        }
+        Ok(())
+    }
+
+    fn trees(&mut self, store: &Store) -> Result<(), StoreError> {
+        let listed = self.sharded(store, "trees")?;
+        let read = side_by_side(&listed, |listed| {
+            let id = listed.hex.parse().ok()?;
+            let dir = store.trees().on_disk(&id).ok()?;
+            Some((id, child_trees(&dir).collect::<Vec<TreeId>>()))
+        });
+        for (listed, read) in listed.into_iter().zip(read) {
+            let id = match read {
+                Some((tree, children)) => {
+                    let links = self.ids(children.into_iter().map(Thing::Tree));
+                    let id = self.id(Thing::Tree(tree));
+                    self.nodes[id].links = links;
+                    self.nodes[id].whole = true;
+                    id
+                }
+                None => self.id_or_alone(listed.hex.parse().ok().map(Thing::Tree)),
+            };
+            self.add("trees", id, listed.path, &listed.found);
+        }
+        Ok(())
+    }
+
+    fn mounts(&mut self, store: &Store, disk: &Disk<'_>) -> Result<(), StoreError> {
+        let mounts = store.cache_mounts()?;
+        let sizes = side_by_side(&mounts, |mount| disk.usage(&mount.path));
+        let mut known = Vec::new();
+        for (mount, bytes) in mounts.into_iter().zip(sizes) {
+            let id = self.alone();
+            self.count("mounts", bytes);
+            self.nodes[id].bytes = bytes;
+            self.nodes[id].whole = true;
+            known.push(mount.path.clone());
+            let git = mount.name.as_ref().is_some_and(|name| name.domain == "git");
+            let shown = mount.name.as_ref().map_or("", |name| &name.id);
+            let hex = mount.path.file_name().unwrap_or_default().to_string_lossy();
+            self.items.push(Item {
+                nodes: vec![id],
+                kind: match git {
+                    true => UsageKind::SourceGitCheckout,
+                    false => UsageKind::ExecCacheMount,
+                },
+                id: hex.into_owned(),
+                name: match git {
+                    true => format!("git repository {shown}"),
+                    false => format!("cache mount {shown}"),
+                },
+                created: mount.created,
+                used: mount.used,
+                changed: mount.created,
+                layer: None,
+                mount: Some(mount),
+            });
+        }
+        for path in file::list(&store.path().join("mounts"))? {
+            if !known.contains(&path)
+                && let Ok(found) = fs::symlink_metadata(&path)
+            {
+                let (of, bytes) = (self.alone(), disk.usage(&path));
+                self.add_sized("mounts", of, path, changed(&found), bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn images(&mut self, store: &Store) -> Result<(), StoreError> {
+        for path in file::list(&store.path().join("images"))? {
+            self.count("images", file_usage(&path));
+        }
+        for (name, image) in store.images().list()? {
+            let mut links = vec![Thing::Blob(image.id)];
+            let mut stack = vec![image.digest];
+            while let Some(manifest) = stack.pop() {
+                links.push(Thing::Blob(manifest));
+                let Some(json) = document(store, &manifest) else {
+                    continue;
+                };
+                let list = |name: &str| {
+                    let list = json[name].as_array().into_iter().flatten();
+                    list.filter_map(digest)
+                };
+                let new = |inner: &OciDigest| !links.contains(&Thing::Blob(*inner));
+                stack.extend(list("manifests").filter(new));
+                links.extend(
+                    list("layers")
+                        .chain(digest(&json["config"]))
+                        .map(Thing::Blob),
+                );
+            }
+            let id = self.alone();
+            self.nodes[id].links = self.ids(links);
+            self.nodes[id].whole = true;
+            self.images.push((name, id));
+        }
+        Ok(())
+    }
+
+    /// What is no thing: directories, work in progress, leases.
+    fn rest(&mut self, store: &Store, disk: &Disk<'_>) -> Result<(), StoreError> {
+        self.count("directories", file_usage(store.path()));
+        for path in file::list(store.path())? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            match &*name {
+                "tmp" | "trash" => self.count("work in progress", disk.usage(&path)),
+                "leases" | "unsynced" | "running" => {
+                    self.count("work in progress", disk.usage(&path))
+                }
+                "blobs" => {
+                    let below = file_usage(&path.join("sha256"));
+                    self.count("directories", file_usage(&path) + below);
+                }
+                _ => self.count("directories", file_usage(&path)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// A manifest or index, if it is there and as its digest says.
+fn document(store: &Store, blob: &OciDigest) -> Option<Value> {
+    let path = store.blobs().path(blob);
+    if fs::metadata(&path).ok()?.len() > MAX_MANIFEST {
+        return None;
+    }
+    let bytes = fs::read(path).ok()?;
+    let json = serde_json::from_slice(&bytes).ok()?;
+    (crate::blobs::sha256(&bytes) == *blob).then_some(json)
+}
+
+fn digest(descriptor: &Value) -> Option<OciDigest> {
+    descriptor["digest"].as_str()?.parse().ok()
+}
+
+fn nanoseconds(since_1970: u128) -> Timestamp {
+    Timestamp {
+        secs: i64::try_from(since_1970 / 1_000_000_000).unwrap_or(i64::MAX),
+        nanos: (since_1970 % 1_000_000_000) as u32,
+    }
+}

@@ -1,0 +1,232 @@
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use super::*;
+use crate::dir::Ownership;
+use crate::dir::write_dir;
+use crate::wait::silently;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    (dir, store)
+}
+
+fn name(id: &str) -> CacheMountName {
+    CacheMountName {
+        id: id.to_owned(),
+        domain: "map".to_owned(),
+        begins: String::new(),
+    }
+}
+
+fn empty(dir: &Path) -> Result<(), StoreError> {
+    let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
+    empty_mount(dir, 0o1777, user.as_raw(), group.as_raw())
+}
+
+/// Has the mount, unless it must be waited for.
+fn try_take(store: &Store, id: &str, sharing: CacheSharing) -> Option<CacheMount> {
+    let cancel = CancelToken::new();
+    let mut give_up = |wait: &mut dyn FnMut()| {
+        cancel.cancel();
+        wait();
+    };
+    store
+        .cache_mount(&name(id), sharing, &empty, &cancel, &mut give_up)
+        .unwrap()
+}
+
+fn take(store: &Store, id: &str, sharing: CacheSharing) -> CacheMount {
+    try_take(store, id, sharing).unwrap()
+}
+
+#[test]
+fn sharing_is_as_buildkit_documents_it() {
+    let (_dir, store) = store();
+    let free = |sharing| try_take(&store, "a", sharing).is_some();
+    let (a, b) = (
+        take(&store, "a", CacheSharing::Shared),
+        take(&store, "a", CacheSharing::Shared),
+    );
+    assert_eq!(a.path(), b.path());
+    assert!(!free(CacheSharing::Locked));
+    let private = take(&store, "a", CacheSharing::Private);
+    let another = take(&store, "a", CacheSharing::Private);
+    assert!(private.path() != a.path() && private.path() != another.path());
+    drop((a, b, another));
+
+    let locked = take(&store, "a", CacheSharing::Locked);
+    assert!(!free(CacheSharing::Shared) && !free(CacheSharing::Locked));
+    assert!(try_take(&store, "b", CacheSharing::Locked).is_some());
+    drop(locked);
+    assert!(free(CacheSharing::Shared));
+    let first = take(&store, "a", CacheSharing::Private);
+    assert!(first.path().parent().unwrap().extension().unwrap() == "0");
+}
+
+/// Otherwise those who share it could have it among themselves for ever.
+#[test]
+fn who_shares_a_mount_queues_up_behind_who_wants_it_alone() {
+    let (_dir, store) = store();
+    let cancel = CancelToken::new();
+    let shared = take(&store, "a", CacheSharing::Shared);
+    thread::scope(|scope| {
+        let (waits, waiting) = std::sync::mpsc::channel();
+        let mut on_wait = move |wait: &mut dyn FnMut()| {
+            waits.send(()).unwrap();
+            wait();
+        };
+        let (name, store, cancel) = (name("a"), &store, &cancel);
+        let alone = scope.spawn(move || {
+            let locked = CacheSharing::Locked;
+            store.cache_mount(&name, locked, &empty, cancel, &mut on_wait)
+        });
+        waiting.recv().unwrap();
+        assert!(try_take(store, "a", CacheSharing::Shared).is_none());
+        drop(shared);
+        assert!(alone.join().unwrap().unwrap().is_some());
+    });
+    assert!(try_take(&store, "a", CacheSharing::Shared).is_some());
+}
+
+#[test]
+fn nobody_has_it_together_with_who_has_it_alone_even_while_it_is_removed() {
+    let (dir, store) = store();
+    let trash = dir.path().join("t");
+    fs::create_dir(&trash).unwrap();
+    let (users, removed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let never = CancelToken::new();
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..50 {
+                    let locked = CacheSharing::Locked;
+                    let mount =
+                        store.cache_mount(&name("a"), locked, &empty, &never, &mut silently);
+                    let mount = mount.unwrap().unwrap();
+                    assert_eq!(users.fetch_add(1, Ordering::SeqCst), 0);
+                    fs::write(mount.path().join("file"), "x").unwrap();
+                    users.fetch_sub(1, Ordering::SeqCst);
+                }
+            });
+        }
+        scope.spawn(|| {
+            while removed.load(Ordering::SeqCst) < 5 {
+                for mount in store.cache_mounts().unwrap() {
+                    let aside = trash.join(removed.load(Ordering::SeqCst).to_string());
+                    fs::create_dir_all(&aside).unwrap();
+                    if store.discard_cache_mount(&mount, &aside).unwrap()
+                        && fs::read_dir(&aside).unwrap().next().is_some()
+                    {
+                        removed.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+                if users.load(Ordering::SeqCst) == 0 {
+                    drop(try_take(&store, "a", CacheSharing::Shared));
+                }
+            }
+        });
+    });
+}
+
+#[test]
+fn what_is_begun_and_not_finished_is_not_a_mount() {
+    let (_dir, store) = store();
+    let never = CancelToken::new();
+    let half = |dir: &Path| {
+        fs::create_dir(dir).unwrap();
+        fs::write(dir.join("half"), "").unwrap();
+        Err(StoreError::io("write", dir)(
+            io::ErrorKind::StorageFull.into(),
+        ))
+    };
+    let shared = CacheSharing::Shared;
+    let failed = store.cache_mount(&name("a"), shared, &half, &never, &mut silently);
+    assert!(failed.unwrap_err().is_disk_full());
+    assert_eq!(store.cache_mounts().unwrap(), []);
+    let mount = take(&store, "a", shared);
+    assert!(!mount.path().join("half").exists());
+    let mode = fs::metadata(mount.path()).unwrap().mode();
+    assert_eq!(mode & 0o7777, 0o1777);
+}
+
+#[test]
+fn mounts_are_listed_and_removed_but_not_those_in_use() {
+    let (dir, store) = store();
+    let list = || store.cache_mounts().unwrap();
+    let mount = take(&store, "a", CacheSharing::Shared);
+    fs::write(mount.path().join("file"), "x").unwrap();
+    let seen = list().remove(0);
+    assert_eq!(seen.name, Some(name("a")));
+    assert_eq!(seen.sharing, Some(CacheSharing::Shared));
+    assert!(seen.in_use && seen.created <= seen.used);
+    assert!(!store.discard_cache_mount(&seen, dir.path()).unwrap());
+
+    // Used since it was seen.
+    drop(mount);
+    let now = list().remove(0);
+    assert!(!now.in_use && now.used > seen.used);
+    assert!(!store.discard_cache_mount(&seen, dir.path()).unwrap());
+    assert!(store.discard_cache_mount(&now, dir.path()).unwrap());
+    assert_eq!(list(), []);
+    let gone = dir.path().join(now.path.file_name().unwrap());
+    assert_eq!(fs::read(gone.join("data/file")).unwrap(), b"x");
+
+    drop(take(&store, "a", CacheSharing::Private));
+    assert_eq!(list()[0].sharing, Some(CacheSharing::Private));
+    drop(take(&store, "a", CacheSharing::Shared));
+    assert_eq!(list()[0].sharing, Some(CacheSharing::Shared));
+    let other_map = CacheMountName {
+        domain: "another map".to_owned(),
+        ..name("a")
+    };
+    let shared = CacheSharing::Shared;
+    let other = store.cache_mount(
+        &other_map,
+        shared,
+        &empty,
+        &CancelToken::new(),
+        &mut silently,
+    );
+    assert!(!other.unwrap().unwrap().path().join("file").exists());
+    assert_eq!(list().len(), 2);
+}
+
+#[test]
+fn a_mount_becomes_a_tree_and_a_tree_becomes_a_mount() {
+    let (_dir, store) = store();
+    let never = CancelToken::new();
+    let mount = take(&store, "a", CacheSharing::Locked);
+    let from = mount.path();
+    fs::create_dir(from.join("bin")).unwrap();
+    fs::write(from.join("bin/tool"), "tool").unwrap();
+    fs::set_permissions(from.join("bin/tool"), fs::Permissions::from_mode(0o4755)).unwrap();
+    fs::hard_link(from.join("bin/tool"), from.join("bin/twin")).unwrap();
+    std::os::unix::fs::symlink("bin/tool", from.join("link")).unwrap();
+    let tree = mount.scan(store.trees(), &never).unwrap();
+
+    let open = |path: &[u8], _: &crate::tree::FileNode| {
+        File::open(from.join(std::str::from_utf8(path).unwrap()))
+    };
+    let begin = |dir: &Path| -> Result<(), StoreError> {
+        fs::create_dir(dir).unwrap();
+        let owners = Ownership::Logical;
+        write_dir(store.trees(), &tree.tree, dir, &open, owners, &never).unwrap();
+        Ok(())
+    };
+    let seeded = CacheMountName {
+        begins: tree.content.to_string(),
+        ..name("a")
+    };
+    let locked = CacheSharing::Locked;
+    let copy = store.cache_mount(&seeded, locked, &begin, &never, &mut silently);
+    let copy = copy.unwrap().unwrap();
+    assert_ne!(copy.path(), from);
+    assert_eq!(copy.scan(store.trees(), &never).unwrap(), tree);
+    assert_eq!(
+        fs::metadata(copy.path().join("bin/tool")).unwrap().nlink(),
+        2
+    );
+}

@@ -1,0 +1,201 @@
+//! The cache mounts of a RUN: found or made, and had all at once, in the order in which everybody asks for them.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry as Slot;
+use std::path::Path;
+use std::path::PathBuf;
+
+use rbuild_cache::CacheMount;
+use rbuild_cache::CacheMountName;
+use rbuild_cache::FileNode;
+use rbuild_cache::Follow;
+use rbuild_cache::Found;
+use rbuild_cache::NewNode;
+use rbuild_cache::Node;
+use rbuild_cache::Ownership;
+use rbuild_cache::Snapshot;
+use rbuild_cache::TreeBuilder;
+use rbuild_cache::empty_mount;
+use rbuild_llb::CancelToken;
+use rbuild_llb::op::CacheSharing;
+use rbuild_llb::op::ExecOp;
+use rbuild_llb::op::Mount;
+use rbuild_llb::op::MountKind;
+
+use super::Engine;
+use super::OpError;
+use super::copy;
+use super::turn::waiting;
+use crate::sandbox::MountSource;
+use crate::solver::StepControl;
+
+/// What BuildKit gives a cache directory that is told nothing else: mode, user and group.
+const DEFAULT: (u32, u32, u32) = (0o755, 0, 0);
+
+/// What a file is called that is a cache by itself.
+const FILE: &str = "file";
+
+/// The cache mounts of a step, held as long as this lives.
+pub(super) struct Caches {
+    held: BTreeMap<CacheMountName, CacheMount>,
+    /// By the mount's position.
+    names: BTreeMap<usize, (CacheMountName, PathBuf)>,
+}
+
+impl Caches {
+    /// What is mounted for the mount at `index`, if it is a cache.
+    pub(super) fn source(&self, index: usize, mount: &Mount) -> Option<MountSource> {
+        let (name, subpath) = self.names.get(&index)?;
+        Some(MountSource::Bind {
+            path: self.held.get(name)?.path().to_owned(),
+            subpath: subpath.clone(),
+            readonly: mount.readonly,
+        })
+    }
+}
+
+/// What a cache mount is when it is made.
+enum Begin<'a> {
+    Empty {
+        mode: u32,
+        uid: u32,
+        gid: u32,
+    },
+    /// A copy of what was found in a file system: a directory, or [`FILE`] alone.
+    Copy {
+        of: &'a Snapshot,
+        found: Found,
+    },
+}
+
+struct Wanted<'a> {
+    sharing: CacheSharing,
+    begin: Begin<'a>,
+}
+
+impl Engine<'_> {
+    /// Finds or makes the caches of a step, and waits until it has all of them. A directory that it mounts twice is had once,
+    /// as the first mount says.
+    pub(super) fn caches(
+        &self,
+        op: &ExecOp,
+        inputs: &[&Snapshot],
+        step: &StepControl<'_>,
+    ) -> Result<Caches, OpError> {
+        let mut wanted: BTreeMap<CacheMountName, Wanted<'_>> = BTreeMap::new();
+        let mut names = BTreeMap::new();
+        for (index, mount) in op.mounts.iter().enumerate() {
+            let MountKind::Cache {
+                id,
+                sharing,
+                mode,
+                uid,
+                gid,
+            } = &mount.kind
+            else {
+                continue;
+            };
+            let (begin, begins, subpath) = match mount.input {
+                Some(input) => self.seed(inputs[input], mount, (*mode, *uid, *gid))?,
+                None => empty(*mode, *uid, *gid),
+            };
+            let name = CacheMountName {
+                id: id.clone(),
+                domain: self.domain.clone(),
+                begins,
+            };
+            if let Slot::Vacant(slot) = wanted.entry(name.clone()) {
+                slot.insert(Wanted {
+                    sharing: *sharing,
+                    begin,
+                });
+            }
+            names.insert(index, (name, subpath));
+        }
+        let mut held = BTreeMap::new();
+        for (name, Wanted { sharing, begin }) in wanted {
+            let make = |dir: &Path| self.make_cache(&begin, dir, step.cancel);
+            let what = format!("waiting for the cache mount `{}`, which is in use", name.id);
+            let mut on_wait = |wait: &mut dyn FnMut()| waiting(step, &what, wait);
+            let cancel = step.cancel;
+            let mount = self
+                .store
+                .cache_mount(&name, sharing, &make, cancel, &mut on_wait)?;
+            held.insert(name, mount.ok_or(OpError::Cancelled)?);
+        }
+        Ok(Caches { held, names })
+    }
+
+    /// What a cache with a `from` begins as. Each content has caches of its own: BuildKit puts the identity of the snapshot
+    /// behind the id (solver/llbsolver/mounts, getRefCacheDir).
+    fn seed<'s>(
+        &self,
+        of: &'s Snapshot,
+        mount: &Mount,
+        owner: (u32, u32, u32),
+    ) -> Result<(Begin<'s>, String, PathBuf), OpError> {
+        let selector = copy::clean(&mount.selector);
+        if selector.is_empty() && owner != DEFAULT {
+            // BuildKit then shows a new directory of `from`, which is empty (dockerfile2llb, setCacheUIDGID).
+            let (begin, begins, subpath) = empty(owner.0, owner.1, owner.2);
+            return Ok((begin, format!("{begins} {}", of.root.content), subpath));
+        }
+        let trees = self.store.trees();
+        let found = trees.lookup(&of.root.tree, &selector, Follow::All)?;
+        let found = found.ok_or_else(|| copy::CopyError::NotFound {
+            src: mount.selector.clone(),
+        })?;
+        let begins = found.entry.content().to_string();
+        let subpath = match found.entry.node {
+            Node::Dir(_) => PathBuf::new(),
+            _ => PathBuf::from(FILE),
+        };
+        Ok((Begin::Copy { of, found }, begins, subpath))
+    }
+
+    fn make_cache(
+        &self,
+        begin: &Begin<'_>,
+        dir: &Path,
+        cancel: &CancelToken,
+    ) -> Result<(), OpError> {
+        let (of, found) = match begin {
+            Begin::Empty { mode, uid, gid } => {
+                // Where there is one id only, all files are its own.
+                let (uid, gid) = match self.ownership {
+                    Ownership::Keep | Ownership::Single => (*uid, *gid),
+                    Ownership::Logical => (0, 0),
+                };
+                return Ok(empty_mount(dir, *mode, uid, gid)?);
+            }
+            Begin::Copy { of, found } => (of, found),
+        };
+        std::fs::create_dir(dir).map_err(|source| OpError::io("create", dir, source))?;
+        let Found { path, entry } = found;
+        self.place_copied(of, path, entry)?;
+        let trees = self.store.trees();
+        let alone = !matches!(entry.node, Node::Dir(_));
+        let tree = match NewNode::of(&entry.node).filter(|_| alone) {
+            Some(file) => {
+                let mut tree = TreeBuilder::new();
+                tree.insert(FILE.as_bytes(), entry.meta.clone(), file);
+                tree.finish(trees)
+            }
+            None => trees.subtree(entry),
+        };
+        let open = |below: &[u8], node: &FileNode| match alone {
+            true => self.open_in(of, path, node),
+            false => self.open_in(of, &copy::join(path, below), node),
+        };
+        rbuild_cache::write_dir(trees, &tree.tree, dir, &open, self.ownership, cancel)?;
+        Ok(())
+    }
+}
+
+fn empty<'a>(mode: u32, uid: u32, gid: u32) -> (Begin<'a>, String, PathBuf) {
+    let begins = match (mode, uid, gid) {
+        DEFAULT => String::new(),
+        _ => format!("{mode:04o} {uid}:{gid}"),
+    };
+    (Begin::Empty { mode, uid, gid }, begins, PathBuf::new())
+}

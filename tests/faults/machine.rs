@@ -1,0 +1,276 @@
+//! Disks that are full or read-only, system calls that fail, and times that cannot be.
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+use std::time::UNIX_EPOCH;
+
+use super::Victim;
+use super::errors;
+use super::rounds;
+
+/// A command line as a shell takes it.
+fn quoted(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    let quoted = words.map(|word| format!("'{}'", word.to_str().unwrap()));
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+/// A store on a tmpfs that is too small for what is built: each build fails as a build on a full disk does or works, and
+/// once there is room all is well.
+#[test]
+fn full_disks() {
+    let (count, seed) = rounds(4);
+    let mut victim = Victim::new(seed);
+    fs::create_dir(&victim.root).unwrap();
+    for _ in 0..count {
+        victim.change();
+        let build = quoted(&victim.command());
+        let root = victim.root.display();
+        let mut script = format!("mount -t tmpfs -o size=64m none {root}\n");
+        // What is there from an earlier state of the project.
+        if victim.maker.random.percent(50) {
+            script += &format!(
+                "{build} >/dev/null 2>&1\nrm -rf {}/*\n",
+                victim.env.outside("out").display()
+            );
+        }
+        let mut files = Vec::new();
+        for _ in 0..3 {
+            let room = victim.maker.random.below(4000) as u64;
+            let file = victim.env.outside(&format!("said{}", files.len()));
+            script += &format!(
+                "used=$(df -k --output=used {root} | tail -1)\n\
+                 mount -o remount,size=$((used + {room}))k {root}\n\
+                 {build} >{file} 2>&1; echo exit $? >>{file}\n",
+                file = file.display()
+            );
+            files.push(file);
+        }
+        script += &format!("mount -o remount,size=256m {root}\n{build}\n");
+        let done = victim.env.run(victim.env.tool_command("unshare").args([
+            "--user",
+            "--mount",
+            "--map-root-user",
+            "--map-auto",
+            "--",
+            "/bin/sh",
+            "-c",
+            &script,
+        ]));
+        for file in files {
+            let text = fs::read_to_string(file).unwrap();
+            let said = [
+                "No space left on device",
+                "the disk is full",
+                "error: the disk of the store",
+            ];
+            let refused = text.ends_with("exit 3\n") && said.iter().any(|said| text.contains(said));
+            // A step itself may be the one that finds no room.
+            let step = text.ends_with("exit 1\n") && text.to_lowercase().contains("no space left");
+            if !refused && !step && !text.ends_with("exit 0\n") {
+                let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('{')).collect();
+                victim.wrong(&format!("on a full disk: {}", lines.join("\n")));
+            }
+        }
+        if !done.status.success() {
+            victim.wrong(&format!("once there was room: {}", errors(&done)));
+        }
+        victim.must_have_built("a full disk");
+    }
+    println!("{count} full disks, seed {seed}");
+}
+
+/// Any system call of a build fails once. The build may fail or not.
+#[test]
+fn failing_system_calls() {
+    let (count, seed) = rounds(8);
+    let mut victim = Victim::new(seed);
+    let mut injected = 0;
+    for _ in 0..count {
+        victim.change();
+        let trace = victim.env.outside("trace");
+        let calls = match victim.rounds % 25 {
+            1 => Vec::new(),
+            _ => calls_of(&trace),
+        };
+        let inject = match calls.is_empty() {
+            true => "trace=all".to_owned(),
+            false => {
+                let (name, times) = victim.maker.random.pick(&calls).clone();
+                let error = *victim
+                    .maker
+                    .random
+                    .pick(&["EIO", "ENOSPC", "EMFILE", "ENOMEM", "EACCES"]);
+                injected += 1;
+                format!(
+                    "inject={name}:error={error}:when={}",
+                    1 + victim.maker.random.below(times)
+                )
+            }
+        };
+        let command = victim.command();
+        let mut traced = victim.env.tool_command("timeout");
+        traced
+            .args([
+                "--kill-after=1",
+                "60",
+                "strace",
+                "-f",
+                "-b",
+                "execve",
+                "-qq",
+                "-o",
+            ])
+            .arg(&trace)
+            .args(["-e", &inject]);
+        traced
+            .args(["-e", "signal=none"])
+            .arg(command.get_program())
+            .args(command.get_args());
+        let done = victim.env.run(&mut traced);
+        if done.status.code() == Some(124) || done.status.code() == Some(137) {
+            victim.wrong(&format!("{inject}: it hangs"));
+        }
+        if done.status.success() {
+            victim.must_have_built(&inject);
+        }
+        // That a library gives up where a process has no number, say, is its way.
+        let ours =
+            ["src/", "cache/", "llb/", "frontends/"].map(|dir| format!(" panicked at {dir}"));
+        if ours.iter().any(|ours| done.stderr.contains(ours)) {
+            victim.wrong(&format!("{inject}: {}", errors(&done)));
+        }
+        victim.must_build(&inject);
+    }
+    println!("{injected} failing system calls, seed {seed}");
+}
+
+/// The system calls in a trace by name, and how often the busiest of its processes made them. Those whose failure nobody
+/// can live with (memory, threads, the end) are left out.
+fn calls_of(trace: &Path) -> Vec<(String, usize)> {
+    let left_out = [
+        "brk",
+        "clone",
+        "clone3",
+        "execve",
+        "exit",
+        "exit_group",
+        "futex",
+        "madvise",
+        "mmap",
+        "mprotect",
+        "mremap",
+        "munmap",
+        // Rust's library cannot live with it.
+        "poll",
+        "restart_syscall",
+        "rseq",
+        "rt_sigaction",
+        "rt_sigprocmask",
+        "rt_sigreturn",
+        "sched_yield",
+        "set_robust_list",
+        "set_tid_address",
+        "sigaltstack",
+        "arch_prctl",
+    ];
+    let text = fs::read_to_string(trace).unwrap_or_default();
+    let mut times = std::collections::BTreeMap::new();
+    for line in text.lines() {
+        let Some((process, rest)) = line.split_once(' ') else {
+            continue;
+        };
+        let Some((name, _)) = rest.trim_start().split_once('(') else {
+            continue;
+        };
+        if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !left_out.contains(&name)
+        {
+            *times
+                .entry((name.to_owned(), process.to_owned()))
+                .or_insert(0) += 1;
+        }
+    }
+    let mut most = std::collections::BTreeMap::new();
+    for ((name, _), count) in times {
+        let known: &mut usize = most.entry(name).or_default();
+        *known = count.max(*known);
+    }
+    most.into_iter().collect()
+}
+
+/// A store that was written, and can only be read now: the build says so and what to do, and leaves all as it was.
+#[test]
+fn read_only_stores() {
+    let mut victim = Victim::new(1);
+    fs::create_dir(&victim.root).unwrap();
+    victim.change();
+    let build = quoted(&victim.command());
+    let root = victim.root.display();
+    let script = format!(
+        "mount -t tmpfs -o size=64m none {root}\n{build} >/dev/null 2>&1 || exit 10\n\
+         mount -o remount,ro {root}\n{build} 2>&1 | grep -v '^{{'\n\
+         mount -o remount,rw {root}\n{build} >/dev/null 2>&1\n"
+    );
+    let done = victim.env.run(victim.env.tool_command("unshare").args([
+        "--user",
+        "--mount",
+        "--map-root-user",
+        "--map-auto",
+        "--",
+        "/bin/sh",
+        "-c",
+        &script,
+    ]));
+    assert!(
+        done.stdout
+            .contains("the file system is read-only (choose another place with `--root`)"),
+        "{done}"
+    );
+    let done = done.success();
+    assert_eq!(done.stdout.matches("error: ").count(), 1, "{done}");
+    victim.must_have_built("a store that could only be read");
+}
+
+/// The times of the store's files are in the future or in the past, as after a clock that jumped.
+#[test]
+fn impossible_times() {
+    let (count, seed) = rounds(4);
+    let mut victim = Victim::new(seed);
+    for _ in 0..count {
+        victim.change();
+        victim.must_build("nothing");
+        let mut files = Vec::new();
+        list(&victim.root.join("v1"), 3, &mut files);
+        for file in files {
+            let secs =
+                *victim
+                    .maker
+                    .random
+                    .pick(&[0, 1, 1_000_000_000, 4_000_000_000, 9_000_000_000]);
+            if victim.maker.random.percent(70)
+                && let Ok(file) = fs::File::open(file)
+            {
+                // Directories of other owners stay as they are.
+                drop(file.set_modified(UNIX_EPOCH + Duration::from_secs(secs)));
+            }
+        }
+        if victim.maker.random.percent(50) {
+            victim.change();
+        }
+        victim.must_build("times that cannot be");
+    }
+    println!("{count} times, seed {seed}");
+}
+
+/// What is in a directory, some levels deep: not what layers are made of.
+fn list(dir: &Path, depth: usize, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if depth > 0 && entry.file_type().unwrap().is_dir() {
+            list(&entry.path(), depth - 1, into);
+        }
+        into.push(entry.path());
+    }
+}
