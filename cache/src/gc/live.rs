@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use rbuild_llb::CacheKey;
+use rbuild_llb::TreeId;
 
 use super::Policy;
 use super::inventory::Id;
@@ -16,6 +17,7 @@ use crate::records;
 use crate::records::Record;
 use crate::store::Store;
 use crate::tree::Timestamp;
+use crate::tree::child_trees;
 
 /// Everything reached so far.
 pub(super) struct Live<'a> {
@@ -32,6 +34,8 @@ pub(super) struct Live<'a> {
     pub(super) needed: Vec<bool>,
     /// Of tree objects: whether all below is there, where that is known.
     complete: Vec<Option<bool>>,
+    /// Tree objects that were written since everything was read, and have been looked into.
+    new_trees: BTreeSet<TreeId>,
 }
 
 impl<'a> Live<'a> {
@@ -51,6 +55,7 @@ impl<'a> Live<'a> {
             of_images: Vec::new(),
             needed: Vec::new(),
             complete: vec![None; all.nodes.len()],
+            new_trees: BTreeSet::new(),
         };
         for (_, image) in &all.images {
             live.reach(*image);
@@ -77,8 +82,29 @@ impl<'a> Live<'a> {
                     Thing::Record(*key)
                 }
             };
-            if let Some(id) = self.all.find(thing) {
+            match thing {
+                Thing::Tree(tree) => self.reach_tree(tree),
+                thing => self.reach_known(thing),
+            }
+        }
+    }
+
+    fn reach_known(&mut self, thing: Thing) {
+        if let Some(id) = self.all.find(thing) {
+            self.reach(id);
+        }
+    }
+
+    /// Reaches a tree, also one that was written since everything was read: what is in it may be older.
+    fn reach_tree(&mut self, root: TreeId) {
+        let mut stack = vec![root];
+        while let Some(tree) = stack.pop() {
+            if let Some(id) = self.all.find(Thing::Tree(tree)) {
                 self.reach(id);
+            } else if self.new_trees.insert(tree)
+                && let Ok(dir) = self.store.trees().on_disk(&tree)
+            {
+                stack.extend(child_trees(&dir));
             }
         }
     }
@@ -88,15 +114,12 @@ impl<'a> Live<'a> {
         let path = self.store.records().path(key);
         let record: Option<Record> = fs::read(path).ok().and_then(|b| records::decode(&b));
         for snapshot in record.iter().flat_map(|record| &record.outputs) {
-            let mut things = vec![Thing::Tree(snapshot.root.tree)];
+            self.reach_tree(snapshot.root.tree);
             for layer in &snapshot.layers {
-                things.push(Thing::Layer(layer.layer.tree));
-                things.push(Thing::Tree(layer.layer.tree));
-                things.extend(layer.origin.iter().map(|origin| Thing::Blob(origin.digest)));
-            }
-            for thing in things {
-                if let Some(id) = self.all.find(thing) {
-                    self.reach(id);
+                self.reach_known(Thing::Layer(layer.layer.tree));
+                self.reach_tree(layer.layer.tree);
+                if let Some(origin) = &layer.origin {
+                    self.reach_known(Thing::Blob(origin.digest));
                 }
             }
         }

@@ -3,8 +3,10 @@ use std::time::SystemTime;
 use rbuild_llb::CacheKey;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::OciDigest;
+use rbuild_llb::TreeId;
 use rbuild_llb::key::KeyValue;
 
+use super::inventory::Thing;
 use super::*;
 use crate::builder::NewNode;
 use crate::builder::TreeBuilder;
@@ -686,4 +688,35 @@ fn a_build_that_ends_while_somebody_collects_keeps_what_it_found() {
     assert!(!store.has_tree(&old));
     drop(store.store.lease().unwrap());
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
+}
+
+/// A build writes a tree when a collector has already looked at what there is, and in it is a directory that was there
+/// before: nothing but the lease on the tree says that the directory is used.
+#[test]
+fn what_a_new_tree_has_of_an_old_one_stays() {
+    let fixture = Fixture::new();
+    let old = fixture.tree("shared");
+    let all = Inventory::read(&fixture.store).unwrap();
+    let mut live = Live::needed(&fixture.store, &all, &BTreeSet::new());
+    let mut builder = TreeBuilder::new();
+    let target = b"x".to_vec();
+    let link = NewNode::Symlink { target };
+    builder.insert(b"new/shared/link", Meta::default(), link);
+    let new = builder.finish(fixture.store.trees());
+    fixture.store.trees().persist(&new.tree).unwrap();
+    let trees = |root: &TreeRef| {
+        let mut objects = BTreeSet::new();
+        fixture
+            .store
+            .trees()
+            .objects(&root.tree, &mut objects)
+            .unwrap();
+        objects
+    };
+    let both: Vec<TreeId> = trees(&old).intersection(&trees(&new)).copied().collect();
+    assert!(!both.is_empty());
+    let stays = |live: &Live<'_>, tree: &TreeId| live.has(all.find(Thing::Tree(*tree)).unwrap());
+    assert!(both.iter().all(|tree| !stays(&live, tree)));
+    live.leased(&BTreeSet::from([LeaseRoot::Tree(new.tree)]));
+    assert!(both.iter().all(|tree| stays(&live, tree)));
 }
