@@ -514,25 +514,9 @@ impl Engine<'_> {
         self.layer_blob(layer, &options, true, cancel).map(drop)
     }
 
-    /// Whether a layer's bytes are in the store, or a registry or a cache elsewhere has them.
-    ///
-    /// # Errors
-    /// If what is known of the layer cannot be read.
-    pub fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
-        let tree = layer.layer.tree;
-        self.lease.protect(LeaseRoot::LayerDir(tree))?;
-        if layer.origin.is_some() || self.form(&tree).is_some() {
-            return Ok(true);
-        }
-        let blobs = self.store.layer_blobs(&tree)?;
-        let here = |blob: &LayerBlob| self.store.blobs().contains(&blob.digest);
-        Ok(blobs.iter().any(here) || self.is_elsewhere(layer))
-    }
-
     /// Whether a layer has a directory.
     pub(crate) fn has_directory(&self, layer: &LayerRef) -> bool {
-        let tree = &layer.layer.tree;
-        self.store.layer_dir(tree, &self.domain).is_some()
+        self.form(&layer.layer.tree).is_some()
     }
 
     /// Whether layers of a result have directories, whose files have the owners of the image's: users that stand for them.

@@ -161,6 +161,21 @@ impl Engine<'_> {
         bad.contains(blob)
     }
 
+    /// Whether a layer's bytes are in the store, or a registry or a cache elsewhere has them.
+    ///
+    /// # Errors
+    /// If what is known of the layer cannot be read.
+    pub fn is_kept(&self, layer: &LayerRef) -> Result<bool, OpError> {
+        let tree = layer.layer.tree;
+        self.lease.protect(LeaseRoot::LayerDir(tree))?;
+        if layer.origin.is_some() || self.form(&tree).is_some() {
+            return Ok(true);
+        }
+        let blobs = self.store.layer_blobs(&tree)?;
+        let here = |blob: &LayerBlob| self.store.blobs().contains(&blob.digest);
+        Ok(blobs.iter().any(here) || self.is_elsewhere(layer))
+    }
+
     /// Fetches a blob of a layer, that with the given digest or any; whether there is one now.
     pub(super) fn fetch_elsewhere(
         &self,
