@@ -79,7 +79,7 @@ fn fill(root: &Path) {
             .adopt_layer_dir(&layer.tree, "bench", &form.path().join("form"))
             .unwrap();
         let mut fields = KeyRecord::new("file");
-        fields.field("number", u64::from(number));
+        fields.field("number", i64::from(number));
         fields.field("action", "copy a file from the context to where it belongs");
         let record = Record {
             key: fields.key(),
