@@ -152,7 +152,7 @@ fn details(rows: &[Value]) -> String {
 /// What kinds of files take.
 fn kinds(usage: &StoreUsage) -> String {
     let mut kinds = usage.kinds.clone();
-    kinds.sort_by(|a, b| b.1.cmp(&a.1));
+    kinds.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
     let mut lines = vec![vec!["FILES".to_owned(), "SIZE".to_owned()]];
     lines.extend(
         kinds
