@@ -28,6 +28,7 @@ use rbuild::sandbox::SandboxError;
 use rbuild::sandbox::Step as Process;
 use rbuild::sandbox::Stream;
 use rbuild::solver;
+use rbuild::solver::PlannedState;
 use rbuild::solver::SolveOptions;
 use rbuild_cache::Node as TreeNode;
 use rbuild_cache::Ownership;
@@ -118,10 +119,13 @@ pub(super) fn build(root: &Path, context: &Path, project: &Project) -> Result<Bu
         }),
         4,
     );
-    let misses = looked_up.explain(&|_, _| None).into_iter();
-    let misses: Vec<String> = misses
-        .map(|one| format!("{}: {}", one.step, one.miss))
-        .collect();
+    let misses = looked_up.steps().filter_map(|step| match step.state {
+        PlannedState::Run(why) | PlannedState::Undecided(why) => {
+            Some(format!("{}: {why:?}", step.vertex.meta.name))
+        }
+        PlannedState::Unneeded | PlannedState::Cached { .. } => None,
+    });
+    let misses: Vec<String> = misses.collect();
     let ran = Mutex::new(BTreeMap::new());
     let events = |event| {
         if let Event::Vertex(step) = event
