@@ -74,7 +74,7 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// What is wrong with a build that carried out `ran`, while builds of `others` ran.
+    /// What is wrong with a build that carried out `ran`, while builds of `others` ran: then only that it did too little.
     pub(crate) fn check(
         &self,
         outcome: &Outcome,
@@ -89,6 +89,8 @@ impl Memory {
             let by_another = theirs.into_iter().any(|theirs| theirs.loose == step.loose);
             let wrong = if times == 0 && !by_another && !self.maybe.contains(&step.loose) {
                 "is new, and did not run"
+            } else if !others.is_empty() {
+                continue;
             } else if times > 0 && !wanted.contains(&step.said) {
                 "is not needed, and ran"
             } else if times > 0 && self.has(step) {
@@ -170,28 +172,7 @@ impl Memory {
             .extend(kept.filter(|layer| is_last || !remade.contains(layer)));
     }
 
-    /// Builds that ran at once ended well. What several of them made is there as the last of them left it, whose files
-    /// nobody may have needed.
-    pub(crate) fn raced(&mut self, builds: &[(&Outcome, &BTreeMap<u32, usize>)]) {
-        let before = self.clone();
-        let mut times: BTreeMap<Name, usize> = BTreeMap::new();
-        for (outcome, ran) in builds {
-            self.ended(outcome, ran);
-            for step in &outcome.steps {
-                let ran = step.id.is_some_and(|id| ran.contains_key(&id));
-                *times.entry(step.loose).or_default() += usize::from(ran);
-            }
-        }
-        for step in builds.iter().flat_map(|(outcome, _)| &outcome.steps) {
-            let raced = times.get(&step.loose).is_some_and(|times| *times > 1);
-            if raced && !before.has(step) {
-                step.tight.map(|tight| self.surely.remove(&tight));
-                self.said.remove(&step.said);
-            }
-        }
-    }
-
-    /// Anything may be gone.
+    /// Anything may be gone, or have been written anew by another builder, whose files nobody may have needed.
     pub(crate) fn collected(&mut self) {
         let maybe = std::mem::take(&mut self.maybe);
         *self = Self {
