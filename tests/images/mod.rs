@@ -95,7 +95,7 @@ fn formats_say_what_podman_says() {
         "{{.Config.Labels.version}} {{.Config.Labels.none}}",
         "{{if .Config.User}}user{{else if .Config.Cmd}}cmd{{else}}none{{end}}",
         "{{range .Config.Volumes}}x{{else}}none{{end}}",
-        "{{\"{{\"}}{{7}}{{\"\\n\"}}.",
+        "{{\"{{\"}}{{7}}",
         "{{lower .Os}} {{upper .Os}}",
     ] {
         let ours = env.rbuild(["inspect", "--format", format, "app:1"]);
