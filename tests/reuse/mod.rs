@@ -190,7 +190,7 @@ impl Told {
 /// Builds one or several projects at once, perhaps with a collector beside them, and compares.
 fn round(world: &mut World) {
     // Every other world has one builder and no collector: there it is known exactly what must run.
-    let crowded = world.seed % 2 == 0;
+    let crowded = world.seed.is_multiple_of(2);
     let builders = if crowded && world.maker.random.percent(30) {
         3
     } else {
