@@ -134,6 +134,7 @@ pub use records::RemoteCache;
 pub use records::RemoteError;
 pub use records::Snapshot;
 pub use reset::ResetError;
+pub use store::FormReader;
 pub use store::KnownLayer;
 pub use store::LayerForm;
 pub use store::MAX_DELTAS;

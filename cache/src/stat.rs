@@ -102,7 +102,8 @@ pub(crate) fn is_damaged(bytes: &[u8]) -> bool {
     let version = MAGIC.len() - 1;
     match bytes.strip_prefix(&MAGIC[..version]) {
         Some([found, ..]) if *found != MAGIC[version] => false,
-        _ => StatCache::parse(bytes.to_vec()).is_none(),
+        _ => StatCache::parse(bytes.to_vec())
+            .is_none_or(|cache| !cache.blocks.iter().all(|block| cache.is_whole(block))),
     }
 }
 
@@ -156,8 +157,13 @@ impl StatCache {
             .blocks
             .binary_search_by(|block| self.bytes[block.path.clone()].cmp(path));
         let block = &self.blocks[found.ok()?];
-        let entries = &self.bytes[block.entries.clone()];
-        (blake3::hash(entries).as_bytes() == &self.bytes[block.sum.clone()]).then_some(entries)
+        self.is_whole(block)
+            .then(|| &self.bytes[block.entries.clone()])
+    }
+
+    fn is_whole(&self, block: &Block) -> bool {
+        let sum = blake3::hash(&self.bytes[block.entries.clone()]);
+        sum.as_bytes() == &self.bytes[block.sum.clone()]
     }
 
     /// Of how many directories files are remembered.
@@ -428,6 +434,11 @@ mod t {
         for damage in 0..good.len() {
             let mut bad = good.clone();
             bad[damage] ^= 0x10;
+            // Another version is another version's affair.
+            assert!(
+                damage + 1 == MAGIC.len() || is_damaged(&bad),
+                "byte {damage}"
+            );
             if let Some(cache) = StatCache::parse(bad) {
                 let [a, b] = [b"a", b"b"].map(|dir| {
                     let mut found = cache.dir(dir);

@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+pub use form::FormReader;
 pub use form::LayerForm;
 pub use form::MAX_DELTAS;
 use rbuild_llb::ContentDigest;

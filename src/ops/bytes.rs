@@ -563,9 +563,12 @@ impl Engine<'_> {
             return Ok(blob);
         }
         let need_bytes = keep || form.is_none();
-        let in_place = match form {
-            Some(_) => InPlace::default(),
-            None => self.gather(layer)?,
+        let (in_place, form) = match form {
+            Some(form) => {
+                let failed = |source| OpError::io("read", &form.dirs()[0], source);
+                (InPlace::default(), Some(form.reader().map_err(failed)?))
+            }
+            None => (self.gather(layer)?, None),
         };
         let open = |path: &[u8], node: &FileNode| match (&form, in_place.get(path)) {
             (Some(form), _) => form.open(path).map(FileBytes::from),

@@ -275,10 +275,16 @@ impl Engine<'_> {
         }
         let (_scratch, into) = self.new_dir()?;
         // One over another layer's has all its bytes.
-        let form = self.form(&tree);
-        if form.is_none() {
-            self.take_out(layer)?;
-        }
+        let form = match self.form(&tree) {
+            Some(form) => {
+                let failed = |source| OpError::io("read", &form.dirs()[0], source);
+                Some(form.reader().map_err(failed)?)
+            }
+            None => {
+                self.take_out(layer)?;
+                None
+            }
+        };
         let open = |path: &[u8], node: &FileNode| match &form {
             Some(form) => form.open(path),
             None => self.open_elsewhere(layer, path, node),

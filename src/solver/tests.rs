@@ -1,5 +1,7 @@
 //! The solver, proven with arithmetic.
 
+mod failures;
+mod turns;
 mod words;
 
 use std::cell::RefCell;
@@ -685,131 +687,6 @@ fn a_result_that_cannot_be_published_fails_its_step() {
         other => panic!("{other}"),
     }
     assert_eq!(run.last("a").error, "it was told to fail");
-}
-
-#[test]
-fn a_turn_is_held_until_the_result_is_published_and_failure_is_told() {
-    let sums = Sums::default();
-    let graph = Graph::of(&["a: konst 1 in-turn", "b: sum in-turn < a"], &["b"]);
-    let run = Run::of(&sums, &graph);
-    assert_eq!(run.values(), [Some(vec![1])]);
-    assert_eq!(
-        sums.calls(),
-        "execute a, execute b, load a×2, load b×3, store(1) a, store(2) b"
-    );
-    let run = Run::of(&sums, &Graph::of(&["f: fail 1 in-turn"], &["f"]));
-    assert!(run.result.is_err());
-    assert_eq!(sums.calls(), "execute f, fail, load f×2");
-    assert_eq!(sums.turns.load(Ordering::SeqCst), 0);
-}
-
-#[test]
-fn what_another_build_made_meanwhile_is_not_made_again() {
-    let sums = Sums::default();
-    let graph = Graph::of(
-        &["a: konst 5 after-another", "b: sum 7 after-another < a"],
-        &["b"],
-    );
-    let run = Run::of(&sums, &graph);
-    assert_eq!(run.values(), [Some(vec![7])]);
-    assert!(run.last("a").cached && run.last("b").cached);
-    assert_eq!(sums.calls(), "alias(1) b, load a×2, load b×3");
-    // Who asked for it to be made gets what was made for them.
-    let run = Run::of(&sums, &Graph::of(&["c!: konst 6 after-another"], &["c"]));
-    assert!(!run.last("c").cached);
-    assert_eq!(sums.calls(), "execute c, store(1) c");
-}
-
-#[test]
-fn a_step_that_waits_for_another_build_takes_no_place() {
-    let sums = Sums::default();
-    let lines = ["a: konst 1 after-a-meeting", "b: meet 2", "c: sum < a b"];
-    let graph = Graph::of(&lines, &["c"]);
-    let run = Run::with(&sums, &graph, 1, &CancelToken::new());
-    assert_eq!(run.values(), [Some(vec![3])]);
-    assert_eq!(sums.busiest.load(Ordering::SeqCst), 1);
-
-    // Nor does it keep a build that fails.
-    let sums = Sums::default();
-    let graph = Graph::of(&["a: konst 1 never", "b: fail", "c: sum < a b"], &["c"]);
-    let run = Run::with(&sums, &graph, 1, &CancelToken::new());
-    assert_eq!(run.result.unwrap_err().to_string(), "`b` failed");
-    assert_eq!(sums.calls(), "execute b, load a, load b, load c");
-}
-
-#[test]
-fn a_failure_names_its_step_and_stops_the_others() {
-    let lines = [
-        "w: wait 2",
-        "f: fail 2",
-        "never: sum < f",
-        "s: sum < w never",
-    ];
-    let sums = Sums::default();
-    let graph = Graph::of(&lines, &["s"]);
-    let run = Run::of(&sums, &graph);
-    match run.result.as_ref().unwrap_err() {
-        SolveError::Failed {
-            vertex,
-            name,
-            log_tail,
-            source,
-        } => {
-            assert_eq!((name.as_str(), source), ("f", &Wrong::Told));
-            assert_eq!(log_tail, &["one", "two"]);
-            assert_eq!(graph.get(vertex).unwrap().meta.name, "f");
-        }
-        other => panic!("{other}"),
-    }
-    assert_eq!(run.last("f").error, "it was told to fail");
-    assert_eq!(run.last("w").error, "context canceled");
-    assert_eq!(run.last("never").started, None);
-    let log = run.events.iter().filter(|e| matches!(e, Event::Log(_)));
-    assert_eq!(log.count(), 2);
-    assert_eq!(
-        sums.calls(),
-        "execute f, execute w, load f, load never, load s, load w"
-    );
-}
-
-#[test]
-fn cancelling_stops_what_runs_and_starts_nothing() {
-    let (waiting, begun) = mpsc::sync_channel(2);
-    let sums = Sums {
-        waiting: Some(waiting),
-        ..Sums::default()
-    };
-    let cancel = CancelToken::new();
-    let graph = Graph::of(&["a: wait", "b: wait 1", "s: sum < a b"], &["s"]);
-    let run = std::thread::scope(|scope| {
-        let from_outside = cancel.clone();
-        scope.spawn(move || {
-            begun.recv().unwrap();
-            begun.recv().unwrap();
-            from_outside.cancel();
-        });
-        Run::with(&sums, &graph, 2, &cancel)
-    });
-    assert!(matches!(run.result, Err(SolveError::Cancelled)));
-    assert_eq!(run.last("a").error, "context canceled");
-    assert_eq!(run.last("s").started, None);
-    sums.calls();
-    // Cancelled before it began, and with nothing to run.
-    let run = Run::with(&sums, &graph, 2, &cancel);
-    assert!(matches!(run.result, Err(SolveError::Cancelled)));
-    assert_eq!(sums.calls(), "load a, load b, load s");
-}
-
-#[test]
-fn a_panic_is_an_error() {
-    let sums = Sums::default();
-    let run = Run::of(
-        &sums,
-        &Graph::of(&["p: panic", "w: wait", "s: sum < p w"], &["s"]),
-    );
-    let error = run.result.as_ref().unwrap_err();
-    assert_eq!(error.to_string(), "`p` panicked: as told");
-    assert_eq!(run.last("p").error, "`p` panicked: as told");
 }
 
 #[test]

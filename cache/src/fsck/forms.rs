@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -59,19 +61,34 @@ impl Fsck<'_> {
     }
 
     fn form(&mut self, form: &PathBuf, id: &TreeId) -> Result<(), StoreError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let root = match rustix::fs::openat(CWD, form, flags, Mode::empty()) {
-            Ok(root) => root,
-            Err(Errno::NOENT) => return Ok(()),
-            Err(_) => return self.wrong(form, "is not a directory", Remedy::TakeOut),
-        };
+        let name = name(form);
+        let mut shown = vec![form.clone()];
+        if let Some(domain) = name.strip_suffix(".delta") {
+            match self.store.layer_form(id, domain) {
+                // The whole layer is there as well, which is what builds take.
+                Some(whole) if whole.over().is_empty() => return Ok(()),
+                Some(stacked) => shown = stacked.dirs().iter().rev().cloned().collect(),
+                None => {
+                    let what = "stands over a directory that is not there";
+                    return self.wrong(form, what, Remedy::TakeOut);
+                }
+            }
+        }
+        let mut dirs = Vec::new();
+        for dir in &shown {
+            match open_dir(CWD, dir.as_os_str().as_bytes()) {
+                Ok(dir) => dirs.push(dir),
+                Err(Errno::NOENT) => return Ok(()),
+                Err(_) => return self.wrong(dir, "is not a directory", Remedy::TakeOut),
+            }
+        }
         let compared = self
             .store
             .trees()
             .on_disk(id)
             .map_err(Differs::from)
             .and_then(|dir| match dir.entries.as_slice() {
-                [entry] => self.entry(Some(root), entry, &mut Vec::new()),
+                [entry] => self.entry(&dirs, entry, &mut Vec::new()),
                 _ => Err(Differs::Tree),
             });
         match compared {
@@ -91,15 +108,10 @@ impl Fsck<'_> {
         }
     }
 
-    /// Compares the directory `dir` with its entry, and all that the tree has below. There may be more in it: what a step
-    /// only touched is in its upper directory and not in the tree.
-    fn entry(
-        &self,
-        dir: Option<OwnedFd>,
-        entry: &Entry,
-        path: &mut Vec<u8>,
-    ) -> Result<(), Differs> {
-        let (Node::Dir(node), Some(dir)) = (&entry.node, dir) else {
+    /// Compares directories that stand over each other, the topmost first, with the entry of what they show, and all that the
+    /// tree has below. There may be more in them: what a step only touched is in its upper directory and not in the tree.
+    fn entry(&self, dirs: &[OwnedFd], entry: &Entry, path: &mut Vec<u8>) -> Result<(), Differs> {
+        let (Node::Dir(node), [top, ..]) = (&entry.node, dirs) else {
             return Ok(());
         };
         let differs = |path: &[u8], what: String| Differs::Entry(path.to_vec(), what);
@@ -108,7 +120,7 @@ impl Fsck<'_> {
             Errno::NOENT => differs(path, "is missing".to_owned()),
             errno => differs(path, format!("cannot be read: {}", io::Error::from(errno))),
         };
-        let stat = rustix::fs::fstat(&dir).map_err(|errno| failed(path, errno))?;
+        let stat = rustix::fs::fstat(top).map_err(|errno| failed(path, errno))?;
         if !node.implied && stat.st_mode & 0o7777 != entry.meta.mode {
             let what = format!(
                 "has the mode {:04o} instead of {:04o}",
@@ -124,31 +136,38 @@ impl Fsck<'_> {
                 path.push(b'/');
             }
             path.extend_from_slice(&entry.name);
-            let stat =
-                match rustix::fs::statat(&dir, entry.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
-                    Ok(stat) => stat,
-                    // Nobody may make devices in a user namespace.
-                    Err(Errno::NOENT)
-                        if matches!(entry.node, Node::Char { .. } | Node::Block { .. }) =>
-                    {
-                        continue;
-                    }
-                    Err(errno) => return Err(failed(path, errno)),
-                };
+            let found = dirs.iter().enumerate().find_map(|(at, dir)| {
+                match rustix::fs::statat(dir, entry.name.as_slice(), AtFlags::SYMLINK_NOFOLLOW) {
+                    Err(Errno::NOENT) => None,
+                    found => Some((at, found)),
+                }
+            });
+            let (at, stat) = match found {
+                Some((at, found)) => (at, found.map_err(|errno| failed(path, errno))?),
+                // Nobody may make devices in a user namespace.
+                None if matches!(entry.node, Node::Char { .. } | Node::Block { .. }) => continue,
+                None => return Err(failed(path, Errno::NOENT)),
+            };
+            let dir = &dirs[at];
             if let Some(what) = difference(entry, &stat) {
                 return Err(differs(path, what));
             }
             match &entry.node {
                 Node::Dir(_) => {
-                    let flags =
-                        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                    let below =
-                        rustix::fs::openat(&dir, entry.name.as_slice(), flags, Mode::empty())
-                            .map_err(|errno| failed(path, errno))?;
-                    self.entry(Some(below), entry, path)?;
+                    let mut below = Vec::new();
+                    for dir in &dirs[at..] {
+                        match open_dir(dir, &entry.name) {
+                            Ok(dir) => below.push(dir),
+                            Err(Errno::NOENT) => {}
+                            // What is no directory hides what is further below.
+                            Err(Errno::NOTDIR | Errno::LOOP) => break,
+                            Err(errno) => return Err(failed(path, errno)),
+                        }
+                    }
+                    self.entry(&below, entry, path)?;
                 }
                 Node::Symlink { target } => {
-                    let found = rustix::fs::readlinkat(&dir, entry.name.as_slice(), Vec::new())
+                    let found = rustix::fs::readlinkat(dir, entry.name.as_slice(), Vec::new())
                         .map_err(|errno| failed(path, errno))?;
                     if found.as_bytes() != target {
                         return Err(differs(path, "leads elsewhere".to_owned()));
@@ -157,7 +176,7 @@ impl Fsck<'_> {
                 Node::File(file) if self.options.deep => {
                     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let opened =
-                        rustix::fs::openat(&dir, entry.name.as_slice(), flags, Mode::empty())
+                        rustix::fs::openat(dir, entry.name.as_slice(), flags, Mode::empty())
                             .map_err(|errno| failed(path, errno))?;
                     let mut hasher = blake3::Hasher::new();
                     hasher
@@ -173,6 +192,11 @@ impl Fsck<'_> {
         path.truncate(before);
         Ok(())
     }
+}
+
+fn open_dir(at: impl AsFd, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(at, name, flags, Mode::empty())
 }
 
 impl From<TreeError> for Differs {

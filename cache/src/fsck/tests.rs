@@ -265,7 +265,7 @@ fn each_kind_of_damage_is_found_and_mended() {
         ),
         (
             "a context's stats",
-            |f| fs::write(f.store.path().join("stats/abc"), b"rbstat\0\x01hello").unwrap(),
+            |f| fs::write(f.store.path().join("stats/abc"), b"rbstat\0\x02hello").unwrap(),
             &["stats: is not as it was written"],
         ),
         (
@@ -387,4 +387,49 @@ fn images_are_told_of_and_stay() {
     fs::write(fixture.first("images"), "{").unwrap();
     assert!(fixture.find(REPAIR)[0].contains("(the image `app:1`)"));
     assert!(fixture.first("images").exists());
+}
+
+#[test]
+fn a_difference_is_compared_with_what_it_stands_over() {
+    let fixture = Fixture::new();
+    let Fixture { store, layer, .. } = &fixture;
+    let scratch = store.scratch().unwrap();
+    let changed = scratch.path().join("changed");
+    fs::create_dir_all(changed.join("etc")).unwrap();
+    fs::write(changed.join("etc/passwd"), "root\n").unwrap();
+    std::os::unix::fs::symlink("group", changed.join("etc/link")).unwrap();
+    fs::write(changed.join("new"), "new\n").unwrap();
+    // What did not change has the time it had.
+    let passwd = fixture.first("layers").join("map/etc/passwd");
+    let time = fs::metadata(passwd).unwrap().modified().unwrap();
+    let file = File::options().write(true).open(changed.join("etc/passwd"));
+    file.unwrap().set_modified(time).unwrap();
+    let cancel = CancelToken::new();
+    let upper = ScanKind::Upper;
+    let next = crate::dir::scan_dir(store.trees(), &changed, upper, &cancel).unwrap();
+    store.trees().persist(&next.tree).unwrap();
+
+    let delta = store.trees().delta(&layer.tree, &next.tree).unwrap();
+    let from = scratch.path().join("delta");
+    let into = from.join("fs");
+    fs::create_dir_all(&into).unwrap();
+    let open = |path: &[u8], _: &_| {
+        let path = std::str::from_utf8(path).unwrap();
+        File::open(changed.join(path))
+    };
+    let own = crate::dir::Ownership::Logical;
+    crate::dir::write_dir(store.trees(), &delta.layer.tree, &into, &open, own, &cancel).unwrap();
+    assert!(!into.join("etc/passwd").exists() && into.join("new").exists());
+    let adopted = store.adopt_layer_delta(&next.tree, "map", &layer.tree, &delta, &from);
+    let form = adopted.unwrap().unwrap();
+    assert_eq!(fixture.find(DEEP), [""; 0]);
+
+    fs::write(form.dirs()[1].join("new"), "old\n").unwrap();
+    let wanted = "layers: is not as its tree: `/new` has other content";
+    assert_eq!(fixture.find(DEEP), [wanted]);
+    fs::remove_dir_all(&form.dirs()[0]).unwrap();
+    let wanted = "layers: stands over a directory that is not there";
+    assert_eq!(fixture.find(LOOK), [wanted]);
+    assert_eq!(fixture.find(REPAIR), [wanted]);
+    assert_eq!(fixture.find(DEEP), [""; 0]);
 }

@@ -11,10 +11,13 @@
 //! A form that is whole goes before a difference. A near layer's form stays as long as what stands over it
 //! ([`Store::stands_over`]).
 
+use std::collections::HashSet;
 use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -74,13 +77,71 @@ impl LayerForm {
     pub fn open(&self, path: &[u8]) -> io::Result<File> {
         // What the layer has and the topmost directory has not is as it was below.
         for dir in self.dirs.iter().rev() {
-            match open_beneath(dir, path) {
+            match open_beneath(&open_root(dir)?, path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 opened => return opened,
             }
         }
         Err(io::ErrorKind::NotFound.into())
     }
+
+    /// For whoever opens many of its files.
+    ///
+    /// # Errors
+    /// If its directories cannot be read.
+    pub fn reader(&self) -> io::Result<FormReader> {
+        let [whole, deltas @ ..] = self.dirs.as_slice() else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        let deltas = deltas.iter().rev().map(|dir| {
+            let mut files = HashSet::new();
+            files_below(dir, &mut Vec::new(), &mut files)?;
+            Ok((open_root(dir)?, files))
+        });
+        Ok(FormReader {
+            deltas: deltas.collect::<io::Result<_>>()?,
+            whole: open_root(whole)?,
+        })
+    }
+}
+
+/// The open directories of a layer's form.
+#[derive(Debug)]
+pub struct FormReader {
+    /// The topmost first, with the names that each has: few, as it is a difference.
+    deltas: Vec<(OwnedFd, HashSet<Vec<u8>>)>,
+    whole: OwnedFd,
+}
+
+impl FormReader {
+    /// Opens a file of the layer, as [`LayerForm::open`] does.
+    ///
+    /// # Errors
+    /// If it is not there or cannot be read.
+    pub fn open(&self, path: &[u8]) -> io::Result<File> {
+        let has = |(_, files): &&(OwnedFd, HashSet<Vec<u8>>)| files.contains(path);
+        let root = self.deltas.iter().find(has).map(|(root, _)| root);
+        open_beneath(root.unwrap_or(&self.whole), path)
+    }
+}
+
+/// The paths of all that is no directory.
+fn files_below(dir: &Path, path: &mut Vec<u8>, to: &mut HashSet<Vec<u8>>) -> io::Result<()> {
+    let before = path.len();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        path.truncate(before);
+        if before > 0 {
+            path.push(b'/');
+        }
+        path.extend_from_slice(entry.file_name().as_bytes());
+        match entry.file_type()?.is_dir() {
+            true => files_below(&entry.path(), path, to)?,
+            false => drop(to.insert(path.clone())),
+        }
+    }
+    path.truncate(before);
+    Ok(())
 }
 
 impl Store {
@@ -237,14 +298,17 @@ fn read_over(form: &Path) -> Option<(TreeId, Vec<Vec<u8>>)> {
         .then_some((near, paths))
 }
 
-fn open_beneath(dir: &Path, path: &[u8]) -> io::Result<File> {
+fn open_root(dir: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(dir, flags, Mode::empty())?;
+    Ok(rustix::fs::open(dir, flags, Mode::empty())?)
+}
+
+fn open_beneath(root: &OwnedFd, path: &[u8]) -> io::Result<File> {
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     // A rename anywhere on the machine may make the kernel ask to try again (openat2(2), EAGAIN).
     loop {
-        match rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve) {
+        match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
             Ok(file) => return Ok(file.into()),
             Err(rustix::io::Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),

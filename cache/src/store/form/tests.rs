@@ -68,8 +68,12 @@ impl Fixture {
 }
 
 fn text(form: &LayerForm, path: &str) -> Result<String, io::ErrorKind> {
-    let file = form.open(path.as_bytes()).map_err(|error| error.kind())?;
-    Ok(io::read_to_string(file).unwrap())
+    let read = |file| io::read_to_string(file).unwrap();
+    let kind = |error: io::Error| error.kind();
+    let text = form.open(path.as_bytes()).map(read).map_err(kind);
+    let reader = form.reader().unwrap();
+    assert_eq!(reader.open(path.as_bytes()).map(read).map_err(kind), text);
+    text
 }
 
 #[test]
