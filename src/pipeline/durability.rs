@@ -27,10 +27,12 @@ const EVERY: Duration = Duration::from_secs(3600);
 /// Nor, where its disk has less free than it should.
 const EVERY_IF_SHORT: Duration = Duration::from_secs(300);
 
-/// BuildKit's defaults, but that a fifth of the disk need not be free: the disk is the user's, not a daemon's.
+/// BuildKit's defaults (cmd/buildkitd/config/gcpolicy_unix.go), but that a fifth of the disk need not be free: the disk is
+/// the user's, not a daemon's.
 const RESERVED: Space = Space::Percent(10);
-const RESERVED_AT_MOST: u64 = 10 << 30;
-const MAX_USED: Space = Space::Percent(75);
+const RESERVED_AT_MOST: u64 = 10_000_000_000;
+const MAX_USED: Space = Space::Percent(80);
+const MAX_USED_AT_MOST: u64 = 100_000_000_000;
 const MIN_FREE: Space = Space::Percent(10);
 const KEEP: Duration = Duration::from_secs(60 * 24 * 3600);
 
@@ -98,6 +100,10 @@ pub(super) fn policy(gc: &GcSettings, disk: u64) -> Policy<'static> {
         Some(reserved) => reserved.of(disk),
         None => RESERVED.of(disk).min(RESERVED_AT_MOST),
     };
+    let max_used = match gc.max_used_space {
+        Some(max_used) => max_used.of(disk),
+        None => MAX_USED.of(disk).min(MAX_USED_AT_MOST),
+    };
     Policy {
         select: Select {
             all: true,
@@ -106,7 +112,7 @@ pub(super) fn policy(gc: &GcSettings, disk: u64) -> Policy<'static> {
         },
         keep_duration: Some(gc.keep_duration.map_or(KEEP, Duration::from_secs)),
         reserved: Some(reserved),
-        max_used: Some(gc.max_used_space.unwrap_or(MAX_USED).of(disk)),
+        max_used: Some(max_used),
         min_free: Some(gc.min_free_space.unwrap_or(MIN_FREE).of(disk)),
     }
 }
@@ -160,12 +166,13 @@ mod t {
 
     #[test]
     fn defaults_are_parts_of_the_disk() {
-        let (small, large) = (100 << 30, 1000 << 30);
+        const GB: u64 = 1_000_000_000;
         let gc = GcSettings::default();
-        assert_eq!(policy(&gc, small).reserved, Some(10 << 30));
-        assert_eq!(policy(&gc, large).reserved, Some(10 << 30));
-        assert_eq!(policy(&gc, 10 << 30).reserved, Some(1 << 30));
-        assert_eq!(policy(&gc, small).max_used, Some(75 << 30));
-        assert_eq!(policy(&gc, small).min_free, Some(10 << 30));
+        let of = |disk| {
+            let policy = policy(&gc, disk);
+            [policy.reserved, policy.max_used, policy.min_free].map(|space| space.unwrap() / GB)
+        };
+        assert_eq!(of(50 * GB), [5, 40, 5]);
+        assert_eq!(of(1000 * GB), [10, 100, 100]);
     }
 }

@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::path::PathBuf;
 
 use rbuild_llb::FileDigest;
 use rbuild_llb::TreeId;
@@ -60,9 +59,9 @@ impl Fsck<'_> {
         Ok(())
     }
 
-    fn form(&mut self, form: &PathBuf, id: &TreeId) -> Result<(), StoreError> {
+    fn form(&mut self, form: &Path, id: &TreeId) -> Result<(), StoreError> {
         let name = name(form);
-        let mut shown = vec![form.clone()];
+        let mut shown = vec![form.to_owned()];
         if let Some(domain) = name.strip_suffix(".delta") {
             match self.store.layer_form(id, domain) {
                 // The whole layer is there as well, which is what builds take.
