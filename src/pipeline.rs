@@ -57,6 +57,7 @@ use rbuild_llb::pattern::read_ignore_file;
 use crate::clock;
 use crate::ops::Engine;
 use crate::ops::EngineOptions;
+use crate::ops::StepResult;
 use crate::ops::git;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
@@ -174,13 +175,7 @@ fn carry_out(
     if let Some(imports) = &imports {
         engine.set_remote(imports);
     }
-    let looked_up = loop {
-        let looked_up = solver::plan(&definition, &engine)
-            .map_err(|error| failure::plan(error, &definition, &plan))?;
-        if caches::fetched(&engine, &definition, &looked_up, &targets, &events)? {
-            break looked_up;
-        }
-    };
+    let looked_up = look_up(&definition, &engine, &plan, &targets, &events)?;
     let unread = engine.unread(looked_up.pending()).map_err(failure::op)?;
     let untouched = Untouched::find(
         &definition,
@@ -216,32 +211,13 @@ fn carry_out(
                 .bases_have_directories(looked_up.pending())
                 .map_err(failure::op)?
             || caches.read_directories(&engine, &definition)?);
-    let mut remark = None;
     if works {
         preflight::look(&store, &engine, looked_up.pending(), processes, &events)?;
     }
-    if processes > 0 || reads {
-        let fetcher = git::Fetcher {
-            store: &store,
-            lease: &lease,
-            cancel: &cancel,
-            offline: request.offline,
-        };
-        // Inside the user namespace git would run as another user, with other ssh keys.
-        for (_, vertex) in looked_up.pending() {
-            if let Op::Source(SourceOp::Git(git)) = &vertex.op {
-                let fetched = fetcher.archives(git).map_err(failure::op);
-                fetched.map_err(|error| failure::at(error, vertex.meta.spans.first()))?;
-            }
-        }
-        progress.pause();
-        let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
-        remark = entered.remark().map(str::to_owned);
-        entered.expect(processes);
-        engine.set_executor(Box::new(entered), processes);
-        engine.expect(looked_up.pending().map(|(_, vertex)| vertex));
-        progress.resume();
-    }
+    let remark = match processes > 0 || reads {
+        true => enter(&sandboxing, &mut engine, &looked_up, processes, progress)?,
+        false => None,
+    };
     // An unchanged build that writes no file is over before anybody could interrupt it.
     if works {
         sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
@@ -284,9 +260,7 @@ fn carry_out(
         if error.kind == ErrorKind::Step {
             error.hints.extend(remark);
         }
-        let full = failure::full_disk(&error, &store, engine.disk_was_full());
-        error.hints.extend(full);
-        error
+        with_full_disk(error, &engine)
     })?;
 
     let delivery = deliver::Delivering {
@@ -300,14 +274,67 @@ fn carry_out(
         events: &events,
     };
     let roots = caches.roots(&delivery)?;
-    let outcome = delivery.deliver(&targets, exporters).map_err(|mut error| {
-        let full = failure::full_disk(&error, &store, engine.disk_was_full());
-        error.hints.extend(full);
-        error
-    })?;
+    let outcome = delivery
+        .deliver(&targets, exporters)
+        .map_err(|error| with_full_disk(error, &engine))?;
     caches.write(&engine, &definition, &roots, &events)?;
     durability::sync_later(&store, &request.settings);
     Ok(outcome)
+}
+
+/// Line 6: again, as long as there is something to be fetched first from caches elsewhere.
+fn look_up<'d>(
+    definition: &'d PrunedDefinition,
+    engine: &Engine<'_>,
+    plan: &plan::Plan,
+    targets: &[deliver::Target],
+    events: &EventSink,
+) -> Result<solver::Plan<'d, StepResult>, BuildError> {
+    loop {
+        let looked_up = solver::plan(definition, engine)
+            .map_err(|error| failure::plan(error, definition, plan))?;
+        if caches::fetched(engine, definition, &looked_up, targets, events)? {
+            return Ok(looked_up);
+        }
+    }
+}
+
+/// Enters the user namespace, in which processes run and files of other owners are read. Gives what is worth saying about
+/// it if a step fails.
+fn enter(
+    sandboxing: &sandbox::Settings,
+    engine: &mut Engine<'_>,
+    looked_up: &solver::Plan<'_, StepResult>,
+    processes: usize,
+    progress: &Progress,
+) -> Result<Option<String>, BuildError> {
+    let fetcher = git::Fetcher {
+        store: engine.store(),
+        lease: engine.lease(),
+        cancel: engine.cancel(),
+        offline: engine.is_offline(),
+    };
+    // Inside git would run as another user, with other ssh keys.
+    for (_, vertex) in looked_up.pending() {
+        if let Op::Source(SourceOp::Git(git)) = &vertex.op {
+            let fetched = fetcher.archives(git).map_err(failure::op);
+            fetched.map_err(|error| failure::at(error, vertex.meta.spans.first()))?;
+        }
+    }
+    progress.pause();
+    let entered = sandbox::enter(sandboxing).map_err(failure::sandbox)?;
+    let remark = entered.remark().map(str::to_owned);
+    entered.expect(processes);
+    engine.set_executor(Box::new(entered), processes);
+    engine.expect(looked_up.pending().map(|(_, vertex)| vertex));
+    progress.resume();
+    Ok(remark)
+}
+
+fn with_full_disk(mut error: BuildError, engine: &Engine<'_>) -> BuildError {
+    let full = failure::full_disk(&error, engine.store(), engine.disk_was_full());
+    error.hints.extend(full);
+    error
 }
 
 /// Refuses what only `--allow` gives. The host's network is not among it: it is what steps have by default.

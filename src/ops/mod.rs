@@ -426,6 +426,11 @@ impl<'a> Engine<'a> {
         self.cancel
     }
 
+    /// Whether the network may not be asked.
+    pub fn is_offline(&self) -> bool {
+        self.options.offline
+    }
+
     /// What keeps gc away.
     pub fn lease(&self) -> &Lease {
         self.lease
