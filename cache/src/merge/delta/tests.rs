@@ -373,7 +373,7 @@ done
 for stack in stacked whole; do
     (
         cd "$stack"
-        find . -type d -printf '%p %y %m %U:%G %T@\n' -o -printf '%p %y %m %U:%G %s %T@ %n %l\n' | sort
+        find . -mindepth 1 -type d -printf '%p %y %m %U:%G %T@\n' -o -printf '%p %y %m %U:%G %s %T@ %n %l\n' | sort
         find . -type f -exec md5sum {} + | sort
     ) > "$stack.txt"
 done
