@@ -35,12 +35,13 @@ use serde::Serialize;
 use crate::blobs;
 use crate::file;
 use crate::store::StoreError;
+use crate::tree::Trees;
 
 /// How much earlier than the mark a file may claim to be from and still be looked at, in seconds.
 const SLACK: i64 = 60;
 
-/// What a power cut may have damaged, without which a build only takes longer: removed. Trees are not here: each is checked
-/// against its name when it is read, and removed if it fails.
+/// What a power cut may have damaged, without which a build only takes longer: removed. Trees are not here: they are looked
+/// into, since what was made before names them as well.
 const DISPENSABLE: [&str; 12] = [
     "layers",
     "near",
@@ -184,8 +185,8 @@ fn foreign(dir: &Path, boot: &str) -> Result<Vec<PathBuf>, StoreError> {
     Ok(marks)
 }
 
-/// Removes what was published under a mark and may be damaged. Blobs and images are checked first: images are made of
-/// nothing else, and the user's.
+/// Removes what was published under a mark and may be damaged. Blobs, trees and images are looked into: images are made of
+/// these, and the user's.
 fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
     let since = match fs::metadata(mark) {
         Ok(metadata) => metadata.mtime().saturating_sub(SLACK),
@@ -197,6 +198,15 @@ fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
     for blob in file::below(&store.join("blobs/sha256"), 2)? {
         if suspect(&blob) && !is_whole(&blob) {
             discard(store, &blob)?;
+        }
+    }
+    let trees = Trees::open(&store.join("trees"));
+    for tree in file::below(&store.join("trees"), 2)? {
+        let name = |path: &Path| path.file_name().unwrap_or_default().display().to_string();
+        let hex = tree.parent().map(name).unwrap_or_default() + &name(&tree);
+        let whole = || hex.parse().is_ok_and(|id| trees.on_disk(&id).is_ok());
+        if suspect(&tree) && !whole() {
+            discard(store, &tree)?;
         }
     }
     for image in file::list(&store.join("images"))? {
@@ -313,6 +323,26 @@ mod t {
             [false, false, true, false, true, false, false, false]
         );
         assert!(!first.mark.exists());
+    }
+
+    #[test]
+    fn trees_are_looked_into() {
+        let dir = store();
+        let first = Journal::open_as(dir.path(), "boot-a").unwrap();
+        let trees = Trees::open(&dir.path().join("trees"));
+        let tree = trees.empty().tree;
+        trees.persist(&tree).unwrap();
+        let written = || file::below(&dir.path().join("trees"), 2).unwrap();
+        let whole = written();
+        assert_eq!(whole.len(), 2, "what `/` is, and that it is empty");
+        first.note().unwrap();
+        Journal::open_as(dir.path(), "boot-b").unwrap();
+        assert_eq!(written(), whole);
+
+        first.note().unwrap();
+        fs::write(&whole[0], "").unwrap();
+        Journal::open_as(dir.path(), "boot-b").unwrap();
+        assert_eq!(written(), whole[1..]);
     }
 
     #[test]

@@ -145,6 +145,10 @@ impl Victim {
 
     /// Removes what may have files of other owners.
     fn remove(&self, path: &Path) {
+        // A process that nobody waits for may still write there.
+        while process_of(path.to_str().unwrap(), true).is_some() {
+            std::thread::yield_now();
+        }
         if fs::remove_dir_all(path).is_ok() {
             return;
         }

@@ -5,6 +5,7 @@
 //! those that were renamed and not synced: they are there, and have no bytes or some of them.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -183,6 +184,17 @@ impl Disk {
         {
             std::thread::yield_now();
         }
+        // A step's namespace may keep the file system alive a moment longer, and then it would be mounted as it is: cut off.
+        while self.is_attached() {
+            std::thread::yield_now();
+        }
+    }
+
+    fn is_attached(&self) -> bool {
+        let devices = fs::read_dir("/sys/block").unwrap().flatten();
+        let mut files =
+            devices.filter_map(|device| fs::read(device.path().join("loop/backing_file")).ok());
+        files.any(|file| file.trim_ascii_end() == self.image.as_os_str().as_bytes())
     }
 }
 
