@@ -1,6 +1,7 @@
 //! A directory to build in.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -69,7 +70,10 @@ impl Place {
     pub(crate) fn remove(&self, path: &str) {
         let path = self.beside(path);
         if path.is_dir() {
-            fs::remove_dir_all(path).unwrap();
+            // The process that syncs and collects after a build may still write there.
+            while let Err(error) = fs::remove_dir_all(&path) {
+                assert_eq!(error.kind(), ErrorKind::DirectoryNotEmpty, "{error}");
+            }
         } else if path.exists() {
             fs::remove_file(path).unwrap();
         }
