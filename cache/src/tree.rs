@@ -20,7 +20,6 @@ use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
-use std::io::Read as _;
 use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -281,6 +280,7 @@ pub struct Trees {
     memory: RwLock<HashMap<TreeId, Cached>>,
     /// Those not in use: making one takes longer than compressing a small directory.
     compressors: Mutex<Vec<zstd::bulk::Compressor<'static>>>,
+    decompressors: Mutex<Vec<zstd::bulk::Decompressor<'static>>>,
 }
 
 impl std::fmt::Debug for Trees {
@@ -298,6 +298,7 @@ impl Trees {
             dir: dir.to_owned(),
             memory: RwLock::default(),
             compressors: Mutex::default(),
+            decompressors: Mutex::default(),
         }
     }
 
@@ -333,20 +334,39 @@ impl Trees {
             path: path.clone(),
             source,
         };
-        let file = match fs::File::open(&path) {
-            Ok(file) => file,
+        let compressed = match fs::read(&path) {
+            Ok(compressed) => compressed,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(TreeError::Missing { id: *id });
             }
             Err(error) => return Err(io_error(error)),
         };
-        let mut bytes = Vec::new();
-        let read = zstd::stream::read::Decoder::new(file)
-            .and_then(|decoder| decoder.take(MAX_OBJECT).read_to_end(&mut bytes));
-        read.ok()
-            .filter(|_| blake3::hash(&bytes).as_bytes() == id.as_bytes())
-            .and_then(|_| object::decode(&bytes))
+        self.decompress(&compressed)
+            .filter(|bytes| blake3::hash(bytes).as_bytes() == id.as_bytes())
+            .and_then(|bytes| object::decode(&bytes))
             .ok_or(TreeError::Corrupt { path })
+    }
+
+    /// An object as it was before it was compressed, if it can be.
+    fn decompress(&self, compressed: &[u8]) -> Option<Vec<u8>> {
+        // Written in one piece, it says how long it is.
+        let len = zstd::zstd_safe::get_frame_content_size(compressed).ok()??;
+        let len = usize::try_from(len).ok().filter(|_| len <= MAX_OBJECT)?;
+        let idle = self
+            .decompressors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let mut decompressor = match idle {
+            Some(decompressor) => decompressor,
+            None => zstd::bulk::Decompressor::new().ok()?,
+        };
+        let bytes = decompressor.decompress(compressed, len).ok();
+        self.decompressors
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(decompressor);
+        bytes
     }
 
     /// Takes a directory into memory. Its entries must be sorted, and what they point to put before.
