@@ -281,9 +281,12 @@ impl Walk<'_> {
         }
         let bytes: u64 = reads.iter().map(Job::bytes).sum();
         let little = lists.is_empty() && bytes < ALONE_BYTES && reads.len() < CHUNK_FILES;
-        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         reads.append(&mut lists);
-        if little || threads == 1 {
+        if little {
+            return self.run_here(reads);
+        }
+        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        if threads == 1 {
             return self.run_here(reads);
         }
         let jobs = Mutex::new(reads);
