@@ -1,7 +1,6 @@
 //! What the user asked for, validated: `cli` makes it, `pipeline` carries it out.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -11,6 +10,8 @@ use rbuild_llb::op::FileModes;
 use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::op::Ulimit;
+use serde::Deserialize;
+use serde::Serialize;
 
 /// One `rbuild build`.
 #[derive(Debug, Clone)]
@@ -103,7 +104,7 @@ pub struct Settings {
 }
 
 /// What is removed after builds, without being asked for. `None` is the default.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GcSettings {
     /// Whether anything is.
     pub enabled: bool,
@@ -130,7 +131,7 @@ impl Default for GcSettings {
 }
 
 /// Space on a disk: bytes, or a part of the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Space {
     /// So many.
     Bytes(u64),
@@ -147,15 +148,6 @@ impl Space {
                 let part = u128::from(total) * u128::from(percent) / 100;
                 u64::try_from(part).unwrap_or(u64::MAX)
             }
-        }
-    }
-}
-
-impl fmt::Display for Space {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Bytes(bytes) => write!(f, "{bytes}"),
-            Self::Percent(percent) => write!(f, "{percent}%"),
         }
     }
 }

@@ -198,11 +198,21 @@ impl Lease {
     /// # Errors
     /// If the lease cannot be written.
     pub fn protect(&self, root: LeaseRoot) -> Result<(), StoreError> {
+        self.protect_all(&[root])
+    }
+
+    /// Protects several roots at once, as [`protect`](Self::protect) does each.
+    ///
+    /// # Errors
+    /// If the lease cannot be written.
+    pub fn protect_all(&self, roots: &[LeaseRoot]) -> Result<(), StoreError> {
         let mut seen = self
             .seen
             .lock()
             .expect("nothing panics while the set is locked");
-        if seen.contains(&root) {
+        let new = roots.iter().filter(|root| !seen.contains(*root));
+        let lines: String = new.map(|root| format!("{root}\n")).collect();
+        if lines.is_empty() {
             return Ok(());
         }
         let error = |action| StoreError::io(action, self.file.path());
@@ -211,12 +221,38 @@ impl Lease {
         };
         lock(FlockOperation::LockShared)?;
         // One write: a reader that does not hold the lock may see the last line cut short, and skips it.
-        let text = format!("{}{root}\n", self.set_back());
+        let text = self.set_back() + &lines;
         let written = (&self.file.file).write_all(text.as_bytes());
         lock(FlockOperation::Unlock)?;
         written.map_err(error("write"))?;
-        seen.insert(root);
+        seen.extend(roots);
         Ok(())
+    }
+
+    /// A line for the file, if the clock says that it is earlier than it ever was: what is published from now on would
+    /// look older than this lease.
+    fn set_back(&self) -> String {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+        let now = Timestamp {
+            secs: now.tv_sec,
+            nanos: now.tv_nsec as u32,
+        };
+        // File times may be finer than this clock, which moves in ticks.
+        let mut next = now;
+        next.nanos += TICK;
+        if next.nanos >= 1_000_000_000 {
+            next.secs += 1;
+            next.nanos -= 1_000_000_000;
+        }
+        let mut earliest = self
+            .earliest
+            .lock()
+            .expect("nothing panics while the time is locked");
+        if next >= *earliest {
+            return String::new();
+        }
+        *earliest = now;
+        began(now)
     }
 }
 
@@ -251,34 +287,6 @@ impl Collecting {
 
     fn is_held(leases: &Path) -> bool {
         Locked::is_held(&Self::path(leases))
-    }
-}
-
-impl Lease {
-    /// A line for the file, if the clock says that it is earlier than it ever was: what is published from now on would
-    /// look older than this lease.
-    fn set_back(&self) -> String {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-        let now = Timestamp {
-            secs: now.tv_sec,
-            nanos: now.tv_nsec as u32,
-        };
-        // File times may be finer than this clock, which moves in ticks.
-        let mut next = now;
-        next.nanos += TICK;
-        if next.nanos >= 1_000_000_000 {
-            next.secs += 1;
-            next.nanos -= 1_000_000_000;
-        }
-        let mut earliest = self
-            .earliest
-            .lock()
-            .expect("nothing panics while the time is locked");
-        if next >= *earliest {
-            return String::new();
-        }
-        *earliest = now;
-        began(now)
     }
 }
 

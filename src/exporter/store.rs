@@ -61,18 +61,20 @@ impl Exporter for OwnStore {
         // Bytes of all layers' tars, where they are known, as for images from elsewhere.
         let mut size = 0;
         for image in export.images {
-            for (digest, document) in [
-                (image.id, &image.config),
-                (image.descriptor.digest, &image.manifest),
-            ] {
-                export.lease.protect(LeaseRoot::Blob(digest))?;
+            let documents = [image.id, image.descriptor.digest].map(LeaseRoot::Blob);
+            let layers = image.layers.iter().flat_map(|(descriptor, layer)| {
+                let tree = layer.layer.tree;
+                [
+                    LeaseRoot::Blob(descriptor.digest),
+                    LeaseRoot::LayerDir(tree),
+                ]
+            });
+            let roots: Vec<LeaseRoot> = documents.into_iter().chain(layers).collect();
+            export.lease.protect_all(&roots)?;
+            for document in [&image.config, &image.manifest] {
                 store.blobs().put(document)?;
             }
             for (descriptor, layer) in &image.layers {
-                export.lease.protect(LeaseRoot::Blob(descriptor.digest))?;
-                export
-                    .lease
-                    .protect(LeaseRoot::LayerDir(layer.layer.tree))?;
                 let known = known(store, descriptor, layer)?;
                 size += known.map_or(descriptor.size, |known| known.tar_size);
             }

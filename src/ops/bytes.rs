@@ -536,8 +536,8 @@ impl Engine<'_> {
         let Some(blob) = self.store.layer_blob(&tree, options)? else {
             return Ok(None);
         };
-        self.lease.protect(LeaseRoot::Blob(blob.digest))?;
-        self.lease.protect(LeaseRoot::LayerDir(tree))?;
+        let roots = [LeaseRoot::Blob(blob.digest), LeaseRoot::LayerDir(tree)];
+        self.lease.protect_all(&roots)?;
         let there =
             self.store.blobs().contains(&blob.digest) || !keep && self.form(&tree).is_some();
         Ok(there.then_some(blob))

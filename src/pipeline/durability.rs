@@ -19,7 +19,7 @@ use crate::request::Settings;
 use crate::request::Space;
 
 /// The first argument of that process, which is this program again; the second is the root of the store, the third what
-/// is removed.
+/// is removed, as JSON.
 pub const ARGUMENT: &str = "__sync-store";
 
 /// The store is not collected again so soon.
@@ -44,10 +44,11 @@ pub(super) fn sync_later(store: &Store, settings: &Settings) {
     if !store.has_published() {
         return;
     }
+    let gc = serde_json::to_string(&settings.gc).expect("settings can always be written as JSON");
     let child = Command::new("/proc/self/exe")
         .arg(ARGUMENT)
         .arg(&settings.root)
-        .arg(encode(&settings.gc))
+        .arg(gc)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -65,9 +66,9 @@ pub fn sync(root: &Path, gc: &str) -> ExitCode {
     }
     let done = Store::open(root).and_then(|store| {
         store.sync()?;
-        match decode(gc).filter(|gc| gc.enabled) {
-            Some(gc) => collect(&store, &gc),
-            None => Ok(()),
+        match serde_json::from_str::<GcSettings>(gc) {
+            Ok(gc) if gc.enabled => collect(&store, &gc),
+            _ => Ok(()),
         }
     });
     match done {
@@ -117,52 +118,9 @@ pub(super) fn policy(gc: &GcSettings, disk: u64) -> Policy<'static> {
     }
 }
 
-fn encode(gc: &GcSettings) -> String {
-    let or_default = |text: Option<String>| text.unwrap_or_else(|| "default".to_owned());
-    let space = |space: Option<Space>| or_default(space.map(|space| space.to_string()));
-    [
-        gc.enabled.to_string(),
-        space(gc.reserved_space),
-        space(gc.max_used_space),
-        space(gc.min_free_space),
-        or_default(gc.keep_duration.map(|seconds| seconds.to_string())),
-    ]
-    .join(",")
-}
-
-fn decode(text: &str) -> Option<GcSettings> {
-    let fields: Vec<&str> = text.split(',').collect();
-    let [enabled, reserved, max_used, min_free, keep] = fields[..] else {
-        return None;
-    };
-    let space = |text: &str| text.parse().ok();
-    Some(GcSettings {
-        enabled: enabled == "true",
-        reserved_space: space(reserved),
-        max_used_space: space(max_used),
-        min_free_space: space(min_free),
-        keep_duration: keep.parse().ok(),
-    })
-}
-
 #[cfg(test)]
 mod t {
     use super::*;
-
-    #[test]
-    fn settings_reach_the_other_process() {
-        let all = GcSettings {
-            enabled: false,
-            reserved_space: Some(Space::Percent(7)),
-            max_used_space: Some(Space::Bytes(1 << 40)),
-            min_free_space: None,
-            keep_duration: Some(5),
-        };
-        for gc in [GcSettings::default(), all] {
-            assert_eq!(decode(&encode(&gc)), Some(gc));
-        }
-        assert_eq!(decode(""), None);
-    }
 
     #[test]
     fn defaults_are_parts_of_the_disk() {
