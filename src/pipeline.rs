@@ -24,6 +24,7 @@ pub mod reset;
 pub mod run;
 pub mod show;
 pub mod stored;
+mod task;
 #[cfg(test)]
 mod tests;
 mod untouched;

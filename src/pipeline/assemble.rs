@@ -12,16 +12,14 @@ use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 use rbuild_llb::definition::Output;
 use rbuild_llb::definition::PrunedDefinition;
-use rbuild_llb::event::Event;
 use rbuild_llb::event::Timestamp;
-use rbuild_llb::event::VertexEvent;
 use rbuild_llb::op::FileInput;
 use rbuild_llb::op::ImageSource;
 use rbuild_llb::op::Op;
 use rbuild_llb::op::SourceOp;
 
 use super::once::once_each;
-use crate::clock;
+use super::task::Task;
 use crate::exporter::ReadyImage;
 use crate::exporter::ReadyIndex;
 use crate::image::Descriptor;
@@ -294,40 +292,16 @@ pub(super) fn index(spec: &OutputSpec, images: &[ReadyImage]) -> ReadyIndex {
     }
 }
 
-/// The export as progress shows it.
-pub(super) struct ExportStep {
-    event: VertexEvent,
-}
-
-impl ExportStep {
-    pub(super) fn start(spec: &OutputSpec, target: &str, events: &EventSink) -> Self {
-        let what = match &spec.kind {
-            OutputKind::Image { .. } => "exporting to image",
-            OutputKind::Oci { .. } => "exporting to oci image format",
-            OutputKind::Docker { .. } => "exporting to docker image format",
-            OutputKind::Load { .. } => "loading into the local engine",
-            OutputKind::Tar { .. } => "sending tarball",
-            OutputKind::Local { .. } => "exporting to client directory",
-            OutputKind::CacheOnly => "keeping the cache only",
-        };
-        let hash = blake3::hash(format!("export {target} {:?}", spec.kind).as_bytes());
-        let event = VertexEvent {
-            digest: format!("sha256:{}", hash.to_hex()),
-            inputs: Vec::new(),
-            name: what.to_owned(),
-            started: Some(clock::now()),
-            completed: None,
-            cached: false,
-            error: String::new(),
-            why: String::new(),
-        };
-        events.send(Event::Vertex(event.clone()));
-        Self { event }
-    }
-
-    pub(super) fn end(mut self, error: Option<String>, events: &EventSink) {
-        self.event.completed = Some(clock::now());
-        self.event.error = error.unwrap_or_default();
-        events.send(Event::Vertex(self.event));
-    }
+/// Begins an export.
+pub(super) fn begin<'e>(spec: &OutputSpec, target: &str, events: &'e EventSink) -> Task<'e> {
+    let what = match &spec.kind {
+        OutputKind::Image { .. } => "exporting to image",
+        OutputKind::Oci { .. } => "exporting to oci image format",
+        OutputKind::Docker { .. } => "exporting to docker image format",
+        OutputKind::Load { .. } => "loading into the local engine",
+        OutputKind::Tar { .. } => "sending tarball",
+        OutputKind::Local { .. } => "exporting to client directory",
+        OutputKind::CacheOnly => "keeping the cache only",
+    };
+    Task::start(&format!("export {target} {:?}", spec.kind), what, events)
 }

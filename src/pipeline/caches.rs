@@ -12,10 +12,6 @@ use rbuild_cache::Store;
 use rbuild_llb::TreeId;
 use rbuild_llb::VertexId;
 use rbuild_llb::definition::PrunedDefinition;
-use rbuild_llb::event::Event;
-use rbuild_llb::event::StatusEvent;
-use rbuild_llb::event::Timestamp;
-use rbuild_llb::event::VertexEvent;
 
 use super::deliver;
 use super::deliver::Delivering;
@@ -24,6 +20,7 @@ use super::deliver::reach;
 use super::failure;
 use super::once::once_each;
 use super::remark_on;
+use super::task::Task;
 use crate::clock;
 use crate::ops::Engine;
 use crate::ops::StepResult;
@@ -64,12 +61,12 @@ pub(super) fn import<'a>(
     let mut caches = Vec::new();
     for from in wanted {
         let name = format!("importing cache manifest from local:{}", from.src.display());
-        let step = Step::start(&format!("{name} {}", from.name), name, events);
+        let step = Task::start(&format!("{name} {}", from.name), name, events);
         match Import::open(from) {
             Ok(cache) => caches.push(cache),
             Err(error) => remark_on(events, &format!("a cache cannot be used: {error}")),
         }
-        step.end(String::new());
+        step.end(None);
     }
     (!caches.is_empty()).then(|| Imports::new(store, caches))
 }
@@ -223,12 +220,12 @@ impl<'a> Exports<'a> {
         }
         for export in &self.0 {
             let to = export.to;
-            let id = format!("{} {}", to.dest.display(), to.name);
-            let step = Step::start(&id, "exporting cache to client directory".into(), events);
+            let id = format!("export cache {} {}", to.dest.display(), to.name);
+            let step = Task::start(&id, "exporting cache to client directory", events);
             let written = export.write(engine, definition, roots, &step);
             let failed = match &written {
-                Err(error) if !engine.cancel().is_cancelled() => format!("{error:#}"),
-                _ => String::new(),
+                Err(error) if !engine.cancel().is_cancelled() => Some(format!("{error:#}")),
+                _ => None,
             };
             step.end(failed);
             match written {
@@ -254,7 +251,7 @@ impl Export<'_> {
         engine: &Engine<'_>,
         definition: &PrunedDefinition,
         roots: &BTreeMap<usize, BTreeSet<TreeId>>,
-        step: &Step<'_>,
+        step: &Task<'_>,
     ) -> anyhow::Result<()> {
         let began = clock::now();
         let directory = Directory::open(&self.to.dest)?;
@@ -418,49 +415,5 @@ fn blob_options(to: &CacheTo) -> BlobOptions {
             },
         },
         clamp: None,
-    }
-}
-
-/// Something that is done with a cache, as progress shows it.
-struct Step<'a> {
-    event: VertexEvent,
-    events: &'a EventSink,
-}
-
-impl<'a> Step<'a> {
-    fn start(id: &str, name: String, events: &'a EventSink) -> Self {
-        let hash = blake3::hash(format!("cache {id}").as_bytes());
-        let event = VertexEvent {
-            digest: format!("sha256:{}", hash.to_hex()),
-            inputs: Vec::new(),
-            name,
-            started: Some(clock::now()),
-            completed: None,
-            cached: false,
-            error: String::new(),
-            why: String::new(),
-        };
-        events.send(Event::Vertex(event.clone()));
-        Self { event, events }
-    }
-
-    fn did(&self, what: &str, began: Timestamp) {
-        let now = clock::now();
-        self.events.send(Event::Status(StatusEvent {
-            id: what.to_owned(),
-            vertex: self.event.digest.clone(),
-            name: String::new(),
-            total: 0,
-            current: 0,
-            timestamp: now,
-            started: Some(began),
-            completed: Some(now),
-        }));
-    }
-
-    fn end(mut self, error: String) {
-        self.event.completed = Some(clock::now());
-        self.event.error = error;
-        self.events.send(Event::Vertex(self.event));
     }
 }

@@ -414,12 +414,9 @@ impl Delivering<'_> {
                 cancel: self.cancel,
             };
             if let Some(exporter) = exporter {
-                let step = assemble::ExportStep::start(spec, &target.name, self.events);
+                let task = assemble::begin(spec, &target.name, self.events);
                 let delivered = exporter.export(&export);
-                step.end(
-                    delivered.as_ref().err().map(ToString::to_string),
-                    self.events,
-                );
+                task.end(delivered.as_ref().err().map(ToString::to_string));
                 built.deliveries.extend(delivered.map_err(failure::export)?);
             }
             built.image = made.map(Made::built).or(built.image);

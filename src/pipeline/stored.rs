@@ -35,11 +35,11 @@ use rbuild_llb::ImageConfig;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Platform;
 use rbuild_llb::event::Event;
-use rbuild_llb::event::VertexEvent;
 
 use super::durability;
 use super::failure;
 use super::sandbox_settings;
+use super::task::Task;
 use crate::clock;
 use crate::image::Descriptor;
 use crate::image::Document;
@@ -240,7 +240,7 @@ fn fetch_layers(
     engine: &Engine<'_>,
     manifest: &OciDigest,
     name: &str,
-    step: &Step<'_>,
+    step: &Task<'_>,
 ) -> Result<Snapshot, OpError> {
     let events = |mut event| {
         if let Event::Status(status) = &mut event {
@@ -309,51 +309,7 @@ fn at_work<T>(
 fn protect(lease: &Lease, image: &ImageDocuments, top: &OciDigest) -> Result<(), BuildError> {
     let layers = image.manifest.layers.iter().map(|layer| layer.digest);
     let documents = [*top, image.descriptor.digest, image.id()];
-    documents
-        .into_iter()
-        .chain(layers)
-        .try_for_each(|digest| lease.protect(LeaseRoot::Blob(digest)))
-        .map_err(failure::store)
-}
-
-/// Something that takes its time, as progress shows it.
-struct Step<'a> {
-    event: VertexEvent,
-    events: &'a EventSink,
-}
-
-impl<'a> Step<'a> {
-    fn start(name: String, events: &'a EventSink) -> Self {
-        let event = VertexEvent {
-            digest: format!("sha256:{}", blake3::hash(name.as_bytes()).to_hex()),
-            inputs: Vec::new(),
-            name,
-            started: Some(clock::now()),
-            completed: None,
-            cached: false,
-            error: String::new(),
-            why: String::new(),
-        };
-        events.send(Event::Vertex(event.clone()));
-        Self { event, events }
-    }
-
-    /// Does the thing, and says how it ended.
-    fn carry_out<T>(
-        mut self,
-        cancel: &CancelToken,
-        deed: impl FnOnce(&Self) -> Result<T, BuildError>,
-    ) -> Result<T, BuildError> {
-        // What fails because it was interrupted has not failed.
-        let done = deed(&self).map_err(|error| match cancel.is_cancelled() {
-            true => BuildError::interrupted(),
-            false => error,
-        });
-        self.event.completed = Some(clock::now());
-        if let Err(error) = &done {
-            self.event.error = error.to_string();
-        }
-        self.events.send(Event::Vertex(self.event));
-        done
-    }
+    let blobs = documents.into_iter().chain(layers);
+    let roots: Vec<LeaseRoot> = blobs.map(LeaseRoot::Blob).collect();
+    lease.protect_all(&roots).map_err(failure::store)
 }

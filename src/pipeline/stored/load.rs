@@ -14,7 +14,6 @@ use rbuild_llb::Platform;
 
 use super::Documents;
 use super::Needs;
-use super::Step;
 use super::at_work;
 use super::created;
 use super::fetch_layers;
@@ -25,6 +24,7 @@ use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
 use crate::pipeline::failure;
 use crate::pipeline::open_store;
+use crate::pipeline::task::Task;
 use crate::registry;
 use crate::registry::Archive;
 use crate::registry::archive::Archived;
@@ -67,7 +67,8 @@ pub fn load(
         Needs::Offline,
         progress,
         |engine, events| {
-            let step = Step::start(format!("load {}", options.shown.display()), events);
+            let shown = format!("load {}", options.shown.display());
+            let step = Task::start(&shown, &shown, events);
             step.carry_out(engine.cancel(), |step| all(engine, options, input, step))
         },
     )
@@ -77,7 +78,7 @@ fn all(
     engine: &Engine<'_>,
     options: &LoadOptions,
     input: impl Read + Send,
-    step: &Step<'_>,
+    step: &Task<'_>,
 ) -> Result<Vec<Loaded>, BuildError> {
     let store = engine.store();
     let unpacked = store
@@ -120,7 +121,7 @@ fn keep(
     engine: &Engine<'_>,
     unpacked: &Unpacked,
     found: &Archived,
-    step: &Step<'_>,
+    step: &Task<'_>,
 ) -> Result<StoredImage, BuildError> {
     let store = engine.store();
     // What is there already is not written anew.

@@ -7,7 +7,6 @@ use rbuild_llb::Platform;
 
 use super::Documents;
 use super::Needs;
-use super::Step;
 use super::at_work;
 use super::created;
 use super::fetch_layers;
@@ -17,6 +16,7 @@ use crate::outcome::BuildError;
 use crate::pipeline::failure;
 use crate::pipeline::open_store;
 use crate::pipeline::pin::Pinner;
+use crate::pipeline::task::Task;
 use crate::request::Settings;
 use crate::ui::Progress;
 
@@ -62,7 +62,8 @@ pub fn pull(
         progress,
         |engine, events| {
             for name in &options.names {
-                let step = Step::start(format!("pull {name}"), events);
+                let shown = format!("pull {name}");
+                let step = Task::start(&shown, &shown, events);
                 let pulled = step.carry_out(engine.cancel(), |step| {
                     let pinner =
                         Pinner::for_pull(settings, &store, engine.lease(), engine.registry());
@@ -80,7 +81,7 @@ fn one(
     pinner: &Pinner<'_>,
     name: &str,
     options: &PullOptions,
-    step: &Step<'_>,
+    step: &Task<'_>,
 ) -> Result<Pulled, BuildError> {
     let store = engine.store();
     let platform = options.platform.clone().unwrap_or_else(Platform::host);

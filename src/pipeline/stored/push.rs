@@ -8,7 +8,6 @@ use rbuild_llb::OciDigest;
 
 use super::Chosen;
 use super::Documents;
-use super::Step;
 use super::at_work;
 use super::ready::Going;
 use super::ready::needs;
@@ -16,6 +15,7 @@ use crate::exporter::push;
 use crate::outcome::BuildError;
 use crate::pipeline::failure;
 use crate::pipeline::open_store;
+use crate::pipeline::task::Task;
 use crate::request::Settings;
 use crate::ui::Progress;
 
@@ -58,7 +58,8 @@ pub fn push(
     let needs = needs(&store, &going);
     at_work(settings, &store, needs, progress, |engine, events| {
         for ((chosen, name), going) in options.images.iter().zip(&going) {
-            let step = Step::start(format!("push {name}"), events);
+            let shown = format!("push {name}");
+            let step = Task::start(&shown, &shown, events);
             let sent = step.carry_out(engine.cancel(), |_| {
                 let ready = going.make(engine)?;
                 let names = std::slice::from_ref(name);

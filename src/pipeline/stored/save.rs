@@ -4,7 +4,6 @@ use rbuild_llb::Platform;
 
 use super::Chosen;
 use super::Documents;
-use super::Step;
 use super::at_work;
 use super::ready::Going;
 use super::ready::Ready;
@@ -16,6 +15,7 @@ use crate::outcome::Delivery;
 use crate::outcome::ErrorKind;
 use crate::pipeline::failure;
 use crate::pipeline::open_store;
+use crate::pipeline::task::Task;
 use crate::request::Destination;
 use crate::request::Settings;
 use crate::ui::Progress;
@@ -84,7 +84,7 @@ pub fn save(
     let going: Vec<Going> = going.collect::<Result<_, _>>()?;
     let needs = needs(&store, &going);
     let deliveries = at_work(settings, &store, needs, progress, |engine, events| {
-        let step = Step::start("save".to_owned(), events);
+        let step = Task::start("save", "save", events);
         step.carry_out(engine.cancel(), |_| {
             let ready = going.iter().map(|going| going.make(engine));
             let ready: Vec<Ready> = ready.collect::<Result<_, _>>()?;
