@@ -108,7 +108,7 @@ fn overhead(root: &Path) -> String {
     let layers = layers.map_or(0, |(_, bytes)| *bytes);
     let rest = usage.total - layers;
     format!(
-        "{} MB of layers, {} MB for the rest",
+        "{} MiB of layers, {} MiB for the rest",
         layers >> 20,
         rest >> 20
     )
