@@ -229,7 +229,11 @@ impl Engine<'_> {
                 work: workspace.dirs.work.clone(),
             },
             mounts,
-            args: op.args.iter().map(OsString::from).collect(),
+            args: op
+                .args
+                .iter()
+                .map(|arg| OsString::from(arg.as_ref()))
+                .collect(),
             env,
             cwd: PathBuf::from(if op.cwd.is_empty() { "/" } else { &op.cwd }),
             uid: identity.uid,
@@ -531,10 +535,7 @@ fn own_record(kind: &str, op: &ExecOp) -> KeyRecord {
     } = op;
     let mut record = KeyRecord::new(kind);
     record
-        .field(
-            "args",
-            args.iter().map(String::as_str).collect::<KeyValue>(),
-        )
+        .field("args", args.iter().map(AsRef::as_ref).collect::<KeyValue>())
         .field(
             "env",
             env.iter().map(|pair| env_value(pair)).collect::<KeyValue>(),

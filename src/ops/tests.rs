@@ -134,7 +134,7 @@ fn runs(commands: &[&[&str]]) -> PrunedDefinition {
             kind: MountKind::Bind,
         };
         let op = Op::Exec(ExecOp {
-            args: words.iter().map(|&word| word.to_owned()).collect(),
+            args: words.iter().map(|&word| word.to_owned().into()).collect(),
             env: std::sync::Arc::default(),
             cwd: "/".into(),
             user: String::new(),

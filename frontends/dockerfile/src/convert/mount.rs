@@ -15,7 +15,6 @@ use crate::ast;
 use crate::ast::Head;
 use crate::ast::MountField;
 use crate::ast::Run;
-use crate::ast::Word;
 use crate::paths;
 use crate::words::parse_bool;
 use rbuild_llb::suggest::nearest;
@@ -85,7 +84,7 @@ struct Fields {
 pub(crate) fn check(run: &Run) -> impl Iterator<Item = Diagnostic> {
     let fields = run.mounts.iter().flat_map(|mount| &mount.fields);
     fields.filter_map(|field| {
-        let key = field.key.as_str();
+        let key = field.key.as_ref();
         if key.is_empty() && field.value.is_none() {
             let error = Diagnostic::error("a mount has an empty field", field.span.clone(), "");
             return Some(error.hint("write `--mount=type=TYPE,target=DIRECTORY`, without blanks"));
@@ -216,14 +215,11 @@ impl Converter<'_> {
             ..Fields::default()
         };
         for field in &mount.fields {
-            let word = Word {
-                text: field.value.clone().unwrap_or_else(|| "true".to_owned()),
-                span: field.span.clone(),
-            };
-            let value = self.expand(&word, head, to)?;
+            let text = field.value.as_deref().unwrap_or("true");
+            let value = self.expand_with(self.shell, text, &field.span, head, to)?;
             fields.set(field, value)?;
             // These two BuildKit wants after the type.
-            if matches!(field.key.as_str(), "required" | "size") {
+            if matches!(field.key.as_ref(), "required" | "size") {
                 fields.fits(field)?;
             }
         }
@@ -297,7 +293,7 @@ fn non_empty(text: String, default: &str) -> String {
 
 impl Fields {
     fn set(&mut self, field: &MountField, value: String) -> Converted<()> {
-        let key = field.key.as_str();
+        let key = field.key.as_ref();
         let invalid = |wanted: &str| {
             let message = format!("invalid value `{value}` for `{key}` of a mount");
             Box::new(Diagnostic::error(message, field.span.clone(), wanted))
@@ -348,7 +344,7 @@ impl Fields {
     /// Refuses a key that the type has no use for.
     fn fits(&self, field: &MountField) -> Converted<()> {
         let kind = self.kind.as_str();
-        let kinds: &[&str] = match field.key.as_str() {
+        let kinds: &[&str] = match field.key.as_ref() {
             "mode" | "uid" | "gid" => &["secret", "ssh", "cache"],
             "required" => &["secret", "ssh"],
             "size" => &["tmpfs"],
