@@ -8,9 +8,13 @@
 //! Nothing here follows a symbolic link: every directory is opened from its parent, name by name.
 
 mod beneath;
+mod owner;
 mod scan;
 mod unpack;
 
+pub use owner::Device;
+pub use owner::OWNER;
+pub use owner::Owner;
 pub use scan::ScanKind;
 pub use scan::scan_dir;
 pub(crate) use unpack::FileWriter;
@@ -27,6 +31,15 @@ pub enum Ownership {
     /// Everything is made as the process' own, whoever it belongs to: owners live in the tree. Capabilities are left
     /// out where they cannot be set.
     Logical,
+    /// As `Logical`, and owners are recorded beside the files ([`Owner`]), for the processes that will see them.
+    Recorded,
+}
+
+impl Ownership {
+    /// Whether all files are the process' own.
+    pub fn is_logical(self) -> bool {
+        matches!(self, Self::Logical | Self::Recorded)
+    }
 }
 
 const OVERLAY: &[u8] = b"user.overlay.";

@@ -12,7 +12,6 @@ use rbuild_cache::Follow;
 use rbuild_cache::Found;
 use rbuild_cache::NewNode;
 use rbuild_cache::Node;
-use rbuild_cache::Ownership;
 use rbuild_cache::Snapshot;
 use rbuild_cache::TreeBuilder;
 use rbuild_cache::empty_mount;
@@ -161,12 +160,7 @@ impl Engine<'_> {
     ) -> Result<(), OpError> {
         let (of, found) = match begin {
             Begin::Empty { mode, uid, gid } => {
-                // Where there is one id only, all files are its own.
-                let (uid, gid) = match self.ownership {
-                    Ownership::Keep | Ownership::Single => (*uid, *gid),
-                    Ownership::Logical => (0, 0),
-                };
-                return Ok(empty_mount(dir, *mode, uid, gid)?);
+                return Ok(empty_mount(dir, *mode, (*uid, *gid), self.ownership)?);
             }
             Begin::Copy { of, found } => (of, found),
         };

@@ -78,7 +78,7 @@ impl Executor for Sandbox {
 
     fn ownership(&self) -> Ownership {
         match self.rung() {
-            sandbox::Rung::Single => Ownership::Logical,
+            sandbox::Rung::Single => Ownership::Recorded,
             _ => Ownership::Keep,
         }
     }
@@ -316,7 +316,11 @@ impl Engine<'_> {
         step: &StepControl<'_>,
     ) -> Result<Snapshot, OpError> {
         let trees = self.store.trees();
-        let mut written = rbuild_cache::scan_dir(trees, upper, ScanKind::Upper, step.cancel)?;
+        let kind = match self.ownership {
+            Ownership::Recorded => ScanKind::Recorded,
+            Ownership::Keep | Ownership::Single | Ownership::Logical => ScanKind::Upper,
+        };
+        let mut written = rbuild_cache::scan_dir(trees, upper, kind, step.cancel)?;
         if self.ownership == Ownership::Logical {
             written = trees.keep_owners(&root.root.tree, &written.tree)?;
         }

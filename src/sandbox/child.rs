@@ -27,6 +27,7 @@ use super::step::Network;
 use super::step::Security;
 use super::step::Step;
 use super::step::Ulimit;
+use super::supervise;
 use super::sys;
 use super::wire::Blob;
 use super::wire::wire_struct;
@@ -107,12 +108,13 @@ pub(super) fn run(
     prepared: Prepared,
     mut step: Step,
     standard: &Standard,
+    supervisor: Option<OwnedFd>,
 ) -> Failure {
     debug_assert_eq!(prepared.security, step.security);
     if step.hostname.is_empty() {
         HOSTNAME.clone_into(&mut step.hostname);
     }
-    match become_step(config, prepared, &step, standard) {
+    match become_step(config, prepared, &step, standard, supervisor) {
         Ok(()) => exec(config, &step),
         Err(failure) => failure,
     }
@@ -123,6 +125,7 @@ fn become_step(
     prepared: Prepared,
     step: &Step,
     standard: &Standard,
+    supervisor: Option<OwnedFd>,
 ) -> Result<(), Failure> {
     match rustix::system::sethostname(step.hostname.as_bytes()) {
         // A container's seccomp filter may forbid it; the step then sees the container's name.
@@ -142,6 +145,11 @@ fn become_step(
     if other {
         map_single(step).during(format_args!("become user {}:{}", step.uid, step.gid))?;
     }
+    if let Some(supervisor) = supervisor {
+        let roots = step.security == Security::Insecure;
+        supervise::begin(supervisor, (step.uid, step.gid), &step.groups, roots)
+            .map_err(not_supervised)?;
+    }
     if step.security == Security::Sandbox {
         // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.
         sys::install_filter(&seccomp::program()).during("install the seccomp filter")?;
@@ -160,6 +168,21 @@ fn become_step(
     };
     caps::limit(keep).during("drop capabilities")?;
     sys::close_others_on_exec().during("close other descriptors")
+}
+
+fn not_supervised(error: io::Error) -> Failure {
+    Failure::Setup {
+        doing: "have the owners of files kept".to_owned(),
+        hint: match error.errno() {
+            libc::EBUSY => Some(
+                "a process can have one supervisor, and this one runs below another: \
+                 give the outer rbuild or container ranges of ids"
+                    .to_owned(),
+            ),
+            _ => None,
+        },
+        errno: error.errno(),
+    }
 }
 
 fn standard_streams(standard: &Standard) -> io::Result<()> {

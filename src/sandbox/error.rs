@@ -66,6 +66,12 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+    /// The process that keeps the owners of the step's files ended before the step did.
+    #[error("the step was ended: the process that keeps the owners of its files {how}")]
+    Supervisor {
+        /// How it ended, as a clause.
+        how: String,
+    },
     /// The build was cancelled; nothing of the step is left.
     #[error("cancelled")]
     Cancelled,
@@ -127,6 +133,10 @@ pub(super) enum Failure {
         path: PathBuf,
         errno: i32,
     },
+    Supervisor {
+        code: i32,
+        signal: i32,
+    },
 }
 
 wire_enum!(Failure {
@@ -134,6 +144,7 @@ wire_enum!(Failure {
     1 => WorkingDirectory { path, errno },
     2 => NotFound { command, path },
     3 => NotExecutable { path, errno },
+    4 => Supervisor { code, signal },
 });
 
 impl From<Failure> for SandboxError {
@@ -153,6 +164,12 @@ impl From<Failure> for SandboxError {
             Failure::NotExecutable { path, errno } => Self::NotExecutable {
                 path,
                 source: os(errno),
+            },
+            Failure::Supervisor { code, signal } => Self::Supervisor {
+                how: match signal {
+                    0 => format!("exited with {code}"),
+                    signal => format!("was killed by signal {signal}"),
+                },
             },
         }
     }

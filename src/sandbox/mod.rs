@@ -34,6 +34,7 @@ mod probe;
 mod rootfs;
 mod seccomp;
 mod step;
+mod supervise;
 mod sys;
 mod userns;
 mod wire;

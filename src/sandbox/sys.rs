@@ -1,4 +1,5 @@
-//! System calls that rustix does not have, or has only as unsafe functions; the one file with `unsafe` in it.
+//! System calls that rustix does not have, or has only as unsafe functions; with `supervise/kernel.rs` all the
+//! `unsafe` there is.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;

@@ -67,6 +67,7 @@ use super::mounts;
 use super::step::Network;
 use super::step::Security;
 use super::step::Step;
+use super::supervise::Supervisor;
 use super::sys;
 use super::sys::Fork;
 use super::wire;
@@ -306,6 +307,7 @@ struct Ready {
     process: OwnedFd,
     /// Where its step's descriptors go.
     job: OwnedFd,
+    supervisor: Option<Supervisor>,
 }
 
 /// A step under way.
@@ -314,6 +316,7 @@ struct Running {
     process: OwnedFd,
     status: OwnedFd,
     killed: bool,
+    supervisor: Option<Supervisor>,
 }
 
 fn serve() -> io::Result<()> {
@@ -354,7 +357,11 @@ fn serve() -> io::Result<()> {
             };
             polled.push(PollFd::new(&step.status, events));
         }
+        for supervisor in running.iter().filter_map(|step| step.supervisor.as_ref()) {
+            polled.push(PollFd::new(supervisor.process(), PollFlags::IN));
+        }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
+        let steps = running.len();
         let told: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
         for (step, told) in running.iter_mut().zip(told[1..].chunks(2)) {
             if told[1] && !step.killed {
@@ -362,8 +369,15 @@ fn serve() -> io::Result<()> {
                 kill(&config, step);
             }
         }
+        let supervised = running.iter_mut().filter(|step| step.supervisor.is_some());
+        for (step, _) in supervised
+            .zip(&told[1 + 2 * steps..])
+            .filter(|(_, ended)| **ended)
+        {
+            supervisor_ended(&config, step);
+        }
         let mut at = 1;
-        running.retain(|step| {
+        running.retain_mut(|step| {
             let ended = told[at] && reap(step);
             at += 2;
             !ended
@@ -397,17 +411,44 @@ fn serve() -> io::Result<()> {
     }
 }
 
+/// Fails a step whose supervisor ended by a fault: its calls would fail from now on with an `ENOSYS` that says nothing.
+fn supervisor_ended(config: &Config, step: &mut Running) {
+    if let Some((code, signal)) = step.supervisor.take().and_then(Supervisor::end)
+        && !step.killed
+    {
+        let failure = Failure::Supervisor { code, signal };
+        tell(&step.status, &Report::Failed { failure });
+        step.killed = true;
+        kill(config, step);
+    }
+}
+
+/// What keeps the owners of a step's files, where they can have one only.
+fn supervisor(config: &Config) -> io::Result<(Option<Supervisor>, Option<OwnedFd>)> {
+    if !config.single {
+        return Ok((None, None));
+    }
+    let (supervisor, socket) = Supervisor::start(config)?;
+    Ok((Some(supervisor), Some(socket)))
+}
+
 /// Makes a child that waits for its step; none if that fails, since the step's own attempt will say why.
 fn make_ready(config: &Config) -> Option<Ready> {
     let (job, theirs) = pair().ok()?;
+    let (supervisor, socket) = supervisor(config).ok()?;
     match sys::fork(namespaces(config, Network::Host)).ok()? {
-        Fork::Parent(pid, process) => Some(Ready { pid, process, job }),
+        Fork::Parent(pid, process) => Some(Ready {
+            pid,
+            process,
+            job,
+            supervisor,
+        }),
         Fork::Child => {
             // Its end is the order to end.
             drop(job);
             let prepared = child::prepare(config, Network::Host, Security::Sandbox);
             match receive::<SHORT>(&theirs) {
-                Ok(Some((_, fds))) => carry_out(config, prepared, fds),
+                Ok(Some((_, fds))) => carry_out(config, prepared, fds, socket),
                 Ok(None) | Err(_) => sys::exit_child(0),
             }
         }
@@ -421,6 +462,7 @@ fn hand_over(ready: Ready, fds: &[OwnedFd]) -> Option<Running> {
     if send(&ready.job, &[1], &borrowed).is_err() {
         _ = rustix::process::pidfd_send_signal(&ready.process, Signal::KILL);
         _ = rustix::process::waitid(WaitId::Pid(ready.pid), WaitIdOptions::EXITED);
+        ready.supervisor.and_then(Supervisor::end);
         return None;
     }
     Some(Running {
@@ -428,6 +470,7 @@ fn hand_over(ready: Ready, fds: &[OwnedFd]) -> Option<Running> {
         process: ready.process,
         status,
         killed: false,
+        supervisor: ready.supervisor,
     })
 }
 
@@ -457,16 +500,22 @@ fn start(
     security: Security,
     fds: Vec<OwnedFd>,
 ) -> Option<Running> {
-    match sys::fork(namespaces(config, network)) {
-        Ok(Fork::Parent(pid, process)) => Some(Running {
+    let forked = supervisor(config)
+        .and_then(|supervised| Ok((supervised, sys::fork(namespaces(config, network))?)));
+    match forked {
+        Ok(((supervisor, _), Fork::Parent(pid, process))) => Some(Running {
             pid,
             process,
             status: fds.into_iter().nth(1)?,
             killed: false,
+            supervisor,
         }),
-        Ok(Fork::Child) => match config.own_pids {
-            true => carry_out(config, child::prepare(config, network, security), fds),
-            false => supervise(config, network, security, fds),
+        Ok(((_, socket), Fork::Child)) => match config.own_pids {
+            true => {
+                let prepared = child::prepare(config, network, security);
+                carry_out(config, prepared, fds, socket)
+            }
+            false => reap_for(config, network, security, fds, socket),
         },
         Err(e) => {
             let status = fds.into_iter().nth(1)?;
@@ -500,7 +549,12 @@ fn tell(status: &OwnedFd, report: &Report) {
 }
 
 /// The child's side of a step: payload, status, standard output, standard error and perhaps input are in `fds`.
-fn carry_out(config: &Config, prepared: Result<child::Prepared, Failure>, fds: Vec<OwnedFd>) -> ! {
+fn carry_out(
+    config: &Config,
+    prepared: Result<child::Prepared, Failure>,
+    fds: Vec<OwnedFd>,
+    supervisor: Option<OwnedFd>,
+) -> ! {
     let mut fds = fds.into_iter();
     let (Some(payload), Some(status), Some(stdout), Some(stderr)) =
         (fds.next(), fds.next(), fds.next(), fds.next())
@@ -514,7 +568,7 @@ fn carry_out(config: &Config, prepared: Result<child::Prepared, Failure>, fds: V
     };
     let report = match (prepared, read(payload)) {
         (Ok(prepared), Ok(step)) => Report::Failed {
-            failure: child::run(config, prepared, step, &standard),
+            failure: child::run(config, prepared, step, &standard, supervisor),
         },
         (Err(failure), _) => Report::Failed { failure },
         (_, Err(error)) => not_started(&error),
@@ -524,10 +578,11 @@ fn carry_out(config: &Config, prepared: Result<child::Prepared, Failure>, fds: V
 }
 
 /// Reports and forgets a step whose process has ended.
-fn reap(step: &Running) -> bool {
+fn reap(step: &mut Running) -> bool {
     match rustix::process::waitid(WaitId::Pid(step.pid), WaitIdOptions::EXITED) {
         Ok(Some(ended)) => {
             let (code, signal) = ending(&ended);
+            step.supervisor.take().and_then(Supervisor::end);
             tell(&step.status, &Report::Gone { code, signal });
             true
         }
@@ -546,7 +601,13 @@ fn ending(status: &WaitIdStatus) -> (i32, i32) {
 /// children, and when the step ends, or SIGTERM comes, it kills children until there are none.
 ///
 /// The step sees this process and can kill it; its orphans then become the zygote's, and end with the build.
-fn supervise(config: &Config, network: Network, security: Security, fds: Vec<OwnedFd>) -> ! {
+fn reap_for(
+    config: &Config,
+    network: Network,
+    security: Security,
+    fds: Vec<OwnedFd>,
+    supervisor: Option<OwnedFd>,
+) -> ! {
     let prepare = || -> io::Result<(OwnedFd, File)> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let wanted = sys::signal_event(&[libc::SIGTERM], false)?;
@@ -557,7 +618,10 @@ fn supervise(config: &Config, network: Network, security: Security, fds: Vec<Own
     };
     let prepared = prepare().and_then(|prepared| Ok((prepared, sys::fork(0)?)));
     let ((wanted, children), pid, process) = match prepared {
-        Ok((_, Fork::Child)) => carry_out(config, child::prepare(config, network, security), fds),
+        Ok((_, Fork::Child)) => {
+            let prepared = child::prepare(config, network, security);
+            carry_out(config, prepared, fds, supervisor)
+        }
         Ok((prepared, Fork::Parent(pid, process))) => (prepared, pid, process),
         Err(e) => {
             if let Some(status) = fds.get(1) {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
@@ -26,6 +27,9 @@ use super::beneath::Beneath;
 use super::beneath::list;
 use super::beneath::readable;
 use super::beneath::split;
+use super::owner::Device;
+use super::owner::OWNER;
+use super::owner::Owner;
 use super::unpack::failed;
 use crate::builder::NewNode;
 use crate::builder::TreeBuilder;
@@ -43,8 +47,16 @@ use crate::tree::Trees;
 pub enum ScanKind {
     /// The upper directory of an overlay mount with `userxattr`: a layer.
     Upper,
+    /// The same, with owners recorded beside the files ([`Owner`]).
+    Recorded,
     /// Just a directory.
     Plain,
+}
+
+impl ScanKind {
+    fn is_upper(self) -> bool {
+        self != Self::Plain
+    }
 }
 
 const CHUNK: usize = 256 << 10;
@@ -88,16 +100,16 @@ pub fn scan_dir(
     for (at, (file, hashed)) in files.into_iter().zip(hashed).enumerate() {
         let link = (file.paths.len() > 1).then_some(at as u32);
         for path in &file.paths {
-            let node = FileNode {
-                size: file.size,
-                digest: hashed.digest,
-                link,
+            let meta = owned(&file.meta, hashed.owner, hashed.xattrs.clone());
+            let node = match hashed.owner.and_then(|owner| owner.device) {
+                Some(device) => device_node(device),
+                None => NewNode::File(FileNode {
+                    size: file.size,
+                    digest: hashed.digest,
+                    link,
+                }),
             };
-            let meta = Meta {
-                xattrs: hashed.xattrs.clone(),
-                ..file.meta.clone()
-            };
-            builder.insert(path, meta, NewNode::File(node));
+            builder.insert(path, meta, node);
         }
     }
     Ok(builder.finish(trees))
@@ -124,6 +136,7 @@ struct FoundFile {
 struct Hashed {
     digest: FileDigest,
     xattrs: Xattrs,
+    owner: Option<Owner>,
 }
 
 type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -143,14 +156,11 @@ impl Scan<'_> {
             .and_then(|dir| readable(dir.as_fd()))
             .map_err(|source| failed("open", path, source))?;
         let stat = rustix::fs::fstat(&dir).map_err(|errno| failed("read", path, errno.into()))?;
-        let (xattrs, opaque) = xattrs(dir.as_fd(), self.kind)
+        let found = attributes(dir.as_fd(), self.kind)
             .map_err(|source| failed("read the extended attributes of", path, source))?;
-        let described = Meta {
-            xattrs,
-            ..meta(&stat)
-        };
+        let described = owned(&self.meta(&stat), found.owner, found.xattrs);
         self.builder.insert(path, described, NewNode::Dir);
-        if opaque {
+        if found.opaque {
             self.builder.opaque(path);
         }
         for name in list(dir.as_fd()).map_err(|source| failed("read", path, source))? {
@@ -181,7 +191,7 @@ impl Scan<'_> {
                 return Ok(());
             }
             // All whiteouts of a mount are one inode: their links mean nothing.
-            FileType::CharacterDevice if device == (0, 0) && self.kind == ScanKind::Upper => {
+            FileType::CharacterDevice if device == (0, 0) && self.kind.is_upper() => {
                 self.builder.whiteout(&path);
                 return Ok(());
             }
@@ -201,8 +211,23 @@ impl Scan<'_> {
             FileType::Fifo => NewNode::Fifo,
             FileType::Socket | FileType::Unknown => return Ok(()),
         };
-        self.builder.insert(&path, meta(&stat), node);
+        let owner = match self.kind {
+            ScanKind::Recorded => special_owner(dir, name)
+                .map_err(|source| failed("read the owner of", &path, source))?,
+            ScanKind::Upper | ScanKind::Plain => None,
+        };
+        let meta = owned(&self.meta(&stat), owner, Xattrs::new());
+        self.builder.insert(&path, meta, node);
         Ok(())
+    }
+
+    /// Without extended attributes, and of whom it is where no owner is recorded.
+    fn meta(&self, stat: &Stat) -> Meta {
+        let mut meta = meta(stat);
+        if self.kind == ScanKind::Recorded {
+            (meta.uid, meta.gid) = (0, 0);
+        }
+        meta
     }
 
     fn file(&mut self, stat: &Stat, path: Vec<u8>) {
@@ -216,7 +241,7 @@ impl Scan<'_> {
         }
         self.files.push(FoundFile {
             paths: vec![path],
-            meta: meta(stat),
+            meta: self.meta(stat),
             size: stat.st_size.cast_unsigned(),
         });
     }
@@ -235,9 +260,14 @@ impl FoundFile {
             .map_err(read_error)?
             .into();
         let digest = hash(&file, self.size).map_err(read_error)?;
-        let (xattrs, _) = xattrs(file.as_fd(), kind).map_err(read_error)?;
+        let Attributes { xattrs, owner, .. } =
+            attributes(file.as_fd(), kind).map_err(read_error)?;
         match digest {
-            Some(digest) => Ok(Hashed { digest, xattrs }),
+            Some(digest) => Ok(Hashed {
+                digest,
+                xattrs,
+                owner,
+            }),
             None => Err(LayerError::FileChanged { path: show(path) }),
         }
     }
@@ -275,28 +305,77 @@ fn meta(stat: &Stat) -> Meta {
     }
 }
 
-/// The xattrs that belong to an image, and whether the directory is opaque.
-fn xattrs(fd: BorrowedFd<'_>, kind: ScanKind) -> io::Result<(Xattrs, bool)> {
+fn owned(meta: &Meta, owner: Option<Owner>, xattrs: Xattrs) -> Meta {
+    let (uid, gid) = owner.map_or((meta.uid, meta.gid), |owner| (owner.uid, owner.gid));
+    Meta {
+        uid,
+        gid,
+        xattrs,
+        ..meta.clone()
+    }
+}
+
+fn device_node(device: Device) -> NewNode {
+    let Device {
+        block,
+        major,
+        minor,
+    } = device;
+    match block {
+        true => NewNode::Block { major, minor },
+        false => NewNode::Char { major, minor },
+    }
+}
+
+/// The recorded owner of what has no attributes of the user's.
+fn special_owner(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Owner>> {
+    // There is no lgetxattrat(2) before Linux 6.13. The link in /proc leads to the directory that is open.
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    let mut value = [0; 24];
+    match rustix::fs::lgetxattr(path, CAPABILITY, &mut value) {
+        Ok(len) => Ok(Owner::from_capability(&value[..len])),
+        // Somebody's longer value is nobody's owner.
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// What a file's extended attributes say.
+#[derive(Default)]
+struct Attributes {
+    /// Those that belong to an image.
+    xattrs: Xattrs,
+    /// Whether a directory is opaque.
+    opaque: bool,
+    /// As recorded.
+    owner: Option<Owner>,
+}
+
+fn attributes(fd: BorrowedFd<'_>, kind: ScanKind) -> io::Result<Attributes> {
     let mut list = vec![0; 256];
     let len = loop {
         match rustix::fs::flistxattr(fd, &mut list) {
             Ok(len) => break len,
             Err(Errno::RANGE) => list.resize(list.len() * 8, 0),
-            Err(Errno::NOTSUP) => return Ok((Xattrs::new(), false)),
+            Err(Errno::NOTSUP) => return Ok(Attributes::default()),
             Err(errno) => return Err(errno.into()),
         }
     };
-    let mut kept = Xattrs::new();
-    let mut opaque = false;
+    let mut found = Attributes::default();
     for name in list[..len].split(|b| *b == 0) {
         if !name.starts_with(b"user.") && name != CAPABILITY {
             continue;
         }
+        if name == OWNER && kind == ScanKind::Recorded {
+            found.owner = Owner::from_text(&xattr(fd, name)?);
+            continue;
+        }
         let own = match name.strip_prefix(OVERLAY) {
-            Some(rest) if kind == ScanKind::Upper => match rest.strip_prefix(b"overlay.") {
+            Some(rest) if kind.is_upper() => match rest.strip_prefix(b"overlay.") {
                 Some(rest) => [OVERLAY, rest].concat(),
                 None => {
-                    opaque |= name == OVERLAY_OPAQUE && xattr(fd, name)? == b"y";
+                    found.opaque |= name == OVERLAY_OPAQUE && xattr(fd, name)? == b"y";
                     continue;
                 }
             },
@@ -306,9 +385,9 @@ fn xattrs(fd: BorrowedFd<'_>, kind: ScanKind) -> io::Result<(Xattrs, bool)> {
         if name == CAPABILITY {
             value = without_root_id(value);
         }
-        kept.insert(own, value);
+        found.xattrs.insert(own, value);
     }
-    Ok((kept, opaque))
+    Ok(found)
 }
 
 fn xattr(fd: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> {

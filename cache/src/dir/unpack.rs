@@ -9,6 +9,7 @@ use std::io::SeekFrom;
 use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -36,6 +37,9 @@ use super::Ownership;
 use super::beneath::Beneath;
 use super::beneath::readable;
 use super::beneath::split;
+use super::owner::Device;
+use super::owner::OWNER;
+use super::owner::Owner;
 use crate::layer::LayerError;
 use crate::layer::OpenFile;
 use crate::layer::show;
@@ -278,9 +282,22 @@ impl Unpack {
                     rustix::fs::mknodat(&dir, name, device, Mode::empty(), 0)?;
                     return Ok(false);
                 }
+                Node::Char { major, minor } | Node::Block { major, minor }
+                    if self.owners == Ownership::Recorded =>
+                {
+                    let device = Device {
+                        block: matches!(entry.node, Node::Block { .. }),
+                        major: *major,
+                        minor: *minor,
+                    };
+                    return stand_in(&dir, name, &entry.meta, device).map(|()| false);
+                }
                 Node::Char { .. } | Node::Block { .. } | Node::File(_) | Node::Dir(_) => {
                     return Ok(false);
                 }
+            }
+            if self.owners == Ownership::Recorded {
+                record_special(&dir, name, &entry.meta)?;
             }
             if self.owners == Ownership::Keep {
                 let (uid, gid) = ids(&entry.meta);
@@ -426,6 +443,10 @@ fn describe(
             errno => failed("set the owner of", path, errno.into()),
         })?;
     }
+    if owners == Ownership::Recorded {
+        record(fd, &Owner::of(meta.uid, meta.gid))
+            .map_err(|errno| failed("record the owner of", path, errno.into()))?;
+    }
     for (name, value) in &meta.xattrs {
         let escaped;
         let name = match name.strip_prefix(OVERLAY) {
@@ -433,11 +454,13 @@ fn describe(
                 escaped = [OVERLAY, b"overlay.", rest].concat();
                 &escaped
             }
+            // What an image has of that name would be taken for an owner of ours.
+            None if name == OWNER && owners == Ownership::Recorded => continue,
             None if name.starts_with(b"user.") || name == CAPABILITY => name,
             None => continue,
         };
         match rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()) {
-            Err(Errno::PERM) if owners == Ownership::Logical && name == CAPABILITY => {}
+            Err(Errno::PERM) if owners.is_logical() && name == CAPABILITY => {}
             set => {
                 set.map_err(|errno| failed("set an extended attribute of", path, errno.into()))?
             }
@@ -447,6 +470,42 @@ fn describe(
         .map_err(|errno| failed("set the mode of", path, errno.into()))?;
     rustix::fs::futimens(fd, &times(meta))
         .map_err(|errno| failed("set the times of", path, errno.into()))
+}
+
+fn record(fd: BorrowedFd<'_>, owner: &Owner) -> Result<(), Errno> {
+    if owner.is_usual() {
+        return Ok(());
+    }
+    rustix::fs::fsetxattr(fd, OWNER, owner.to_text().as_bytes(), XattrFlags::empty())
+}
+
+/// Records the owner of what has no attributes of the user's.
+fn record_special(dir: &OwnedFd, name: &[u8], meta: &Meta) -> Result<(), Errno> {
+    let owner = Owner::of(meta.uid, meta.gid);
+    if owner.is_usual() {
+        return Ok(());
+    }
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    rustix::fs::lsetxattr(
+        path,
+        CAPABILITY,
+        &owner.to_capability(),
+        XattrFlags::empty(),
+    )
+}
+
+/// An empty file in the place of a device, which nobody may make in a user namespace.
+fn stand_in(dir: &OwnedFd, name: &[u8], meta: &Meta, device: Device) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+    let owner = Owner {
+        device: Some(device),
+        ..Owner::of(meta.uid, meta.gid)
+    };
+    record(file.as_fd(), &owner)?;
+    rustix::fs::fchmod(&file, mode(meta))?;
+    rustix::fs::futimens(&file, &times(meta))
 }
 
 fn check_owner(path: &[u8], meta: &Meta, owners: Ownership) -> Result<(), LayerError> {
