@@ -13,8 +13,9 @@
 //! - The mark is a name. File systems that lose data of renamed files commit names in order (ext4, XFS, btrfs), so
 //!   that no file is found in its place without the mark that was made before it. A list of what was published would
 //!   be data, and lost together with it.
-//! - What was published is told by its ctime, which no program can set. The clock may be set back, which is what
-//!   [`SLACK`] is for.
+//! - What was published is told by its ctime, which no program can set; that of a directory form or a cache mount is its
+//!   directory's, which was renamed into its place and has not changed since, whatever was written below it. The clock may be
+//!   set back, which is what [`SLACK`] is for.
 
 use std::fs;
 use std::fs::File;
@@ -29,11 +30,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::FlockOperation;
 use serde::Serialize;
 
 use crate::blobs;
 use crate::file;
+use crate::flock;
+use crate::flock::How;
 use crate::store::StoreError;
 use crate::tree::Trees;
 
@@ -165,10 +167,7 @@ impl Journal {
 
 /// Waits for, and holds, the lock of those who take marks away.
 fn lock(dir: &Path) -> Result<File, StoreError> {
-    let lock = File::open(dir).map_err(StoreError::io("open", dir))?;
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive)
-        .map_err(|error| StoreError::io("lock", dir)(error.into()))?;
-    Ok(lock)
+    flock::hold(dir, How::Alone)
 }
 
 /// Whether a mark is that of another boot: it is not called as this one, nor that with something after a dot.

@@ -6,7 +6,7 @@
 //!   blobs/sha256/ab/abcd…       OCI blobs: layers, configs, manifests                       [blobs]
 //!   trees/ab/abcd…              directory objects, zstd                                     [tree]
 //!   layers/ab/abcd…/DOMAIN      directory forms of layers, by the id map they were made in  [store]
-//!   layers/ab/abcd…/DOMAIN.delta   what differs from that of a near layer                   [store]
+//!   layers/ab/abcd…/DOMAIN.delta  what differs from that of a near layer                    [store]
 //!   near/ab/abcd…               place in a plan → the layer that got a directory form there [store]
 //!   layer-blobs/ab/abcd….json   tree → the blobs made of it                                 [store]
 //!   frames/ab/abcd…             blob → the frames it is made of                             [store]
@@ -19,10 +19,11 @@
 //!   stats/abcd…                 what a context's files looked like when they were hashed    [stat]
 //!   mounts/abcd….N/data         cache mounts                                                [mounts]
 //!   leases/RANDOM               what living builds use; locked while they live              [lease]
-//!   running/abcd…               what is being made; locked by whoever makes it                [claims]
+//!   running/abcd…               what is being made; locked by whoever makes it              [claims]
 //!   tmp/RANDOM{,.d}             work in progress; locked while somebody works on it         [store]
-//!   trash/                      what is being deleted
-//!   collecting, collected       locked by whoever collects garbage; when that was done by itself  [lease, gc]
+//!   trash/                      what is being deleted                                       [gc]
+//!   collecting                  locked by whoever collects garbage                          [lease]
+//!   collected                   its time: when that was last done by itself                 [gc]
 //!   unsynced/BOOT-ID            there while something is not synced                         [journal]
 //! ```
 //!
@@ -42,6 +43,7 @@ pub mod dir;
 mod file;
 #[cfg(test)]
 mod fixture;
+mod flock;
 pub mod frame;
 pub mod fsck;
 pub mod gc;

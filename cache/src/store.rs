@@ -363,23 +363,20 @@ impl Store {
         layer: &TreeId,
         options: &BlobOptions,
     ) -> Result<Option<LayerBlob>, StoreError> {
-        let known = self.blobs_of(layer)?.blobs;
-        if let Some(same) = known
-            .iter()
-            .find(|written| written.is(BLOB_VERSION, options))
-        {
-            return Ok(Some(same.blob.clone()));
+        if options.compression != Compression::None {
+            return self.layer_blob(layer, options);
         }
-        let mut other = known.into_iter().filter(|written| {
+        let known = self.blobs_of(layer)?.blobs;
+        let mut known = known.into_iter();
+        let same = known.find(|written| {
             (written.version, written.options.clamp) == (BLOB_VERSION, options.clamp)
         });
-        let plain = other.next().map(|written| LayerBlob {
+        Ok(same.map(|written| LayerBlob {
             digest: written.blob.diff_id,
             size: written.blob.tar_size,
             compression: Compression::None,
             ..written.blob
-        });
-        Ok(plain.filter(|_| options.compression == Compression::None))
+        }))
     }
 
     /// All blobs that were made of a layer, those with other times among them: each has the bytes of its files.
@@ -539,13 +536,9 @@ impl Store {
     /// # Errors
     /// If it cannot be written.
     pub fn set_frames(&self, blob: &OciDigest, table: &FrameTable) -> Result<(), StoreError> {
-        self.journal.write(&self.frames_path(blob), &table.encode())
-    }
-
-    /// Where the frames of a blob are remembered.
-    pub(crate) fn frames_path(&self, blob: &OciDigest) -> PathBuf {
         let hex = blob.hex();
-        self.path.join("frames").join(&hex[..2]).join(&hex)
+        let path = self.path.join("frames").join(&hex[..2]).join(&hex);
+        self.journal.write(&path, &table.encode())
     }
 
     /// Where it is kept what tree a blob unpacks to.

@@ -14,6 +14,7 @@ pub mod changes;
 mod object;
 mod pack;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -334,7 +335,7 @@ impl Trees {
             path: path.clone(),
             source,
         };
-        let compressed = match fs::read(&path) {
+        let compressed = match crate::file::peek(&path) {
             Ok(compressed) => compressed,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(TreeError::Missing { id: *id });
@@ -628,6 +629,32 @@ pub(crate) fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
     path.split(|b| *b == b'/')
         .filter(|part| !matches!(*part, b"" | b"."))
         .map(<[u8]>::to_vec)
+}
+
+/// Two sorted lists of entries, paired by name.
+pub(crate) fn join<'a>(
+    mut a: &'a [Entry],
+    mut b: &'a [Entry],
+) -> impl Iterator<Item = (Option<&'a Entry>, Option<&'a Entry>)> {
+    std::iter::from_fn(move || {
+        let order = match (a.first(), b.first()) {
+            (Some(x), Some(y)) => x.name.cmp(&y.name),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        let x = if order.is_le() {
+            a.split_off_first()
+        } else {
+            None
+        };
+        let y = if order.is_ge() {
+            b.split_off_first()
+        } else {
+            None
+        };
+        Some((x, y))
+    })
 }
 
 pub(crate) fn child_trees(dir: &Directory) -> impl Iterator<Item = TreeId> + '_ {

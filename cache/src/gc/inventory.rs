@@ -4,6 +4,7 @@
 //! not: whoever removes something looks again.
 
 use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -13,11 +14,11 @@ use rbuild_llb::CacheKey;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::disk::Disk;
 use super::disk::file_usage;
 use super::disk::side_by_side;
+use crate::blobs::digest_in;
 use crate::file;
 use crate::mounts::CacheMountInfo;
 use crate::records;
@@ -30,9 +31,6 @@ use crate::store::StoredPin;
 use crate::store::StoredUrl;
 use crate::tree::Timestamp;
 use crate::tree::child_trees;
-
-/// Larger manifests are refused when they are pulled.
-const MAX_MANIFEST: u64 = 8 << 20;
 
 /// Something that can be named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -164,7 +162,8 @@ pub(super) fn changed(found: &fs::Metadata) -> Timestamp {
     }
 }
 
-/// When a file was written or, on most file systems to within a day, read.
+/// When a file was written or read, the latter to within a day (mount(8), relatime) and only where the file system keeps it.
+/// What is read here is read without that ([`file::peek`]).
 fn used(found: &fs::Metadata) -> Timestamp {
     Timestamp {
         secs: found.mtime().max(found.atime()),
@@ -285,7 +284,7 @@ impl Inventory {
     fn records(&mut self, store: &Store) -> Result<(), StoreError> {
         let listed = self.sharded(store, "records")?;
         let read = side_by_side(&listed, |listed| {
-            let bytes = fs::read(&listed.path).ok()?;
+            let bytes = file::peek(&listed.path).ok()?;
             let record = records::decode(&bytes)?;
             (record.key.hex() == listed.hex).then_some(record)
         });
@@ -350,9 +349,7 @@ impl Inventory {
 
     fn slots(&mut self, store: &Store) -> Result<(), StoreError> {
         let listed = self.sharded(store, "slots")?;
-        let keys = side_by_side(&listed, |listed| {
-            fs::read_to_string(&listed.path).ok()?.parse().ok()
-        });
+        let keys = side_by_side(&listed, |listed| text(&listed.path)?.parse().ok());
         for (listed, key) in listed.into_iter().zip(keys) {
             let of = match key {
                 Some(key) => self.id(Thing::Record(key)),
@@ -368,8 +365,8 @@ impl Inventory {
         for listed in self.sharded(store, "pins")? {
             let pin = json::<StoredPin>(&listed.path);
             let links = pin.map(|pin| {
-                let config = document(store, &pin.manifest);
-                let config = config.and_then(|json| digest(&json["config"]));
+                let config = store.blobs().document(&pin.manifest);
+                let config = config.and_then(|json| digest_in(&json["config"]));
                 let blobs = [Some(pin.manifest), pin.index, config];
                 blobs.into_iter().flatten().map(Thing::Blob).collect()
             });
@@ -495,9 +492,7 @@ impl Inventory {
             self.nodes[layer].whole = true;
         }
         let places = self.sharded(store, "near")?;
-        let read = side_by_side(&places, |listed| {
-            layer(fs::read_to_string(&listed.path).ok()?.trim_end())
-        });
+        let read = side_by_side(&places, |listed| layer(&text(&listed.path)?));
         for (listed, tree) in places.into_iter().zip(read) {
             let id = self.id_or_alone(tree.map(Thing::Form));
             self.add("records", id, listed.path, &listed.found);
@@ -540,13 +535,13 @@ impl Inventory {
     fn mounts(&mut self, store: &Store, disk: &Disk<'_>) -> Result<(), StoreError> {
         let mounts = store.cache_mounts()?;
         let sizes = side_by_side(&mounts, |mount| disk.usage(&mount.path));
-        let mut known = Vec::new();
+        let mut known = HashSet::new();
         for (mount, bytes) in mounts.into_iter().zip(sizes) {
             let id = self.alone();
             self.count("mounts", bytes);
             self.nodes[id].bytes = bytes;
             self.nodes[id].whole = true;
-            known.push(mount.path.clone());
+            known.insert(mount.path.clone());
             let git = mount.name.as_ref().is_some_and(|name| name.domain == "git");
             let shown = mount.name.as_ref().map_or("", |name| &name.id);
             let hex = mount.path.file_name().unwrap_or_default().to_string_lossy();
@@ -588,18 +583,18 @@ impl Inventory {
             let mut stack = vec![image.digest];
             while let Some(manifest) = stack.pop() {
                 links.push(Thing::Blob(manifest));
-                let Some(json) = document(store, &manifest) else {
+                let Some(json) = store.blobs().document(&manifest) else {
                     continue;
                 };
                 let list = |name: &str| {
                     let list = json[name].as_array().into_iter().flatten();
-                    list.filter_map(digest)
+                    list.filter_map(digest_in)
                 };
                 let new = |inner: &OciDigest| !links.contains(&Thing::Blob(*inner));
                 stack.extend(list("manifests").filter(new));
                 links.extend(
                     list("layers")
-                        .chain(digest(&json["config"]))
+                        .chain(digest_in(&json["config"]))
                         .map(Thing::Blob),
                 );
             }
@@ -617,9 +612,8 @@ impl Inventory {
         for path in file::list(store.path())? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             match &*name {
-                "tmp" | "trash" => self.count("work in progress", disk.usage(&path)),
-                "leases" | "unsynced" | "running" => {
-                    self.count("work in progress", disk.usage(&path))
+                "tmp" | "trash" | "leases" | "unsynced" | "running" => {
+                    self.count("work in progress", disk.usage(&path));
                 }
                 "blobs" => {
                     let below = file_usage(&path.join("sha256"));
@@ -632,23 +626,12 @@ impl Inventory {
     }
 }
 
+fn text(path: &Path) -> Option<String> {
+    String::from_utf8(file::peek(path).ok()?).ok()
+}
+
 fn json<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
-}
-
-/// A manifest or index, if it is there and as its digest says.
-fn document(store: &Store, blob: &OciDigest) -> Option<Value> {
-    let path = store.blobs().path(blob);
-    if fs::metadata(&path).ok()?.len() > MAX_MANIFEST {
-        return None;
-    }
-    let bytes = fs::read(path).ok()?;
-    let json = serde_json::from_slice(&bytes).ok()?;
-    (crate::blobs::sha256(&bytes) == *blob).then_some(json)
-}
-
-fn digest(descriptor: &Value) -> Option<OciDigest> {
-    descriptor["digest"].as_str()?.parse().ok()
+    serde_json::from_slice(&file::peek(path).ok()?).ok()
 }
 
 fn nanoseconds(since_1970: u128) -> Timestamp {
