@@ -268,17 +268,7 @@ impl<'a> Converter<'a> {
             0
         };
         let mut building = Building {
-            state: State {
-                root: None,
-                platform: self.graph.platform(at, self.request),
-                env: Env::default(),
-                dir: "/".to_owned(),
-                user: String::new(),
-                config: Rc::default(),
-                history: Vec::new(),
-                args: Vec::new(),
-                workdir_set: false,
-            },
+            state: self.start(at),
             name: match self.graph.alone {
                 true => String::new(),
                 false => node.name.clone(),
@@ -305,6 +295,26 @@ impl<'a> Converter<'a> {
         self.states[at] = Some(building.state);
         self.taken.insert(at, building.taken);
         Ok(())
+    }
+
+    /// What a stage has before its base is looked at: all that the stage has which it starts from.
+    fn start(&self, at: usize) -> State {
+        if let Base::Stage(base) = self.graph.nodes[at].base
+            && let Some(base) = &self.states[base]
+        {
+            return base.without_triggers();
+        }
+        State {
+            root: None,
+            platform: self.graph.platform(at, self.request),
+            env: Env::default(),
+            dir: "/".to_owned(),
+            user: String::new(),
+            config: Rc::default(),
+            history: Vec::new(),
+            args: Vec::new(),
+            workdir_set: false,
+        }
     }
 
     fn ignores_cache(&self, at: usize) -> bool {

@@ -40,13 +40,12 @@ impl Converter<'_> {
             Base::Scratch => {
                 to.state.config = Rc::new(without_base(&to.state.platform));
             }
-            Base::Stage(base) => match &self.states[*base] {
-                Some(base) => to.state = base.without_triggers(),
-                None => {
-                    // Unreachable bases do not exist and failed ones are reported; nothing can be said of this one.
-                    to.state.config = Rc::new(ImageConfig::scratch(&to.state.platform));
-                }
-            },
+            // It has all of that already. Unreachable bases do not exist and failed ones are reported; nothing can be said
+            // of this one.
+            Base::Stage(base) if self.states[*base].is_none() => {
+                to.state.config = Rc::new(ImageConfig::scratch(&to.state.platform));
+            }
+            Base::Stage(_) => {}
             Base::Image { source, context } => {
                 self.image(at, source, context.as_deref(), to)?;
             }
