@@ -37,6 +37,14 @@ pub struct Snapshot {
     pub root: TreeRef,
 }
 
+impl Snapshot {
+    /// What it is made of: the tree that the layers add up to, and theirs.
+    pub fn trees(&self) -> impl Iterator<Item = TreeId> + '_ {
+        let layers = self.layers.iter().map(|layer| layer.layer.tree);
+        std::iter::once(self.root.tree).chain(layers)
+    }
+}
+
 /// One layer of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerRef {
