@@ -195,7 +195,9 @@ fn carry_out(
         &engine,
         &definition,
         &looked_up,
-        &request.build_args,
+        std::iter::once(request)
+            .chain(own.values().copied())
+            .map(|request| &request.build_args),
     );
     let exporters = deliver::exporters(request, &targets)?;
     let caches = caches::Exports::new(request, own, &targets);
@@ -242,6 +244,7 @@ fn carry_out(
     if let Some(untouched) = &untouched {
         untouched.report(&definition, send);
     }
+    engine.set_solving(true);
     let solved = solver::solve(
         looked_up,
         &engine,
@@ -253,6 +256,7 @@ fn carry_out(
             may_fail: &|step| tests.may_fail(step),
         },
     );
+    engine.set_solving(false);
     if let Some(ledger) = ledger {
         ledger.keep(solved.is_err());
     }
@@ -534,6 +538,17 @@ pub fn dump_llb(
 /// If it is not usable.
 pub fn open_store(settings: &Settings) -> Result<Store, BuildError> {
     Store::open(&settings.root).map_err(failure::store)
+}
+
+/// The store, if there is one: who only looks makes none.
+///
+/// # Errors
+/// If it cannot be used.
+pub fn existing_store(settings: &Settings) -> Result<Option<Store>, BuildError> {
+    match settings.root.join("v1").exists() {
+        true => open_store(settings).map(Some),
+        false => Ok(None),
+    }
 }
 
 fn sandbox_settings(settings: &Settings, store: &Store) -> sandbox::Settings {

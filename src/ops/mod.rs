@@ -573,7 +573,7 @@ impl Evaluate for Engine<'_> {
             Ok(None) => Load::Miss,
             Err(error) => Load::Unusable(error.to_string()),
         };
-        match self.remote {
+        self.in_time(match self.remote {
             Some(remote) if !matches!(own, Load::Hit(_)) => {
                 match self.adopt(remote, vertex, record, key) {
                     Load::Miss => own,
@@ -581,7 +581,7 @@ impl Evaluate for Engine<'_> {
                 }
             }
             _ => own,
-        }
+        })
     }
 
     fn turn(

@@ -64,11 +64,14 @@ pub fn sync(root: &Path, gc: &str) -> ExitCode {
     if !root.join("v1").is_dir() {
         return ExitCode::SUCCESS;
     }
+    let Ok(gc) = serde_json::from_str::<GcSettings>(gc) else {
+        return ExitCode::FAILURE;
+    };
     let done = Store::open(root).and_then(|store| {
         store.sync()?;
-        match serde_json::from_str::<GcSettings>(gc) {
-            Ok(gc) if gc.enabled => collect(&store, &gc),
-            _ => Ok(()),
+        match gc.enabled {
+            true => collect(&store, &gc),
+            false => Ok(()),
         }
     });
     match done {

@@ -15,17 +15,6 @@ use crate::outcome::BuildError;
 use crate::request::Settings;
 use crate::sandbox;
 
-/// The store, if there is one: who only looks makes none.
-///
-/// # Errors
-/// If it cannot be used.
-pub fn existing(settings: &Settings) -> Result<Option<Store>, BuildError> {
-    match settings.root.join("v1").exists() {
-        true => super::open_store(settings).map(Some),
-        false => Ok(None),
-    }
-}
-
 /// What the store takes.
 ///
 /// # Errors

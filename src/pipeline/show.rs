@@ -91,7 +91,7 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
     }
     let planned = solver::plan(&definition, &engine)
         .map_err(|error| failure::plan(error, &definition, &plan))?;
-    let conceal = Conceal::new(&definition, &request.build_args);
+    let conceal = Conceal::new(&definition, [&request.build_args]);
     let words = Words {
         trees: store.trees(),
         conceal: &|text| conceal.text(text),

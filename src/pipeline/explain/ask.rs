@@ -10,8 +10,8 @@ use rbuild_cache::Kept;
 use rbuild_cache::Store;
 use rbuild_llb::event::Timestamp;
 
+use super::super::existing_store;
 use super::super::failure;
-use super::super::open_store;
 use super::super::plan;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
@@ -110,7 +110,9 @@ pub struct Cause {
 /// # Errors
 /// If there was none, or none of its steps is asked for, or more than one where one is meant.
 pub fn explain(settings: &Settings, asked: &Asked) -> Result<Explained, BuildError> {
-    let store = open_store(settings)?;
+    let Some(store) = existing_store(settings)? else {
+        return Err(unknown(&meant(asked.file.as_deref())));
+    };
     let (kept, instead_of) = last(&store, asked.file.as_deref())?;
     let report = &kept.report;
     let chosen = match &asked.step {
@@ -175,24 +177,33 @@ fn last(store: &Store, file: Option<&Path>) -> Result<(Kept, Option<String>), Bu
     if let Some(kept) = own.into_iter().next() {
         return Ok((kept, None));
     }
-    let shown = match file {
-        Some(file) => format!("`{}`", file.display()),
-        None => "the working directory".to_owned(),
-    };
-    let mut all = store.builds().all().map_err(failure::store)?.into_iter();
     let newest = match file {
-        None => all.next(),
+        None => store
+            .builds()
+            .all()
+            .map_err(failure::store)?
+            .into_iter()
+            .next(),
         // Whoever names a file means that.
         Some(_) => None,
     };
+    let meant = meant(file);
     newest
-        .map(|kept| (kept, Some(shown.clone())))
-        .ok_or_else(|| {
-            let error = anyhow::anyhow!("no build of {shown} is known");
-            BuildError::new(ErrorKind::Request, error).hint(
-                "what a build did is known once it is over; `rbuild plan` says what one would do",
-            )
-        })
+        .ok_or_else(|| unknown(&meant))
+        .map(|kept| (kept, Some(meant)))
+}
+
+fn meant(file: Option<&Path>) -> String {
+    match file {
+        Some(file) => format!("`{}`", file.display()),
+        None => "the working directory".to_owned(),
+    }
+}
+
+fn unknown(meant: &str) -> BuildError {
+    let error = anyhow::anyhow!("no build of {meant} is known");
+    BuildError::new(ErrorKind::Request, error)
+        .hint("what a build did is known once it is over; `rbuild plan` says what one would do")
 }
 
 /// The steps that a text means: a line, a stage, a name, a part of one.

@@ -157,7 +157,7 @@ fn shown(definition: &PrunedDefinition, known: &[&str], args: &[(&str, &str)]) -
     };
     let planned = solver::plan(definition, &known).unwrap();
     let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    let conceal = Conceal::new(definition, &args.iter().map(pair).collect());
+    let conceal = Conceal::new(definition, [&args.iter().map(pair).collect()]);
     let dir = tempfile::tempdir().unwrap();
     let words = Words {
         trees: &rbuild_cache::Trees::open(dir.path()),
