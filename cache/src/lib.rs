@@ -12,7 +12,7 @@
 //!   frames/ab/abcd…             blob → the frames it is made of                             [store]
 //!   known/ab/abcd….json         blob → the tree it unpacks to                               [store]
 //!   records/ab/abcd…            cache key → result, with what the key was made of           [records]
-//!   slots/ab/abcd…              place in a plan → its newest key, to explain misses         [records]
+//!   slots/ab/abcd…              place in a plan → its newest record, to explain misses      [records]
 //!   builds/abcd…                what the last build of a plan did, step by step, and why    [builds]
 //!   pins/ab/abcd….json          tag and platform → manifest digest, and when it was asked   [store]
 //!   images/NAME                 name → image                                                [images]

@@ -117,10 +117,10 @@ fn damage(victim: &mut Victim) {
             let Ok(found) = fs::symlink_metadata(entry.path()) else {
                 continue;
             };
-            // A file with several names changes when one of them goes, and is as safe as it was.
-            let published = match found.nlink() {
-                0 | 1 => found.ctime(),
-                _ => found.mtime(),
+            // Tree objects share files, and such a file changes when one of its names goes: it is as safe as it was.
+            let published = match entry.path().starts_with(store.join("trees")) {
+                true => found.mtime(),
+                false => found.ctime(),
             };
             if found.is_dir() {
                 dirs.push(entry.path());

@@ -80,7 +80,7 @@ pub(super) struct Piece {
 pub(super) enum Published {
     /// The time its file last changed, which no program can set.
     ByChange,
-    /// The time its file was written. What changes it is also that others of its names come and go.
+    /// The time its file was written, or that of a record used. What changes it is also that others of its names come and go.
     ByWrite,
 }
 
@@ -147,7 +147,7 @@ pub(super) struct Item {
     pub(super) name: String,
     pub(super) created: Timestamp,
     pub(super) used: Timestamp,
-    /// The latest change to its files, by the clock of the file system.
+    /// When the last of its files was published, or used, by the clock of the file system.
     pub(super) changed: Timestamp,
     /// The layer it is there for.
     pub(super) layer: Option<Id>,
@@ -190,8 +190,8 @@ impl Inventory {
     pub(super) fn read(store: &Store) -> Result<Self, StoreError> {
         let mut all = Self::default();
         let disk = Disk::open(store)?;
-        all.records(store, &disk)?;
-        all.slots(store, &disk)?;
+        let records = all.records(store, &disk)?;
+        all.slots(store, &disk, &records)?;
         all.files_alone(store, &disk)?;
         all.blobs(store, &disk)?;
         all.layers(store, &disk)?;
@@ -293,7 +293,12 @@ impl Inventory {
         Ok(all)
     }
 
-    fn records(&mut self, store: &Store, disk: &Disk<'_>) -> Result<(), StoreError> {
+    /// Records, by the inodes of their files.
+    fn records(
+        &mut self,
+        store: &Store,
+        disk: &Disk<'_>,
+    ) -> Result<HashMap<u64, CacheKey>, StoreError> {
         let listed = self.sharded(store, disk, "records")?;
         let read = side_by_side(&listed, |listed| {
             let bytes = disk.bytes(listed)?;
@@ -301,6 +306,7 @@ impl Inventory {
             (record.key.hex() == listed.hex).then_some(record)
         });
         // A step's result goes by up to two keys.
+        let mut inodes = HashMap::new();
         let mut same: HashMap<(String, u128, Vec<Id>), usize> = HashMap::new();
         for (Listed { path, found, .. }, record) in listed.into_iter().zip(read) {
             let Some(record) = record else {
@@ -308,20 +314,18 @@ impl Inventory {
                 self.add("records", of, path, &found);
                 continue;
             };
+            inodes.insert(found.inode, record.key);
             let id = self.record(&record);
-            let Found {
-                modified: used,
-                changed,
-                ..
-            } = found;
-            self.add("records", id, path, &found);
+            let used = found.modified;
+            let by = Published::ByWrite;
+            self.add_sized("records", id, path, by, &found, found.bytes);
             let links = self.nodes[id].links.clone();
             let group = (record.slot, record.created, links);
             if let Some(&at) = same.get(&group) {
                 let item = &mut self.items[at];
                 item.nodes.push(id);
                 item.used = item.used.max(used);
-                item.changed = item.changed.max(changed);
+                item.changed = item.used;
                 continue;
             }
             same.insert(group, self.items.len());
@@ -334,12 +338,12 @@ impl Inventory {
                 name: record.name,
                 created: nanoseconds(record.created),
                 used,
-                changed,
+                changed: used,
                 layer,
                 mount: None,
             });
         }
-        Ok(())
+        Ok(inodes)
     }
 
     fn record(&mut self, record: &Record) -> Id {
@@ -363,15 +367,24 @@ impl Inventory {
         id
     }
 
-    fn slots(&mut self, store: &Store, disk: &Disk<'_>) -> Result<(), StoreError> {
+    /// Most are names of records, by whose inodes they are known.
+    fn slots(
+        &mut self,
+        store: &Store,
+        disk: &Disk<'_>,
+        records: &HashMap<u64, CacheKey>,
+    ) -> Result<(), StoreError> {
         let listed = self.sharded(store, disk, "slots")?;
-        let keys = side_by_side(&listed, |listed| disk.text(listed)?.parse().ok());
-        for (listed, key) in listed.into_iter().zip(keys) {
-            let of = match key {
-                Some(key) => self.id(Thing::Record(key)),
-                None => self.alone(),
-            };
-            self.add("records", of, listed.path, &listed.found);
+        let keys = side_by_side(&listed, |listed| match records.get(&listed.found.inode) {
+            Some(key) => (Some(*key), 0),
+            None => {
+                let bytes = disk.bytes(listed).unwrap_or_default();
+                (records::key_in_slot(&bytes), listed.found.bytes)
+            }
+        });
+        for (Listed { path, found, .. }, (key, bytes)) in listed.into_iter().zip(keys) {
+            let of = self.id_or_alone(key.map(Thing::Record));
+            self.add_sized("records", of, path, Published::ByWrite, &found, bytes);
         }
         Ok(())
     }
