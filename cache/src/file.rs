@@ -4,10 +4,13 @@ use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rustix::fs::CWD;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -41,16 +44,26 @@ pub(crate) fn aside(dir: &Path) -> Result<NamedTempFile, StoreError> {
     file.map_err(StoreError::io("create a file in", dir))
 }
 
-/// The bytes of a file, read without that being a use of it: its time of access stays. Who does not own the file may not
+/// Opens a file to be read without that being a use of it: its time of access stays. Who does not own the file may not
 /// ask for that (open(2), O_NOATIME), and just reads it.
-pub(crate) fn peek(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn open_to_peek(path: &Path) -> io::Result<File> {
+    open_to_peek_at(CWD, path.as_os_str().as_bytes())
+}
+
+/// The same of a path from an open directory on.
+pub(crate) fn open_to_peek_at(dir: impl AsFd, path: &[u8]) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let file = match rustix::fs::open(path, flags | OFlags::NOATIME, Mode::empty()) {
-        Err(Errno::PERM) => rustix::fs::open(path, flags, Mode::empty()),
+    let file = match rustix::fs::openat(&dir, path, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => rustix::fs::openat(&dir, path, flags, Mode::empty()),
         file => file,
     };
+    Ok(file?.into())
+}
+
+/// The bytes of a file, as [`open_to_peek`] lets them be read.
+pub(crate) fn peek(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    File::from(file?).read_to_end(&mut bytes)?;
+    open_to_peek(path)?.read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 

@@ -381,11 +381,8 @@ impl Fsck<'_> {
         }
         for (path, _) in self.sharded("slots", "")? {
             self.count("other files");
-            let key = self.bytes(&path)?.map(|hex| {
-                let hex = String::from_utf8(hex).ok()?;
-                hex.parse::<CacheKey>().ok()
-            });
-            if key == Some(None) {
+            let key = self.bytes(&path)?;
+            if key.is_some_and(|bytes| records::key_in_slot(&bytes).is_none()) {
                 self.wrong(&path, "is not the key of a record", Remedy::TakeOut)?;
             }
         }

@@ -46,7 +46,6 @@ use crate::tree::Timestamp;
 use inventory::Inventory;
 use inventory::Piece;
 pub use inventory::UsageKind;
-use inventory::changed;
 use live::Live;
 pub use usage::Space;
 pub use usage::StoreUsage;
@@ -244,7 +243,7 @@ impl Store {
         for piece in batch {
             // Published again since it was looked at.
             let fresh = fs::symlink_metadata(&piece.path)
-                .map_or(true, |found| changed(&found) >= leases.began);
+                .map_or(true, |found| piece.by.time(&found.into()) >= leases.began);
             if fresh || live.has(piece.of) {
                 continue;
             }

@@ -123,6 +123,22 @@ impl Journal {
         Ok(())
     }
 
+    /// Gives a file that was published a second name, which takes the place of whatever has it; the directory is made if it is
+    /// not there. Says whether it did: not where there are no hard links, or none of this file is left, or it is gone.
+    pub(crate) fn link(&self, from: &Path, to: &Path) -> Result<bool, StoreError> {
+        let parent = to.parent().unwrap_or(&self.store);
+        fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+        let aside = tempfile::Builder::new()
+            .prefix(file::ASIDE)
+            .make_in(parent, |aside| fs::hard_link(from, aside));
+        let Ok(aside) = aside else {
+            return Ok(false);
+        };
+        let renamed = aside.into_temp_path().persist(to);
+        renamed.map_err(|error| StoreError::io("write", to)(error.error))?;
+        Ok(true)
+    }
+
     /// Publishes a value as JSON.
     pub(crate) fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
         let bytes =
@@ -339,6 +355,8 @@ mod t {
         assert_eq!(written(), whole);
 
         first.note().unwrap();
+        // Its name alone: the other one leads to the same file.
+        fs::remove_file(&whole[0]).unwrap();
         fs::write(&whole[0], "").unwrap();
         Journal::open_as(dir.path(), "boot-b").unwrap();
         assert_eq!(written(), whole[1..]);

@@ -4,7 +4,7 @@
 //! ```text
 //! $RBUILD_ROOT/v1/              mode 0700, the user's own; another layout would be another number
 //!   blobs/sha256/ab/abcd…       OCI blobs: layers, configs, manifests                       [blobs]
-//!   trees/ab/abcd…              directory objects, zstd                                     [tree]
+//!   trees/ab/cdef…              directory objects, zstd; those of one writing share a file [tree]
 //!   layers/ab/abcd…/DOMAIN      directory forms of layers, by the id map they were made in  [store]
 //!   layers/ab/abcd…/DOMAIN.delta  what differs from that of a near layer                    [store]
 //!   near/ab/abcd…               place in a plan → the layer that got a directory form there [store]
@@ -12,7 +12,7 @@
 //!   frames/ab/abcd…             blob → the frames it is made of                             [store]
 //!   known/ab/abcd….json         blob → the tree it unpacks to                               [store]
 //!   records/ab/abcd…            cache key → result, with what the key was made of           [records]
-//!   slots/ab/abcd…              place in a plan → its newest key, to explain misses         [records]
+//!   slots/ab/abcd…              place in a plan → its newest record, to explain misses      [records]
 //!   builds/abcd…                what the last build of a plan did, step by step, and why    [builds]
 //!   pins/ab/abcd….json          tag and platform → manifest digest, and when it was asked   [store]
 //!   images/NAME                 name → image                                                [images]

@@ -377,9 +377,15 @@ impl<'a> Engine<'a> {
 
     /// Writes what is not in the store yet of a tree, which then stays.
     fn keep_tree(&self, tree: &TreeId) -> Result<(), OpError> {
+        self.keep_trees(&[*tree])
+    }
+
+    /// The same of several, which take less when they are written at once.
+    fn keep_trees(&self, trees: &[TreeId]) -> Result<(), OpError> {
         let _held = self.lease.hold()?;
-        self.store.trees().persist(tree)?;
-        self.lease.protect(LeaseRoot::Tree(*tree))?;
+        self.store.trees().persist_all(trees)?;
+        let roots: Vec<LeaseRoot> = trees.iter().copied().map(LeaseRoot::Tree).collect();
+        self.lease.protect_all(&roots)?;
         Ok(())
     }
 
@@ -642,12 +648,8 @@ impl Evaluate for Engine<'_> {
         ) {
             return Ok(());
         }
-        for snapshot in output.outputs.iter() {
-            self.keep_tree(&snapshot.root.tree)?;
-            for layer in &snapshot.layers {
-                self.keep_tree(&layer.layer.tree)?;
-            }
-        }
+        let trees: Vec<TreeId> = output.outputs.iter().flat_map(Snapshot::trees).collect();
+        self.keep_trees(&trees)?;
         let (created, duration_ms) = match made {
             Made::Executed { started, completed } => (
                 completed.0,

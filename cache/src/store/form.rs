@@ -288,14 +288,16 @@ fn with_suffix(whole: PathBuf) -> PathBuf {
 
 /// What the difference `form` stands over, and the paths that must be bare; `None` if it is no difference, or damaged.
 fn read_over(form: &Path) -> Option<(TreeId, Vec<Vec<u8>>)> {
+    if form.extension().is_none_or(|suffix| suffix != "delta") {
+        return None;
+    }
     let text = fs::read(form.join("over")).ok()?;
     let line = text.iter().position(|b| *b == b'\n')?;
     let near = std::str::from_utf8(&text[..line]).ok()?.parse().ok()?;
     let mut paths: Vec<Vec<u8>> = text[line + 1..].split(|b| *b == 0).map(Vec::from).collect();
     // What comes after the last NUL is nothing, unless the file was cut off.
     let rest = paths.pop()?;
-    (rest.is_empty() && form.extension().is_some_and(|suffix| suffix == "delta"))
-        .then_some((near, paths))
+    rest.is_empty().then_some((near, paths))
 }
 
 fn open_root(dir: &Path) -> io::Result<OwnedFd> {
