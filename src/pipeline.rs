@@ -159,6 +159,7 @@ fn carry_out(
         plan: plan.identity.clone(),
         source_date_epoch: request.source_date_epoch,
         offline: request.offline,
+        ranges_only: request.settings.ranges_only,
         kept: tests.kept(),
     };
     let sandboxing = sandbox_settings(&request.settings, &store);
@@ -218,7 +219,13 @@ fn carry_out(
         preflight::look(&store, &engine, looked_up.pending(), processes, &events)?;
     }
     let remark = match processes > 0 || reads {
-        true => enter(&sandboxing, &mut engine, &looked_up, processes, progress)?,
+        true => enter(
+            (&sandboxing, &request.settings),
+            &mut engine,
+            &looked_up,
+            processes,
+            progress,
+        )?,
         false => None,
     };
     // An unchanged build that writes no file is over before anybody could interrupt it.
@@ -307,7 +314,7 @@ fn look_up<'d>(
 /// Enters the user namespace, in which processes run and files of other owners are read. Gives what is worth saying about
 /// it if a step fails.
 fn enter(
-    sandboxing: &sandbox::Settings,
+    (sandboxing, settings): (&sandbox::Settings, &Settings),
     engine: &mut Engine<'_>,
     looked_up: &solver::Plan<'_, StepResult>,
     processes: usize,
@@ -328,6 +335,9 @@ fn enter(
     }
     progress.pause();
     let entered = sandbox::enter(sandboxing).map_err(failure::sandbox)?;
+    if processes > 0 {
+        failure::enough_ids(settings, &entered)?;
+    }
     let remark = entered.remark().map(str::to_owned);
     entered.expect(processes);
     engine.set_executor(Box::new(entered), processes);

@@ -97,6 +97,8 @@ pub struct Settings {
     pub ca: Option<PathBuf>,
     /// How old a tag's pinned digest may be, in seconds; 0 asks every time.
     pub tag_max_age: u64,
+    /// Whether steps must have ranges of user and group ids (`--min-rung=1`), and one id is not enough.
+    pub ranges_only: bool,
     /// HTTP proxy variables for our own requests.
     pub proxies: ProxySettings,
     /// What is removed by itself.

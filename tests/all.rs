@@ -31,6 +31,7 @@ mod reuse;
 mod sandbox;
 mod secrets;
 mod shared_caches;
+mod single_id;
 mod smoke;
 mod store;
 mod support;

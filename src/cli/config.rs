@@ -5,6 +5,7 @@
 //! root = "/var/cache/rbuild"
 //! ca = "/etc/ssl/company.pem"
 //! tag-max-age = "24h"
+//! min-rung = 1                        # of steps: 1, or 2 for what is the weakest
 //!
 //! [gc]                                # what is removed after builds; the names are BuildKit's
 //! enabled = true
@@ -61,6 +62,7 @@ struct Config {
     root: Option<PathBuf>,
     ca: Option<PathBuf>,
     tag_max_age: Option<MaxAge>,
+    min_rung: Option<Rung>,
     #[serde(default)]
     gc: Gc,
     #[serde(default)]
@@ -75,6 +77,22 @@ struct Gc {
     max_used_space: Option<Size>,
     min_free_space: Option<Size>,
     keep_duration: Option<MaxAge>,
+}
+
+/// A rung of the ladder on which steps run.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(try_from = "u8")]
+struct Rung(u8);
+
+impl TryFrom<u8> for Rung {
+    type Error = String;
+
+    fn try_from(number: u8) -> Result<Self, String> {
+        match number {
+            1 | 2 => Ok(Self(number)),
+            other => Err(format!("steps run on rung 1 or 2, not {other}")),
+        }
+    }
 }
 
 /// A size, as a string or in bytes.
@@ -195,6 +213,7 @@ pub(crate) fn settings(
         docker_config: docker_config(env),
         ca: flags.ca.clone().or(config.ca),
         tag_max_age: config.tag_max_age.map_or(TAG_MAX_AGE, |age| age.0),
+        ranges_only: flags.min_rung.or(config.min_rung.map(|rung| rung.0)) == Some(1),
         proxies: proxies(env),
         gc: GcSettings {
             enabled: config.gc.enabled.unwrap_or(true),
@@ -368,11 +387,11 @@ mod t {
 
     #[test]
     fn flag_beats_environment_beats_file() {
-        let file = "root = '/file'\nca = '/file.pem'\ntag-max-age = 0\n";
+        let file = "root = '/file'\nca = '/file.pem'\ntag-max-age = 0\nmin-rung = 1\n";
         let plain = with_config(file, &[], &GlobalFlags::default());
         assert_eq!(
-            (plain.root, plain.ca, plain.tag_max_age),
-            ("/file".into(), Some("/file.pem".into()), 0)
+            (plain.root, plain.ca, plain.tag_max_age, plain.ranges_only),
+            ("/file".into(), Some("/file.pem".into()), 0, true)
         );
         let env = [("RBUILD_ROOT", "/env")];
         assert_eq!(
@@ -382,6 +401,7 @@ mod t {
         let flags = GlobalFlags {
             root: Some("/flag".into()),
             ca: Some("/flag.pem".into()),
+            min_rung: Some(2),
             debug: false,
         };
         let flagged = with_config(file, &env, &flags);
@@ -392,8 +412,8 @@ mod t {
         let nothing = with_config("", &[("TMPDIR", "/scratch")], &GlobalFlags::default());
         assert_eq!(nothing.root, Path::new("/home/me/.local/share/rbuild"));
         assert_eq!(
-            (nothing.temp_dir, nothing.tag_max_age),
-            ("/scratch".into(), 86_400)
+            (nothing.temp_dir, nothing.tag_max_age, nothing.ranges_only),
+            ("/scratch".into(), 86_400, false)
         );
     }
 
@@ -480,7 +500,7 @@ error: unknown field `rooot`
 1 | rooot = 'x'
   | ^^^^^
   |
-hint: expected one of `root`, `ca`, `tag-max-age`, `gc`, `registry`
+hint: expected one of `root`, `ca`, `tag-max-age`, `min-rung`, `gc`, `registry`
 
 error: unknown field `mirror`
  --> config.toml:2:1

@@ -28,6 +28,16 @@ pub(crate) struct GlobalFlags {
     )]
     pub(crate) ca: Option<PathBuf>,
 
+    /// The weakest rung that steps may run on: 1 for ranges of user and group ids, 2 for one id as well (docs/rootless.md)
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        value_name = "RUNG",
+        value_parser = clap::value_parser!(u8).range(1..=2)
+    )]
+    pub(crate) min_rung: Option<u8>,
+
     /// Show warnings in full
     #[arg(short = 'D', long, global = true, help_heading = "Common options")]
     pub(crate) debug: bool,

@@ -334,6 +334,7 @@ impl Engine<'_> {
             layer,
             origin: None,
             created: Some(clock::now().0),
+            single: false,
         };
         self.stack(root, layer)
     }

@@ -632,6 +632,7 @@ impl Engine<'_> {
                     urls: Vec::new(),
                 }),
                 created: None,
+                single: false,
             };
             snapshot = self.stack(&snapshot, layer)?;
         }

@@ -282,6 +282,8 @@ pub struct EngineOptions {
     pub source_date_epoch: Option<i64>,
     /// Whether the network may be asked.
     pub offline: bool,
+    /// `--min-rung=1`: results that were made with one user id are none.
+    pub ranges_only: bool,
     /// Steps of which what they wrote is of use even if they failed.
     pub kept: BTreeSet<VertexId>,
 }
@@ -608,13 +610,20 @@ impl Evaluate for Engine<'_> {
             .iter()
             .map(|input| &input.output.outputs[input.index as usize])
             .collect();
-        let outputs = match &vertex.op {
+        let mut outputs = match &vertex.op {
             Op::Source(source) => vec![self.source(vertex, source, step)?],
             Op::Exec(exec) => self.exec(vertex, exec, &inputs, step)?,
             Op::File(file) => self.file(file, &inputs, step)?,
             Op::Merge => vec![self.merge(&inputs)?],
             Op::Diff => vec![self.diff(&inputs)?],
         };
+        let ran = matches!(vertex.op, Op::Exec(_)) && self.ownership == Ownership::Recorded;
+        if ran || inputs.iter().any(|input| input.is_single()) {
+            let last = outputs
+                .iter_mut()
+                .filter_map(|snapshot| snapshot.layers.last_mut());
+            last.for_each(|layer| layer.single = true);
+        }
         if let Op::File(_) = &vertex.op {
             self.remember_place(vertex, &outputs);
             if let Some(span) = vertex.meta.spans.first() {

@@ -176,6 +176,7 @@ fn registry_of(dir: &Path) -> registry::Client {
         docker_config: None,
         ca: None,
         tag_max_age: 0,
+        ranges_only: false,
         proxies: ProxySettings::default(),
         gc: crate::request::GcSettings::default(),
     })

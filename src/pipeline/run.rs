@@ -44,6 +44,7 @@ pub fn run_image(
     let options = EngineOptions::default();
     let sandboxing = sandbox_settings(&request.settings, &store);
     let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
+    failure::enough_ids(&request.settings, &entered)?;
     sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
     let mut engine = Engine::new(
         &store,

@@ -73,6 +73,7 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
         plan: plan.identity.clone(),
         source_date_epoch: request.source_date_epoch,
         offline: request.offline,
+        ranges_only: request.settings.ranges_only,
         ..EngineOptions::default()
     };
     let cancel = CancelToken::new();

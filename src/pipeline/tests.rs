@@ -79,6 +79,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             docker_config: None,
             ca: None,
             tag_max_age: 0,
+            ranges_only: false,
             proxies: ProxySettings::default(),
             gc: crate::request::GcSettings::default(),
         },

@@ -1,7 +1,7 @@
 //! Runs the process of a RUN step, without root, in namespaces of its own; the only home of `unsafe`.
 //!
 //! It knows directories and processes; what a layer, an image or a cache mount is, its caller knows. It keeps nothing
-//! on disk.
+//! on disk but owners of files, where there is one id ([`supervise`]).
 //!
 //! [`enter`] moves the calling process, which must not have started a thread, into a user and a mount namespace, and
 //! starts the [`zygote`]; then [`Sandbox::run`] may be called from any number of threads. `main` must hand its
@@ -93,7 +93,7 @@ pub struct Settings {
 pub enum Rung {
     /// Ranges of ids: chown, su and package managers work.
     Full,
-    /// One id: files can belong to nobody else, and a program that insists fails.
+    /// One id: files can belong to nobody else. Owners and ids are recorded and answered by a supervisor.
     Single,
     /// There is no user namespace: no steps.
     None,

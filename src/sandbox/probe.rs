@@ -201,7 +201,7 @@ fn single_fix(why: &str, user: u32) -> String {
 /// What steps on [`Rung::Single`] cannot do; `user` is who started the program.
 pub(super) fn single_remark(why: &str, user: u32) -> String {
     format!(
-        "only one user id is mapped ({why}): changing a file's owner fails with `Invalid argument`; {}",
+        "only one user id is mapped ({why}), and owners of files are recorded (rung 2, docs/rootless.md); {}",
         single_fix(why, user)
     )
 }

@@ -25,6 +25,7 @@ use libc::BPF_W;
 use libc::sock_filter;
 
 use super::supervise::CALLS;
+use super::supervise::Which;
 
 const NONE: u16 = u16::MAX;
 
@@ -158,13 +159,9 @@ const REFUSED_SISTERS: [[u16; 9]; 2] = [
 /// would have to be get `ENOSYS`, and stat(2) shows all files as root's.
 pub(super) fn questions() -> Vec<sock_filter> {
     let [(native, column), (sister, _)] = ARCHITECTURES;
-    let asked = CALLS.iter().filter_map(|(name, numbers)| {
-        let verdict = match name.flags_argument() {
-            Some(argument) => Verdict::AskToCreate(argument),
-            None => Verdict::Ask,
-        };
-        Some((numbers[column]?, verdict))
-    });
+    let asked = CALLS
+        .iter()
+        .filter_map(|(name, numbers)| Some((numbers[column]?, Verdict::Ask(name.which()))));
     let refused = REFUSED_SISTERS[column].map(|number| (number, Verdict::Absent));
     let mut program = vec![load(ARCHITECTURE)];
     for (architecture, table) in [
@@ -187,10 +184,8 @@ enum Verdict {
     Clone,
     Personality,
     Socket,
-    /// The supervisor is asked.
-    Ask,
-    /// It is if the flags of open(2) in this argument may make a file.
-    AskToCreate(u32),
+    /// The supervisor is asked about these.
+    Ask(Which),
 }
 
 impl Verdict {
@@ -214,8 +209,14 @@ impl Verdict {
                 program.extend([ret(EPERM), ret(ALLOW)]);
                 program
             }
-            Self::Ask => vec![ret(libc::SECCOMP_RET_USER_NOTIF)],
-            Self::AskToCreate(argument) => vec![
+            Self::Ask(Which::All) => vec![ret(libc::SECCOMP_RET_USER_NOTIF)],
+            Self::Ask(Which::With(argument, value)) => vec![
+                load(ARGUMENT_0 + 8 * argument),
+                unless_equal(value, 1),
+                ret(libc::SECCOMP_RET_USER_NOTIF),
+                ret(ALLOW),
+            ],
+            Self::Ask(Which::Creating(argument)) => vec![
                 load(ARGUMENT_0 + 8 * argument),
                 statement(BPF_ALU | BPF_AND | BPF_K, libc::O_CREAT as u32),
                 unless_equal(0, 1),
@@ -417,24 +418,29 @@ mod t {
         const ASKED: u32 = libc::SECCOMP_RET_USER_NOTIF;
         let program = questions();
         let [(native, column), (sister, _)] = ARCHITECTURES;
-        let named: Vec<u32> = CALLS
-            .iter()
-            .filter_map(|(_, numbers)| numbers[column].map(u32::from))
-            .collect();
+        let which = |number| {
+            let asked = CALLS
+                .iter()
+                .find(|(_, numbers)| numbers[column].map(u32::from) == Some(number));
+            asked.map(|(name, _)| name.which())
+        };
         for number in 0..600 {
-            let expected = match named.contains(&number) {
-                true => ASKED,
-                false => ALLOW,
+            let (arguments, expected) = match which(number) {
+                None => ([u32::MAX; 3], ALLOW),
+                Some(Which::All | Which::Creating(_)) => ([libc::O_CREAT as u32; 3], ASKED),
+                Some(Which::With(_, value)) => ([value; 3], ASKED),
             };
-            let creating = [libc::O_CREAT as u32; 3];
             assert_eq!(
-                run(&program, native, number, creating),
+                run(&program, native, number, arguments),
                 expected,
                 "{number}"
             );
         }
         let openat = libc::SYS_openat as u32;
         assert_eq!(run(&program, native, openat, [0, 0, 1]), ALLOW);
+        let prctl = libc::SYS_prctl as u32;
+        let name = libc::PR_SET_NAME as u32;
+        assert_eq!(run(&program, native, prctl, [name, 0, 0]), ALLOW);
         // i386 and arm: chown32 and stat64.
         assert_eq!(run(&program, sister, 212, [0; 3]), ENOSYS);
         assert_eq!(run(&program, sister, 195, [0; 3]), ALLOW);

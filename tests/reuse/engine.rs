@@ -91,6 +91,7 @@ pub(super) fn build(root: &Path, context: &Path, project: &Project) -> Result<Bu
         docker_config: None,
         ca: None,
         tag_max_age: 0,
+        ranges_only: false,
         proxies: ProxySettings::default(),
         gc: Default::default(),
     });

@@ -29,6 +29,7 @@ pub(super) fn settings() -> Settings {
         docker_config: None,
         ca: None,
         tag_max_age: 0,
+        ranges_only: false,
         proxies: ProxySettings::default(),
         gc: crate::request::GcSettings::default(),
     }

@@ -21,6 +21,7 @@ pub(in crate::sandbox) enum Name {
     Getgroups,
     Getresgid,
     Getresuid,
+    Getrlimit,
     Getuid,
     Lchown,
     Listxattr,
@@ -34,6 +35,8 @@ pub(in crate::sandbox) enum Name {
     Open,
     Openat,
     Openat2,
+    Prctl,
+    Prlimit64,
     Setfsgid,
     Setfsuid,
     Setgid,
@@ -42,6 +45,7 @@ pub(in crate::sandbox) enum Name {
     Setresgid,
     Setresuid,
     Setreuid,
+    Setrlimit,
     Setuid,
     Stat,
     Statx,
@@ -62,6 +66,7 @@ pub(in crate::sandbox) const CALLS: &[(Name, Numbers)] = &[
     (Name::Chown, [Some(92), None]),
     (Name::Fchown, [Some(93), Some(55)]),
     (Name::Lchown, [Some(94), None]),
+    (Name::Getrlimit, [Some(97), Some(163)]),
     (Name::Getuid, [Some(102), Some(174)]),
     (Name::Getgid, [Some(104), Some(176)]),
     (Name::Setuid, [Some(105), Some(146)]),
@@ -79,6 +84,8 @@ pub(in crate::sandbox) const CALLS: &[(Name, Numbers)] = &[
     (Name::Setfsuid, [Some(122), Some(151)]),
     (Name::Setfsgid, [Some(123), Some(152)]),
     (Name::Mknod, [Some(133), None]),
+    (Name::Prctl, [Some(157), Some(167)]),
+    (Name::Setrlimit, [Some(160), Some(164)]),
     (Name::Chroot, [Some(161), Some(51)]),
     (Name::Listxattr, [Some(194), Some(11)]),
     (Name::Llistxattr, [Some(195), Some(12)]),
@@ -89,9 +96,13 @@ pub(in crate::sandbox) const CALLS: &[(Name, Numbers)] = &[
     (Name::Fchownat, [Some(260), Some(54)]),
     (Name::Newfstatat, [Some(262), Some(79)]),
     (Name::Symlinkat, [Some(266), Some(36)]),
+    (Name::Prlimit64, [Some(302), Some(261)]),
     (Name::Statx, [Some(332), Some(291)]),
     (Name::Openat2, [Some(437), Some(437)]),
 ];
+
+/// The resource limit whose soft value marks a process as one of other ids ([`super`]).
+const MARKED: u32 = libc::RLIMIT_RTTIME;
 
 /// This machine's column of [`Numbers`].
 #[cfg(target_arch = "x86_64")]
@@ -106,13 +117,26 @@ pub(super) fn name(number: i32, column: usize) -> Option<Name> {
     CALLS.iter().find(named).map(|&(name, _)| name)
 }
 
+/// Which of a call's kind the supervisor is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::sandbox) enum Which {
+    All,
+    /// Those with `O_CREAT` in this argument.
+    Creating(u32),
+    /// Those with this value in this argument.
+    With(u32, u32),
+}
+
 impl Name {
-    /// The argument, if the flags of open(2) in it say whether the call may make a file.
-    pub(in crate::sandbox) fn flags_argument(self) -> Option<u32> {
+    /// Which of them concern the supervisor.
+    pub(in crate::sandbox) fn which(self) -> Which {
         match self {
-            Self::Open => Some(1),
-            Self::Openat => Some(2),
-            _ => None,
+            Self::Open => Which::Creating(1),
+            Self::Openat => Which::Creating(2),
+            Self::Prctl => Which::With(0, libc::PR_SET_KEEPCAPS as u32),
+            Self::Getrlimit | Self::Setrlimit => Which::With(0, MARKED),
+            Self::Prlimit64 => Which::With(1, MARKED),
+            _ => Which::All,
         }
     }
 }
@@ -214,6 +238,10 @@ pub(super) enum Call {
     ListXattr { at: At, to: u64, size: u64 },
     /// chroot(2).
     Chroot,
+    /// prlimit(2) of the limit that is a mark. Where the limit is wanted, if it is.
+    Limit { old: Option<u64> },
+    /// prctl(2) with `PR_SET_KEEPCAPS`.
+    KeepCapabilities(bool),
     /// The caller's ids.
     Ids(Ids),
 }
@@ -314,6 +342,12 @@ pub(super) fn decode(name: Name, args: [u64; 6]) -> Option<Call> {
         Name::Listxattr => list(At::path(a, true), b, c),
         Name::Llistxattr => list(At::path(a, false), b, c),
         Name::Flistxattr => list(At::descriptor(a), b, c),
+        Name::Setrlimit => Call::Limit { old: None },
+        Name::Getrlimit => Call::Limit { old: Some(b) },
+        Name::Prlimit64 => Call::Limit {
+            old: Some(d).filter(|&old| old != 0),
+        },
+        Name::Prctl => Call::KeepCapabilities(b != 0),
         Name::Chroot => Call::Chroot,
         Name::Getuid => return ids(Ids::GetUid),
         Name::Geteuid => return ids(Ids::GetEuid),
@@ -392,7 +426,7 @@ mod t {
 
     #[test]
     fn calls_have_this_machines_numbers() {
-        let table: [(Name, libc::c_long); 25] = [
+        let table: [(Name, libc::c_long); 27] = [
             (Name::Chroot, libc::SYS_chroot),
             (Name::Fchown, libc::SYS_fchown),
             (Name::Fchownat, libc::SYS_fchownat),
@@ -410,6 +444,8 @@ mod t {
             (Name::Newfstatat, libc::SYS_newfstatat),
             (Name::Openat, libc::SYS_openat),
             (Name::Openat2, libc::SYS_openat2),
+            (Name::Prctl, libc::SYS_prctl),
+            (Name::Prlimit64, libc::SYS_prlimit64),
             (Name::Setgroups, libc::SYS_setgroups),
             (Name::Setregid, libc::SYS_setregid),
             (Name::Setresgid, libc::SYS_setresgid),

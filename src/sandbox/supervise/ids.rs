@@ -98,6 +98,9 @@ pub(super) struct Credentials {
     pub(super) user: Four,
     pub(super) group: Four,
     pub(super) groups: Vec<u32>,
+    /// `PR_SET_KEEPCAPS` (prctl(2)) by root: groups may be changed when the user has been. The kernel takes that back when
+    /// another program is executed, which is not seen here.
+    pub(super) keeps: bool,
 }
 
 impl Credentials {
@@ -106,6 +109,7 @@ impl Credentials {
             user: Four::all(uid),
             group: Four::all(gid),
             groups,
+            keeps: false,
         }
     }
 
@@ -121,6 +125,7 @@ impl Credentials {
     /// What it has after an order to change them; `groups` are those of setgroups(2). Nothing for a question.
     pub(super) fn after(&self, order: Ids, groups: &[u32]) -> Option<Result<Self, Refused>> {
         let root = self.is_root();
+        let groups_too = root || self.keeps;
         let user = |user: Result<Four, Refused>| {
             user.map(|user| Self {
                 user,
@@ -135,14 +140,16 @@ impl Credentials {
         };
         Some(match order {
             Ids::SetUid(id) => user(self.user.set(id, root)),
-            Ids::SetGid(id) => group(self.group.set(id, root)),
+            Ids::SetGid(id) => group(self.group.set(id, groups_too)),
             Ids::SetReUid(real, effective) => user(self.user.set_two(real, effective, root)),
-            Ids::SetReGid(real, effective) => group(self.group.set_two(real, effective, root)),
+            Ids::SetReGid(real, effective) => {
+                group(self.group.set_two(real, effective, groups_too))
+            }
             Ids::SetResUid(ids) => user(self.user.set_three(ids, root)),
-            Ids::SetResGid(ids) => group(self.group.set_three(ids, root)),
+            Ids::SetResGid(ids) => group(self.group.set_three(ids, groups_too)),
             Ids::SetFsUid(id) => user(Ok(self.user.set_file(id, root))),
-            Ids::SetFsGid(id) => group(Ok(self.group.set_file(id, root))),
-            Ids::SetGroups { .. } if root => Ok(Self {
+            Ids::SetFsGid(id) => group(Ok(self.group.set_file(id, groups_too))),
+            Ids::SetGroups { .. } if groups_too => Ok(Self {
                 groups: groups.to_vec(),
                 ..self.clone()
             }),
@@ -241,6 +248,21 @@ mod t {
             "a supplementary group is no saved one"
         );
         assert_eq!(bob.after(Ids::GetUid, &[]), None);
+    }
+
+    /// As setpriv does it: the user first, with `PR_SET_KEEPCAPS`.
+    #[test]
+    fn who_keeps_capabilities_changes_groups_and_not_back() {
+        let keeps = Credentials {
+            keeps: true,
+            ..root()
+        };
+        let order = Ids::SetResUid([Some(5); 3]);
+        let bob = keeps.after(order, &[]).unwrap().unwrap();
+        let order = Ids::SetResGid([Some(6); 3]);
+        let bob = bob.after(order, &[]).unwrap().unwrap();
+        assert_eq!((bob.user, bob.group), (Four::all(5), Four::all(6)));
+        assert_eq!(bob.after(Ids::SetUid(0), &[]).unwrap(), Err(Refused));
     }
 
     #[test]

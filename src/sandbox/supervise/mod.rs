@@ -11,6 +11,7 @@
 //! | mknod(2) of a device | an empty file with the device in its attribute |
 //! | open(2) with `O_CREAT`, mkdir(2), symlink(2), mknod(2) | made here, with its owner, for processes that are not root and in directories that hand on their group; else by the kernel |
 //! | setresuid(2) and its family, getuid(2) … | ids of the process, which children inherit ([`ids`]) |
+//! | prlimit(2) of that limit | none, and it stays |
 //! | listxattr(2) | without our attribute |
 //! | chroot(2) | from then on it is looked which root a process has |
 //!
@@ -52,6 +53,7 @@ use rustix::process::WaitIdOptions;
 use rustix::process::WaitIdStatus;
 
 pub(super) use calls::CALLS;
+pub(super) use calls::Which;
 pub(super) use kernel::install_listener;
 
 use super::child::Config;

@@ -127,6 +127,8 @@ impl Service {
                 self.roots = true;
                 Ok(Answer::Continue)
             }
+            Call::Limit { old } => limit(caller, old),
+            Call::KeepCapabilities(keeps) => self.keep_capabilities(caller, keeps),
             Call::Ids(order) => self.change_ids(caller, order),
         };
         attempt.unwrap_or(Answer::Continue)
@@ -351,6 +353,19 @@ impl Service {
         Ok(&self.ids[self.row(caller)?])
     }
 
+    /// The kernel keeps them anyway, since it sees no change of ids.
+    fn keep_capabilities(&mut self, caller: &Caller<'_>, keeps: bool) -> Attempt {
+        let ids = self.ids_of(caller)?;
+        if ids.keeps != keeps && ids.is_root() {
+            let ids = Credentials {
+                keeps,
+                ..ids.clone()
+            };
+            self.mark(caller, ids)?;
+        }
+        Ok(Answer::Continue)
+    }
+
     fn change_ids(&mut self, caller: &Caller<'_>, order: Ids) -> Attempt {
         let target = &caller.target;
         let ids = self.ids_of(caller)?;
@@ -417,6 +432,16 @@ impl Service {
         };
         kernel::set_mark(caller.target.tid, MARK + row as u64).map_err(|_| Errno::PERM)
     }
+}
+
+/// The limit that is a mark is said to be none, and is not changed: pam_limits sets all there are.
+fn limit(caller: &Caller<'_>, old: Option<u64>) -> Attempt {
+    if let Some(old) = old {
+        // A `struct rlimit`.
+        let none = [libc::RLIM_INFINITY.to_ne_bytes(); 2].concat();
+        caller.target.write(old, &none)?;
+    }
+    Ok(Answer::Value(0))
 }
 
 /// As open(2) with these flags makes a file that is not there.

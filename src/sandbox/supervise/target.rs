@@ -139,6 +139,8 @@ impl Target<'_> {
         match open_plain(base, path, follow) {
             // A link of proc(5), or a loop; or a kernel before Linux 5.6.
             Err(Errno::LOOP | Errno::NOSYS) => self.walk(base, path, follow),
+            // `/proc/self` leads nowhere for who is not in the step's pid namespace; of what is in /dev some does that, too.
+            Err(Errno::NOENT) if names_proc(path) => self.walk(base, path, follow),
             opened => opened,
         }
     }
@@ -189,6 +191,13 @@ impl Target<'_> {
 
 fn target_of(link: &OwnedFd) -> Result<Vec<u8>> {
     Ok(rustix::fs::readlinkat(link, "", Vec::new())?.into_bytes())
+}
+
+fn names_proc(path: &[u8]) -> bool {
+    let names = path.split(|&byte| byte == b'/').take(4);
+    names
+        .into_iter()
+        .any(|name| matches!(name, b"proc" | b"dev"))
 }
 
 /// One name, which is not followed if it is a link.

@@ -156,9 +156,7 @@ fn round(seed: u64) {
             Some(Call::Create {
                 new: New::Device { device, .. },
                 ..
-            }) => {
-                assert!(device.major < 1 << 12 && device.minor < 1 << 20);
-            }
+            }) => assert!(device.major < 1 << 12 && device.minor < 1 << 20),
             _ => {}
         }
         let how: Vec<u8> = (0..24).map(|_| random.argument() as u8).collect();
