@@ -67,6 +67,7 @@ use crate::registry;
 use crate::request::BuildRequest;
 use crate::request::NamedContextSource;
 use crate::request::Settings;
+use crate::request::Stacker;
 use crate::sandbox;
 use crate::solver;
 use crate::solver::SolveOptions;
@@ -556,6 +557,7 @@ fn sandbox_settings(settings: &Settings, store: &Store) -> sandbox::Settings {
         ca: settings.ca.clone(),
         temp_dir: settings.temp_dir.clone(),
         store: store.path().to_owned(),
+        overlay: settings.stacker.map(|stacker| stacker == Stacker::Overlay),
     }
 }
 

@@ -32,6 +32,7 @@ mod sandbox;
 mod secrets;
 mod shared_caches;
 mod smoke;
+mod stackers;
 mod store;
 mod support;
 mod tidy;

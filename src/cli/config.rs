@@ -5,6 +5,7 @@
 //! root = "/var/cache/rbuild"
 //! ca = "/etc/ssl/company.pem"
 //! tag-max-age = "24h"
+//! stacker = "link"                    # how layers become the root of a step: "overlay" or "link"; else what works
 //!
 //! [gc]                                # what is removed after builds; the names are BuildKit's
 //! enabled = true
@@ -50,6 +51,7 @@ use crate::request::Registries;
 use crate::request::RegistrySettings;
 use crate::request::Settings;
 use crate::request::Space;
+use crate::request::Stacker;
 
 /// Seconds a tag's pinned digest is used without asking again.
 const TAG_MAX_AGE: u64 = 24 * 3600;
@@ -61,6 +63,7 @@ struct Config {
     root: Option<PathBuf>,
     ca: Option<PathBuf>,
     tag_max_age: Option<MaxAge>,
+    stacker: Option<StackerName>,
     #[serde(default)]
     gc: Gc,
     #[serde(default)]
@@ -75,6 +78,25 @@ struct Gc {
     max_used_space: Option<Size>,
     min_free_space: Option<Size>,
     keep_duration: Option<MaxAge>,
+}
+
+/// How layers become the root of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StackerName {
+    /// Mounted on each other by overlayfs
+    Overlay,
+    /// Copied into one directory, which is compared with what it was when the step has ended
+    Link,
+}
+
+impl From<StackerName> for Stacker {
+    fn from(name: StackerName) -> Self {
+        match name {
+            StackerName::Overlay => Self::Overlay,
+            StackerName::Link => Self::Link,
+        }
+    }
 }
 
 /// A size, as a string or in bytes.
@@ -194,6 +216,7 @@ pub(crate) fn settings(
         registries,
         docker_config: docker_config(env),
         ca: flags.ca.clone().or(config.ca),
+        stacker: stacker(flags, env)?.or(config.stacker).map(Stacker::from),
         tag_max_age: config.tag_max_age.map_or(TAG_MAX_AGE, |age| age.0),
         proxies: proxies(env),
         gc: GcSettings {
@@ -205,6 +228,22 @@ pub(crate) fn settings(
         },
     };
     Ok((settings, remarks))
+}
+
+/// What the command line asks for, or else the environment.
+fn stacker(flags: &GlobalFlags, env: &Env) -> Result<Option<StackerName>, Diagnostic> {
+    let Some(name) = env
+        .text("RBUILD_STACKER")
+        .filter(|_| flags.stacker.is_none())
+    else {
+        return Ok(flags.stacker);
+    };
+    let known = clap::ValueEnum::from_str(&name, false);
+    known.map(Some).map_err(|_| {
+        problem(format!(
+            "`RBUILD_STACKER={name}`: there are the stackers `overlay` and `link`"
+        ))
+    })
 }
 
 fn read(path: &Path) -> Result<Config, Diagnostic> {
@@ -382,12 +421,24 @@ mod t {
         let flags = GlobalFlags {
             root: Some("/flag".into()),
             ca: Some("/flag.pem".into()),
+            stacker: Some(StackerName::Overlay),
             debug: false,
         };
         let flagged = with_config(file, &env, &flags);
         assert_eq!(
-            (flagged.root, flagged.ca),
-            ("/flag".into(), Some("/flag.pem".into()))
+            (flagged.root, flagged.ca, flagged.stacker),
+            (
+                "/flag".into(),
+                Some("/flag.pem".into()),
+                Some(Stacker::Overlay)
+            )
+        );
+        let file = "stacker = 'link'";
+        let stacker = |vars: &[_]| with_config(file, vars, &GlobalFlags::default()).stacker;
+        assert_eq!(stacker(&[]), Some(Stacker::Link));
+        assert_eq!(
+            stacker(&[("RBUILD_STACKER", "overlay")]),
+            Some(Stacker::Overlay)
         );
         let nothing = with_config("", &[("TMPDIR", "/scratch")], &GlobalFlags::default());
         assert_eq!(nothing.root, Path::new("/home/me/.local/share/rbuild"));

@@ -16,6 +16,7 @@ pub(crate) fn run(session: &Session) -> Result<(), BuildError> {
         ca: settings.ca.clone(),
         temp_dir: settings.temp_dir.clone(),
         store: settings.root.clone(),
+        overlay: None,
     });
     super::print(text(&report, settings).as_bytes())?;
     match report.rung {

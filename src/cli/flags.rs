@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ArgAction;
 use clap::Args;
 
+use super::config::StackerName;
 use super::values::boolean;
 
 /// What every subcommand takes.
@@ -27,6 +28,16 @@ pub(crate) struct GlobalFlags {
         value_name = "FILE"
     )]
     pub(crate) ca: Option<PathBuf>,
+
+    /// How layers become the root of a step [env: RBUILD_STACKER] [default: what works]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        hide_possible_values = true,
+        value_name = "overlay|link"
+    )]
+    pub(crate) stacker: Option<StackerName>,
 
     /// Show warnings in full
     #[arg(short = 'D', long, global = true, help_heading = "Common options")]

@@ -81,6 +81,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             tag_max_age: 0,
             proxies: ProxySettings::default(),
             gc: crate::request::GcSettings::default(),
+            stacker: None,
         },
     };
     let source = Arc::new(SourceFile {

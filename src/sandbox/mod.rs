@@ -30,6 +30,7 @@ mod error;
 mod kernelfs;
 mod mounts;
 mod oom;
+mod points;
 mod probe;
 mod rootfs;
 mod seccomp;
@@ -71,6 +72,7 @@ pub use zygote::zygote_main_if_asked;
 
 use child::Config;
 use child::Standard;
+use points::Points;
 use userns::EnterError;
 use userns::Ids;
 use wire::Blob;
@@ -85,6 +87,20 @@ pub struct Settings {
     pub temp_dir: PathBuf,
     /// The store: uppers are on its file system.
     pub store: PathBuf,
+    /// Whether overlayfs is to be used; `None` if it works.
+    pub overlay: Option<bool>,
+}
+
+/// Whether roots are made by [`Root::Overlay`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stacking {
+    /// It was asked for.
+    Must,
+    /// As far as is known. A step may be refused it all the same, with [`SandboxError::Overlay`], before anything of it
+    /// has run.
+    May,
+    /// They are directories.
+    Cannot,
 }
 
 /// Which ids there are in the sandbox.
@@ -124,6 +140,9 @@ pub struct Sandbox {
     rung: Rung,
     domain: String,
     remark: Option<String>,
+    stacking: Stacking,
+    /// Files that are mounted in every step.
+    files: Vec<&'static str>,
     oom: oom::Counter,
     /// Steps that will come, as far as is known.
     expected: AtomicUsize,
@@ -176,6 +195,8 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why, user))),
     };
     let domain = userns::domain().map_err(failed("read the id maps"))?;
+    let mut files = vec!["/etc/hosts", "/etc/resolv.conf"];
+    files.extend(ca.as_ref().map(|_| rootfs::CA_PATH));
     let mut config = Config {
         own_pids: true,
         single: rung == Rung::Single,
@@ -189,6 +210,13 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         rung,
         domain,
         remark,
+        stacking: match settings.overlay {
+            Some(true) => Stacking::Must,
+            Some(false) => Stacking::Cannot,
+            None if probe::stacks(&settings.store) => Stacking::May,
+            None => Stacking::Cannot,
+        },
+        files,
         oom,
         expected: AtomicUsize::new(0),
     })
@@ -219,6 +247,11 @@ impl Sandbox {
         self.remark.as_deref()
     }
 
+    /// Whether roots are made by [`Root::Overlay`].
+    pub fn stacking(&self) -> Stacking {
+        self.stacking
+    }
+
     /// Says that `steps` calls of [`run`](Self::run) will come: what they have in common is then made beforehand. More or
     /// fewer may come.
     pub fn expect(&self, steps: usize) {
@@ -232,6 +265,21 @@ impl Sandbox {
     /// Runs a step to its end, handing on what it writes as it comes. When `cancel` is cancelled, the step is killed.
     /// When this returns, all processes of the step have ended.
     pub fn run(
+        &self,
+        step: &Step,
+        output: &mut dyn FnMut(Stream, &[u8]),
+        cancel: &CancelToken,
+    ) -> Result<Exit, SandboxError> {
+        let Root::Directory { path } = &step.root else {
+            return self.run_in_root(step, output, cancel);
+        };
+        let points = Points::make(path, step, &self.files)?;
+        let ended = self.run_in_root(step, output, cancel);
+        points.remove();
+        ended
+    }
+
+    fn run_in_root(
         &self,
         step: &Step,
         output: &mut dyn FnMut(Stream, &[u8]),

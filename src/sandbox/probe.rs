@@ -391,22 +391,13 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path) -> Trial {
     };
     let private =
         rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
-    let dir = place.join(format!(
-        "probe-{}",
-        rustix::process::getpid().as_raw_nonzero()
-    ));
-    let store = fs::create_dir(&dir);
-    let mut tried = vec![
-        (
-            MOUNTS,
-            rustix::mount::mount_change("/", private).map_err(Into::into),
-        ),
-        (STORE, store),
-    ];
-    if tried[1].1.is_ok() {
-        tried.push((OVERLAY, overlay(&dir)));
-        // Left over it would be garbage in the store and nothing worse.
-        drop(fs::remove_dir_all(&dir));
+    let mut tried = vec![(
+        MOUNTS,
+        rustix::mount::mount_change("/", private).map_err(Into::into),
+    )];
+    match probe_dir(place) {
+        Ok(dir) => tried.extend([(STORE, Ok(())), (OVERLAY, overlay(dir.path()))]),
+        Err(error) => tried.push((STORE, Err(error))),
     }
     tried.push((
         PROC,
@@ -444,6 +435,25 @@ fn alone(namespaces: i32, work: impl FnOnce() -> io::Result<()>) -> io::Result<(
         Some(errno) => Err(os(errno)),
         None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
+}
+
+/// Whether overlayfs stacks layers on the file system of the store, with whiteouts and user xattrs; tried out where the
+/// kind of file system does not say it. The process must have one thread.
+///
+/// Even so a mount may be refused, by a security module or a mount option: the first step tries that.
+pub(super) fn stacks(store: &Path) -> bool {
+    /// statfs(2): ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
+    const TAKEN: [i64; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010];
+    let kind = rustix::fs::statfs(store).map(|found| i64::from(found.f_type));
+    if kernel().state == State::Good && kind.is_ok_and(|kind| TAKEN.contains(&kind)) {
+        return true;
+    }
+    probe_dir(store).is_ok_and(|dir| overlay(dir.path()).is_ok())
+}
+
+/// Left over it would be garbage in the store and nothing worse.
+fn probe_dir(place: &Path) -> io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("probe-").tempdir_in(place)
 }
 
 /// Replaces a directory of a lower layer, which takes an upper, a whiteout and an xattr.

@@ -8,7 +8,7 @@ use std::os::fd::AsFd as _;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use rayon::iter::IntoParallelRefIterator as _;
+use rayon::iter::IntoParallelIterator as _;
 use rayon::iter::ParallelIterator as _;
 use rbuild_llb::CancelToken;
 use rbuild_llb::FileDigest;
@@ -63,8 +63,7 @@ pub fn scan_dir(
         beneath: &beneath,
         kind,
         builder: TreeBuilder::new(),
-        files: Vec::new(),
-        inodes: BTreeMap::new(),
+        files: Files::default(),
         dirs: vec![Vec::new()],
     };
     while let Some(path) = scan.dirs.pop() {
@@ -76,29 +75,8 @@ pub fn scan_dir(
     let Scan {
         mut builder, files, ..
     } = scan;
-    let hashed: Vec<Hashed> = files
-        .par_iter()
-        .map(|file| {
-            if cancel.is_cancelled() {
-                return Err(LayerError::Cancelled);
-            }
-            file.hash(&beneath, kind)
-        })
-        .collect::<Result<_, _>>()?;
-    for (at, (file, hashed)) in files.into_iter().zip(hashed).enumerate() {
-        let link = (file.paths.len() > 1).then_some(at as u32);
-        for path in &file.paths {
-            let node = FileNode {
-                size: file.size,
-                digest: hashed.digest,
-                link,
-            };
-            let meta = Meta {
-                xattrs: hashed.xattrs.clone(),
-                ..file.meta.clone()
-            };
-            builder.insert(path, meta, NewNode::File(node));
-        }
+    for (at, (file, hashed)) in files.hash(&beneath, kind, cancel)?.iter().enumerate() {
+        file.insert(at, hashed, &mut builder);
     }
     Ok(builder.finish(trees))
 }
@@ -107,26 +85,69 @@ struct Scan<'a> {
     beneath: &'a Beneath,
     kind: ScanKind,
     builder: TreeBuilder,
-    files: Vec<FoundFile>,
-    /// Where in `files` a file with several names is, by device and inode.
-    inodes: BTreeMap<(u64, u64), usize>,
+    files: Files,
     /// Directories still to be read.
     dirs: Vec<Vec<u8>>,
 }
 
+/// Files that were found and are still to be read.
+#[derive(Default)]
+pub(super) struct Files {
+    found: Vec<FoundFile>,
+    /// Where in `found` a file with several names is, by device and inode.
+    inodes: BTreeMap<(u64, u64), usize>,
+}
+
+impl Files {
+    pub(super) fn add(&mut self, stat: &Stat, path: Vec<u8>) {
+        let at = self.found.len();
+        if stat.st_nlink > 1 {
+            let first = *self.inodes.entry((stat.st_dev, stat.st_ino)).or_insert(at);
+            if let Some(file) = self.found.get_mut(first) {
+                file.paths.push(path);
+                return;
+            }
+        }
+        self.found.push(FoundFile {
+            paths: vec![path],
+            meta: meta(stat),
+            size: stat.st_size.cast_unsigned(),
+        });
+    }
+
+    /// Reads them, on rayon's current pool.
+    pub(super) fn hash(
+        self,
+        beneath: &Beneath,
+        kind: ScanKind,
+        cancel: &CancelToken,
+    ) -> Result<Vec<(FoundFile, Hashed)>, LayerError> {
+        self.found
+            .into_par_iter()
+            .map(|file| {
+                if cancel.is_cancelled() {
+                    return Err(LayerError::Cancelled);
+                }
+                let hashed = file.hash(beneath, kind)?;
+                Ok((file, hashed))
+            })
+            .collect()
+    }
+}
+
 /// A file under all its names.
-struct FoundFile {
-    paths: Vec<Vec<u8>>,
-    meta: Meta,
-    size: u64,
+pub(super) struct FoundFile {
+    pub(super) paths: Vec<Vec<u8>>,
+    pub(super) meta: Meta,
+    pub(super) size: u64,
 }
 
-struct Hashed {
-    digest: FileDigest,
-    xattrs: Xattrs,
+pub(super) struct Hashed {
+    pub(super) digest: FileDigest,
+    pub(super) xattrs: Xattrs,
 }
 
-type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(super) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 impl Scan<'_> {
     fn dir(&mut self, path: &[u8]) -> Result<(), LayerError> {
@@ -167,13 +188,9 @@ impl Scan<'_> {
     fn entry(&mut self, dir: BorrowedFd<'_>, name: &[u8], path: Vec<u8>) -> Result<(), LayerError> {
         let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| failed("read", &path, errno.into()))?;
-        let device = (
-            rustix::fs::major(stat.st_rdev),
-            rustix::fs::minor(stat.st_rdev),
-        );
-        let node = match FileType::from_raw_mode(stat.st_mode) {
+        match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                self.file(&stat, path);
+                self.files.add(&stat, path);
                 return Ok(());
             }
             FileType::Directory => {
@@ -181,49 +198,67 @@ impl Scan<'_> {
                 return Ok(());
             }
             // All whiteouts of a mount are one inode: their links mean nothing.
-            FileType::CharacterDevice if device == (0, 0) && self.kind == ScanKind::Upper => {
+            FileType::CharacterDevice
+                if device(&stat) == (0, 0) && self.kind == ScanKind::Upper =>
+            {
                 self.builder.whiteout(&path);
                 return Ok(());
             }
-            FileType::Symlink => NewNode::Symlink {
-                target: rustix::fs::readlinkat(dir, name, Vec::new())
-                    .map_err(|errno| failed("read", &path, errno.into()))?
-                    .into_bytes(),
-            },
-            FileType::CharacterDevice => NewNode::Char {
-                major: device.0,
-                minor: device.1,
-            },
-            FileType::BlockDevice => NewNode::Block {
-                major: device.0,
-                minor: device.1,
-            },
-            FileType::Fifo => NewNode::Fifo,
-            FileType::Socket | FileType::Unknown => return Ok(()),
-        };
-        self.builder.insert(&path, meta(&stat), node);
-        Ok(())
-    }
-
-    fn file(&mut self, stat: &Stat, path: Vec<u8>) {
-        let at = self.files.len();
-        if stat.st_nlink > 1 {
-            let first = *self.inodes.entry((stat.st_dev, stat.st_ino)).or_insert(at);
-            if let Some(file) = self.files.get_mut(first) {
-                file.paths.push(path);
-                return;
-            }
+            _ => {}
         }
-        self.files.push(FoundFile {
-            paths: vec![path],
-            meta: meta(stat),
-            size: stat.st_size.cast_unsigned(),
-        });
+        let node =
+            special(dir, name, &stat).map_err(|errno| failed("read", &path, errno.into()))?;
+        if let Some(node) = node {
+            self.builder.insert(&path, meta(&stat), node);
+        }
+        Ok(())
     }
 }
 
+/// What a name is that is neither a file nor a directory; `None` for a socket.
+pub(super) fn special(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    stat: &Stat,
+) -> Result<Option<NewNode>, Errno> {
+    let (major, minor) = device(stat);
+    Ok(Some(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Symlink => NewNode::Symlink {
+            target: rustix::fs::readlinkat(dir, name, Vec::new())?.into_bytes(),
+        },
+        FileType::CharacterDevice => NewNode::Char { major, minor },
+        FileType::BlockDevice => NewNode::Block { major, minor },
+        FileType::Fifo => NewNode::Fifo,
+        _ => return Ok(None),
+    }))
+}
+
+fn device(stat: &Stat) -> (u32, u32) {
+    (
+        rustix::fs::major(stat.st_rdev),
+        rustix::fs::minor(stat.st_rdev),
+    )
+}
+
 impl FoundFile {
-    fn hash(&self, beneath: &Beneath, kind: ScanKind) -> Result<Hashed, LayerError> {
+    /// Puts it into a tree under all its names, `at` the number of its group of links.
+    pub(super) fn insert(&self, at: usize, hashed: &Hashed, builder: &mut TreeBuilder) {
+        let link = (self.paths.len() > 1).then_some(at as u32);
+        for path in &self.paths {
+            let node = FileNode {
+                size: self.size,
+                digest: hashed.digest,
+                link,
+            };
+            let meta = Meta {
+                xattrs: hashed.xattrs.clone(),
+                ..self.meta.clone()
+            };
+            builder.insert(path, meta, NewNode::File(node));
+        }
+    }
+
+    pub(super) fn hash(&self, beneath: &Beneath, kind: ScanKind) -> Result<Hashed, LayerError> {
         let path = &self.paths[0];
         let read_error = |source| failed("read", path, source);
         let (parent, name) = split(path);
@@ -262,7 +297,7 @@ fn hash(mut file: &File, size: u64) -> io::Result<Option<FileDigest>> {
     Ok((hasher.count() == size).then_some(digest))
 }
 
-fn meta(stat: &Stat) -> Meta {
+pub(super) fn meta(stat: &Stat) -> Meta {
     Meta {
         mode: stat.st_mode & 0o7777,
         uid: stat.st_uid,
@@ -276,7 +311,7 @@ fn meta(stat: &Stat) -> Meta {
 }
 
 /// The xattrs that belong to an image, and whether the directory is opaque.
-fn xattrs(fd: BorrowedFd<'_>, kind: ScanKind) -> io::Result<(Xattrs, bool)> {
+pub(super) fn xattrs(fd: BorrowedFd<'_>, kind: ScanKind) -> io::Result<(Xattrs, bool)> {
     let mut list = vec![0; 256];
     let len = loop {
         match rustix::fs::flistxattr(fd, &mut list) {

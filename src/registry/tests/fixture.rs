@@ -31,6 +31,7 @@ pub(super) fn settings() -> Settings {
         tag_max_age: 0,
         proxies: ProxySettings::default(),
         gc: crate::request::GcSettings::default(),
+        stacker: None,
     }
 }
 
