@@ -14,6 +14,10 @@ use rbuild_cache::Meta;
 use rbuild_cache::Ownership;
 use rbuild_cache::Scratch;
 use rbuild_cache::Store;
+use rustix::fs::AtFlags;
+use rustix::fs::CWD;
+use rustix::fs::Timespec;
+use rustix::fs::Timestamps;
 
 use super::OpError;
 
@@ -41,7 +45,7 @@ impl Workspace {
         Ok(Self { scratch, dirs })
     }
 
-    /// Gives the upper directory, which is `/` to a step, the mode and owner that `/` has.
+    /// Gives the upper directory, which is `/` to a step, the mode, owner and time that `/` has.
     pub(super) fn show(&self, root: &Meta, owners: Ownership) -> Result<(), OpError> {
         let upper = &self.dirs.upper;
         if root.mode != MODE {
@@ -52,7 +56,16 @@ impl Workspace {
             std::os::unix::fs::chown(upper, Some(root.uid), Some(root.gid))
                 .map_err(|source| OpError::io("set the owner of", upper, source))?;
         }
-        Ok(())
+        let time = Timespec {
+            tv_sec: root.mtime.secs,
+            tv_nsec: root.mtime.nanos.into(),
+        };
+        let times = Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
+        rustix::fs::utimensat(CWD, upper, &times, AtFlags::empty())
+            .map_err(|errno| OpError::io("set the time of", upper, errno.into()))
     }
 
     /// Where there is room for more.
