@@ -33,6 +33,9 @@ struct Args {
     /// Show what works here.
     #[arg(long)]
     probe: bool,
+    /// Without namespaces.
+    #[arg(long)]
+    chroot: bool,
     /// A directory that is the root as it is.
     #[arg(long)]
     root: Option<PathBuf>,
@@ -203,6 +206,7 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
         temp_dir: "/tmp".into(),
         store: args.store.clone(),
         overlay: None,
+        chroot: args.chroot,
     };
     if args.probe {
         let report = sandbox::probe(&settings);

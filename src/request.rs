@@ -103,6 +103,18 @@ pub struct Settings {
     pub gc: GcSettings,
     /// How layers become the root of a step; `None` for what works here.
     pub stacker: Option<Stacker>,
+    /// How steps are kept apart.
+    pub isolation: Isolation,
+}
+
+/// How steps are kept apart from each other and the rest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// In namespaces of their own.
+    #[default]
+    Namespaces,
+    /// By chroot(2) alone.
+    Chroot,
 }
 
 /// How layers become the root of a step.

@@ -5,6 +5,7 @@
 //! root = "/var/cache/rbuild"
 //! ca = "/etc/ssl/company.pem"
 //! tag-max-age = "24h"
+//! isolation = "chroot"                # how steps are kept apart, where namespaces are refused
 //! stacker = "link"                    # how layers become the root of a step: "overlay" or "link"; else what works
 //!
 //! [gc]                                # what is removed after builds; the names are BuildKit's
@@ -45,6 +46,7 @@ use super::registries;
 use super::values;
 use super::values::problem;
 use crate::request::GcSettings;
+use crate::request::Isolation;
 use crate::request::KeyPair;
 use crate::request::ProxySettings;
 use crate::request::Registries;
@@ -63,6 +65,7 @@ struct Config {
     root: Option<PathBuf>,
     ca: Option<PathBuf>,
     tag_max_age: Option<MaxAge>,
+    isolation: Option<String>,
     stacker: Option<StackerName>,
     #[serde(default)]
     gc: Gc,
@@ -216,6 +219,13 @@ pub(crate) fn settings(
         registries,
         docker_config: docker_config(env),
         ca: flags.ca.clone().or(config.ca),
+        isolation: isolation(
+            flags
+                .isolation
+                .clone()
+                .or_else(|| env.text("RBUILD_ISOLATION"))
+                .or(config.isolation),
+        )?,
         stacker: stacker(flags, env)?.or(config.stacker).map(Stacker::from),
         tag_max_age: config.tag_max_age.map_or(TAG_MAX_AGE, |age| age.0),
         proxies: proxies(env),
@@ -228,6 +238,19 @@ pub(crate) fn settings(
         },
     };
     Ok((settings, remarks))
+}
+
+/// docker has the flag as well, with names for other systems.
+fn isolation(name: Option<String>) -> Result<Isolation, Diagnostic> {
+    match name.as_deref() {
+        None | Some("" | "default") => Ok(Isolation::Namespaces),
+        Some("chroot") => Ok(Isolation::Chroot),
+        Some(name) => Err(
+            problem(format!("`{name}` is no way to isolate steps")).hint(
+                "there are `default`, in namespaces, and `chroot`, for root in a container that refuses them",
+            ),
+        ),
+    }
 }
 
 /// What the command line asks for, or else the environment.
@@ -421,6 +444,7 @@ mod t {
         let flags = GlobalFlags {
             root: Some("/flag".into()),
             ca: Some("/flag.pem".into()),
+            isolation: Some("chroot".into()),
             stacker: Some(StackerName::Overlay),
             debug: false,
         };
@@ -433,6 +457,9 @@ mod t {
                 Some(Stacker::Overlay)
             )
         );
+        assert_eq!(flagged.isolation, Isolation::Chroot);
+        let refused = isolation(Some("hyperv".into())).unwrap_err();
+        assert_eq!(refused.message, "`hyperv` is no way to isolate steps");
         let file = "stacker = 'link'";
         let stacker = |vars: &[_]| with_config(file, vars, &GlobalFlags::default()).stacker;
         assert_eq!(stacker(&[]), Some(Stacker::Link));

@@ -39,6 +39,16 @@ pub(crate) struct GlobalFlags {
     )]
     pub(crate) stacker: Option<StackerName>,
 
+    /// How steps are kept apart: `default`, in namespaces, or `chroot`, for root in a container that refuses them
+    /// [env: RBUILD_ISOLATION]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        value_name = "NAME"
+    )]
+    pub(crate) isolation: Option<String>,
+
     /// Show warnings in full
     #[arg(short = 'D', long, global = true, help_heading = "Common options")]
     pub(crate) debug: bool,
@@ -268,8 +278,6 @@ pub(crate) struct LegacyFlags {
     #[arg(long, hide = true)]
     pub(crate) cpuset_mems: Option<String>,
     #[arg(long, hide = true)]
-    pub(crate) isolation: Option<String>,
-    #[arg(long, hide = true)]
     pub(crate) security_opt: Vec<String>,
     #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_parser = boolean)]
@@ -332,11 +340,6 @@ impl BuildFlags {
             (legacy.cpu_quota.is_some(), "cpu-quota", limits),
             (legacy.cpuset_cpus.is_some(), "cpuset-cpus", limits),
             (legacy.cpuset_mems.is_some(), "cpuset-mems", limits),
-            (
-                given(legacy.isolation.as_deref(), &["", "default"]),
-                "isolation",
-                "leave it out: steps are always isolated in the same way",
-            ),
             (!legacy.security_opt.is_empty(), "security-opt", security),
             (
                 legacy.squash,

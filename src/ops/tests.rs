@@ -189,6 +189,7 @@ fn registry_of(dir: &Path) -> registry::Client {
         proxies: ProxySettings::default(),
         gc: crate::request::GcSettings::default(),
         stacker: None,
+        isolation: Default::default(),
     })
 }
 

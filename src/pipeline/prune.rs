@@ -56,6 +56,7 @@ pub(super) fn empty_trash(store: &Store, temp_dir: &Path) -> Option<Vec<(PathBuf
         store: store.path().to_owned(),
         // Nothing is run.
         overlay: Some(true),
+        chroot: false,
     };
     let _inside = sandbox::enter(&settings).ok()?;
     store.empty_trash().ok()

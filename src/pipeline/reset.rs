@@ -54,6 +54,7 @@ pub fn carry_out(settings: &Settings) -> Result<Reset, BuildError> {
             store: root.clone(),
             // Nothing is run.
             overlay: Some(true),
+            chroot: false,
         };
         let _inside = sandbox::enter(&settings).map_err(failure::sandbox)?;
         reset::remove(&doomed).map_err(failure::store)?;

@@ -82,6 +82,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             proxies: ProxySettings::default(),
             gc: crate::request::GcSettings::default(),
             stacker: None,
+            isolation: Default::default(),
         },
     };
     let source = Arc::new(SourceFile {

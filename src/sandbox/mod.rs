@@ -26,8 +26,10 @@
 
 mod caps;
 mod child;
+mod chroot;
 mod error;
 mod kernelfs;
+mod machine;
 mod mounts;
 mod oom;
 mod points;
@@ -45,6 +47,8 @@ use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -72,6 +76,8 @@ pub use zygote::zygote_main_if_asked;
 
 use child::Config;
 use child::Standard;
+use chroot::Furnished;
+use chroot::Given;
 use points::Points;
 use userns::EnterError;
 use userns::Ids;
@@ -89,6 +95,8 @@ pub struct Settings {
     pub store: PathBuf,
     /// Whether overlayfs is to be used; `None` if it works.
     pub overlay: Option<bool>,
+    /// Whether steps run without namespaces, kept apart by chroot(2) alone.
+    pub chroot: bool,
 }
 
 /// Whether roots are made by [`Root::Overlay`].
@@ -110,6 +118,8 @@ pub enum Rung {
     Full,
     /// One id: files can belong to nobody else, and a program that insists fails.
     Single,
+    /// There is no user namespace, and was to be none: steps run with chroot(2) alone, one at a time.
+    Chroot,
     /// There is no user namespace: no steps.
     None,
 }
@@ -146,6 +156,10 @@ pub struct Sandbox {
     oom: oom::Counter,
     /// Steps that will come, as far as is known.
     expected: AtomicUsize,
+    /// Of [`Rung::Chroot`]: what is mounted in a step is moved there, so there is one at a time.
+    turn: Mutex<()>,
+    /// Of [`Rung::Chroot`]: what every step is given.
+    given: Given,
 }
 
 /// What [`Sandbox::domain`] will be if [`enter`] is granted all it asks for.
@@ -169,6 +183,9 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
     let resolv_conf = rootfs::resolv_conf(|path| std::fs::read(path).ok());
     let oom = oom::Counter::new();
     let user = rustix::process::geteuid().as_raw();
+    if settings.chroot {
+        return enter_chroot(ca, resolv_conf, oom);
+    }
     let ids = match userns::enter(userns::plan()) {
         Ok(ids) => ids,
         Err(EnterError::Threads) => return Err(SandboxError::Threads),
@@ -199,6 +216,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
     files.extend(ca.as_ref().map(|_| rootfs::CA_PATH));
     let mut config = Config {
         own_pids: true,
+        chroot: false,
         single: rung == Rung::Single,
         ca,
         resolv_conf: Blob(resolv_conf),
@@ -219,6 +237,45 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         files,
         oom,
         expected: AtomicUsize::new(0),
+        turn: Mutex::default(),
+        given: Given::default(),
+    })
+}
+
+/// [`enter`] where there are to be no namespaces.
+fn enter_chroot(
+    ca: Option<PathBuf>,
+    resolv_conf: Vec<u8>,
+    oom: oom::Counter,
+) -> Result<Sandbox, SandboxError> {
+    if let Err(report) = probe::chroot() {
+        return Err(SandboxError::Unavailable { report });
+    }
+    let mut config = Config {
+        own_pids: false,
+        chroot: true,
+        single: false,
+        ca: ca.clone(),
+        resolv_conf: Blob(Vec::new()),
+    };
+    let zygote = Zygote::start(&mut config).map_err(|source| SandboxError::Zygote {
+        doing: "start the process that starts steps",
+        source,
+    })?;
+    Ok(Sandbox {
+        zygote,
+        rung: Rung::Chroot,
+        domain: userns::expected_domain(),
+        remark: Some(
+            "steps run with chroot(2) alone, without /proc: what needs more than that fails"
+                .to_owned(),
+        ),
+        stacking: Stacking::Cannot,
+        files: Vec::new(),
+        oom,
+        expected: AtomicUsize::new(0),
+        turn: Mutex::default(),
+        given: Given { resolv_conf, ca },
     })
 }
 
@@ -273,6 +330,13 @@ impl Sandbox {
         let Root::Directory { path } = &step.root else {
             return self.run_in_root(step, output, cancel);
         };
+        if self.rung == Rung::Chroot {
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let furnished = Furnished::make(path, step, &self.given)?;
+            let ended = self.run_in_root(step, output, cancel);
+            furnished.clear()?;
+            return ended;
+        }
         let points = Points::make(path, step, &self.files)?;
         let ended = self.run_in_root(step, output, cancel);
         points.remove();

@@ -38,15 +38,20 @@ struct Made {
 }
 
 impl Points {
-    /// Makes what `step` lacks in the directory `root`; `files` are mounted in every step.
-    pub(super) fn make(root: &Path, step: &Step, files: &[&str]) -> Result<Self, Failure> {
+    /// None yet, in the directory `root`.
+    pub(super) fn open(root: &Path) -> Result<Self, Failure> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, root, flags, Mode::empty())
             .during(format_args!("open `{}`", root.display()))?;
-        let mut points = Self {
+        Ok(Self {
             root,
             made: Vec::new(),
-        };
+        })
+    }
+
+    /// Makes what `step` lacks in the directory `root`; `files` are mounted in every step.
+    pub(super) fn make(root: &Path, step: &Step, files: &[&str]) -> Result<Self, Failure> {
+        let mut points = Self::open(root)?;
         let fixed = ["/proc", "/sys", "/dev"].map(|path| (Path::new(path), Some(0o755)));
         let files = files.iter().map(|path| (Path::new(path), None));
         let mounts = step
@@ -54,11 +59,7 @@ impl Points {
             .iter()
             .map(|mount| Ok((mount.dest.as_path(), mode_for(&mount.source)?)));
         for wanted in fixed.into_iter().chain(files).map(Ok).chain(mounts) {
-            let made = wanted.and_then(|(path, mode)| {
-                points
-                    .make_one(path, mode)
-                    .during(format_args!("make a mount point for `{}`", path.display()))
-            });
+            let made = wanted.and_then(|(path, mode)| points.make_one(path, mode));
             if let Err(failure) = made {
                 points.remove();
                 return Err(failure);
@@ -68,12 +69,17 @@ impl Points {
     }
 
     /// Makes a directory of that mode, or a file, where nothing is.
-    fn make_one(&mut self, path: &Path, mode: Option<u32>) -> rustix::io::Result<()> {
+    pub(super) fn make_one(&mut self, path: &Path, mode: Option<u32>) -> Result<(), Failure> {
+        self.make_missing(path, mode)
+            .during(format_args!("make a mount point for `{}`", path.display()))
+    }
+
+    fn make_missing(&mut self, path: &Path, mode: Option<u32>) -> rustix::io::Result<()> {
         match mounts::open_in(&self.root, path) {
             Err(Errno::NOENT) => {}
             found => return found.map(drop),
         }
-        let real = mounts::real_path(&self.root, path)?;
+        let real = self.real_path(path)?;
         let above: Vec<&Path> = real.ancestors().skip(1).collect();
         for dir in above.into_iter().rev().filter(|dir| *dir != Path::new("")) {
             if matches!(mounts::open_in(&self.root, dir), Err(Errno::NOENT)) {
@@ -81,6 +87,11 @@ impl Points {
             }
         }
         self.add(&real, mode)
+    }
+
+    /// Where a path leads in the root, relative to it.
+    pub(super) fn real_path(&self, path: &Path) -> rustix::io::Result<PathBuf> {
+        mounts::real_path(&self.root, path)
     }
 
     fn add(&mut self, path: &Path, mode: Option<u32>) -> rustix::io::Result<()> {
@@ -140,7 +151,7 @@ impl Points {
 }
 
 /// The modification time of a directory, to be given back to it.
-fn modified(dir: &OwnedFd) -> rustix::io::Result<Timestamps> {
+pub(super) fn modified(dir: &OwnedFd) -> rustix::io::Result<Timestamps> {
     let stat = rustix::fs::fstat(dir)?;
     Ok(Timestamps {
         last_access: Timespec {
@@ -155,7 +166,7 @@ fn modified(dir: &OwnedFd) -> rustix::io::Result<Timestamps> {
 }
 
 /// The mode of the directory that a mount wants to be on; `None` for a file.
-fn mode_for(source: &MountSource) -> Result<Option<u32>, Failure> {
+pub(super) fn mode_for(source: &MountSource) -> Result<Option<u32>, Failure> {
     Ok(match source {
         MountSource::Tmpfs { .. } => Some(TMPFS_MODE),
         MountSource::File { .. } => None,

@@ -217,7 +217,7 @@ fn etc_files(config: &Config, step: &Step, resolv_conf: ToMount) -> Result<Vec<T
 }
 
 /// The lines BuildKit writes, then the extra ones.
-fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
+pub(super) fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
     let mut text =
         format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in extra {

@@ -96,6 +96,7 @@ pub(super) fn build(root: &Path, context: &Path, project: &Project) -> Result<Bu
         proxies: ProxySettings::default(),
         gc: Default::default(),
         stacker: None,
+        isolation: Default::default(),
     });
     let cancel = CancelToken::new();
     let local = LocalRoot {

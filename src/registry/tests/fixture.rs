@@ -32,6 +32,7 @@ pub(super) fn settings() -> Settings {
         proxies: ProxySettings::default(),
         gc: crate::request::GcSettings::default(),
         stacker: None,
+        isolation: Default::default(),
     }
 }
 
