@@ -13,6 +13,7 @@ mod contexts;
 mod convert;
 mod deltas;
 mod dockerfile;
+mod environments;
 mod explain;
 mod exporters;
 mod faults;

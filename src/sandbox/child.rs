@@ -63,7 +63,7 @@ pub(super) struct Standard {
 }
 
 /// BuildKit's name for all its steps.
-const HOSTNAME: &str = "buildkitsandbox";
+pub(super) const HOSTNAME: &str = "buildkitsandbox";
 
 /// Docker's, for steps that set none (BuildKit, util/system/path.go).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

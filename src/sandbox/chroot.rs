@@ -17,6 +17,7 @@ use rustix::fs::FileType;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 
+use super::child::HOSTNAME;
 use super::error::During;
 use super::error::Failure;
 use super::kernelfs;
@@ -106,7 +107,11 @@ impl Furnished {
             self.points.make_one(Path::new(dir), Some(0o755))?;
         }
         self.put(Path::new("/dev"), Some(0o755), devices)?;
-        let hosts = rootfs::hosts(&step.hostname, &step.hosts);
+        let hostname = match step.hostname.as_str() {
+            "" => HOSTNAME,
+            name => name,
+        };
+        let hosts = rootfs::hosts(hostname, &step.hosts);
         for (path, text) in [
             ("/etc/hosts", hosts.as_bytes()),
             ("/etc/resolv.conf", &given.resolv_conf),
@@ -161,7 +166,7 @@ impl Furnished {
         make: impl FnOnce(&Path) -> io::Result<()>,
     ) -> Result<(), Failure> {
         let at = self.clear_place(dest, mode, None)?;
-        make(&at).during(format_args!("make `{}` for a step", dest.display()))
+        keeping_time(&at, || make(&at)).during(format_args!("make `{}` for a step", dest.display()))
     }
 
     /// Moves something of the store to `dest`.
@@ -251,7 +256,8 @@ fn devices(dev: &Path) -> io::Result<()> {
         let number = rustix::fs::makedev(major, minor);
         let mode = Mode::from_raw_mode(0o666);
         match rustix::fs::mknodat(CWD, &at, FileType::CharacterDevice, mode, number) {
-            // Root of a user namespace, or without CAP_MKNOD: what is written there takes a file.
+            // Root of a user namespace, or without CAP_MKNOD: a file takes what is written, which is what `null` is for.
+            Err(rustix::io::Errno::PERM) if name == "null" => fs::write(&at, "")?,
             Err(rustix::io::Errno::PERM) => continue,
             made => made?,
         }

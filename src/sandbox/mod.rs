@@ -89,7 +89,7 @@ use zygote::Zygote;
 pub struct Settings {
     /// A PEM bundle that steps are given and told of by the usual variables.
     pub ca: Option<PathBuf>,
-    /// Where [`probe`] makes a private directory to try out mounts, if there is no store yet.
+    /// Where [`probe`] makes a private directory to try out mounts, if there is no place for a store.
     pub temp_dir: PathBuf,
     /// The store: uppers are on its file system.
     pub store: PathBuf,

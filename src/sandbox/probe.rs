@@ -102,10 +102,7 @@ pub fn probe(settings: &Settings) -> Report {
     findings.extend(plan.as_ref().ok().map(|plan| granted(plan, user)));
     findings.extend(machine::helpers(user));
     let mut stacks = false;
-    let place = match settings.store.is_dir() {
-        true => &settings.store,
-        false => &settings.temp_dir,
-    };
+    let place = place_for(settings);
     let mut rung = Rung::None;
     match in_child(0, || wire::encode(&try_out(plan, place))).map(|bytes| wire::decode(&bytes)) {
         Ok(Some(Trial { entered, checks })) => {
@@ -160,6 +157,16 @@ pub fn probe(settings: &Settings) -> Report {
         stacks: stacks && rung != Rung::None,
         findings,
     }
+}
+
+/// Where mounts are tried out: in the store, or what is there of the way to it, since that is its file system; else where
+/// temporary files are.
+fn place_for(settings: &Settings) -> &Path {
+    let mut way = settings.store.ancestors();
+    let there = way.find(|dir| dir.is_dir());
+    there
+        .filter(|dir| rustix::fs::access(*dir, rustix::fs::Access::WRITE_OK).is_ok())
+        .unwrap_or(&settings.temp_dir)
 }
 
 /// Of `--isolation=chroot`.
@@ -266,7 +273,7 @@ pub(super) fn single_remark(why: &str, user: u32) -> String {
 /// The report when unshare(2) failed.
 pub(super) fn no_namespace(error: &io::Error) -> Report {
     let is = |name: &str, value: &str| sysctl(name).as_deref() == Some(value);
-    let contained = rustix::process::geteuid().is_root() && chroot().is_ok() && !administers();
+    let contained = can_make_do();
     let fix = match error.raw_os_error() {
         Some(libc::ENOSPC) if is("user/max_user_namespaces", "0") => {
             "sudo sysctl user.max_user_namespaces=10000"
@@ -293,6 +300,11 @@ pub(super) fn no_namespace(error: &io::Error) -> Report {
         }
     };
     none(format!("the kernel refuses a user namespace: {error}"), fix)
+}
+
+/// Whether `--isolation=chroot` would do, for root of a container.
+fn can_make_do() -> bool {
+    rustix::process::geteuid().is_root() && !administers() && chroot().is_ok()
 }
 
 /// Whether this root is one that may mount: on a machine of its own, or in a container that is not contained.
@@ -358,7 +370,10 @@ pub(super) fn no_map(why: &str, user: u32) -> Report {
 pub(super) fn no_mounts(error: &io::Error) -> Report {
     let fix = match sysctl("kernel/apparmor_restrict_unprivileged_userns").as_deref() {
         Some("1") => APPARMOR,
-        _ => "a security module denies mounts in user namespaces: see the kernel's log",
+        _ => {
+            "a security module or a seccomp filter denies mounts in user namespaces: allow them, or, as root of a \
+             container, run steps with less: `--isolation=chroot`"
+        }
     };
     none(
         format!("mounts are refused in the user namespace: {error}"),

@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io;
 use std::io::Write as _;
 use std::ops::ControlFlow;
+use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -27,10 +28,12 @@ use rbuild_llb::TreeId;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
+use rustix::io::Errno;
 
 use super::Store;
 use super::StoreError;
 use super::hash;
+use crate::context::name_by_name;
 use crate::file;
 use crate::merge::Delta;
 use crate::tree::Node;
@@ -384,7 +387,11 @@ fn open_beneath(root: &OwnedFd, path: &[u8]) -> io::Result<File> {
     loop {
         match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
             Ok(file) => return Ok(file.into()),
-            Err(rustix::io::Errno::AGAIN) => {}
+            Err(Errno::AGAIN) => {}
+            // No openat2 (Linux before 5.6; seccomp filters that do not know it say EPERM).
+            Err(Errno::NOSYS | Errno::PERM) => {
+                return Ok(name_by_name(root.as_fd(), path, flags)?.into());
+            }
             Err(error) => return Err(error.into()),
         }
     }
