@@ -65,9 +65,12 @@ use crate::outcome::BuildOutcome;
 use crate::outcome::ErrorKind;
 use crate::registry;
 use crate::request::BuildRequest;
+use crate::request::Isolation;
 use crate::request::NamedContextSource;
 use crate::request::Settings;
+use crate::request::Stacker;
 use crate::sandbox;
+use crate::sandbox::SandboxError;
 use crate::solver;
 use crate::solver::SolveOptions;
 use crate::ui::EventSink;
@@ -334,7 +337,20 @@ fn enter(
         }
     }
     progress.pause();
-    let entered = sandbox::enter(sandboxing).map_err(failure::sandbox)?;
+    let entered = match sandbox::enter(sandboxing) {
+        Ok(entered) => entered,
+        // What can be read from here is read, and that may be all of it.
+        Err(SandboxError::Unavailable { .. }) if processes == 0 => {
+            progress.resume();
+            return Ok(None);
+        }
+        Err(error) => {
+            let mut steps = looked_up.pending().map(|(_, vertex)| vertex);
+            let first = steps.find(|vertex| matches!(vertex.op, Op::Exec(_)));
+            let span = first.and_then(|vertex| vertex.meta.spans.first());
+            return Err(failure::at(failure::sandbox(error), span));
+        }
+    };
     if processes > 0 {
         failure::enough_ids(settings, &entered)?;
     }
@@ -566,6 +582,8 @@ fn sandbox_settings(settings: &Settings, store: &Store) -> sandbox::Settings {
         ca: settings.ca.clone(),
         temp_dir: settings.temp_dir.clone(),
         store: store.path().to_owned(),
+        overlay: settings.stacker.map(|stacker| stacker == Stacker::Overlay),
+        chroot: settings.isolation == Isolation::Chroot,
     }
 }
 

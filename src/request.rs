@@ -103,6 +103,29 @@ pub struct Settings {
     pub proxies: ProxySettings,
     /// What is removed by itself.
     pub gc: GcSettings,
+    /// How layers become the root of a step; `None` for what works here.
+    pub stacker: Option<Stacker>,
+    /// How steps are kept apart.
+    pub isolation: Isolation,
+}
+
+/// How steps are kept apart from each other and the rest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// In namespaces of their own.
+    #[default]
+    Namespaces,
+    /// By chroot(2) alone.
+    Chroot,
+}
+
+/// How layers become the root of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stacker {
+    /// Mounted on each other.
+    Overlay,
+    /// Copied into one directory, which is compared with what it was when the step has ended.
+    Link,
 }
 
 /// What is removed after builds, without being asked for. `None` is the default.

@@ -199,7 +199,10 @@ hint: only one user id is mapped (no_new_privs is set, so newuidmap has no privi
         .success();
     assert_eq!(anew.ran().len(), 3, "{anew}");
     let explained = env.rbuild(["explain", "COPY"]).success();
-    assert!(!explained.stdout.contains("\n  made on rung 2"), "{explained}");
+    assert!(
+        !explained.stdout.contains("\n  made on rung 2"),
+        "{explained}"
+    );
     let cached = env
         .rbuild(["build", "--progress=plain", "--min-rung=1", "."])
         .success();

@@ -127,7 +127,7 @@ enum Cmd {
     /// Run a command in an image of the store
     Run(Box<run::RunFlags>),
     /// Say what this machine can do for builds, and what would mend the rest
-    Doctor,
+    Doctor(doctor::DoctorFlags),
     /// Show what the store takes on the disk, and what for
     Du(usage::DuFlags),
     /// Remove caches that no image and no running build needs
@@ -270,7 +270,7 @@ fn dispatch(
         Cmd::Prune(flags) => usage::prune(&flags, &session)?,
         Cmd::Reset(flags) => reset::run(&flags, &session)?,
         Cmd::Run(flags) => return run::run(&flags, &session),
-        Cmd::Doctor => doctor::run(&session)?,
+        Cmd::Doctor(flags) => doctor::run(&session, &flags)?,
         Cmd::Debug(command) => return debug::run(&command, &session),
     }
     Ok(ExitCode::SUCCESS)

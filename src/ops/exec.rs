@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use rbuild_cache::Follow;
 use rbuild_cache::LayerRef;
@@ -30,11 +31,14 @@ use super::Engine;
 use super::ExitText;
 use super::OpError;
 use super::StepResult;
+use super::cache::Caches;
 use super::copy;
 use super::file::hidden;
+use super::roots::PlainRoot;
 use super::stack::layers_value;
 use super::stack::snapshot_of;
 use super::workspace::WorkDirs;
+use super::workspace::Workspace;
 use crate::clock;
 use crate::request::SecretSource;
 use crate::request::Volume;
@@ -45,6 +49,7 @@ use crate::sandbox::Network;
 use crate::sandbox::Sandbox;
 use crate::sandbox::SandboxError;
 use crate::sandbox::Security;
+use crate::sandbox::Stacking;
 use crate::sandbox::Step;
 use crate::sandbox::Stream;
 use crate::solver::Input;
@@ -58,6 +63,9 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
 
     /// How owners are kept in them.
     fn ownership(&self) -> Ownership;
+
+    /// Whether it takes roots that are layers.
+    fn stacking(&self) -> Stacking;
 
     /// Runs one step to its end.
     ///
@@ -81,6 +89,10 @@ impl Executor for Sandbox {
             sandbox::Rung::Single => Ownership::Recorded,
             _ => Ownership::Keep,
         }
+    }
+
+    fn stacking(&self) -> Stacking {
+        Sandbox::stacking(self)
     }
 
     fn run(
@@ -202,32 +214,11 @@ impl Engine<'_> {
                 env.push(pair);
             }
         }
-        let mut mounts = Vec::new();
         let caches = self.caches(op, inputs, step)?;
-        for (index, mount) in op
-            .mounts
-            .iter()
-            .enumerate()
-            .filter(|(_, mount)| mount.dest != "/")
-        {
-            let dir = workspace.path().join(format!("mount{index}"));
-            let source = match caches.source(index, mount) {
-                Some(source) => Some(source),
-                None => self.mount_source(mount, inputs, &dir, step)?,
-            };
-            if let Some(source) = source {
-                mounts.push(sandbox::Mount {
-                    dest: PathBuf::from(&mount.dest),
-                    source,
-                });
-            }
-        }
-        let spec = Step {
-            root: sandbox::Root {
-                lowers: self.lowers(root, step.cancel)?,
-                upper: Some(workspace.dirs.upper.clone()),
-                work: workspace.dirs.work.clone(),
-            },
+        let files = || self.files(op, root, inputs, (&caches, &workspace), step);
+        let (place, mounts, mut plain) = files()?;
+        let mut spec = Step {
+            root: place,
             mounts,
             args: op
                 .args
@@ -267,25 +258,95 @@ impl Engine<'_> {
                 timestamp: clock::now(),
             }));
         };
-        let exit = executor.run(&spec, &mut log, step.cancel)?;
+        let exit = match executor.run(&spec, &mut log, step.cancel) {
+            Err(SandboxError::Overlay { .. }) if executor.stacking() == Stacking::May => {
+                self.stacks.store(false, Ordering::Relaxed);
+                (spec.root, spec.mounts, plain) = files()?;
+                executor.run(&spec, &mut log, step.cancel)?
+            }
+            ended => ended?,
+        };
+        let wrote = match plain {
+            Some(root) => Wrote::Changed(Box::new(root)),
+            None => Wrote::Upper(&workspace.dirs.upper),
+        };
         drop(caches);
         if step.cancel.is_cancelled() {
             return Err(OpError::Cancelled);
         }
         if exit != Exit::Code(0) {
             self.look_at_the_disk();
-            self.keep_what_is_left(vertex, root, &workspace.dirs.upper, step)?;
+            self.keep_what_is_left(vertex, root, wrote, step)?;
             return Err(OpError::Failed {
                 command: command(vertex, op),
                 exit: ExitText(exit),
             });
         }
         let outputs = match keeps_root {
-            true => vec![self.written(root, &workspace.dirs.upper, step)?],
+            true => vec![self.written(root, wrote, step)?],
             false => Vec::new(),
         };
         self.workspaces.give_back(workspace);
         Ok(outputs)
+    }
+
+    /// The file system of a process: its root, which it may write to, and what is mounted in it.
+    fn files(
+        &self,
+        op: &ExecOp,
+        root: &Snapshot,
+        inputs: &[&Snapshot],
+        (caches, workspace): (&Caches, &Workspace),
+        step: &StepControl<'_>,
+    ) -> Result<(sandbox::Root, Vec<sandbox::Mount>, Option<PlainRoot>), OpError> {
+        let mut mounts = Vec::new();
+        for (index, mount) in op
+            .mounts
+            .iter()
+            .enumerate()
+            .filter(|(_, mount)| mount.dest != "/")
+        {
+            let dir = workspace.path().join(match self.stacks() {
+                true => format!("mount{index}"),
+                false => format!("copy{index}"),
+            });
+            let source = match caches.source(index, mount) {
+                Some(source) => Some(source),
+                None => self.mount_source(mount, inputs, &dir, step)?,
+            };
+            if let Some(source) = source {
+                mounts.push(sandbox::Mount {
+                    dest: PathBuf::from(&mount.dest),
+                    source,
+                });
+            }
+        }
+        let (place, plain) = self.root(root, workspace, step.cancel)?;
+        Ok((place, mounts, plain))
+    }
+
+    /// A root for a process.
+    fn root(
+        &self,
+        root: &Snapshot,
+        workspace: &Workspace,
+        cancel: &CancelToken,
+    ) -> Result<(sandbox::Root, Option<PlainRoot>), OpError> {
+        if self.stacks() {
+            workspace.show(
+                &self.store.trees().root(&root.root.tree)?.meta,
+                self.ownership,
+            )?;
+            let layers = sandbox::Root::Overlay {
+                lowers: self.lowers(root, cancel)?,
+                upper: Some(workspace.dirs.upper.clone()),
+                work: workspace.dirs.work.clone(),
+            };
+            return Ok((layers, None));
+        }
+        let plain = self.plain_root(root, cancel)?;
+        let path = plain.path().to_owned();
+        Ok((sandbox::Root::Directory { path }, Some(plain)))
     }
 
     /// Keeps what a failed process wrote, if that is wanted of its step.
@@ -293,7 +354,7 @@ impl Engine<'_> {
         &self,
         vertex: &Vertex,
         root: &Snapshot,
-        upper: &Path,
+        wrote: Wrote<'_>,
         step: &StepControl<'_>,
     ) -> Result<(), OpError> {
         if self.options.kept.is_empty() {
@@ -301,7 +362,7 @@ impl Engine<'_> {
         }
         let id = vertex.id();
         if self.options.kept.contains(&id) {
-            let snapshot = self.written(root, upper, step)?;
+            let snapshot = self.written(root, wrote, step)?;
             let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
             left.insert(id, snapshot);
         }
@@ -312,24 +373,35 @@ impl Engine<'_> {
     fn written(
         &self,
         root: &Snapshot,
-        upper: &Path,
+        wrote: Wrote<'_>,
         step: &StepControl<'_>,
     ) -> Result<Snapshot, OpError> {
         let trees = self.store.trees();
-        let kind = match self.ownership {
-            Ownership::Recorded => ScanKind::Recorded,
-            Ownership::Keep | Ownership::Single | Ownership::Logical => ScanKind::Upper,
+        let (mut written, place) = match wrote {
+            Wrote::Upper(upper) => {
+                let kind = ScanKind::upper_of(self.ownership);
+                let found = rbuild_cache::scan_dir(trees, upper, kind, step.cancel)?;
+                (found.tree, Wrote::Upper(upper))
+            }
+            Wrote::Changed(mut plain) => {
+                let found = plain.changes(trees, root, step.cancel)?;
+                (found, Wrote::Changed(plain))
+            }
         };
-        let mut written = rbuild_cache::scan_dir(trees, upper, kind, step.cancel)?;
         if self.ownership == Ownership::Logical {
-            written = trees.keep_owners(&root.root.tree, &written.tree)?;
+            written = trees.keep_owners(&root.root.tree, &written)?.tree;
         }
         // What was copied up and is as it was is no change; device nodes below live in the tree only.
-        let layer = trees.reduce(&root.root.tree, &written.tree)?;
+        let layer = trees.reduce(&root.root.tree, &written)?;
         // Another may have made an equal one, long ago.
         self.lease.protect(LeaseRoot::LayerDir(layer.tree))?;
-        self.store
-            .adopt_layer_dir(&layer.tree, &self.domain, upper)?;
+        match place {
+            Wrote::Upper(upper) => {
+                self.store
+                    .adopt_layer_dir(&layer.tree, &self.domain, upper)?;
+            }
+            Wrote::Changed(plain) => self.keep_plain_root(*plain, &layer.tree)?,
+        }
         let layer = LayerRef {
             layer,
             origin: None,
@@ -357,12 +429,9 @@ impl Engine<'_> {
                 readonly: volume.readonly,
             },
         });
+        let (place, _plain) = self.root(root, &workspace, self.cancel)?;
         let spec = Step {
-            root: sandbox::Root {
-                lowers: self.lowers(root, self.cancel)?,
-                upper: Some(workspace.dirs.upper.clone()),
-                work: workspace.dirs.work.clone(),
-            },
+            root: place,
             mounts: mounts.collect(),
             args: process.args.iter().map(OsString::from).collect(),
             env: environment(&[], &process.env, &identity.home),
@@ -412,6 +481,9 @@ impl Engine<'_> {
                     }
                     .into());
                 }
+                if !self.stacks() {
+                    return self.copied(mount, snapshot, scratch, step).map(Some);
+                }
                 std::fs::create_dir(scratch)
                     .map_err(|source| OpError::io("create", scratch, source))?;
                 let dirs = WorkDirs::make(scratch)?;
@@ -452,6 +524,22 @@ impl Engine<'_> {
         }))
     }
 
+    /// What a bind mount shows, where layers are not stacked: a copy, since a step may write to it.
+    fn copied(
+        &self,
+        mount: &Mount,
+        snapshot: &Snapshot,
+        scratch: &Path,
+        step: &StepControl<'_>,
+    ) -> Result<MountSource, OpError> {
+        let subpath = self.copy_out(snapshot, &mount.selector, scratch, step.cancel)?;
+        Ok(MountSource::Bind {
+            path: scratch.to_owned(),
+            subpath,
+            readonly: mount.readonly,
+        })
+    }
+
     fn secret(&self, id: &str, optional: bool) -> Result<Option<Vec<u8>>, OpError> {
         match self.options.secrets.get(id) {
             Some(SecretSource::Value(secret)) => Ok(Some(secret.0.clone())),
@@ -462,6 +550,14 @@ impl Engine<'_> {
             None => Err(OpError::Secret { id: id.to_owned() }),
         }
     }
+}
+
+/// Where a process wrote.
+enum Wrote<'a> {
+    /// The upper directory of its root.
+    Upper(&'a Path),
+    /// Its root.
+    Changed(Box<PlainRoot>),
 }
 
 /// A process of `rbuild run`.

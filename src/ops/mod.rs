@@ -17,6 +17,7 @@ mod nearest;
 pub mod owner;
 mod pull;
 mod remote;
+mod roots;
 pub mod source;
 pub mod stack;
 #[cfg(test)]
@@ -72,6 +73,7 @@ use crate::registry;
 use crate::request::SecretSource;
 use crate::sandbox::Exit;
 use crate::sandbox::SandboxError;
+use crate::sandbox::Stacking;
 use crate::solver::Earlier;
 use crate::solver::Evaluate;
 use crate::solver::Input;
@@ -309,6 +311,9 @@ pub struct Engine<'a> {
     bytes: bytes::Bytes,
     pulls: pull::Pulls,
     workspaces: workspace::Workspaces,
+    roots: roots::Roots,
+    /// Whether the layers below a process are stacked by overlayfs.
+    stacks: AtomicBool,
     counterparts: OnceLock<nearest::Counterparts>,
     /// What steps left that failed, of those that are kept.
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
@@ -360,6 +365,8 @@ impl<'a> Engine<'a> {
             bytes: bytes::Bytes::default(),
             pulls: pull::Pulls::new(),
             workspaces: workspace::Workspaces::default(),
+            roots: roots::Roots::default(),
+            stacks: AtomicBool::new(true),
             counterparts: OnceLock::new(),
             left: Mutex::default(),
             filled: AtomicBool::new(false),
@@ -416,7 +423,12 @@ impl<'a> Engine<'a> {
         self.workspaces = workspace::Workspaces::expecting(expected);
         self.domain = executor.domain().to_owned();
         self.ownership = executor.ownership();
+        self.stacks = AtomicBool::new(executor.stacking() != Stacking::Cannot);
         self.executor = Some(executor);
+    }
+
+    fn stacks(&self) -> bool {
+        self.stacks.load(Ordering::Relaxed)
     }
 
     /// The store.

@@ -82,6 +82,8 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             ranges_only: false,
             proxies: ProxySettings::default(),
             gc: crate::request::GcSettings::default(),
+            stacker: None,
+            isolation: Default::default(),
         },
     };
     let source = Arc::new(SourceFile {

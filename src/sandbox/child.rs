@@ -18,6 +18,7 @@ use rustix::thread::CapabilitySet;
 use rustix::thread::UnshareFlags;
 
 use super::caps;
+use super::chroot;
 use super::error::During;
 use super::error::Errno;
 use super::error::Failure;
@@ -37,6 +38,8 @@ use super::wire::wire_struct;
 pub(super) struct Config {
     /// Whether a step gets a pid namespace and a `/proc` of its own.
     pub(super) own_pids: bool,
+    /// There are no namespaces at all: a step has a root of its own and nothing else.
+    pub(super) chroot: bool,
     /// Only one user id and one group id are mapped.
     pub(super) single: bool,
     /// The CA bundle, on the host.
@@ -47,6 +50,7 @@ pub(super) struct Config {
 
 wire_struct!(Config {
     own_pids,
+    chroot,
     single,
     ca,
     resolv_conf
@@ -60,7 +64,7 @@ pub(super) struct Standard {
 }
 
 /// BuildKit's name for all its steps.
-const HOSTNAME: &str = "buildkitsandbox";
+pub(super) const HOSTNAME: &str = "buildkitsandbox";
 
 /// Docker's, for steps that set none (BuildKit, util/system/path.go).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -78,7 +82,8 @@ const CA_VARIABLES: [&str; 7] = [
 
 /// A process that has done what every step begins with.
 pub(super) struct Prepared {
-    files: rootfs::Prepared,
+    /// None without namespaces.
+    files: Option<rootfs::Prepared>,
     security: Security,
 }
 
@@ -91,6 +96,16 @@ pub(super) fn prepare(
 ) -> Result<Prepared, Failure> {
     rustix::process::setsid().during("start a session")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    if config.chroot {
+        if security == Security::Sandbox {
+            // A container may not let its root do so, and then has bounds of its own.
+            _ = caps::bound(caps::DEFAULT);
+        }
+        return Ok(Prepared {
+            files: None,
+            security,
+        });
+    }
     if network == Network::None {
         sys::loopback_up().during("bring up the loopback device")?;
     }
@@ -98,7 +113,10 @@ pub(super) fn prepare(
     if security == Security::Sandbox {
         caps::bound(caps::DEFAULT).during("limit the capabilities")?;
     }
-    Ok(Prepared { files, security })
+    Ok(Prepared {
+        files: Some(files),
+        security,
+    })
 }
 
 /// Carries out a step, for whose kind this process was prepared. Returns only if the step's program could not be
@@ -127,13 +145,21 @@ fn become_step(
     standard: &Standard,
     supervisor: Option<OwnedFd>,
 ) -> Result<(), Failure> {
-    match rustix::system::sethostname(step.hostname.as_bytes()) {
-        // A container's seccomp filter may forbid it; the step then sees the container's name.
-        Ok(()) | Err(Os::PERM) => {}
-        Err(e) => return Err(e).during(format_args!("set the host name `{}`", step.hostname)),
+    match prepared.files {
+        Some(files) => {
+            match rustix::system::sethostname(step.hostname.as_bytes()) {
+                // A container's seccomp filter may forbid it; the step then sees the container's name.
+                Ok(()) | Err(Os::PERM) => {}
+                Err(e) => {
+                    return Err(e).during(format_args!("set the host name `{}`", step.hostname));
+                }
+            }
+            rootfs::enter(config, step, files)?;
+        }
+        // The name is the container's, and not ours to set.
+        None => chroot::enter(step)?,
     }
-    rootfs::enter(config, step, prepared.files)?;
-    standard_streams(standard).during("connect the standard streams")?;
+    standard_streams(config, standard).during("connect the standard streams")?;
     for limit in &step.ulimits {
         set_limit(limit)?;
     }
@@ -152,7 +178,11 @@ fn become_step(
     }
     if step.security == Security::Sandbox {
         // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.
-        sys::install_filter(&seccomp::program()).during("install the seccomp filter")?;
+        match sys::install_filter(&seccomp::program()) {
+            // Without namespaces there is none to be given up, and the container's own filter holds.
+            Err(error) if config.chroot && error.raw_os_error() == Some(libc::EACCES) => {}
+            installed => installed.during("install the seccomp filter")?,
+        }
         if other {
             // A user namespace begins with all capabilities in the bounding set.
             caps::bound(caps::DEFAULT).during("limit the capabilities")?;
@@ -185,9 +215,11 @@ fn not_supervised(error: io::Error) -> Failure {
     }
 }
 
-fn standard_streams(standard: &Standard) -> io::Result<()> {
+fn standard_streams(config: &Config, standard: &Standard) -> io::Result<()> {
     match &standard.stdin {
         Some(stdin) => sys::dup_to(stdin, 0)?,
+        // The step's own may be missing. This process has the zygote's, which is one.
+        None if config.chroot => {}
         None => {
             let null =
                 rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;

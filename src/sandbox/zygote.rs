@@ -209,9 +209,9 @@ impl Zygote {
     /// Starts a zygote in the namespaces of this process, which must have one thread, and a pid namespace of its own
     /// if `/proc` can be mounted there.
     pub(super) fn start(config: &mut Config) -> io::Result<Self> {
-        config.own_pids = true;
+        config.own_pids = !config.chroot;
         let (zygote, hello) = Self::spawn(config)?;
-        if hello.proc {
+        if hello.proc || config.chroot {
             return Ok(zygote);
         }
         drop(zygote);
@@ -475,6 +475,9 @@ fn hand_over(ready: Ready, fds: &[OwnedFd]) -> Option<Running> {
 }
 
 fn namespaces(config: &Config, network: Network) -> libc::c_int {
+    if config.chroot {
+        return 0;
+    }
     let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if config.own_pids {
         namespaces |= libc::CLONE_NEWPID;
