@@ -51,6 +51,7 @@ use rbuild_llb::frontend::GoalKind;
 use rbuild_llb::frontend::NamedContext;
 use rbuild_llb::frontend::Outline;
 use rbuild_llb::frontend::Pins;
+use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SecurityMode;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::pattern::read_ignore_file;
@@ -322,10 +323,13 @@ fn enter(
             fetched.map_err(|error| failure::at(error, vertex.meta.spans.first()))?;
         }
     }
+    let networked = looked_up.pending().any(
+        |(_, vertex)| matches!(&vertex.op, Op::Exec(exec) if exec.network == NetworkMode::Default),
+    );
     progress.pause();
     let entered = sandbox::enter(sandboxing).map_err(failure::sandbox)?;
     let remark = entered.remark().map(str::to_owned);
-    entered.expect(processes);
+    entered.expect(processes, networked);
     engine.set_executor(Box::new(entered), processes);
     engine.expect(looked_up.pending().map(|(_, vertex)| vertex));
     progress.resume();

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use rbuild_cache::Follow;
 use rbuild_cache::LayerRef;
@@ -19,6 +20,7 @@ use rbuild_llb::KeyRecord;
 use rbuild_llb::Vertex;
 use rbuild_llb::event::Event;
 use rbuild_llb::event::LogEvent;
+use rbuild_llb::event::VertexEvent;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::ExecOp;
 use rbuild_llb::op::Mount;
@@ -47,6 +49,7 @@ use crate::sandbox::SandboxError;
 use crate::sandbox::Security;
 use crate::sandbox::Step;
 use crate::sandbox::Stream;
+use crate::sandbox::Uplink;
 use crate::solver::Input;
 use crate::solver::InputKey;
 use crate::solver::StepControl;
@@ -58,6 +61,12 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
 
     /// How owners are kept in them.
     fn ownership(&self) -> Ownership;
+
+    /// What is worth saying about the network that steps have by default. It may have to be waited for.
+    ///
+    /// # Errors
+    /// If that was cancelled, or cannot be known.
+    fn network_remark(&self, cancel: &CancelToken) -> Result<Option<String>, SandboxError>;
 
     /// Runs one step to its end.
     ///
@@ -81,6 +90,13 @@ impl Executor for Sandbox {
             sandbox::Rung::Single => Ownership::Logical,
             _ => Ownership::Keep,
         }
+    }
+
+    fn network_remark(&self, cancel: &CancelToken) -> Result<Option<String>, SandboxError> {
+        Ok(match self.uplink(cancel)? {
+            Uplink::Own(_) => None,
+            Uplink::Shared(why) => Some(format!("steps use this machine's own network: {why}")),
+        })
     }
 
     fn run(
@@ -263,6 +279,9 @@ impl Engine<'_> {
                 timestamp: clock::now(),
             }));
         };
+        if op.network == NetworkMode::Default {
+            self.remark_on_network(executor, step)?;
+        }
         let exit = executor.run(&spec, &mut log, step.cancel)?;
         drop(caches);
         if step.cancel.is_cancelled() {
@@ -282,6 +301,31 @@ impl Engine<'_> {
         };
         self.workspaces.give_back(workspace);
         Ok(outputs)
+    }
+
+    /// Says once what is worth saying about the network that steps have.
+    fn remark_on_network(
+        &self,
+        executor: &dyn Executor,
+        step: &StepControl<'_>,
+    ) -> Result<(), OpError> {
+        let remark = executor.network_remark(step.cancel)?;
+        if let Some(text) = remark
+            && !self.network_was_remarked.swap(true, Ordering::Relaxed)
+        {
+            let now = Some(clock::now());
+            (step.events)(Event::Vertex(VertexEvent {
+                digest: format!("sha256:{}", blake3::hash(text.as_bytes()).to_hex()),
+                inputs: Vec::new(),
+                name: format!("[internal] {text}"),
+                started: now,
+                completed: now,
+                cached: false,
+                error: String::new(),
+                why: String::new(),
+            }));
+        }
+        Ok(())
     }
 
     /// Keeps what a failed process wrote, if that is wanted of its step.
@@ -499,7 +543,8 @@ fn environment(proxies: &[String], env: &[String], home: &str) -> Vec<OsString> 
 
 fn network(mode: NetworkMode) -> Network {
     match mode {
-        NetworkMode::Default | NetworkMode::Host => Network::Host,
+        NetworkMode::Default => Network::Default,
+        NetworkMode::Host => Network::Host,
         NetworkMode::None => Network::None,
     }
 }

@@ -312,6 +312,8 @@ pub struct Engine<'a> {
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
     /// Whether a process failed when the store's disk had next to nothing free.
     filled: AtomicBool,
+    /// Whether it was said that the network of steps is not what it could be.
+    network_was_remarked: AtomicBool,
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -361,6 +363,7 @@ impl<'a> Engine<'a> {
             counterparts: OnceLock::new(),
             left: Mutex::default(),
             filled: AtomicBool::new(false),
+            network_was_remarked: AtomicBool::new(false),
         }
     }
 

@@ -61,6 +61,10 @@ impl Executor for Writer {
         Ownership::Logical
     }
 
+    fn network_remark(&self, _: &CancelToken) -> Result<Option<String>, SandboxError> {
+        Ok(None)
+    }
+
     fn run(
         &self,
         step: &Step,

@@ -1,5 +1,6 @@
 //! The process of a step, from its birth to execve(2).
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::ffi::OsStr;
 use std::ffi::OsString;
@@ -23,11 +24,13 @@ use super::error::Errno;
 use super::error::Failure;
 use super::rootfs;
 use super::seccomp;
-use super::step::Network;
+use super::step::Reach;
 use super::step::Security;
 use super::step::Step;
 use super::step::Ulimit;
 use super::sys;
+use super::uplink;
+use super::uplink::Router;
 use super::wire::Blob;
 use super::wire::wire_struct;
 
@@ -42,13 +45,28 @@ pub(super) struct Config {
     pub(super) ca: Option<PathBuf>,
     /// Content of `/etc/resolv.conf`.
     pub(super) resolv_conf: Blob,
+    /// The default network, if there is anything to try.
+    pub(super) uplink: Option<uplink::Plan>,
+}
+
+impl Config {
+    /// Content of a step's `/etc/resolv.conf`.
+    pub(super) fn resolv_conf(&self, reach: Reach) -> Cow<'_, [u8]> {
+        match &self.uplink {
+            Some(plan) if reach == Reach::Uplink => {
+                uplink::resolv_conf(&self.resolv_conf.0, plan.resolver()).into()
+            }
+            _ => self.resolv_conf.0.as_slice().into(),
+        }
+    }
 }
 
 wire_struct!(Config {
     own_pids,
     single,
     ca,
-    resolv_conf
+    resolv_conf,
+    uplink
 });
 
 /// Descriptors of the step's process.
@@ -78,26 +96,34 @@ const CA_VARIABLES: [&str; 7] = [
 /// A process that has done what every step begins with.
 pub(super) struct Prepared {
     files: rootfs::Prepared,
+    reach: Reach,
     security: Security,
 }
 
 /// Begins a step in this process, which must be in new mount, IPC and UTS namespaces, and in a new network namespace
-/// unless `network` is the host's. Its signals have their default actions.
+/// if `reach` is [`Reach::None`]; if it is [`Reach::Uplink`], by `router`. Its signals have their default actions.
 pub(super) fn prepare(
     config: &Config,
-    network: Network,
+    reach: Reach,
+    router: Option<&Router>,
     security: Security,
 ) -> Result<Prepared, Failure> {
     rustix::process::setsid().during("start a session")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    if network == Network::None {
-        sys::loopback_up().during("bring up the loopback device")?;
+    match (reach, router) {
+        (Reach::None, _) => sys::loopback_up().during("bring up the loopback device")?,
+        (Reach::Uplink, Some(router)) => router.join().during("connect the step to the uplink")?,
+        _ => {}
     }
-    let files = rootfs::prepare(config, network, security)?;
+    let files = rootfs::prepare(config, reach, security)?;
     if security == Security::Sandbox {
         caps::bound(caps::DEFAULT).during("limit the capabilities")?;
     }
-    Ok(Prepared { files, security })
+    Ok(Prepared {
+        files,
+        reach,
+        security,
+    })
 }
 
 /// Carries out a step, for whose kind this process was prepared. Returns only if the step's program could not be
@@ -129,6 +155,7 @@ fn become_step(
         Ok(()) | Err(Os::PERM) => {}
         Err(e) => return Err(e).during(format_args!("set the host name `{}`", step.hostname)),
     }
+    let reach = prepared.reach;
     rootfs::enter(config, step, prepared.files)?;
     standard_streams(standard).during("connect the standard streams")?;
     for limit in &step.ulimits {
@@ -141,6 +168,9 @@ fn become_step(
     let other = config.single && (step.uid, step.gid) != (0, 0);
     if other {
         map_single(step).during(format_args!("become user {}:{}", step.uid, step.gid))?;
+    }
+    if (step.security, reach) == (Security::Sandbox, Reach::Shared) {
+        sys::close_abstract_sockets().during("close abstract sockets to the step")?;
     }
     if step.security == Security::Sandbox {
         // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.

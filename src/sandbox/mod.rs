@@ -35,6 +35,7 @@ mod rootfs;
 mod seccomp;
 mod step;
 mod sys;
+mod uplink;
 mod userns;
 mod wire;
 mod zygote;
@@ -44,6 +45,9 @@ use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::OnceLock;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -71,6 +75,7 @@ pub use zygote::zygote_main_if_asked;
 
 use child::Config;
 use child::Standard;
+use step::Reach;
 use userns::EnterError;
 use userns::Ids;
 use wire::Blob;
@@ -118,6 +123,15 @@ pub enum Stream {
     Stderr,
 }
 
+/// What the steps of [`Network::Default`] have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Uplink {
+    /// Network namespaces of their own, connected by this program.
+    Own(String),
+    /// The builder's network, and why.
+    Shared(String),
+}
+
 /// This process is inside; steps can run.
 pub struct Sandbox {
     zygote: Zygote,
@@ -125,6 +139,9 @@ pub struct Sandbox {
     domain: String,
     remark: Option<String>,
     oom: oom::Counter,
+    uplink: OnceLock<Uplink>,
+    /// Where the zygote says how the uplink's start went, if it was asked to start it.
+    connecting: Mutex<Option<OwnedFd>>,
     /// Steps that will come, as far as is known.
     expected: AtomicUsize,
 }
@@ -181,15 +198,27 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         single: rung == Rung::Single,
         ca,
         resolv_conf: Blob(resolv_conf),
+        uplink: None,
     };
+    let uplink = OnceLock::new();
+    match uplink::Plan::make() {
+        Ok(plan) => config.uplink = Some(plan),
+        Err(why) => drop(uplink.set(Uplink::Shared(why))),
+    }
     let zygote =
         Zygote::start(&mut config).map_err(failed("start the process that starts steps"))?;
+    if !config.own_pids {
+        let why = "there are no pid namespaces to end its uplink with the build";
+        drop(uplink.set(Uplink::Shared(why.to_owned())));
+    }
     Ok(Sandbox {
         zygote,
         rung,
         domain,
         remark,
         oom,
+        uplink,
+        connecting: Mutex::new(None),
         expected: AtomicUsize::new(0),
     })
 }
@@ -221,12 +250,67 @@ impl Sandbox {
 
     /// Says that `steps` calls of [`run`](Self::run) will come: what they have in common is then made beforehand. More or
     /// fewer may come.
-    pub fn expect(&self, steps: usize) {
+    ///
+    /// If some want the default network, it is got ready as well, without waiting for it.
+    pub fn expect(&self, steps: usize, networked: bool) {
         self.expected.store(steps, Relaxed);
+        if networked {
+            // As below.
+            drop(self.connect());
+        }
         if steps > 0 {
             // Should the zygote be gone, the first step will say so.
             drop(self.zygote.expect_step());
         }
+    }
+
+    /// Has the uplink started, if nobody has.
+    fn connect(&self) -> io::Result<()> {
+        let mut connecting = self
+            .connecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if self.uplink.get().is_none() && connecting.is_none() {
+            *connecting = Some(self.zygote.connect()?);
+        }
+        Ok(())
+    }
+
+    /// The default network. Starts it if [`expect`](Self::expect) has not, and waits until it is known, at most some
+    /// seconds; less if `cancel` is cancelled.
+    pub fn uplink(&self, cancel: &CancelToken) -> Result<&Uplink, SandboxError> {
+        let failed = |doing| move |source| SandboxError::Zygote { doing, source };
+        if let Some(uplink) = self.uplink.get() {
+            return Ok(uplink);
+        }
+        self.connect().map_err(failed("ask for the uplink"))?;
+        let connecting = self
+            .connecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(told) = connecting.as_ref() else {
+            return Err(SandboxError::Cancelled);
+        };
+        if let Some(uplink) = self.uplink.get() {
+            return Ok(uplink);
+        }
+        let waking = rustix::io::fcntl_dupfd_cloexec(told, 3)
+            .map_err(|e| failed("wait for the uplink")(e.into()))?;
+        let _woken_on_cancel = cancel.on_cancel(move || {
+            // It fails if nobody is at the other end, of which the reader learns as well.
+            _ = rustix::net::shutdown(&waking, rustix::net::Shutdown::Both);
+        });
+        let said = zygote::receive::<{ uplink::LONGEST }>(told)
+            .map_err(|e| failed("wait for the uplink")(e.into()))?;
+        if cancel.is_cancelled() {
+            return Err(SandboxError::Cancelled);
+        }
+        let outcome = said.and_then(|(bytes, _)| wire::decode(&bytes));
+        Ok(self.uplink.get_or_init(|| match outcome {
+            Some(uplink::Outcome::Up { program }) => Uplink::Own(program),
+            Some(uplink::Outcome::Down { why }) => Uplink::Shared(why),
+            None => Uplink::Shared("the process that starts steps is gone".to_owned()),
+        }))
     }
 
     /// Runs a step to its end, handing on what it writes as it comes. When `cancel` is cancelled, the step is killed.
@@ -238,6 +322,14 @@ impl Sandbox {
         cancel: &CancelToken,
     ) -> Result<Exit, SandboxError> {
         let failed = |doing| move |source| SandboxError::Zygote { doing, source };
+        let reach = match step.network {
+            Network::Host => Reach::Host,
+            Network::None => Reach::None,
+            Network::Default => match self.uplink(cancel)? {
+                Uplink::Own(_) => Reach::Uplink,
+                Uplink::Shared(_) => Reach::Shared,
+            },
+        };
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
         let (out, stdout) = pipe().map_err(failed("make a pipe"))?;
         let (err, stderr) = pipe().map_err(failed("make a pipe"))?;
@@ -257,7 +349,12 @@ impl Sandbox {
             .fetch_update(Relaxed, Relaxed, |steps| steps.checked_sub(1));
         let status = self
             .zygote
-            .start_step(step, &standard, another.is_ok_and(|before| before > 1))
+            .start_step(
+                step,
+                reach,
+                &standard,
+                another.is_ok_and(|before| before > 1),
+            )
             .map_err(failed("ask for a step to be started"))?;
         drop(standard);
         let status = Arc::new(status);

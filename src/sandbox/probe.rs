@@ -14,6 +14,7 @@ use super::Settings;
 use super::mounts;
 use super::sys;
 use super::sys::Fork;
+use super::uplink;
 use super::userns;
 use super::userns::EnterError;
 use super::userns::Ids;
@@ -85,6 +86,7 @@ pub fn probe(settings: &Settings) -> Report {
     let mut findings = vec![kernel()];
     let plan = userns::plan();
     findings.extend(plan.as_ref().ok().map(|plan| granted(plan, user)));
+    let inside = plan.clone();
     let place = match settings.store.is_dir() {
         true => &settings.store,
         false => &settings.temp_dir,
@@ -124,7 +126,46 @@ pub fn probe(settings: &Settings) -> Report {
     if findings.iter().any(|f| f.state == State::Missing) {
         rung = Rung::None;
     }
+    if rung != Rung::None {
+        findings.push(uplink(inside));
+    }
     Report { rung, findings }
+}
+
+/// The default network of steps, by starting it.
+fn uplink(plan: Result<userns::Plan, String>) -> Finding {
+    let tried = in_child(0, || {
+        let entered = userns::enter(plan).map_err(|_| "there is no user namespace".to_owned());
+        let made_private = |_| {
+            let private = rustix::mount::MountPropagationFlags::PRIVATE
+                | rustix::mount::MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", private).map_err(|e| e.to_string())
+        };
+        wire::encode(&match entered
+            .and_then(made_private)
+            .and_then(|()| uplink::try_out())
+        {
+            Ok(program) => uplink::Outcome::Up { program },
+            Err(why) => uplink::Outcome::Down { why },
+        })
+    });
+    match tried.ok().and_then(|bytes| wire::decode(&bytes)) {
+        Some(uplink::Outcome::Up { program }) => finding(
+            format!("a network of their own for steps, through {program}"),
+            State::Good,
+            None,
+        ),
+        Some(uplink::Outcome::Down { why }) => Finding {
+            fix: Some(uplink::fix(&why).to_owned()),
+            what: format!("steps use this machine's own network: {why}"),
+            state: State::Limited,
+        },
+        None => finding(
+            "steps use this machine's own network: nothing can be tried",
+            State::Limited,
+            None,
+        ),
+    }
 }
 
 fn os(errno: i32) -> io::Error {

@@ -48,7 +48,7 @@ use super::mounts;
 use super::probe::OVERLAY_FIX;
 use super::step::Mount;
 use super::step::MountSource;
-use super::step::Network;
+use super::step::Reach;
 use super::step::Root;
 use super::step::Security;
 use super::step::Step;
@@ -88,7 +88,7 @@ pub(super) struct Prepared {
 /// Makes the scratch the current directory, and in it what every step gets.
 pub(super) fn prepare(
     config: &Config,
-    network: Network,
+    reach: Reach,
     security: Security,
 ) -> Result<Prepared, Failure> {
     let proc = kernelfs::proc(config).during("mount /proc")?;
@@ -104,8 +104,8 @@ pub(super) fn prepare(
         .and_then(|()| rustix::process::fchdir(&scratch))
         .during("mount a tmpfs in the step's namespace")?;
     Ok(Prepared {
-        kernel: kernelfs::mount_all(network, security, &proc)?,
-        resolv_conf: memory_file("/etc/resolv.conf", &config.resolv_conf.0, "resolv")?,
+        kernel: kernelfs::mount_all(reach, security, &proc)?,
+        resolv_conf: memory_file("/etc/resolv.conf", &config.resolv_conf(reach), "resolv")?,
     })
 }
 

@@ -107,13 +107,36 @@ pub enum MountSource {
     },
 }
 
-/// What a step may reach.
+/// What network a step asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
+    /// The build's uplink, in a network namespace of the step's own; where there is none, the builder's own network
+    /// without its abstract sockets.
+    Default,
     /// The builder's own network, abstract sockets included.
     Host,
     /// Loopback only.
     None,
+}
+
+/// What network a step gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// A namespace of its own, with a link to the uplink.
+    Uplink,
+    /// The builder's, for want of an uplink. Abstract sockets are closed to it where the kernel can do that.
+    Shared,
+    /// The builder's, as was asked for.
+    Host,
+    /// A namespace of its own, with loopback only.
+    None,
+}
+
+impl Reach {
+    /// Whether the step has a network namespace of its own.
+    pub(super) fn is_own(self) -> bool {
+        matches!(self, Self::Uplink | Self::None)
+    }
 }
 
 /// How closely a step is confined.
@@ -181,7 +204,8 @@ wire_struct!(Root {
 });
 wire_struct!(Mount { dest, source });
 wire_struct!(Ulimit { name, soft, hard });
-wire_enum!(Network { 0 => Host, 1 => None });
+wire_enum!(Network { 0 => Default, 1 => Host, 2 => None });
+wire_enum!(Reach { 0 => Uplink, 1 => Shared, 2 => Host, 3 => None });
 wire_enum!(Security { 0 => Sandbox, 1 => Insecure });
 
 impl Wire for MountSource {

@@ -217,6 +217,33 @@ pub(super) fn new_session_keyring() -> io::Result<()> {
     Ok(())
 }
 
+/// Lets neither this process nor its descendants connect to abstract sockets of others (landlock(7), Linux 6.12).
+/// Without rules about files it leaves mounting as it is. An older kernel is let be.
+pub(super) fn close_abstract_sockets() -> io::Result<()> {
+    // struct landlock_ruleset_attr: rights to files, rights to ports, what is scoped.
+    let attributes = [0_u64, 0, 1];
+    // SAFETY: the attributes outlive the call, and the size is theirs.
+    let ruleset = checked(unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            &raw const attributes,
+            size_of_val(&attributes),
+            0,
+        )
+    });
+    let ruleset = match ruleset.map_err(|e| e.raw_os_error()) {
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd as RawFd) },
+        Err(Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::E2BIG | libc::EINVAL | libc::EPERM)) => {
+            return Ok(());
+        }
+        Err(_) => return Err(io::Error::last_os_error()),
+    };
+    // SAFETY: takes a descriptor that is open, and no memory.
+    checked(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) })?;
+    Ok(())
+}
+
 /// Sets a resource limit, `resource` a `RLIMIT_…` number.
 pub(super) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 {

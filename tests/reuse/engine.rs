@@ -224,6 +224,10 @@ impl Executor for Shell {
         Ownership::Logical
     }
 
+    fn network_remark(&self, _: &CancelToken) -> Result<Option<String>, SandboxError> {
+        Ok(None)
+    }
+
     fn run(
         &self,
         process: &Process,
