@@ -64,6 +64,8 @@ pub struct BuildRequest {
     pub extra_hosts: Vec<(String, String)>,
     /// `--ulimit`.
     pub ulimits: Vec<Ulimit>,
+    /// `--shm-size`, bytes; 0 if nothing is said.
+    pub shm_size: u64,
     /// `--secret`, by id.
     pub secrets: BTreeMap<String, SecretSource>,
     /// `--ssh`: agent sockets, by id.

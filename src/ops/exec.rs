@@ -34,6 +34,7 @@ use super::OpError;
 use super::StepResult;
 use super::copy;
 use super::file::hidden;
+use super::ssh;
 use super::stack::layers_value;
 use super::stack::snapshot_of;
 use super::workspace::WorkDirs;
@@ -220,6 +221,7 @@ impl Engine<'_> {
         }
         let mut mounts = Vec::new();
         let caches = self.caches(op, inputs, step)?;
+        let mut agents = Vec::new();
         for (index, mount) in op
             .mounts
             .iter()
@@ -227,9 +229,21 @@ impl Engine<'_> {
             .filter(|(_, mount)| mount.dest != "/")
         {
             let dir = workspace.path().join(format!("mount{index}"));
-            let source = match caches.source(index, mount) {
-                Some(source) => Some(source),
-                None => self.mount_source(mount, inputs, &dir, step)?,
+            let source = match (
+                caches.source(index, mount),
+                self.agent(mount, workspace.path(), index)?,
+            ) {
+                (Some(source), _) => Some(source),
+                (None, Some(agent)) => {
+                    let path = agent.socket.clone();
+                    agents.push(agent);
+                    Some(MountSource::Bind {
+                        path,
+                        subpath: PathBuf::new(),
+                        readonly: false,
+                    })
+                }
+                (None, None) => self.mount_source(mount, inputs, &dir, step)?,
             };
             if let Some(source) = source {
                 mounts.push(sandbox::Mount {
@@ -284,6 +298,7 @@ impl Engine<'_> {
         }
         let exit = executor.run(&spec, &mut log, step.cancel)?;
         drop(caches);
+        drop(agents);
         if step.cancel.is_cancelled() {
             return Err(OpError::Cancelled);
         }
@@ -478,13 +493,34 @@ impl Engine<'_> {
                 },
                 None => return Ok(None),
             },
-            MountKind::Ssh { id, optional, .. } => {
-                if *optional {
-                    return Ok(None);
-                }
-                return Err(OpError::SshAgent { id: id.clone() });
-            }
+            // Had before if there is one.
+            MountKind::Ssh { optional: true, .. } => return Ok(None),
+            MountKind::Ssh { id, .. } => return Err(OpError::SshAgent { id: id.clone() }),
         }))
+    }
+
+    /// The ssh agent that a mount asks for, if the build was given it.
+    fn agent(
+        &self,
+        mount: &Mount,
+        dir: &Path,
+        index: usize,
+    ) -> Result<Option<ssh::Forward>, OpError> {
+        let MountKind::Ssh {
+            id, uid, gid, mode, ..
+        } = &mount.kind
+        else {
+            return Ok(None);
+        };
+        let Some(agent) = self.options.ssh.get(id) else {
+            return Ok(None);
+        };
+        let access = ssh::Access {
+            uid: *uid,
+            gid: *gid,
+            mode: *mode,
+        };
+        ssh::Forward::start(agent, dir, &format!("agent{index}"), access).map(Some)
     }
 
     fn secret(&self, id: &str, optional: bool) -> Result<Option<Vec<u8>>, OpError> {

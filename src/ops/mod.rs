@@ -18,6 +18,7 @@ pub mod owner;
 mod pull;
 mod remote;
 pub mod source;
+mod ssh;
 pub mod stack;
 #[cfg(test)]
 mod tests;
@@ -151,7 +152,7 @@ pub enum OpError {
         what: String,
     },
     /// An ssh mount that is `required`.
-    #[error("ssh agent `{id}` is required, and steps are given no agents")]
+    #[error("ssh agent `{id}` is required, and the build was given none of that name")]
     SshAgent {
         /// The mount's `id`.
         id: String,
@@ -276,6 +277,8 @@ pub struct EngineOptions {
     pub locals: BTreeMap<String, LocalRoot>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// Sockets of ssh agents by id.
+    pub ssh: BTreeMap<String, PathBuf>,
     /// What earlier builds of the same plan are found under, to explain misses.
     pub plan: String,
     /// Times of files the build itself makes, Unix seconds; `None` for now.

@@ -50,6 +50,15 @@ pub(super) struct Config {
 }
 
 impl Config {
+    /// The address by which a step reaches this machine.
+    pub(super) fn host_address(&self, reach: Reach) -> String {
+        let outward = self.uplink.as_ref().and_then(uplink::Plan::host);
+        match (reach, outward) {
+            (Reach::Uplink, Some(address)) => address,
+            _ => "127.0.0.1".to_owned(),
+        }
+    }
+
     /// Content of a step's `/etc/resolv.conf`.
     pub(super) fn resolv_conf(&self, reach: Reach) -> Cow<'_, [u8]> {
         match &self.uplink {

@@ -63,6 +63,7 @@ pub use probe::Report;
 pub use probe::State;
 pub use probe::probe;
 pub(crate) use rootfs::MAX_LOWERS;
+pub use step::HOST_GATEWAY;
 pub use step::Mount;
 pub use step::MountSource;
 pub use step::Network;

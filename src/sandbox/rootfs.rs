@@ -46,6 +46,7 @@ use super::error::Failure;
 use super::kernelfs;
 use super::mounts;
 use super::probe::OVERLAY_FIX;
+use super::step::HOST_GATEWAY;
 use super::step::Mount;
 use super::step::MountSource;
 use super::step::Reach;
@@ -83,6 +84,8 @@ pub(super) struct Prepared {
     /// A directory of the scratch with `proc`, `sys` and `dev`.
     kernel: OwnedFd,
     resolv_conf: ToMount,
+    /// What [`HOST_GATEWAY`] stands for.
+    host: String,
 }
 
 /// Makes the scratch the current directory, and in it what every step gets.
@@ -106,13 +109,15 @@ pub(super) fn prepare(
     Ok(Prepared {
         kernel: kernelfs::mount_all(reach, security, &proc)?,
         resolv_conf: memory_file("/etc/resolv.conf", &config.resolv_conf(reach), "resolv")?,
+        host: config.host_address(reach),
     })
 }
 
 /// Makes the step's file system and moves the process into it. Afterwards `/` is the step's and nothing of the
 /// host's can be reached by a path.
 pub(super) fn enter(config: &Config, step: &Step, prepared: Prepared) -> Result<(), Failure> {
-    let mut all = etc_files(config, step, prepared.resolv_conf)?;
+    let hosts = hosts(&step.hostname, &step.hosts, &prepared.host);
+    let mut all = etc_files(config, &hosts, prepared.resolv_conf)?;
     let files = all.len();
     for mount in &step.mounts {
         all.push(prepare_mount(mount, all.len())?);
@@ -180,8 +185,7 @@ fn path_flags() -> rustix::fs::OFlags {
 }
 
 /// `/etc/hosts`, `/etc/resolv.conf` and the CA bundle.
-fn etc_files(config: &Config, step: &Step, resolv_conf: ToMount) -> Result<Vec<ToMount>, Failure> {
-    let hosts = hosts(&step.hostname, &step.hosts);
+fn etc_files(config: &Config, hosts: &str, resolv_conf: ToMount) -> Result<Vec<ToMount>, Failure> {
     let mut files = vec![
         memory_file("/etc/hosts", hosts.as_bytes(), "hosts")?,
         resolv_conf,
@@ -201,10 +205,14 @@ fn etc_files(config: &Config, step: &Step, resolv_conf: ToMount) -> Result<Vec<T
 }
 
 /// The lines BuildKit writes, then the extra ones.
-fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
+fn hosts(hostname: &str, extra: &[(String, String)], host: &str) -> String {
     let mut text =
         format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in extra {
+        let address = match address.as_str() {
+            HOST_GATEWAY => host,
+            address => address,
+        };
         writeln!(text, "{address}\t{name}").expect("a string takes everything");
     }
     text

@@ -34,13 +34,16 @@ pub struct Step {
     pub security: Security,
     /// Host name; empty for `buildkitsandbox`, BuildKit's.
     pub hostname: String,
-    /// Lines of `/etc/hosts`: name and address.
+    /// Lines of `/etc/hosts`: name and address, or [`HOST_GATEWAY`].
     pub hosts: Vec<(String, String)>,
     /// Resource limits.
     pub ulimits: Vec<Ulimit>,
     /// Standard input; `None` for `/dev/null`.
     pub stdin: Option<Vec<u8>>,
 }
+
+/// Stands for the address by which a step reaches this machine: as docker has it.
+pub const HOST_GATEWAY: &str = "host-gateway";
 
 /// The file system at `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -114,8 +114,8 @@ fn what_listens_on_the_hosts_loopback_address_is_out_of_reach() {
     }
     // What the host offers by its other addresses is there.
     let gate = Gate::new();
+    let script = format!("/bin/busybox {} && echo passed", gate.pass());
     std::thread::scope(|scope| {
-        let script = format!("/bin/busybox {} && echo passed", gate.pass());
         let step = scope.spawn(|| fixture.sh(&[], &script).stdout());
         gate.wait().go_on();
         assert_eq!(step.join().unwrap(), "passed\n");

@@ -24,12 +24,16 @@ mod programs;
 use std::fs;
 use std::fs::File;
 use std::io;
+use std::net::Ipv4Addr;
+use std::net::SocketAddrV4;
 use std::os::fd::AsFd as _;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rustix::net::AddressFamily;
+use rustix::net::SocketType;
 use rustix::process::WaitId;
 use rustix::process::WaitIdOptions;
 use rustix::thread::LinkNameSpaceType;
@@ -63,10 +67,16 @@ wire_enum!(Outcome {
 pub(super) struct Plan {
     /// The first address of the 65536 that are used.
     network: u32,
+    /// The address by which others reach this machine, if any do.
+    host: Option<u32>,
     /// To be tried in this order.
     programs: Vec<Program>,
 }
-wire_struct!(Plan { network, programs });
+wire_struct!(Plan {
+    network,
+    host,
+    programs
+});
 
 /// Networks that may be used, the first that this machine has no route to. None is a default of docker, podman,
 /// libvirt or Kubernetes.
@@ -99,8 +109,16 @@ impl Plan {
         if programs.is_empty() {
             return Err("neither slirp4netns nor pasta is installed".to_owned());
         }
-        let network = free_network(&routes);
-        Ok(Self { network, programs })
+        Ok(Self {
+            network: free_network(&routes),
+            host: outward(),
+            programs,
+        })
+    }
+
+    /// The address by which a step reaches this machine.
+    pub(super) fn host(&self) -> Option<String> {
+        Some(Ipv4Addr::from_bits(self.host?).to_string())
     }
 
     /// The address at which the uplink answers questions about names.
@@ -122,6 +140,16 @@ fn parse_routes(text: &str) -> Vec<(u32, u32)> {
             Some((number(fields.get(1)?)?, number(fields.get(7)?)?))
         })
         .collect()
+}
+
+/// The address of ours that packets to the outside bear. None is sent.
+fn outward() -> Option<u32> {
+    let kind = (AddressFamily::INET, SocketType::DGRAM);
+    let socket = rustix::net::socket(kind.0, kind.1, None).ok()?;
+    let somewhere = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 9);
+    rustix::net::connect(&socket, &somewhere).ok()?;
+    let own = SocketAddrV4::try_from(rustix::net::getsockname(&socket).ok()?).ok()?;
+    Some(own.ip().to_bits())
 }
 
 fn free_network(routes: &[(u32, u32)]) -> u32 {
