@@ -76,6 +76,9 @@ struct Args {
     ulimit: Vec<Ulimit>,
     #[arg(long)]
     stdin: Option<String>,
+    /// Another process is process 1.
+    #[arg(long)]
+    init: bool,
     #[arg(long)]
     ca: Option<PathBuf>,
     #[arg(long, default_value = "/tmp")]
@@ -171,6 +174,7 @@ impl Args {
             hosts: self.host.clone(),
             ulimits: self.ulimit.clone(),
             stdin: self.stdin.clone().map(String::into_bytes),
+            init: self.init,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the user asked for, validated: `cli` makes it, `pipeline` carries it out.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -375,8 +376,19 @@ pub struct RunRequest {
     pub volumes: Vec<Volume>,
     /// `--network`.
     pub network: NetworkMode,
+    /// `-p`.
+    pub ports: Vec<PublishedPort>,
     /// Everything that is not about this one run.
     pub settings: Settings,
+}
+
+/// A TCP port of this machine that leads to one of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishedPort {
+    /// Where to listen; port 0 for any that is free.
+    pub host: SocketAddr,
+    /// The container's.
+    pub container: u16,
 }
 
 /// A directory or file of this machine in a container.

@@ -282,6 +282,7 @@ impl Engine<'_> {
                 })
                 .collect(),
             stdin: None,
+            init: false,
         };
         let mut log = |stream: Stream, data: &[u8]| {
             let stream = if stream == Stream::Stdout { 1 } else { 2 };
@@ -426,6 +427,7 @@ impl Engine<'_> {
             hosts: Vec::new(),
             ulimits: Vec::new(),
             stdin: None,
+            init: true,
         };
         Ok(executor.run(&spec, output, self.cancel)?)
     }

@@ -15,6 +15,8 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::Uid;
 use rustix::io::Errno as Os;
+use rustix::process::Signal;
+use rustix::process::WaitOptions;
 use rustix::thread::CapabilitySet;
 use rustix::thread::UnshareFlags;
 
@@ -29,6 +31,7 @@ use super::step::Security;
 use super::step::Step;
 use super::step::Ulimit;
 use super::sys;
+use super::sys::Fork;
 use super::uplink;
 use super::uplink::Router;
 use super::wire::Blob;
@@ -109,6 +112,15 @@ pub(super) struct Prepared {
     security: Security,
 }
 
+impl Prepared {
+    /// The step's network namespace, if it has one of its own.
+    pub(super) fn netns(&self) -> Option<OwnedFd> {
+        let is_own = self.reach.is_own();
+        let own = is_own.then(|| self.files.open_proc("self/ns/net"));
+        own.and_then(Result::ok)
+    }
+}
+
 /// Begins a step in this process, which must be in new mount, IPC and UTS namespaces, and in a new network namespace
 /// if `reach` is [`Reach::None`]; if it is [`Reach::Uplink`], by `router`. Its signals have their default actions.
 pub(super) fn prepare(
@@ -147,11 +159,55 @@ pub(super) fn run(
     if step.hostname.is_empty() {
         HOSTNAME.clone_into(&mut step.hostname);
     }
-    match become_step(config, prepared, &step, standard) {
+    let begun = become_step(config, prepared, &step, standard);
+    let begun = begun.and_then(|()| match step.init {
+        true => leave_to_child().during("start a process for the step"),
+        false => Ok(()),
+    });
+    match begun {
         Ok(()) => exec(config, &step),
         Err(failure) => failure,
     }
 }
+
+/// Goes on in a child of this process, which stays behind as process 1: it hands on signals, collects what ends, and ends
+/// as the child does.
+fn leave_to_child() -> io::Result<()> {
+    let signals = [&FORWARDED[..], &[libc::SIGCHLD]].concat();
+    sys::block_signals(&signals)?;
+    let child = match sys::fork(0)? {
+        Fork::Child => {
+            sys::reset_signals();
+            return Ok(());
+        }
+        Fork::Parent(child, _) => child,
+    };
+    // The step's program may look at what this process has open.
+    sys::close_all_but_standard();
+    loop {
+        match sys::next_signal(&signals) {
+            Ok(libc::SIGCHLD) => {}
+            Ok(signal) => {
+                if let Some(signal) = Signal::from_named_raw(signal) {
+                    // If it has ended the next turn says so.
+                    _ = rustix::process::kill_process(child, signal);
+                }
+            }
+            Err(_) => sys::exit_child(1),
+        }
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if pid == child {
+                let code = status.exit_status();
+                let signal = status.terminating_signal().map(|signal| 128 + signal);
+                sys::exit_child(code.or(signal).unwrap_or(1));
+            }
+        }
+    }
+}
+
+/// Signals that are the container's and not the builder's, if a person runs one.
+pub(super) const FORWARDED: [libc::c_int; 4] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGWINCH];
 
 fn become_step(
     config: &Config,

@@ -66,6 +66,15 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+    /// A port of this machine cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Port {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The build was cancelled; nothing of the step is left.
     #[error("cancelled")]
     Cancelled,

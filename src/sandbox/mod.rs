@@ -11,7 +11,8 @@
 //! ```text
 //! builder      user + mount namespace; the ids of the rung
 //! └ zygote     + pid namespace, of which it is process 1
-//!   └ step     + mount, pid, IPC, UTS, perhaps network namespace; process 1 is the step's own
+//!   ├ uplink   + pid namespace: the network of all steps ([`uplink`])
+//!   └ step     + mount, pid, IPC, UTS, network namespace; process 1 is the step's own
 //! ```
 //!
 //! The ladder: with ranges of ids ([`Rung::Full`]; as root, all ids there are, each mapped to itself), with the
@@ -31,6 +32,7 @@ mod kernelfs;
 mod mounts;
 mod oom;
 mod probe;
+mod publish;
 mod rootfs;
 mod seccomp;
 mod step;
@@ -62,6 +64,8 @@ pub use probe::Finding;
 pub use probe::Report;
 pub use probe::State;
 pub use probe::probe;
+pub use publish::Port;
+pub use publish::Published;
 pub(crate) use rootfs::MAX_LOWERS;
 pub use step::HOST_GATEWAY;
 pub use step::Mount;
@@ -143,6 +147,10 @@ pub struct Sandbox {
     uplink: OnceLock<Uplink>,
     /// Where the zygote says how the uplink's start went, if it was asked to start it.
     connecting: Mutex<Option<OwnedFd>>,
+    /// Where numbers of signals come from that are for the process of a step with an init.
+    signals: OnceLock<OwnedFd>,
+    /// Ports that lead to such a step.
+    published: OnceLock<Published>,
     /// Steps that will come, as far as is known.
     expected: AtomicUsize,
 }
@@ -220,6 +228,8 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         oom,
         uplink,
         connecting: Mutex::new(None),
+        signals: OnceLock::new(),
+        published: OnceLock::new(),
         expected: AtomicUsize::new(0),
     })
 }
@@ -314,6 +324,14 @@ impl Sandbox {
         }))
     }
 
+    /// From now on SIGINT, SIGTERM, SIGHUP and SIGWINCH are for the process of a step with an [`init`](Step::init), whose
+    /// ports are these.
+    pub fn attach(&self, published: Published) -> io::Result<()> {
+        drop(self.signals.set(sys::signal_numbers(&child::FORWARDED)?));
+        drop(self.published.set(published));
+        Ok(())
+    }
+
     /// Runs a step to its end, handing on what it writes as it comes. When `cancel` is cancelled, the step is killed.
     /// When this returns, all processes of the step have ended.
     pub fn run(
@@ -364,10 +382,15 @@ impl Sandbox {
             // It fails if the step has ended, which is what is wanted.
             _ = rustix::net::shutdown(&*killer, rustix::net::Shutdown::Write);
         });
+        let attached = Attached {
+            signals: self.signals.get().filter(|_| step.init),
+            published: self.published.get().filter(|ports| !ports.is_empty()),
+        };
         let ended = follow(
             &status,
             [(out, Stream::Stdout), (err, Stream::Stderr)],
             output,
+            &attached,
         )
         .map_err(failed("follow the step"))?;
         if cancel.is_cancelled() {
@@ -394,11 +417,18 @@ enum Ended {
     Signal(i32),
 }
 
+/// What a step has to do with this process besides its output.
+struct Attached<'a> {
+    signals: Option<&'a OwnedFd>,
+    published: Option<&'a Published>,
+}
+
 /// Hands on output until the step is gone.
 fn follow(
     status: &OwnedFd,
     streams: [(OwnedFd, Stream); 2],
     output: &mut dyn FnMut(Stream, &[u8]),
+    attached: &Attached<'_>,
 ) -> io::Result<Ended> {
     let mut open = streams.map(Some);
     let mut buffer = vec![0; 64 << 10];
@@ -409,8 +439,20 @@ fn follow(
         for (fd, _) in open.iter().flatten() {
             polled.push(PollFd::new(fd, PollFlags::IN));
         }
+        if let Some(signals) = attached.signals {
+            polled.push(PollFd::new(signals, PollFlags::IN));
+        }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
-        let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        let mut ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        if let Some(signals) = attached.signals
+            && ready.pop() == Some(true)
+        {
+            let mut number = [0_u8];
+            if rustix::io::read(signals, &mut number) == Ok(1) {
+                // A step that has ended takes no signal.
+                _ = zygote::send(status, &number, &[]);
+            }
+        }
         let streams = open.iter_mut().filter(|stream| stream.is_some());
         for (stream, _) in streams.zip(&ready[1..]).filter(|(_, ready)| **ready) {
             read_some(stream, &mut buffer, output)?;
@@ -418,7 +460,13 @@ fn follow(
         if !ready[0] {
             continue;
         }
-        match zygote::report(status)? {
+        let (report, fd) = zygote::report(status)?;
+        match report {
+            zygote::Report::Inside => {
+                if let Some(published) = attached.published {
+                    published.serve(fd)?;
+                }
+            }
             zygote::Report::Failed { failure } => failed = Some(failure),
             zygote::Report::Ended { code, signal } => ended = Some((code, signal)),
             zygote::Report::Gone { code, signal } => break (code, signal),

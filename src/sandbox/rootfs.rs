@@ -88,6 +88,19 @@ pub(super) struct Prepared {
     host: String,
 }
 
+impl Prepared {
+    /// A file of the step's `/proc`, which lies in the scratch.
+    pub(super) fn open_proc(&self, path: &str) -> rustix::io::Result<OwnedFd> {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::openat(
+            &self.kernel,
+            Path::new("proc").join(path),
+            flags,
+            Mode::empty(),
+        )
+    }
+}
+
 /// Makes the scratch the current directory, and in it what every step gets.
 pub(super) fn prepare(
     config: &Config,

@@ -40,6 +40,9 @@ pub struct Step {
     pub ulimits: Vec<Ulimit>,
     /// Standard input; `None` for `/dev/null`.
     pub stdin: Option<Vec<u8>>,
+    /// Process 1 is one that hands on signals and collects what ends, and the step's own its child: signals that a program
+    /// does not handle end it then, which they do not if it is process 1.
+    pub init: bool,
 }
 
 /// Stands for the address by which a step reaches this machine: as docker has it.
@@ -179,6 +182,7 @@ impl Wire for Step {
         self.hostname.put(to);
         self.hosts.put(to);
         self.ulimits.put(to);
+        self.init.put(to);
     }
     fn take(from: &mut &[u8]) -> Option<Self> {
         Some(Self {
@@ -195,6 +199,7 @@ impl Wire for Step {
             hostname: Wire::take(from)?,
             hosts: Wire::take(from)?,
             ulimits: Wire::take(from)?,
+            init: Wire::take(from)?,
             stdin: None,
         })
     }

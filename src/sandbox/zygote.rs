@@ -119,6 +119,8 @@ pub(super) enum Report {
     Failed { failure: Failure },
     /// The program ended, in this way.
     Ended { code: i32, signal: i32 },
+    /// The step's network namespace comes along, if it has one of its own.
+    Inside,
     /// All processes of the step have ended; the step's own in this way, unless an `Ended` came before.
     Gone { code: i32, signal: i32 },
 }
@@ -126,6 +128,7 @@ wire_enum!(Report {
     0 => Failed { failure },
     1 => Ended { code, signal },
     2 => Gone { code, signal },
+    3 => Inside,
 });
 
 /// Longer than an [`Order`] or a [`Hello`], in bytes.
@@ -182,10 +185,10 @@ pub(super) fn receive<const LEN: usize>(
     Ok((!bytes.is_empty()).then(|| (bytes.to_vec(), fds)))
 }
 
-/// What a step's status socket says next.
-pub(super) fn report(status: &OwnedFd) -> io::Result<Report> {
+/// What a step's status socket says next, with the descriptor that came along.
+pub(super) fn report(status: &OwnedFd) -> io::Result<(Report, Option<OwnedFd>)> {
     receive::<LONGEST>(status)?
-        .and_then(|(bytes, _)| wire::decode(&bytes))
+        .and_then(|(bytes, fds)| Some((wire::decode(&bytes)?, fds.into_iter().next())))
         .ok_or_else(|| io::Error::other("the process that starts steps is gone"))
 }
 
@@ -468,8 +471,13 @@ fn serve() -> io::Result<()> {
         let told: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
         for (step, told) in running.iter_mut().zip(told[1..].chunks(2)) {
             if told[1] && !step.killed {
-                step.killed = true;
-                kill(&config, step);
+                match receive::<SHORT>(&step.status) {
+                    Ok(Some((bytes, _))) => pass_on(&config, step, &bytes),
+                    Ok(None) | Err(_) => {
+                        step.killed = true;
+                        kill(&config, step);
+                    }
+                }
             }
         }
         if told.get(1 + 2 * running.len()) == Some(&true) {
@@ -569,6 +577,20 @@ fn namespaces(config: &Config, reach: Reach) -> libc::c_int {
     namespaces
 }
 
+/// Hands on a signal, of which the message is the number. A reaper, of which one stands between zygote and step where
+/// there are no pid namespaces, takes SIGTERM alone.
+fn pass_on(config: &Config, step: &Running, message: &[u8]) {
+    let signal = message
+        .first()
+        .and_then(|n| Signal::from_named_raw(i32::from(*n)));
+    match (config.own_pids, signal) {
+        // A process that has ended needs none.
+        (true, Some(signal)) => drop(rustix::process::pidfd_send_signal(&step.process, signal)),
+        (false, Some(Signal::INT | Signal::TERM | Signal::HUP)) => kill(config, step),
+        _ => {}
+    }
+}
+
 fn kill(config: &Config, step: &Running) {
     // A reaper ends its step itself, then itself. A process that has ended is what was wanted.
     let signal = match config.own_pids {
@@ -643,10 +665,18 @@ fn carry_out(config: &Config, prepared: Result<child::Prepared, Failure>, fds: V
         stdout,
         stderr,
     };
-    let report = match (prepared, read(payload)) {
-        (Ok(prepared), Ok(step)) => Report::Failed {
-            failure: child::run(config, prepared, step, &standard),
-        },
+    let report = match (prepared, read::<Step>(payload)) {
+        (Ok(prepared), Ok(step)) => {
+            if step.init {
+                let netns = prepared.netns();
+                let fds: Vec<BorrowedFd<'_>> = netns.iter().map(AsFd::as_fd).collect();
+                // As with `tell`.
+                _ = send(&status, &wire::encode(&Report::Inside), &fds);
+            }
+            Report::Failed {
+                failure: child::run(config, prepared, step, &standard),
+            }
+        }
         (Err(failure), _) => Report::Failed { failure },
         (_, Err(error)) => not_started(&error),
     };
