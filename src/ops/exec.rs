@@ -316,10 +316,7 @@ impl Engine<'_> {
             Ownership::Recorded => ScanKind::Recorded,
             Ownership::Keep | Ownership::Single | Ownership::Logical => ScanKind::Upper,
         };
-        let mut written = rbuild_cache::scan_dir(trees, upper, kind, step.cancel)?;
-        if self.ownership == Ownership::Logical {
-            written = trees.keep_owners(&root.root.tree, &written.tree)?;
-        }
+        let written = rbuild_cache::scan_dir(trees, upper, kind, step.cancel)?;
         // What was copied up and is as it was is no change; device nodes below live in the tree only.
         let layer = trees.reduce(&root.root.tree, &written.tree)?;
         // Another may have made an equal one, long ago.

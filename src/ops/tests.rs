@@ -58,7 +58,7 @@ impl Executor for Writer {
     }
 
     fn ownership(&self) -> Ownership {
-        Ownership::Logical
+        Ownership::Recorded
     }
 
     fn run(

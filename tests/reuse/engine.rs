@@ -222,7 +222,7 @@ impl Executor for Shell {
     }
 
     fn ownership(&self) -> Ownership {
-        Ownership::Logical
+        Ownership::Recorded
     }
 
     fn run(
