@@ -17,7 +17,9 @@ mod nearest;
 pub mod owner;
 mod pull;
 mod remote;
+mod roots;
 pub mod source;
+mod ssh;
 pub mod stack;
 #[cfg(test)]
 mod tests;
@@ -72,6 +74,7 @@ use crate::registry;
 use crate::request::SecretSource;
 use crate::sandbox::Exit;
 use crate::sandbox::SandboxError;
+use crate::sandbox::Stacking;
 use crate::solver::Earlier;
 use crate::solver::Evaluate;
 use crate::solver::Input;
@@ -151,7 +154,7 @@ pub enum OpError {
         what: String,
     },
     /// An ssh mount that is `required`.
-    #[error("ssh agent `{id}` is required, and steps are given no agents")]
+    #[error("ssh agent `{id}` is required, and the build was given none of that name")]
     SshAgent {
         /// The mount's `id`.
         id: String,
@@ -276,6 +279,8 @@ pub struct EngineOptions {
     pub locals: BTreeMap<String, LocalRoot>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// Sockets of ssh agents by id.
+    pub ssh: BTreeMap<String, PathBuf>,
     /// What earlier builds of the same plan are found under, to explain misses.
     pub plan: String,
     /// Times of files the build itself makes, Unix seconds; `None` for now.
@@ -309,11 +314,16 @@ pub struct Engine<'a> {
     bytes: bytes::Bytes,
     pulls: pull::Pulls,
     workspaces: workspace::Workspaces,
+    roots: roots::Roots,
+    /// Whether the layers below a process are stacked by overlayfs.
+    stacks: AtomicBool,
     counterparts: OnceLock<nearest::Counterparts>,
     /// What steps left that failed, of those that are kept.
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
     /// Whether a process failed when the store's disk had next to nothing free.
     filled: AtomicBool,
+    /// Whether it was said that the network of steps is not what it could be.
+    network_was_remarked: AtomicBool,
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -360,9 +370,12 @@ impl<'a> Engine<'a> {
             bytes: bytes::Bytes::default(),
             pulls: pull::Pulls::new(),
             workspaces: workspace::Workspaces::default(),
+            roots: roots::Roots::default(),
+            stacks: AtomicBool::new(true),
             counterparts: OnceLock::new(),
             left: Mutex::default(),
             filled: AtomicBool::new(false),
+            network_was_remarked: AtomicBool::new(false),
         }
     }
 
@@ -379,9 +392,15 @@ impl<'a> Engine<'a> {
 
     /// Writes what is not in the store yet of a tree, which then stays.
     fn keep_tree(&self, tree: &TreeId) -> Result<(), OpError> {
+        self.keep_trees(&[*tree])
+    }
+
+    /// The same of several, which take less when they are written at once.
+    fn keep_trees(&self, trees: &[TreeId]) -> Result<(), OpError> {
         let _held = self.lease.hold()?;
-        self.store.trees().persist(tree)?;
-        self.lease.protect(LeaseRoot::Tree(*tree))?;
+        self.store.trees().persist_all(trees)?;
+        let roots: Vec<LeaseRoot> = trees.iter().copied().map(LeaseRoot::Tree).collect();
+        self.lease.protect_all(&roots)?;
         Ok(())
     }
 
@@ -410,7 +429,12 @@ impl<'a> Engine<'a> {
         self.workspaces = workspace::Workspaces::expecting(expected);
         self.domain = executor.domain().to_owned();
         self.ownership = executor.ownership();
+        self.stacks = AtomicBool::new(executor.stacking() != Stacking::Cannot);
         self.executor = Some(executor);
+    }
+
+    fn stacks(&self) -> bool {
+        self.stacks.load(Ordering::Relaxed)
     }
 
     /// The store.
@@ -651,12 +675,8 @@ impl Evaluate for Engine<'_> {
         ) {
             return Ok(());
         }
-        for snapshot in output.outputs.iter() {
-            self.keep_tree(&snapshot.root.tree)?;
-            for layer in &snapshot.layers {
-                self.keep_tree(&layer.layer.tree)?;
-            }
-        }
+        let trees: Vec<TreeId> = output.outputs.iter().flat_map(Snapshot::trees).collect();
+        self.keep_trees(&trees)?;
         let (created, duration_ms) = match made {
             Made::Executed { started, completed } => (
                 completed.0,

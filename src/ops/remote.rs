@@ -132,10 +132,7 @@ impl Engine<'_> {
             if stacked != *snapshot {
                 return Ok(false);
             }
-            self.keep_tree(&snapshot.root.tree)?;
-            for layer in &snapshot.layers {
-                self.keep_tree(&layer.layer.tree)?;
-            }
+            self.keep_trees(&snapshot.trees().collect::<Vec<_>>())?;
         }
         self.backend.publish(&Record {
             key: *key,

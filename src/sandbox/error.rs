@@ -40,6 +40,17 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+    /// overlayfs refuses the layers, or the file system that they are on.
+    #[error("cannot {doing}")]
+    Overlay {
+        /// What was being done.
+        doing: String,
+        /// What might mend it.
+        hint: Option<String>,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The working directory is missing, or the user may not enter it.
     #[error("cannot enter the working directory `{}`", .path.display())]
     WorkingDirectory {
@@ -72,6 +83,15 @@ pub enum SandboxError {
         /// How it ended, as a clause.
         how: String,
     },
+    /// A port of this machine cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Port {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The build was cancelled; nothing of the step is left.
     #[error("cancelled")]
     Cancelled,
@@ -98,7 +118,7 @@ impl SandboxError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unavailable { report } => report.fix(),
-            Self::Setup { hint, .. } => hint.clone(),
+            Self::Setup { hint, .. } | Self::Overlay { hint, .. } => hint.clone(),
             Self::NotExecutable { source, .. } => match source.raw_os_error()? {
                 libc::ENOEXEC => Some(
                     "it is for another architecture, or a script without a `#!` line".to_owned(),
@@ -117,6 +137,11 @@ impl SandboxError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
     Setup {
+        doing: String,
+        hint: Option<String>,
+        errno: i32,
+    },
+    Overlay {
         doing: String,
         hint: Option<String>,
         errno: i32,
@@ -145,6 +170,7 @@ wire_enum!(Failure {
     2 => NotFound { command, path },
     3 => NotExecutable { path, errno },
     4 => Supervisor { code, signal },
+    5 => Overlay { doing, hint, errno },
 });
 
 impl From<Failure> for SandboxError {
@@ -152,6 +178,11 @@ impl From<Failure> for SandboxError {
         let os = io::Error::from_raw_os_error;
         match failure {
             Failure::Setup { doing, hint, errno } => Self::Setup {
+                doing,
+                hint,
+                source: os(errno),
+            },
+            Failure::Overlay { doing, hint, errno } => Self::Overlay {
                 doing,
                 hint,
                 source: os(errno),

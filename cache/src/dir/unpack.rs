@@ -31,6 +31,7 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::CAPABILITY;
+use super::Layout;
 use super::OVERLAY;
 use super::OVERLAY_OPAQUE;
 use super::Ownership;
@@ -65,14 +66,54 @@ pub fn write_dir(
     owners: Ownership,
     cancel: &CancelToken,
 ) -> Result<(), LayerError> {
-    let unpack = Unpack::new(into, owners)?;
+    write_layer(
+        Unpack::new(into, owners)?,
+        trees,
+        layer,
+        open,
+        Bytes::Checked,
+        cancel,
+    )
+}
+
+/// The same as a [plain](Layout::Plain) form.
+pub fn write_plain(
+    trees: &Trees,
+    layer: &TreeId,
+    into: &Path,
+    open: &OpenFile<'_>,
+    owners: Ownership,
+    cancel: &CancelToken,
+) -> Result<(), LayerError> {
+    let unpack = Unpack::plain(into, owners)?;
+    write_layer(unpack, trees, layer, open, Bytes::Checked, cancel)
+}
+
+/// How the bytes of a file get from one place to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bytes {
+    /// Compared with the tree as they pass.
+    Checked,
+    /// By the kernel: shared until one of the two is written to where the file system can do that, else copied. Names of
+    /// one file become files of their own, which is what overlayfs makes of them when one is written to.
+    Cloned,
+}
+
+pub(super) fn write_layer(
+    unpack: Unpack,
+    trees: &Trees,
+    layer: &TreeId,
+    open: &OpenFile<'_>,
+    bytes: Bytes,
+    cancel: &CancelToken,
+) -> Result<(), LayerError> {
     let mut batches: Vec<Batch> = Vec::new();
     let mut links = Links::default();
     let mut collected = Ok(());
     trees.walk(layer, &mut |path, entry| {
         match &entry.node {
             Node::Dir(_) => collected = unpack.make_dir(path).map(drop),
-            Node::File(file) if !links.is_later(path, entry, file) => {
+            Node::File(file) if bytes == Bytes::Cloned || !links.is_later(path, entry, file) => {
                 let (parent, name) = split(path);
                 let fits = batches
                     .last()
@@ -98,7 +139,7 @@ pub fn write_dir(
     collected?;
     batches
         .par_iter()
-        .try_for_each(|batch| batch.write(&unpack, open, cancel))?;
+        .try_for_each(|batch| batch.write(&unpack, open, bytes, cancel))?;
     for (path, first) in &links.later {
         unpack.hard_link(path, first)?;
     }
@@ -116,6 +157,7 @@ impl Batch {
         &self,
         unpack: &Unpack,
         open: &OpenFile<'_>,
+        bytes: Bytes,
         cancel: &CancelToken,
     ) -> Result<(), LayerError> {
         let dir = unpack
@@ -137,8 +179,11 @@ impl Batch {
                 source,
             })?;
             let mut out = FileWriter::create(dir.as_fd(), path)?;
-            out.copy(&file, node, &mut buffer)?;
-            out.finish(meta, unpack.owners)?;
+            match bytes {
+                Bytes::Checked => out.copy(&file, node, &mut buffer)?,
+                Bytes::Cloned => out.clone_from(&file, node)?,
+            }
+            out.finish(meta, unpack)?;
         }
         Ok(())
     }
@@ -176,8 +221,9 @@ impl Links {
 /// A directory form that is being written while its archive is read
 /// ([`read_layer`](crate::layer::read_layer) writes the files, [`finish`](Self::finish) the rest).
 pub struct Unpack {
-    beneath: Beneath,
+    pub(super) beneath: Beneath,
     owners: Ownership,
+    layout: Layout,
     /// The directory of the last file: archives come directory by directory.
     last: Option<(Vec<u8>, OwnedFd)>,
 }
@@ -185,11 +231,22 @@ pub struct Unpack {
 impl Unpack {
     /// Writes into the empty directory `into`.
     pub fn new(into: &Path, owners: Ownership) -> Result<Self, LayerError> {
+        Self::open(into, owners, Layout::Overlay)
+    }
+
+    /// The same, without what only overlayfs understands: what a layer takes away its tree alone says. Also for a
+    /// directory with the layers below it in it.
+    pub fn plain(into: &Path, owners: Ownership) -> Result<Self, LayerError> {
+        Self::open(into, owners, Layout::Plain)
+    }
+
+    fn open(into: &Path, owners: Ownership, layout: Layout) -> Result<Self, LayerError> {
         let beneath = Beneath::open(into)
             .map_err(|source| failed("open the layer's directory", b"", source))?;
         Ok(Self {
             beneath,
             owners,
+            layout,
             last: None,
         })
     }
@@ -222,10 +279,6 @@ impl Unpack {
         Ok(())
     }
 
-    pub(crate) fn owners(&self) -> Ownership {
-        self.owners
-    }
-
     /// Makes an empty file.
     pub(crate) fn file(&mut self, path: &[u8]) -> Result<FileWriter, LayerError> {
         let (parent, _) = split(path);
@@ -250,7 +303,7 @@ impl Unpack {
             .map_err(|source| failed("remove", path, source))
     }
 
-    fn make_dir(&self, path: &[u8]) -> Result<OwnedFd, LayerError> {
+    pub(super) fn make_dir(&self, path: &[u8]) -> Result<OwnedFd, LayerError> {
         self.beneath
             .make_dir(path)
             .map_err(|source| failed("make the directory", path, source))
@@ -277,6 +330,7 @@ impl Unpack {
                 Node::Fifo => {
                     rustix::fs::mknodat(&dir, name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
                 }
+                Node::Whiteout if self.layout == Layout::Plain => return Ok(false),
                 Node::Whiteout => {
                     let device = FileType::CharacterDevice;
                     rustix::fs::mknodat(&dir, name, device, Mode::empty(), 0)?;
@@ -322,17 +376,22 @@ impl Unpack {
         Ok(())
     }
 
-    fn describe_dir(&self, path: &[u8], meta: &Meta, opaque: bool) -> Result<(), LayerError> {
+    pub(super) fn describe_dir(
+        &self,
+        path: &[u8],
+        meta: &Meta,
+        opaque: bool,
+    ) -> Result<(), LayerError> {
         let dir = self
             .beneath
             .dir(path)
             .and_then(|dir| readable(dir.as_fd()))
             .map_err(|source| failed("open", path, source))?;
-        if opaque {
+        if opaque && self.layout == Layout::Overlay {
             rustix::fs::fsetxattr(&dir, OVERLAY_OPAQUE, b"y", XattrFlags::empty())
                 .map_err(|errno| failed("mark as opaque", path, errno.into()))?;
         }
-        describe(dir.as_fd(), path, meta, self.owners)
+        describe(dir.as_fd(), path, meta, self)
     }
 }
 
@@ -414,7 +473,24 @@ impl FileWriter {
         Ok(())
     }
 
-    pub(crate) fn finish(mut self, meta: &Meta, owners: Ownership) -> Result<(), LayerError> {
+    /// Copies a file of this store, which is what the tree says as an overlay's lower is: by reference where the file
+    /// system can, else without its bytes coming here.
+    fn clone_from(&mut self, mut from: &File, node: &FileNode) -> Result<(), LayerError> {
+        let failed_to = |source| failed("write", &self.path, source);
+        let copied = match rustix::fs::ioctl_ficlone(&self.file, from) {
+            Ok(()) => self.file.metadata().map_err(failed_to)?.len(),
+            // Another file system, or one that cannot.
+            Err(_) => io::copy(&mut from, &mut self.file).map_err(failed_to)?,
+        };
+        match copied == node.size {
+            true => Ok(()),
+            false => Err(LayerError::FileChanged {
+                path: show(&self.path),
+            }),
+        }
+    }
+
+    pub(crate) fn finish(mut self, meta: &Meta, unpack: &Unpack) -> Result<(), LayerError> {
         if self.hole > 0 {
             let hole = std::mem::take(&mut self.hole);
             self.file
@@ -422,7 +498,7 @@ impl FileWriter {
                 .and_then(|end| self.file.set_len(end + hole))
                 .map_err(|source| failed("write", &self.path, source))?;
         }
-        describe(self.file.as_fd(), &self.path, meta, owners)
+        describe(self.file.as_fd(), &self.path, meta, unpack)
     }
 }
 
@@ -432,8 +508,9 @@ fn describe(
     fd: BorrowedFd<'_>,
     path: &[u8],
     meta: &Meta,
-    owners: Ownership,
+    unpack: &Unpack,
 ) -> Result<(), LayerError> {
+    let owners = unpack.owners;
     check_owner(path, meta, owners)?;
     if owners == Ownership::Keep {
         let (uid, gid) = ids(meta);
@@ -450,14 +527,14 @@ fn describe(
     for (name, value) in &meta.xattrs {
         let escaped;
         let name = match name.strip_prefix(OVERLAY) {
-            Some(rest) => {
+            Some(rest) if unpack.layout == Layout::Overlay => {
                 escaped = [OVERLAY, b"overlay.", rest].concat();
                 &escaped
             }
             // What an image has of that name would be taken for an owner of ours.
-            None if name == OWNER && owners == Ownership::Recorded => continue,
-            None if name.starts_with(b"user.") || name == CAPABILITY => name,
-            None => continue,
+            _ if name == OWNER && owners == Ownership::Recorded => continue,
+            _ if name.starts_with(b"user.") || name == CAPABILITY => name,
+            _ => continue,
         };
         match rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()) {
             Err(Errno::PERM) if owners.is_logical() && name == CAPABILITY => {}

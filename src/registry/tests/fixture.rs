@@ -32,6 +32,8 @@ pub(super) fn settings() -> Settings {
         ranges_only: false,
         proxies: ProxySettings::default(),
         gc: crate::request::GcSettings::default(),
+        stacker: None,
+        isolation: Default::default(),
     }
 }
 
