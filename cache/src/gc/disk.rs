@@ -132,9 +132,9 @@ impl<'a> Disk<'a> {
     /// What is in a directory of the store, sorted by name, and what the directory takes itself. Files being written are left
     /// out, and what is gone meanwhile.
     pub(super) fn list(&self, dir: &Path) -> (Vec<(CString, Found)>, u64) {
-        let Ok(dir) = rustix::fs::openat(&self.root, self.place(dir), DIRECTORY, Mode::empty())
-        else {
-            return (Vec::new(), 0);
+        let opened = rustix::fs::openat(&self.root, self.place(dir), DIRECTORY, Mode::empty());
+        let Ok(dir) = opened else {
+            return (Vec::new(), file_usage(dir));
         };
         let mut names = names(&dir);
         names.retain(|name| !name.as_bytes().starts_with(file::ASIDE.as_bytes()));
