@@ -33,6 +33,12 @@ struct Args {
     /// Show what works here.
     #[arg(long)]
     probe: bool,
+    /// Without namespaces.
+    #[arg(long)]
+    chroot: bool,
+    /// A directory that is the root as it is.
+    #[arg(long)]
+    root: Option<PathBuf>,
     /// Layers, bottom first.
     #[arg(long)]
     lower: Vec<PathBuf>,
@@ -58,6 +64,12 @@ struct Args {
     user: Vec<u32>,
     #[arg(long)]
     no_network: bool,
+    /// The host's own network.
+    #[arg(long)]
+    host_network: bool,
+    /// Say what the default network is.
+    #[arg(long)]
+    uplink: bool,
     #[arg(long)]
     insecure: bool,
     #[arg(long, default_value = "")]
@@ -70,6 +82,9 @@ struct Args {
     ulimit: Vec<Ulimit>,
     #[arg(long)]
     stdin: Option<String>,
+    /// Another process is process 1.
+    #[arg(long)]
+    init: bool,
     #[arg(long)]
     ca: Option<PathBuf>,
     #[arg(long, default_value = "/tmp")]
@@ -140,10 +155,13 @@ fn ulimit(text: &str) -> Result<Ulimit, Box<dyn Error + Send + Sync>> {
 impl Args {
     fn step(&self) -> Step {
         Step {
-            root: Root {
-                lowers: self.lower.clone(),
-                upper: self.upper.clone(),
-                work: self.work.clone().unwrap_or_default(),
+            root: match &self.root {
+                Some(path) => Root::Directory { path: path.clone() },
+                None => Root::Overlay {
+                    lowers: self.lower.clone(),
+                    upper: self.upper.clone(),
+                    work: self.work.clone().unwrap_or_default(),
+                },
             },
             mounts: self.mount.clone(),
             args: self.command.clone(),
@@ -152,9 +170,10 @@ impl Args {
             uid: self.user[0],
             gid: self.user.get(1).copied().unwrap_or(self.user[0]),
             groups: self.user.get(2..).unwrap_or_default().to_vec(),
-            network: match self.no_network {
-                true => Network::None,
-                false => Network::Host,
+            network: match (self.no_network, self.host_network) {
+                (true, _) => Network::None,
+                (false, true) => Network::Host,
+                (false, false) => Network::Default,
             },
             security: match self.insecure {
                 true => Security::Insecure,
@@ -164,6 +183,7 @@ impl Args {
             hosts: self.host.clone(),
             ulimits: self.ulimit.clone(),
             stdin: self.stdin.clone().map(String::into_bytes),
+            init: self.init,
         }
     }
 }
@@ -196,6 +216,8 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
         ca: args.ca.clone(),
         temp_dir: "/tmp".into(),
         store: args.store.clone(),
+        overlay: None,
+        chroot: args.chroot,
     };
     if args.probe {
         let report = sandbox::probe(&settings);
@@ -214,7 +236,11 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
     let cancel = CancelToken::new();
     sandbox::on_termination_signals(&cancel).expect("a thread can be started");
     let began = Instant::now();
-    sandbox.expect(args.threads * args.times.unwrap_or(1));
+    let networked = !(args.no_network || args.host_network);
+    sandbox.expect(args.threads * args.times.unwrap_or(1), networked);
+    if args.uplink {
+        println!("{:?}", sandbox.uplink(&cancel)?);
+    }
     let exits: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..args.threads)
             .map(|thread| {
@@ -252,12 +278,18 @@ fn run_times(
     let mut exit = Exit::Code(0);
     for time in 0..args.times.unwrap_or(1) {
         let mut step = args.step();
-        if let Some(parent) = step.root.upper.as_mut().filter(|_| args.times.is_some()) {
+        if let Root::Overlay {
+            upper: Some(parent),
+            work,
+            ..
+        } = &mut step.root
+            && args.times.is_some()
+        {
             // Each run needs directories of its own.
             let own = parent.join(format!("{thread}-{time}"));
-            step.root.work = own.join("work");
+            *work = own.join("work");
             *parent = own.join("upper");
-            for dir in [parent, &mut step.root.work] {
+            for dir in [parent, work] {
                 std::fs::create_dir_all(dir).expect("a directory can be made");
             }
         }

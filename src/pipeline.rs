@@ -51,6 +51,7 @@ use rbuild_llb::frontend::GoalKind;
 use rbuild_llb::frontend::NamedContext;
 use rbuild_llb::frontend::Outline;
 use rbuild_llb::frontend::Pins;
+use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SecurityMode;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::pattern::read_ignore_file;
@@ -65,9 +66,12 @@ use crate::outcome::BuildOutcome;
 use crate::outcome::ErrorKind;
 use crate::registry;
 use crate::request::BuildRequest;
+use crate::request::Isolation;
 use crate::request::NamedContextSource;
 use crate::request::Settings;
+use crate::request::Stacker;
 use crate::sandbox;
+use crate::sandbox::SandboxError;
 use crate::solver;
 use crate::solver::SolveOptions;
 use crate::ui::EventSink;
@@ -156,9 +160,11 @@ fn carry_out(
     let options = EngineOptions {
         locals,
         secrets: request.secrets.clone(),
+        ssh: request.ssh.clone(),
         plan: plan.identity.clone(),
         source_date_epoch: request.source_date_epoch,
         offline: request.offline,
+        ranges_only: request.settings.ranges_only,
         kept: tests.kept(),
     };
     let sandboxing = sandbox_settings(&request.settings, &store);
@@ -218,7 +224,13 @@ fn carry_out(
         preflight::look(&store, &engine, looked_up.pending(), processes, &events)?;
     }
     let remark = match processes > 0 || reads {
-        true => enter(&sandboxing, &mut engine, &looked_up, processes, progress)?,
+        true => enter(
+            (&sandboxing, &request.settings),
+            &mut engine,
+            &looked_up,
+            processes,
+            progress,
+        )?,
         false => None,
     };
     // An unchanged build that writes no file is over before anybody could interrupt it.
@@ -307,7 +319,7 @@ fn look_up<'d>(
 /// Enters the user namespace, in which processes run and files of other owners are read. Gives what is worth saying about
 /// it if a step fails.
 fn enter(
-    sandboxing: &sandbox::Settings,
+    (sandboxing, settings): (&sandbox::Settings, &Settings),
     engine: &mut Engine<'_>,
     looked_up: &solver::Plan<'_, StepResult>,
     processes: usize,
@@ -326,10 +338,29 @@ fn enter(
             fetched.map_err(|error| failure::at(error, vertex.meta.spans.first()))?;
         }
     }
+    let networked = looked_up.pending().any(
+        |(_, vertex)| matches!(&vertex.op, Op::Exec(exec) if exec.network == NetworkMode::Default),
+    );
     progress.pause();
-    let entered = sandbox::enter(sandboxing).map_err(failure::sandbox)?;
+    let entered = match sandbox::enter(sandboxing) {
+        Ok(entered) => entered,
+        // What can be read from here is read, and that may be all of it.
+        Err(SandboxError::Unavailable { .. }) if processes == 0 => {
+            progress.resume();
+            return Ok(None);
+        }
+        Err(error) => {
+            let mut steps = looked_up.pending().map(|(_, vertex)| vertex);
+            let first = steps.find(|vertex| matches!(vertex.op, Op::Exec(_)));
+            let span = first.and_then(|vertex| vertex.meta.spans.first());
+            return Err(failure::at(failure::sandbox(error), span));
+        }
+    };
+    if processes > 0 {
+        failure::enough_ids(settings, &entered)?;
+    }
     let remark = entered.remark().map(str::to_owned);
-    entered.expect(processes);
+    entered.expect(processes, networked);
     engine.set_executor(Box::new(entered), processes);
     engine.expect(looked_up.pending().map(|(_, vertex)| vertex));
     progress.resume();
@@ -342,18 +373,29 @@ fn with_full_disk(mut error: BuildError, engine: &Engine<'_>) -> BuildError {
     error
 }
 
-/// Refuses what only `--allow` gives. The host's network is not among it: it is what steps have by default.
+/// Refuses what only `--allow` gives.
 fn entitled(request: &BuildRequest, definition: &PrunedDefinition) -> Result<(), BuildError> {
-    let insecure = definition.iter().filter(|(_, vertex)| {
-        matches!(&vertex.op, Op::Exec(exec) if exec.security == SecurityMode::Insecure)
-    });
     let mut refused = Vec::new();
-    for (_, vertex) in insecure.filter(|_| !request.allow.security_insecure) {
-        if let Some(span) = vertex.meta.spans.first() {
-            let message = "`RUN --security=insecure` is not allowed in this build";
-            let diagnostic = Diagnostic::error(message, span.clone(), "")
-                .hint("allow it with `--allow security.insecure` if you trust this file");
-            refused.push(diagnostic);
+    for (_, vertex) in definition.iter() {
+        let Op::Exec(exec) = &vertex.op else { continue };
+        let asked = [
+            (
+                exec.security == SecurityMode::Insecure && !request.allow.security_insecure,
+                "`RUN --security=insecure`",
+                "security.insecure",
+            ),
+            (
+                exec.network == NetworkMode::Host && !request.allow.network_host,
+                "`RUN --network=host`",
+                "network.host",
+            ),
+        ];
+        for (_, what, entitlement) in asked.iter().filter(|(refused, _, _)| *refused) {
+            if let Some(span) = vertex.meta.spans.first() {
+                let message = format!("{what} is not allowed in this build");
+                let hint = format!("allow it with `--allow {entitlement}` if you trust this file");
+                refused.push(Diagnostic::error(message, span.clone(), "").hint(hint));
+            }
         }
     }
     match refused.is_empty() {
@@ -494,6 +536,7 @@ fn frontend_request(
         network: request.network,
         extra_hosts: request.extra_hosts.clone(),
         ulimits: request.ulimits.clone(),
+        shm_size: request.shm_size,
         source_date_epoch: request.source_date_epoch,
         settings: request.set.clone(),
         files: plan.files.clone(),
@@ -556,6 +599,8 @@ fn sandbox_settings(settings: &Settings, store: &Store) -> sandbox::Settings {
         ca: settings.ca.clone(),
         temp_dir: settings.temp_dir.clone(),
         store: store.path().to_owned(),
+        overlay: settings.stacker.map(|stacker| stacker == Stacker::Overlay),
+        chroot: settings.isolation == Isolation::Chroot,
     }
 }
 

@@ -41,6 +41,8 @@ use rustix::fs::UTIME_NOW;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::dir::Owner;
+use crate::dir::Ownership;
 use crate::dir::ScanKind;
 use crate::dir::scan_dir;
 use crate::file;
@@ -161,10 +163,24 @@ impl Drop for CacheMount {
 ///
 /// # Errors
 /// If it cannot be made, or the owner is not one this process can give.
-pub fn empty_mount(dir: &Path, mode: u32, uid: u32, gid: u32) -> Result<(), StoreError> {
+pub fn empty_mount(
+    dir: &Path,
+    mode: u32,
+    (uid, gid): (u32, u32),
+    owners: Ownership,
+) -> Result<(), StoreError> {
     fs::create_dir(dir).map_err(StoreError::io("create", dir))?;
-    std::os::unix::fs::chown(dir, Some(uid), Some(gid))
-        .map_err(StoreError::io("set the owner of", dir))?;
+    match owners {
+        Ownership::Keep | Ownership::Single => {
+            std::os::unix::fs::chown(dir, Some(uid), Some(gid))
+                .map_err(StoreError::io("set the owner of", dir))?;
+        }
+        // Where there is one id only, all files are its own.
+        Ownership::Logical => {}
+        Ownership::Recorded => Owner::of(uid, gid)
+            .record(dir)
+            .map_err(StoreError::io("record the owner of", dir))?,
+    }
     // After the owner, which takes setuid and setgid away.
     fs::set_permissions(dir, fs::Permissions::from_mode(mode & 0o7777))
         .map_err(StoreError::io("set the mode of", dir))

@@ -57,6 +57,17 @@ pub struct LayerRef {
     /// When a build made it, nanoseconds since the epoch; `None` for a base's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<u128>,
+    /// Whether it was made by a process that had one user id, or of what such a process made: its owners are those that a
+    /// supervisor recorded. Another build's result is the same layer without.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub single: bool,
+}
+
+impl Snapshot {
+    /// Whether a layer of it is [`LayerRef::single`].
+    pub fn is_single(&self) -> bool {
+        self.layers.iter().any(|layer| layer.single)
+    }
 }
 
 impl LayerRef {
@@ -66,6 +77,7 @@ impl LayerRef {
             layer: UNREAD,
             origin: Some(origin),
             created: None,
+            single: false,
         }
     }
 

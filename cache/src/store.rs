@@ -13,6 +13,7 @@ use std::path::PathBuf;
 pub use form::FormReader;
 pub use form::LayerForm;
 pub use form::MAX_DELTAS;
+pub(crate) use form::PLAIN;
 use rbuild_llb::ContentDigest;
 use rbuild_llb::FileDigest;
 use rbuild_llb::OciDigest;
@@ -698,6 +699,16 @@ impl Scratch {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Scratch {
+    /// Throws away what is left in it without waiting until it is gone: [`Store::empty_trash`] does that.
+    pub fn discard(self) {
+        if let Some(name) = self.path.file_name() {
+            // If this fails, dropping it will try once more, and remove it there.
+            drop(fs::rename(&self.path, self.trash.join(name)));
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ArgAction;
 use clap::Args;
 
+use super::config::StackerName;
 use super::values::boolean;
 
 /// What every subcommand takes.
@@ -28,6 +29,36 @@ pub(crate) struct GlobalFlags {
     )]
     pub(crate) ca: Option<PathBuf>,
 
+    /// The weakest rung that steps may run on: 1 for ranges of user and group ids, 2 for one id as well (docs/rootless.md)
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        value_name = "RUNG",
+        value_parser = clap::value_parser!(u8).range(1..=2)
+    )]
+    pub(crate) min_rung: Option<u8>,
+
+    /// How layers become the root of a step [env: RBUILD_STACKER] [default: what works]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        hide_possible_values = true,
+        value_name = "overlay|link"
+    )]
+    pub(crate) stacker: Option<StackerName>,
+
+    /// How steps are kept apart: `default`, in namespaces, or `chroot`, for root in a container that refuses them
+    /// [env: RBUILD_ISOLATION]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        value_name = "NAME"
+    )]
+    pub(crate) isolation: Option<String>,
+
     /// Show warnings in full
     #[arg(short = 'D', long, global = true, help_heading = "Common options")]
     pub(crate) debug: bool,
@@ -50,7 +81,7 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "STAGE")]
     pub(crate) also_run: Vec<String>,
 
-    /// Add a line to /etc/hosts in steps: `host:ip`
+    /// Add a line to /etc/hosts in steps: `host:ip`, or `host:host-gateway` for this machine
     #[arg(long, value_name = "HOST:IP")]
     pub(crate) add_host: Vec<String>,
 
@@ -140,7 +171,7 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
 
-    /// Network of steps: `default`, `host`, `none`
+    /// Network of steps: `default`, one of their own where that works (`rbuild doctor`); `host`; `none`
     #[arg(
         long,
         value_name = "MODE",
@@ -215,11 +246,11 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "OPTIONS")]
     pub(crate) secret: Vec<String>,
 
-    /// Size of /dev/shm in steps
-    #[arg(long, value_name = "BYTES", hide = true)]
+    /// Size of /dev/shm in steps: `512m` [default: 64m]
+    #[arg(long, value_name = "BYTES")]
     pub(crate) shm_size: Option<String>,
 
-    /// An ssh agent for steps: `default`, `id=socket`
+    /// An ssh agent for steps, which may list its keys and have it sign: `default`, `id=socket`
     #[arg(long, value_name = "ID[=SOCKET]")]
     pub(crate) ssh: Vec<String>,
 
@@ -256,8 +287,6 @@ pub(crate) struct LegacyFlags {
     pub(crate) cpuset_cpus: Option<String>,
     #[arg(long, hide = true)]
     pub(crate) cpuset_mems: Option<String>,
-    #[arg(long, hide = true)]
-    pub(crate) isolation: Option<String>,
     #[arg(long, hide = true)]
     pub(crate) security_opt: Vec<String>,
     #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false",
@@ -309,11 +338,6 @@ impl BuildFlags {
             ),
             (!self.policy.is_empty(), "policy", "leave it out"),
             (!self.resource.is_empty(), "resource", limits),
-            (
-                given(self.shm_size.as_deref(), &["", "0"]),
-                "shm-size",
-                "mount memory in the step: `RUN --mount=type=tmpfs,target=/dev/shm`",
-            ),
             (legacy.memory.is_some(), "memory", limits),
             (legacy.memory_swap.is_some(), "memory-swap", limits),
             (legacy.cpu_shares.is_some(), "cpu-shares", limits),
@@ -321,11 +345,6 @@ impl BuildFlags {
             (legacy.cpu_quota.is_some(), "cpu-quota", limits),
             (legacy.cpuset_cpus.is_some(), "cpuset-cpus", limits),
             (legacy.cpuset_mems.is_some(), "cpuset-mems", limits),
-            (
-                given(legacy.isolation.as_deref(), &["", "default"]),
-                "isolation",
-                "leave it out: steps are always isolated in the same way",
-            ),
             (!legacy.security_opt.is_empty(), "security-opt", security),
             (
                 legacy.squash,

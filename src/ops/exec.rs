@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use rbuild_cache::Follow;
 use rbuild_cache::LayerRef;
@@ -19,6 +20,7 @@ use rbuild_llb::KeyRecord;
 use rbuild_llb::Vertex;
 use rbuild_llb::event::Event;
 use rbuild_llb::event::LogEvent;
+use rbuild_llb::event::VertexEvent;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::ExecOp;
 use rbuild_llb::op::Mount;
@@ -30,11 +32,15 @@ use super::Engine;
 use super::ExitText;
 use super::OpError;
 use super::StepResult;
+use super::cache::Caches;
 use super::copy;
 use super::file::hidden;
+use super::roots::PlainRoot;
+use super::ssh;
 use super::stack::layers_value;
 use super::stack::snapshot_of;
 use super::workspace::WorkDirs;
+use super::workspace::Workspace;
 use crate::clock;
 use crate::request::SecretSource;
 use crate::request::Volume;
@@ -45,8 +51,10 @@ use crate::sandbox::Network;
 use crate::sandbox::Sandbox;
 use crate::sandbox::SandboxError;
 use crate::sandbox::Security;
+use crate::sandbox::Stacking;
 use crate::sandbox::Step;
 use crate::sandbox::Stream;
+use crate::sandbox::Uplink;
 use crate::solver::Input;
 use crate::solver::InputKey;
 use crate::solver::StepControl;
@@ -58,6 +66,15 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
 
     /// How owners are kept in them.
     fn ownership(&self) -> Ownership;
+
+    /// Whether it takes roots that are layers.
+    fn stacking(&self) -> Stacking;
+
+    /// What is worth saying about the network that steps have by default. It may have to be waited for.
+    ///
+    /// # Errors
+    /// If that was cancelled, or cannot be known.
+    fn network_remark(&self, cancel: &CancelToken) -> Result<Option<String>, SandboxError>;
 
     /// Runs one step to its end.
     ///
@@ -78,9 +95,20 @@ impl Executor for Sandbox {
 
     fn ownership(&self) -> Ownership {
         match self.rung() {
-            sandbox::Rung::Single => Ownership::Logical,
+            sandbox::Rung::Single => Ownership::Recorded,
             _ => Ownership::Keep,
         }
+    }
+
+    fn stacking(&self) -> Stacking {
+        Sandbox::stacking(self)
+    }
+
+    fn network_remark(&self, cancel: &CancelToken) -> Result<Option<String>, SandboxError> {
+        Ok(match self.uplink(cancel)? {
+            Uplink::Own(_) => None,
+            Uplink::Shared(why) => Some(format!("steps use this machine's own network: {why}")),
+        })
     }
 
     fn run(
@@ -202,34 +230,18 @@ impl Engine<'_> {
                 env.push(pair);
             }
         }
-        let mut mounts = Vec::new();
         let caches = self.caches(op, inputs, step)?;
-        for (index, mount) in op
-            .mounts
-            .iter()
-            .enumerate()
-            .filter(|(_, mount)| mount.dest != "/")
-        {
-            let dir = workspace.path().join(format!("mount{index}"));
-            let source = match caches.source(index, mount) {
-                Some(source) => Some(source),
-                None => self.mount_source(mount, inputs, &dir, step)?,
-            };
-            if let Some(source) = source {
-                mounts.push(sandbox::Mount {
-                    dest: PathBuf::from(&mount.dest),
-                    source,
-                });
-            }
-        }
-        let spec = Step {
-            root: sandbox::Root {
-                lowers: self.lowers(root, step.cancel)?,
-                upper: Some(workspace.dirs.upper.clone()),
-                work: workspace.dirs.work.clone(),
-            },
+        let agents = self.agents(op, workspace.path())?;
+        let files = || self.files(op, root, inputs, (&caches, &workspace, &agents), step);
+        let (place, mounts, mut plain) = files()?;
+        let mut spec = Step {
+            root: place,
             mounts,
-            args: op.args.iter().map(OsString::from).collect(),
+            args: op
+                .args
+                .iter()
+                .map(|arg| OsString::from(arg.as_ref()))
+                .collect(),
             env,
             cwd: PathBuf::from(if op.cwd.is_empty() { "/" } else { &op.cwd }),
             uid: identity.uid,
@@ -252,6 +264,7 @@ impl Engine<'_> {
                 })
                 .collect(),
             stdin: None,
+            init: false,
         };
         let mut log = |stream: Stream, data: &[u8]| {
             let stream = if stream == Stream::Stdout { 1 } else { 2 };
@@ -263,25 +276,129 @@ impl Engine<'_> {
                 timestamp: clock::now(),
             }));
         };
-        let exit = executor.run(&spec, &mut log, step.cancel)?;
+        if op.network == NetworkMode::Default {
+            self.remark_on_network(executor, step)?;
+        }
+        let exit = match executor.run(&spec, &mut log, step.cancel) {
+            Err(SandboxError::Overlay { .. }) if executor.stacking() == Stacking::May => {
+                self.stacks.store(false, Ordering::Relaxed);
+                (spec.root, spec.mounts, plain) = files()?;
+                executor.run(&spec, &mut log, step.cancel)?
+            }
+            ended => ended?,
+        };
+        let wrote = match plain {
+            Some(root) => Wrote::Changed(Box::new(root)),
+            None => Wrote::Upper(&workspace.dirs.upper),
+        };
         drop(caches);
+        drop(agents);
         if step.cancel.is_cancelled() {
             return Err(OpError::Cancelled);
         }
         if exit != Exit::Code(0) {
             self.look_at_the_disk();
-            self.keep_what_is_left(vertex, root, &workspace.dirs.upper, step)?;
+            self.keep_what_is_left(vertex, root, wrote, step)?;
             return Err(OpError::Failed {
                 command: command(vertex, op),
                 exit: ExitText(exit),
             });
         }
         let outputs = match keeps_root {
-            true => vec![self.written(root, &workspace.dirs.upper, step)?],
+            true => vec![self.written(root, wrote, step)?],
             false => Vec::new(),
         };
         self.workspaces.give_back(workspace);
         Ok(outputs)
+    }
+
+    /// The file system of a process: its root, which it may write to, and what is mounted in it.
+    fn files(
+        &self,
+        op: &ExecOp,
+        root: &Snapshot,
+        inputs: &[&Snapshot],
+        (caches, workspace, agents): (&Caches, &Workspace, &BTreeMap<usize, ssh::Forward>),
+        step: &StepControl<'_>,
+    ) -> Result<(sandbox::Root, Vec<sandbox::Mount>, Option<PlainRoot>), OpError> {
+        let mut mounts = Vec::new();
+        for (index, mount) in op
+            .mounts
+            .iter()
+            .enumerate()
+            .filter(|(_, mount)| mount.dest != "/")
+        {
+            let dir = workspace.path().join(match self.stacks() {
+                true => format!("mount{index}"),
+                false => format!("copy{index}"),
+            });
+            let agent = agents.get(&index).map(|agent| MountSource::Bind {
+                path: agent.socket.clone(),
+                subpath: PathBuf::new(),
+                readonly: false,
+            });
+            let source = match caches.source(index, mount).or(agent) {
+                Some(source) => Some(source),
+                None => self.mount_source(mount, inputs, &dir, step)?,
+            };
+            if let Some(source) = source {
+                mounts.push(sandbox::Mount {
+                    dest: PathBuf::from(&mount.dest),
+                    source,
+                });
+            }
+        }
+        let (place, plain) = self.root(root, workspace, step.cancel)?;
+        Ok((place, mounts, plain))
+    }
+
+    /// A root for a process.
+    fn root(
+        &self,
+        root: &Snapshot,
+        workspace: &Workspace,
+        cancel: &CancelToken,
+    ) -> Result<(sandbox::Root, Option<PlainRoot>), OpError> {
+        if self.stacks() {
+            workspace.show(
+                &self.store.trees().root(&root.root.tree)?.meta,
+                self.ownership,
+            )?;
+            let layers = sandbox::Root::Overlay {
+                lowers: self.lowers(root, cancel)?,
+                upper: Some(workspace.dirs.upper.clone()),
+                work: workspace.dirs.work.clone(),
+            };
+            return Ok((layers, None));
+        }
+        let plain = self.plain_root(root, cancel)?;
+        let path = plain.path().to_owned();
+        Ok((sandbox::Root::Directory { path }, Some(plain)))
+    }
+
+    /// Says once what is worth saying about the network that steps have.
+    fn remark_on_network(
+        &self,
+        executor: &dyn Executor,
+        step: &StepControl<'_>,
+    ) -> Result<(), OpError> {
+        let remark = executor.network_remark(step.cancel)?;
+        if let Some(text) = remark
+            && !self.network_was_remarked.swap(true, Ordering::Relaxed)
+        {
+            let now = Some(clock::now());
+            (step.events)(Event::Vertex(VertexEvent {
+                digest: format!("sha256:{}", blake3::hash(text.as_bytes()).to_hex()),
+                inputs: Vec::new(),
+                name: format!("[internal] {text}"),
+                started: now,
+                completed: now,
+                cached: false,
+                error: String::new(),
+                why: String::new(),
+            }));
+        }
+        Ok(())
     }
 
     /// Keeps what a failed process wrote, if that is wanted of its step.
@@ -289,7 +406,7 @@ impl Engine<'_> {
         &self,
         vertex: &Vertex,
         root: &Snapshot,
-        upper: &Path,
+        wrote: Wrote<'_>,
         step: &StepControl<'_>,
     ) -> Result<(), OpError> {
         if self.options.kept.is_empty() {
@@ -297,7 +414,7 @@ impl Engine<'_> {
         }
         let id = vertex.id();
         if self.options.kept.contains(&id) {
-            let snapshot = self.written(root, upper, step)?;
+            let snapshot = self.written(root, wrote, step)?;
             let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
             left.insert(id, snapshot);
         }
@@ -308,24 +425,40 @@ impl Engine<'_> {
     fn written(
         &self,
         root: &Snapshot,
-        upper: &Path,
+        wrote: Wrote<'_>,
         step: &StepControl<'_>,
     ) -> Result<Snapshot, OpError> {
         let trees = self.store.trees();
-        let mut written = rbuild_cache::scan_dir(trees, upper, ScanKind::Upper, step.cancel)?;
+        let (mut written, place) = match wrote {
+            Wrote::Upper(upper) => {
+                let kind = ScanKind::upper_of(self.ownership);
+                let found = rbuild_cache::scan_dir(trees, upper, kind, step.cancel)?;
+                (found.tree, Wrote::Upper(upper))
+            }
+            Wrote::Changed(mut plain) => {
+                let found = plain.changes(trees, root, step.cancel)?;
+                (found, Wrote::Changed(plain))
+            }
+        };
         if self.ownership == Ownership::Logical {
-            written = trees.keep_owners(&root.root.tree, &written.tree)?;
+            written = trees.keep_owners(&root.root.tree, &written)?.tree;
         }
         // What was copied up and is as it was is no change; device nodes below live in the tree only.
-        let layer = trees.reduce(&root.root.tree, &written.tree)?;
+        let layer = trees.reduce(&root.root.tree, &written)?;
         // Another may have made an equal one, long ago.
         self.lease.protect(LeaseRoot::LayerDir(layer.tree))?;
-        self.store
-            .adopt_layer_dir(&layer.tree, &self.domain, upper)?;
+        match place {
+            Wrote::Upper(upper) => {
+                self.store
+                    .adopt_layer_dir(&layer.tree, &self.domain, upper)?;
+            }
+            Wrote::Changed(plain) => self.keep_plain_root(*plain, &layer.tree)?,
+        }
         let layer = LayerRef {
             layer,
             origin: None,
             created: Some(clock::now().0),
+            single: false,
         };
         self.stack(root, layer)
     }
@@ -348,12 +481,9 @@ impl Engine<'_> {
                 readonly: volume.readonly,
             },
         });
+        let (place, _plain) = self.root(root, &workspace, self.cancel)?;
         let spec = Step {
-            root: sandbox::Root {
-                lowers: self.lowers(root, self.cancel)?,
-                upper: Some(workspace.dirs.upper.clone()),
-                work: workspace.dirs.work.clone(),
-            },
+            root: place,
             mounts: mounts.collect(),
             args: process.args.iter().map(OsString::from).collect(),
             env: environment(&[], &process.env, &identity.home),
@@ -367,6 +497,7 @@ impl Engine<'_> {
             hosts: Vec::new(),
             ulimits: Vec::new(),
             stdin: None,
+            init: true,
         };
         Ok(executor.run(&spec, output, self.cancel)?)
     }
@@ -403,6 +534,9 @@ impl Engine<'_> {
                     }
                     .into());
                 }
+                if !self.stacks() {
+                    return self.copied(mount, snapshot, scratch, step).map(Some);
+                }
                 std::fs::create_dir(scratch)
                     .map_err(|source| OpError::io("create", scratch, source))?;
                 let dirs = WorkDirs::make(scratch)?;
@@ -434,13 +568,61 @@ impl Engine<'_> {
                 },
                 None => return Ok(None),
             },
-            MountKind::Ssh { id, optional, .. } => {
-                if *optional {
-                    return Ok(None);
-                }
-                return Err(OpError::SshAgent { id: id.clone() });
-            }
+            // Had before if there is one.
+            MountKind::Ssh { optional: true, .. } => return Ok(None),
+            MountKind::Ssh { id, .. } => return Err(OpError::SshAgent { id: id.clone() }),
         }))
+    }
+
+    /// What a bind mount shows, where layers are not stacked: a copy, since a step may write to it.
+    fn copied(
+        &self,
+        mount: &Mount,
+        snapshot: &Snapshot,
+        scratch: &Path,
+        step: &StepControl<'_>,
+    ) -> Result<MountSource, OpError> {
+        let subpath = self.copy_out(snapshot, &mount.selector, scratch, step.cancel)?;
+        Ok(MountSource::Bind {
+            path: scratch.to_owned(),
+            subpath,
+            readonly: mount.readonly,
+        })
+    }
+
+    /// The ssh agents that mounts ask for and the build was given, by the place of the mount.
+    fn agents(&self, op: &ExecOp, dir: &Path) -> Result<BTreeMap<usize, ssh::Forward>, OpError> {
+        let mut agents = BTreeMap::new();
+        for (index, mount) in op.mounts.iter().enumerate() {
+            if let Some(agent) = self.agent(mount, dir, index)? {
+                agents.insert(index, agent);
+            }
+        }
+        Ok(agents)
+    }
+
+    /// The ssh agent that a mount asks for, if the build was given it.
+    fn agent(
+        &self,
+        mount: &Mount,
+        dir: &Path,
+        index: usize,
+    ) -> Result<Option<ssh::Forward>, OpError> {
+        let MountKind::Ssh {
+            id, uid, gid, mode, ..
+        } = &mount.kind
+        else {
+            return Ok(None);
+        };
+        let Some(agent) = self.options.ssh.get(id) else {
+            return Ok(None);
+        };
+        let access = ssh::Access {
+            uid: *uid,
+            gid: *gid,
+            mode: *mode,
+        };
+        ssh::Forward::start(agent, dir, &format!("agent{index}"), access).map(Some)
     }
 
     fn secret(&self, id: &str, optional: bool) -> Result<Option<Vec<u8>>, OpError> {
@@ -453,6 +635,14 @@ impl Engine<'_> {
             None => Err(OpError::Secret { id: id.to_owned() }),
         }
     }
+}
+
+/// Where a process wrote.
+enum Wrote<'a> {
+    /// The upper directory of its root.
+    Upper(&'a Path),
+    /// Its root.
+    Changed(Box<PlainRoot>),
 }
 
 /// A process of `rbuild run`.
@@ -499,7 +689,8 @@ fn environment(proxies: &[String], env: &[String], home: &str) -> Vec<OsString> 
 
 fn network(mode: NetworkMode) -> Network {
     match mode {
-        NetworkMode::Default | NetworkMode::Host => Network::Host,
+        NetworkMode::Default => Network::Default,
+        NetworkMode::Host => Network::Host,
         NetworkMode::None => Network::None,
     }
 }
@@ -531,10 +722,7 @@ fn own_record(kind: &str, op: &ExecOp) -> KeyRecord {
     } = op;
     let mut record = KeyRecord::new(kind);
     record
-        .field(
-            "args",
-            args.iter().map(String::as_str).collect::<KeyValue>(),
-        )
+        .field("args", args.iter().map(AsRef::as_ref).collect::<KeyValue>())
         .field(
             "env",
             env.iter().map(|pair| env_value(pair)).collect::<KeyValue>(),

@@ -17,7 +17,9 @@ mod nearest;
 pub mod owner;
 mod pull;
 mod remote;
+mod roots;
 pub mod source;
+mod ssh;
 pub mod stack;
 #[cfg(test)]
 mod tests;
@@ -72,6 +74,7 @@ use crate::registry;
 use crate::request::SecretSource;
 use crate::sandbox::Exit;
 use crate::sandbox::SandboxError;
+use crate::sandbox::Stacking;
 use crate::solver::Earlier;
 use crate::solver::Evaluate;
 use crate::solver::Input;
@@ -151,7 +154,7 @@ pub enum OpError {
         what: String,
     },
     /// An ssh mount that is `required`.
-    #[error("ssh agent `{id}` is required, and steps are given no agents")]
+    #[error("ssh agent `{id}` is required, and the build was given none of that name")]
     SshAgent {
         /// The mount's `id`.
         id: String,
@@ -276,12 +279,16 @@ pub struct EngineOptions {
     pub locals: BTreeMap<String, LocalRoot>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// Sockets of ssh agents by id.
+    pub ssh: BTreeMap<String, PathBuf>,
     /// What earlier builds of the same plan are found under, to explain misses.
     pub plan: String,
     /// Times of files the build itself makes, Unix seconds; `None` for now.
     pub source_date_epoch: Option<i64>,
     /// Whether the network may be asked.
     pub offline: bool,
+    /// `--min-rung=1`: results that were made with one user id are none.
+    pub ranges_only: bool,
     /// Steps of which what they wrote is of use even if they failed.
     pub kept: BTreeSet<VertexId>,
 }
@@ -307,11 +314,16 @@ pub struct Engine<'a> {
     bytes: bytes::Bytes,
     pulls: pull::Pulls,
     workspaces: workspace::Workspaces,
+    roots: roots::Roots,
+    /// Whether the layers below a process are stacked by overlayfs.
+    stacks: AtomicBool,
     counterparts: OnceLock<nearest::Counterparts>,
     /// What steps left that failed, of those that are kept.
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
     /// Whether a process failed when the store's disk had next to nothing free.
     filled: AtomicBool,
+    /// Whether it was said that the network of steps is not what it could be.
+    network_was_remarked: AtomicBool,
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -358,9 +370,12 @@ impl<'a> Engine<'a> {
             bytes: bytes::Bytes::default(),
             pulls: pull::Pulls::new(),
             workspaces: workspace::Workspaces::default(),
+            roots: roots::Roots::default(),
+            stacks: AtomicBool::new(true),
             counterparts: OnceLock::new(),
             left: Mutex::default(),
             filled: AtomicBool::new(false),
+            network_was_remarked: AtomicBool::new(false),
         }
     }
 
@@ -414,7 +429,12 @@ impl<'a> Engine<'a> {
         self.workspaces = workspace::Workspaces::expecting(expected);
         self.domain = executor.domain().to_owned();
         self.ownership = executor.ownership();
+        self.stacks = AtomicBool::new(executor.stacking() != Stacking::Cannot);
         self.executor = Some(executor);
+    }
+
+    fn stacks(&self) -> bool {
+        self.stacks.load(Ordering::Relaxed)
     }
 
     /// The store.
@@ -608,13 +628,20 @@ impl Evaluate for Engine<'_> {
             .iter()
             .map(|input| &input.output.outputs[input.index as usize])
             .collect();
-        let outputs = match &vertex.op {
+        let mut outputs = match &vertex.op {
             Op::Source(source) => vec![self.source(vertex, source, step)?],
             Op::Exec(exec) => self.exec(vertex, exec, &inputs, step)?,
             Op::File(file) => self.file(file, &inputs, step)?,
             Op::Merge => vec![self.merge(&inputs)?],
             Op::Diff => vec![self.diff(&inputs)?],
         };
+        let ran = matches!(vertex.op, Op::Exec(_)) && self.ownership == Ownership::Recorded;
+        if ran || inputs.iter().any(|input| input.is_single()) {
+            let last = outputs
+                .iter_mut()
+                .filter_map(|snapshot| snapshot.layers.last_mut());
+            last.for_each(|layer| layer.single = true);
+        }
         if let Op::File(_) = &vertex.op {
             self.remember_place(vertex, &outputs);
             if let Some(span) = vertex.meta.spans.first() {

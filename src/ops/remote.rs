@@ -52,6 +52,9 @@ pub(super) struct Far {
 impl Engine<'_> {
     /// Whether all that is in some results can be had.
     pub(super) fn all_usable(&self, outputs: &[Snapshot]) -> Result<(), String> {
+        if self.options.ranges_only && outputs.iter().any(Snapshot::is_single) {
+            return Err("it was made on rung 2, which `--min-rung=1` refuses".to_owned());
+        }
         outputs
             .iter()
             .try_for_each(|snapshot| self.usable(snapshot))

@@ -69,6 +69,8 @@ pub fn sync(root: &Path, gc: &str) -> ExitCode {
     };
     let done = Store::open(root).and_then(|store| {
         store.sync()?;
+        // The roots of steps that ran where there is no overlayfs. What cannot be removed from here a collector finds.
+        drop(store.empty_trash());
         match gc.enabled {
             true => collect(&store, &gc),
             false => Ok(()),

@@ -17,6 +17,9 @@ use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
 use crate::outcome::StepFailure;
 use crate::registry::RegistryError;
+use crate::request::Settings;
+use crate::sandbox::Rung;
+use crate::sandbox::Sandbox;
 use crate::sandbox::SandboxError;
 use crate::solver;
 use crate::solver::PlanError;
@@ -66,6 +69,16 @@ pub(super) fn sandbox(error: SandboxError) -> BuildError {
     let mut error = BuildError::new(ErrorKind::Environment, error);
     error.hints.extend(hint);
     error
+}
+
+/// Refuses steps that would run with one id where more are asked for.
+pub(super) fn enough_ids(settings: &Settings, sandbox: &Sandbox) -> Result<(), BuildError> {
+    if !settings.ranges_only || sandbox.rung() == Rung::Full {
+        return Ok(());
+    }
+    let error = anyhow::anyhow!("steps would run on rung 2, which `--min-rung=1` refuses");
+    let error = BuildError::new(ErrorKind::Environment, error);
+    Err(sandbox.remark().into_iter().fold(error, BuildError::hint))
 }
 
 pub(super) fn export(error: ExportError) -> BuildError {
@@ -306,7 +319,7 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
             Some("required".to_owned()),
             error.to_string(),
             String::new(),
-            Some("without `required` the step runs without it; a key may come as `--mount=type=secret`".into()),
+            Some("name one with `--ssh ID` or `--ssh ID=SOCKET`; without `required` the step runs without it".into()),
         ),
         OpError::Copy(_)
         | OpError::Owner(_)

@@ -54,6 +54,9 @@ pub(super) fn empty_trash(store: &Store, temp_dir: &Path) -> Option<Vec<(PathBuf
         ca: None,
         temp_dir: temp_dir.to_owned(),
         store: store.path().to_owned(),
+        // Nothing is run.
+        overlay: Some(true),
+        chroot: false,
     };
     let _inside = sandbox::enter(&settings).ok()?;
     store.empty_trash().ok()

@@ -70,9 +70,11 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
     let options = EngineOptions {
         locals,
         secrets: request.secrets.clone(),
+        ssh: request.ssh.clone(),
         plan: plan.identity.clone(),
         source_date_epoch: request.source_date_epoch,
         offline: request.offline,
+        ranges_only: request.settings.ranges_only,
         ..EngineOptions::default()
     };
     let cancel = CancelToken::new();

@@ -1,5 +1,6 @@
 //! The process of a step, from its birth to execve(2).
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::ffi::OsStr;
 use std::ffi::OsString;
@@ -14,20 +15,27 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::Uid;
 use rustix::io::Errno as Os;
+use rustix::process::Signal;
+use rustix::process::WaitOptions;
 use rustix::thread::CapabilitySet;
 use rustix::thread::UnshareFlags;
 
 use super::caps;
+use super::chroot;
 use super::error::During;
 use super::error::Errno;
 use super::error::Failure;
 use super::rootfs;
 use super::seccomp;
-use super::step::Network;
+use super::step::Reach;
 use super::step::Security;
 use super::step::Step;
 use super::step::Ulimit;
+use super::supervise;
 use super::sys;
+use super::sys::Fork;
+use super::uplink;
+use super::uplink::Router;
 use super::wire::Blob;
 use super::wire::wire_struct;
 
@@ -36,19 +44,46 @@ use super::wire::wire_struct;
 pub(super) struct Config {
     /// Whether a step gets a pid namespace and a `/proc` of its own.
     pub(super) own_pids: bool,
+    /// There are no namespaces at all: a step has a root of its own and nothing else.
+    pub(super) chroot: bool,
     /// Only one user id and one group id are mapped.
     pub(super) single: bool,
     /// The CA bundle, on the host.
     pub(super) ca: Option<PathBuf>,
     /// Content of `/etc/resolv.conf`.
     pub(super) resolv_conf: Blob,
+    /// The default network, if there is anything to try.
+    pub(super) uplink: Option<uplink::Plan>,
+}
+
+impl Config {
+    /// The address by which a step reaches this machine.
+    pub(super) fn host_address(&self, reach: Reach) -> String {
+        let outward = self.uplink.as_ref().and_then(uplink::Plan::host);
+        match (reach, outward) {
+            (Reach::Uplink, Some(address)) => address,
+            _ => "127.0.0.1".to_owned(),
+        }
+    }
+
+    /// Content of a step's `/etc/resolv.conf`.
+    pub(super) fn resolv_conf(&self, reach: Reach) -> Cow<'_, [u8]> {
+        match &self.uplink {
+            Some(plan) if reach == Reach::Uplink => {
+                uplink::resolv_conf(&self.resolv_conf.0, plan.resolver()).into()
+            }
+            _ => self.resolv_conf.0.as_slice().into(),
+        }
+    }
 }
 
 wire_struct!(Config {
     own_pids,
+    chroot,
     single,
     ca,
-    resolv_conf
+    resolv_conf,
+    uplink
 });
 
 /// Descriptors of the step's process.
@@ -59,7 +94,7 @@ pub(super) struct Standard {
 }
 
 /// BuildKit's name for all its steps.
-const HOSTNAME: &str = "buildkitsandbox";
+pub(super) const HOSTNAME: &str = "buildkitsandbox";
 
 /// Docker's, for steps that set none (BuildKit, util/system/path.go).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -77,27 +112,57 @@ const CA_VARIABLES: [&str; 7] = [
 
 /// A process that has done what every step begins with.
 pub(super) struct Prepared {
-    files: rootfs::Prepared,
+    /// None without namespaces.
+    files: Option<rootfs::Prepared>,
+    reach: Reach,
     security: Security,
 }
 
+impl Prepared {
+    /// The step's network namespace, if it has one of its own.
+    pub(super) fn netns(&self) -> Option<OwnedFd> {
+        let is_own = self.reach.is_own();
+        let files = self.files.as_ref().filter(|_| is_own);
+        let own = files.map(|files| files.open_proc("self/ns/net"));
+        own.and_then(Result::ok)
+    }
+}
+
 /// Begins a step in this process, which must be in new mount, IPC and UTS namespaces, and in a new network namespace
-/// unless `network` is the host's. Its signals have their default actions.
+/// if `reach` is [`Reach::None`]; if it is [`Reach::Uplink`], by `router`. Its signals have their default actions.
 pub(super) fn prepare(
     config: &Config,
-    network: Network,
+    reach: Reach,
+    router: Option<&Router>,
     security: Security,
 ) -> Result<Prepared, Failure> {
     rustix::process::setsid().during("start a session")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    if network == Network::None {
-        sys::loopback_up().during("bring up the loopback device")?;
+    if config.chroot {
+        if security == Security::Sandbox {
+            // A container may not let its root do so, and then has bounds of its own.
+            _ = caps::bound(caps::DEFAULT);
+        }
+        return Ok(Prepared {
+            files: None,
+            reach,
+            security,
+        });
     }
-    let files = rootfs::prepare(config, network, security)?;
+    match (reach, router) {
+        (Reach::None, _) => sys::loopback_up().during("bring up the loopback device")?,
+        (Reach::Uplink, Some(router)) => router.join().during("connect the step to the uplink")?,
+        _ => {}
+    }
+    let files = rootfs::prepare(config, reach, security)?;
     if security == Security::Sandbox {
         caps::bound(caps::DEFAULT).during("limit the capabilities")?;
     }
-    Ok(Prepared { files, security })
+    Ok(Prepared {
+        files: Some(files),
+        reach,
+        security,
+    })
 }
 
 /// Carries out a step, for whose kind this process was prepared. Returns only if the step's program could not be
@@ -107,30 +172,85 @@ pub(super) fn run(
     prepared: Prepared,
     mut step: Step,
     standard: &Standard,
+    supervisor: Option<OwnedFd>,
 ) -> Failure {
     debug_assert_eq!(prepared.security, step.security);
     if step.hostname.is_empty() {
         HOSTNAME.clone_into(&mut step.hostname);
     }
-    match become_step(config, prepared, &step, standard) {
+    let begun = become_step(config, prepared, &step, standard, supervisor);
+    let begun = begun.and_then(|()| match step.init {
+        true => leave_to_child().during("start a process for the step"),
+        false => Ok(()),
+    });
+    match begun {
         Ok(()) => exec(config, &step),
         Err(failure) => failure,
     }
 }
+
+/// Goes on in a child of this process, which stays behind as process 1: it hands on signals, collects what ends, and ends
+/// as the child does.
+fn leave_to_child() -> io::Result<()> {
+    let signals = [&FORWARDED[..], &[libc::SIGCHLD]].concat();
+    sys::block_signals(&signals)?;
+    let child = match sys::fork(0)? {
+        Fork::Child => {
+            sys::reset_signals();
+            return Ok(());
+        }
+        Fork::Parent(child, _) => child,
+    };
+    // The step's program may look at what this process has open.
+    sys::close_all_but_standard();
+    loop {
+        match sys::next_signal(&signals) {
+            Ok(libc::SIGCHLD) => {}
+            Ok(signal) => {
+                if let Some(signal) = Signal::from_named_raw(signal) {
+                    // If it has ended the next turn says so.
+                    _ = rustix::process::kill_process(child, signal);
+                }
+            }
+            Err(_) => sys::exit_child(1),
+        }
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if pid == child {
+                let code = status.exit_status();
+                let signal = status.terminating_signal().map(|signal| 128 + signal);
+                sys::exit_child(code.or(signal).unwrap_or(1));
+            }
+        }
+    }
+}
+
+/// Signals that are the container's and not the builder's, if a person runs one.
+pub(super) const FORWARDED: [libc::c_int; 4] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGWINCH];
 
 fn become_step(
     config: &Config,
     prepared: Prepared,
     step: &Step,
     standard: &Standard,
+    supervisor: Option<OwnedFd>,
 ) -> Result<(), Failure> {
-    match rustix::system::sethostname(step.hostname.as_bytes()) {
-        // A container's seccomp filter may forbid it; the step then sees the container's name.
-        Ok(()) | Err(Os::PERM) => {}
-        Err(e) => return Err(e).during(format_args!("set the host name `{}`", step.hostname)),
+    let reach = prepared.reach;
+    match prepared.files {
+        Some(files) => {
+            match rustix::system::sethostname(step.hostname.as_bytes()) {
+                // A container's seccomp filter may forbid it; the step then sees the container's name.
+                Ok(()) | Err(Os::PERM) => {}
+                Err(e) => {
+                    return Err(e).during(format_args!("set the host name `{}`", step.hostname));
+                }
+            }
+            rootfs::enter(config, step, files)?;
+        }
+        // The name is the container's, and not ours to set.
+        None => chroot::enter(step)?,
     }
-    rootfs::enter(config, step, prepared.files)?;
-    standard_streams(standard).during("connect the standard streams")?;
+    standard_streams(config, standard).during("connect the standard streams")?;
     for limit in &step.ulimits {
         set_limit(limit)?;
     }
@@ -142,9 +262,21 @@ fn become_step(
     if other {
         map_single(step).during(format_args!("become user {}:{}", step.uid, step.gid))?;
     }
+    if let Some(supervisor) = supervisor {
+        let roots = step.security == Security::Insecure;
+        supervise::begin(supervisor, (step.uid, step.gid), &step.groups, roots)
+            .map_err(not_supervised)?;
+    }
+    if (step.security, reach) == (Security::Sandbox, Reach::Shared) {
+        sys::close_abstract_sockets().during("close abstract sockets to the step")?;
+    }
     if step.security == Security::Sandbox {
         // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.
-        sys::install_filter(&seccomp::program()).during("install the seccomp filter")?;
+        match sys::install_filter(&seccomp::program()) {
+            // Without namespaces there is none to be given up, and the container's own filter holds.
+            Err(error) if config.chroot && error.raw_os_error() == Some(libc::EACCES) => {}
+            installed => installed.during("install the seccomp filter")?,
+        }
         if other {
             // A user namespace begins with all capabilities in the bounding set.
             caps::bound(caps::DEFAULT).during("limit the capabilities")?;
@@ -162,9 +294,26 @@ fn become_step(
     sys::close_others_on_exec().during("close other descriptors")
 }
 
-fn standard_streams(standard: &Standard) -> io::Result<()> {
+fn not_supervised(error: io::Error) -> Failure {
+    Failure::Setup {
+        doing: "have the owners of files kept".to_owned(),
+        hint: match error.errno() {
+            libc::EBUSY => Some(
+                "a process can have one supervisor, and this one runs below another: \
+                 give the outer rbuild or container ranges of ids"
+                    .to_owned(),
+            ),
+            _ => None,
+        },
+        errno: error.errno(),
+    }
+}
+
+fn standard_streams(config: &Config, standard: &Standard) -> io::Result<()> {
     match &standard.stdin {
         Some(stdin) => sys::dup_to(stdin, 0)?,
+        // The step's own may be missing. This process has the zygote's, which is one.
+        None if config.chroot => {}
         None => {
             let null =
                 rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;

@@ -1,7 +1,7 @@
 //! Runs the process of a RUN step, without root, in namespaces of its own; the only home of `unsafe`.
 //!
 //! It knows directories and processes; what a layer, an image or a cache mount is, its caller knows. It keeps nothing
-//! on disk.
+//! on disk but owners of files, where there is one id ([`supervise`]).
 //!
 //! [`enter`] moves the calling process, which must not have started a thread, into a user and a mount namespace, and
 //! starts the [`zygote`]; then [`Sandbox::run`] may be called from any number of threads. `main` must hand its
@@ -11,7 +11,8 @@
 //! ```text
 //! builder      user + mount namespace; the ids of the rung
 //! └ zygote     + pid namespace, of which it is process 1
-//!   └ step     + mount, pid, IPC, UTS, perhaps network namespace; process 1 is the step's own
+//!   ├ uplink   + pid namespace: the network of all steps ([`uplink`])
+//!   └ step     + mount, pid, IPC, UTS, network namespace; process 1 is the step's own
 //! ```
 //!
 //! The ladder: with ranges of ids ([`Rung::Full`]; as root, all ids there are, each mapped to itself), with the
@@ -26,15 +27,21 @@
 
 mod caps;
 mod child;
+mod chroot;
 mod error;
 mod kernelfs;
+mod machine;
 mod mounts;
 mod oom;
+mod points;
 mod probe;
+mod publish;
 mod rootfs;
 mod seccomp;
 mod step;
+mod supervise;
 mod sys;
+mod uplink;
 mod userns;
 mod wire;
 mod zygote;
@@ -44,6 +51,9 @@ use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::OnceLock;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -58,7 +68,10 @@ pub use probe::Finding;
 pub use probe::Report;
 pub use probe::State;
 pub use probe::probe;
+pub use publish::Port;
+pub use publish::Published;
 pub(crate) use rootfs::MAX_LOWERS;
+pub use step::HOST_GATEWAY;
 pub use step::Mount;
 pub use step::MountSource;
 pub use step::Network;
@@ -71,6 +84,10 @@ pub use zygote::zygote_main_if_asked;
 
 use child::Config;
 use child::Standard;
+use chroot::Furnished;
+use chroot::Given;
+use points::Points;
+use step::Reach;
 use userns::EnterError;
 use userns::Ids;
 use wire::Blob;
@@ -81,10 +98,26 @@ use zygote::Zygote;
 pub struct Settings {
     /// A PEM bundle that steps are given and told of by the usual variables.
     pub ca: Option<PathBuf>,
-    /// Where [`probe`] makes a private directory to try out mounts, if there is no store yet.
+    /// Where [`probe`] makes a private directory to try out mounts, if there is no place for a store.
     pub temp_dir: PathBuf,
     /// The store: uppers are on its file system.
     pub store: PathBuf,
+    /// Whether overlayfs is to be used; `None` if it works.
+    pub overlay: Option<bool>,
+    /// Whether steps run without namespaces, kept apart by chroot(2) alone.
+    pub chroot: bool,
+}
+
+/// Whether roots are made by [`Root::Overlay`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stacking {
+    /// It was asked for.
+    Must,
+    /// As far as is known. A step may be refused it all the same, with [`SandboxError::Overlay`], before anything of it
+    /// has run.
+    May,
+    /// They are directories.
+    Cannot,
 }
 
 /// Which ids there are in the sandbox.
@@ -92,8 +125,10 @@ pub struct Settings {
 pub enum Rung {
     /// Ranges of ids: chown, su and package managers work.
     Full,
-    /// One id: files can belong to nobody else, and a program that insists fails.
+    /// One id: files can belong to nobody else. Owners and ids are recorded and answered by a supervisor.
     Single,
+    /// There is no user namespace, and was to be none: steps run with chroot(2) alone, one at a time.
+    Chroot,
     /// There is no user namespace: no steps.
     None,
 }
@@ -118,15 +153,38 @@ pub enum Stream {
     Stderr,
 }
 
+/// What the steps of [`Network::Default`] have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Uplink {
+    /// Network namespaces of their own, connected by this program.
+    Own(String),
+    /// The builder's network, and why.
+    Shared(String),
+}
+
 /// This process is inside; steps can run.
 pub struct Sandbox {
     zygote: Zygote,
     rung: Rung,
     domain: String,
     remark: Option<String>,
+    stacking: Stacking,
+    /// Files that are mounted in every step.
+    files: Vec<&'static str>,
     oom: oom::Counter,
+    uplink: OnceLock<Uplink>,
+    /// Where the zygote says how the uplink's start went, if it was asked to start it.
+    connecting: Mutex<Option<OwnedFd>>,
+    /// Where numbers of signals come from that are for the process of a step with an init.
+    signals: OnceLock<OwnedFd>,
+    /// Ports that lead to such a step.
+    published: OnceLock<Published>,
     /// Steps that will come, as far as is known.
     expected: AtomicUsize,
+    /// Of [`Rung::Chroot`]: what is mounted in a step is moved there, so there is one at a time.
+    turn: Mutex<()>,
+    /// Of [`Rung::Chroot`]: what every step is given.
+    given: Given,
 }
 
 /// What [`Sandbox::domain`] will be if [`enter`] is granted all it asks for.
@@ -150,6 +208,9 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
     let resolv_conf = rootfs::resolv_conf(|path| std::fs::read(path).ok());
     let oom = oom::Counter::new();
     let user = rustix::process::geteuid().as_raw();
+    if settings.chroot {
+        return enter_chroot(ca, resolv_conf, oom);
+    }
     let ids = match userns::enter(userns::plan()) {
         Ok(ids) => ids,
         Err(EnterError::Threads) => return Err(SandboxError::Threads),
@@ -176,21 +237,89 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why, user))),
     };
     let domain = userns::domain().map_err(failed("read the id maps"))?;
+    let mut files = vec!["/etc/hosts", "/etc/resolv.conf"];
+    files.extend(ca.as_ref().map(|_| rootfs::CA_PATH));
     let mut config = Config {
         own_pids: true,
+        chroot: false,
         single: rung == Rung::Single,
         ca,
         resolv_conf: Blob(resolv_conf),
+        uplink: None,
     };
+    let uplink = OnceLock::new();
+    match uplink::Plan::make() {
+        Ok(plan) => config.uplink = Some(plan),
+        Err(why) => drop(uplink.set(Uplink::Shared(why))),
+    }
     let zygote =
         Zygote::start(&mut config).map_err(failed("start the process that starts steps"))?;
+    if !config.own_pids {
+        let why = "there are no pid namespaces to end its uplink with the build";
+        drop(uplink.set(Uplink::Shared(why.to_owned())));
+    }
     Ok(Sandbox {
         zygote,
         rung,
         domain,
         remark,
+        stacking: match settings.overlay {
+            Some(true) => Stacking::Must,
+            Some(false) => Stacking::Cannot,
+            None if probe::stacks(&settings.store) => Stacking::May,
+            None => Stacking::Cannot,
+        },
+        files,
         oom,
+        uplink,
+        connecting: Mutex::new(None),
+        signals: OnceLock::new(),
+        published: OnceLock::new(),
         expected: AtomicUsize::new(0),
+        turn: Mutex::default(),
+        given: Given::default(),
+    })
+}
+
+/// [`enter`] where there are to be no namespaces.
+fn enter_chroot(
+    ca: Option<PathBuf>,
+    resolv_conf: Vec<u8>,
+    oom: oom::Counter,
+) -> Result<Sandbox, SandboxError> {
+    if let Err(report) = probe::chroot() {
+        return Err(SandboxError::Unavailable { report });
+    }
+    let mut config = Config {
+        own_pids: false,
+        chroot: true,
+        single: false,
+        ca: ca.clone(),
+        resolv_conf: Blob(Vec::new()),
+        uplink: None,
+    };
+    let zygote = Zygote::start(&mut config).map_err(|source| SandboxError::Zygote {
+        doing: "start the process that starts steps",
+        source,
+    })?;
+    Ok(Sandbox {
+        zygote,
+        rung: Rung::Chroot,
+        domain: userns::expected_domain(),
+        remark: Some(
+            "steps run with chroot(2) alone, without /proc: what needs more than that fails"
+                .to_owned(),
+        ),
+        stacking: Stacking::Cannot,
+        files: Vec::new(),
+        oom,
+        uplink: OnceLock::from(Uplink::Shared("chroot(2) gives no network".to_owned())),
+        connecting: Mutex::new(None),
+        signals: OnceLock::new(),
+        published: OnceLock::new(),
+        expected: AtomicUsize::new(0),
+        turn: Mutex::default(),
+        given: Given { resolv_conf, ca },
     })
 }
 
@@ -219,14 +348,82 @@ impl Sandbox {
         self.remark.as_deref()
     }
 
+    /// Whether roots are made by [`Root::Overlay`].
+    pub fn stacking(&self) -> Stacking {
+        self.stacking
+    }
+
     /// Says that `steps` calls of [`run`](Self::run) will come: what they have in common is then made beforehand. More or
     /// fewer may come.
-    pub fn expect(&self, steps: usize) {
+    ///
+    /// If some want the default network, it is got ready as well, without waiting for it.
+    pub fn expect(&self, steps: usize, networked: bool) {
         self.expected.store(steps, Relaxed);
+        if networked {
+            // As below.
+            drop(self.connect());
+        }
         if steps > 0 {
             // Should the zygote be gone, the first step will say so.
             drop(self.zygote.expect_step());
         }
+    }
+
+    /// Has the uplink started, if nobody has.
+    fn connect(&self) -> io::Result<()> {
+        let mut connecting = self
+            .connecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if self.uplink.get().is_none() && connecting.is_none() {
+            *connecting = Some(self.zygote.connect()?);
+        }
+        Ok(())
+    }
+
+    /// The default network. Starts it if [`expect`](Self::expect) has not, and waits until it is known, at most some
+    /// seconds; less if `cancel` is cancelled.
+    pub fn uplink(&self, cancel: &CancelToken) -> Result<&Uplink, SandboxError> {
+        let failed = |doing| move |source| SandboxError::Zygote { doing, source };
+        if let Some(uplink) = self.uplink.get() {
+            return Ok(uplink);
+        }
+        self.connect().map_err(failed("ask for the uplink"))?;
+        let connecting = self
+            .connecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(told) = connecting.as_ref() else {
+            return Err(SandboxError::Cancelled);
+        };
+        if let Some(uplink) = self.uplink.get() {
+            return Ok(uplink);
+        }
+        let waking = rustix::io::fcntl_dupfd_cloexec(told, 3)
+            .map_err(|e| failed("wait for the uplink")(e.into()))?;
+        let _woken_on_cancel = cancel.on_cancel(move || {
+            // It fails if nobody is at the other end, of which the reader learns as well.
+            _ = rustix::net::shutdown(&waking, rustix::net::Shutdown::Both);
+        });
+        let said = zygote::receive::<{ uplink::LONGEST }>(told)
+            .map_err(|e| failed("wait for the uplink")(e.into()))?;
+        if cancel.is_cancelled() {
+            return Err(SandboxError::Cancelled);
+        }
+        let outcome = said.and_then(|(bytes, _)| wire::decode(&bytes));
+        Ok(self.uplink.get_or_init(|| match outcome {
+            Some(uplink::Outcome::Up { program }) => Uplink::Own(program),
+            Some(uplink::Outcome::Down { why }) => Uplink::Shared(why),
+            None => Uplink::Shared("the process that starts steps is gone".to_owned()),
+        }))
+    }
+
+    /// From now on SIGINT, SIGTERM, SIGHUP and SIGWINCH are for the process of a step with an [`init`](Step::init), whose
+    /// ports are these.
+    pub fn attach(&self, published: Published) -> io::Result<()> {
+        drop(self.signals.set(sys::signal_numbers(&child::FORWARDED)?));
+        drop(self.published.set(published));
+        Ok(())
     }
 
     /// Runs a step to its end, handing on what it writes as it comes. When `cancel` is cancelled, the step is killed.
@@ -237,7 +434,37 @@ impl Sandbox {
         output: &mut dyn FnMut(Stream, &[u8]),
         cancel: &CancelToken,
     ) -> Result<Exit, SandboxError> {
+        let Root::Directory { path } = &step.root else {
+            return self.run_in_root(step, output, cancel);
+        };
+        if self.rung == Rung::Chroot {
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let furnished = Furnished::make(path, step, &self.given)?;
+            let ended = self.run_in_root(step, output, cancel);
+            furnished.clear()?;
+            return ended;
+        }
+        let points = Points::make(path, step, &self.files)?;
+        let ended = self.run_in_root(step, output, cancel);
+        points.remove();
+        ended
+    }
+
+    fn run_in_root(
+        &self,
+        step: &Step,
+        output: &mut dyn FnMut(Stream, &[u8]),
+        cancel: &CancelToken,
+    ) -> Result<Exit, SandboxError> {
         let failed = |doing| move |source| SandboxError::Zygote { doing, source };
+        let reach = match step.network {
+            Network::Host => Reach::Host,
+            Network::None => Reach::None,
+            Network::Default => match self.uplink(cancel)? {
+                Uplink::Own(_) => Reach::Uplink,
+                Uplink::Shared(_) => Reach::Shared,
+            },
+        };
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
         let (out, stdout) = pipe().map_err(failed("make a pipe"))?;
         let (err, stderr) = pipe().map_err(failed("make a pipe"))?;
@@ -257,7 +484,12 @@ impl Sandbox {
             .fetch_update(Relaxed, Relaxed, |steps| steps.checked_sub(1));
         let status = self
             .zygote
-            .start_step(step, &standard, another.is_ok_and(|before| before > 1))
+            .start_step(
+                step,
+                reach,
+                &standard,
+                another.is_ok_and(|before| before > 1),
+            )
             .map_err(failed("ask for a step to be started"))?;
         drop(standard);
         let status = Arc::new(status);
@@ -266,10 +498,15 @@ impl Sandbox {
             // It fails if the step has ended, which is what is wanted.
             _ = rustix::net::shutdown(&*killer, rustix::net::Shutdown::Write);
         });
+        let attached = Attached {
+            signals: self.signals.get().filter(|_| step.init),
+            published: self.published.get().filter(|ports| !ports.is_empty()),
+        };
         let ended = follow(
             &status,
             [(out, Stream::Stdout), (err, Stream::Stderr)],
             output,
+            &attached,
         )
         .map_err(failed("follow the step"))?;
         if cancel.is_cancelled() {
@@ -296,11 +533,18 @@ enum Ended {
     Signal(i32),
 }
 
+/// What a step has to do with this process besides its output.
+struct Attached<'a> {
+    signals: Option<&'a OwnedFd>,
+    published: Option<&'a Published>,
+}
+
 /// Hands on output until the step is gone.
 fn follow(
     status: &OwnedFd,
     streams: [(OwnedFd, Stream); 2],
     output: &mut dyn FnMut(Stream, &[u8]),
+    attached: &Attached<'_>,
 ) -> io::Result<Ended> {
     let mut open = streams.map(Some);
     let mut buffer = vec![0; 64 << 10];
@@ -311,8 +555,20 @@ fn follow(
         for (fd, _) in open.iter().flatten() {
             polled.push(PollFd::new(fd, PollFlags::IN));
         }
+        if let Some(signals) = attached.signals {
+            polled.push(PollFd::new(signals, PollFlags::IN));
+        }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
-        let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        let mut ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        if let Some(signals) = attached.signals
+            && ready.pop() == Some(true)
+        {
+            let mut number = [0_u8];
+            if rustix::io::read(signals, &mut number) == Ok(1) {
+                // A step that has ended takes no signal.
+                _ = zygote::send(status, &number, &[]);
+            }
+        }
         let streams = open.iter_mut().filter(|stream| stream.is_some());
         for (stream, _) in streams.zip(&ready[1..]).filter(|(_, ready)| **ready) {
             read_some(stream, &mut buffer, output)?;
@@ -320,7 +576,13 @@ fn follow(
         if !ready[0] {
             continue;
         }
-        match zygote::report(status)? {
+        let (report, fd) = zygote::report(status)?;
+        match report {
+            zygote::Report::Inside => {
+                if let Some(published) = attached.published {
+                    published.serve(fd)?;
+                }
+            }
             zygote::Report::Failed { failure } => failed = Some(failure),
             zygote::Report::Ended { code, signal } => ended = Some((code, signal)),
             zygote::Report::Gone { code, signal } => break (code, signal),

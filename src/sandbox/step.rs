@@ -34,23 +34,38 @@ pub struct Step {
     pub security: Security,
     /// Host name; empty for `buildkitsandbox`, BuildKit's.
     pub hostname: String,
-    /// Lines of `/etc/hosts`: name and address.
+    /// Lines of `/etc/hosts`: name and address, or [`HOST_GATEWAY`].
     pub hosts: Vec<(String, String)>,
     /// Resource limits.
     pub ulimits: Vec<Ulimit>,
     /// Standard input; `None` for `/dev/null`.
     pub stdin: Option<Vec<u8>>,
+    /// Process 1 is one that hands on signals and collects what ends, and the step's own its child: signals that a program
+    /// does not handle end it then, which they do not if it is process 1.
+    pub init: bool,
 }
+
+/// Stands for the address by which a step reaches this machine: as docker has it.
+pub const HOST_GATEWAY: &str = "host-gateway";
 
 /// The file system at `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Root {
-    /// Lower directories, bottom first. At most 498.
-    pub lowers: Vec<PathBuf>,
-    /// Where writes go; `None` makes the root read-only. Its own mode and owner are those of `/`.
-    pub upper: Option<PathBuf>,
-    /// An empty directory on the file system of `upper`, used by this step alone. Ignored without `upper`.
-    pub work: PathBuf,
+pub enum Root {
+    /// Layers, stacked by overlayfs.
+    Overlay {
+        /// Lower directories, bottom first. At most 498.
+        lowers: Vec<PathBuf>,
+        /// Where writes go; `None` makes the root read-only. Its own mode and owner are those of `/`.
+        upper: Option<PathBuf>,
+        /// An empty directory on the file system of `upper`, used by this step alone. Ignored without `upper`.
+        work: PathBuf,
+    },
+    /// A directory as it is, which the step writes to. Mount points that it lacks are made in it, and gone when the step
+    /// has ended.
+    Directory {
+        /// Which.
+        path: PathBuf,
+    },
 }
 
 /// A mount.
@@ -82,7 +97,7 @@ pub enum MountSource {
         lowers: Vec<PathBuf>,
         /// Where writes go; `None` refuses them.
         upper: Option<PathBuf>,
-        /// As in [`Root`].
+        /// As in [`Root::Overlay`].
         work: PathBuf,
         /// As in `Bind`.
         subpath: PathBuf,
@@ -107,13 +122,36 @@ pub enum MountSource {
     },
 }
 
-/// What a step may reach.
+/// What network a step asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
+    /// The build's uplink, in a network namespace of the step's own; where there is none, the builder's own network
+    /// without its abstract sockets.
+    Default,
     /// The builder's own network, abstract sockets included.
     Host,
     /// Loopback only.
     None,
+}
+
+/// What network a step gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// A namespace of its own, with a link to the uplink.
+    Uplink,
+    /// The builder's, for want of an uplink. Abstract sockets are closed to it where the kernel can do that.
+    Shared,
+    /// The builder's, as was asked for.
+    Host,
+    /// A namespace of its own, with loopback only.
+    None,
+}
+
+impl Reach {
+    /// Whether the step has a network namespace of its own.
+    pub(super) fn is_own(self) -> bool {
+        matches!(self, Self::Uplink | Self::None)
+    }
 }
 
 /// How closely a step is confined.
@@ -153,6 +191,7 @@ impl Wire for Step {
         self.hostname.put(to);
         self.hosts.put(to);
         self.ulimits.put(to);
+        self.init.put(to);
     }
     fn take(from: &mut &[u8]) -> Option<Self> {
         Some(Self {
@@ -169,19 +208,20 @@ impl Wire for Step {
             hostname: Wire::take(from)?,
             hosts: Wire::take(from)?,
             ulimits: Wire::take(from)?,
+            init: Wire::take(from)?,
             stdin: None,
         })
     }
 }
 
-wire_struct!(Root {
-    lowers,
-    upper,
-    work
+wire_enum!(Root {
+    0 => Overlay { lowers, upper, work },
+    1 => Directory { path },
 });
 wire_struct!(Mount { dest, source });
 wire_struct!(Ulimit { name, soft, hard });
-wire_enum!(Network { 0 => Host, 1 => None });
+wire_enum!(Network { 0 => Default, 1 => Host, 2 => None });
+wire_enum!(Reach { 0 => Uplink, 1 => Shared, 2 => Host, 3 => None });
 wire_enum!(Security { 0 => Sandbox, 1 => Insecure });
 
 impl Wire for MountSource {

@@ -91,6 +91,7 @@ impl Fixture {
             layer,
             origin: None,
             created: None,
+            single: false,
         }];
         let record = Record {
             key: fields.key(),

@@ -117,6 +117,7 @@ impl Fixture {
             layer: tree,
             origin: None,
             created: None,
+            single: false,
         }];
         self.store
             .records()

@@ -27,7 +27,12 @@ fn name(id: &str) -> CacheMountName {
 
 fn empty(dir: &Path) -> Result<(), StoreError> {
     let (user, group) = (rustix::process::geteuid(), rustix::process::getegid());
-    empty_mount(dir, 0o1777, user.as_raw(), group.as_raw())
+    empty_mount(
+        dir,
+        0o1777,
+        (user.as_raw(), group.as_raw()),
+        Ownership::Keep,
+    )
 }
 
 /// Has the mount, unless it must be waited for.

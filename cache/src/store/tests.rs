@@ -40,6 +40,7 @@ fn record(store: &Store, seed: u8) -> Record {
                 layer: root,
                 origin: None,
                 created: Some(u128::from(seed)),
+                single: false,
             }],
             root,
         }],

@@ -7,6 +7,7 @@ use rbuild_cache::BuiltStep;
 use rbuild_cache::CacheBackend as _;
 use rbuild_cache::Fate;
 use rbuild_cache::Kept;
+use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
 use rbuild_llb::event::Timestamp;
 
@@ -73,6 +74,9 @@ pub struct ExplainedStep {
     pub millis: Option<u64>,
     /// Where its result came from, if it was cached and its record is still there.
     pub cause: Option<Cause>,
+    /// The rung its result was made on, 2 also if only what it was made of was; `None` if its record is gone, or nothing
+    /// was made.
+    pub rung: Option<u8>,
 }
 
 /// What became of a step.
@@ -138,6 +142,7 @@ pub fn explain(settings: &Settings, asked: &Asked) -> Result<Explained, BuildErr
             waited_for: waited_for.map(|step| step.name.clone()).collect(),
             millis,
             cause: cause(&store, step),
+            rung: rung(&store, step),
         }
     });
     let confirmed = u128::try_from(kept.confirmed.secs).unwrap_or_default() * 1_000_000_000;
@@ -285,6 +290,17 @@ fn cause(store: &Store, step: &BuiltStep) -> Option<Cause> {
         made: Timestamp(record.created),
         millis: record.duration_ms,
     })
+}
+
+fn rung(store: &Store, step: &BuiltStep) -> Option<u8> {
+    let key = match step.fate {
+        Fate::Cached { by } => by,
+        Fate::Unneeded | Fate::Found | Fate::Ran { .. } => step.key,
+        Fate::Read | Fate::Failed { .. } | Fate::Stopped => return None,
+    };
+    let record = store.records().lookup(&key).ok().flatten()?;
+    let single = record.outputs.iter().any(Snapshot::is_single);
+    Some(if single { 2 } else { 1 })
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ fn image(reference: &str) -> Op {
 
 fn exec(args: &[&str], env: &[&str], mounts: Vec<Mount>) -> Op {
     Op::Exec(ExecOp {
-        args: args.iter().map(|&word| word.to_owned()).collect(),
+        args: args.iter().map(|&word| word.to_owned().into()).collect(),
         env: Arc::new(env.iter().map(|&pair| pair.to_owned()).collect()),
         cwd: "/".to_owned(),
         user: String::new(),
