@@ -33,6 +33,12 @@ struct Args {
     /// Show what works here.
     #[arg(long)]
     probe: bool,
+    /// Without namespaces.
+    #[arg(long)]
+    chroot: bool,
+    /// A directory that is the root as it is.
+    #[arg(long)]
+    root: Option<PathBuf>,
     /// Layers, bottom first.
     #[arg(long)]
     lower: Vec<PathBuf>,
@@ -149,10 +155,13 @@ fn ulimit(text: &str) -> Result<Ulimit, Box<dyn Error + Send + Sync>> {
 impl Args {
     fn step(&self) -> Step {
         Step {
-            root: Root {
-                lowers: self.lower.clone(),
-                upper: self.upper.clone(),
-                work: self.work.clone().unwrap_or_default(),
+            root: match &self.root {
+                Some(path) => Root::Directory { path: path.clone() },
+                None => Root::Overlay {
+                    lowers: self.lower.clone(),
+                    upper: self.upper.clone(),
+                    work: self.work.clone().unwrap_or_default(),
+                },
             },
             mounts: self.mount.clone(),
             args: self.command.clone(),
@@ -207,6 +216,8 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
         ca: args.ca.clone(),
         temp_dir: "/tmp".into(),
         store: args.store.clone(),
+        overlay: None,
+        chroot: args.chroot,
     };
     if args.probe {
         let report = sandbox::probe(&settings);
@@ -267,12 +278,18 @@ fn run_times(
     let mut exit = Exit::Code(0);
     for time in 0..args.times.unwrap_or(1) {
         let mut step = args.step();
-        if let Some(parent) = step.root.upper.as_mut().filter(|_| args.times.is_some()) {
+        if let Root::Overlay {
+            upper: Some(parent),
+            work,
+            ..
+        } = &mut step.root
+            && args.times.is_some()
+        {
             // Each run needs directories of its own.
             let own = parent.join(format!("{thread}-{time}"));
-            step.root.work = own.join("work");
+            *work = own.join("work");
             *parent = own.join("upper");
-            for dir in [parent, &mut step.root.work] {
+            for dir in [parent, work] {
                 std::fs::create_dir_all(dir).expect("a directory can be made");
             }
         }

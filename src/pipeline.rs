@@ -66,9 +66,12 @@ use crate::outcome::BuildOutcome;
 use crate::outcome::ErrorKind;
 use crate::registry;
 use crate::request::BuildRequest;
+use crate::request::Isolation;
 use crate::request::NamedContextSource;
 use crate::request::Settings;
+use crate::request::Stacker;
 use crate::sandbox;
+use crate::sandbox::SandboxError;
 use crate::solver;
 use crate::solver::SolveOptions;
 use crate::ui::EventSink;
@@ -161,6 +164,7 @@ fn carry_out(
         plan: plan.identity.clone(),
         source_date_epoch: request.source_date_epoch,
         offline: request.offline,
+        ranges_only: request.settings.ranges_only,
         kept: tests.kept(),
     };
     let sandboxing = sandbox_settings(&request.settings, &store);
@@ -197,7 +201,9 @@ fn carry_out(
         &engine,
         &definition,
         &looked_up,
-        &request.build_args,
+        std::iter::once(request)
+            .chain(own.values().copied())
+            .map(|request| &request.build_args),
     );
     let exporters = deliver::exporters(request, &targets)?;
     let caches = caches::Exports::new(request, own, &targets);
@@ -218,7 +224,13 @@ fn carry_out(
         preflight::look(&store, &engine, looked_up.pending(), processes, &events)?;
     }
     let remark = match processes > 0 || reads {
-        true => enter(&sandboxing, &mut engine, &looked_up, processes, progress)?,
+        true => enter(
+            (&sandboxing, &request.settings),
+            &mut engine,
+            &looked_up,
+            processes,
+            progress,
+        )?,
         false => None,
     };
     // An unchanged build that writes no file is over before anybody could interrupt it.
@@ -244,6 +256,7 @@ fn carry_out(
     if let Some(untouched) = &untouched {
         untouched.report(&definition, send);
     }
+    engine.set_solving(true);
     let solved = solver::solve(
         looked_up,
         &engine,
@@ -255,6 +268,7 @@ fn carry_out(
             may_fail: &|step| tests.may_fail(step),
         },
     );
+    engine.set_solving(false);
     if let Some(ledger) = ledger {
         ledger.keep(solved.is_err());
     }
@@ -305,7 +319,7 @@ fn look_up<'d>(
 /// Enters the user namespace, in which processes run and files of other owners are read. Gives what is worth saying about
 /// it if a step fails.
 fn enter(
-    sandboxing: &sandbox::Settings,
+    (sandboxing, settings): (&sandbox::Settings, &Settings),
     engine: &mut Engine<'_>,
     looked_up: &solver::Plan<'_, StepResult>,
     processes: usize,
@@ -328,7 +342,23 @@ fn enter(
         |(_, vertex)| matches!(&vertex.op, Op::Exec(exec) if exec.network == NetworkMode::Default),
     );
     progress.pause();
-    let entered = sandbox::enter(sandboxing).map_err(failure::sandbox)?;
+    let entered = match sandbox::enter(sandboxing) {
+        Ok(entered) => entered,
+        // What can be read from here is read, and that may be all of it.
+        Err(SandboxError::Unavailable { .. }) if processes == 0 => {
+            progress.resume();
+            return Ok(None);
+        }
+        Err(error) => {
+            let mut steps = looked_up.pending().map(|(_, vertex)| vertex);
+            let first = steps.find(|vertex| matches!(vertex.op, Op::Exec(_)));
+            let span = first.and_then(|vertex| vertex.meta.spans.first());
+            return Err(failure::at(failure::sandbox(error), span));
+        }
+    };
+    if processes > 0 {
+        failure::enough_ids(settings, &entered)?;
+    }
     let remark = entered.remark().map(str::to_owned);
     entered.expect(processes, networked);
     engine.set_executor(Box::new(entered), processes);
@@ -553,11 +583,24 @@ pub fn open_store(settings: &Settings) -> Result<Store, BuildError> {
     Store::open(&settings.root).map_err(failure::store)
 }
 
+/// The store, if there is one: who only looks makes none.
+///
+/// # Errors
+/// If it cannot be used.
+pub fn existing_store(settings: &Settings) -> Result<Option<Store>, BuildError> {
+    match settings.root.join("v1").exists() {
+        true => open_store(settings).map(Some),
+        false => Ok(None),
+    }
+}
+
 fn sandbox_settings(settings: &Settings, store: &Store) -> sandbox::Settings {
     sandbox::Settings {
         ca: settings.ca.clone(),
         temp_dir: settings.temp_dir.clone(),
         store: store.path().to_owned(),
+        overlay: settings.stacker.map(|stacker| stacker == Stacker::Overlay),
+        chroot: settings.isolation == Isolation::Chroot,
     }
 }
 

@@ -100,10 +100,35 @@ pub struct Settings {
     pub ca: Option<PathBuf>,
     /// How old a tag's pinned digest may be, in seconds; 0 asks every time.
     pub tag_max_age: u64,
+    /// Whether steps must have ranges of user and group ids (`--min-rung=1`), and one id is not enough.
+    pub ranges_only: bool,
     /// HTTP proxy variables for our own requests.
     pub proxies: ProxySettings,
     /// What is removed by itself.
     pub gc: GcSettings,
+    /// How layers become the root of a step; `None` for what works here.
+    pub stacker: Option<Stacker>,
+    /// How steps are kept apart.
+    pub isolation: Isolation,
+}
+
+/// How steps are kept apart from each other and the rest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// In namespaces of their own.
+    #[default]
+    Namespaces,
+    /// By chroot(2) alone.
+    Chroot,
+}
+
+/// How layers become the root of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stacker {
+    /// Mounted on each other.
+    Overlay,
+    /// Copied into one directory, which is compared with what it was when the step has ended.
+    Link,
 }
 
 /// What is removed after builds, without being asked for. `None` is the default.

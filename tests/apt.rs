@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::single_id;
 use crate::support::Base;
 use crate::support::Image;
+use crate::support::Output;
 use crate::support::PACKAGES_WITH_USERS;
 use crate::support::TestEnv;
 use crate::support::list_tar;
@@ -53,15 +55,24 @@ fn installed(env: &TestEnv, archive: &Path) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The reference is what dpkg leaves when mmdebstrap has it install the same packages in a chroot.
 #[test]
 fn packages_that_make_users_get_their_owners_and_modes() {
+    check(|env, args| env.rbuild(args));
+}
+
+#[test]
+fn they_get_them_where_there_is_one_user_id() {
+    check(single_id::build);
+}
+
+/// The reference is what dpkg leaves when mmdebstrap has it install the same packages in a chroot.
+fn check(build: impl Fn(&TestEnv, &[&str]) -> Output) {
     let packages = PACKAGES_WITH_USERS.replace(',', " ");
     let env = TestEnv::new().bases([Base::Debian]).file(
         "Dockerfile",
         format!("FROM debian\nRUN apt-get update && apt-get install -y --no-install-recommends {packages}\n"),
     );
-    env.rbuild(["-o", "type=tar,dest=ours.tar", "."]).success();
+    build(&env, &["-o", "type=tar,dest=ours.tar", "."]).success();
     let reference = Image::from_layout(&Base::DebianWithUsers.layout()).layer_blob(0);
 
     let (ours, reference) = (

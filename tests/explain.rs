@@ -353,6 +353,19 @@ fn programs_and_quiet_builds() {
 
 /// Values that look secret are neither said nor kept.
 #[test]
+fn who_asks_makes_no_store() {
+    let env = TestEnv::new();
+    let output = env.rbuild(["explain"]).code(2);
+    assert!(
+        output
+            .stderr
+            .contains("no build of the working directory is known"),
+        "{output}"
+    );
+    assert!(!env.store().exists());
+}
+
+#[test]
 fn secrets_are_not_explained() {
     let env = TestEnv::new().bases([Base::Busybox]).file(
         "Dockerfile",
@@ -378,6 +391,16 @@ fn secrets_are_not_explained() {
     );
     let explained = env.rbuild(["explain"]).success();
     assert!(!explained.stdout.contains("hunter"), "{explained}");
+    let bake = |token: &str| {
+        let file = format!(
+            r#"{{"target":{{"default":{{"args":{{"API_TOKEN":"{token}"}},"output":["type=cacheonly"]}}}}}}"#
+        );
+        env.write("docker-bake.json", file);
+        env.rbuild(["bake", "--progress=plain"]).success()
+    };
+    bake("hunter3hunter3");
+    let again = bake("hunter4hunter4").to_string();
+    assert!(!again.contains("hunter"), "{again}");
     let builds = env.store().join("v1/builds");
     for file in fs::read_dir(builds).unwrap() {
         let text = fs::read_to_string(file.unwrap().path()).unwrap();

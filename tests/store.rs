@@ -1,6 +1,7 @@
 //! What the store takes, what is removed from it, and what is found wrong with it.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -13,15 +14,19 @@ use crate::support::Gate;
 use crate::support::TestEnv;
 
 /// A stage whose result is in the image, and one that is only copied from; files of several owners; a cache mount.
-fn built() -> TestEnv {
-    let env = TestEnv::new().bases([Base::Busybox]).file(
+fn project() -> TestEnv {
+    TestEnv::new().bases([Base::Busybox]).file(
         "Dockerfile",
         "FROM busybox AS tools\n\
          RUN mkdir -m 700 /closed && echo tool > /closed/tool && chown -R 33:33 /closed && echo t > /tool\n\
          FROM busybox\n\
          COPY --from=tools /tool /\n\
          RUN --mount=type=cache,target=/cache,id=things head -c 300000 /dev/zero > /cache/zero; echo made > /made\n",
-    );
+    )
+}
+
+fn built() -> TestEnv {
+    let env = project();
     env.rbuild(["-q", "-t", "app", "."]).success();
     env
 }
@@ -222,13 +227,18 @@ fn prunes_while_a_build_runs() {
 
 #[test]
 fn builds_clean_up_behind_themselves() {
-    let env = built();
+    let env = project();
+    // The processes that these builds leave behind do not take the turns below.
+    let config = env.outside("home/.config/rbuild/config.toml");
+    let mut config = fs::File::options().append(true).open(config).unwrap();
+    config.write_all(b"[gc]\nenabled = false\n").unwrap();
+    env.rbuild(["-q", "-t", "app", "."]).success();
     env.rbuild(["rmi", "app"]).success();
     let root = env.store();
     // What the process does that a build leaves behind.
-    let collect = |policy: &str| {
+    let collect = |gc: &str| {
         let mut command = env.rbuild_command(["__sync-store"]);
-        env.run(command.arg(&root).arg(policy)).success();
+        env.run(command.arg(&root).arg(gc)).success();
     };
     let records = || files_below(&root.join("v1/records")).len();
     let all = records();
@@ -239,15 +249,21 @@ fn builds_clean_up_behind_themselves() {
         let file = options.open(root.join("v1/collected")).unwrap();
         file.set_modified(long_ago).unwrap();
     };
+    let nothing_stays = |enabled: bool| {
+        let none = r#"{"Bytes":0}"#;
+        format!(
+            r#"{{"enabled":{enabled},"reserved_space":{none},"max_used_space":{none},"keep_duration":0}}"#
+        )
+    };
     due();
-    collect("true,default,default,0,default");
+    collect(r#"{"enabled":true,"keep_duration":0}"#);
     assert_eq!(records(), all, "everything is new");
-    collect("true,0,0,0,0");
+    collect(&nothing_stays(true));
     assert_eq!(records(), all, "it is not time yet");
     due();
-    collect("false,0,0,0,0");
+    collect(&nothing_stays(false));
     assert_eq!(records(), all, "it is switched off");
-    collect("true,0,0,0,0");
+    collect(&nothing_stays(true));
     assert_eq!(records(), 0);
     assert!(files_below(&root.join("v1/layers")).is_empty());
     assert_eq!(fs::read_dir(root.join("v1/trash")).unwrap().count(), 0);

@@ -51,7 +51,7 @@ const CRATES: [(&str, &str, &[&str], &[&str]); 5] = [
         "rbuild_cache",
         &["rbuild_llb"],
         &[
-            "cli", "exporter", "ops", "pipeline", "registry", "remote", "solver",
+            "cli", "exporter", "ops", "pipeline", "registry", "remote", "sandbox", "solver",
         ],
     ),
     (

@@ -1,9 +1,11 @@
 //! Taking times in turns, and saying them.
 
 use std::fs;
+use std::fs::File;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Barrier;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -109,7 +111,36 @@ pub(crate) fn line(ours: &Times, limit: &Times, what: &str, bound: &Bound) -> St
 
 /// How long a command takes from before its process is made until it has been waited for.
 pub(crate) fn run(command: &mut Command) -> Measured<Duration> {
-    finish(command, |_| ()).map(|(time, ())| time)
+    finish(command, said()?, |_| ()).map(|(time, ())| time)
+}
+
+/// How long several take that begin together, until the last has been waited for. What it takes to have them begin together is
+/// done before.
+pub(crate) fn run_at_once(commands: Vec<Command>) -> Measured<Duration> {
+    let ready = Barrier::new(commands.len() + 1);
+    let files = commands.iter().map(|_| said());
+    let files = files.collect::<Measured<Vec<File>>>()?;
+    thread::scope(|scope| {
+        let ready = &ready;
+        let running = commands.into_iter().zip(files).map(|(mut command, said)| {
+            scope.spawn(move || {
+                ready.wait();
+                finish(&mut command, said, |_| ())
+            })
+        });
+        let running: Vec<_> = running.collect();
+        ready.wait();
+        let started = Instant::now();
+        for command in running {
+            command.join().expect("it does not panic")?;
+        }
+        Ok(started.elapsed())
+    })
+}
+
+/// Where a command's errors go.
+fn said() -> Measured<File> {
+    tempfile::tempfile().map_err(|error| error.to_string())
 }
 
 /// The same with the most memory it had resident at a time, in KiB. It is looked at every few milliseconds while it grows,
@@ -117,7 +148,7 @@ pub(crate) fn run(command: &mut Command) -> Measured<Duration> {
 pub(crate) fn run_watched(command: &mut Command) -> Measured<(Duration, u64)> {
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
-        let watched = finish(command, |child| {
+        let watched = finish(command, said()?, |child| {
             let status = format!("/proc/{}/status", child.id());
             let ended = &ended;
             scope.spawn(move || {
@@ -143,9 +174,9 @@ fn resident_peak(status: &str) -> Option<u64> {
 
 fn finish<T>(
     command: &mut Command,
+    mut said: File,
     while_it_runs: impl FnOnce(&Child) -> T,
 ) -> Measured<(Duration, T)> {
-    let mut said = tempfile::tempfile().map_err(|error| error.to_string())?;
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

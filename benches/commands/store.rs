@@ -90,6 +90,7 @@ fn fill(root: &Path) {
                     layer,
                     origin: None,
                     created: Some(u128::from(number)),
+                    single: false,
                 }],
                 root: layer,
             }],

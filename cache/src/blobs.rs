@@ -9,11 +9,15 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use rbuild_llb::OciDigest;
+use serde_json::Value;
 use sha2::Digest as _;
 use sha2::Sha256;
 
 use crate::journal::Journal;
 use crate::store::StoreError;
+
+/// Larger manifests are refused when they are pulled.
+const MAX_DOCUMENT: u64 = 8 << 20;
 
 /// The blobs of a store.
 #[derive(Debug)]
@@ -120,6 +124,17 @@ impl Blobs {
         Ok(bytes)
     }
 
+    /// A manifest, an index or a config; nothing if it is not there, or not what its digest says. Whatever it is, it stays.
+    pub(crate) fn document(&self, digest: &OciDigest) -> Option<Value> {
+        let path = self.path(digest);
+        if fs::metadata(&path).ok()?.len() > MAX_DOCUMENT {
+            return None;
+        }
+        let bytes = crate::file::peek(&path).ok()?;
+        let right = sha256(&bytes) == *digest;
+        serde_json::from_slice(&bytes).ok().filter(|_| right)
+    }
+
     /// Stores bytes that are at hand. Nothing is written if they are there already.
     ///
     /// # Errors
@@ -159,6 +174,11 @@ impl Blobs {
             size: 0,
         })
     }
+}
+
+/// The digest that a descriptor of a manifest or index names.
+pub(crate) fn digest_in(descriptor: &Value) -> Option<OciDigest> {
+    descriptor["digest"].as_str()?.parse().ok()
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> OciDigest {

@@ -173,24 +173,29 @@ impl Builds {
     }
 }
 
-pub(crate) fn load(path: &Path) -> Option<Kept> {
+fn load(path: &Path) -> Option<Kept> {
     let mut file = File::open(path).ok()?;
     let found = file.metadata().ok()?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).ok()?;
+    Some(Kept {
+        report: decode(&bytes)?,
+        confirmed: Timestamp {
+            secs: found.mtime(),
+            nanos: found.mtime_nsec() as u32,
+        },
+    })
+}
+
+/// A report as it was written; nothing if it is damaged.
+pub(crate) fn decode(bytes: &[u8]) -> Option<BuildReport> {
     let (sum, rest) = bytes.split_at_checked(HEX)?;
     let rest = rest.strip_prefix(b"\n")?;
     if blake3::hash(rest).to_hex().as_bytes() != sum {
         return None;
     }
     let body = rest.get(HEX..)?.strip_prefix(b"\n")?;
-    Some(Kept {
-        report: serde_json::from_slice(body).ok()?,
-        confirmed: Timestamp {
-            secs: found.mtime(),
-            nanos: found.mtime_nsec() as u32,
-        },
-    })
+    serde_json::from_slice(body).ok()
 }
 
 #[cfg(test)]

@@ -10,18 +10,16 @@
 
 use std::fs;
 use std::fs::File;
-use std::fs::OpenOptions;
 use std::io;
 use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
 use rbuild_llb::CancelToken;
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 
+use crate::flock;
+use crate::flock::How;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::wait;
@@ -79,7 +77,7 @@ impl Store {
                 Some(file) => file,
                 None => open(&path)?,
             };
-            let locked = lock(&file, &path)?;
+            let locked = flock::try_lock(&file, How::Alone, &path)?;
             let found = file.metadata().map_err(StoreError::io("read", &path))?;
             Ok(match (locked, found.nlink()) {
                 (true, 1..) => Some(Claimed::Mine(Claim {
@@ -104,7 +102,7 @@ impl Store {
     pub fn claim_at_once(&self, name: &str) -> Result<Option<Claim>, StoreError> {
         let path = self.claim_path(name);
         let file = open(&path)?;
-        let ours = lock(&file, &path)?
+        let ours = flock::try_lock(&file, How::Alone, &path)?
             && file
                 .metadata()
                 .map_err(StoreError::io("read", &path))?
@@ -124,31 +122,13 @@ impl Store {
 }
 
 fn open(path: &Path) -> Result<File, StoreError> {
-    let open = || {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-    };
-    let file = match open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+    match flock::open(path) {
+        Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             let dir = path.parent().unwrap_or(path);
             fs::create_dir_all(dir).map_err(StoreError::io("create", dir))?;
-            open()
+            flock::open(path)
         }
         file => file,
-    };
-    file.map_err(StoreError::io("open", path))
-}
-
-fn lock(file: &File, path: &Path) -> Result<bool, StoreError> {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(StoreError::io("lock", path)(error.into())),
     }
 }
 

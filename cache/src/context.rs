@@ -22,6 +22,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 pub use files::ContextFiles;
+pub(crate) use files::name_by_name;
 use rbuild_llb::CancelToken;
 use rbuild_llb::op::FileModes;
 use rbuild_llb::pattern::Selection;

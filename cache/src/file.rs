@@ -1,11 +1,19 @@
 //! Files that appear whole or not at all.
 
 use std::fs;
+use std::fs::File;
 use std::io;
+use std::io::Read as _;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rustix::fs::CWD;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use tempfile::NamedTempFile;
 
@@ -36,9 +44,40 @@ pub(crate) fn aside(dir: &Path) -> Result<NamedTempFile, StoreError> {
     file.map_err(StoreError::io("create a file in", dir))
 }
 
+/// Opens a file to be read without that being a use of it: its time of access stays. Who does not own the file may not
+/// ask for that (open(2), O_NOATIME), and just reads it.
+pub(crate) fn open_to_peek(path: &Path) -> io::Result<File> {
+    open_to_peek_at(CWD, path.as_os_str().as_bytes())
+}
+
+/// The same of a path from an open directory on.
+pub(crate) fn open_to_peek_at(dir: impl AsFd, path: &[u8]) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(&dir, path, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => rustix::fs::openat(&dir, path, flags, Mode::empty()),
+        file => file,
+    };
+    Ok(file?.into())
+}
+
+/// The bytes of a file, as [`open_to_peek`] lets them be read.
+pub(crate) fn peek(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open_to_peek(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// The bytes of a file, or `None` if there is none.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    match fs::read(path) {
+    if_there(path, fs::read(path))
+}
+
+/// What came of reading the file `path`, or `None` if there is none.
+pub(crate) fn if_there(
+    path: &Path,
+    read: io::Result<Vec<u8>>,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    match read {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(StoreError::io("read", path)(error)),
@@ -47,7 +86,19 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
 
 /// A value from a JSON file, or `None` if there is none.
 pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
-    let Some(bytes) = read(path)? else {
+    from_json(path, read(path)?)
+}
+
+/// The same, which is no use of the file: see [`peek`].
+pub(crate) fn peek_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
+    from_json(path, if_there(path, peek(path))?)
+}
+
+fn from_json<T: DeserializeOwned>(
+    path: &Path,
+    bytes: Option<Vec<u8>>,
+) -> Result<Option<T>, StoreError> {
+    let Some(bytes) = bytes else {
         return Ok(None);
     };
     serde_json::from_slice(&bytes)

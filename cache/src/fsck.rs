@@ -13,8 +13,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::collections::hash_map;
 use std::fs;
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -22,13 +22,16 @@ use std::path::PathBuf;
 use rbuild_llb::CacheKey;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
-use rustix::fs::FlockOperation;
 
 use crate::blobs;
 use crate::builds;
 use crate::file;
+use crate::flock;
+use crate::flock::How;
 use crate::layer::FrameTable;
 use crate::lease::Locked;
+use crate::mounts;
+use crate::mounts::CacheMountName;
 use crate::records;
 use crate::records::Record;
 use crate::stat;
@@ -86,8 +89,8 @@ struct Fsck<'a> {
     found: Fscked,
     /// What each tree object that is as it should be names.
     links: HashMap<TreeId, Vec<TreeId>>,
-    /// Of which objects it is known whether all below them is there.
-    complete: HashMap<TreeId, bool>,
+    /// Of the objects that were looked at: the first below them, or themselves, that is not there or damaged.
+    lacks: HashMap<TreeId, Option<TreeId>>,
     trash: Option<PathBuf>,
     /// Directories of forms that only another user may look into.
     closed: u64,
@@ -99,19 +102,8 @@ impl Store {
     /// # Errors
     /// If the store cannot be read, or, to repair it, written.
     pub fn fsck(&self, options: FsckOptions) -> Result<Fscked, StoreError> {
-        let leases = self.path().join("leases");
-        let gate = File::open(&leases).map_err(StoreError::io("open", &leases))?;
-        rustix::fs::flock(&gate, FlockOperation::LockShared)
-            .map_err(|error| StoreError::io("lock", &leases)(error.into()))?;
-        let mut fsck = Fsck {
-            store: self,
-            options,
-            found: Fscked::default(),
-            links: HashMap::new(),
-            complete: HashMap::new(),
-            trash: None,
-            closed: 0,
-        };
+        let _gate = flock::hold(&self.path().join("leases"), How::Shared)?;
+        let mut fsck = Fsck::new(self, options);
         fsck.blobs()?;
         fsck.trees()?;
         fsck.known()?;
@@ -122,6 +114,20 @@ impl Store {
         fsck.mounts()?;
         fsck.left_behind()?;
         Ok(fsck.found)
+    }
+}
+
+impl<'a> Fsck<'a> {
+    fn new(store: &'a Store, options: FsckOptions) -> Self {
+        Self {
+            store,
+            options,
+            found: Fscked::default(),
+            links: HashMap::new(),
+            lacks: HashMap::new(),
+            trash: None,
+            closed: 0,
+        }
     }
 }
 
@@ -243,29 +249,30 @@ impl Fsck<'_> {
     fn lacking(&mut self, root: &TreeId) -> Option<TreeId> {
         // Children before parents: an object met a second time has had its children looked at.
         let mut stack = vec![(*root, false)];
-        let mut lacking = None;
         while let Some((id, ready)) = stack.pop() {
-            if let Some(complete) = self.complete.get(&id) {
-                if !complete {
-                    lacking.get_or_insert(id);
-                }
+            if self.lacks.contains_key(&id) {
                 continue;
             }
-            let Some(links) = self.links.get(&id) else {
-                self.complete.insert(id, false);
-                lacking = Some(id);
-                continue;
+            let links = match self.links.entry(id) {
+                hash_map::Entry::Occupied(known) => known.into_mut(),
+                // Builds go on: it may be younger than the list of all objects.
+                hash_map::Entry::Vacant(new) => match self.store.trees().on_disk(&id) {
+                    Ok(dir) => new.insert(child_trees(&dir).collect()),
+                    Err(_) => {
+                        self.lacks.insert(id, Some(id));
+                        continue;
+                    }
+                },
             };
             if ready {
-                let complete = |id| self.complete.get(id).copied().unwrap_or_default();
-                let all = links.iter().all(complete);
-                self.complete.insert(id, all);
+                let first = links.iter().find_map(|id| self.lacks.get(id).copied()?);
+                self.lacks.insert(id, first);
             } else {
                 stack.push((id, true));
                 stack.extend(links.iter().map(|id| (*id, false)));
             }
         }
-        lacking
+        self.lacks.get(root).copied()?
     }
 
     fn known(&mut self) -> Result<(), StoreError> {
@@ -285,7 +292,7 @@ impl Fsck<'_> {
     fn records(&mut self) -> Result<(), StoreError> {
         for (path, hex) in self.sharded("records", "")? {
             self.count("records");
-            let Some(bytes) = file::read(&path)? else {
+            let Some(bytes) = self.bytes(&path)? else {
                 continue;
             };
             let key = hex.parse::<CacheKey>().ok();
@@ -320,12 +327,17 @@ impl Fsck<'_> {
         None
     }
 
+    /// What a file holds; nothing if it is gone.
+    fn bytes(&self, path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+        file::if_there(path, file::peek(path))
+    }
+
     /// A value that was written as JSON; nothing if it is damaged, or gone.
     fn json<T: serde::de::DeserializeOwned>(
         &mut self,
         path: &Path,
     ) -> Result<Option<T>, StoreError> {
-        match file::read_json(path) {
+        match file::peek_json(path) {
             Err(StoreError::Damaged { source, .. }) => {
                 let what = format!("is not as it was written: {source}");
                 self.wrong(path, what, Remedy::TakeOut)?;
@@ -350,7 +362,7 @@ impl Fsck<'_> {
         }
         for (path, hex) in self.sharded("frames", "")? {
             self.count("other files");
-            let Some(table) = file::read(&path)? else {
+            let Some(table) = self.bytes(&path)? else {
                 continue;
             };
             let digest = format!("sha256:{hex}").parse::<OciDigest>();
@@ -369,23 +381,32 @@ impl Fsck<'_> {
         }
         for (path, _) in self.sharded("slots", "")? {
             self.count("other files");
-            let key = file::read(&path)?.map(|hex| {
-                let hex = String::from_utf8(hex).ok()?;
-                hex.parse::<CacheKey>().ok()
-            });
-            if key == Some(None) {
+            let key = self.bytes(&path)?;
+            if key.is_some_and(|bytes| records::key_in_slot(&bytes).is_none()) {
                 self.wrong(&path, "is not the key of a record", Remedy::TakeOut)?;
+            }
+        }
+        for (path, _) in self.sharded("near", "")? {
+            self.count("other files");
+            let layer = self.bytes(&path)?.map(|hex| {
+                let hex = String::from_utf8(hex).ok()?;
+                hex.parse::<TreeId>().ok()
+            });
+            if layer == Some(None) {
+                self.wrong(&path, "is not the name of a layer", Remedy::TakeOut)?;
             }
         }
         for path in file::list(&self.path("builds"))? {
             self.count("other files");
-            if path.exists() && builds::load(&path).is_none() {
+            let damaged = |bytes: Vec<u8>| builds::decode(&bytes).is_none();
+            if self.bytes(&path)?.is_some_and(damaged) {
                 self.wrong(&path, "is not as it was written", Remedy::TakeOut)?;
             }
         }
         for path in file::list(&self.path("stats"))? {
             self.count("other files");
-            if file::read(&path)?.is_some_and(|bytes| stat::is_damaged(&bytes)) {
+            let damaged = |bytes: Vec<u8>| stat::is_damaged(&bytes);
+            if self.bytes(&path)?.is_some_and(damaged) {
                 self.wrong(&path, "is not as it was written", Remedy::TakeOut)?;
             }
         }
@@ -397,7 +418,32 @@ impl Fsck<'_> {
             self.count("cache mounts");
             if !mount.is_dir() {
                 self.wrong(&mount, "is not a directory", Remedy::Leave)?;
+                continue;
             }
+            let absent = |part: &&&str| {
+                let found = fs::symlink_metadata(mount.join(part));
+                found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+            };
+            if let Some(part) = mounts::PARTS.iter().find(absent) {
+                // Unless it was removed meanwhile, as a whole: no build can have it, or ever could again.
+                if mount.is_dir() {
+                    self.wrong(&mount, format!("lacks `{part}`"), Remedy::TakeOut)?;
+                }
+                continue;
+            }
+            let what = match file::peek_json::<CacheMountName>(&mount.join(mounts::ABOUT)) {
+                Ok(Some(name)) if !name.is_of(&mount) => {
+                    format!("has the name of another (`{}`)", name.id)
+                }
+                Ok(_) => continue,
+                Err(StoreError::Damaged { source, .. }) => {
+                    format!("does not tell its name: {source}")
+                }
+                Err(error) => return Err(error),
+            };
+            let id = name(&mount);
+            let what = format!("{what}; `rbuild prune --filter id={id}` removes it");
+            self.wrong(&mount, what, Remedy::Leave)?;
         }
         Ok(())
     }
@@ -405,7 +451,7 @@ impl Fsck<'_> {
     /// What builds that were killed left.
     fn left_behind(&mut self) -> Result<(), StoreError> {
         let mut count = 0;
-        for kind in ["tmp", "leases"] {
+        for kind in ["tmp", "leases", "running"] {
             let list = file::list(&self.path(kind))?;
             let dead = |path: &&PathBuf| path.extension().is_none() && !Locked::is_held(path);
             count += list.iter().filter(dead).count();

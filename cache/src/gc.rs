@@ -30,12 +30,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 use std::time::SystemTime;
 
-use rustix::fs::FlockOperation;
-use rustix::fs::Mode;
-use rustix::fs::OFlags;
 use rustix::time::ClockId;
 
 use crate::file;
+use crate::flock;
+use crate::flock::How;
 use crate::lease::Collecting;
 use crate::lease::Lease;
 use crate::lease::LeaseRoot;
@@ -47,7 +46,6 @@ use crate::tree::Timestamp;
 use inventory::Inventory;
 use inventory::Piece;
 pub use inventory::UsageKind;
-use inventory::changed;
 use live::Live;
 pub use usage::Space;
 pub use usage::StoreUsage;
@@ -111,7 +109,7 @@ pub struct Collected {
 const BATCH: usize = 200;
 /// A file that is still written aside after this long has no writer any more, in seconds.
 const ABANDONED: i64 = 24 * 3600;
-/// In which order things go.
+/// In which order things go; what is not among them goes last.
 const ORDER: [&str; 13] = [
     "records",
     "slots",
@@ -153,17 +151,12 @@ impl Store {
         };
 
         let victims = self.victims(&live, leases.began);
-        let gate = File::open(&leases_dir).map_err(StoreError::io("open", &leases_dir))?;
         for batch in victims.chunks(BATCH) {
             let trash = self.trash_dir()?;
-            let lock = |operation| {
-                rustix::fs::flock(&gate, operation)
-                    .map_err(|error| StoreError::io("lock", &leases_dir)(error.into()))
-            };
-            lock(FlockOperation::LockExclusive)?;
-            let moved = self.condemn(batch, &trash, &mut live, &mut leases, &lease, &leases_dir);
-            lock(FlockOperation::Unlock)?;
-            for piece in moved? {
+            let gate = flock::hold(&leases_dir, How::Alone)?;
+            let moved = self.condemn(batch, &trash, &mut live, &mut leases, &lease, &leases_dir)?;
+            drop(gate);
+            for piece in moved {
                 collected.freed += piece.bytes;
                 collected.removed += 1;
             }
@@ -199,11 +192,9 @@ impl Store {
     /// If the store cannot be written.
     pub fn turn_to_collect(&self, every: Duration) -> Result<Option<File>, StoreError> {
         let path = self.path().join("collected");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
         let new = !path.exists();
-        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR);
-        let file = File::from(file.map_err(|error| StoreError::io("open", &path)(error.into()))?);
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let file = flock::open(&path)?;
+        if !flock::try_lock(&file, How::Alone, &path)? {
             return Ok(None);
         }
         let found = file.metadata().map_err(StoreError::io("read", &path))?;
@@ -252,7 +243,7 @@ impl Store {
         for piece in batch {
             // Published again since it was looked at.
             let fresh = fs::symlink_metadata(&piece.path)
-                .map_or(true, |found| changed(&found) >= leases.began);
+                .map_or(true, |found| piece.by.time(&found.into()) >= leases.began);
             if fresh || live.has(piece.of) {
                 continue;
             }
@@ -280,11 +271,12 @@ impl Store {
         let order = |piece: &&Piece| {
             let below = piece.path.strip_prefix(self.path()).ok();
             let kind = below.and_then(|below| below.iter().next());
-            ORDER
+            let known = ORDER
                 .iter()
-                .position(|known| kind.is_some_and(|kind| kind == *known))
+                .position(|known| kind.is_some_and(|kind| kind == *known));
+            known.unwrap_or(ORDER.len())
         };
-        victims.sort_by_key(order);
+        victims.sort_by_cached_key(order);
         victims
     }
 

@@ -13,8 +13,9 @@
 //! - The mark is a name. File systems that lose data of renamed files commit names in order (ext4, XFS, btrfs), so
 //!   that no file is found in its place without the mark that was made before it. A list of what was published would
 //!   be data, and lost together with it.
-//! - What was published is told by its ctime, which no program can set. The clock may be set back, which is what
-//!   [`SLACK`] is for.
+//! - What was published is told by its ctime, which no program can set; that of a directory form or a cache mount is its
+//!   directory's, which was renamed into its place and has not changed since, whatever was written below it. The clock may be
+//!   set back, which is what [`SLACK`] is for.
 
 use std::fs;
 use std::fs::File;
@@ -29,11 +30,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::FlockOperation;
 use serde::Serialize;
 
 use crate::blobs;
 use crate::file;
+use crate::flock;
+use crate::flock::How;
 use crate::store::StoreError;
 use crate::tree::Trees;
 
@@ -121,6 +123,22 @@ impl Journal {
         Ok(())
     }
 
+    /// Gives a file that was published a second name, which takes the place of whatever has it; the directory is made if it is
+    /// not there. Says whether it did: not where there are no hard links, or none of this file is left, or it is gone.
+    pub(crate) fn link(&self, from: &Path, to: &Path) -> Result<bool, StoreError> {
+        let parent = to.parent().unwrap_or(&self.store);
+        fs::create_dir_all(parent).map_err(StoreError::io("create", parent))?;
+        let aside = tempfile::Builder::new()
+            .prefix(file::ASIDE)
+            .make_in(parent, |aside| fs::hard_link(from, aside));
+        let Ok(aside) = aside else {
+            return Ok(false);
+        };
+        let renamed = aside.into_temp_path().persist(to);
+        renamed.map_err(|error| StoreError::io("write", to)(error.error))?;
+        Ok(true)
+    }
+
     /// Publishes a value as JSON.
     pub(crate) fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
         let bytes =
@@ -165,10 +183,7 @@ impl Journal {
 
 /// Waits for, and holds, the lock of those who take marks away.
 fn lock(dir: &Path) -> Result<File, StoreError> {
-    let lock = File::open(dir).map_err(StoreError::io("open", dir))?;
-    rustix::fs::flock(&lock, FlockOperation::LockExclusive)
-        .map_err(|error| StoreError::io("lock", dir)(error.into()))?;
-    Ok(lock)
+    flock::hold(dir, How::Alone)
 }
 
 /// Whether a mark is that of another boot: it is not called as this one, nor that with something after a dot.
@@ -340,6 +355,8 @@ mod t {
         assert_eq!(written(), whole);
 
         first.note().unwrap();
+        // Its name alone: the other one leads to the same file.
+        fs::remove_file(&whole[0]).unwrap();
         fs::write(&whole[0], "").unwrap();
         Journal::open_as(dir.path(), "boot-b").unwrap();
         assert_eq!(written(), whole[1..]);

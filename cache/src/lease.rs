@@ -15,6 +15,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -23,10 +24,11 @@ use std::sync::Mutex;
 use rbuild_llb::CacheKey;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
-use rustix::fs::FlockOperation;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 
+use crate::flock;
+use crate::flock::How;
 use crate::store::StoreError;
 use crate::tree::Timestamp;
 
@@ -51,8 +53,7 @@ impl Locked {
                 .keep()
                 .map_err(|error| StoreError::io("create a file in", dir)(error.error))?;
             // Waits only for a collector that is just finding out whether the file is dead.
-            rustix::fs::flock(&file, FlockOperation::LockExclusive)
-                .map_err(|error| StoreError::io("lock", &path)(error.into()))?;
+            flock::lock(&file, How::Alone, &path)?;
             // A collector may have found the file before it was locked, and removed it.
             if path.exists() {
                 return Ok(Self {
@@ -70,25 +71,31 @@ impl Locked {
 
     /// Whether somebody lives who holds it. What cannot be opened is held by nobody.
     pub(crate) fn is_held(path: &Path) -> bool {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::open(path, flags, Mode::empty()).is_ok_and(|file| {
-            rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err()
-        })
+        open(path).is_ok_and(|file| !is_locked(flock::try_lock(&file, How::Shared, path)))
     }
 
     /// Removes the file if nobody lives who holds it; says whether it is gone. What is done with `dead` is done while no
     /// one else can take the file for theirs.
     pub(crate) fn reap(path: &Path, dead: impl FnOnce()) -> bool {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(file) = rustix::fs::open(path, flags, Mode::empty()) else {
+        let Ok(file) = open(path) else {
             return false;
         };
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if !is_locked(flock::try_lock(&file, How::Alone, path)) {
             return false;
         }
         dead();
         std::fs::remove_file(path).is_ok()
     }
+}
+
+fn open(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty())
+}
+
+/// What cannot be locked for whatever reason is taken for somebody's.
+fn is_locked(tried: Result<bool, StoreError>) -> bool {
+    tried.unwrap_or(false)
 }
 
 impl Drop for Locked {
@@ -187,10 +194,9 @@ impl Lease {
     pub fn hold(&self) -> Result<Held, StoreError> {
         let path = self.file.path.parent().unwrap_or(&self.file.path);
         // A handle of its own: locks belong to handles.
-        let dir = File::open(path).map_err(StoreError::io("open", path))?;
-        rustix::fs::flock(&dir, FlockOperation::LockShared)
-            .map_err(|error| StoreError::io("lock", path)(error.into()))?;
-        Ok(Held { _dir: dir })
+        Ok(Held {
+            _dir: flock::hold(path, How::Shared)?,
+        })
     }
 
     /// Protects `root` from now on. Comes before its use: what is found there after this returned stays.
@@ -215,16 +221,13 @@ impl Lease {
         if lines.is_empty() {
             return Ok(());
         }
-        let error = |action| StoreError::io(action, self.file.path());
-        let lock = |operation| {
-            rustix::fs::flock(&self.dir, operation).map_err(|source| error("lock")(source.into()))
-        };
-        lock(FlockOperation::LockShared)?;
+        let path = self.file.path();
+        flock::lock(&self.dir, How::Shared, path)?;
         // One write: a reader that does not hold the lock may see the last line cut short, and skips it.
         let text = self.set_back() + &lines;
         let written = (&self.file.file).write_all(text.as_bytes());
-        lock(FlockOperation::Unlock)?;
-        written.map_err(error("write"))?;
+        flock::unlock(&self.dir, path)?;
+        written.map_err(StoreError::io("write", path))?;
         seen.extend(roots);
         Ok(())
     }
@@ -277,12 +280,9 @@ impl Collecting {
     /// Waits for its turn.
     pub(crate) fn begin(leases: &Path) -> Result<Self, StoreError> {
         let path = Self::path(leases);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
-        let file = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|error| StoreError::io("open", &path)(error.into()))?;
-        rustix::fs::flock(&file, FlockOperation::LockExclusive)
-            .map_err(|error| StoreError::io("lock", &path)(error.into()))?;
-        Ok(Self { _file: file.into() })
+        let file = flock::open(&path)?;
+        flock::lock(&file, How::Alone, &path)?;
+        Ok(Self { _file: file })
     }
 
     fn is_held(leases: &Path) -> bool {
@@ -424,8 +424,7 @@ mod t {
     fn a_collector_keeps_protection_waiting() {
         let dir = tempfile::tempdir().unwrap();
         let lease = Lease::create(dir.path()).unwrap();
-        let collector = File::open(dir.path()).unwrap();
-        rustix::fs::flock(&collector, FlockOperation::LockExclusive).unwrap();
+        let collector = flock::hold(dir.path(), How::Alone).unwrap();
         let root = LeaseRoot::Tree(TreeId::from_bytes([2; 32]));
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| lease.protect(root));

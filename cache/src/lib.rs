@@ -4,25 +4,26 @@
 //! ```text
 //! $RBUILD_ROOT/v1/              mode 0700, the user's own; another layout would be another number
 //!   blobs/sha256/ab/abcd…       OCI blobs: layers, configs, manifests                       [blobs]
-//!   trees/ab/abcd…              directory objects, zstd                                     [tree]
+//!   trees/ab/cdef…              directory objects, zstd; those of one writing share a file [tree]
 //!   layers/ab/abcd…/DOMAIN      directory forms of layers, by the id map they were made in  [store]
-//!   layers/ab/abcd…/DOMAIN.delta   what differs from that of a near layer                   [store]
+//!   layers/ab/abcd…/DOMAIN.delta  what differs from that of a near layer                    [store]
 //!   near/ab/abcd…               place in a plan → the layer that got a directory form there [store]
 //!   layer-blobs/ab/abcd….json   tree → the blobs made of it                                 [store]
 //!   frames/ab/abcd…             blob → the frames it is made of                             [store]
 //!   known/ab/abcd….json         blob → the tree it unpacks to                               [store]
 //!   records/ab/abcd…            cache key → result, with what the key was made of           [records]
-//!   slots/ab/abcd…              place in a plan → its newest key, to explain misses         [records]
+//!   slots/ab/abcd…              place in a plan → its newest record, to explain misses      [records]
 //!   builds/abcd…                what the last build of a plan did, step by step, and why    [builds]
 //!   pins/ab/abcd….json          tag and platform → manifest digest, and when it was asked   [store]
 //!   images/NAME                 name → image                                                [images]
 //!   stats/abcd…                 what a context's files looked like when they were hashed    [stat]
 //!   mounts/abcd….N/data         cache mounts                                                [mounts]
 //!   leases/RANDOM               what living builds use; locked while they live              [lease]
-//!   running/abcd…               what is being made; locked by whoever makes it                [claims]
+//!   running/abcd…               what is being made; locked by whoever makes it              [claims]
 //!   tmp/RANDOM{,.d}             work in progress; locked while somebody works on it         [store]
-//!   trash/                      what is being deleted
-//!   collecting, collected       locked by whoever collects garbage; when that was done by itself  [lease, gc]
+//!   trash/                      what is being deleted                                       [gc]
+//!   collecting                  locked by whoever collects garbage                          [lease]
+//!   collected                   its time: when that was last done by itself                 [gc]
 //!   unsynced/BOOT-ID            there while something is not synced                         [journal]
 //! ```
 //!
@@ -43,6 +44,7 @@ pub mod dir;
 mod file;
 #[cfg(test)]
 mod fixture;
+mod flock;
 pub mod frame;
 pub mod fsck;
 pub mod gc;
@@ -79,11 +81,16 @@ pub use context::ContextError;
 pub use context::ContextFiles;
 pub use context::Scan;
 pub use context::scan_context;
+pub use dir::Device;
+pub use dir::OWNER;
+pub use dir::Owner;
 pub use dir::Ownership;
+pub use dir::PlainDir;
 pub use dir::ScanKind;
 pub use dir::Unpack;
 pub use dir::scan_dir;
 pub use dir::write_dir;
+pub use dir::write_plain;
 pub use frame::Compression;
 pub use frame::FrameError;
 pub use fsck::FsckOptions;

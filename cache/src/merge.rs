@@ -6,8 +6,6 @@
 
 mod delta;
 
-use std::cmp::Ordering;
-
 pub use delta::Delta;
 use rbuild_llb::TreeId;
 
@@ -21,6 +19,7 @@ use crate::tree::Timestamp;
 use crate::tree::TreeError;
 use crate::tree::TreeRef;
 use crate::tree::Trees;
+use crate::tree::join;
 
 impl Trees {
     /// The file system that `base` becomes when `layer` is applied to it (OCI image-spec, layer.md).
@@ -269,32 +268,6 @@ fn same_but_time(a: &Meta, b: &Meta) -> bool {
         ..meta.clone()
     };
     timeless(a) == timeless(b)
-}
-
-/// Two sorted lists of entries, paired by name.
-fn join<'a>(
-    mut a: &'a [Entry],
-    mut b: &'a [Entry],
-) -> impl Iterator<Item = (Option<&'a Entry>, Option<&'a Entry>)> {
-    std::iter::from_fn(move || {
-        let order = match (a.first(), b.first()) {
-            (Some(x), Some(y)) => x.name.cmp(&y.name),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (None, None) => return None,
-        };
-        let x = if order.is_le() {
-            a.split_off_first()
-        } else {
-            None
-        };
-        let y = if order.is_ge() {
-            b.split_off_first()
-        } else {
-            None
-        };
-        Some((x, y))
-    })
 }
 
 #[cfg(test)]

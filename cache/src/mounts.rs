@@ -3,8 +3,8 @@
 //! ```text
 //! mounts/HASH.N/        HASH: BLAKE3 of the name; N: 0, and more where users want one each
 //!   about.json          the name; its time is when the mount was made
-//!   lock                flock(2), as long as it is used: shared by those who share it, else exclusive. Its content is how
-//!                       it was used last (`shared`, `private`, `locked`), its time when
+//!   lock                flock(2), as long as it is used: shared by those who share it, else exclusive. Its time is when it
+//!                       was used last
 //!   turn                flock(2), exclusive, held while waiting for `lock`
 //!   data/               what steps see
 //! ```
@@ -21,12 +21,12 @@
 //! - A mount is removed by renaming it, under its exclusive lock: who has opened `lock` and finds another one, or none, in its
 //!   place begins anew.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write as _;
-use std::os::unix::fs::FileExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -35,17 +35,19 @@ use std::path::PathBuf;
 
 use rbuild_llb::CancelToken;
 use rbuild_llb::op::CacheSharing;
-use rustix::fs::FlockOperation;
 use rustix::fs::Timespec;
 use rustix::fs::Timestamps;
 use rustix::fs::UTIME_NOW;
-use rustix::io::Errno;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::dir::Owner;
+use crate::dir::Ownership;
 use crate::dir::ScanKind;
 use crate::dir::scan_dir;
 use crate::file;
+use crate::flock;
+use crate::flock::How;
 use crate::layer::LayerError;
 use crate::store::Store;
 use crate::store::StoreError;
@@ -54,6 +56,11 @@ use crate::tree::TreeRef;
 use crate::tree::Trees;
 use crate::wait;
 use crate::wait::OnWait;
+
+/// The file with its name.
+pub(crate) const ABOUT: &str = "about.json";
+/// What every mount has.
+pub(crate) const PARTS: [&str; 4] = [ABOUT, "lock", "turn", "data"];
 
 /// What a cache mount is found by; mounts that differ in any of it are different ones.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -75,15 +82,20 @@ impl CacheMountName {
         }
         hasher.finalize()
     }
+
+    /// Whether a directory is one of those that have this name.
+    pub(crate) fn is_of(&self, dir: &Path) -> bool {
+        let number = |suffix: &OsStr| suffix.to_str()?.parse::<u32>().ok();
+        dir.extension().and_then(number).is_some()
+            && dir.file_stem() == Some(OsStr::new(self.hash().to_hex().as_str()))
+    }
 }
 
 /// A cache mount, for those who account for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheMountInfo {
-    /// Its name; `None` if that cannot be read, and then no build finds it.
+    /// Its name; `None` if that cannot be read.
     pub name: Option<CacheMountName>,
-    /// How it was used last.
-    pub sharing: Option<CacheSharing>,
     /// When it was made, by the clock of the file system.
     pub created: Timestamp,
     /// When its last use began or ended.
@@ -102,16 +114,27 @@ pub struct CacheMount {
 }
 
 impl CacheMount {
-    fn begin(dir: &Path, lock: File, sharing: CacheSharing) -> Result<Self, StoreError> {
-        let word = SHARING.iter().find(|(known, _)| *known == sharing);
-        let word = word.map_or("", |(_, word)| word);
-        // Always as long, so that nothing is left of another word.
-        lock.write_all_at(format!("{word:<7}\n").as_bytes(), 0)
-            .map_err(StoreError::io("write", dir))?;
-        Ok(Self {
+    fn begin(dir: &Path, lock: File) -> Self {
+        let mount = Self {
             data: dir.join("data"),
             lock,
-        })
+        };
+        mount.touch();
+        mount
+    }
+
+    /// Says that it is used now.
+    fn touch(&self) {
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        };
+        let times = Timestamps {
+            last_access: now,
+            last_modification: now,
+        };
+        // Without it, it only looks older.
+        let _ = rustix::fs::futimens(&self.lock, &times);
     }
 
     /// The directory that steps see.
@@ -132,16 +155,7 @@ impl CacheMount {
 
 impl Drop for CacheMount {
     fn drop(&mut self) {
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_NOW,
-        };
-        let times = Timestamps {
-            last_access: now,
-            last_modification: now,
-        };
-        // Without it, it only looks older.
-        let _ = rustix::fs::futimens(&self.lock, &times);
+        self.touch();
     }
 }
 
@@ -149,10 +163,24 @@ impl Drop for CacheMount {
 ///
 /// # Errors
 /// If it cannot be made, or the owner is not one this process can give.
-pub fn empty_mount(dir: &Path, mode: u32, uid: u32, gid: u32) -> Result<(), StoreError> {
+pub fn empty_mount(
+    dir: &Path,
+    mode: u32,
+    (uid, gid): (u32, u32),
+    owners: Ownership,
+) -> Result<(), StoreError> {
     fs::create_dir(dir).map_err(StoreError::io("create", dir))?;
-    std::os::unix::fs::chown(dir, Some(uid), Some(gid))
-        .map_err(StoreError::io("set the owner of", dir))?;
+    match owners {
+        Ownership::Keep | Ownership::Single => {
+            std::os::unix::fs::chown(dir, Some(uid), Some(gid))
+                .map_err(StoreError::io("set the owner of", dir))?;
+        }
+        // Where there is one id only, all files are its own.
+        Ownership::Logical => {}
+        Ownership::Recorded => Owner::of(uid, gid)
+            .record(dir)
+            .map_err(StoreError::io("record the owner of", dir))?,
+    }
     // After the owner, which takes setuid and setgid away.
     fs::set_permissions(dir, fs::Permissions::from_mode(mode & 0o7777))
         .map_err(StoreError::io("set the mode of", dir))
@@ -195,7 +223,7 @@ impl Store {
                     }
                 };
                 if let Some(lock) = lock {
-                    return Ok(Some(CacheMount::begin(&dir, lock, sharing)?));
+                    return Ok(Some(CacheMount::begin(&dir, lock)));
                 }
             }
             return Ok(None);
@@ -215,7 +243,7 @@ impl Store {
                 match try_lock(&dir.join("lock"), sharing)? {
                     Attempt::Locked(lock) => {
                         turn = None;
-                        return Ok(Some(CacheMount::begin(&dir, lock, sharing)?));
+                        return Ok(Some(CacheMount::begin(&dir, lock)));
                     }
                     Attempt::Busy => return Ok(None),
                     // Its queue went with it.
@@ -235,7 +263,7 @@ impl Store {
         let aside = scratch.path().join("mount");
         fs::create_dir(&aside).map_err(StoreError::io("create", &aside))?;
         let about = serde_json::to_vec(name).expect("strings can always be written as JSON");
-        for (file, content) in [("about.json", &*about), ("lock", b""), ("turn", b"")] {
+        for (file, content) in [(ABOUT, &*about), ("lock", b""), ("turn", b"")] {
             let path = aside.join(file);
             let made = OpenOptions::new()
                 .write(true)
@@ -296,20 +324,20 @@ impl Store {
 impl CacheMountInfo {
     /// What is in a directory; `None` if it is gone, or no mount.
     fn read(path: PathBuf) -> Option<Self> {
-        let about = fs::symlink_metadata(path.join("about.json")).ok()?;
-        let lock = File::open(path.join("lock")).ok()?;
-        let in_use = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            == Err(Errno::WOULDBLOCK);
-        let word = io::read_to_string(&lock).unwrap_or_default();
+        let about = path.join(ABOUT);
+        let created = changed(&fs::symlink_metadata(&about).ok()?);
+        let name = file::peek_json(&about).ok().flatten();
+        let lock = path.join("lock");
+        let file = File::open(&lock).ok()?;
+        let used = changed(&file.metadata().ok()?);
+        // Held for no longer than it takes to find out: builds that want one for themselves do not wait for this one.
+        let free = flock::try_lock(&file, How::Alone, &lock);
+        drop(file);
         Some(Self {
-            name: file::read_json(&path.join("about.json")).ok().flatten(),
-            sharing: SHARING
-                .iter()
-                .find(|(_, name)| *name == word.trim())
-                .map(|(sharing, _)| *sharing),
-            created: changed(&about),
-            used: changed(&lock.metadata().ok()?),
-            in_use,
+            name,
+            created,
+            used,
+            in_use: !free.unwrap_or(false),
             path,
         })
     }
@@ -322,12 +350,6 @@ fn changed(found: &fs::Metadata) -> Timestamp {
     }
 }
 
-const SHARING: [(CacheSharing, &str); 3] = [
-    (CacheSharing::Shared, "shared"),
-    (CacheSharing::Private, "private"),
-    (CacheSharing::Locked, "locked"),
-];
-
 /// Locks a file that is there, for as long as it is open.
 fn try_lock(path: &Path, sharing: CacheSharing) -> Result<Attempt, StoreError> {
     let absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
@@ -336,14 +358,12 @@ fn try_lock(path: &Path, sharing: CacheSharing) -> Result<Attempt, StoreError> {
         Err(error) if absent(&error) => return Ok(Attempt::Absent),
         Err(error) => return Err(StoreError::io("open", path)(error)),
     };
-    let operation = match sharing {
-        CacheSharing::Shared => FlockOperation::NonBlockingLockShared,
-        CacheSharing::Private | CacheSharing::Locked => FlockOperation::NonBlockingLockExclusive,
+    let how = match sharing {
+        CacheSharing::Shared => How::Shared,
+        CacheSharing::Private | CacheSharing::Locked => How::Alone,
     };
-    match rustix::fs::flock(&file, operation) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => return Ok(Attempt::Busy),
-        Err(error) => return Err(StoreError::io("lock", path)(error.into())),
+    if !flock::try_lock(&file, how, path)? {
+        return Ok(Attempt::Busy);
     }
     // It may have been removed before it was locked, and made again.
     let same = |there: fs::Metadata| {

@@ -1,4 +1,5 @@
-//! Cache records: one checksummed file a key.
+//! Cache records: one checksummed file a key. A slot, which tells the newest record of a place in a plan, is a hard link of that
+//! record's file; where there are no hard links it holds the key in hexadecimal digits.
 
 use std::fs::File;
 use std::io;
@@ -37,6 +38,14 @@ pub struct Snapshot {
     pub root: TreeRef,
 }
 
+impl Snapshot {
+    /// What it is made of: the tree that the layers add up to, and theirs.
+    pub fn trees(&self) -> impl Iterator<Item = TreeId> + '_ {
+        let layers = self.layers.iter().map(|layer| layer.layer.tree);
+        std::iter::once(self.root.tree).chain(layers)
+    }
+}
+
 /// One layer of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerRef {
@@ -48,6 +57,17 @@ pub struct LayerRef {
     /// When a build made it, nanoseconds since the epoch; `None` for a base's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<u128>,
+    /// Whether it was made by a process that had one user id, or of what such a process made: its owners are those that a
+    /// supervisor recorded. Another build's result is the same layer without.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub single: bool,
+}
+
+impl Snapshot {
+    /// Whether a layer of it is [`LayerRef::single`].
+    pub fn is_single(&self) -> bool {
+        self.layers.iter().any(|layer| layer.single)
+    }
 }
 
 impl LayerRef {
@@ -57,6 +77,7 @@ impl LayerRef {
             layer: UNREAD,
             origin: Some(origin),
             created: None,
+            single: false,
         }
     }
 
@@ -256,15 +277,15 @@ impl CacheBackend for Records {
         let path = self.path(&record.key);
         self.journal.write(&path, &encode(record))?;
         let slot = self.slot(&record.slot, &record.record.kind);
-        self.journal.write(&slot, record.key.hex().as_bytes())?;
+        if !self.journal.link(&path, &slot)? {
+            self.journal.write(&slot, record.key.hex().as_bytes())?;
+        }
         Ok(())
     }
 
     fn latest(&self, slot: &str, kind: &str) -> Result<Option<Record>, RecordError> {
-        let Some(hex) = file::read(&self.slot(slot, kind))? else {
-            return Ok(None);
-        };
-        match String::from_utf8(hex).ok().and_then(|hex| hex.parse().ok()) {
+        let slot = file::read(&self.slot(slot, kind))?;
+        match slot.and_then(|bytes| key_in_slot(&bytes)) {
             Some(key) => self.lookup(&key),
             None => Ok(None),
         }
@@ -278,6 +299,14 @@ fn encode(record: &Record) -> Vec<u8> {
     bytes.push(b'\n');
     bytes.extend(body);
     bytes
+}
+
+/// The key that a slot's file tells; nothing if it is damaged.
+pub(crate) fn key_in_slot(bytes: &[u8]) -> Option<CacheKey> {
+    match std::str::from_utf8(bytes).ok()?.parse() {
+        Ok(key) => Some(key),
+        Err(_) => decode(bytes).map(|record| record.key),
+    }
 }
 
 /// A record as it was encoded; nothing if it is damaged.

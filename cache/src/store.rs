@@ -13,6 +13,7 @@ use std::path::PathBuf;
 pub use form::FormReader;
 pub use form::LayerForm;
 pub use form::MAX_DELTAS;
+pub(crate) use form::PLAIN;
 use rbuild_llb::ContentDigest;
 use rbuild_llb::FileDigest;
 use rbuild_llb::OciDigest;
@@ -363,23 +364,20 @@ impl Store {
         layer: &TreeId,
         options: &BlobOptions,
     ) -> Result<Option<LayerBlob>, StoreError> {
-        let known = self.blobs_of(layer)?.blobs;
-        if let Some(same) = known
-            .iter()
-            .find(|written| written.is(BLOB_VERSION, options))
-        {
-            return Ok(Some(same.blob.clone()));
+        if options.compression != Compression::None {
+            return self.layer_blob(layer, options);
         }
-        let mut other = known.into_iter().filter(|written| {
+        let known = self.blobs_of(layer)?.blobs;
+        let mut known = known.into_iter();
+        let same = known.find(|written| {
             (written.version, written.options.clamp) == (BLOB_VERSION, options.clamp)
         });
-        let plain = other.next().map(|written| LayerBlob {
+        Ok(same.map(|written| LayerBlob {
             digest: written.blob.diff_id,
             size: written.blob.tar_size,
             compression: Compression::None,
             ..written.blob
-        });
-        Ok(plain.filter(|_| options.compression == Compression::None))
+        }))
     }
 
     /// All blobs that were made of a layer, those with other times among them: each has the bytes of its files.
@@ -539,13 +537,9 @@ impl Store {
     /// # Errors
     /// If it cannot be written.
     pub fn set_frames(&self, blob: &OciDigest, table: &FrameTable) -> Result<(), StoreError> {
-        self.journal.write(&self.frames_path(blob), &table.encode())
-    }
-
-    /// Where the frames of a blob are remembered.
-    pub(crate) fn frames_path(&self, blob: &OciDigest) -> PathBuf {
         let hex = blob.hex();
-        self.path.join("frames").join(&hex[..2]).join(&hex)
+        let path = self.path.join("frames").join(&hex[..2]).join(&hex);
+        self.journal.write(&path, &table.encode())
     }
 
     /// Where it is kept what tree a blob unpacks to.
@@ -705,6 +699,16 @@ impl Scratch {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Scratch {
+    /// Throws away what is left in it without waiting until it is gone: [`Store::empty_trash`] does that.
+    pub fn discard(self) {
+        if let Some(name) = self.path.file_name() {
+            // If this fails, dropping it will try once more, and remove it there.
+            drop(fs::rename(&self.path, self.trash.join(name)));
+        }
     }
 }
 

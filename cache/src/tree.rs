@@ -4,31 +4,32 @@
 //! that one changed file rewrites one path of directories and everything else is shared. A whole file system, or
 //! a layer (the diff of two), is the object with a *single entry with the empty name*, which describes `/`.
 //!
-//! On disk an object is `<first two hex digits>/<the other 62>`, the encoding compressed with zstd, written aside and
-//! renamed (never synced: an object is verified by its hash when it is read, and one that fails is removed).
+//! On disk ([`disk`]) an object has a name of its own, and shares a file with those that it was written with. It is never synced:
+//! an object is verified by its hash when it is read, and one that fails is removed.
 //!
 //! Invariants: entries are sorted by their names' bytes; a *merged* tree holds no whiteouts, opaque or implied
 //! directories; an object on disk is written after everything it points to.
 
 pub mod changes;
+mod disk;
 mod object;
 mod pack;
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::collections::VecDeque;
-use std::fs;
 use std::io;
-use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::RwLock;
 
+use disk::Codec;
+use disk::Writer;
 use rbuild_llb::ContentDigest;
 use rbuild_llb::FileDigest;
 use rbuild_llb::TreeId;
@@ -262,10 +263,6 @@ pub enum TreeError {
 /// 2 MiB of stack.
 pub const MAX_DEPTH: usize = 512;
 
-/// No directory's object may be larger than this when it is decompressed: some millions of entries.
-const MAX_OBJECT: u64 = 1 << 30;
-/// Tree objects are small and written often; level 1 is within 4 % of level 3 on them.
-const OBJECT_LEVEL: i32 = 1;
 /// More than the kernel's MAXSYMLINKS (40), as much as Go's `EvalSymlinks` and BuildKit's `RootPath` allow.
 const MAX_LINKS: u32 = 255;
 
@@ -278,9 +275,7 @@ struct Cached {
 pub struct Trees {
     dir: PathBuf,
     memory: RwLock<HashMap<TreeId, Cached>>,
-    /// Those not in use: making one takes longer than compressing a small directory.
-    compressors: Mutex<Vec<zstd::bulk::Compressor<'static>>>,
-    decompressors: Mutex<Vec<zstd::bulk::Decompressor<'static>>>,
+    codec: Codec,
 }
 
 impl std::fmt::Debug for Trees {
@@ -297,15 +292,8 @@ impl Trees {
         Self {
             dir: dir.to_owned(),
             memory: RwLock::default(),
-            compressors: Mutex::default(),
-            decompressors: Mutex::default(),
+            codec: Codec::default(),
         }
-    }
-
-    /// The file an object has on disk.
-    pub fn path(&self, id: &TreeId) -> PathBuf {
-        let hex = id.hex();
-        self.dir.join(&hex[..2]).join(&hex[2..])
     }
 
     /// An object, from memory or from disk.
@@ -315,8 +303,8 @@ impl Trees {
         }
         let dir = self.on_disk(id).inspect_err(|error| {
             // Nobody can use it, and `persist` takes an existing file for a good one.
-            if let TreeError::Corrupt { path } = error {
-                drop(fs::remove_file(path));
+            if let TreeError::Corrupt { .. } = error {
+                self.forget_damaged(id);
             }
         })?;
         let dir = Arc::new(dir);
@@ -325,48 +313,6 @@ impl Trees {
             stored: true,
         });
         Ok(dir)
-    }
-
-    /// An object as it is on disk, kept in no memory; one that is damaged stays where it is.
-    pub(crate) fn on_disk(&self, id: &TreeId) -> Result<Directory, TreeError> {
-        let path = self.path(id);
-        let io_error = |source| TreeError::Io {
-            path: path.clone(),
-            source,
-        };
-        let compressed = match fs::read(&path) {
-            Ok(compressed) => compressed,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(TreeError::Missing { id: *id });
-            }
-            Err(error) => return Err(io_error(error)),
-        };
-        self.decompress(&compressed)
-            .filter(|bytes| blake3::hash(bytes).as_bytes() == id.as_bytes())
-            .and_then(|bytes| object::decode(&bytes))
-            .ok_or(TreeError::Corrupt { path })
-    }
-
-    /// An object as it was before it was compressed, if it can be.
-    fn decompress(&self, compressed: &[u8]) -> Option<Vec<u8>> {
-        // Written in one piece, it says how long it is.
-        let len = zstd::zstd_safe::get_frame_content_size(compressed).ok()??;
-        let len = usize::try_from(len).ok().filter(|_| len <= MAX_OBJECT)?;
-        let idle = self
-            .decompressors
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop();
-        let mut decompressor = match idle {
-            Some(decompressor) => decompressor,
-            None => zstd::bulk::Decompressor::new().ok()?,
-        };
-        let bytes = decompressor.decompress(compressed, len).ok();
-        self.decompressors
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(decompressor);
-        bytes
     }
 
     /// Takes a directory into memory. Its entries must be sorted, and what they point to put before.
@@ -394,20 +340,33 @@ impl Trees {
 
     /// Writes every object that `root` reaches and that is not on disk.
     pub fn persist(&self, root: &TreeId) -> Result<(), TreeError> {
+        self.persist_all(&[*root])
+    }
+
+    /// The same of several trees: what is written together takes less.
+    pub fn persist_all(&self, roots: &[TreeId]) -> Result<(), TreeError> {
+        let mut writer = Writer::new(self);
         // Children before parents: an object pushed a second time has had its children written.
-        let mut stack = vec![(*root, false)];
+        let mut stack: Vec<_> = roots.iter().rev().map(|root| (*root, false)).collect();
         while let Some((id, ready)) = stack.pop() {
             let dir = match self.read().get(&id) {
-                Some(cached) if cached.stored => continue,
+                Some(cached) if cached.stored || writer.has(&id) => continue,
                 Some(cached) => Arc::clone(&cached.dir),
                 None if self.path(&id).exists() => continue,
                 None => return Err(TreeError::Missing { id }),
             };
             if ready {
-                self.store(&id, &dir)?;
+                writer.add(id, &dir)?;
             } else {
                 stack.push((id, true));
                 stack.extend(child_trees(&dir).map(|child| (child, false)));
+            }
+        }
+        let written = writer.finish()?;
+        let mut memory = self.write();
+        for id in written {
+            if let Some(cached) = memory.get_mut(&id) {
+                cached.stored = true;
             }
         }
         Ok(())
@@ -561,50 +520,6 @@ impl Trees {
         Ok(())
     }
 
-    fn store(&self, id: &TreeId, dir: &Directory) -> Result<(), TreeError> {
-        let path = self.path(id);
-        let io_error = |source| TreeError::Io {
-            path: path.clone(),
-            source,
-        };
-        // A file of no bytes is what a power cut leaves of a rename that was not synced.
-        if !fs::metadata(&path).is_ok_and(|found| found.len() > 0) {
-            let shard = path.parent().expect("an object's path has two parts");
-            fs::create_dir_all(shard).map_err(io_error)?;
-            let bytes = self.compress(&object::encode(dir).0).map_err(io_error)?;
-            let mut aside = tempfile::Builder::new()
-                .prefix(crate::file::ASIDE)
-                .tempfile_in(shard)
-                .map_err(io_error)?;
-            aside.write_all(&bytes).map_err(io_error)?;
-            aside
-                .persist(&path)
-                .map_err(|error| io_error(error.error))?;
-        }
-        if let Some(cached) = self.write().get_mut(id) {
-            cached.stored = true;
-        }
-        Ok(())
-    }
-
-    fn compress(&self, object: &[u8]) -> io::Result<Vec<u8>> {
-        let mut pool = self
-            .compressors
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let mut compressor = match pool.pop() {
-            Some(compressor) => compressor,
-            None => zstd::bulk::Compressor::new(OBJECT_LEVEL)?,
-        };
-        drop(pool);
-        let compressed = compressor.compress(object);
-        self.compressors
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(compressor);
-        compressed
-    }
-
     // The map is whole at every point where a thread could panic.
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<TreeId, Cached>> {
         self.memory.read().unwrap_or_else(PoisonError::into_inner)
@@ -628,6 +543,32 @@ pub(crate) fn components(path: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
     path.split(|b| *b == b'/')
         .filter(|part| !matches!(*part, b"" | b"."))
         .map(<[u8]>::to_vec)
+}
+
+/// Two sorted lists of entries, paired by name.
+pub(crate) fn join<'a>(
+    mut a: &'a [Entry],
+    mut b: &'a [Entry],
+) -> impl Iterator<Item = (Option<&'a Entry>, Option<&'a Entry>)> {
+    std::iter::from_fn(move || {
+        let order = match (a.first(), b.first()) {
+            (Some(x), Some(y)) => x.name.cmp(&y.name),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => return None,
+        };
+        let x = if order.is_le() {
+            a.split_off_first()
+        } else {
+            None
+        };
+        let y = if order.is_ge() {
+            b.split_off_first()
+        } else {
+            None
+        };
+        Some((x, y))
+    })
 }
 
 pub(crate) fn child_trees(dir: &Directory) -> impl Iterator<Item = TreeId> + '_ {

@@ -216,9 +216,9 @@ impl ImageConfig {
 
     /// Says which platform it is for.
     pub fn set_platform(&mut self, platform: &Platform) {
-        self.os.clone_from(&platform.os);
-        self.architecture.clone_from(&platform.arch);
-        self.variant.clone_from(&platform.variant);
+        platform.os.as_ref().clone_into(&mut self.os);
+        platform.arch.as_ref().clone_into(&mut self.architecture);
+        platform.variant.as_ref().clone_into(&mut self.variant);
     }
 
     /// The document as JSON with sorted keys, so that equal configs are equal bytes.

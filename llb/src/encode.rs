@@ -10,6 +10,7 @@
 //! - an enum is its ordinal as `u32`, then the fields of the variant; a struct is its fields in the order declared;
 //! - ids are their 32 bytes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -118,6 +119,12 @@ impl Canonical for str {
     fn encode(&self, to: &mut Encoder) {
         (self.len() as u64).encode(to);
         to.raw(self.as_bytes());
+    }
+}
+
+impl Canonical for Cow<'_, str> {
+    fn encode(&self, to: &mut Encoder) {
+        self.as_ref().encode(to);
     }
 }
 

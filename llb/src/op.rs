@@ -3,6 +3,7 @@
 //! The enums are closed on purpose: a new op is a compile error at each place that must know it.
 //! Indices into [`Vertex::inputs`](crate::Vertex) are `Option<usize>`; `None` is LLB's `-1`, an empty file system.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::encode::Canonical;
@@ -119,7 +120,7 @@ pub struct HttpSource {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecOp {
     /// argv.
-    pub args: Vec<String>,
+    pub args: Vec<Cow<'static, str>>,
     /// `KEY=value`, in the order given; the last of equal keys counts.
     pub env: Arc<Vec<String>>,
     /// Working directory, absolute.

@@ -1,5 +1,6 @@
 //! Platforms, normalised and matched as containerd does it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -8,16 +9,18 @@ use serde::Serialize;
 
 /// An operating system and CPU (OCI image-spec, image-index.md, `platform`). Always normalised: `x86_64` is
 /// `amd64`, `aarch64` is `arm64`, and the variant `v8` of `arm64` is left out.
+///
+/// Each step has one, and nearly all are of a few names, which are not copied.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Platform {
     /// GOOS value, such as `linux`.
-    pub os: String,
+    pub os: Cow<'static, str>,
     /// GOARCH value, such as `amd64`.
     #[serde(rename = "architecture")]
-    pub arch: String,
+    pub arch: Cow<'static, str>,
     /// CPU variant, such as `v7`; empty when there is none.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub variant: String,
+    #[serde(default, skip_serializing_if = "str::is_empty")]
+    pub variant: Cow<'static, str>,
 }
 
 /// A platform that cannot be read.
@@ -31,27 +34,34 @@ impl Platform {
     /// Builds a normalised platform.
     pub fn new(os: &str, arch: &str, variant: &str) -> Self {
         let os = match os.to_ascii_lowercase() {
-            os if os == "macos" => "darwin".to_owned(),
-            os => os,
+            os if os == "macos" => "darwin".into(),
+            os => known(&["linux"], os),
         };
         let (arch, variant) = (arch.to_ascii_lowercase(), variant.to_ascii_lowercase());
         // The same table as containerd's platforms package.
-        let (arch, variant) = match (arch.as_str(), variant.as_str()) {
-            ("i386", _) => ("386", String::new()),
-            ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", String::new()),
-            ("x86_64" | "x86-64" | "amd64", _) => ("amd64", variant),
-            ("aarch64" | "arm64", "8" | "v8" | "v8.0") => ("arm64", String::new()),
-            ("aarch64" | "arm64", "9" | "9.0" | "v9.0") => ("arm64", "v9".to_owned()),
-            ("aarch64" | "arm64", _) => ("arm64", variant),
-            ("armhf", _) => ("arm", "v7".to_owned()),
-            ("armel", _) => ("arm", "v6".to_owned()),
-            ("arm", "" | "7") => ("arm", "v7".to_owned()),
-            ("arm", "5" | "6" | "8") => ("arm", format!("v{variant}")),
-            _ => return Self { os, arch, variant },
-        };
+        let (arch, variant): (&'static str, Cow<'static, str>) =
+            match (arch.as_str(), variant.as_str()) {
+                ("i386", _) => ("386", "".into()),
+                ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", "".into()),
+                ("x86_64" | "x86-64" | "amd64", _) => ("amd64", known(&[""], variant)),
+                ("aarch64" | "arm64", "8" | "v8" | "v8.0") => ("arm64", "".into()),
+                ("aarch64" | "arm64", "9" | "9.0" | "v9.0") => ("arm64", "v9".into()),
+                ("aarch64" | "arm64", _) => ("arm64", known(&[""], variant)),
+                ("armhf", _) => ("arm", "v7".into()),
+                ("armel", _) => ("arm", "v6".into()),
+                ("arm", "" | "7") => ("arm", "v7".into()),
+                ("arm", "5" | "6" | "8") => ("arm", format!("v{variant}").into()),
+                _ => {
+                    return Self {
+                        os,
+                        arch: known(&ARCHITECTURES, arch),
+                        variant: known(&[""], variant),
+                    };
+                }
+            };
         Self {
             os,
-            arch: arch.to_owned(),
+            arch: arch.into(),
             variant,
         }
     }
@@ -72,7 +82,7 @@ impl Platform {
     pub fn fallbacks(&self) -> Vec<Platform> {
         let with = |arch: &str, variant: &str| Platform::new(&self.os, arch, variant);
         let mut list = vec![self.clone()];
-        match (self.arch.as_str(), self.variant.as_str()) {
+        match (self.arch.as_ref(), self.variant.as_ref()) {
             ("amd64", variant) => {
                 let level = variant
                     .strip_prefix('v')
@@ -108,6 +118,14 @@ impl Platform {
             _ => {}
         }
         list
+    }
+}
+
+/// A name that need not be copied if it is one of these.
+fn known(names: &[&'static str], name: String) -> Cow<'static, str> {
+    match names.iter().find(|known| **known == name) {
+        Some(known) => Cow::Borrowed(known),
+        None => Cow::Owned(name),
     }
 }
 

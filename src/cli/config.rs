@@ -5,6 +5,9 @@
 //! root = "/var/cache/rbuild"
 //! ca = "/etc/ssl/company.pem"
 //! tag-max-age = "24h"
+//! min-rung = 1                        # of steps: 1, or 2 for what is the weakest
+//! isolation = "chroot"                # how steps are kept apart, where namespaces are refused
+//! stacker = "link"                    # how layers become the root of a step: "overlay" or "link"; else what works
 //!
 //! [gc]                                # what is removed after builds; the names are BuildKit's
 //! enabled = true
@@ -44,12 +47,14 @@ use super::registries;
 use super::values;
 use super::values::problem;
 use crate::request::GcSettings;
+use crate::request::Isolation;
 use crate::request::KeyPair;
 use crate::request::ProxySettings;
 use crate::request::Registries;
 use crate::request::RegistrySettings;
 use crate::request::Settings;
 use crate::request::Space;
+use crate::request::Stacker;
 
 /// Seconds a tag's pinned digest is used without asking again.
 const TAG_MAX_AGE: u64 = 24 * 3600;
@@ -61,6 +66,9 @@ struct Config {
     root: Option<PathBuf>,
     ca: Option<PathBuf>,
     tag_max_age: Option<MaxAge>,
+    min_rung: Option<Rung>,
+    isolation: Option<String>,
+    stacker: Option<StackerName>,
     #[serde(default)]
     gc: Gc,
     #[serde(default)]
@@ -75,6 +83,41 @@ struct Gc {
     max_used_space: Option<Size>,
     min_free_space: Option<Size>,
     keep_duration: Option<MaxAge>,
+}
+
+/// A rung of the ladder on which steps run.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(try_from = "u8")]
+struct Rung(u8);
+
+impl TryFrom<u8> for Rung {
+    type Error = String;
+
+    fn try_from(number: u8) -> Result<Self, String> {
+        match number {
+            1 | 2 => Ok(Self(number)),
+            other => Err(format!("steps run on rung 1 or 2, not {other}")),
+        }
+    }
+}
+
+/// How layers become the root of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StackerName {
+    /// Mounted on each other by overlayfs
+    Overlay,
+    /// Copied into one directory, which is compared with what it was when the step has ended
+    Link,
+}
+
+impl From<StackerName> for Stacker {
+    fn from(name: StackerName) -> Self {
+        match name {
+            StackerName::Overlay => Self::Overlay,
+            StackerName::Link => Self::Link,
+        }
+    }
 }
 
 /// A size, as a string or in bytes.
@@ -194,7 +237,16 @@ pub(crate) fn settings(
         registries,
         docker_config: docker_config(env),
         ca: flags.ca.clone().or(config.ca),
+        isolation: isolation(
+            flags
+                .isolation
+                .clone()
+                .or_else(|| env.text("RBUILD_ISOLATION"))
+                .or(config.isolation),
+        )?,
+        stacker: stacker(flags, env)?.or(config.stacker).map(Stacker::from),
         tag_max_age: config.tag_max_age.map_or(TAG_MAX_AGE, |age| age.0),
+        ranges_only: flags.min_rung.or(config.min_rung.map(|rung| rung.0)) == Some(1),
         proxies: proxies(env),
         gc: GcSettings {
             enabled: config.gc.enabled.unwrap_or(true),
@@ -205,6 +257,35 @@ pub(crate) fn settings(
         },
     };
     Ok((settings, remarks))
+}
+
+/// docker has the flag as well, with names for other systems.
+fn isolation(name: Option<String>) -> Result<Isolation, Diagnostic> {
+    match name.as_deref() {
+        None | Some("" | "default") => Ok(Isolation::Namespaces),
+        Some("chroot") => Ok(Isolation::Chroot),
+        Some(name) => Err(
+            problem(format!("`{name}` is no way to isolate steps")).hint(
+                "there are `default`, in namespaces, and `chroot`, for root in a container that refuses them",
+            ),
+        ),
+    }
+}
+
+/// What the command line asks for, or else the environment.
+fn stacker(flags: &GlobalFlags, env: &Env) -> Result<Option<StackerName>, Diagnostic> {
+    let Some(name) = env
+        .text("RBUILD_STACKER")
+        .filter(|_| flags.stacker.is_none())
+    else {
+        return Ok(flags.stacker);
+    };
+    let known = clap::ValueEnum::from_str(&name, false);
+    known.map(Some).map_err(|_| {
+        problem(format!(
+            "`RBUILD_STACKER={name}`: there are the stackers `overlay` and `link`"
+        ))
+    })
 }
 
 fn read(path: &Path) -> Result<Config, Diagnostic> {
@@ -368,11 +449,11 @@ mod t {
 
     #[test]
     fn flag_beats_environment_beats_file() {
-        let file = "root = '/file'\nca = '/file.pem'\ntag-max-age = 0\n";
+        let file = "root = '/file'\nca = '/file.pem'\ntag-max-age = 0\nmin-rung = 1\n";
         let plain = with_config(file, &[], &GlobalFlags::default());
         assert_eq!(
-            (plain.root, plain.ca, plain.tag_max_age),
-            ("/file".into(), Some("/file.pem".into()), 0)
+            (plain.root, plain.ca, plain.tag_max_age, plain.ranges_only),
+            ("/file".into(), Some("/file.pem".into()), 0, true)
         );
         let env = [("RBUILD_ROOT", "/env")];
         assert_eq!(
@@ -382,18 +463,35 @@ mod t {
         let flags = GlobalFlags {
             root: Some("/flag".into()),
             ca: Some("/flag.pem".into()),
+            min_rung: Some(2),
+            isolation: Some("chroot".into()),
+            stacker: Some(StackerName::Overlay),
             debug: false,
         };
         let flagged = with_config(file, &env, &flags);
         assert_eq!(
-            (flagged.root, flagged.ca),
-            ("/flag".into(), Some("/flag.pem".into()))
+            (flagged.root, flagged.ca, flagged.stacker),
+            (
+                "/flag".into(),
+                Some("/flag.pem".into()),
+                Some(Stacker::Overlay)
+            )
+        );
+        assert_eq!(flagged.isolation, Isolation::Chroot);
+        let refused = isolation(Some("hyperv".into())).unwrap_err();
+        assert_eq!(refused.message, "`hyperv` is no way to isolate steps");
+        let file = "stacker = 'link'";
+        let stacker = |vars: &[_]| with_config(file, vars, &GlobalFlags::default()).stacker;
+        assert_eq!(stacker(&[]), Some(Stacker::Link));
+        assert_eq!(
+            stacker(&[("RBUILD_STACKER", "overlay")]),
+            Some(Stacker::Overlay)
         );
         let nothing = with_config("", &[("TMPDIR", "/scratch")], &GlobalFlags::default());
         assert_eq!(nothing.root, Path::new("/home/me/.local/share/rbuild"));
         assert_eq!(
-            (nothing.temp_dir, nothing.tag_max_age),
-            ("/scratch".into(), 86_400)
+            (nothing.temp_dir, nothing.tag_max_age, nothing.ranges_only),
+            ("/scratch".into(), 86_400, false)
         );
     }
 
@@ -480,7 +578,7 @@ error: unknown field `rooot`
 1 | rooot = 'x'
   | ^^^^^
   |
-hint: expected one of `root`, `ca`, `tag-max-age`, `gc`, `registry`
+hint: expected one of `root`, `ca`, `tag-max-age`, `min-rung`, `gc`, `registry`
 
 error: unknown field `mirror`
  --> config.toml:2:1

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ArgAction;
 use clap::Args;
 
+use super::config::StackerName;
 use super::values::boolean;
 
 /// What every subcommand takes.
@@ -27,6 +28,36 @@ pub(crate) struct GlobalFlags {
         value_name = "FILE"
     )]
     pub(crate) ca: Option<PathBuf>,
+
+    /// The weakest rung that steps may run on: 1 for ranges of user and group ids, 2 for one id as well (docs/rootless.md)
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        value_name = "RUNG",
+        value_parser = clap::value_parser!(u8).range(1..=2)
+    )]
+    pub(crate) min_rung: Option<u8>,
+
+    /// How layers become the root of a step [env: RBUILD_STACKER] [default: what works]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        hide_possible_values = true,
+        value_name = "overlay|link"
+    )]
+    pub(crate) stacker: Option<StackerName>,
+
+    /// How steps are kept apart: `default`, in namespaces, or `chroot`, for root in a container that refuses them
+    /// [env: RBUILD_ISOLATION]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        value_name = "NAME"
+    )]
+    pub(crate) isolation: Option<String>,
 
     /// Show warnings in full
     #[arg(short = 'D', long, global = true, help_heading = "Common options")]
@@ -257,8 +288,6 @@ pub(crate) struct LegacyFlags {
     #[arg(long, hide = true)]
     pub(crate) cpuset_mems: Option<String>,
     #[arg(long, hide = true)]
-    pub(crate) isolation: Option<String>,
-    #[arg(long, hide = true)]
     pub(crate) security_opt: Vec<String>,
     #[arg(long, hide = true, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_parser = boolean)]
@@ -316,11 +345,6 @@ impl BuildFlags {
             (legacy.cpu_quota.is_some(), "cpu-quota", limits),
             (legacy.cpuset_cpus.is_some(), "cpuset-cpus", limits),
             (legacy.cpuset_mems.is_some(), "cpuset-mems", limits),
-            (
-                given(legacy.isolation.as_deref(), &["", "default"]),
-                "isolation",
-                "leave it out: steps are always isolated in the same way",
-            ),
             (!legacy.security_opt.is_empty(), "security-opt", security),
             (
                 legacy.squash,

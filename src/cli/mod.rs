@@ -132,7 +132,7 @@ enum Cmd {
     /// End containers of `run --detach`
     Stop(containers::StopFlags),
     /// Say what this machine can do for builds, and what would mend the rest
-    Doctor,
+    Doctor(doctor::DoctorFlags),
     /// Show what the store takes on the disk, and what for
     Du(usage::DuFlags),
     /// Remove caches that no image and no running build needs
@@ -277,7 +277,7 @@ fn dispatch(
         Cmd::Run(flags) => return run::run(&flags, &session),
         Cmd::Logs(flags) => containers::logs(&flags, &session)?,
         Cmd::Stop(flags) => return Ok(containers::stop(&flags, &session)?),
-        Cmd::Doctor => doctor::run(&session)?,
+        Cmd::Doctor(flags) => doctor::run(&session, &flags)?,
         Cmd::Debug(command) => return debug::run(&command, &session),
     }
     Ok(ExitCode::SUCCESS)

@@ -272,7 +272,7 @@ pub(crate) fn platforms(text: &str) -> Result<Vec<Platform>, Diagnostic> {
     let platform = |word: &str| {
         let platform =
             Platform::from_str(word.trim()).map_err(|error| invalid("platform", text, error))?;
-        match platform.os.as_str() {
+        match platform.os.as_ref() {
             "linux" => Ok(platform),
             os => Err(invalid(
                 "platform",

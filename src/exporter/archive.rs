@@ -10,6 +10,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::slice;
 
+use rustix::fs::FlockOperation;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -266,6 +267,10 @@ fn write_directory(export: &Export<'_>, path: &Path) -> Result<Vec<Delivery>, Ex
     };
     let dir = path.join("blobs/sha256");
     fs::create_dir_all(&dir).map_err(fail(&dir))?;
+    // A cache that is written to the same directory removes what no index names yet (`crate::remote::directory`).
+    let lock = fs::File::open(path).map_err(fail(path))?;
+    rustix::fs::flock(&lock, FlockOperation::LockExclusive)
+        .map_err(|error| fail(path)(error.into()))?;
     let put = |name: &str, from: &mut dyn Read| -> Result<(), ExportError> {
         let target = path.join(name);
         let parent = target.parent().unwrap_or(path);

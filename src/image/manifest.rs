@@ -291,10 +291,10 @@ impl Descriptor {
     /// The same, said to be for `platform`, as entries of an index are.
     pub fn with_platform(mut self, platform: &Platform) -> Self {
         self.platform = Some(DescriptorPlatform {
-            architecture: platform.arch.clone(),
-            os: platform.os.clone(),
+            architecture: platform.arch.to_string(),
+            os: platform.os.to_string(),
             os_version: String::new(),
-            variant: platform.variant.clone(),
+            variant: platform.variant.to_string(),
         });
         self
     }

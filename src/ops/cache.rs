@@ -12,7 +12,6 @@ use rbuild_cache::Follow;
 use rbuild_cache::Found;
 use rbuild_cache::NewNode;
 use rbuild_cache::Node;
-use rbuild_cache::Ownership;
 use rbuild_cache::Snapshot;
 use rbuild_cache::TreeBuilder;
 use rbuild_cache::empty_mount;
@@ -146,10 +145,7 @@ impl Engine<'_> {
             src: mount.selector.clone(),
         })?;
         let begins = found.entry.content().to_string();
-        let subpath = match found.entry.node {
-            Node::Dir(_) => PathBuf::new(),
-            _ => PathBuf::from(FILE),
-        };
+        let subpath = place_of(&found);
         Ok((Begin::Copy { of, found }, begins, subpath))
     }
 
@@ -161,15 +157,37 @@ impl Engine<'_> {
     ) -> Result<(), OpError> {
         let (of, found) = match begin {
             Begin::Empty { mode, uid, gid } => {
-                // Where there is one id only, all files are its own.
-                let (uid, gid) = match self.ownership {
-                    Ownership::Keep | Ownership::Single => (*uid, *gid),
-                    Ownership::Logical => (0, 0),
-                };
-                return Ok(empty_mount(dir, *mode, uid, gid)?);
+                return Ok(empty_mount(dir, *mode, (*uid, *gid), self.ownership)?);
             }
             Begin::Copy { of, found } => (of, found),
         };
+        self.copy_found(of, found, dir, cancel)
+    }
+
+    /// Copies what a path of a snapshot leads to into the new directory `dir`, and says where it is in it.
+    pub(super) fn copy_out(
+        &self,
+        of: &Snapshot,
+        selector: &str,
+        dir: &Path,
+        cancel: &CancelToken,
+    ) -> Result<PathBuf, OpError> {
+        let trees = self.store.trees();
+        let found = trees.lookup(&of.root.tree, &copy::clean(selector), Follow::All)?;
+        let found = found.ok_or_else(|| copy::CopyError::NotFound {
+            src: selector.to_owned(),
+        })?;
+        self.copy_found(of, &found, dir, cancel)?;
+        Ok(place_of(&found))
+    }
+
+    fn copy_found(
+        &self,
+        of: &Snapshot,
+        found: &Found,
+        dir: &Path,
+        cancel: &CancelToken,
+    ) -> Result<(), OpError> {
         std::fs::create_dir(dir).map_err(|source| OpError::io("create", dir, source))?;
         let Found { path, entry } = found;
         self.place_copied(of, path, entry)?;
@@ -187,8 +205,16 @@ impl Engine<'_> {
             true => self.open_in(of, path, node),
             false => self.open_in(of, &copy::join(path, below), node),
         };
-        rbuild_cache::write_dir(trees, &tree.tree, dir, &open, self.ownership, cancel)?;
+        rbuild_cache::write_plain(trees, &tree.tree, dir, &open, self.ownership, cancel)?;
         Ok(())
+    }
+}
+
+/// Where what was found is in a directory that it was copied into.
+fn place_of(found: &Found) -> PathBuf {
+    match found.entry.node {
+        Node::Dir(_) => PathBuf::new(),
+        _ => PathBuf::from(FILE),
     }
 }
 

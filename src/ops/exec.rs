@@ -32,12 +32,15 @@ use super::Engine;
 use super::ExitText;
 use super::OpError;
 use super::StepResult;
+use super::cache::Caches;
 use super::copy;
 use super::file::hidden;
+use super::roots::PlainRoot;
 use super::ssh;
 use super::stack::layers_value;
 use super::stack::snapshot_of;
 use super::workspace::WorkDirs;
+use super::workspace::Workspace;
 use crate::clock;
 use crate::request::SecretSource;
 use crate::request::Volume;
@@ -48,6 +51,7 @@ use crate::sandbox::Network;
 use crate::sandbox::Sandbox;
 use crate::sandbox::SandboxError;
 use crate::sandbox::Security;
+use crate::sandbox::Stacking;
 use crate::sandbox::Step;
 use crate::sandbox::Stream;
 use crate::sandbox::Uplink;
@@ -62,6 +66,9 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
 
     /// How owners are kept in them.
     fn ownership(&self) -> Ownership;
+
+    /// Whether it takes roots that are layers.
+    fn stacking(&self) -> Stacking;
 
     /// What is worth saying about the network that steps have by default. It may have to be waited for.
     ///
@@ -88,9 +95,13 @@ impl Executor for Sandbox {
 
     fn ownership(&self) -> Ownership {
         match self.rung() {
-            sandbox::Rung::Single => Ownership::Logical,
+            sandbox::Rung::Single => Ownership::Recorded,
             _ => Ownership::Keep,
         }
+    }
+
+    fn stacking(&self) -> Stacking {
+        Sandbox::stacking(self)
     }
 
     fn network_remark(&self, cancel: &CancelToken) -> Result<Option<String>, SandboxError> {
@@ -219,47 +230,18 @@ impl Engine<'_> {
                 env.push(pair);
             }
         }
-        let mut mounts = Vec::new();
         let caches = self.caches(op, inputs, step)?;
-        let mut agents = Vec::new();
-        for (index, mount) in op
-            .mounts
-            .iter()
-            .enumerate()
-            .filter(|(_, mount)| mount.dest != "/")
-        {
-            let dir = workspace.path().join(format!("mount{index}"));
-            let source = match (
-                caches.source(index, mount),
-                self.agent(mount, workspace.path(), index)?,
-            ) {
-                (Some(source), _) => Some(source),
-                (None, Some(agent)) => {
-                    let path = agent.socket.clone();
-                    agents.push(agent);
-                    Some(MountSource::Bind {
-                        path,
-                        subpath: PathBuf::new(),
-                        readonly: false,
-                    })
-                }
-                (None, None) => self.mount_source(mount, inputs, &dir, step)?,
-            };
-            if let Some(source) = source {
-                mounts.push(sandbox::Mount {
-                    dest: PathBuf::from(&mount.dest),
-                    source,
-                });
-            }
-        }
-        let spec = Step {
-            root: sandbox::Root {
-                lowers: self.lowers(root, step.cancel)?,
-                upper: Some(workspace.dirs.upper.clone()),
-                work: workspace.dirs.work.clone(),
-            },
+        let agents = self.agents(op, workspace.path())?;
+        let files = || self.files(op, root, inputs, (&caches, &workspace, &agents), step);
+        let (place, mounts, mut plain) = files()?;
+        let mut spec = Step {
+            root: place,
             mounts,
-            args: op.args.iter().map(OsString::from).collect(),
+            args: op
+                .args
+                .iter()
+                .map(|arg| OsString::from(arg.as_ref()))
+                .collect(),
             env,
             cwd: PathBuf::from(if op.cwd.is_empty() { "/" } else { &op.cwd }),
             uid: identity.uid,
@@ -297,7 +279,18 @@ impl Engine<'_> {
         if op.network == NetworkMode::Default {
             self.remark_on_network(executor, step)?;
         }
-        let exit = executor.run(&spec, &mut log, step.cancel)?;
+        let exit = match executor.run(&spec, &mut log, step.cancel) {
+            Err(SandboxError::Overlay { .. }) if executor.stacking() == Stacking::May => {
+                self.stacks.store(false, Ordering::Relaxed);
+                (spec.root, spec.mounts, plain) = files()?;
+                executor.run(&spec, &mut log, step.cancel)?
+            }
+            ended => ended?,
+        };
+        let wrote = match plain {
+            Some(root) => Wrote::Changed(Box::new(root)),
+            None => Wrote::Upper(&workspace.dirs.upper),
+        };
         drop(caches);
         drop(agents);
         if step.cancel.is_cancelled() {
@@ -305,18 +298,82 @@ impl Engine<'_> {
         }
         if exit != Exit::Code(0) {
             self.look_at_the_disk();
-            self.keep_what_is_left(vertex, root, &workspace.dirs.upper, step)?;
+            self.keep_what_is_left(vertex, root, wrote, step)?;
             return Err(OpError::Failed {
                 command: command(vertex, op),
                 exit: ExitText(exit),
             });
         }
         let outputs = match keeps_root {
-            true => vec![self.written(root, &workspace.dirs.upper, step)?],
+            true => vec![self.written(root, wrote, step)?],
             false => Vec::new(),
         };
         self.workspaces.give_back(workspace);
         Ok(outputs)
+    }
+
+    /// The file system of a process: its root, which it may write to, and what is mounted in it.
+    fn files(
+        &self,
+        op: &ExecOp,
+        root: &Snapshot,
+        inputs: &[&Snapshot],
+        (caches, workspace, agents): (&Caches, &Workspace, &BTreeMap<usize, ssh::Forward>),
+        step: &StepControl<'_>,
+    ) -> Result<(sandbox::Root, Vec<sandbox::Mount>, Option<PlainRoot>), OpError> {
+        let mut mounts = Vec::new();
+        for (index, mount) in op
+            .mounts
+            .iter()
+            .enumerate()
+            .filter(|(_, mount)| mount.dest != "/")
+        {
+            let dir = workspace.path().join(match self.stacks() {
+                true => format!("mount{index}"),
+                false => format!("copy{index}"),
+            });
+            let agent = agents.get(&index).map(|agent| MountSource::Bind {
+                path: agent.socket.clone(),
+                subpath: PathBuf::new(),
+                readonly: false,
+            });
+            let source = match caches.source(index, mount).or(agent) {
+                Some(source) => Some(source),
+                None => self.mount_source(mount, inputs, &dir, step)?,
+            };
+            if let Some(source) = source {
+                mounts.push(sandbox::Mount {
+                    dest: PathBuf::from(&mount.dest),
+                    source,
+                });
+            }
+        }
+        let (place, plain) = self.root(root, workspace, step.cancel)?;
+        Ok((place, mounts, plain))
+    }
+
+    /// A root for a process.
+    fn root(
+        &self,
+        root: &Snapshot,
+        workspace: &Workspace,
+        cancel: &CancelToken,
+    ) -> Result<(sandbox::Root, Option<PlainRoot>), OpError> {
+        if self.stacks() {
+            workspace.show(
+                &self.store.trees().root(&root.root.tree)?.meta,
+                self.ownership,
+            )?;
+            let layers = sandbox::Root::Overlay {
+                lowers: self.lowers(root, cancel)?,
+                upper: Some(workspace.dirs.upper.clone()),
+                work: workspace.dirs.work.clone(),
+            };
+            return Ok((layers, None));
+        }
+        let plain = self.plain_root(root, cancel)?;
+        let path = plain.path().to_owned();
+        Ok((sandbox::Root::Directory { path }, Some(plain)))
     }
 
     /// Says once what is worth saying about the network that steps have.
@@ -349,7 +406,7 @@ impl Engine<'_> {
         &self,
         vertex: &Vertex,
         root: &Snapshot,
-        upper: &Path,
+        wrote: Wrote<'_>,
         step: &StepControl<'_>,
     ) -> Result<(), OpError> {
         if self.options.kept.is_empty() {
@@ -357,7 +414,7 @@ impl Engine<'_> {
         }
         let id = vertex.id();
         if self.options.kept.contains(&id) {
-            let snapshot = self.written(root, upper, step)?;
+            let snapshot = self.written(root, wrote, step)?;
             let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
             left.insert(id, snapshot);
         }
@@ -368,24 +425,40 @@ impl Engine<'_> {
     fn written(
         &self,
         root: &Snapshot,
-        upper: &Path,
+        wrote: Wrote<'_>,
         step: &StepControl<'_>,
     ) -> Result<Snapshot, OpError> {
         let trees = self.store.trees();
-        let mut written = rbuild_cache::scan_dir(trees, upper, ScanKind::Upper, step.cancel)?;
+        let (mut written, place) = match wrote {
+            Wrote::Upper(upper) => {
+                let kind = ScanKind::upper_of(self.ownership);
+                let found = rbuild_cache::scan_dir(trees, upper, kind, step.cancel)?;
+                (found.tree, Wrote::Upper(upper))
+            }
+            Wrote::Changed(mut plain) => {
+                let found = plain.changes(trees, root, step.cancel)?;
+                (found, Wrote::Changed(plain))
+            }
+        };
         if self.ownership == Ownership::Logical {
-            written = trees.keep_owners(&root.root.tree, &written.tree)?;
+            written = trees.keep_owners(&root.root.tree, &written)?.tree;
         }
         // What was copied up and is as it was is no change; device nodes below live in the tree only.
-        let layer = trees.reduce(&root.root.tree, &written.tree)?;
+        let layer = trees.reduce(&root.root.tree, &written)?;
         // Another may have made an equal one, long ago.
         self.lease.protect(LeaseRoot::LayerDir(layer.tree))?;
-        self.store
-            .adopt_layer_dir(&layer.tree, &self.domain, upper)?;
+        match place {
+            Wrote::Upper(upper) => {
+                self.store
+                    .adopt_layer_dir(&layer.tree, &self.domain, upper)?;
+            }
+            Wrote::Changed(plain) => self.keep_plain_root(*plain, &layer.tree)?,
+        }
         let layer = LayerRef {
             layer,
             origin: None,
             created: Some(clock::now().0),
+            single: false,
         };
         self.stack(root, layer)
     }
@@ -408,12 +481,9 @@ impl Engine<'_> {
                 readonly: volume.readonly,
             },
         });
+        let (place, _plain) = self.root(root, &workspace, self.cancel)?;
         let spec = Step {
-            root: sandbox::Root {
-                lowers: self.lowers(root, self.cancel)?,
-                upper: Some(workspace.dirs.upper.clone()),
-                work: workspace.dirs.work.clone(),
-            },
+            root: place,
             mounts: mounts.collect(),
             args: process.args.iter().map(OsString::from).collect(),
             env: environment(&[], &process.env, &identity.home),
@@ -464,6 +534,9 @@ impl Engine<'_> {
                     }
                     .into());
                 }
+                if !self.stacks() {
+                    return self.copied(mount, snapshot, scratch, step).map(Some);
+                }
                 std::fs::create_dir(scratch)
                     .map_err(|source| OpError::io("create", scratch, source))?;
                 let dirs = WorkDirs::make(scratch)?;
@@ -501,6 +574,33 @@ impl Engine<'_> {
         }))
     }
 
+    /// What a bind mount shows, where layers are not stacked: a copy, since a step may write to it.
+    fn copied(
+        &self,
+        mount: &Mount,
+        snapshot: &Snapshot,
+        scratch: &Path,
+        step: &StepControl<'_>,
+    ) -> Result<MountSource, OpError> {
+        let subpath = self.copy_out(snapshot, &mount.selector, scratch, step.cancel)?;
+        Ok(MountSource::Bind {
+            path: scratch.to_owned(),
+            subpath,
+            readonly: mount.readonly,
+        })
+    }
+
+    /// The ssh agents that mounts ask for and the build was given, by the place of the mount.
+    fn agents(&self, op: &ExecOp, dir: &Path) -> Result<BTreeMap<usize, ssh::Forward>, OpError> {
+        let mut agents = BTreeMap::new();
+        for (index, mount) in op.mounts.iter().enumerate() {
+            if let Some(agent) = self.agent(mount, dir, index)? {
+                agents.insert(index, agent);
+            }
+        }
+        Ok(agents)
+    }
+
     /// The ssh agent that a mount asks for, if the build was given it.
     fn agent(
         &self,
@@ -535,6 +635,14 @@ impl Engine<'_> {
             None => Err(OpError::Secret { id: id.to_owned() }),
         }
     }
+}
+
+/// Where a process wrote.
+enum Wrote<'a> {
+    /// The upper directory of its root.
+    Upper(&'a Path),
+    /// Its root.
+    Changed(Box<PlainRoot>),
 }
 
 /// A process of `rbuild run`.
@@ -614,10 +722,7 @@ fn own_record(kind: &str, op: &ExecOp) -> KeyRecord {
     } = op;
     let mut record = KeyRecord::new(kind);
     record
-        .field(
-            "args",
-            args.iter().map(String::as_str).collect::<KeyValue>(),
-        )
+        .field("args", args.iter().map(AsRef::as_ref).collect::<KeyValue>())
         .field(
             "env",
             env.iter().map(|pair| env_value(pair)).collect::<KeyValue>(),

@@ -202,6 +202,7 @@ impl Engine<'_> {
                 layer,
                 origin: None,
                 created: Some(clock::now().0),
+                single: false,
             },
         )
     }

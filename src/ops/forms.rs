@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -102,13 +103,36 @@ impl Engine<'_> {
         let lock = self.bytes.making(tree);
         let _only_one = lock.lock().expect(UNPOISONED);
         let there = || match self.form(&tree) {
-            Some(form) if self.leaves_bare(form.bare(), below)? => Ok(Some(form)),
+            Some(form) if !form.is_plain() && self.leaves_bare(form.bare(), below)? => {
+                Ok(Some(form))
+            }
             _ => Ok(None),
         };
         if let Some(form) = there()? {
             return Ok(form);
         }
         let make = || self.make_form(layer, below, cancel);
+        once(self.store, cancel, &self.form_name(&tree), there, make)
+    }
+
+    /// A directory form of a layer to take files from, made if there is none yet. Called inside the namespace.
+    pub(super) fn any_form(
+        &self,
+        layer: &LayerRef,
+        cancel: &CancelToken,
+    ) -> Result<Arc<LayerForm>, OpError> {
+        let tree = layer.layer.tree;
+        self.lease.protect(LeaseRoot::LayerDir(tree))?;
+        let lock = self.bytes.making(tree);
+        let _only_one = lock.lock().expect(UNPOISONED);
+        let there = || Ok(self.form(&tree));
+        if let Some(form) = self.form(&tree) {
+            return Ok(form);
+        }
+        let make = || {
+            let form = self.make_layer_dir(layer, cancel)?;
+            Ok(self.bytes.keep_form(tree, form))
+        };
         once(self.store, cancel, &self.form_name(&tree), there, make)
     }
 
@@ -169,11 +193,11 @@ impl Engine<'_> {
         cancel: &CancelToken,
     ) -> Result<Arc<LayerForm>, OpError> {
         let tree = layer.layer.tree;
-        let dir = match self.store.layer_dir(&tree, &self.domain) {
-            Some(dir) => dir,
+        let form = match self.store.layer_dir(&tree, &self.domain) {
+            Some(dir) => LayerForm::whole(dir),
             None => self.make_layer_dir(layer, cancel)?,
         };
-        Ok(self.bytes.keep_form(tree, LayerForm::whole(dir)))
+        Ok(self.bytes.keep_form(tree, form))
     }
 
     /// Whether none of the layers `below` has anything at one of `paths`.
@@ -263,7 +287,7 @@ impl Engine<'_> {
         Ok(left == 0)
     }
 
-    fn make_layer_dir(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<PathBuf, OpError> {
+    fn make_layer_dir(&self, layer: &LayerRef, cancel: &CancelToken) -> Result<LayerForm, OpError> {
         let tree = layer.layer.tree;
         if let Some(blob) = self.exact_blob(layer)? {
             let mut dir = self.begin_dir()?;
@@ -289,7 +313,11 @@ impl Engine<'_> {
             Some(form) => form.open(path),
             None => self.open_elsewhere(layer, path, node),
         };
-        rbuild_cache::write_dir(
+        let write = match self.stacks() {
+            true => rbuild_cache::write_dir,
+            false => rbuild_cache::write_plain,
+        };
+        write(
             self.store.trees(),
             &tree,
             &into,
@@ -298,8 +326,19 @@ impl Engine<'_> {
             cancel,
         )
         .map_err(|error| self.while_reading(&tree, error))?;
+        self.adopt_dir(tree, &into)
+    }
+
+    /// Gives a layer's finished directory its place.
+    fn adopt_dir(&self, tree: TreeId, from: &Path) -> Result<LayerForm, OpError> {
         self.keep_tree(&tree)?;
-        Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
+        Ok(match self.stacks() {
+            true => {
+                let dir = self.store.adopt_layer_dir(&tree, &self.domain, from)?;
+                LayerForm::whole(dir)
+            }
+            false => self.store.adopt_plain_dir(&tree, &self.domain, from)?,
+        })
     }
 
     fn new_dir(&self) -> Result<(Scratch, PathBuf), OpError> {
@@ -312,7 +351,10 @@ impl Engine<'_> {
     /// Starts a directory form that is written while the layer's blob is read. Called inside the namespace.
     pub(super) fn begin_dir(&self) -> Result<DirForm, OpError> {
         let (scratch, into) = self.new_dir()?;
-        let unpack = Unpack::new(&into, self.ownership)?;
+        let unpack = match self.stacks() {
+            true => Unpack::new(&into, self.ownership)?,
+            false => Unpack::plain(&into, self.ownership)?,
+        };
         Ok(DirForm {
             scratch,
             into,
@@ -320,15 +362,14 @@ impl Engine<'_> {
         })
     }
 
-    fn finish_dir(&self, tree: TreeId, dir: DirForm) -> Result<PathBuf, OpError> {
+    fn finish_dir(&self, tree: TreeId, dir: DirForm) -> Result<LayerForm, OpError> {
         let DirForm {
             scratch: _scratch,
             into,
             unpack,
         } = dir;
         unpack.finish(self.store.trees(), &tree)?;
-        self.keep_tree(&tree)?;
-        Ok(self.store.adopt_layer_dir(&tree, &self.domain, &into)?)
+        self.adopt_dir(tree, &into)
     }
 
     /// Keeps what was written while a layer came in as its directory form, unless it has one. What is wrong with it is

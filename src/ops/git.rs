@@ -25,6 +25,7 @@ use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::NewNode;
 use rbuild_cache::Origin;
+use rbuild_cache::Ownership;
 use rbuild_cache::ScanKind;
 use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
@@ -372,7 +373,8 @@ impl Fetcher<'_> {
         };
         let user = rustix::process::geteuid().as_raw();
         let group = rustix::process::getegid().as_raw();
-        let begin = |dir: &Path| Ok::<_, OpError>(empty_mount(dir, 0o700, user, group)?);
+        let begin =
+            |dir: &Path| Ok::<_, OpError>(empty_mount(dir, 0o700, (user, group), Ownership::Keep)?);
         let (locked, cancel) = (CacheSharing::Locked, self.cancel);
         let locked = self
             .store
@@ -630,6 +632,7 @@ impl Engine<'_> {
                     urls: Vec::new(),
                 }),
                 created: None,
+                single: false,
             };
             snapshot = self.stack(&snapshot, layer)?;
         }

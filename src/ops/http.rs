@@ -224,6 +224,7 @@ impl Engine<'_> {
                 layer: tree,
                 origin: None,
                 created: None,
+                single: false,
             }],
             root: tree,
         })

@@ -17,6 +17,7 @@ mod nearest;
 pub mod owner;
 mod pull;
 mod remote;
+mod roots;
 pub mod source;
 mod ssh;
 pub mod stack;
@@ -73,6 +74,7 @@ use crate::registry;
 use crate::request::SecretSource;
 use crate::sandbox::Exit;
 use crate::sandbox::SandboxError;
+use crate::sandbox::Stacking;
 use crate::solver::Earlier;
 use crate::solver::Evaluate;
 use crate::solver::Input;
@@ -285,6 +287,8 @@ pub struct EngineOptions {
     pub source_date_epoch: Option<i64>,
     /// Whether the network may be asked.
     pub offline: bool,
+    /// `--min-rung=1`: results that were made with one user id are none.
+    pub ranges_only: bool,
     /// Steps of which what they wrote is of use even if they failed.
     pub kept: BTreeSet<VertexId>,
 }
@@ -310,6 +314,9 @@ pub struct Engine<'a> {
     bytes: bytes::Bytes,
     pulls: pull::Pulls,
     workspaces: workspace::Workspaces,
+    roots: roots::Roots,
+    /// Whether the layers below a process are stacked by overlayfs.
+    stacks: AtomicBool,
     counterparts: OnceLock<nearest::Counterparts>,
     /// What steps left that failed, of those that are kept.
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
@@ -363,6 +370,8 @@ impl<'a> Engine<'a> {
             bytes: bytes::Bytes::default(),
             pulls: pull::Pulls::new(),
             workspaces: workspace::Workspaces::default(),
+            roots: roots::Roots::default(),
+            stacks: AtomicBool::new(true),
             counterparts: OnceLock::new(),
             left: Mutex::default(),
             filled: AtomicBool::new(false),
@@ -383,9 +392,15 @@ impl<'a> Engine<'a> {
 
     /// Writes what is not in the store yet of a tree, which then stays.
     fn keep_tree(&self, tree: &TreeId) -> Result<(), OpError> {
+        self.keep_trees(&[*tree])
+    }
+
+    /// The same of several, which take less when they are written at once.
+    fn keep_trees(&self, trees: &[TreeId]) -> Result<(), OpError> {
         let _held = self.lease.hold()?;
-        self.store.trees().persist(tree)?;
-        self.lease.protect(LeaseRoot::Tree(*tree))?;
+        self.store.trees().persist_all(trees)?;
+        let roots: Vec<LeaseRoot> = trees.iter().copied().map(LeaseRoot::Tree).collect();
+        self.lease.protect_all(&roots)?;
         Ok(())
     }
 
@@ -414,7 +429,12 @@ impl<'a> Engine<'a> {
         self.workspaces = workspace::Workspaces::expecting(expected);
         self.domain = executor.domain().to_owned();
         self.ownership = executor.ownership();
+        self.stacks = AtomicBool::new(executor.stacking() != Stacking::Cannot);
         self.executor = Some(executor);
+    }
+
+    fn stacks(&self) -> bool {
+        self.stacks.load(Ordering::Relaxed)
     }
 
     /// The store.
@@ -573,7 +593,7 @@ impl Evaluate for Engine<'_> {
             Ok(None) => Load::Miss,
             Err(error) => Load::Unusable(error.to_string()),
         };
-        match self.remote {
+        self.in_time(match self.remote {
             Some(remote) if !matches!(own, Load::Hit(_)) => {
                 match self.adopt(remote, vertex, record, key) {
                     Load::Miss => own,
@@ -581,7 +601,7 @@ impl Evaluate for Engine<'_> {
                 }
             }
             _ => own,
-        }
+        })
     }
 
     fn turn(
@@ -608,13 +628,20 @@ impl Evaluate for Engine<'_> {
             .iter()
             .map(|input| &input.output.outputs[input.index as usize])
             .collect();
-        let outputs = match &vertex.op {
+        let mut outputs = match &vertex.op {
             Op::Source(source) => vec![self.source(vertex, source, step)?],
             Op::Exec(exec) => self.exec(vertex, exec, &inputs, step)?,
             Op::File(file) => self.file(file, &inputs, step)?,
             Op::Merge => vec![self.merge(&inputs)?],
             Op::Diff => vec![self.diff(&inputs)?],
         };
+        let ran = matches!(vertex.op, Op::Exec(_)) && self.ownership == Ownership::Recorded;
+        if ran || inputs.iter().any(|input| input.is_single()) {
+            let last = outputs
+                .iter_mut()
+                .filter_map(|snapshot| snapshot.layers.last_mut());
+            last.for_each(|layer| layer.single = true);
+        }
         if let Op::File(_) = &vertex.op {
             self.remember_place(vertex, &outputs);
             if let Some(span) = vertex.meta.spans.first() {
@@ -648,12 +675,8 @@ impl Evaluate for Engine<'_> {
         ) {
             return Ok(());
         }
-        for snapshot in output.outputs.iter() {
-            self.keep_tree(&snapshot.root.tree)?;
-            for layer in &snapshot.layers {
-                self.keep_tree(&layer.layer.tree)?;
-            }
-        }
+        let trees: Vec<TreeId> = output.outputs.iter().flat_map(Snapshot::trees).collect();
+        self.keep_trees(&trees)?;
         let (created, duration_ms) = match made {
             Made::Executed { started, completed } => (
                 completed.0,

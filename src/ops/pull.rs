@@ -298,6 +298,7 @@ impl Engine<'_> {
                     layer: known.layer,
                     origin: None,
                     created: None,
+                    single: false,
                 };
                 snapshot = self.stack(&snapshot, layer)?;
             }
@@ -354,6 +355,7 @@ impl Engine<'_> {
                 layer: known.layer,
                 origin: (!made_here).then(|| origin.clone()),
                 created: None,
+                single: false,
             };
             snapshot = self.stack(&snapshot, layer)?;
             let settled = snapshot.layers.last().map(|layer| layer.layer.tree);

@@ -43,6 +43,8 @@ use crate::solver::Load;
 pub(super) struct Far {
     /// Whether there are any.
     seen: AtomicBool,
+    /// Whether steps are carried out: what is found meanwhile has to have its bytes.
+    solving: AtomicBool,
     /// Blobs that were not what they should be.
     bad: Mutex<BTreeSet<OciDigest>>,
 }
@@ -50,6 +52,9 @@ pub(super) struct Far {
 impl Engine<'_> {
     /// Whether all that is in some results can be had.
     pub(super) fn all_usable(&self, outputs: &[Snapshot]) -> Result<(), String> {
+        if self.options.ranges_only && outputs.iter().any(Snapshot::is_single) {
+            return Err("it was made on rung 2, which `--min-rung=1` refuses".to_owned());
+        }
         outputs
             .iter()
             .try_for_each(|snapshot| self.usable(snapshot))
@@ -68,6 +73,13 @@ impl Engine<'_> {
             Ok(None) => return Load::Miss,
             Err(error) => return Load::Unusable(error.to_string()),
         };
+        // No record says yet that they are used.
+        let layers = answer.outputs.iter().flat_map(|output| &output.layers);
+        let roots = layers.map(|layer| LeaseRoot::LayerDir(layer.layer.tree));
+        let roots: Vec<LeaseRoot> = roots.collect();
+        if let Err(error) = self.lease.protect_all(&roots) {
+            return Load::Unusable(error.to_string());
+        }
         if let Err(reason) = self.all_usable(&answer.outputs) {
             return Load::Unusable(reason);
         }
@@ -76,6 +88,30 @@ impl Engine<'_> {
                 outputs: Arc::new(answer.outputs),
             }),
             Ok(false) => Load::Unusable("what a cache says of its layers does not fit".into()),
+            Err(error) => Load::Unusable(error.to_string()),
+        }
+    }
+
+    /// While steps are carried out, a result whose layers are elsewhere is found only with their bytes: whoever goes on with
+    /// it could no longer do without.
+    pub(crate) fn set_solving(&self, solving: bool) {
+        self.far.solving.store(solving, Ordering::Relaxed);
+    }
+
+    /// What was found, if its bytes are there or need not be yet.
+    pub(super) fn in_time(&self, found: Load<StepResult>) -> Load<StepResult> {
+        let Load::Hit(result) = found else {
+            return found;
+        };
+        if !self.far.solving.load(Ordering::Relaxed) {
+            return Load::Hit(result);
+        }
+        let layers = result.outputs.iter().flat_map(|output| &output.layers);
+        match self.fetch_far(layers) {
+            Ok(failed) => match failed.first() {
+                None => Load::Hit(result),
+                Some(error) => Load::Unusable(error.to_string()),
+            },
             Err(error) => Load::Unusable(error.to_string()),
         }
     }
@@ -96,10 +132,7 @@ impl Engine<'_> {
             if stacked != *snapshot {
                 return Ok(false);
             }
-            self.keep_tree(&snapshot.root.tree)?;
-            for layer in &snapshot.layers {
-                self.keep_tree(&layer.layer.tree)?;
-            }
+            self.keep_trees(&snapshot.trees().collect::<Vec<_>>())?;
         }
         self.backend.publish(&Record {
             key: *key,
@@ -204,7 +237,16 @@ impl Engine<'_> {
             return Ok(None);
         };
         let there = match keep {
-            true => self.fetch_elsewhere(layer, |origin| origin.digest == blob.digest)?,
+            true => match self.fetch_elsewhere(layer, |origin| origin.digest == blob.digest) {
+                Ok(came) => came,
+                Err(_) if self.cancel.is_cancelled() => return Err(OpError::Cancelled),
+                // It can be made of the layer's other bytes.
+                Err(_) => {
+                    let mut bad = self.far.bad.lock().unwrap_or_else(PoisonError::into_inner);
+                    bad.insert(blob.digest);
+                    false
+                }
+            },
             false => has_dir || self.exact_blob(layer)?.is_some(),
         };
         if !there {

@@ -98,6 +98,7 @@ impl Engine<'_> {
                 layer: tree,
                 origin: None,
                 created: None,
+                single: false,
             }],
             root: tree,
         })

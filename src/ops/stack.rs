@@ -42,6 +42,7 @@ impl Engine<'_> {
                     layer,
                     origin: None,
                     created: None,
+                    single: false,
                 }]
             }
         };

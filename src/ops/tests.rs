@@ -27,6 +27,7 @@ use super::*;
 use crate::request::ProxySettings;
 use crate::request::Registries;
 use crate::request::Settings;
+use crate::sandbox;
 use crate::sandbox::Step;
 use crate::sandbox::Stream;
 use crate::solver;
@@ -61,6 +62,10 @@ impl Executor for Writer {
         Ownership::Logical
     }
 
+    fn stacking(&self) -> Stacking {
+        Stacking::Must
+    }
+
     fn network_remark(&self, _: &CancelToken) -> Result<Option<String>, SandboxError> {
         Ok(None)
     }
@@ -72,7 +77,12 @@ impl Executor for Writer {
         cancel: &CancelToken,
     ) -> Result<Exit, SandboxError> {
         self.runs.fetch_add(1, Ordering::Relaxed);
-        let upper = step.root.upper.as_ref().unwrap();
+        let sandbox::Root::Overlay {
+            upper: Some(upper), ..
+        } = &step.root
+        else {
+            panic!("{:?}", step.root)
+        };
         assert_eq!(fs::read_dir(upper).unwrap().count(), 0, "it is not empty");
         let text = step.args.iter().map(|word| word.to_str().unwrap());
         let text = text.collect::<Vec<_>>().join(" ");
@@ -138,7 +148,7 @@ fn runs(commands: &[&[&str]]) -> PrunedDefinition {
             kind: MountKind::Bind,
         };
         let op = Op::Exec(ExecOp {
-            args: words.iter().map(|&word| word.to_owned()).collect(),
+            args: words.iter().map(|&word| word.to_owned().into()).collect(),
             env: std::sync::Arc::default(),
             cwd: "/".into(),
             user: String::new(),
@@ -180,8 +190,11 @@ fn registry_of(dir: &Path) -> registry::Client {
         docker_config: None,
         ca: None,
         tag_max_age: 0,
+        ranges_only: false,
         proxies: ProxySettings::default(),
         gc: crate::request::GcSettings::default(),
+        stacker: None,
+        isolation: Default::default(),
     })
 }
 

@@ -10,10 +10,19 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use rbuild_cache::Meta;
+use rbuild_cache::Ownership;
 use rbuild_cache::Scratch;
 use rbuild_cache::Store;
+use rustix::fs::AtFlags;
+use rustix::fs::CWD;
+use rustix::fs::Timespec;
+use rustix::fs::Timestamps;
 
 use super::OpError;
+
+/// The usual mode of `/`.
+const MODE: u32 = 0o755;
 
 /// A scratch directory with an upper and a work directory for overlayfs.
 #[derive(Debug)]
@@ -36,6 +45,29 @@ impl Workspace {
         Ok(Self { scratch, dirs })
     }
 
+    /// Gives the upper directory, which is `/` to a step, the mode, owner and time that `/` has.
+    pub(super) fn show(&self, root: &Meta, owners: Ownership) -> Result<(), OpError> {
+        let upper = &self.dirs.upper;
+        if root.mode != MODE {
+            fs::set_permissions(upper, fs::Permissions::from_mode(root.mode))
+                .map_err(|source| OpError::io("set the mode of", upper, source))?;
+        }
+        if (root.uid, root.gid) != (0, 0) && owners == Ownership::Keep {
+            std::os::unix::fs::chown(upper, Some(root.uid), Some(root.gid))
+                .map_err(|source| OpError::io("set the owner of", upper, source))?;
+        }
+        let time = Timespec {
+            tv_sec: root.mtime.secs,
+            tv_nsec: root.mtime.nanos.into(),
+        };
+        let times = Timestamps {
+            last_access: time,
+            last_modification: time,
+        };
+        rustix::fs::utimensat(CWD, upper, &times, AtFlags::empty())
+            .map_err(|errno| OpError::io("set the time of", upper, errno.into()))
+    }
+
     /// Where there is room for more.
     pub(super) fn path(&self) -> &Path {
         self.scratch.path()
@@ -49,8 +81,8 @@ impl WorkDirs {
         for dir in [&upper, &work] {
             fs::create_dir(dir).map_err(|source| OpError::io("create", dir, source))?;
         }
-        // Its mode is that of `/` in the step.
-        fs::set_permissions(&upper, fs::Permissions::from_mode(0o755))
+        // Its mode is that of `/` in the step, and seldom another one.
+        fs::set_permissions(&upper, fs::Permissions::from_mode(MODE))
             .map_err(|source| OpError::io("set the mode of", &upper, source))?;
         Ok(Self { upper, work })
     }

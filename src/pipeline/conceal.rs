@@ -22,12 +22,12 @@ pub(super) struct Conceal {
 
 impl Conceal {
     /// The values of variables and build arguments that look secret, and user names with passwords in URLs.
-    pub(super) fn new(
+    pub(super) fn new<'a>(
         definition: &PrunedDefinition,
-        build_args: &BTreeMap<String, String>,
+        build_args: impl IntoIterator<Item = &'a BTreeMap<String, String>>,
     ) -> Self {
         let mut values: Vec<String> = Vec::new();
-        for (name, value) in build_args {
+        for (name, value) in build_args.into_iter().flatten() {
             if looks_secret(name) {
                 values.push(value.clone());
             }

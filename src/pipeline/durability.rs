@@ -64,11 +64,16 @@ pub fn sync(root: &Path, gc: &str) -> ExitCode {
     if !root.join("v1").is_dir() {
         return ExitCode::SUCCESS;
     }
+    let Ok(gc) = serde_json::from_str::<GcSettings>(gc) else {
+        return ExitCode::FAILURE;
+    };
     let done = Store::open(root).and_then(|store| {
         store.sync()?;
-        match serde_json::from_str::<GcSettings>(gc) {
-            Ok(gc) if gc.enabled => collect(&store, &gc),
-            _ => Ok(()),
+        // The roots of steps that ran where there is no overlayfs. What cannot be removed from here a collector finds.
+        drop(store.empty_trash());
+        match gc.enabled {
+            true => collect(&store, &gc),
+            false => Ok(()),
         }
     });
     match done {

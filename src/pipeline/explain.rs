@@ -53,7 +53,7 @@ impl<'a> Ledger<'a> {
         engine: &Engine<'_>,
         definition: &PrunedDefinition,
         looked_up: &Plan<'_, StepResult>,
-        build_args: &BTreeMap<String, String>,
+        build_args: impl Iterator<Item = &'a BTreeMap<String, String>>,
     ) -> Option<Self> {
         let same = fingerprint(looked_up);
         if looked_up.is_complete() && store.builds().confirm(plan, &same) {

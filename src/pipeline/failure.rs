@@ -17,6 +17,9 @@ use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
 use crate::outcome::StepFailure;
 use crate::registry::RegistryError;
+use crate::request::Settings;
+use crate::sandbox::Rung;
+use crate::sandbox::Sandbox;
 use crate::sandbox::SandboxError;
 use crate::solver;
 use crate::solver::PlanError;
@@ -66,6 +69,16 @@ pub(super) fn sandbox(error: SandboxError) -> BuildError {
     let mut error = BuildError::new(ErrorKind::Environment, error);
     error.hints.extend(hint);
     error
+}
+
+/// Refuses steps that would run with one id where more are asked for.
+pub(super) fn enough_ids(settings: &Settings, sandbox: &Sandbox) -> Result<(), BuildError> {
+    if !settings.ranges_only || sandbox.rung() == Rung::Full {
+        return Ok(());
+    }
+    let error = anyhow::anyhow!("steps would run on rung 2, which `--min-rung=1` refuses");
+    let error = BuildError::new(ErrorKind::Environment, error);
+    Err(sandbox.remark().into_iter().fold(error, BuildError::hint))
 }
 
 pub(super) fn export(error: ExportError) -> BuildError {

@@ -15,17 +15,6 @@ use crate::outcome::BuildError;
 use crate::request::Settings;
 use crate::sandbox;
 
-/// The store, if there is one: who only looks makes none.
-///
-/// # Errors
-/// If it cannot be used.
-pub fn existing(settings: &Settings) -> Result<Option<Store>, BuildError> {
-    match settings.root.join("v1").exists() {
-        true => super::open_store(settings).map(Some),
-        false => Ok(None),
-    }
-}
-
 /// What the store takes.
 ///
 /// # Errors
@@ -65,6 +54,9 @@ pub(super) fn empty_trash(store: &Store, temp_dir: &Path) -> Option<Vec<(PathBuf
         ca: None,
         temp_dir: temp_dir.to_owned(),
         store: store.path().to_owned(),
+        // Nothing is run.
+        overlay: Some(true),
+        chroot: false,
     };
     let _inside = sandbox::enter(&settings).ok()?;
     store.empty_trash().ok()

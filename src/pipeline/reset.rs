@@ -52,6 +52,9 @@ pub fn carry_out(settings: &Settings) -> Result<Reset, BuildError> {
             ca: None,
             temp_dir: settings.temp_dir.clone(),
             store: root.clone(),
+            // Nothing is run.
+            overlay: Some(true),
+            chroot: false,
         };
         let _inside = sandbox::enter(&settings).map_err(failure::sandbox)?;
         reset::remove(&doomed).map_err(failure::store)?;

@@ -59,6 +59,7 @@ pub fn run_image(
     let listening = published.ports();
     let sandboxing = sandbox_settings(&request.settings, &store);
     let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
+    failure::enough_ids(&request.settings, &entered)?;
     entered.attach(published).map_err(failure::signals)?;
     let mut engine = Engine::new(
         &store,

@@ -74,6 +74,7 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
         plan: plan.identity.clone(),
         source_date_epoch: request.source_date_epoch,
         offline: request.offline,
+        ranges_only: request.settings.ranges_only,
         ..EngineOptions::default()
     };
     let cancel = CancelToken::new();
@@ -92,7 +93,7 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
     }
     let planned = solver::plan(&definition, &engine)
         .map_err(|error| failure::plan(error, &definition, &plan))?;
-    let conceal = Conceal::new(&definition, &request.build_args);
+    let conceal = Conceal::new(&definition, [&request.build_args]);
     let words = Words {
         trees: store.trees(),
         conceal: &|text| conceal.text(text),

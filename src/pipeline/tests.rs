@@ -80,8 +80,11 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             docker_config: None,
             ca: None,
             tag_max_age: 0,
+            ranges_only: false,
             proxies: ProxySettings::default(),
             gc: crate::request::GcSettings::default(),
+            stacker: None,
+            isolation: Default::default(),
         },
     };
     let source = Arc::new(SourceFile {

@@ -58,6 +58,9 @@ pub struct Layer {
     /// When a build made it, nanoseconds since the epoch; not there if it is a base's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<u128>,
+    /// Whether it was made with one user id.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub single: bool,
     /// The list of its files.
     pub files: Files,
     /// Where its bytes are.
@@ -119,6 +122,7 @@ impl Layer {
                     ..origin.clone()
                 }),
             },
+            single: self.single,
         }
     }
 }
@@ -283,11 +287,13 @@ mod t {
                 layer: tree(1),
                 origin: Some(base),
                 created: None,
+                single: false,
             },
             LayerRef {
                 layer: tree(2),
                 origin: None,
                 created: Some(1_700_000_000_123_456_789),
+                single: false,
             },
         ]
     }
@@ -297,6 +303,7 @@ mod t {
         Layer {
             layer: of.layer,
             created: of.created,
+            single: of.single,
             files: Files {
                 digest: digest(9),
                 size: 5,

@@ -93,6 +93,7 @@ pub fn export(
         let entry = Layer {
             layer: layer.layer,
             created: layer.created,
+            single: layer.single,
             files,
             bytes: bytes[&identity].clone(),
         };

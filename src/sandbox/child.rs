@@ -21,6 +21,7 @@ use rustix::thread::CapabilitySet;
 use rustix::thread::UnshareFlags;
 
 use super::caps;
+use super::chroot;
 use super::error::During;
 use super::error::Errno;
 use super::error::Failure;
@@ -30,6 +31,7 @@ use super::step::Reach;
 use super::step::Security;
 use super::step::Step;
 use super::step::Ulimit;
+use super::supervise;
 use super::sys;
 use super::sys::Fork;
 use super::uplink;
@@ -42,6 +44,8 @@ use super::wire::wire_struct;
 pub(super) struct Config {
     /// Whether a step gets a pid namespace and a `/proc` of its own.
     pub(super) own_pids: bool,
+    /// There are no namespaces at all: a step has a root of its own and nothing else.
+    pub(super) chroot: bool,
     /// Only one user id and one group id are mapped.
     pub(super) single: bool,
     /// The CA bundle, on the host.
@@ -75,6 +79,7 @@ impl Config {
 
 wire_struct!(Config {
     own_pids,
+    chroot,
     single,
     ca,
     resolv_conf,
@@ -89,7 +94,7 @@ pub(super) struct Standard {
 }
 
 /// BuildKit's name for all its steps.
-const HOSTNAME: &str = "buildkitsandbox";
+pub(super) const HOSTNAME: &str = "buildkitsandbox";
 
 /// Docker's, for steps that set none (BuildKit, util/system/path.go).
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -107,7 +112,8 @@ const CA_VARIABLES: [&str; 7] = [
 
 /// A process that has done what every step begins with.
 pub(super) struct Prepared {
-    files: rootfs::Prepared,
+    /// None without namespaces.
+    files: Option<rootfs::Prepared>,
     reach: Reach,
     security: Security,
 }
@@ -116,7 +122,8 @@ impl Prepared {
     /// The step's network namespace, if it has one of its own.
     pub(super) fn netns(&self) -> Option<OwnedFd> {
         let is_own = self.reach.is_own();
-        let own = is_own.then(|| self.files.open_proc("self/ns/net"));
+        let files = self.files.as_ref().filter(|_| is_own);
+        let own = files.map(|files| files.open_proc("self/ns/net"));
         own.and_then(Result::ok)
     }
 }
@@ -131,6 +138,17 @@ pub(super) fn prepare(
 ) -> Result<Prepared, Failure> {
     rustix::process::setsid().during("start a session")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
+    if config.chroot {
+        if security == Security::Sandbox {
+            // A container may not let its root do so, and then has bounds of its own.
+            _ = caps::bound(caps::DEFAULT);
+        }
+        return Ok(Prepared {
+            files: None,
+            reach,
+            security,
+        });
+    }
     match (reach, router) {
         (Reach::None, _) => sys::loopback_up().during("bring up the loopback device")?,
         (Reach::Uplink, Some(router)) => router.join().during("connect the step to the uplink")?,
@@ -141,7 +159,7 @@ pub(super) fn prepare(
         caps::bound(caps::DEFAULT).during("limit the capabilities")?;
     }
     Ok(Prepared {
-        files,
+        files: Some(files),
         reach,
         security,
     })
@@ -154,12 +172,13 @@ pub(super) fn run(
     prepared: Prepared,
     mut step: Step,
     standard: &Standard,
+    supervisor: Option<OwnedFd>,
 ) -> Failure {
     debug_assert_eq!(prepared.security, step.security);
     if step.hostname.is_empty() {
         HOSTNAME.clone_into(&mut step.hostname);
     }
-    let begun = become_step(config, prepared, &step, standard);
+    let begun = become_step(config, prepared, &step, standard, supervisor);
     let begun = begun.and_then(|()| match step.init {
         true => leave_to_child().during("start a process for the step"),
         false => Ok(()),
@@ -214,15 +233,24 @@ fn become_step(
     prepared: Prepared,
     step: &Step,
     standard: &Standard,
+    supervisor: Option<OwnedFd>,
 ) -> Result<(), Failure> {
-    match rustix::system::sethostname(step.hostname.as_bytes()) {
-        // A container's seccomp filter may forbid it; the step then sees the container's name.
-        Ok(()) | Err(Os::PERM) => {}
-        Err(e) => return Err(e).during(format_args!("set the host name `{}`", step.hostname)),
-    }
     let reach = prepared.reach;
-    rootfs::enter(config, step, prepared.files)?;
-    standard_streams(standard).during("connect the standard streams")?;
+    match prepared.files {
+        Some(files) => {
+            match rustix::system::sethostname(step.hostname.as_bytes()) {
+                // A container's seccomp filter may forbid it; the step then sees the container's name.
+                Ok(()) | Err(Os::PERM) => {}
+                Err(e) => {
+                    return Err(e).during(format_args!("set the host name `{}`", step.hostname));
+                }
+            }
+            rootfs::enter(config, step, files)?;
+        }
+        // The name is the container's, and not ours to set.
+        None => chroot::enter(step)?,
+    }
+    standard_streams(config, standard).during("connect the standard streams")?;
     for limit in &step.ulimits {
         set_limit(limit)?;
     }
@@ -234,12 +262,21 @@ fn become_step(
     if other {
         map_single(step).during(format_args!("become user {}:{}", step.uid, step.gid))?;
     }
+    if let Some(supervisor) = supervisor {
+        let roots = step.security == Security::Insecure;
+        supervise::begin(supervisor, (step.uid, step.gid), &step.groups, roots)
+            .map_err(not_supervised)?;
+    }
     if (step.security, reach) == (Security::Sandbox, Reach::Shared) {
         sys::close_abstract_sockets().during("close abstract sockets to the step")?;
     }
     if step.security == Security::Sandbox {
         // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.
-        sys::install_filter(&seccomp::program()).during("install the seccomp filter")?;
+        match sys::install_filter(&seccomp::program()) {
+            // Without namespaces there is none to be given up, and the container's own filter holds.
+            Err(error) if config.chroot && error.raw_os_error() == Some(libc::EACCES) => {}
+            installed => installed.during("install the seccomp filter")?,
+        }
         if other {
             // A user namespace begins with all capabilities in the bounding set.
             caps::bound(caps::DEFAULT).during("limit the capabilities")?;
@@ -257,9 +294,26 @@ fn become_step(
     sys::close_others_on_exec().during("close other descriptors")
 }
 
-fn standard_streams(standard: &Standard) -> io::Result<()> {
+fn not_supervised(error: io::Error) -> Failure {
+    Failure::Setup {
+        doing: "have the owners of files kept".to_owned(),
+        hint: match error.errno() {
+            libc::EBUSY => Some(
+                "a process can have one supervisor, and this one runs below another: \
+                 give the outer rbuild or container ranges of ids"
+                    .to_owned(),
+            ),
+            _ => None,
+        },
+        errno: error.errno(),
+    }
+}
+
+fn standard_streams(config: &Config, standard: &Standard) -> io::Result<()> {
     match &standard.stdin {
         Some(stdin) => sys::dup_to(stdin, 0)?,
+        // The step's own may be missing. This process has the zygote's, which is one.
+        None if config.chroot => {}
         None => {
             let null =
                 rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;

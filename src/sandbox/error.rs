@@ -40,6 +40,17 @@ pub enum SandboxError {
         #[source]
         source: io::Error,
     },
+    /// overlayfs refuses the layers, or the file system that they are on.
+    #[error("cannot {doing}")]
+    Overlay {
+        /// What was being done.
+        doing: String,
+        /// What might mend it.
+        hint: Option<String>,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The working directory is missing, or the user may not enter it.
     #[error("cannot enter the working directory `{}`", .path.display())]
     WorkingDirectory {
@@ -65,6 +76,12 @@ pub enum SandboxError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// The process that keeps the owners of the step's files ended before the step did.
+    #[error("the step was ended: the process that keeps the owners of its files {how}")]
+    Supervisor {
+        /// How it ended, as a clause.
+        how: String,
     },
     /// A port of this machine cannot be listened on.
     #[error("cannot listen on {address}")]
@@ -101,7 +118,7 @@ impl SandboxError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unavailable { report } => report.fix(),
-            Self::Setup { hint, .. } => hint.clone(),
+            Self::Setup { hint, .. } | Self::Overlay { hint, .. } => hint.clone(),
             Self::NotExecutable { source, .. } => match source.raw_os_error()? {
                 libc::ENOEXEC => Some(
                     "it is for another architecture, or a script without a `#!` line".to_owned(),
@@ -124,6 +141,11 @@ pub(super) enum Failure {
         hint: Option<String>,
         errno: i32,
     },
+    Overlay {
+        doing: String,
+        hint: Option<String>,
+        errno: i32,
+    },
     WorkingDirectory {
         path: PathBuf,
         errno: i32,
@@ -136,6 +158,10 @@ pub(super) enum Failure {
         path: PathBuf,
         errno: i32,
     },
+    Supervisor {
+        code: i32,
+        signal: i32,
+    },
 }
 
 wire_enum!(Failure {
@@ -143,6 +169,8 @@ wire_enum!(Failure {
     1 => WorkingDirectory { path, errno },
     2 => NotFound { command, path },
     3 => NotExecutable { path, errno },
+    4 => Supervisor { code, signal },
+    5 => Overlay { doing, hint, errno },
 });
 
 impl From<Failure> for SandboxError {
@@ -150,6 +178,11 @@ impl From<Failure> for SandboxError {
         let os = io::Error::from_raw_os_error;
         match failure {
             Failure::Setup { doing, hint, errno } => Self::Setup {
+                doing,
+                hint,
+                source: os(errno),
+            },
+            Failure::Overlay { doing, hint, errno } => Self::Overlay {
                 doing,
                 hint,
                 source: os(errno),
@@ -162,6 +195,12 @@ impl From<Failure> for SandboxError {
             Failure::NotExecutable { path, errno } => Self::NotExecutable {
                 path,
                 source: os(errno),
+            },
+            Failure::Supervisor { code, signal } => Self::Supervisor {
+                how: match signal {
+                    0 => format!("exited with {code}"),
+                    signal => format!("was killed by signal {signal}"),
+                },
             },
         }
     }

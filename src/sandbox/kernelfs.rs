@@ -40,7 +40,7 @@ const MASKED_SYS: [&str; 2] = ["firmware", "devices/virtual/powercap"];
 const READONLY_PROC: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
 
 const DEVICES: [&str; 6] = ["full", "null", "random", "tty", "urandom", "zero"];
-const DEVICE_LINKS: [(&str, &str); 6] = [
+pub(super) const DEVICE_LINKS: [(&str, &str); 6] = [
     ("/proc/kcore", "core"),
     ("/proc/self/fd", "fd"),
     ("pts/ptmx", "ptmx"),

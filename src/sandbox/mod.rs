@@ -1,7 +1,7 @@
 //! Runs the process of a RUN step, without root, in namespaces of its own; the only home of `unsafe`.
 //!
 //! It knows directories and processes; what a layer, an image or a cache mount is, its caller knows. It keeps nothing
-//! on disk.
+//! on disk but owners of files, where there is one id ([`supervise`]).
 //!
 //! [`enter`] moves the calling process, which must not have started a thread, into a user and a mount namespace, and
 //! starts the [`zygote`]; then [`Sandbox::run`] may be called from any number of threads. `main` must hand its
@@ -27,15 +27,19 @@
 
 mod caps;
 mod child;
+mod chroot;
 mod error;
 mod kernelfs;
+mod machine;
 mod mounts;
 mod oom;
+mod points;
 mod probe;
 mod publish;
 mod rootfs;
 mod seccomp;
 mod step;
+mod supervise;
 mod sys;
 mod uplink;
 mod userns;
@@ -80,6 +84,9 @@ pub use zygote::zygote_main_if_asked;
 
 use child::Config;
 use child::Standard;
+use chroot::Furnished;
+use chroot::Given;
+use points::Points;
 use step::Reach;
 use userns::EnterError;
 use userns::Ids;
@@ -91,10 +98,26 @@ use zygote::Zygote;
 pub struct Settings {
     /// A PEM bundle that steps are given and told of by the usual variables.
     pub ca: Option<PathBuf>,
-    /// Where [`probe`] makes a private directory to try out mounts, if there is no store yet.
+    /// Where [`probe`] makes a private directory to try out mounts, if there is no place for a store.
     pub temp_dir: PathBuf,
     /// The store: uppers are on its file system.
     pub store: PathBuf,
+    /// Whether overlayfs is to be used; `None` if it works.
+    pub overlay: Option<bool>,
+    /// Whether steps run without namespaces, kept apart by chroot(2) alone.
+    pub chroot: bool,
+}
+
+/// Whether roots are made by [`Root::Overlay`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stacking {
+    /// It was asked for.
+    Must,
+    /// As far as is known. A step may be refused it all the same, with [`SandboxError::Overlay`], before anything of it
+    /// has run.
+    May,
+    /// They are directories.
+    Cannot,
 }
 
 /// Which ids there are in the sandbox.
@@ -102,8 +125,10 @@ pub struct Settings {
 pub enum Rung {
     /// Ranges of ids: chown, su and package managers work.
     Full,
-    /// One id: files can belong to nobody else, and a program that insists fails.
+    /// One id: files can belong to nobody else. Owners and ids are recorded and answered by a supervisor.
     Single,
+    /// There is no user namespace, and was to be none: steps run with chroot(2) alone, one at a time.
+    Chroot,
     /// There is no user namespace: no steps.
     None,
 }
@@ -143,6 +168,9 @@ pub struct Sandbox {
     rung: Rung,
     domain: String,
     remark: Option<String>,
+    stacking: Stacking,
+    /// Files that are mounted in every step.
+    files: Vec<&'static str>,
     oom: oom::Counter,
     uplink: OnceLock<Uplink>,
     /// Where the zygote says how the uplink's start went, if it was asked to start it.
@@ -153,6 +181,10 @@ pub struct Sandbox {
     published: OnceLock<Published>,
     /// Steps that will come, as far as is known.
     expected: AtomicUsize,
+    /// Of [`Rung::Chroot`]: what is mounted in a step is moved there, so there is one at a time.
+    turn: Mutex<()>,
+    /// Of [`Rung::Chroot`]: what every step is given.
+    given: Given,
 }
 
 /// What [`Sandbox::domain`] will be if [`enter`] is granted all it asks for.
@@ -176,6 +208,9 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
     let resolv_conf = rootfs::resolv_conf(|path| std::fs::read(path).ok());
     let oom = oom::Counter::new();
     let user = rustix::process::geteuid().as_raw();
+    if settings.chroot {
+        return enter_chroot(ca, resolv_conf, oom);
+    }
     let ids = match userns::enter(userns::plan()) {
         Ok(ids) => ids,
         Err(EnterError::Threads) => return Err(SandboxError::Threads),
@@ -202,8 +237,11 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why, user))),
     };
     let domain = userns::domain().map_err(failed("read the id maps"))?;
+    let mut files = vec!["/etc/hosts", "/etc/resolv.conf"];
+    files.extend(ca.as_ref().map(|_| rootfs::CA_PATH));
     let mut config = Config {
         own_pids: true,
+        chroot: false,
         single: rung == Rung::Single,
         ca,
         resolv_conf: Blob(resolv_conf),
@@ -225,12 +263,63 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         rung,
         domain,
         remark,
+        stacking: match settings.overlay {
+            Some(true) => Stacking::Must,
+            Some(false) => Stacking::Cannot,
+            None if probe::stacks(&settings.store) => Stacking::May,
+            None => Stacking::Cannot,
+        },
+        files,
         oom,
         uplink,
         connecting: Mutex::new(None),
         signals: OnceLock::new(),
         published: OnceLock::new(),
         expected: AtomicUsize::new(0),
+        turn: Mutex::default(),
+        given: Given::default(),
+    })
+}
+
+/// [`enter`] where there are to be no namespaces.
+fn enter_chroot(
+    ca: Option<PathBuf>,
+    resolv_conf: Vec<u8>,
+    oom: oom::Counter,
+) -> Result<Sandbox, SandboxError> {
+    if let Err(report) = probe::chroot() {
+        return Err(SandboxError::Unavailable { report });
+    }
+    let mut config = Config {
+        own_pids: false,
+        chroot: true,
+        single: false,
+        ca: ca.clone(),
+        resolv_conf: Blob(Vec::new()),
+        uplink: None,
+    };
+    let zygote = Zygote::start(&mut config).map_err(|source| SandboxError::Zygote {
+        doing: "start the process that starts steps",
+        source,
+    })?;
+    Ok(Sandbox {
+        zygote,
+        rung: Rung::Chroot,
+        domain: userns::expected_domain(),
+        remark: Some(
+            "steps run with chroot(2) alone, without /proc: what needs more than that fails"
+                .to_owned(),
+        ),
+        stacking: Stacking::Cannot,
+        files: Vec::new(),
+        oom,
+        uplink: OnceLock::from(Uplink::Shared("chroot(2) gives no network".to_owned())),
+        connecting: Mutex::new(None),
+        signals: OnceLock::new(),
+        published: OnceLock::new(),
+        expected: AtomicUsize::new(0),
+        turn: Mutex::default(),
+        given: Given { resolv_conf, ca },
     })
 }
 
@@ -257,6 +346,11 @@ impl Sandbox {
     /// What a failed step's message should mention: which ids are missing, why, and how to get them.
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
+    }
+
+    /// Whether roots are made by [`Root::Overlay`].
+    pub fn stacking(&self) -> Stacking {
+        self.stacking
     }
 
     /// Says that `steps` calls of [`run`](Self::run) will come: what they have in common is then made beforehand. More or
@@ -335,6 +429,28 @@ impl Sandbox {
     /// Runs a step to its end, handing on what it writes as it comes. When `cancel` is cancelled, the step is killed.
     /// When this returns, all processes of the step have ended.
     pub fn run(
+        &self,
+        step: &Step,
+        output: &mut dyn FnMut(Stream, &[u8]),
+        cancel: &CancelToken,
+    ) -> Result<Exit, SandboxError> {
+        let Root::Directory { path } = &step.root else {
+            return self.run_in_root(step, output, cancel);
+        };
+        if self.rung == Rung::Chroot {
+            let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+            let furnished = Furnished::make(path, step, &self.given)?;
+            let ended = self.run_in_root(step, output, cancel);
+            furnished.clear()?;
+            return ended;
+        }
+        let points = Points::make(path, step, &self.files)?;
+        let ended = self.run_in_root(step, output, cancel);
+        points.remove();
+        ended
+    }
+
+    fn run_in_root(
         &self,
         step: &Step,
         output: &mut dyn FnMut(Stream, &[u8]),

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Component;
@@ -10,6 +11,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use rustix::fs::CWD;
+use rustix::fs::FileType;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
@@ -17,6 +19,7 @@ use rustix::io::Errno;
 use rustix::mount::FsMountFlags;
 use rustix::mount::FsOpenFlags;
 use rustix::mount::MountAttrFlags;
+use rustix::mount::MountFlags;
 use rustix::mount::MoveMountFlags;
 use rustix::mount::OpenTreeFlags;
 
@@ -24,19 +27,66 @@ use super::sys;
 
 type Result<T> = rustix::io::Result<T>;
 
+/// The kernel's own limit (path_resolution(7)).
+const MAX_LINKS: u32 = 40;
+
 /// A file system that is mounted nowhere yet.
 pub(super) fn new(
     kind: &str,
     options: &[(&str, &str)],
     attributes: MountAttrFlags,
 ) -> Result<OwnedFd> {
-    let fs = rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let fs = match rustix::mount::fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC) {
+        Err(error) if is_unknown(error) => return new_by_string(kind, options, attributes),
+        opened => opened?,
+    };
     rustix::mount::fsconfig_set_string(fs.as_fd(), "source", kind)?;
     for (key, value) in options {
         rustix::mount::fsconfig_set_string(fs.as_fd(), *key, *value)?;
     }
     rustix::mount::fsconfig_create(fs.as_fd())?;
     rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// Whether a call failed since the kernel, or a container's seccomp filter, does not know it. Filters say EPERM, too, which
+/// what stands in for the call then says as well, if it was meant.
+fn is_unknown(error: Errno) -> bool {
+    matches!(error, Errno::NOSYS | Errno::PERM)
+}
+
+/// [`new`] without fsopen(2). mount(2) needs a place, and `/proc` is there everywhere: it is covered for a moment, in a
+/// mount namespace that nobody else is in.
+fn new_by_string(
+    kind: &str,
+    options: &[(&str, &str)],
+    attributes: MountAttrFlags,
+) -> Result<OwnedFd> {
+    let pairs = options.iter().map(|(key, value)| format!("{key}={value}"));
+    let text = pairs.collect::<Vec<_>>().join(",");
+    let text = std::ffi::CString::new(text).map_err(|_| Errno::INVAL)?;
+    let flags = [
+        (MountAttrFlags::MOUNT_ATTR_NOSUID, MountFlags::NOSUID),
+        (MountAttrFlags::MOUNT_ATTR_NODEV, MountFlags::NODEV),
+        (MountAttrFlags::MOUNT_ATTR_NOEXEC, MountFlags::NOEXEC),
+    ];
+    let flags = flags
+        .into_iter()
+        .filter(|(attribute, _)| attributes.contains(*attribute))
+        .fold(MountFlags::empty(), |all, (_, flag)| all | flag);
+    mount_for_a_moment("/proc", kind, flags, &text)
+}
+
+/// Mounts a file system on `place`, and keeps it without its place.
+fn mount_for_a_moment(
+    place: &str,
+    kind: &str,
+    flags: MountFlags,
+    options: &std::ffi::CStr,
+) -> Result<OwnedFd> {
+    rustix::mount::mount(kind, place, kind, flags, Some(options))?;
+    let mount = copy(CWD, place, false);
+    rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH)?;
+    mount
 }
 
 /// Another mount of what `path` below `at` is, mounted nowhere yet; with the mounts below it if `recursive`. A
@@ -90,8 +140,50 @@ fn open_in_with(root: impl AsFd, path: impl AsRef<Path>, flags: OFlags) -> Resul
         match opened {
             // A rename somewhere on the system raced with `..` (openat2(2)).
             Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(error) if is_unknown(error) => {
+                return walk_in(root.as_fd(), path.as_ref(), flags);
+            }
             opened => return opened,
         }
+    }
+}
+
+/// [`open_in_with`] without openat2(2), name by name. Nobody may be changing the tree.
+fn walk_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd> {
+    let open = |dir: BorrowedFd<'_>, name: &OsStr| {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(dir, name, flags, Mode::empty())
+    };
+    let mut todo: Vec<OsString> = components(path).rev().collect();
+    let mut way = vec![open(root, OsStr::new("."))?];
+    let mut links = 0;
+    while let Some(name) = todo.pop() {
+        let dir = way.last().expect("the root stays").as_fd();
+        if name == ".." {
+            way.truncate(way.len().saturating_sub(1).max(1));
+            continue;
+        }
+        let found = open(dir, &name)?;
+        let mode = rustix::fs::fstat(&found)?.st_mode;
+        if FileType::from_raw_mode(mode) != FileType::Symlink {
+            way.push(found);
+            continue;
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(Errno::LOOP);
+        }
+        let target = rustix::fs::readlinkat(dir, name.as_os_str(), Vec::new())?;
+        let target = Path::new(OsStr::from_bytes(target.as_bytes()));
+        if target.is_absolute() {
+            way.truncate(1);
+        }
+        todo.extend(components(target).rev());
+    }
+    let found = way.pop().expect("the root stays");
+    match flags.contains(OFlags::PATH) {
+        true => Ok(found),
+        false => rustix::fs::openat(&found, ".", flags | OFlags::CLOEXEC, Mode::empty()),
     }
 }
 
@@ -111,8 +203,7 @@ pub(super) fn real_path(root: impl AsFd, path: &Path) -> Result<PathBuf> {
         match link {
             Ok(target) => {
                 links += 1;
-                // The kernel's own limit (path_resolution(7)).
-                if links > 40 {
+                if links > MAX_LINKS {
                     return Err(Errno::LOOP);
                 }
                 let target = Path::new(OsStr::from_bytes(target.as_bytes())).to_owned();
@@ -208,7 +299,10 @@ pub(super) fn overlay(
     layers: &[String],
     upper: Option<[&str; 2]>,
 ) -> std::result::Result<OwnedFd, Refusal> {
-    let fs = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let fs = match rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC) {
+        Err(error) if is_unknown(error) => return Ok(overlay_by_string(layers, upper)?),
+        opened => opened?,
+    };
     let set = |key: &str, value: &str| rustix::mount::fsconfig_set_string(fs.as_fd(), key, value);
     let configure = || {
         set("source", "overlay")?;
@@ -276,14 +370,5 @@ fn overlay_by_string(layers: &[String], upper: Option<[&str; 2]>) -> Result<Owne
     // mount(2) needs a place; the copy is what is kept.
     let place = "overlay";
     make_dirs(CWD, Path::new(place))?;
-    rustix::mount::mount(
-        "overlay",
-        place,
-        "overlay",
-        rustix::mount::MountFlags::empty(),
-        Some(options.as_c_str()),
-    )?;
-    let mount = copy(CWD, place, false)?;
-    rustix::mount::unmount(place, rustix::mount::UnmountFlags::DETACH)?;
-    Ok(mount)
+    mount_for_a_moment(place, "overlay", MountFlags::empty(), &options)
 }

@@ -11,6 +11,7 @@ use rustix::process::WaitIdOptions;
 
 use super::Rung;
 use super::Settings;
+use super::machine;
 use super::mounts;
 use super::sys;
 use super::sys::Fork;
@@ -27,6 +28,8 @@ use super::wire::wire_struct;
 pub struct Report {
     /// The best rung that holds.
     pub rung: Rung,
+    /// Whether roots of steps are made by overlayfs there.
+    pub stacks: bool,
     /// What was looked at or tried, in order.
     pub findings: Vec<Finding>,
 }
@@ -60,6 +63,14 @@ impl Report {
             .map_or("nothing is known to be wrong", |f| f.what.as_str())
     }
 
+    /// Which network steps have if nothing is said.
+    pub fn network(&self) -> &'static str {
+        match self.rung {
+            Rung::None => "none",
+            Rung::Full | Rung::Single | Rung::Chroot => "host",
+        }
+    }
+
     /// What would mend the worst finding.
     pub fn fix(&self) -> Option<String> {
         self.worst()?.fix.clone()
@@ -72,7 +83,7 @@ impl Report {
     }
 }
 
-fn finding(what: impl Into<String>, state: State, fix: Option<&str>) -> Finding {
+pub(super) fn finding(what: impl Into<String>, state: State, fix: Option<&str>) -> Finding {
     Finding {
         what: what.into(),
         state,
@@ -83,14 +94,17 @@ fn finding(what: impl Into<String>, state: State, fix: Option<&str>) -> Finding 
 /// Tries out the sandbox. The process must have one thread; it stays where it is.
 pub fn probe(settings: &Settings) -> Report {
     let user = rustix::process::geteuid().as_raw();
+    if settings.chroot {
+        return chroot_report();
+    }
     let mut findings = vec![kernel()];
+    findings.extend(machine::apparmor());
     let plan = userns::plan();
     findings.extend(plan.as_ref().ok().map(|plan| granted(plan, user)));
+    findings.extend(machine::helpers(user));
+    let mut stacks = false;
+    let place = place_for(settings);
     let inside = plan.clone();
-    let place = match settings.store.is_dir() {
-        true => &settings.store,
-        false => &settings.temp_dir,
-    };
     let mut rung = Rung::None;
     match in_child(0, || wire::encode(&try_out(plan, place))).map(|bytes| wire::decode(&bytes)) {
         Ok(Some(Trial { entered, checks })) => {
@@ -111,6 +125,9 @@ pub fn probe(settings: &Settings) -> Report {
                 Entered::Unmapped { why } => no_map(&why, user).findings,
             });
             findings.extend(checks.iter().map(|check| judge(check, place)));
+            stacks = checks
+                .iter()
+                .any(|check| check.name == OVERLAY && check.errno == 0);
         }
         tried => {
             let why = tried
@@ -125,11 +142,56 @@ pub fn probe(settings: &Settings) -> Report {
     }
     if findings.iter().any(|f| f.state == State::Missing) {
         rung = Rung::None;
+        findings.extend(chroot().is_ok().then(|| {
+            finding(
+                "chroot(2), which `--isolation=chroot` makes do with",
+                State::Good,
+                None,
+            )
+        }));
     }
     if rung != Rung::None {
         findings.push(uplink(inside));
     }
-    Report { rung, findings }
+    findings.push(machine::tun());
+    findings.push(machine::emulation());
+    findings.push(machine::cgroup());
+    findings.extend(machine::disk(place));
+    Report {
+        rung,
+        stacks: stacks && rung != Rung::None,
+        findings,
+    }
+}
+
+/// Where mounts are tried out: in the store, or what is there of the way to it, since that is its file system; else where
+/// temporary files are.
+fn place_for(settings: &Settings) -> &Path {
+    let mut way = settings.store.ancestors();
+    let there = way.find(|dir| dir.is_dir());
+    there
+        .filter(|dir| rustix::fs::access(*dir, rustix::fs::Access::WRITE_OK).is_ok())
+        .unwrap_or(&settings.temp_dir)
+}
+
+/// Of `--isolation=chroot`.
+fn chroot_report() -> Report {
+    match chroot() {
+        Err(report) => report,
+        Ok(()) => Report {
+            rung: Rung::Chroot,
+            stacks: false,
+            findings: vec![
+                kernel(),
+                finding("chroot(2)", State::Good, None),
+                finding(
+                    "steps are kept apart by `--isolation=chroot` alone: what this container holds they can reach",
+                    State::Limited,
+                    Some("leave it out, where namespaces are allowed"),
+                ),
+            ],
+        },
+    }
 }
 
 /// The default network of steps, by starting it.
@@ -195,15 +257,17 @@ fn kernel() -> Finding {
     let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0_u32);
     match (next(), next()) < (5, 11) {
         true => finding(
-            format!("Linux {release} has no overlayfs for user namespaces"),
-            State::Missing,
+            format!(
+                "Linux {release} has no overlayfs for user namespaces: steps run in a copy of their layers"
+            ),
+            State::Limited,
             Some("Linux 5.11 or later"),
         ),
         false => finding(format!("Linux {release}"), State::Good, None),
     }
 }
 
-fn sysctl(name: &str) -> Option<String> {
+pub(super) fn sysctl(name: &str) -> Option<String> {
     let text = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
     Some(text.trim().to_owned())
 }
@@ -242,7 +306,7 @@ fn single_fix(why: &str, user: u32) -> String {
 /// What steps on [`Rung::Single`] cannot do; `user` is who started the program.
 pub(super) fn single_remark(why: &str, user: u32) -> String {
     format!(
-        "only one user id is mapped ({why}): changing a file's owner fails with `Invalid argument`; {}",
+        "only one user id is mapped ({why}), and owners of files are recorded (rung 2, docs/rootless.md); {}",
         single_fix(why, user)
     )
 }
@@ -250,6 +314,7 @@ pub(super) fn single_remark(why: &str, user: u32) -> String {
 /// The report when unshare(2) failed.
 pub(super) fn no_namespace(error: &io::Error) -> Report {
     let is = |name: &str, value: &str| sysctl(name).as_deref() == Some(value);
+    let contained = can_make_do();
     let fix = match error.raw_os_error() {
         Some(libc::ENOSPC) if is("user/max_user_namespaces", "0") => {
             "sudo sysctl user.max_user_namespaces=10000"
@@ -265,12 +330,31 @@ pub(super) fn no_namespace(error: &io::Error) -> Report {
             "in a chroot(2) there are no user namespaces: enter it with pivot_root(2), as containers are, or run \
              rbuild outside of it"
         }
+        _ if contained => {
+            "allow unshare, clone and mount with another seccomp profile (docker: `--security-opt \
+             seccomp=unconfined`; Kubernetes: `seccompProfile: {type: Unconfined}`), or run steps with less: \
+             `--isolation=chroot`"
+        }
         _ => {
             "in a container: a seccomp profile that allows unshare, clone and mount (docker: `--security-opt \
              seccomp=unconfined`; Kubernetes: `seccompProfile: {type: Unconfined}`)"
         }
     };
     none(format!("the kernel refuses a user namespace: {error}"), fix)
+}
+
+/// Whether `--isolation=chroot` would do, for root of a container.
+fn can_make_do() -> bool {
+    rustix::process::geteuid().is_root() && !administers() && chroot().is_ok()
+}
+
+/// Whether this root is one that may mount: on a machine of its own, or in a container that is not contained.
+fn administers() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|capabilities| {
+        capabilities
+            .effective
+            .contains(rustix::thread::CapabilitySet::SYS_ADMIN)
+    })
 }
 
 /// Whether `/` is a directory within a mount. A mount point one has changed the root to is not found out.
@@ -294,6 +378,23 @@ const ROOT_FIX: &str = "as root in a container rbuild needs CAP_SETUID, CAP_SETG
 const APPARMOR: &str = "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with \
                         `userns,` for rbuild";
 
+/// Whether steps can run without namespaces, or why not.
+pub(super) fn chroot() -> Result<(), Report> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(none(
+            "`--isolation=chroot` is for root in a container, and this is another user".to_owned(),
+            "leave it out, or run the container as root",
+        ));
+    }
+    let trial = || alone(0, || Ok(rustix::process::chroot("/")?));
+    trial().map_err(|error| {
+        none(
+            format!("chroot(2) is refused: {error}"),
+            "give the container CAP_SYS_CHROOT",
+        )
+    })
+}
+
 /// The report when the namespace has no ids.
 pub(super) fn no_map(why: &str, user: u32) -> Report {
     let fix = match user {
@@ -310,7 +411,10 @@ pub(super) fn no_map(why: &str, user: u32) -> Report {
 pub(super) fn no_mounts(error: &io::Error) -> Report {
     let fix = match sysctl("kernel/apparmor_restrict_unprivileged_userns").as_deref() {
         Some("1") => APPARMOR,
-        _ => "a security module denies mounts in user namespaces: see the kernel's log",
+        _ => {
+            "a security module or a seccomp filter denies mounts in user namespaces: allow them, or, as root of a \
+             container, run steps with less: `--isolation=chroot`"
+        }
     };
     none(
         format!("mounts are refused in the user namespace: {error}"),
@@ -321,6 +425,7 @@ pub(super) fn no_mounts(error: &io::Error) -> Report {
 fn none(what: String, fix: &str) -> Report {
     Report {
         rung: Rung::None,
+        stacks: false,
         findings: vec![finding(what, State::Missing, Some(fix))],
     }
 }
@@ -337,7 +442,7 @@ fn judge(check: &Check, place: &Path) -> Finding {
             State::Missing,
             "choose another place for the store with `--root` or RBUILD_ROOT",
         ),
-        OVERLAY => (State::Missing, OVERLAY_FIX),
+        OVERLAY => (State::Limited, OVERLAY_FIX),
         PROC => (
             State::Limited,
             "steps share the builder's process ids; in a container, an unmasked /proc (podman: `--security-opt \
@@ -347,7 +452,11 @@ fn judge(check: &Check, place: &Path) -> Finding {
         _ => (State::Missing, "a kernel with CONFIG_SECCOMP_FILTER"),
     };
     let place = match name.as_str() {
-        STORE | OVERLAY => format!(" (in `{}`)", place.display()),
+        STORE => format!(" (in `{}`)", place.display()),
+        OVERLAY => format!(
+            " (in `{}`): steps run in a copy of their layers",
+            place.display()
+        ),
         _ => String::new(),
     };
     finding(format!("{name}: {error}{place}"), state, Some(fix))
@@ -432,22 +541,13 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path) -> Trial {
     };
     let private =
         rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
-    let dir = place.join(format!(
-        "probe-{}",
-        rustix::process::getpid().as_raw_nonzero()
-    ));
-    let store = fs::create_dir(&dir);
-    let mut tried = vec![
-        (
-            MOUNTS,
-            rustix::mount::mount_change("/", private).map_err(Into::into),
-        ),
-        (STORE, store),
-    ];
-    if tried[1].1.is_ok() {
-        tried.push((OVERLAY, overlay(&dir)));
-        // Left over it would be garbage in the store and nothing worse.
-        drop(fs::remove_dir_all(&dir));
+    let mut tried = vec![(
+        MOUNTS,
+        rustix::mount::mount_change("/", private).map_err(Into::into),
+    )];
+    match probe_dir(place) {
+        Ok(dir) => tried.extend([(STORE, Ok(())), (OVERLAY, overlay(dir.path()))]),
+        Err(error) => tried.push((STORE, Err(error))),
     }
     tried.push((
         PROC,
@@ -487,6 +587,25 @@ fn alone(namespaces: i32, work: impl FnOnce() -> io::Result<()>) -> io::Result<(
     }
 }
 
+/// Whether overlayfs stacks layers on the file system of the store, with whiteouts and user xattrs; tried out where the
+/// kind of file system does not say it. The process must have one thread.
+///
+/// Even so a mount may be refused, by a security module or a mount option: the first step tries that.
+pub(super) fn stacks(store: &Path) -> bool {
+    /// statfs(2): ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
+    const TAKEN: [i64; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010];
+    let kind = rustix::fs::statfs(store).map(|found| found.f_type);
+    if kernel().state == State::Good && kind.is_ok_and(|kind| TAKEN.contains(&kind)) {
+        return true;
+    }
+    probe_dir(store).is_ok_and(|dir| overlay(dir.path()).is_ok())
+}
+
+/// Left over it would be garbage in the store and nothing worse.
+fn probe_dir(place: &Path) -> io::Result<tempfile::TempDir> {
+    tempfile::Builder::new().prefix("probe-").tempdir_in(place)
+}
+
 /// Replaces a directory of a lower layer, which takes an upper, a whiteout and an xattr.
 fn overlay(dir: &Path) -> io::Result<()> {
     for name in ["l/d", "u", "w"] {
@@ -509,6 +628,7 @@ mod t {
     fn a_report_quotes_the_first_of_its_worst_findings() {
         let report = Report {
             rung: Rung::None,
+            stacks: false,
             findings: vec![
                 finding("fine", State::Good, None),
                 finding("slow", State::Limited, Some("a")),

@@ -18,7 +18,8 @@
 //! missing once the layers are stacked is put into `top`, with its parents' metadata copied there, and the layers are
 //! stacked again.
 //!
-//! Overlay is the one stacker so far; another one replaces [`stack`].
+//! All that is the overlay stacker. Where the root is a [directory](Root::Directory), its mount points are made in it
+//! before the step and removed afterwards, by the [builder](super::points).
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -77,7 +78,7 @@ struct Tmpfs {
 }
 
 /// The mode of a tmpfs that is mounted where the image has nothing.
-const TMPFS_MODE: u32 = 0o1777;
+pub(super) const TMPFS_MODE: u32 = 0o1777;
 
 /// What of a step's file system does not depend on the step.
 pub(super) struct Prepared {
@@ -138,7 +139,22 @@ pub(super) fn enter(config: &Config, step: &Step, prepared: Prepared) -> Result<
     // As BuildKit does: what is mounted on `/etc` hides the files there; parents come before children.
     all[files..].sort_by_key(|p| p.dest.components().count());
 
-    let root = stack_with_mount_points(&step.root, &all)?;
+    mounts::make_dirs(CWD, Path::new("root")).during("make the root's mount point")?;
+    let root = match &step.root {
+        Root::Overlay {
+            lowers,
+            upper,
+            work,
+        } => stack_with_mount_points(
+            &Layers {
+                lowers,
+                upper: upper.as_deref(),
+                work,
+            },
+            &all,
+        )?,
+        Root::Directory { path } => directory(path)?,
+    };
     kernelfs::move_all(&prepared.kernel, root.as_fd())?;
     for p in &all {
         let doing = format_args!("mount {} on `{}`", p.named, p.dest.display());
@@ -218,7 +234,7 @@ fn etc_files(config: &Config, hosts: &str, resolv_conf: ToMount) -> Result<Vec<T
 }
 
 /// The lines BuildKit writes, then the extra ones.
-fn hosts(hostname: &str, extra: &[(String, String)], host: &str) -> String {
+pub(super) fn hosts(hostname: &str, extra: &[(String, String)], host: &str) -> String {
     let mut text =
         format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in extra {
@@ -387,8 +403,26 @@ fn link_all(prefix: &str, paths: &[PathBuf]) -> rustix::io::Result<Vec<String>> 
     Ok(names)
 }
 
+/// A directory as the root. Its mount points are there ([`points`](super::points)).
+fn directory(path: &Path) -> Result<OwnedFd, Failure> {
+    let bind = || {
+        let root = mounts::copy(CWD, path, false)?;
+        let at = rustix::fs::openat(CWD, "root", path_flags(), Mode::empty())?;
+        mounts::attach(&root, at)?;
+        Ok::<_, Errno>(root)
+    };
+    bind().during(format_args!("bind `{}` as the root", path.display()))
+}
+
+/// The layers of a root.
+struct Layers<'a> {
+    lowers: &'a [PathBuf],
+    upper: Option<&'a Path>,
+    work: &'a Path,
+}
+
 /// The root with a place for every mount.
-fn stack_with_mount_points(root: &Root, prepared: &[ToMount]) -> Result<OwnedFd, Failure> {
+fn stack_with_mount_points(root: &Layers<'_>, prepared: &[ToMount]) -> Result<OwnedFd, Failure> {
     let fixed = ["proc", "sys", "dev"].map(|name| (Path::new(name), Some(0o755)));
     let kind = |p: &ToMount| match (p.directory, p.tmpfs) {
         (_, Some(_)) => Some(TMPFS_MODE),
@@ -404,13 +438,12 @@ fn stack_with_mount_points(root: &Root, prepared: &[ToMount]) -> Result<OwnedFd,
             .during(format_args!("make a mount point for `{}`", path.display()))?;
     }
     let mut names = vec!["stub".to_owned()];
-    names.extend(link_all("l", &root.lowers).during("name the layers")?);
-    if let Some(upper) = &root.upper {
+    names.extend(link_all("l", root.lowers).during("name the layers")?);
+    if let Some(upper) = root.upper {
         rustix::fs::symlink(upper, "u")
-            .and_then(|()| rustix::fs::symlink(&root.work, "w"))
+            .and_then(|()| rustix::fs::symlink(root.work, "w"))
             .during("name the layers")?;
     }
-    mounts::make_dirs(CWD, Path::new("root")).during("make the root's mount point")?;
     let stacked = stack(&names, root)?;
 
     let mut missing = Vec::new();
@@ -467,7 +500,7 @@ fn make_mount_point(layer: &str, path: &Path, mode: Option<u32>) -> rustix::io::
 }
 
 /// Mounts the layers on `root`.
-fn stack(names: &[String], root: &Root) -> Result<OwnedFd, Failure> {
+fn stack(names: &[String], root: &Layers<'_>) -> Result<OwnedFd, Failure> {
     let upper = root.upper.is_some().then_some(["u", "w"]);
     let mut names = names.to_vec();
     if upper.is_none() && names.len() < 2 {
@@ -483,15 +516,15 @@ fn stack(names: &[String], root: &Root) -> Result<OwnedFd, Failure> {
     mounted.map_err(|refusal| refused(refusal, root))
 }
 
-fn refused(refusal: mounts::Refusal, root: &Root) -> Failure {
+fn refused(refusal: mounts::Refusal, root: &Layers<'_>) -> Failure {
     let mut doing = format!("stack {} layers with overlayfs", root.lowers.len());
-    let paths = root
-        .lowers
-        .iter()
-        .chain(root.upper.as_ref().map(|_| &root.work));
-    if let Some(missing) = paths.chain(&root.upper).find(|path| !path.is_dir()) {
+    let lowers = root.lowers.iter().map(PathBuf::as_path);
+    let mut paths = lowers
+        .chain(root.upper.map(|_| root.work))
+        .chain(root.upper);
+    if let Some(missing) = paths.find(|path| !path.is_dir()) {
         doing += &format!(", `{}` among them", missing.display());
-    } else if let Some(upper) = &root.upper {
+    } else if let Some(upper) = root.upper {
         doing += &format!(", writing to `{}`", upper.display());
     }
     if !refusal.said.is_empty() {
@@ -507,7 +540,7 @@ fn refused(refusal: mounts::Refusal, root: &Root) -> Failure {
         }
         _ => None,
     };
-    Failure::Setup {
+    Failure::Overlay {
         doing,
         hint,
         errno: refusal.errno.raw_os_error(),

@@ -24,6 +24,9 @@ use libc::BPF_RET;
 use libc::BPF_W;
 use libc::sock_filter;
 
+use super::supervise::CALLS;
+use super::supervise::Which;
+
 const NONE: u16 = u16::MAX;
 
 /// Number of a call on x86_64, aarch64, i386 and arm (EABI).
@@ -145,6 +148,33 @@ pub(super) fn program() -> Vec<sock_filter> {
     program
 }
 
+/// Calls of the 32-bit sisters, i386 and arm, that give files to others: the supervisor does not understand their
+/// arguments, and without it they would fail with an `EINVAL` that says nothing.
+const REFUSED_SISTERS: [[u16; 9]; 2] = [
+    [14, 16, 95, 182, 198, 207, 212, 297, 298],
+    [14, 16, 95, 182, 198, 207, 212, 324, 325],
+];
+
+/// The program that asks the supervisor ([`super::supervise`]). Calls of the 32-bit sister are not supervised: those that
+/// would have to be get `ENOSYS`, and stat(2) shows all files as root's.
+pub(super) fn questions() -> Vec<sock_filter> {
+    let [(native, column), (sister, _)] = ARCHITECTURES;
+    let asked = CALLS
+        .iter()
+        .filter_map(|(name, numbers)| Some((numbers[column]?, Verdict::Ask(name.which()))));
+    let refused = REFUSED_SISTERS[column].map(|number| (number, Verdict::Absent));
+    let mut program = vec![load(ARCHITECTURE)];
+    for (architecture, table) in [
+        (native, by_number(asked.collect(), column == 0)),
+        (sister, by_number(BTreeMap::from(refused), false)),
+    ] {
+        program.push(unless_equal(architecture, table.len() as u8));
+        program.extend(table);
+    }
+    program.push(ret(ENOSYS));
+    program
+}
+
 /// What is done with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -154,6 +184,8 @@ enum Verdict {
     Clone,
     Personality,
     Socket,
+    /// The supervisor is asked about these.
+    Ask(Which),
 }
 
 impl Verdict {
@@ -177,6 +209,20 @@ impl Verdict {
                 program.extend([ret(EPERM), ret(ALLOW)]);
                 program
             }
+            Self::Ask(Which::All) => vec![ret(libc::SECCOMP_RET_USER_NOTIF)],
+            Self::Ask(Which::With(argument, value)) => vec![
+                load(ARGUMENT_0 + 8 * argument),
+                unless_equal(value, 1),
+                ret(libc::SECCOMP_RET_USER_NOTIF),
+                ret(ALLOW),
+            ],
+            Self::Ask(Which::Creating(argument)) => vec![
+                load(ARGUMENT_0 + 8 * argument),
+                statement(BPF_ALU | BPF_AND | BPF_K, libc::O_CREAT as u32),
+                unless_equal(0, 1),
+                ret(ALLOW),
+                ret(libc::SECCOMP_RET_USER_NOTIF),
+            ],
             Self::Socket => vec![
                 load(ARGUMENT_0),
                 unless_equal(AF_VSOCK, 1),
@@ -199,6 +245,11 @@ fn table(column: usize) -> Vec<sock_filter> {
             special.insert(numbers[column], Verdict::Deny);
         }
     }
+    by_number(special, column == 0)
+}
+
+/// What a call's number decides, `special` by number and the rest allowed.
+fn by_number(special: BTreeMap<u16, Verdict>, has_x32: bool) -> Vec<sock_filter> {
     // Ranges of numbers that are treated alike, by their first.
     let mut ranges = vec![(0, Verdict::Allow)];
     for (number, verdict) in special {
@@ -206,7 +257,7 @@ fn table(column: usize) -> Vec<sock_filter> {
         ranges.retain(|&(first, _)| first != number);
         ranges.extend([(number, verdict), (number + 1, Verdict::Allow)]);
     }
-    if column == 0 {
+    if has_x32 {
         ranges.push((X32, Verdict::Absent));
     }
     ranges.dedup_by_key(|&mut (_, verdict)| verdict);
@@ -266,7 +317,10 @@ mod t {
 
     /// Runs the program as linux/Documentation/networking/filter.rst describes it, for the instructions used here.
     fn answer(architecture: u32, number: u32, argument: u32) -> u32 {
-        let program = program();
+        run(&program(), architecture, number, [argument, 0, 0])
+    }
+
+    fn run(program: &[sock_filter], architecture: u32, number: u32, arguments: [u32; 3]) -> u32 {
         let (mut at, mut value) = (0, 0);
         loop {
             let i = program[at];
@@ -277,7 +331,7 @@ mod t {
                     value = match i.k {
                         NUMBER => number,
                         ARCHITECTURE => architecture,
-                        ARGUMENT_0 => argument,
+                        k if k >= ARGUMENT_0 => arguments[(k - ARGUMENT_0) as usize / 8],
                         k => panic!("load of {k}"),
                     }
                 }
@@ -357,6 +411,43 @@ mod t {
             libc::SYS_personality
         );
         assert_eq!(libc::c_long::from(SOCKET[column]), libc::SYS_socket);
+    }
+
+    #[test]
+    fn the_supervisor_is_asked_about_its_calls_alone() {
+        const ASKED: u32 = libc::SECCOMP_RET_USER_NOTIF;
+        let program = questions();
+        let [(native, column), (sister, _)] = ARCHITECTURES;
+        let which = |number| {
+            let asked = CALLS
+                .iter()
+                .find(|(_, numbers)| numbers[column].map(u32::from) == Some(number));
+            asked.map(|(name, _)| name.which())
+        };
+        for number in 0..600 {
+            let (arguments, expected) = match which(number) {
+                None => ([u32::MAX; 3], ALLOW),
+                Some(Which::All | Which::Creating(_)) => ([libc::O_CREAT as u32; 3], ASKED),
+                Some(Which::With(_, value)) => ([value; 3], ASKED),
+            };
+            assert_eq!(
+                run(&program, native, number, arguments),
+                expected,
+                "{number}"
+            );
+        }
+        let openat = libc::SYS_openat as u32;
+        assert_eq!(run(&program, native, openat, [0, 0, 1]), ALLOW);
+        let prctl = libc::SYS_prctl as u32;
+        let name = libc::PR_SET_NAME as u32;
+        assert_eq!(run(&program, native, prctl, [name, 0, 0]), ALLOW);
+        // i386 and arm: chown32 and stat64.
+        assert_eq!(run(&program, sister, 212, [0; 3]), ENOSYS);
+        assert_eq!(run(&program, sister, 195, [0; 3]), ALLOW);
+        assert_eq!(run(&program, 0, 1, [0; 3]), ENOSYS);
+        if column == 0 {
+            assert_eq!(run(&program, native, X32 | 4, [0; 3]), ENOSYS);
+        }
     }
 
     #[test]

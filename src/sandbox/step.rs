@@ -50,13 +50,22 @@ pub const HOST_GATEWAY: &str = "host-gateway";
 
 /// The file system at `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Root {
-    /// Lower directories, bottom first. At most 498.
-    pub lowers: Vec<PathBuf>,
-    /// Where writes go; `None` makes the root read-only. Its own mode and owner are those of `/`.
-    pub upper: Option<PathBuf>,
-    /// An empty directory on the file system of `upper`, used by this step alone. Ignored without `upper`.
-    pub work: PathBuf,
+pub enum Root {
+    /// Layers, stacked by overlayfs.
+    Overlay {
+        /// Lower directories, bottom first. At most 498.
+        lowers: Vec<PathBuf>,
+        /// Where writes go; `None` makes the root read-only. Its own mode and owner are those of `/`.
+        upper: Option<PathBuf>,
+        /// An empty directory on the file system of `upper`, used by this step alone. Ignored without `upper`.
+        work: PathBuf,
+    },
+    /// A directory as it is, which the step writes to. Mount points that it lacks are made in it, and gone when the step
+    /// has ended.
+    Directory {
+        /// Which.
+        path: PathBuf,
+    },
 }
 
 /// A mount.
@@ -88,7 +97,7 @@ pub enum MountSource {
         lowers: Vec<PathBuf>,
         /// Where writes go; `None` refuses them.
         upper: Option<PathBuf>,
-        /// As in [`Root`].
+        /// As in [`Root::Overlay`].
         work: PathBuf,
         /// As in `Bind`.
         subpath: PathBuf,
@@ -205,10 +214,9 @@ impl Wire for Step {
     }
 }
 
-wire_struct!(Root {
-    lowers,
-    upper,
-    work
+wire_enum!(Root {
+    0 => Overlay { lowers, upper, work },
+    1 => Directory { path },
 });
 wire_struct!(Mount { dest, source });
 wire_struct!(Ulimit { name, soft, hard });

@@ -1,4 +1,5 @@
-//! System calls that rustix does not have, or has only as unsafe functions; the one file with `unsafe` in it.
+//! System calls that rustix does not have, or has only as unsafe functions; with `supervise/kernel.rs` all the
+//! `unsafe` there is.
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
@@ -112,14 +113,23 @@ pub(super) fn above_standard(fd: impl AsFd) -> rustix::io::Result<OwnedFd> {
 /// Lets every descriptor from 3 on close when the process executes another program.
 pub(super) fn close_others_on_exec() -> io::Result<()> {
     // SAFETY: changes a flag of descriptors, and nothing in memory.
-    checked(unsafe {
+    let closed = checked(unsafe {
         libc::syscall(
             libc::SYS_close_range,
             3 as libc::c_uint,
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         )
-    })?;
+    });
+    if closed.is_err() {
+        // Before Linux 5.11, or not known to a container's filter. What is not open has no flags to be changed.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let end = limit.current.map_or(1 << 16, |end| end.min(1 << 16));
+        for fd in 3..end as RawFd {
+            // SAFETY: as above.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
     Ok(())
 }
 

@@ -94,10 +94,13 @@ pub(super) fn plan() -> Result<Plan, String> {
     let user = user_name(uid.as_raw());
     let ranges = |file: &str, own: u32| {
         let text = fs::read_to_string(file).unwrap_or_default();
-        let ranges = subordinate(&text, user.as_deref(), uid.as_raw());
+        let mut ranges = subordinate(&text, user.as_deref(), uid.as_raw());
         if ranges.is_empty() {
             let user = user.clone().unwrap_or_else(|| uid.to_string());
-            return Err(format!("{file} has no range for {user}"));
+            ranges = ranges_elsewhere(&user, file == "/etc/subgid");
+            if ranges.is_empty() {
+                return Err(format!("{file} has no range for {user}"));
+            }
         }
         Ok(stack(own, &ranges))
     };
@@ -159,6 +162,44 @@ fn subordinate(text: &str, name: Option<&str>, uid: u32) -> Vec<(u32, u32)> {
         .collect()
 }
 
+/// The ranges that a directory service gives a user, where nsswitch.conf(5) names one: only shadow's own program can ask it.
+fn ranges_elsewhere(user: &str, groups: bool) -> Vec<(u32, u32)> {
+    let services = fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
+    if !services
+        .lines()
+        .any(|line| line.trim_start().starts_with("subid:"))
+    {
+        return Vec::new();
+    }
+    let Ok(program) = helper("getsubids") else {
+        return Vec::new();
+    };
+    let mut command = Command::new(program);
+    command.args(groups.then_some("-g")).arg(user);
+    parse_subids(&said(command).unwrap_or_default())
+}
+
+/// Lines of getsubids(1): `0: alice 100000 65536`.
+fn parse_subids(text: &str) -> Vec<(u32, u32)> {
+    let range = |line: &str| {
+        let mut fields = line.split_whitespace().skip(2).map(str::parse);
+        let mut next = || fields.next()?.ok();
+        Some((next()?, next()?)).filter(|(_, count)| *count > 0)
+    };
+    text.lines().filter_map(range).collect()
+}
+
+/// What a program says that is asked something; `None` if it fails.
+fn said(mut command: Command) -> Option<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    output.status.success().then_some(text)
+}
+
 /// 65536 ids that no line of `/etc/subuid` or `/etc/subgid` gives to anybody: behind the last that does, and from
 /// 100000 on as useradd(8) hands them out.
 pub(super) fn free_range() -> (u32, u32) {
@@ -197,17 +238,23 @@ fn stack(own: u32, ranges: &[(u32, u32)]) -> Vec<Range> {
     map
 }
 
-/// A user's name in `/etc/passwd`. The C library's lookup would want its plug-ins, which a static program cannot load.
+/// A user's name in `/etc/passwd`, or else as getent(1) finds it. The C library's own lookup would want its plug-ins, which
+/// a static program cannot load.
 pub(super) fn user_name(uid: u32) -> Option<String> {
     let uid = uid.to_string();
-    fs::read_to_string("/etc/passwd")
-        .ok()?
-        .lines()
-        .find_map(|line| {
+    let name = |text: &str| {
+        text.lines().find_map(|line| {
             let mut fields = line.split(':');
             let name = fields.next()?;
             (fields.nth(1)? == uid).then(|| name.to_owned())
         })
+    };
+    let text = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    name(&text).or_else(|| {
+        let mut command = Command::new(helper("getent").ok()?);
+        command.args(["passwd", &uid]);
+        name(&said(command)?)
+    })
 }
 
 pub(super) fn helper(name: &str) -> Result<PathBuf, String> {
@@ -416,6 +463,10 @@ pub(super) fn expected_domain() -> String {
 
 fn domain_of(uids: &[Range], gids: &[Range]) -> String {
     let mut hasher = blake3::Hasher::new();
+    if has_one_id(uids) || has_one_id(gids) {
+        // Owners are in attributes of the files, which those that were written without a supervisor do not have.
+        hasher.update(b"recorded");
+    }
     for map in [uids, gids] {
         for range in map {
             for number in [range.inside, range.outside, range.count] {
@@ -441,6 +492,16 @@ mod t {
         check(Some("bob"), 1001, &[(165_536, 65536)]);
         check(None, 1000, &[(300_000, 10)]);
         check(Some("bad"), 7, &[]);
+    }
+
+    /// As shadow 4.13 writes them.
+    #[test]
+    fn ranges_of_a_directory_service_are_read() {
+        assert_eq!(
+            parse_subids("0: alice 100000 65536\n1: alice 300000 10\n"),
+            [(100_000, 65536), (300_000, 10)]
+        );
+        assert_eq!(parse_subids("Error fetching ranges\n"), []);
     }
 
     #[test]

@@ -71,6 +71,7 @@ use super::mounts;
 use super::step::Reach;
 use super::step::Security;
 use super::step::Step;
+use super::supervise::Supervisor;
 use super::sys;
 use super::sys::Fork;
 use super::uplink;
@@ -221,9 +222,9 @@ impl Zygote {
     /// Starts a zygote in the namespaces of this process, which must have one thread, and a pid namespace of its own
     /// if `/proc` can be mounted there.
     pub(super) fn start(config: &mut Config) -> io::Result<Self> {
-        config.own_pids = true;
+        config.own_pids = !config.chroot;
         let (zygote, hello) = Self::spawn(config)?;
-        if hello.proc {
+        if hello.proc || config.chroot {
             return Ok(zygote);
         }
         drop(zygote);
@@ -359,6 +360,7 @@ struct Ready {
     process: OwnedFd,
     /// Where its step's descriptors go.
     job: OwnedFd,
+    supervisor: Option<Supervisor>,
 }
 
 /// The default network, as far as it has come.
@@ -422,6 +424,7 @@ struct Running {
     process: OwnedFd,
     status: OwnedFd,
     killed: bool,
+    supervisor: Option<Supervisor>,
 }
 
 fn serve() -> io::Result<()> {
@@ -464,10 +467,15 @@ fn serve() -> io::Result<()> {
             };
             polled.push(PollFd::new(&step.status, events));
         }
+        let supervised = running.iter().filter_map(|step| step.supervisor.as_ref());
+        polled
+            .extend(supervised.map(|supervisor| PollFd::new(supervisor.process(), PollFlags::IN)));
+        let others = polled.len();
         if let Uplink::Starting(starting, _) = &uplink {
             polled.push(PollFd::new(&starting.told, PollFlags::IN));
         }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
+        let steps = running.len();
         let told: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
         for (step, told) in running.iter_mut().zip(told[1..].chunks(2)) {
             if told[1] && !step.killed {
@@ -480,11 +488,18 @@ fn serve() -> io::Result<()> {
                 }
             }
         }
-        if told.get(1 + 2 * running.len()) == Some(&true) {
+        let supervised = running.iter_mut().filter(|step| step.supervisor.is_some());
+        for (step, _) in supervised
+            .zip(&told[1 + 2 * steps..])
+            .filter(|(_, ended)| **ended)
+        {
+            supervisor_ended(&config, step);
+        }
+        if told.get(others) == Some(&true) {
             uplink = uplink.finish(&config);
         }
         let mut at = 1;
-        running.retain(|step| {
+        running.retain_mut(|step| {
             let ended = told[at] && reap(step);
             at += 2;
             !ended
@@ -526,22 +541,45 @@ fn serve() -> io::Result<()> {
     }
 }
 
+/// Fails a step whose supervisor ended by a fault: its calls would fail from now on with an `ENOSYS` that says nothing.
+fn supervisor_ended(config: &Config, step: &mut Running) {
+    if let Some((code, signal)) = step.supervisor.take().and_then(Supervisor::end)
+        && !step.killed
+    {
+        let failure = Failure::Supervisor { code, signal };
+        tell(&step.status, &Report::Failed { failure });
+        step.killed = true;
+        kill(config, step);
+    }
+}
+
+/// What keeps the owners of a step's files, where they can have one only.
+fn supervisor(config: &Config) -> io::Result<(Option<Supervisor>, Option<OwnedFd>)> {
+    if !config.single {
+        return Ok((None, None));
+    }
+    let (supervisor, socket) = Supervisor::start(config)?;
+    Ok((Some(supervisor), Some(socket)))
+}
+
 /// Makes a child that waits for its step; none if that fails, since the step's own attempt will say why.
 fn make_ready(config: &Config, reach: Reach, router: Option<&Router>) -> Option<Ready> {
     let (job, theirs) = pair().ok()?;
+    let (supervisor, socket) = supervisor(config).ok()?;
     match sys::fork(namespaces(config, reach)).ok()? {
         Fork::Parent(pid, process) => Some(Ready {
             reach,
             pid,
             process,
             job,
+            supervisor,
         }),
         Fork::Child => {
             // Its end is the order to end.
             drop(job);
             let prepared = child::prepare(config, reach, router, Security::Sandbox);
             match receive::<SHORT>(&theirs) {
-                Ok(Some((_, fds))) => carry_out(config, prepared, fds),
+                Ok(Some((_, fds))) => carry_out(config, prepared, fds, socket),
                 Ok(None) | Err(_) => sys::exit_child(0),
             }
         }
@@ -555,6 +593,7 @@ fn hand_over(ready: Ready, fds: &[OwnedFd]) -> Option<Running> {
     if send(&ready.job, &[1], &borrowed).is_err() {
         _ = rustix::process::pidfd_send_signal(&ready.process, Signal::KILL);
         _ = rustix::process::waitid(WaitId::Pid(ready.pid), WaitIdOptions::EXITED);
+        ready.supervisor.and_then(Supervisor::end);
         return None;
     }
     Some(Running {
@@ -562,10 +601,14 @@ fn hand_over(ready: Ready, fds: &[OwnedFd]) -> Option<Running> {
         process: ready.process,
         status,
         killed: false,
+        supervisor: ready.supervisor,
     })
 }
 
 fn namespaces(config: &Config, reach: Reach) -> libc::c_int {
+    if config.chroot {
+        return 0;
+    }
     let mut namespaces = libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     if config.own_pids {
         namespaces |= libc::CLONE_NEWPID;
@@ -607,19 +650,22 @@ fn start(
     security: Security,
     fds: Vec<OwnedFd>,
 ) -> Option<Running> {
-    match sys::fork(namespaces(config, reach)) {
-        Ok(Fork::Parent(pid, process)) => Some(Running {
+    let forked = supervisor(config)
+        .and_then(|supervised| Ok((supervised, sys::fork(namespaces(config, reach))?)));
+    match forked {
+        Ok(((supervisor, _), Fork::Parent(pid, process))) => Some(Running {
             pid,
             process,
             status: fds.into_iter().nth(1)?,
             killed: false,
+            supervisor,
         }),
-        Ok(Fork::Child) => match config.own_pids {
+        Ok(((_, socket), Fork::Child)) => match config.own_pids {
             true => {
                 let prepared = child::prepare(config, reach, router, security);
-                carry_out(config, prepared, fds)
+                carry_out(config, prepared, fds, socket)
             }
-            false => supervise(config, reach, security, fds),
+            false => reap_for(config, reach, security, fds, socket),
         },
         Err(e) => {
             let status = fds.into_iter().nth(1)?;
@@ -653,7 +699,12 @@ fn tell(status: &OwnedFd, report: &Report) {
 }
 
 /// The child's side of a step: payload, status, standard output, standard error and perhaps input are in `fds`.
-fn carry_out(config: &Config, prepared: Result<child::Prepared, Failure>, fds: Vec<OwnedFd>) -> ! {
+fn carry_out(
+    config: &Config,
+    prepared: Result<child::Prepared, Failure>,
+    fds: Vec<OwnedFd>,
+    supervisor: Option<OwnedFd>,
+) -> ! {
     let mut fds = fds.into_iter();
     let (Some(payload), Some(status), Some(stdout), Some(stderr)) =
         (fds.next(), fds.next(), fds.next(), fds.next())
@@ -674,7 +725,7 @@ fn carry_out(config: &Config, prepared: Result<child::Prepared, Failure>, fds: V
                 _ = send(&status, &wire::encode(&Report::Inside), &fds);
             }
             Report::Failed {
-                failure: child::run(config, prepared, step, &standard),
+                failure: child::run(config, prepared, step, &standard, supervisor),
             }
         }
         (Err(failure), _) => Report::Failed { failure },
@@ -685,10 +736,11 @@ fn carry_out(config: &Config, prepared: Result<child::Prepared, Failure>, fds: V
 }
 
 /// Reports and forgets a step whose process has ended.
-fn reap(step: &Running) -> bool {
+fn reap(step: &mut Running) -> bool {
     match rustix::process::waitid(WaitId::Pid(step.pid), WaitIdOptions::EXITED) {
         Ok(Some(ended)) => {
             let (code, signal) = ending(&ended);
+            step.supervisor.take().and_then(Supervisor::end);
             tell(&step.status, &Report::Gone { code, signal });
             true
         }
@@ -707,7 +759,13 @@ fn ending(status: &WaitIdStatus) -> (i32, i32) {
 /// children, and when the step ends, or SIGTERM comes, it kills children until there are none.
 ///
 /// The step sees this process and can kill it; its orphans then become the zygote's, and end with the build.
-fn supervise(config: &Config, reach: Reach, security: Security, fds: Vec<OwnedFd>) -> ! {
+fn reap_for(
+    config: &Config,
+    reach: Reach,
+    security: Security,
+    fds: Vec<OwnedFd>,
+    supervisor: Option<OwnedFd>,
+) -> ! {
     let prepare = || -> io::Result<(OwnedFd, File)> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let wanted = sys::signal_event(&[libc::SIGTERM], false)?;
@@ -721,7 +779,7 @@ fn supervise(config: &Config, reach: Reach, security: Security, fds: Vec<OwnedFd
         Ok((_, Fork::Child)) => {
             // There is an uplink only where there are pid namespaces.
             let prepared = child::prepare(config, reach, None, security);
-            carry_out(config, prepared, fds)
+            carry_out(config, prepared, fds, supervisor)
         }
         Ok((prepared, Fork::Parent(pid, process))) => (prepared, pid, process),
         Err(e) => {

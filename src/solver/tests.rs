@@ -160,7 +160,7 @@ impl Sums {
 
 fn words(vertex: &Vertex) -> Vec<String> {
     match &vertex.op {
-        Op::Exec(exec) => exec.args.clone(),
+        Op::Exec(exec) => exec.args.iter().map(ToString::to_string).collect(),
         Op::Source(SourceOp::Local(local)) => local.include.clone(),
         other => unreachable!("{other:?}"),
     }
@@ -370,7 +370,7 @@ impl Graph {
 
 fn exec(args: Vec<String>) -> ExecOp {
     ExecOp {
-        args,
+        args: args.into_iter().map(Into::into).collect(),
         env: std::sync::Arc::default(),
         cwd: "/".into(),
         user: String::new(),

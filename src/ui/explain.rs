@@ -96,6 +96,9 @@ fn in_full(step: &ExplainedStep, now: Timestamp) -> String {
             .as_ref()
             .map(|cause| format!("  {}", made(cause, now))),
     );
+    if step.rung == Some(2) {
+        lines.push("  made on rung 2: owners of files as they were recorded".to_owned());
+    }
     lines.push(format!("  key {}", step.key));
     lines.join("\n") + "\n"
 }
@@ -175,6 +178,7 @@ fn step_json(step: &ExplainedStep) -> Value {
         "waited_for": step.waited_for,
         "seconds": step.millis.map(seconds),
         "result": result,
+        "rung": step.rung,
     })
 }
 
@@ -199,6 +203,7 @@ mod t {
             waited_for: Vec::new(),
             millis,
             cause: None,
+            rung: None,
         }
     }
 
@@ -295,6 +300,7 @@ mod t {
                 "platform": "linux/amd64", "at": { "file": "Dockerfile", "line": 1, "end_line": 1 },
                 "state": "cached", "why": null, "waited_for": [], "seconds": null,
                 "result": { "by": "definition", "made": "1970-01-01T00:16:40Z", "seconds": 2.5 },
+                "rung": null,
             })
         );
         assert_eq!(

@@ -7,6 +7,9 @@ use std::time::Instant;
 use super::Victim;
 use super::rounds;
 
+/// What a build says to the process that it leaves behind, where nothing that can be made again is to stay.
+const COLLECT_ALL: &str = r#"{"enabled":true,"reserved_space":{"Bytes":0},"max_used_space":{"Bytes":0},"keep_duration":0}"#;
+
 /// Builds are killed, several of them on one store, and so are the syncs that follow a build.
 #[test]
 fn killed_at_any_moment() {
@@ -46,9 +49,8 @@ fn syncs_and_collectors_killed_at_any_moment() {
         victim.change();
         victim.must_build("a killed sync or collector");
         let root = victim.root.to_str().unwrap();
-        // The third word is what is to be collected.
         let words = match victim.maker.random.percent(40) {
-            true => ["__sync-store", root, "true,0,0,default,0"],
+            true => ["__sync-store", root, COLLECT_ALL],
             false => ["prune", "--all", "--force"],
         };
         let mut killed = victim.env.rbuild_command(words);

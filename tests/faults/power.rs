@@ -102,6 +102,9 @@ fn damage(victim: &mut Victim) {
         "known",
         "records",
         "slots",
+        "near",
+        "builds",
+        "urls",
         "pins",
         "stats",
         "images",
@@ -114,9 +117,14 @@ fn damage(victim: &mut Victim) {
             let Ok(found) = fs::symlink_metadata(entry.path()) else {
                 continue;
             };
+            // Tree objects share files, and such a file changes when one of its names goes: it is as safe as it was.
+            let published = match entry.path().starts_with(store.join("trees")) {
+                true => found.mtime(),
+                false => found.ctime(),
+            };
             if found.is_dir() {
                 dirs.push(entry.path());
-            } else if found.is_file() && found.ctime() >= since && victim.maker.random.percent(40) {
+            } else if found.is_file() && published >= since && victim.maker.random.percent(40) {
                 let left = match victim.maker.random.percent(70) {
                     true => 0,
                     false => victim.maker.random.below(found.len() as usize + 1) as u64,

@@ -24,7 +24,9 @@ use rbuild::request::Registries;
 use rbuild::request::Settings;
 use rbuild::sandbox::Exit;
 use rbuild::sandbox::MountSource;
+use rbuild::sandbox::Root;
 use rbuild::sandbox::SandboxError;
+use rbuild::sandbox::Stacking;
 use rbuild::sandbox::Step as Process;
 use rbuild::sandbox::Stream;
 use rbuild::solver;
@@ -91,8 +93,11 @@ pub(super) fn build(root: &Path, context: &Path, project: &Project) -> Result<Bu
         docker_config: None,
         ca: None,
         tag_max_age: 0,
+        ranges_only: false,
         proxies: ProxySettings::default(),
         gc: Default::default(),
+        stacker: None,
+        isolation: Default::default(),
     });
     let cancel = CancelToken::new();
     let local = LocalRoot {
@@ -224,6 +229,10 @@ impl Executor for Shell {
         Ownership::Logical
     }
 
+    fn stacking(&self) -> Stacking {
+        Stacking::Must
+    }
+
     fn network_remark(&self, _: &CancelToken) -> Result<Option<String>, SandboxError> {
         Ok(None)
     }
@@ -317,7 +326,19 @@ impl View<'_> {
     }
 
     fn upper(&self, path: &str) -> PathBuf {
-        self.process.root.upper.as_ref().unwrap().join(&path[1..])
+        self.stack().0.join(&path[1..])
+    }
+
+    /// The upper directory and the lower ones, bottom first.
+    fn stack(&self) -> (&PathBuf, &[PathBuf]) {
+        match &self.process.root {
+            Root::Overlay {
+                upper: Some(upper),
+                lowers,
+                ..
+            } => (upper, lowers),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Where a path is.
@@ -340,8 +361,8 @@ impl View<'_> {
 
     /// Topmost first.
     fn layers(&self) -> impl Iterator<Item = &PathBuf> {
-        let root = &self.process.root;
-        root.upper.iter().chain(root.lowers.iter().rev())
+        let (upper, lowers) = self.stack();
+        std::iter::once(upper).chain(lowers.iter().rev())
     }
 
     fn names(&self, dir: &str) -> Vec<String> {
@@ -372,7 +393,7 @@ impl View<'_> {
         } else if upper.exists() {
             fs::remove_file(&upper)?;
         }
-        if find(self.process.root.lowers.iter().rev(), &path[1..]).is_some() {
+        if find(self.stack().1.iter().rev(), &path[1..]).is_some() {
             rustix::fs::mknodat(CWD, &upper, FileType::CharacterDevice, Mode::empty(), 0)?;
         }
         Ok(())

@@ -40,14 +40,18 @@ END
 
 #[test]
 fn without_subordinate_ids_there_is_one() {
-    let outcome = nested("true", "", "id -u; touch /dev/f; chown 5 /dev/f");
+    let outcome = nested(
+        "true",
+        "",
+        "id -u; touch /dev/f; chown 5 /dev/f; stat -c %u /dev/f; false",
+    );
     assert_data_eq!(
         outcome.text(),
         str![[r#"
 0
+5
 ---- stderr ----
-chown: /dev/f: Invalid argument
-hint: only one user id is mapped (/etc/subuid has no range for bob): changing a file's owner fails with `Invalid argument`; install newuidmap and newgidmap (package uidmap or shadow-utils)
+hint: only one user id is mapped (/etc/subuid has no range for bob), and owners of files are recorded (rung 2, docs/rootless.md); install newuidmap and newgidmap (package uidmap or shadow-utils)
 [exit status: 1]
 
 "#]]
@@ -81,12 +85,15 @@ END
         outcome.text()
     };
     assert_data_eq!(
-        script("", "id -u; touch /dev/f; chown 5 /dev/f"),
+        script(
+            "",
+            "id -u; touch /dev/f; chown 5 /dev/f; stat -c %u /dev/f; false"
+        ),
         str![[r#"
 0
+5
 ---- stderr ----
-chown: /dev/f: Invalid argument
-hint: only one user id is mapped (this is root of a user namespace that has no other id): changing a file's owner fails with `Invalid argument`; run rbuild outside of it, or make it with ranges of ids (`unshare --map-root-user --map-auto`)
+hint: only one user id is mapped (this is root of a user namespace that has no other id), and owners of files are recorded (rung 2, docs/rootless.md); run rbuild outside of it, or make it with ranges of ids (`unshare --map-root-user --map-auto`)
 [exit status: 1]
 
 "#]]

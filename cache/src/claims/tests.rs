@@ -54,7 +54,7 @@ fn who_waits_learns_how_it_ended() {
     let killed = |claim: Claim| {
         drop(claim.file.try_clone().unwrap());
         let claim = std::mem::ManuallyDrop::new(claim);
-        rustix::fs::flock(&claim.file, FlockOperation::Unlock).unwrap();
+        flock::unlock(&claim.file, &claim.path).unwrap();
     };
     drop(mine(waiting_for(&store, killed)));
     // Killed, and removed by a collector.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
@@ -87,30 +88,36 @@ impl ContextFiles {
                 // No openat2 (Linux before 5.6; seccomp filters that do not know it say EPERM), or a path that is longer than one
                 // system call takes.
                 Err(Errno::NOSYS | Errno::PERM | Errno::NAMETOOLONG) => {
-                    return self.name_by_name(path, flags);
+                    return name_by_name(self.root.as_fd(), path, flags);
                 }
                 result => return result,
             }
         }
-        self.name_by_name(path, flags)
+        name_by_name(self.root.as_fd(), path, flags)
     }
+}
 
-    fn name_by_name(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
-        let mut dir: Option<OwnedFd> = None;
-        let mut names = path.split(|b| *b == b'/').peekable();
-        while let Some(name) = names.next() {
-            if name == b".." || name.is_empty() {
-                return Err(Errno::INVAL);
-            }
-            let flags = match names.peek() {
-                Some(_) => OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-                None => flags,
-            };
-            let above = dir.as_ref().unwrap_or(&self.root).as_fd();
-            dir = Some(rustix::fs::openat(above, name, flags, Mode::empty())?);
+/// What openat2(2) does without following links, for kernels and seccomp filters that do not know it.
+pub(crate) fn name_by_name(
+    root: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
+    let mut dir: Option<OwnedFd> = None;
+    let mut names = path.split(|b| *b == b'/').peekable();
+    while let Some(name) = names.next() {
+        if name == b".." || name.is_empty() {
+            return Err(Errno::INVAL);
         }
-        dir.ok_or(Errno::INVAL)
+        let flags = match names.peek() {
+            Some(_) => OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            None => flags,
+        };
+        let above = dir.as_ref().map_or(root, OwnedFd::as_fd);
+        let flags = flags | OFlags::NOFOLLOW;
+        dir = Some(rustix::fs::openat(above, name, flags, Mode::empty())?);
     }
+    dir.ok_or(Errno::INVAL)
 }
 
 #[cfg(test)]
@@ -141,7 +148,7 @@ mod t {
             let good = path == "a/b/file";
             assert_eq!(files.open(path.as_bytes()).is_ok(), good, "{path}");
             assert_eq!(
-                files.name_by_name(path.as_bytes(), FLAGS).is_ok(),
+                name_by_name(files.root.as_fd(), path.as_bytes(), FLAGS).is_ok(),
                 good,
                 "{path}"
             );

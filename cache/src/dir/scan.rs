@@ -5,10 +5,11 @@ use std::fs::File;
 use std::io;
 use std::io::Read as _;
 use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use rayon::iter::IntoParallelRefIterator as _;
+use rayon::iter::IntoParallelIterator as _;
 use rayon::iter::ParallelIterator as _;
 use rbuild_llb::CancelToken;
 use rbuild_llb::FileDigest;
@@ -22,10 +23,14 @@ use rustix::io::Errno;
 use super::CAPABILITY;
 use super::OVERLAY;
 use super::OVERLAY_OPAQUE;
+use super::Ownership;
 use super::beneath::Beneath;
 use super::beneath::list;
 use super::beneath::readable;
 use super::beneath::split;
+use super::owner::Device;
+use super::owner::OWNER;
+use super::owner::Owner;
 use super::unpack::failed;
 use crate::builder::NewNode;
 use crate::builder::TreeBuilder;
@@ -43,8 +48,38 @@ use crate::tree::Trees;
 pub enum ScanKind {
     /// The upper directory of an overlay mount with `userxattr`: a layer.
     Upper,
+    /// The same, with owners recorded beside the files ([`Owner`]).
+    RecordedUpper,
     /// Just a directory.
     Plain,
+    /// A directory with owners recorded beside the files.
+    RecordedPlain,
+}
+
+impl ScanKind {
+    /// The upper directory of a process whose files have such owners.
+    pub fn upper_of(owners: Ownership) -> Self {
+        match owners {
+            Ownership::Recorded => Self::RecordedUpper,
+            Ownership::Keep | Ownership::Single | Ownership::Logical => Self::Upper,
+        }
+    }
+
+    /// A directory whose files have such owners.
+    pub(super) fn plain_of(owners: Ownership) -> Self {
+        match owners {
+            Ownership::Recorded => Self::RecordedPlain,
+            Ownership::Keep | Ownership::Single | Ownership::Logical => Self::Plain,
+        }
+    }
+
+    fn is_upper(self) -> bool {
+        matches!(self, Self::Upper | Self::RecordedUpper)
+    }
+
+    pub(super) fn is_recorded(self) -> bool {
+        matches!(self, Self::RecordedUpper | Self::RecordedPlain)
+    }
 }
 
 const CHUNK: usize = 256 << 10;
@@ -63,8 +98,7 @@ pub fn scan_dir(
         beneath: &beneath,
         kind,
         builder: TreeBuilder::new(),
-        files: Vec::new(),
-        inodes: BTreeMap::new(),
+        files: Files::default(),
         dirs: vec![Vec::new()],
     };
     while let Some(path) = scan.dirs.pop() {
@@ -76,29 +110,8 @@ pub fn scan_dir(
     let Scan {
         mut builder, files, ..
     } = scan;
-    let hashed: Vec<Hashed> = files
-        .par_iter()
-        .map(|file| {
-            if cancel.is_cancelled() {
-                return Err(LayerError::Cancelled);
-            }
-            file.hash(&beneath, kind)
-        })
-        .collect::<Result<_, _>>()?;
-    for (at, (file, hashed)) in files.into_iter().zip(hashed).enumerate() {
-        let link = (file.paths.len() > 1).then_some(at as u32);
-        for path in &file.paths {
-            let node = FileNode {
-                size: file.size,
-                digest: hashed.digest,
-                link,
-            };
-            let meta = Meta {
-                xattrs: hashed.xattrs.clone(),
-                ..file.meta.clone()
-            };
-            builder.insert(path, meta, NewNode::File(node));
-        }
+    for (at, (file, hashed)) in files.hash(&beneath, kind, cancel)?.iter().enumerate() {
+        file.insert(at, hashed, &mut builder);
     }
     Ok(builder.finish(trees))
 }
@@ -107,26 +120,70 @@ struct Scan<'a> {
     beneath: &'a Beneath,
     kind: ScanKind,
     builder: TreeBuilder,
-    files: Vec<FoundFile>,
-    /// Where in `files` a file with several names is, by device and inode.
-    inodes: BTreeMap<(u64, u64), usize>,
+    files: Files,
     /// Directories still to be read.
     dirs: Vec<Vec<u8>>,
 }
 
-/// A file under all its names.
-struct FoundFile {
-    paths: Vec<Vec<u8>>,
-    meta: Meta,
-    size: u64,
+/// Files that were found and are still to be read.
+#[derive(Default)]
+pub(super) struct Files {
+    found: Vec<FoundFile>,
+    /// Where in `found` a file with several names is, by device and inode.
+    inodes: BTreeMap<(u64, u64), usize>,
 }
 
-struct Hashed {
+impl Files {
+    pub(super) fn add(&mut self, stat: &Stat, kind: ScanKind, path: Vec<u8>) {
+        let at = self.found.len();
+        if stat.st_nlink > 1 {
+            let first = *self.inodes.entry((stat.st_dev, stat.st_ino)).or_insert(at);
+            if let Some(file) = self.found.get_mut(first) {
+                file.paths.push(path);
+                return;
+            }
+        }
+        self.found.push(FoundFile {
+            paths: vec![path],
+            meta: meta(stat, kind),
+            size: stat.st_size.cast_unsigned(),
+        });
+    }
+
+    /// Reads them, on rayon's current pool.
+    pub(super) fn hash(
+        self,
+        beneath: &Beneath,
+        kind: ScanKind,
+        cancel: &CancelToken,
+    ) -> Result<Vec<(FoundFile, Hashed)>, LayerError> {
+        self.found
+            .into_par_iter()
+            .map(|file| {
+                if cancel.is_cancelled() {
+                    return Err(LayerError::Cancelled);
+                }
+                let hashed = file.hash(beneath, kind)?;
+                Ok((file, hashed))
+            })
+            .collect()
+    }
+}
+
+/// A file under all its names.
+pub(super) struct FoundFile {
+    pub(super) paths: Vec<Vec<u8>>,
+    pub(super) meta: Meta,
+    pub(super) size: u64,
+}
+
+pub(super) struct Hashed {
     digest: FileDigest,
     xattrs: Xattrs,
+    owner: Option<Owner>,
 }
 
-type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(super) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 impl Scan<'_> {
     fn dir(&mut self, path: &[u8]) -> Result<(), LayerError> {
@@ -143,14 +200,11 @@ impl Scan<'_> {
             .and_then(|dir| readable(dir.as_fd()))
             .map_err(|source| failed("open", path, source))?;
         let stat = rustix::fs::fstat(&dir).map_err(|errno| failed("read", path, errno.into()))?;
-        let (xattrs, opaque) = xattrs(dir.as_fd(), self.kind)
+        let found = attributes(dir.as_fd(), self.kind)
             .map_err(|source| failed("read the extended attributes of", path, source))?;
-        let described = Meta {
-            xattrs,
-            ..meta(&stat)
-        };
+        let described = owned(&meta(&stat, self.kind), found.owner, found.xattrs);
         self.builder.insert(path, described, NewNode::Dir);
-        if opaque {
+        if found.opaque {
             self.builder.opaque(path);
         }
         for name in list(dir.as_fd()).map_err(|source| failed("read", path, source))? {
@@ -167,13 +221,9 @@ impl Scan<'_> {
     fn entry(&mut self, dir: BorrowedFd<'_>, name: &[u8], path: Vec<u8>) -> Result<(), LayerError> {
         let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|errno| failed("read", &path, errno.into()))?;
-        let device = (
-            rustix::fs::major(stat.st_rdev),
-            rustix::fs::minor(stat.st_rdev),
-        );
-        let node = match FileType::from_raw_mode(stat.st_mode) {
+        match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
-                self.file(&stat, path);
+                self.files.add(&stat, self.kind, path);
                 return Ok(());
             }
             FileType::Directory => {
@@ -181,49 +231,72 @@ impl Scan<'_> {
                 return Ok(());
             }
             // All whiteouts of a mount are one inode: their links mean nothing.
-            FileType::CharacterDevice if device == (0, 0) && self.kind == ScanKind::Upper => {
+            FileType::CharacterDevice if device(&stat) == (0, 0) && self.kind.is_upper() => {
                 self.builder.whiteout(&path);
                 return Ok(());
             }
-            FileType::Symlink => NewNode::Symlink {
-                target: rustix::fs::readlinkat(dir, name, Vec::new())
-                    .map_err(|errno| failed("read", &path, errno.into()))?
-                    .into_bytes(),
-            },
-            FileType::CharacterDevice => NewNode::Char {
-                major: device.0,
-                minor: device.1,
-            },
-            FileType::BlockDevice => NewNode::Block {
-                major: device.0,
-                minor: device.1,
-            },
-            FileType::Fifo => NewNode::Fifo,
-            FileType::Socket | FileType::Unknown => return Ok(()),
-        };
-        self.builder.insert(&path, meta(&stat), node);
-        Ok(())
-    }
-
-    fn file(&mut self, stat: &Stat, path: Vec<u8>) {
-        let at = self.files.len();
-        if stat.st_nlink > 1 {
-            let first = *self.inodes.entry((stat.st_dev, stat.st_ino)).or_insert(at);
-            if let Some(file) = self.files.get_mut(first) {
-                file.paths.push(path);
-                return;
-            }
+            _ => {}
         }
-        self.files.push(FoundFile {
-            paths: vec![path],
-            meta: meta(stat),
-            size: stat.st_size.cast_unsigned(),
-        });
+        let found =
+            special(dir, name, &stat, self.kind).map_err(|source| failed("read", &path, source))?;
+        if let Some((meta, node)) = found {
+            self.builder.insert(&path, meta, node);
+        }
+        Ok(())
     }
 }
 
+/// What a name is that is neither a file nor a directory; `None` for a socket.
+pub(super) fn special(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    stat: &Stat,
+    kind: ScanKind,
+) -> io::Result<Option<(Meta, NewNode)>> {
+    let (major, minor) = device(stat);
+    let node = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Symlink => NewNode::Symlink {
+            target: rustix::fs::readlinkat(dir, name, Vec::new())?.into_bytes(),
+        },
+        FileType::CharacterDevice => NewNode::Char { major, minor },
+        FileType::BlockDevice => NewNode::Block { major, minor },
+        FileType::Fifo => NewNode::Fifo,
+        _ => return Ok(None),
+    };
+    let owner = match kind.is_recorded() {
+        true => special_owner(dir, name)?,
+        false => None,
+    };
+    let meta = owned(&meta(stat, kind), owner, Xattrs::new());
+    Ok(Some((meta, node)))
+}
+
+fn device(stat: &Stat) -> (u32, u32) {
+    (
+        rustix::fs::major(stat.st_rdev),
+        rustix::fs::minor(stat.st_rdev),
+    )
+}
+
 impl FoundFile {
-    fn hash(&self, beneath: &Beneath, kind: ScanKind) -> Result<Hashed, LayerError> {
+    /// Puts it into a tree under all its names, `at` the number of its group of links.
+    pub(super) fn insert(&self, at: usize, hashed: &Hashed, builder: &mut TreeBuilder) {
+        let link = (self.paths.len() > 1).then_some(at as u32);
+        for path in &self.paths {
+            let meta = owned(&self.meta, hashed.owner, hashed.xattrs.clone());
+            let node = match hashed.owner.and_then(|owner| owner.device) {
+                Some(device) => device_node(device),
+                None => NewNode::File(FileNode {
+                    size: self.size,
+                    digest: hashed.digest,
+                    link,
+                }),
+            };
+            builder.insert(path, meta, node);
+        }
+    }
+
+    pub(super) fn hash(&self, beneath: &Beneath, kind: ScanKind) -> Result<Hashed, LayerError> {
         let path = &self.paths[0];
         let read_error = |source| failed("read", path, source);
         let (parent, name) = split(path);
@@ -235,9 +308,14 @@ impl FoundFile {
             .map_err(read_error)?
             .into();
         let digest = hash(&file, self.size).map_err(read_error)?;
-        let (xattrs, _) = xattrs(file.as_fd(), kind).map_err(read_error)?;
+        let Attributes { xattrs, owner, .. } =
+            attributes(file.as_fd(), kind).map_err(read_error)?;
         match digest {
-            Some(digest) => Ok(Hashed { digest, xattrs }),
+            Some(digest) => Ok(Hashed {
+                digest,
+                xattrs,
+                owner,
+            }),
             None => Err(LayerError::FileChanged { path: show(path) }),
         }
     }
@@ -262,11 +340,16 @@ fn hash(mut file: &File, size: u64) -> io::Result<Option<FileDigest>> {
     Ok((hasher.count() == size).then_some(digest))
 }
 
-fn meta(stat: &Stat) -> Meta {
+/// Without extended attributes, and of 0:0 where owners are recorded.
+pub(super) fn meta(stat: &Stat, kind: ScanKind) -> Meta {
+    let (uid, gid) = match kind.is_recorded() {
+        true => (0, 0),
+        false => (stat.st_uid, stat.st_gid),
+    };
     Meta {
         mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
+        uid,
+        gid,
         mtime: Timestamp {
             secs: stat.st_mtime,
             nanos: stat.st_mtime_nsec as u32,
@@ -275,28 +358,77 @@ fn meta(stat: &Stat) -> Meta {
     }
 }
 
-/// The xattrs that belong to an image, and whether the directory is opaque.
-fn xattrs(fd: BorrowedFd<'_>, kind: ScanKind) -> io::Result<(Xattrs, bool)> {
+pub(super) fn owned(meta: &Meta, owner: Option<Owner>, xattrs: Xattrs) -> Meta {
+    let (uid, gid) = owner.map_or((meta.uid, meta.gid), |owner| (owner.uid, owner.gid));
+    Meta {
+        uid,
+        gid,
+        xattrs,
+        ..meta.clone()
+    }
+}
+
+fn device_node(device: Device) -> NewNode {
+    let Device {
+        block,
+        major,
+        minor,
+    } = device;
+    match block {
+        true => NewNode::Block { major, minor },
+        false => NewNode::Char { major, minor },
+    }
+}
+
+/// The recorded owner of what has no attributes of the user's.
+fn special_owner(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Owner>> {
+    // There is no lgetxattrat(2) before Linux 6.13. The link in /proc leads to the directory that is open.
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    let mut value = [0; 24];
+    match rustix::fs::lgetxattr(path, CAPABILITY, &mut value) {
+        Ok(len) => Ok(Owner::from_capability(&value[..len])),
+        // Somebody's longer value is nobody's owner.
+        Err(Errno::NODATA | Errno::NOTSUP | Errno::RANGE) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// What a file's extended attributes say.
+#[derive(Default)]
+pub(super) struct Attributes {
+    /// Those that belong to an image.
+    pub(super) xattrs: Xattrs,
+    /// Whether a directory is opaque.
+    opaque: bool,
+    /// As recorded.
+    pub(super) owner: Option<Owner>,
+}
+
+pub(super) fn attributes(fd: BorrowedFd<'_>, kind: ScanKind) -> io::Result<Attributes> {
     let mut list = vec![0; 256];
     let len = loop {
         match rustix::fs::flistxattr(fd, &mut list) {
             Ok(len) => break len,
             Err(Errno::RANGE) => list.resize(list.len() * 8, 0),
-            Err(Errno::NOTSUP) => return Ok((Xattrs::new(), false)),
+            Err(Errno::NOTSUP) => return Ok(Attributes::default()),
             Err(errno) => return Err(errno.into()),
         }
     };
-    let mut kept = Xattrs::new();
-    let mut opaque = false;
+    let mut found = Attributes::default();
     for name in list[..len].split(|b| *b == 0) {
         if !name.starts_with(b"user.") && name != CAPABILITY {
             continue;
         }
+        if name == OWNER && kind.is_recorded() {
+            found.owner = Owner::from_text(&xattr(fd, name)?);
+            continue;
+        }
         let own = match name.strip_prefix(OVERLAY) {
-            Some(rest) if kind == ScanKind::Upper => match rest.strip_prefix(b"overlay.") {
+            Some(rest) if kind.is_upper() => match rest.strip_prefix(b"overlay.") {
                 Some(rest) => [OVERLAY, rest].concat(),
                 None => {
-                    opaque |= name == OVERLAY_OPAQUE && xattr(fd, name)? == b"y";
+                    found.opaque |= name == OVERLAY_OPAQUE && xattr(fd, name)? == b"y";
                     continue;
                 }
             },
@@ -306,9 +438,9 @@ fn xattrs(fd: BorrowedFd<'_>, kind: ScanKind) -> io::Result<(Xattrs, bool)> {
         if name == CAPABILITY {
             value = without_root_id(value);
         }
-        kept.insert(own, value);
+        found.xattrs.insert(own, value);
     }
-    Ok((kept, opaque))
+    Ok(found)
 }
 
 fn xattr(fd: BorrowedFd<'_>, name: &[u8]) -> io::Result<Vec<u8>> {

@@ -9,6 +9,7 @@ use std::io::SeekFrom;
 use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd as _;
+use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -30,12 +31,16 @@ use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
 use super::CAPABILITY;
+use super::Layout;
 use super::OVERLAY;
 use super::OVERLAY_OPAQUE;
 use super::Ownership;
 use super::beneath::Beneath;
 use super::beneath::readable;
 use super::beneath::split;
+use super::owner::Device;
+use super::owner::OWNER;
+use super::owner::Owner;
 use crate::layer::LayerError;
 use crate::layer::OpenFile;
 use crate::layer::show;
@@ -61,14 +66,54 @@ pub fn write_dir(
     owners: Ownership,
     cancel: &CancelToken,
 ) -> Result<(), LayerError> {
-    let unpack = Unpack::new(into, owners)?;
+    write_layer(
+        Unpack::new(into, owners)?,
+        trees,
+        layer,
+        open,
+        Bytes::Checked,
+        cancel,
+    )
+}
+
+/// The same as a [plain](Layout::Plain) form.
+pub fn write_plain(
+    trees: &Trees,
+    layer: &TreeId,
+    into: &Path,
+    open: &OpenFile<'_>,
+    owners: Ownership,
+    cancel: &CancelToken,
+) -> Result<(), LayerError> {
+    let unpack = Unpack::plain(into, owners)?;
+    write_layer(unpack, trees, layer, open, Bytes::Checked, cancel)
+}
+
+/// How the bytes of a file get from one place to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bytes {
+    /// Compared with the tree as they pass.
+    Checked,
+    /// By the kernel: shared until one of the two is written to where the file system can do that, else copied. Names of
+    /// one file become files of their own, which is what overlayfs makes of them when one is written to.
+    Cloned,
+}
+
+pub(super) fn write_layer(
+    unpack: Unpack,
+    trees: &Trees,
+    layer: &TreeId,
+    open: &OpenFile<'_>,
+    bytes: Bytes,
+    cancel: &CancelToken,
+) -> Result<(), LayerError> {
     let mut batches: Vec<Batch> = Vec::new();
     let mut links = Links::default();
     let mut collected = Ok(());
     trees.walk(layer, &mut |path, entry| {
         match &entry.node {
             Node::Dir(_) => collected = unpack.make_dir(path).map(drop),
-            Node::File(file) if !links.is_later(path, entry, file) => {
+            Node::File(file) if bytes == Bytes::Cloned || !links.is_later(path, entry, file) => {
                 let (parent, name) = split(path);
                 let fits = batches
                     .last()
@@ -94,7 +139,7 @@ pub fn write_dir(
     collected?;
     batches
         .par_iter()
-        .try_for_each(|batch| batch.write(&unpack, open, cancel))?;
+        .try_for_each(|batch| batch.write(&unpack, open, bytes, cancel))?;
     for (path, first) in &links.later {
         unpack.hard_link(path, first)?;
     }
@@ -112,6 +157,7 @@ impl Batch {
         &self,
         unpack: &Unpack,
         open: &OpenFile<'_>,
+        bytes: Bytes,
         cancel: &CancelToken,
     ) -> Result<(), LayerError> {
         let dir = unpack
@@ -133,8 +179,11 @@ impl Batch {
                 source,
             })?;
             let mut out = FileWriter::create(dir.as_fd(), path)?;
-            out.copy(&file, node, &mut buffer)?;
-            out.finish(meta, unpack.owners)?;
+            match bytes {
+                Bytes::Checked => out.copy(&file, node, &mut buffer)?,
+                Bytes::Cloned => out.clone_from(&file, node)?,
+            }
+            out.finish(meta, unpack)?;
         }
         Ok(())
     }
@@ -172,8 +221,9 @@ impl Links {
 /// A directory form that is being written while its archive is read
 /// ([`read_layer`](crate::layer::read_layer) writes the files, [`finish`](Self::finish) the rest).
 pub struct Unpack {
-    beneath: Beneath,
+    pub(super) beneath: Beneath,
     owners: Ownership,
+    layout: Layout,
     /// The directory of the last file: archives come directory by directory.
     last: Option<(Vec<u8>, OwnedFd)>,
 }
@@ -181,11 +231,22 @@ pub struct Unpack {
 impl Unpack {
     /// Writes into the empty directory `into`.
     pub fn new(into: &Path, owners: Ownership) -> Result<Self, LayerError> {
+        Self::open(into, owners, Layout::Overlay)
+    }
+
+    /// The same, without what only overlayfs understands: what a layer takes away its tree alone says. Also for a
+    /// directory with the layers below it in it.
+    pub fn plain(into: &Path, owners: Ownership) -> Result<Self, LayerError> {
+        Self::open(into, owners, Layout::Plain)
+    }
+
+    fn open(into: &Path, owners: Ownership, layout: Layout) -> Result<Self, LayerError> {
         let beneath = Beneath::open(into)
             .map_err(|source| failed("open the layer's directory", b"", source))?;
         Ok(Self {
             beneath,
             owners,
+            layout,
             last: None,
         })
     }
@@ -218,10 +279,6 @@ impl Unpack {
         Ok(())
     }
 
-    pub(crate) fn owners(&self) -> Ownership {
-        self.owners
-    }
-
     /// Makes an empty file.
     pub(crate) fn file(&mut self, path: &[u8]) -> Result<FileWriter, LayerError> {
         let (parent, _) = split(path);
@@ -246,7 +303,7 @@ impl Unpack {
             .map_err(|source| failed("remove", path, source))
     }
 
-    fn make_dir(&self, path: &[u8]) -> Result<OwnedFd, LayerError> {
+    pub(super) fn make_dir(&self, path: &[u8]) -> Result<OwnedFd, LayerError> {
         self.beneath
             .make_dir(path)
             .map_err(|source| failed("make the directory", path, source))
@@ -273,14 +330,28 @@ impl Unpack {
                 Node::Fifo => {
                     rustix::fs::mknodat(&dir, name, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
                 }
+                Node::Whiteout if self.layout == Layout::Plain => return Ok(false),
                 Node::Whiteout => {
                     let device = FileType::CharacterDevice;
                     rustix::fs::mknodat(&dir, name, device, Mode::empty(), 0)?;
                     return Ok(false);
                 }
+                Node::Char { major, minor } | Node::Block { major, minor }
+                    if self.owners == Ownership::Recorded =>
+                {
+                    let device = Device {
+                        block: matches!(entry.node, Node::Block { .. }),
+                        major: *major,
+                        minor: *minor,
+                    };
+                    return stand_in(&dir, name, &entry.meta, device).map(|()| false);
+                }
                 Node::Char { .. } | Node::Block { .. } | Node::File(_) | Node::Dir(_) => {
                     return Ok(false);
                 }
+            }
+            if self.owners == Ownership::Recorded {
+                record_special(&dir, name, &entry.meta)?;
             }
             if self.owners == Ownership::Keep {
                 let (uid, gid) = ids(&entry.meta);
@@ -305,17 +376,22 @@ impl Unpack {
         Ok(())
     }
 
-    fn describe_dir(&self, path: &[u8], meta: &Meta, opaque: bool) -> Result<(), LayerError> {
+    pub(super) fn describe_dir(
+        &self,
+        path: &[u8],
+        meta: &Meta,
+        opaque: bool,
+    ) -> Result<(), LayerError> {
         let dir = self
             .beneath
             .dir(path)
             .and_then(|dir| readable(dir.as_fd()))
             .map_err(|source| failed("open", path, source))?;
-        if opaque {
+        if opaque && self.layout == Layout::Overlay {
             rustix::fs::fsetxattr(&dir, OVERLAY_OPAQUE, b"y", XattrFlags::empty())
                 .map_err(|errno| failed("mark as opaque", path, errno.into()))?;
         }
-        describe(dir.as_fd(), path, meta, self.owners)
+        describe(dir.as_fd(), path, meta, self)
     }
 }
 
@@ -397,7 +473,24 @@ impl FileWriter {
         Ok(())
     }
 
-    pub(crate) fn finish(mut self, meta: &Meta, owners: Ownership) -> Result<(), LayerError> {
+    /// Copies a file of this store, which is what the tree says as an overlay's lower is: by reference where the file
+    /// system can, else without its bytes coming here.
+    fn clone_from(&mut self, mut from: &File, node: &FileNode) -> Result<(), LayerError> {
+        let failed_to = |source| failed("write", &self.path, source);
+        let copied = match rustix::fs::ioctl_ficlone(&self.file, from) {
+            Ok(()) => self.file.metadata().map_err(failed_to)?.len(),
+            // Another file system, or one that cannot.
+            Err(_) => io::copy(&mut from, &mut self.file).map_err(failed_to)?,
+        };
+        match copied == node.size {
+            true => Ok(()),
+            false => Err(LayerError::FileChanged {
+                path: show(&self.path),
+            }),
+        }
+    }
+
+    pub(crate) fn finish(mut self, meta: &Meta, unpack: &Unpack) -> Result<(), LayerError> {
         if self.hole > 0 {
             let hole = std::mem::take(&mut self.hole);
             self.file
@@ -405,7 +498,7 @@ impl FileWriter {
                 .and_then(|end| self.file.set_len(end + hole))
                 .map_err(|source| failed("write", &self.path, source))?;
         }
-        describe(self.file.as_fd(), &self.path, meta, owners)
+        describe(self.file.as_fd(), &self.path, meta, unpack)
     }
 }
 
@@ -415,8 +508,9 @@ fn describe(
     fd: BorrowedFd<'_>,
     path: &[u8],
     meta: &Meta,
-    owners: Ownership,
+    unpack: &Unpack,
 ) -> Result<(), LayerError> {
+    let owners = unpack.owners;
     check_owner(path, meta, owners)?;
     if owners == Ownership::Keep {
         let (uid, gid) = ids(meta);
@@ -426,18 +520,24 @@ fn describe(
             errno => failed("set the owner of", path, errno.into()),
         })?;
     }
+    if owners == Ownership::Recorded {
+        record(fd, &Owner::of(meta.uid, meta.gid))
+            .map_err(|errno| failed("record the owner of", path, errno.into()))?;
+    }
     for (name, value) in &meta.xattrs {
         let escaped;
         let name = match name.strip_prefix(OVERLAY) {
-            Some(rest) => {
+            Some(rest) if unpack.layout == Layout::Overlay => {
                 escaped = [OVERLAY, b"overlay.", rest].concat();
                 &escaped
             }
-            None if name.starts_with(b"user.") || name == CAPABILITY => name,
-            None => continue,
+            // What an image has of that name would be taken for an owner of ours.
+            _ if name == OWNER && owners == Ownership::Recorded => continue,
+            _ if name.starts_with(b"user.") || name == CAPABILITY => name,
+            _ => continue,
         };
         match rustix::fs::fsetxattr(fd, name.as_slice(), value, XattrFlags::empty()) {
-            Err(Errno::PERM) if owners == Ownership::Logical && name == CAPABILITY => {}
+            Err(Errno::PERM) if owners.is_logical() && name == CAPABILITY => {}
             set => {
                 set.map_err(|errno| failed("set an extended attribute of", path, errno.into()))?
             }
@@ -447,6 +547,42 @@ fn describe(
         .map_err(|errno| failed("set the mode of", path, errno.into()))?;
     rustix::fs::futimens(fd, &times(meta))
         .map_err(|errno| failed("set the times of", path, errno.into()))
+}
+
+fn record(fd: BorrowedFd<'_>, owner: &Owner) -> Result<(), Errno> {
+    if owner.is_usual() {
+        return Ok(());
+    }
+    rustix::fs::fsetxattr(fd, OWNER, owner.to_text().as_bytes(), XattrFlags::empty())
+}
+
+/// Records the owner of what has no attributes of the user's.
+fn record_special(dir: &OwnedFd, name: &[u8], meta: &Meta) -> Result<(), Errno> {
+    let owner = Owner::of(meta.uid, meta.gid);
+    if owner.is_usual() {
+        return Ok(());
+    }
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    rustix::fs::lsetxattr(
+        path,
+        CAPABILITY,
+        &owner.to_capability(),
+        XattrFlags::empty(),
+    )
+}
+
+/// An empty file in the place of a device, which nobody may make in a user namespace.
+fn stand_in(dir: &OwnedFd, name: &[u8], meta: &Meta, device: Device) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR)?;
+    let owner = Owner {
+        device: Some(device),
+        ..Owner::of(meta.uid, meta.gid)
+    };
+    record(file.as_fd(), &owner)?;
+    rustix::fs::fchmod(&file, mode(meta))?;
+    rustix::fs::futimens(&file, &times(meta))
 }
 
 fn check_owner(path: &[u8], meta: &Meta, owners: Ownership) -> Result<(), LayerError> {

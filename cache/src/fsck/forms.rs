@@ -73,6 +73,7 @@ impl Fsck<'_> {
                 }
             }
         }
+        let lacks_whiteouts = name.ends_with(crate::store::PLAIN);
         let mut dirs = Vec::new();
         for dir in &shown {
             match open_dir(CWD, dir.as_os_str().as_bytes()) {
@@ -87,7 +88,7 @@ impl Fsck<'_> {
             .on_disk(id)
             .map_err(Differs::from)
             .and_then(|dir| match dir.entries.as_slice() {
-                [entry] => self.entry(&dirs, entry, &mut Vec::new()),
+                [entry] => self.entry(&dirs, entry, &mut Vec::new(), lacks_whiteouts),
                 _ => Err(Differs::Tree),
             });
         match compared {
@@ -109,7 +110,13 @@ impl Fsck<'_> {
 
     /// Compares directories that stand over each other, the topmost first, with the entry of what they show, and all that the
     /// tree has below. There may be more in them: what a step only touched is in its upper directory and not in the tree.
-    fn entry(&self, dirs: &[OwnedFd], entry: &Entry, path: &mut Vec<u8>) -> Result<(), Differs> {
+    fn entry(
+        &self,
+        dirs: &[OwnedFd],
+        entry: &Entry,
+        path: &mut Vec<u8>,
+        lacks_whiteouts: bool,
+    ) -> Result<(), Differs> {
         let (Node::Dir(node), [top, ..]) = (&entry.node, dirs) else {
             return Ok(());
         };
@@ -145,6 +152,7 @@ impl Fsck<'_> {
                 Some((at, found)) => (at, found.map_err(|errno| failed(path, errno))?),
                 // Nobody may make devices in a user namespace.
                 None if matches!(entry.node, Node::Char { .. } | Node::Block { .. }) => continue,
+                None if lacks_whiteouts && entry.node == Node::Whiteout => continue,
                 None => return Err(failed(path, Errno::NOENT)),
             };
             let dir = &dirs[at];
@@ -163,7 +171,7 @@ impl Fsck<'_> {
                             Err(errno) => return Err(failed(path, errno)),
                         }
                     }
-                    self.entry(&below, entry, path)?;
+                    self.entry(&below, entry, path, lacks_whiteouts)?;
                 }
                 Node::Symlink { target } => {
                     let found = rustix::fs::readlinkat(dir, entry.name.as_slice(), Vec::new())

@@ -6,14 +6,12 @@ use serde_json::Value;
 use super::Fsck;
 use super::Remedy;
 use super::forms::has_form;
+use crate::blobs::digest_in;
 use crate::file;
 use crate::images;
 use crate::images::StoredImage;
 use crate::store::KnownLayer;
 use crate::store::StoreError;
-
-/// Larger manifests are refused when they are pulled.
-const MAX_MANIFEST: u64 = 8 << 20;
 
 /// Where the bytes of a layer are.
 enum Bytes {
@@ -55,7 +53,7 @@ impl Fsck<'_> {
     fn image(&mut self, name: &str, image: &StoredImage) -> Result<Vec<String>, StoreError> {
         let again = "build or pull it again";
         let mut lacks = Vec::new();
-        let Some(top) = self.document(&image.digest) else {
+        let Some(top) = self.store.blobs().document(&image.digest) else {
             lacks.push(format!(
                 "the manifest {} of the image `{name}` is missing or damaged: {again}",
                 image.digest
@@ -64,17 +62,17 @@ impl Fsck<'_> {
         };
         let of = |json: &Value, list: &str| -> Vec<OciDigest> {
             let list = json[list].as_array().map_or(&[][..], Vec::as_slice);
-            list.iter().filter_map(digest).collect()
+            list.iter().filter_map(digest_in).collect()
         };
         let mut manifests: Vec<Value> = of(&top, "manifests")
             .iter()
             // An index also names the platforms that were not pulled.
-            .filter_map(|digest| self.document(digest))
+            .filter_map(|digest| self.store.blobs().document(digest))
             .collect();
         manifests.push(top);
         for manifest in &manifests {
-            if let Some(config) = digest(&manifest["config"])
-                && self.document(&config).is_none()
+            if let Some(config) = digest_in(&manifest["config"])
+                && self.store.blobs().document(&config).is_none()
             {
                 lacks.push(format!(
                     "the config {config} of the image `{name}` is missing or damaged: {again}"
@@ -93,15 +91,6 @@ impl Fsck<'_> {
             }
         }
         Ok(lacks)
-    }
-
-    fn document(&self, digest: &OciDigest) -> Option<Value> {
-        let path = self.store.blobs().path(digest);
-        let bytes = std::fs::read(path).ok()?;
-        if bytes.len() as u64 > MAX_MANIFEST || crate::blobs::sha256(&bytes) != *digest {
-            return None;
-        }
-        serde_json::from_slice(&bytes).ok()
     }
 
     fn bytes_of(&mut self, layer: &OciDigest) -> Result<Bytes, StoreError> {
@@ -127,8 +116,4 @@ impl Fsck<'_> {
             false => Bytes::Elsewhere,
         })
     }
-}
-
-fn digest(descriptor: &Value) -> Option<OciDigest> {
-    descriptor["digest"].as_str()?.parse().ok()
 }

@@ -1,22 +1,33 @@
 use std::fs;
+use std::fs::File;
+use std::fs::FileTimes;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::Duration;
+use std::time::SystemTime;
 
 use rbuild_llb::CancelToken;
+use rbuild_llb::FileDigest;
 use rbuild_llb::KeyRecord;
+use rbuild_llb::op::CacheSharing;
 use serde_json::json;
 
 use super::*;
+use crate::builder::NewNode;
+use crate::builder::TreeBuilder;
 use crate::dir::ScanKind;
 use crate::frame::Compression;
 use crate::images::StoredImage;
 use crate::layer::BlobOptions;
 use crate::layer::LayerBlob;
+use crate::mounts::CacheMountName;
 use crate::records::CacheBackend as _;
 use crate::records::LayerRef;
 use crate::records::Record;
 use crate::records::Snapshot;
+use crate::tree::Meta;
 use crate::tree::TreeRef;
+use crate::wait::silently;
 
 const LOOK: FsckOptions = FsckOptions {
     deep: false,
@@ -80,6 +91,7 @@ impl Fixture {
             layer,
             origin: None,
             created: None,
+            single: false,
         }];
         let record = Record {
             key: fields.key(),
@@ -120,6 +132,40 @@ impl Fixture {
         }
     }
 
+    /// A pin, something a URL gave, a place that is near, and a cache mount.
+    fn pin_and_url(&self) {
+        let pin = StoredPin {
+            manifest: self.blob,
+            index: None,
+            checked: 0,
+        };
+        self.store.set_pin("alpine", &pin).unwrap();
+        let url = StoredUrl {
+            checksum: self.blob,
+            digest: FileDigest::from_bytes([1; 32]),
+            size: 13,
+            etag: None,
+            last_modified: None,
+            modified: 0,
+        };
+        self.store.set_url("https://example.com/x", &url).unwrap();
+    }
+
+    fn mount(&self) -> PathBuf {
+        let name = CacheMountName {
+            id: "cargo".to_owned(),
+            domain: "map".to_owned(),
+            begins: String::new(),
+        };
+        let begin = |dir: &Path| fs::create_dir(dir).map_err(StoreError::io("create", dir));
+        let never = CancelToken::new();
+        let sharing = CacheSharing::Shared;
+        let mount = self
+            .store
+            .cache_mount(&name, sharing, &begin, &never, &mut silently);
+        mount.unwrap().unwrap().path().parent().unwrap().to_owned()
+    }
+
     fn find(&self, options: FsckOptions) -> Vec<String> {
         let found = self.store.fsck(options).unwrap();
         let shown = |problem: &Problem| {
@@ -156,12 +202,14 @@ fn a_store_that_is_right_has_nothing_wrong() {
     fs::create_dir(path("tmp/dead.d")).unwrap();
     fs::write(path("tmp/dead"), "").unwrap();
     fs::write(path("leases/dead"), "").unwrap();
+    fs::create_dir(path("running")).unwrap();
+    fs::write(path("running/dead"), "").unwrap();
     fs::create_dir(path("trash/x")).unwrap();
     fs::write(path("images/.aside-x"), "half").unwrap();
     let found = fixture.store.fsck(DEEP).unwrap();
     assert_eq!(found.problems, []);
     assert!(
-        found.notes[0].starts_with("3 left behind"),
+        found.notes[0].starts_with("4 left behind"),
         "{:?}",
         found.notes
     );
@@ -180,12 +228,80 @@ fn a_store_that_is_right_has_nothing_wrong() {
     assert_eq!(fixture.find(DEEP), [""; 0]);
 }
 
+#[test]
+fn what_is_published_meanwhile_is_not_missing() {
+    let fixture = Fixture::new();
+    let trees = fixture.store.trees();
+    let mut builder = TreeBuilder::new();
+    let target = b"x".to_vec();
+    builder.insert(b"a/b/link", Meta::default(), NewNode::Symlink { target });
+    let new = builder.finish(trees);
+    let mut fsck = Fsck::new(&fixture.store, LOOK);
+    fsck.trees().unwrap();
+    trees.persist(&new.tree).unwrap();
+    let known = KnownLayer {
+        layer: new,
+        diff_id: fixture.blob,
+        tar_size: 13,
+    };
+    fixture
+        .store
+        .set_known_layer(&fixture.blob, &known)
+        .unwrap();
+    fsck.known().unwrap();
+    assert_eq!(fsck.found.problems, []);
+
+    // Of one that lacks something, the object that lacks is named.
+    let root = trees.on_disk(&new.tree).unwrap();
+    let a = child_trees(&root).next().unwrap();
+    let b = child_trees(&trees.on_disk(&a).unwrap()).next().unwrap();
+    fs::remove_file(trees.path(&b)).unwrap();
+    let mut fsck = Fsck::new(&fixture.store, LOOK);
+    fsck.trees().unwrap();
+    assert_eq!(fsck.lacking(&a), Some(b));
+    assert_eq!(fsck.lacking(&new.tree), Some(b), "and not what lacks it");
+}
+
+/// What gc goes by for those whose time of reading says that they are used.
+#[test]
+fn looking_is_no_use() {
+    let fixture = Fixture::new();
+    fixture.pin_and_url();
+    let store = fixture.store.path();
+    for kind in ["builds", "stats"] {
+        fs::create_dir_all(store.join(kind)).unwrap();
+        fs::write(store.join(kind).join("abc"), "x").unwrap();
+    }
+    let files = [
+        fixture.first("pins"),
+        fixture.first("urls"),
+        store.join("builds/abc"),
+        store.join("stats/abc"),
+    ];
+    let times = || {
+        files
+            .each_ref()
+            .map(|file| fs::metadata(file).unwrap().accessed().unwrap())
+    };
+    // relatime(8): what was read before it was written is renewed when it is read.
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    for file in &files {
+        let file = File::options().write(true).open(file).unwrap();
+        file.set_times(FileTimes::new().set_accessed(long_ago))
+            .unwrap();
+    }
+    fixture.store.fsck(LOOK).unwrap();
+    assert_eq!(times(), [long_ago; 4]);
+    fixture.store.usage().unwrap();
+    assert_eq!(times(), [long_ago; 4]);
+}
+
 type Harm = fn(&Fixture);
 type HarmForm = fn(&Path);
 
 #[test]
 fn each_kind_of_damage_is_found_and_mended() {
-    let cases: [(&str, Harm, &[&str]); 15] = [
+    let cases: [(&str, Harm, &[&str]); 22] = [
         (
             "a blob's bytes",
             |f| damage(&f.store.blobs().path(&f.blob)),
@@ -212,7 +328,10 @@ fn each_kind_of_damage_is_found_and_mended() {
         (
             "a record's bytes",
             |f| damage(&f.first("records")),
-            &["records: is not as it was written"],
+            &[
+                "records: is not as it was written",
+                "slots: is not the key of a record",
+            ],
         ),
         (
             "a record under another's name",
@@ -252,7 +371,13 @@ fn each_kind_of_damage_is_found_and_mended() {
         ),
         (
             "a slot",
-            |f| fs::write(f.first("slots"), "x").unwrap(),
+            |f| {
+                // Its name alone: it leads to a record.
+                fs::remove_file(f.first("slots")).unwrap();
+                let slot = f.store.path().join("slots/ab");
+                fs::create_dir_all(&slot).unwrap();
+                fs::write(slot.join("ab".repeat(32)), "x").unwrap();
+            },
             &["slots: is not the key of a record"],
         ),
         (
@@ -267,6 +392,50 @@ fn each_kind_of_damage_is_found_and_mended() {
             "a context's stats",
             |f| fs::write(f.store.path().join("stats/abc"), b"rbstat\0\x02hello").unwrap(),
             &["stats: is not as it was written"],
+        ),
+        (
+            "a pin",
+            |f| {
+                f.pin_and_url();
+                fs::write(f.first("pins"), "{}").unwrap();
+            },
+            &["pins: is not as it was written: "],
+        ),
+        (
+            "what a URL gave",
+            |f| {
+                f.pin_and_url();
+                damage(&f.first("urls"));
+            },
+            &["urls: is not as it was written: "],
+        ),
+        (
+            "a place in a plan",
+            |f| {
+                f.store.set_near("place", "map", &f.layer.tree).unwrap();
+                fs::write(f.first("near"), "").unwrap();
+            },
+            &["near: is not the name of a layer"],
+        ),
+        (
+            "a cache mount that nobody can lock",
+            |f| fs::remove_file(f.mount().join("lock")).unwrap(),
+            &["mounts: lacks `lock`"],
+        ),
+        (
+            "a cache mount that has nothing to mount",
+            |f| fs::remove_dir(f.mount().join("data")).unwrap(),
+            &["mounts: lacks `data`"],
+        ),
+        (
+            "a cache mount without a name",
+            |f| fs::remove_file(f.mount().join("about.json")).unwrap(),
+            &["mounts: lacks `about.json`"],
+        ),
+        (
+            "a directory that is no cache mount",
+            |f| fs::create_dir(f.store.path().join("mounts/mine")).unwrap(),
+            &["mounts: lacks `about.json`"],
         ),
         (
             "a file that is missing from a form",
@@ -306,6 +475,39 @@ fn each_kind_of_damage_is_found_and_mended() {
         );
         assert_eq!(fixture.find(DEEP), [""; 0], "{what}");
         assert!(fixture.store.images().get("app:1").unwrap().is_some());
+    }
+}
+
+#[test]
+fn mounts_are_the_users_as_long_as_they_can_be_mounted() {
+    let cases: [(HarmForm, &str); 3] = [
+        (
+            |mount| fs::write(mount.join("about.json"), "{").unwrap(),
+            "mounts: does not tell its name: ",
+        ),
+        (
+            |mount| {
+                let about = r#"{"id":"go","domain":"map","begins":""}"#;
+                fs::write(mount.join("about.json"), about).unwrap();
+            },
+            "mounts: has the name of another (`go`)",
+        ),
+        (
+            |mount| fs::rename(mount, mount.with_extension("x")).unwrap(),
+            "mounts: has the name of another (`cargo`)",
+        ),
+    ];
+    for (harm, wanted) in cases {
+        let fixture = Fixture::new();
+        let mount = fixture.mount();
+        assert_eq!(fixture.find(LOOK), [""; 0]);
+        harm(&mount);
+        let found = fixture.store.fsck(REPAIR).unwrap();
+        let [problem] = &found.problems[..] else {
+            panic!("{found:?}");
+        };
+        assert!(!problem.repaired && problem.path.exists(), "{wanted}");
+        assert!(fixture.find(LOOK)[0].starts_with(wanted), "{found:?}");
     }
 }
 

@@ -3,21 +3,24 @@
 //! It is read in one pass, side by side, and takes some 100 bytes of memory a file. What changes meanwhile may be in it or
 //! not: whoever removes something looks again.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use rbuild_llb::CacheKey;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use super::disk::Disk;
+use super::disk::Found;
 use super::disk::file_usage;
 use super::disk::side_by_side;
+use crate::blobs::digest_in;
 use crate::file;
 use crate::mounts::CacheMountInfo;
 use crate::records;
@@ -29,10 +32,6 @@ use crate::store::StoreError;
 use crate::store::StoredPin;
 use crate::store::StoredUrl;
 use crate::tree::Timestamp;
-use crate::tree::child_trees;
-
-/// Larger manifests are refused when they are pulled.
-const MAX_MANIFEST: u64 = 8 << 20;
 
 /// Something that can be named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,8 +69,28 @@ pub(super) struct Node {
 pub(super) struct Piece {
     pub(super) path: PathBuf,
     pub(super) of: Id,
+    /// What it takes on disk; of what shares a file with others, a share of that.
     pub(super) bytes: u64,
     pub(super) changed: Timestamp,
+    pub(super) by: Published,
+}
+
+/// What tells when a piece got its name.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Published {
+    /// The time its file last changed, which no program can set.
+    ByChange,
+    /// The time its file was written, or that of a record used. What changes it is also that others of its names come and go.
+    ByWrite,
+}
+
+impl Published {
+    pub(super) fn time(self, found: &Found) -> Timestamp {
+        match self {
+            Self::ByChange => found.changed,
+            Self::ByWrite => found.modified,
+        }
+    }
 }
 
 /// What an item is; the names are those of buildx.
@@ -128,7 +147,7 @@ pub(super) struct Item {
     pub(super) name: String,
     pub(super) created: Timestamp,
     pub(super) used: Timestamp,
-    /// The latest change to its files, by the clock of the file system.
+    /// When the last of its files was published, or used, by the clock of the file system.
     pub(super) changed: Timestamp,
     /// The layer it is there for.
     pub(super) layer: Option<Id>,
@@ -154,28 +173,15 @@ struct Listed {
     path: PathBuf,
     /// The hexadecimal digits it goes by.
     hex: String,
-    found: fs::Metadata,
+    found: Found,
 }
 
-pub(super) fn changed(found: &fs::Metadata) -> Timestamp {
+/// When a file was written or read, the latter to within a day (mount(8), relatime) and only where the file system keeps it.
+/// What is read here is read without that ([`file::peek`]).
+fn used(found: &Found) -> Timestamp {
     Timestamp {
-        secs: found.ctime(),
-        nanos: found.ctime_nsec() as u32,
-    }
-}
-
-/// When a file was written or, on most file systems to within a day, read.
-fn used(found: &fs::Metadata) -> Timestamp {
-    Timestamp {
-        secs: found.mtime().max(found.atime()),
+        secs: found.modified.secs.max(found.accessed),
         nanos: 0,
-    }
-}
-
-fn modified(found: &fs::Metadata) -> Timestamp {
-    Timestamp {
-        secs: found.mtime(),
-        nanos: found.mtime_nsec() as u32,
     }
 }
 
@@ -183,13 +189,13 @@ impl Inventory {
     /// Reads a store.
     pub(super) fn read(store: &Store) -> Result<Self, StoreError> {
         let mut all = Self::default();
-        let disk = Disk::new(store);
-        all.records(store)?;
-        all.slots(store)?;
-        all.files_alone(store)?;
-        all.blobs(store)?;
+        let disk = Disk::open(store)?;
+        let records = all.records(store, &disk)?;
+        all.slots(store, &disk, &records)?;
+        all.files_alone(store, &disk)?;
+        all.blobs(store, &disk)?;
         all.layers(store, &disk)?;
-        all.trees(store)?;
+        all.trees(store, &disk)?;
         all.mounts(store, &disk)?;
         all.images(store)?;
         all.rest(store, &disk)?;
@@ -224,8 +230,8 @@ impl Inventory {
         self.id(Thing::Alone(number))
     }
 
-    fn add(&mut self, kind: &'static str, of: Id, path: PathBuf, found: &fs::Metadata) {
-        self.add_sized(kind, of, path, changed(found), found.blocks() * 512);
+    fn add(&mut self, kind: &'static str, of: Id, path: PathBuf, found: &Found) {
+        self.add_sized(kind, of, path, Published::ByChange, found, found.bytes);
     }
 
     fn add_sized(
@@ -233,7 +239,8 @@ impl Inventory {
         kind: &'static str,
         of: Id,
         path: PathBuf,
-        changed: Timestamp,
+        by: Published,
+        found: &Found,
         bytes: u64,
     ) {
         self.count(kind, bytes);
@@ -242,7 +249,8 @@ impl Inventory {
             path,
             of,
             bytes,
-            changed,
+            changed: by.time(found),
+            by,
         });
     }
 
@@ -255,24 +263,27 @@ impl Inventory {
     }
 
     /// What is in a sharded directory.
-    fn sharded(&mut self, store: &Store, kind: &'static str) -> Result<Vec<Listed>, StoreError> {
+    fn sharded(
+        &mut self,
+        store: &Store,
+        disk: &Disk<'_>,
+        kind: &'static str,
+    ) -> Result<Vec<Listed>, StoreError> {
         let shards = file::list(&store.path().join(kind))?;
         let lists = side_by_side(&shards, |shard| {
             let prefix = match kind {
                 "trees" => shard.file_name().unwrap_or_default().to_string_lossy(),
                 _ => "".into(),
             };
-            let mut listed = Vec::new();
-            for path in file::list(shard).unwrap_or_default() {
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let (files, own) = disk.list(shard);
+            let listed = files.into_iter().map(|(name, found)| {
+                let path = shard.join(OsStr::from_bytes(name.as_bytes()));
+                let name = name.to_string_lossy();
                 let name = name.strip_suffix(".json").unwrap_or(&name);
                 let hex = format!("{prefix}{name}");
-                // Gone meanwhile, or in the way: not ours to account for.
-                if let Ok(found) = fs::symlink_metadata(&path) {
-                    listed.push(Listed { path, hex, found });
-                }
-            }
-            (listed, file_usage(shard))
+                Listed { path, hex, found }
+            });
+            (listed.collect::<Vec<_>>(), own)
         });
         let mut all = Vec::new();
         for (listed, directory) in lists {
@@ -282,14 +293,20 @@ impl Inventory {
         Ok(all)
     }
 
-    fn records(&mut self, store: &Store) -> Result<(), StoreError> {
-        let listed = self.sharded(store, "records")?;
+    /// Records, by the inodes of their files.
+    fn records(
+        &mut self,
+        store: &Store,
+        disk: &Disk<'_>,
+    ) -> Result<HashMap<u64, CacheKey>, StoreError> {
+        let listed = self.sharded(store, disk, "records")?;
         let read = side_by_side(&listed, |listed| {
-            let bytes = fs::read(&listed.path).ok()?;
+            let bytes = disk.bytes(listed)?;
             let record = records::decode(&bytes)?;
             (record.key.hex() == listed.hex).then_some(record)
         });
         // A step's result goes by up to two keys.
+        let mut inodes = HashMap::new();
         let mut same: HashMap<(String, u128, Vec<Id>), usize> = HashMap::new();
         for (Listed { path, found, .. }, record) in listed.into_iter().zip(read) {
             let Some(record) = record else {
@@ -297,16 +314,18 @@ impl Inventory {
                 self.add("records", of, path, &found);
                 continue;
             };
+            inodes.insert(found.inode, record.key);
             let id = self.record(&record);
-            let (used, changed) = (modified(&found), changed(&found));
-            self.add("records", id, path, &found);
+            let used = found.modified;
+            let by = Published::ByWrite;
+            self.add_sized("records", id, path, by, &found, found.bytes);
             let links = self.nodes[id].links.clone();
             let group = (record.slot, record.created, links);
             if let Some(&at) = same.get(&group) {
                 let item = &mut self.items[at];
                 item.nodes.push(id);
                 item.used = item.used.max(used);
-                item.changed = item.changed.max(changed);
+                item.changed = item.used;
                 continue;
             }
             same.insert(group, self.items.len());
@@ -319,12 +338,12 @@ impl Inventory {
                 name: record.name,
                 created: nanoseconds(record.created),
                 used,
-                changed,
+                changed: used,
                 layer,
                 mount: None,
             });
         }
-        Ok(())
+        Ok(inodes)
     }
 
     fn record(&mut self, record: &Record) -> Id {
@@ -348,28 +367,35 @@ impl Inventory {
         id
     }
 
-    fn slots(&mut self, store: &Store) -> Result<(), StoreError> {
-        let listed = self.sharded(store, "slots")?;
-        let keys = side_by_side(&listed, |listed| {
-            fs::read_to_string(&listed.path).ok()?.parse().ok()
+    /// Most are names of records, by whose inodes they are known.
+    fn slots(
+        &mut self,
+        store: &Store,
+        disk: &Disk<'_>,
+        records: &HashMap<u64, CacheKey>,
+    ) -> Result<(), StoreError> {
+        let listed = self.sharded(store, disk, "slots")?;
+        let keys = side_by_side(&listed, |listed| match records.get(&listed.found.inode) {
+            Some(key) => (Some(*key), 0),
+            None => {
+                let bytes = disk.bytes(listed).unwrap_or_default();
+                (records::key_in_slot(&bytes), listed.found.bytes)
+            }
         });
-        for (listed, key) in listed.into_iter().zip(keys) {
-            let of = match key {
-                Some(key) => self.id(Thing::Record(key)),
-                None => self.alone(),
-            };
-            self.add("records", of, listed.path, &listed.found);
+        for (Listed { path, found, .. }, (key, bytes)) in listed.into_iter().zip(keys) {
+            let of = self.id_or_alone(key.map(Thing::Record));
+            self.add_sized("records", of, path, Published::ByWrite, &found, bytes);
         }
         Ok(())
     }
 
     /// Pins, files by URL, stats and reports of builds.
-    fn files_alone(&mut self, store: &Store) -> Result<(), StoreError> {
-        for listed in self.sharded(store, "pins")? {
-            let pin = json::<StoredPin>(&listed.path);
+    fn files_alone(&mut self, store: &Store, disk: &Disk<'_>) -> Result<(), StoreError> {
+        for listed in self.sharded(store, disk, "pins")? {
+            let pin = disk.json::<StoredPin>(&listed);
             let links = pin.map(|pin| {
-                let config = document(store, &pin.manifest);
-                let config = config.and_then(|json| digest(&json["config"]));
+                let config = store.blobs().document(&pin.manifest);
+                let config = config.and_then(|json| digest_in(&json["config"]));
                 let blobs = [Some(pin.manifest), pin.index, config];
                 blobs.into_iter().flatten().map(Thing::Blob).collect()
             });
@@ -381,8 +407,8 @@ impl Inventory {
                 links,
             );
         }
-        for listed in self.sharded(store, "urls")? {
-            let url = json::<StoredUrl>(&listed.path);
+        for listed in self.sharded(store, disk, "urls")? {
+            let url = disk.json::<StoredUrl>(&listed);
             let links = url.map(|url| vec![Thing::Blob(url.checksum)]);
             self.item_alone(
                 "urls",
@@ -401,6 +427,7 @@ impl Inventory {
                 let hex = path.file_name().unwrap_or_default().to_string_lossy();
                 let hex = hex.into_owned();
                 if let Ok(found) = fs::symlink_metadata(&path) {
+                    let found = found.into();
                     let listed = Listed { path, hex, found };
                     self.item_alone(kind, of, name, listed, Some(Vec::new()));
                 }
@@ -431,23 +458,23 @@ impl Inventory {
             kind: of,
             id: hex,
             name: name.to_owned(),
-            created: modified(&found),
+            created: found.modified,
             used: used(&found),
-            changed: changed(&found),
+            changed: found.changed,
             layer: None,
             mount: None,
         });
     }
 
-    fn blobs(&mut self, store: &Store) -> Result<(), StoreError> {
+    fn blobs(&mut self, store: &Store, disk: &Disk<'_>) -> Result<(), StoreError> {
         let blob = |hex: &str| format!("sha256:{hex}").parse().ok().map(Thing::Blob);
-        for listed in self.sharded(store, "blobs/sha256")? {
+        for listed in self.sharded(store, disk, "blobs/sha256")? {
             let id = self.id_or_alone(blob(&listed.hex));
             self.nodes[id].whole = true;
             self.add("blobs", id, listed.path, &listed.found);
         }
-        let known = self.sharded(store, "known")?;
-        let read = side_by_side(&known, |listed| json::<KnownLayer>(&listed.path));
+        let known = self.sharded(store, disk, "known")?;
+        let read = side_by_side(&known, |listed| disk.json::<KnownLayer>(listed));
         for (listed, known) in known.into_iter().zip(read) {
             let id = self.id_or_alone(blob(&listed.hex));
             self.add("tables", id, listed.path, &listed.found);
@@ -457,7 +484,7 @@ impl Inventory {
                 self.nodes[id].links.extend(links);
             }
         }
-        for listed in self.sharded(store, "frames")? {
+        for listed in self.sharded(store, disk, "frames")? {
             let id = self.id_or_alone(blob(&listed.hex));
             self.add("tables", id, listed.path, &listed.found);
         }
@@ -473,19 +500,27 @@ impl Inventory {
 
     fn layers(&mut self, store: &Store, disk: &Disk<'_>) -> Result<(), StoreError> {
         let layer = |hex: &str| hex.parse::<TreeId>().ok();
-        let forms = self.sharded(store, "layers")?;
-        let bytes = side_by_side(&forms, |listed| {
-            disk.forms(&listed.path, layer(&listed.hex).as_ref())
-        });
-        for (listed, bytes) in forms.into_iter().zip(bytes) {
+        let forms = self.sharded(store, disk, "layers")?;
+        let read = side_by_side(&forms, |listed| {
             let tree = layer(&listed.hex);
+            let (bytes, differs) = disk.forms(&listed.path, tree.as_ref());
+            let over = match tree.filter(|_| differs) {
+                Some(tree) => store.stands_over(&tree)?,
+                None => Vec::new(),
+            };
+            Ok::<_, StoreError>((tree, bytes, over))
+        });
+        for (listed, read) in forms.into_iter().zip(read) {
+            let (tree, bytes, over) = read?;
             let id = self.id_or_alone(tree.map(Thing::Form));
-            self.add_sized("layers", id, listed.path, changed(&listed.found), bytes);
+            let by = Published::ByChange;
+            self.add_sized("layers", id, listed.path, by, &listed.found, bytes);
             let Some(tree) = tree else { continue };
             self.nodes[id].whole = true;
             // What is only a difference is nothing without what it stands over, and the next is worked out from its tree.
-            let near = store.stands_over(&tree)?.into_iter();
-            let near = near.flat_map(|near| [Thing::Form(near), Thing::Tree(near)]);
+            let near = over
+                .into_iter()
+                .flat_map(|near| [Thing::Form(near), Thing::Tree(near)]);
             let links = self.ids(near);
             self.nodes[id].links.extend(links);
             let layer = self.id(Thing::Layer(tree));
@@ -494,16 +529,14 @@ impl Inventory {
             self.nodes[layer].links.extend(links);
             self.nodes[layer].whole = true;
         }
-        let places = self.sharded(store, "near")?;
-        let read = side_by_side(&places, |listed| {
-            layer(fs::read_to_string(&listed.path).ok()?.trim_end())
-        });
+        let places = self.sharded(store, disk, "near")?;
+        let read = side_by_side(&places, |listed| layer(&disk.text(listed)?));
         for (listed, tree) in places.into_iter().zip(read) {
             let id = self.id_or_alone(tree.map(Thing::Form));
             self.add("records", id, listed.path, &listed.found);
         }
-        let tables = self.sharded(store, "layer-blobs")?;
-        let read = side_by_side(&tables, |listed| json::<LayerBlobs>(&listed.path));
+        let tables = self.sharded(store, disk, "layer-blobs")?;
+        let read = side_by_side(&tables, |listed| disk.json::<LayerBlobs>(listed));
         for (listed, blobs) in tables.into_iter().zip(read) {
             let id = self.id_or_alone(layer(&listed.hex).map(Thing::Layer));
             self.add("tables", id, listed.path, &listed.found);
@@ -514,25 +547,33 @@ impl Inventory {
         Ok(())
     }
 
-    fn trees(&mut self, store: &Store) -> Result<(), StoreError> {
-        let listed = self.sharded(store, "trees")?;
-        let read = side_by_side(&listed, |listed| {
-            let id = listed.hex.parse().ok()?;
-            let dir = store.trees().on_disk(&id).ok()?;
-            Some((id, child_trees(&dir).collect::<Vec<TreeId>>()))
+    fn trees(&mut self, store: &Store, disk: &Disk<'_>) -> Result<(), StoreError> {
+        // By the file that they are in, which is read once, and whose bytes they share.
+        let mut files: BTreeMap<u64, Vec<Listed>> = BTreeMap::new();
+        for listed in self.sharded(store, disk, "trees")? {
+            files.entry(listed.found.inode).or_default().push(listed);
+        }
+        let files: Vec<Vec<Listed>> = files.into_values().collect();
+        let read = side_by_side(&files, |names| {
+            let bytes = names.first().and_then(|name| disk.bytes(name));
+            let links = store.trees().links_in(&bytes.unwrap_or_default());
+            HashMap::<TreeId, Vec<TreeId>>::from_iter(links)
         });
-        for (listed, read) in listed.into_iter().zip(read) {
-            let id = match read {
-                Some((tree, children)) => {
-                    let links = self.ids(children.into_iter().map(Thing::Tree));
-                    let id = self.id(Thing::Tree(tree));
-                    self.nodes[id].links = links;
+        for (names, mut objects) in files.into_iter().zip(read) {
+            let mut left = names.len() as u64;
+            let mut bytes = names.first().map_or(0, |name| name.found.bytes);
+            for Listed { path, hex, found } in names {
+                let tree = hex.parse().ok();
+                let id = self.id_or_alone(tree.map(Thing::Tree));
+                if let Some(children) = tree.and_then(|tree| objects.remove(&tree)) {
+                    self.nodes[id].links = self.ids(children.into_iter().map(Thing::Tree));
                     self.nodes[id].whole = true;
-                    id
                 }
-                None => self.id_or_alone(listed.hex.parse().ok().map(Thing::Tree)),
-            };
-            self.add("trees", id, listed.path, &listed.found);
+                let share = bytes / left;
+                bytes -= share;
+                left -= 1;
+                self.add_sized("trees", id, path, Published::ByWrite, &found, share);
+            }
         }
         Ok(())
     }
@@ -540,13 +581,13 @@ impl Inventory {
     fn mounts(&mut self, store: &Store, disk: &Disk<'_>) -> Result<(), StoreError> {
         let mounts = store.cache_mounts()?;
         let sizes = side_by_side(&mounts, |mount| disk.usage(&mount.path));
-        let mut known = Vec::new();
+        let mut known = HashSet::new();
         for (mount, bytes) in mounts.into_iter().zip(sizes) {
             let id = self.alone();
             self.count("mounts", bytes);
             self.nodes[id].bytes = bytes;
             self.nodes[id].whole = true;
-            known.push(mount.path.clone());
+            known.insert(mount.path.clone());
             let git = mount.name.as_ref().is_some_and(|name| name.domain == "git");
             let shown = mount.name.as_ref().map_or("", |name| &name.id);
             let hex = mount.path.file_name().unwrap_or_default().to_string_lossy();
@@ -573,7 +614,14 @@ impl Inventory {
                 && let Ok(found) = fs::symlink_metadata(&path)
             {
                 let (of, bytes) = (self.alone(), disk.usage(&path));
-                self.add_sized("mounts", of, path, changed(&found), bytes);
+                self.add_sized(
+                    "mounts",
+                    of,
+                    path,
+                    Published::ByChange,
+                    &found.into(),
+                    bytes,
+                );
             }
         }
         Ok(())
@@ -588,18 +636,18 @@ impl Inventory {
             let mut stack = vec![image.digest];
             while let Some(manifest) = stack.pop() {
                 links.push(Thing::Blob(manifest));
-                let Some(json) = document(store, &manifest) else {
+                let Some(json) = store.blobs().document(&manifest) else {
                     continue;
                 };
                 let list = |name: &str| {
                     let list = json[name].as_array().into_iter().flatten();
-                    list.filter_map(digest)
+                    list.filter_map(digest_in)
                 };
                 let new = |inner: &OciDigest| !links.contains(&Thing::Blob(*inner));
                 stack.extend(list("manifests").filter(new));
                 links.extend(
                     list("layers")
-                        .chain(digest(&json["config"]))
+                        .chain(digest_in(&json["config"]))
                         .map(Thing::Blob),
                 );
             }
@@ -617,9 +665,8 @@ impl Inventory {
         for path in file::list(store.path())? {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             match &*name {
-                "tmp" | "trash" => self.count("work in progress", disk.usage(&path)),
-                "leases" | "unsynced" | "running" => {
-                    self.count("work in progress", disk.usage(&path))
+                "tmp" | "trash" | "leases" | "unsynced" | "running" => {
+                    self.count("work in progress", disk.usage(&path));
                 }
                 "blobs" => {
                     let below = file_usage(&path.join("sha256"));
@@ -632,23 +679,18 @@ impl Inventory {
     }
 }
 
-fn json<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
-}
-
-/// A manifest or index, if it is there and as its digest says.
-fn document(store: &Store, blob: &OciDigest) -> Option<Value> {
-    let path = store.blobs().path(blob);
-    if fs::metadata(&path).ok()?.len() > MAX_MANIFEST {
-        return None;
+impl Disk<'_> {
+    fn bytes(&self, listed: &Listed) -> Option<Vec<u8>> {
+        self.read(&listed.path, listed.found.size).ok()
     }
-    let bytes = fs::read(path).ok()?;
-    let json = serde_json::from_slice(&bytes).ok()?;
-    (crate::blobs::sha256(&bytes) == *blob).then_some(json)
-}
 
-fn digest(descriptor: &Value) -> Option<OciDigest> {
-    descriptor["digest"].as_str()?.parse().ok()
+    fn text(&self, listed: &Listed) -> Option<String> {
+        String::from_utf8(self.bytes(listed)?).ok()
+    }
+
+    fn json<T: DeserializeOwned>(&self, listed: &Listed) -> Option<T> {
+        serde_json::from_slice(&self.bytes(listed)?).ok()
+    }
 }
 
 fn nanoseconds(since_1970: u128) -> Timestamp {

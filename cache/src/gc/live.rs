@@ -142,20 +142,19 @@ impl<'a> Live<'a> {
             let whole = item.nodes.iter().any(|id| self.is_whole(*id));
             match stays && (fresh || whole) {
                 true => self.reach_all(item),
-                false => candidates.push(item),
+                false => candidates.push((item, whole)),
             }
         }
         // The newest first; of two that were used at once, by their names.
-        candidates.sort_by(|a, b| b.used.cmp(&a.used).then_with(|| a.id.cmp(&b.id)));
+        candidates.sort_by(|(a, _), (b, _)| b.used.cmp(&a.used).then_with(|| a.id.cmp(&b.id)));
         let mut gone = Vec::new();
         let mut full = false;
-        for item in candidates {
+        for (item, whole) in candidates {
             let age = now.secs.saturating_sub(item.used.secs);
             let old = policy
                 .keep_duration
                 .is_some_and(|keep| age > i64::try_from(keep.as_secs()).unwrap_or(i64::MAX));
             let limit = if old { room.old } else { room.young };
-            let whole = item.nodes.iter().any(|id| self.is_whole(*id));
             self.trial = Some(Vec::new());
             self.reach_all(item);
             let trial = self.trial.take().unwrap_or_default();
@@ -275,19 +274,18 @@ impl Room {
     /// [`Policy::keep_duration`] keeps.
     fn of(policy: &Policy<'_>, total: u64, free: u64) -> Self {
         let reserved = policy.reserved.unwrap_or(0);
-        let short = policy
-            .min_free
-            .map(|wanted| total.saturating_sub(wanted.saturating_sub(free)));
-        let short = short.filter(|_| policy.min_free.is_some_and(|wanted| wanted > free));
-        let limited = policy.max_used.is_some() || policy.min_free.is_some();
-        let most = policy.max_used.unwrap_or(u64::MAX);
-        let young = match limited || policy.keep_duration.is_some() {
-            true => most.min(short.unwrap_or(u64::MAX)).max(reserved),
-            false => reserved,
+        let no_limit = u64::MAX;
+        let by_free = policy.min_free.map(|wanted| match wanted > free {
+            true => total.saturating_sub(wanted - free),
+            false => no_limit,
+        });
+        let most = match (policy.max_used, by_free) {
+            (None, None) if policy.keep_duration.is_none() => 0,
+            (by_used, by_free) => by_used.unwrap_or(no_limit).min(by_free.unwrap_or(no_limit)),
         };
         Self {
-            young,
-            old: young.min(reserved),
+            young: most.max(reserved),
+            old: reserved,
         }
     }
 }

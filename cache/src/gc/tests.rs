@@ -117,6 +117,7 @@ impl Fixture {
             layer: tree,
             origin: None,
             created: None,
+            single: false,
         }];
         self.store
             .records()
@@ -460,11 +461,11 @@ fn a_tree_that_is_there_already_stays_once_it_is_kept() {
     let held = build.hold().unwrap();
     store.tree("old");
     let gate = File::open(&dir).unwrap();
-    let refused = rustix::fs::flock(&gate, FlockOperation::NonBlockingLockExclusive);
-    assert!(refused.is_err(), "the collector waits");
+    let free = || flock::try_lock(&gate, How::Alone, &dir).unwrap();
+    assert!(!free(), "the collector waits");
     build.protect(LeaseRoot::Tree(old.tree)).unwrap();
     drop(held);
-    rustix::fs::flock(&gate, FlockOperation::NonBlockingLockExclusive).unwrap();
+    assert!(free());
 
     let trash = store.store.trash_dir().unwrap();
     let moved = store
@@ -631,6 +632,41 @@ fn images_share_with_their_steps() {
             .is_none()
     );
     assert!(blobs.contains(&of_image.blob) && of_image.dir.join("file").exists());
+}
+
+#[test]
+fn what_is_found_by_a_key_goes_first() {
+    let fixture = Fixture::new();
+    fixture.step("a");
+    let store = &fixture.store;
+    fs::create_dir(store.path().join("mounts/half")).unwrap();
+    let all = Inventory::read(store).unwrap();
+    let live = Live::needed(store, &all, &BTreeSet::new());
+    let mut kinds: Vec<_> = store
+        .victims(
+            &live,
+            Timestamp {
+                secs: i64::MAX,
+                nanos: 0,
+            },
+        )
+        .iter()
+        .map(|piece| piece.path.strip_prefix(store.path()).unwrap())
+        .map(|path| path.iter().next().unwrap().to_str().unwrap())
+        .collect();
+    kinds.dedup();
+    assert_eq!(
+        kinds,
+        [
+            "records",
+            "slots",
+            "layer-blobs",
+            "layers",
+            "blobs",
+            "trees",
+            "mounts"
+        ]
+    );
 }
 
 #[test]

@@ -21,7 +21,8 @@ pub struct Usage {
     pub description: String,
     /// When it was made.
     pub created: Timestamp,
-    /// When it was last used, to within an hour.
+    /// When it was last used: a step's result to within an hour, a cache mount exactly, and what else there is to within a day,
+    /// where the file system keeps times of access.
     pub used: Timestamp,
     /// Bytes on disk. What several items need counts for the first that was made.
     pub size: u64,
@@ -49,7 +50,8 @@ impl Usage {
 /// What a store takes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoreUsage {
-    /// All items, in no order. Together with [`rest`](Self::rest) they are [`total`](Self::total).
+    /// All items, in no order. Together with [`garbage`](Self::garbage) and [`rest`](Self::rest) they are
+    /// [`total`](Self::total).
     pub items: Vec<Usage>,
     /// Bytes that no item needs: what interrupted builds left, and what was removed from images.
     pub garbage: u64,

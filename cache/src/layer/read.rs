@@ -384,7 +384,7 @@ impl<'a> Layer<'a> {
             }
         }
         if let (Some(out), Some(unpack)) = (out, &self.unpack) {
-            FileWriter::finish(out, &entry.meta, unpack.owners())?;
+            FileWriter::finish(out, &entry.meta, unpack)?;
         }
         Ok(FileNode {
             size: hasher.count(),

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! layers/ab/abcd…/DOMAIN             the whole layer
+//! layers/ab/abcd…/DOMAIN.plain       the same without whiteouts and marks, if it needs any   (crate::dir)
 //! layers/ab/abcd…/DOMAIN.delta/fs    what differs from the directory form of a near layer   (crate::merge::Delta)
 //!                             /over  the near layer's tree, a line end; the paths that must
 //!                                    lead nowhere in the layers below, a NUL after each
 //! near/ab/abcd…                      place in a plan and domain → the layer that got a form there last
 //! ```
 //!
-//! A form that is whole goes before a difference. A near layer's form stays as long as what stands over it
+//! A form that is whole goes before a difference, and that before a plain one, which has the bytes and cannot be stacked. A near layer's form stays as long as what stands over it
 //! ([`Store::stands_over`]).
 
 use std::collections::HashSet;
@@ -16,6 +17,8 @@ use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd as _;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -25,17 +28,23 @@ use rbuild_llb::TreeId;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
+use rustix::io::Errno;
 
 use super::Store;
 use super::StoreError;
 use super::hash;
+use crate::context::name_by_name;
 use crate::file;
 use crate::merge::Delta;
+use crate::tree::Node;
+use crate::tree::TreeError;
+use crate::tree::Trees;
 
 /// How many differences may stand on each other: each is one more directory that overlayfs looks into.
 pub const MAX_DELTAS: usize = 8;
 
-const SUFFIX: &str = ".delta";
+const DELTA: &str = ".delta";
+pub(crate) const PLAIN: &str = ".plain";
 
 /// The directories that show a layer in an overlay mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +52,7 @@ pub struct LayerForm {
     dirs: Vec<PathBuf>,
     over: Vec<TreeId>,
     bare: Vec<Vec<u8>>,
+    plain: bool,
 }
 
 impl LayerForm {
@@ -52,7 +62,13 @@ impl LayerForm {
             dirs: vec![dir],
             over: Vec::new(),
             bare: Vec::new(),
+            plain: false,
         }
+    }
+
+    /// Whether it lacks what the layer takes away, so that no overlay can be made of it.
+    pub fn is_plain(&self) -> bool {
+        self.plain
     }
 
     /// The directories, the lowest first.
@@ -167,6 +183,16 @@ impl Store {
 
     /// The directory form of a layer that was written in the ownership domain `domain`, if all of it is there.
     pub fn layer_form(&self, layer: &TreeId, domain: &str) -> Option<LayerForm> {
+        self.stacked_form(layer, domain).or_else(|| {
+            let dir = with_suffix(self.layer_dir_path(layer, domain), PLAIN);
+            dir.is_dir().then(|| LayerForm {
+                plain: true,
+                ..LayerForm::whole(dir)
+            })
+        })
+    }
+
+    fn stacked_form(&self, layer: &TreeId, domain: &str) -> Option<LayerForm> {
         let (mut dirs, mut over, mut bare) = (Vec::new(), Vec::new(), Vec::new());
         let mut layer = *layer;
         while dirs.len() <= MAX_DELTAS {
@@ -175,9 +201,14 @@ impl Store {
                 dirs.push(whole);
                 dirs.reverse();
                 over.reverse();
-                return Some(LayerForm { dirs, over, bare });
+                return Some(LayerForm {
+                    dirs,
+                    over,
+                    bare,
+                    plain: false,
+                });
             }
-            let delta = with_suffix(whole);
+            let delta = with_suffix(whole, DELTA);
             let (near, mut paths) = read_over(&delta)?;
             dirs.push(delta.join("fs"));
             over.push(near);
@@ -207,6 +238,30 @@ impl Store {
         Ok(to)
     }
 
+    /// Moves a finished plain form into its place. That of a layer that takes nothing away is as any other.
+    ///
+    /// # Errors
+    /// If it cannot be moved.
+    pub fn adopt_plain_dir(
+        &self,
+        layer: &TreeId,
+        domain: &str,
+        from: &Path,
+    ) -> Result<LayerForm, StoreError> {
+        let whole = self.layer_dir_path(layer, domain);
+        // A tree that cannot be read may say anything.
+        let plain = needs_marks(&self.trees, layer).unwrap_or(true);
+        let to = match plain {
+            true => with_suffix(whole, PLAIN),
+            false => whole,
+        };
+        self.adopt(from, &to)?;
+        Ok(LayerForm {
+            plain,
+            ..LayerForm::whole(to)
+        })
+    }
+
     /// Moves the directory form of a [`Delta`] over `near` into its place, out of the scratch directory `from`, where it
     /// is called `fs`. `None` if one is there that something is missing of.
     ///
@@ -230,7 +285,10 @@ impl Store {
         File::create_new(&over)
             .and_then(|mut file| file.write_all(&text))
             .map_err(StoreError::io("write", &over))?;
-        self.adopt(from, &with_suffix(self.layer_dir_path(layer, domain)))?;
+        self.adopt(
+            from,
+            &with_suffix(self.layer_dir_path(layer, domain), DELTA),
+        )?;
         Ok(self.layer_form(layer, domain))
     }
 
@@ -280,22 +338,43 @@ impl Store {
     }
 }
 
-fn with_suffix(whole: PathBuf) -> PathBuf {
+fn with_suffix(whole: PathBuf, suffix: &str) -> PathBuf {
     let mut name = whole.into_os_string();
-    name.push(SUFFIX);
+    name.push(suffix);
     name.into()
+}
+
+/// Whether the form of a layer that overlayfs reads differs from the plain one.
+fn needs_marks(trees: &Trees, layer: &TreeId) -> Result<bool, TreeError> {
+    let mut needs = false;
+    trees.walk(layer, &mut |_, entry| {
+        needs |= match &entry.node {
+            Node::Whiteout => true,
+            Node::Dir(dir) => dir.opaque,
+            _ => false,
+        };
+        let mut names = entry.meta.xattrs.keys();
+        needs |= names.any(|name| name.starts_with(crate::dir::OVERLAY));
+        match needs {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    })?;
+    Ok(needs)
 }
 
 /// What the difference `form` stands over, and the paths that must be bare; `None` if it is no difference, or damaged.
 fn read_over(form: &Path) -> Option<(TreeId, Vec<Vec<u8>>)> {
+    if form.extension().is_none_or(|suffix| suffix != "delta") {
+        return None;
+    }
     let text = fs::read(form.join("over")).ok()?;
     let line = text.iter().position(|b| *b == b'\n')?;
     let near = std::str::from_utf8(&text[..line]).ok()?.parse().ok()?;
     let mut paths: Vec<Vec<u8>> = text[line + 1..].split(|b| *b == 0).map(Vec::from).collect();
     // What comes after the last NUL is nothing, unless the file was cut off.
     let rest = paths.pop()?;
-    (rest.is_empty() && form.extension().is_some_and(|suffix| suffix == "delta"))
-        .then_some((near, paths))
+    rest.is_empty().then_some((near, paths))
 }
 
 fn open_root(dir: &Path) -> io::Result<OwnedFd> {
@@ -310,7 +389,11 @@ fn open_beneath(root: &OwnedFd, path: &[u8]) -> io::Result<File> {
     loop {
         match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
             Ok(file) => return Ok(file.into()),
-            Err(rustix::io::Errno::AGAIN) => {}
+            Err(Errno::AGAIN) => {}
+            // No openat2 (Linux before 5.6; seccomp filters that do not know it say EPERM).
+            Err(Errno::NOSYS | Errno::PERM) => {
+                return Ok(name_by_name(root.as_fd(), path, flags)?.into());
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -40,6 +40,7 @@ fn record(store: &Store, seed: u8) -> Record {
                 layer: root,
                 origin: None,
                 created: Some(u128::from(seed)),
+                single: false,
             }],
             root,
         }],
@@ -194,6 +195,51 @@ fn records_are_found_by_key_and_by_slot() {
         records.lookup(&wrong),
         Err(RecordError::Damaged { .. })
     ));
+}
+
+/// A slot takes no block of its own, and leads to a record however it was written.
+#[test]
+fn slots_are_names_of_records() {
+    let Fixture { dir: _dir, store } = Fixture::new();
+    let (first, second) = (record(&store, 1), record(&store, 2));
+    let records = store.records();
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let slot = || file::below(&store.path().join("slots"), 2).unwrap();
+    for new in [&first, &second, &first] {
+        records.publish(new).unwrap();
+        assert_eq!(inode(&slot()[0]), inode(&records.path(&new.key)));
+        assert_eq!(
+            records.latest("stage 0, step 1", "exec").unwrap().as_ref(),
+            Some(new)
+        );
+        assert_eq!(slot().len(), 1);
+    }
+    let below = slot()[0].parent().unwrap().to_owned();
+    assert!(file::list_aside(&below).unwrap().is_empty());
+
+    // Where there are no hard links, and in stores from before.
+    let hex = second.key.hex();
+    let path = slot().remove(0);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, hex).unwrap();
+    assert_eq!(
+        records.latest("stage 0, step 1", "exec").unwrap(),
+        Some(second)
+    );
+
+    // A name alone finds nothing: the record was removed, and only what led to it is left.
+    records.publish(&first).unwrap();
+    fs::remove_file(records.path(&first.key)).unwrap();
+    assert_eq!(records.latest("stage 0, step 1", "exec").unwrap(), None);
+    fs::write(&path, "damaged").unwrap();
+    assert_eq!(records.latest("stage 0, step 1", "exec").unwrap(), None);
+    // Nothing that could be linked: not there.
+    assert!(
+        !store
+            .journal
+            .link(&store.path().join("none"), &path)
+            .unwrap()
+    );
 }
 
 #[test]

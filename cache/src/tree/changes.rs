@@ -4,7 +4,6 @@
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
 use rbuild_llb::TreeId;
@@ -15,6 +14,7 @@ use super::Entry;
 use super::Node;
 use super::TreeError;
 use super::Trees;
+use super::join;
 
 /// How two trees differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -134,22 +134,7 @@ impl Search<'_, '_> {
         let (earlier, now) = (read(earlier)?, read(now)?);
         let entries = |dir: &Option<Arc<Directory>>| dir.clone().unwrap_or_default();
         let (earlier, now) = (entries(&earlier), entries(&now));
-        let (mut old, mut new) = (
-            earlier.entries.iter().peekable(),
-            now.entries.iter().peekable(),
-        );
-        loop {
-            let order = match (old.peek(), new.peek()) {
-                (None, None) => return Ok(true),
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
-                (Some(old), Some(new)) => old.name.cmp(&new.name),
-            };
-            let (old, new) = match order {
-                Ordering::Less => (old.next(), None),
-                Ordering::Greater => (None, new.next()),
-                Ordering::Equal => (old.next(), new.next()),
-            };
+        for (old, new) in join(&earlier.entries, &now.entries) {
             let above = self.path.len();
             let name = old.or(new).map_or(&[][..], |entry| &entry.name);
             if above > 0 {
@@ -162,6 +147,7 @@ impl Search<'_, '_> {
                 return Ok(false);
             }
         }
+        Ok(true)
     }
 
     fn entries(&mut self, old: Option<&Entry>, new: Option<&Entry>) -> More {

@@ -53,15 +53,15 @@ pub(crate) fn platform_args(request: &FrontendRequest, target: &str) -> Env {
     let (to, on) = (&request.target_platform, &request.build_platform);
     for (name, value) in [
         ("BUILDPLATFORM", on.to_string()),
-        ("BUILDOS", on.os.clone()),
+        ("BUILDOS", on.os.to_string()),
         ("BUILDOSVERSION", String::new()),
-        ("BUILDARCH", on.arch.clone()),
-        ("BUILDVARIANT", on.variant.clone()),
+        ("BUILDARCH", on.arch.to_string()),
+        ("BUILDVARIANT", on.variant.to_string()),
         ("TARGETPLATFORM", to.to_string()),
-        ("TARGETOS", to.os.clone()),
+        ("TARGETOS", to.os.to_string()),
         ("TARGETOSVERSION", String::new()),
-        ("TARGETARCH", to.arch.clone()),
-        ("TARGETVARIANT", to.variant.clone()),
+        ("TARGETARCH", to.arch.to_string()),
+        ("TARGETVARIANT", to.variant.to_string()),
         ("TARGETSTAGE", target.to_owned()),
     ] {
         env.set(name, given.get(name).cloned().unwrap_or(value));

@@ -1,5 +1,6 @@
 //! The syntax tree: every instruction with its parts typed and their places known, nothing expanded yet.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use rbuild_llb::Span;
@@ -112,7 +113,7 @@ pub struct Pair {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandLine {
     /// A JSON array.
-    Exec(Vec<String>),
+    Exec(Vec<Cow<'static, str>>),
     /// A line for the shell; may be empty.
     Shell(String),
 }
@@ -139,7 +140,7 @@ pub struct Mount {
 #[derive(Debug, Clone)]
 pub struct MountField {
     /// Lower case.
-    pub key: String,
+    pub key: Cow<'static, str>,
     /// The value, with the place of the value; without one, the place of the field.
     pub value: Option<String>,
     pub span: Span,

@@ -82,8 +82,8 @@ struct State {
     /// Absolute; the working directory of a RUN.
     dir: String,
     user: String,
-    /// Without its history.
-    config: ImageConfig,
+    /// Without its history; a stage shares that of the one it starts from until it changes it.
+    config: Rc<ImageConfig>,
     /// The history; a stage shares the entries of the one it starts from.
     history: Vec<Rc<History>>,
     /// ARGs declared, in order, with the values they had.
@@ -217,8 +217,9 @@ impl<'a> Converter<'a> {
                 continue;
             };
             let entries = std::mem::take(&mut state.history).into_iter();
-            state.config.history = entries.map(Rc::unwrap_or_clone).collect();
-            self.finish_config(&mut state.config);
+            let mut config = Rc::unwrap_or_clone(state.config);
+            config.history = entries.map(Rc::unwrap_or_clone).collect();
+            self.finish_config(&mut config);
             let node = &self.graph.nodes[target];
             self.definition.outputs.push(Output {
                 name: match node.named {
@@ -227,7 +228,7 @@ impl<'a> Converter<'a> {
                 },
                 platform: self.request.target_platform.clone(),
                 root: state.root,
-                config: state.config,
+                config,
             });
         }
         Ok(Finished {
@@ -267,17 +268,7 @@ impl<'a> Converter<'a> {
             0
         };
         let mut building = Building {
-            state: State {
-                root: None,
-                platform: self.graph.platform(at, self.request),
-                env: Env::default(),
-                dir: "/".to_owned(),
-                user: String::new(),
-                config: ImageConfig::default(),
-                history: Vec::new(),
-                args: Vec::new(),
-                workdir_set: false,
-            },
+            state: self.start(at),
             name: match self.graph.alone {
                 true => String::new(),
                 false => node.name.clone(),
@@ -304,6 +295,26 @@ impl<'a> Converter<'a> {
         self.states[at] = Some(building.state);
         self.taken.insert(at, building.taken);
         Ok(())
+    }
+
+    /// What a stage has before its base is looked at: all that the stage has which it starts from.
+    fn start(&self, at: usize) -> State {
+        if let Base::Stage(base) = self.graph.nodes[at].base
+            && let Some(base) = &self.states[base]
+        {
+            return base.without_triggers();
+        }
+        State {
+            root: None,
+            platform: self.graph.platform(at, self.request),
+            env: Env::default(),
+            dir: "/".to_owned(),
+            user: String::new(),
+            config: Rc::default(),
+            history: Vec::new(),
+            args: Vec::new(),
+            workdir_set: false,
+        }
     }
 
     fn ignores_cache(&self, at: usize) -> bool {
@@ -346,16 +357,16 @@ impl<'a> Converter<'a> {
             Kind::Healthcheck(check) => self.healthcheck(check, head, to),
             Kind::Label(pairs) => self.label(pairs, head, to),
             Kind::Maintainer(word) => {
-                to.state.config.author.clone_from(&word.text);
+                to.state.config_mut().author.clone_from(&word.text);
                 to.state.history(format!("MAINTAINER {}", word.text), true);
                 Ok(())
             }
             Kind::Onbuild(trigger) => {
-                to.state.config.config.on_build.push(trigger.clone());
+                to.state.config_mut().config.on_build.push(trigger.clone());
                 Ok(())
             }
             Kind::Shell(shell) => {
-                to.state.config.config.shell = Some(shell.clone());
+                to.state.config_mut().config.shell = Some(shell.clone());
                 let line = format!("SHELL [{}]", shell.join(" "));
                 to.state.history(line, true);
                 Ok(())
@@ -408,21 +419,22 @@ impl<'a> Converter<'a> {
     /// Expands a word of an instruction with the variables of the stage.
     fn expand(&mut self, word: &Word, head: &Head, to: &Building) -> Converted<String> {
         let shell = self.shell;
-        self.expand_with(shell, word, head, to)
+        self.expand_with(shell, &word.text, &word.span, head, to)
     }
 
     fn expand_with(
         &mut self,
         shell: Shell,
-        word: &Word,
+        text: &str,
+        span: &Span,
         head: &Head,
         to: &Building,
     ) -> Converted<String> {
         let expanded = shell
-            .expand(&word.text, &to.state.env)
-            .map_err(|error| Diagnostic::error(error.to_string(), word.span.clone(), ""))?;
+            .expand(text, &to.state.env)
+            .map_err(|error| Diagnostic::error(error.to_string(), span.clone(), ""))?;
         for name in &expanded.missing {
-            self.undefined(name, &word.span, head, to);
+            self.undefined(name, span, head, to);
         }
         Ok(expanded.text)
     }
@@ -569,20 +581,32 @@ fn cross(base: &Platform, env: &Env) -> String {
 impl State {
     /// Prepares the state for the instructions of a stage, from the config it starts with.
     fn start(&mut self) {
-        let config = &mut self.config.config;
-        if !config.env.iter().any(|pair| pair.starts_with("PATH=")) {
-            config.env.push(format!("PATH={DEFAULT_PATH}"));
+        let env = &self.config.config.env;
+        if !env.iter().any(|pair| pair.starts_with("PATH=")) {
+            let path = format!("PATH={DEFAULT_PATH}");
+            self.config_mut().config.env.push(path);
         }
-        for pair in &config.env {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            self.env.set(name, value);
-        }
+        let config = &self.config.config;
+        self.env.set_all(&config.env);
         if !config.working_dir.is_empty() {
             self.dir = crate::paths::absolute("/", &config.working_dir);
         }
         if !config.user.is_empty() {
             self.user.clone_from(&config.user);
         }
+    }
+
+    fn config_mut(&mut self) -> &mut ImageConfig {
+        Rc::make_mut(&mut self.config)
+    }
+
+    /// A stage that starts from this one has no triggers of it: they were for that stage alone.
+    fn without_triggers(&self) -> Self {
+        let mut state = self.clone();
+        if !state.config.config.on_build.is_empty() {
+            state.config_mut().config.on_build.clear();
+        }
+        state
     }
 
     /// Notes an instruction in the image's history. Times are the engine's to fill in.

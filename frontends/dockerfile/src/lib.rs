@@ -181,12 +181,15 @@ impl Plan {
         let mut context = (request.context == MainContext::Local).then(|| main_context(request));
         for at in reachable {
             for command in &self.graph.nodes[at].commands {
-                let local = match &command.instruction.kind {
-                    Kind::Add(add) => add.paths.iter().any(|path| !convert::is_remote(&path.text)),
-                    Kind::Copy(copy) => copy.from.is_none() && !copy.paths.is_empty(),
-                    Kind::Run(run) => convert::mounts_context(run),
-                    _ => false,
-                };
+                let local = context.is_some()
+                    && match &command.instruction.kind {
+                        Kind::Add(add) => {
+                            add.paths.iter().any(|path| !convert::is_remote(&path.text))
+                        }
+                        Kind::Copy(copy) => copy.from.is_none() && !copy.paths.is_empty(),
+                        Kind::Run(run) => convert::mounts_context(run),
+                        _ => false,
+                    };
                 if let Some(source) = context.take_if(|_| local) {
                     add(SourceRequest {
                         source,

@@ -1,5 +1,6 @@
 //! Logical lines to the syntax tree. All problems are collected; an instruction with one is left out.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -366,7 +367,7 @@ impl<'a> Input<'a> {
 
     fn command(&self, rest: &Range<usize>) -> Result1<CommandLine> {
         Ok(match self.strings(rest)? {
-            Some(args) => CommandLine::Exec(args),
+            Some(args) => CommandLine::Exec(args.into_iter().map(Cow::Owned).collect()),
             None => CommandLine::Shell(self.slice(rest).to_owned()),
         })
     }

@@ -466,7 +466,10 @@ impl Graph {
             };
             let span = node.at.clone();
             self.nodes[at].triggered = true;
-            changed |= !triggers.is_empty();
+            if triggers.is_empty() {
+                continue;
+            }
+            changed = true;
             let mut commands = Vec::new();
             for trigger in &triggers {
                 match parse_trigger(&Site::trigger(trigger, &span)) {

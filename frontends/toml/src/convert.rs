@@ -145,9 +145,9 @@ impl<'a> Converter<'a> {
         for (prefix, root) in [("BUILD", "build.platform"), ("TARGET", "platform")] {
             for (suffix, part, value) in [
                 ("PLATFORM", "", platform.to_string()),
-                ("OS", ".os", platform.os.clone()),
-                ("ARCH", ".arch", platform.arch.clone()),
-                ("VARIANT", ".variant", platform.variant.clone()),
+                ("OS", ".os", platform.os.to_string()),
+                ("ARCH", ".arch", platform.arch.to_string()),
+                ("VARIANT", ".variant", platform.variant.to_string()),
             ] {
                 let variable = Variable {
                     template: Some(format!("{{{root}{part}}}")),

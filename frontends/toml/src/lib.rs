@@ -2,7 +2,8 @@
 //!
 //! It does no I/O and runs nothing. [`Plan`] is the way in; the way through:
 //!
-//! - `schema`: what can stand in a plan, as types; `read`: TOML to these types, all problems at once
+//! - `schema`: what can stand in a plan, as types; `document`: TOML as values; `read`: these to the types, all problems at
+//!   once
 //! - `modules`: a plan with the plans it includes, and what names mean
 //! - `values`: `{name}` in values; `lower`: steps to the stages of a [`Program`](rbuild_dockerfile::program::Program),
 //!   which the Dockerfile frontend converts, so that both languages make the same steps of the same things
@@ -14,6 +15,7 @@
 
 mod contents;
 mod convert;
+mod document;
 pub mod init;
 mod lower;
 mod modules;

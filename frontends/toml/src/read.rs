@@ -11,10 +11,12 @@ use rbuild_llb::Diagnostic;
 use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
 use rbuild_llb::suggest::nearest_name;
-use toml::Spanned;
 use toml::de::DeTable;
-use toml::de::DeValue;
 
+use crate::document;
+use crate::document::Kind;
+use crate::document::Placed;
+use crate::document::Value;
 use crate::set::Settings;
 
 /// What can stand in a place.
@@ -53,13 +55,13 @@ pub(crate) struct FieldShape {
 
 /// A value that a place of a file can have.
 pub(crate) trait Read: Sized {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self>;
+    fn read(value: &Value<'_>, to: &mut Reader) -> Option<Self>;
     fn shape() -> Shape;
 }
 
 /// A key's value, which may be left out.
 pub(crate) trait Field: Sized {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self>;
+    fn read(value: &Value<'_>, to: &mut Reader) -> Option<Self>;
     /// The value where the key is not there; `None` if it must be.
     fn absent() -> Option<Self>;
     fn shape() -> Shape;
@@ -125,6 +127,11 @@ impl Reader {
     pub(crate) fn file<T: Read>(&mut self) -> Option<T> {
         let file = Arc::clone(&self.file);
         let settings = Arc::clone(&self.settings);
+        if settings.is_empty()
+            && let Some(root) = document::straight(&file.text)
+        {
+            return T::read(&root, self);
+        }
         let (mut table, problems) = DeTable::parse_recoverable(&file.text);
         let mut twice: Option<usize> = None;
         for problem in problems {
@@ -152,15 +159,11 @@ impl Reader {
         if !self.errors.is_empty() {
             return None;
         }
-        let range = table.span();
-        T::read(
-            &Spanned::new(range, DeValue::Table(table.into_inner())),
-            self,
-        )
+        T::read(&Value::of_table(table), self)
     }
 
-    pub(crate) fn span<T>(&self, value: &Spanned<T>) -> Span {
-        let range = value.span();
+    pub(crate) fn span(&self, placed: &impl Placed) -> Span {
+        let range = placed.range();
         match self.settings.span(range.start, range.end) {
             Some(span) => span,
             None => Span::new(&self.file, range),
@@ -180,15 +183,15 @@ impl Reader {
     }
 
     /// Reports a value of another type than `wanted`.
-    pub(crate) fn mismatch(&mut self, value: &Spanned<DeValue<'_>>, wanted: &str) {
-        let found = match value.get_ref() {
-            DeValue::String(_) => "a string",
-            DeValue::Integer(_) => "an integer",
-            DeValue::Float(_) => "a float",
-            DeValue::Boolean(_) => "a boolean",
-            DeValue::Datetime(_) => "a date",
-            DeValue::Array(_) => "an array",
-            DeValue::Table(_) => "a table",
+    pub(crate) fn mismatch(&mut self, value: &Value<'_>, wanted: &str) {
+        let found = match &value.kind {
+            Kind::String(_) => "a string",
+            Kind::Integer(_) => "an integer",
+            Kind::Float => "a float",
+            Kind::Boolean(_) => "a boolean",
+            Kind::Date => "a date",
+            Kind::Array(_) => "an array",
+            Kind::Table(_) => "a table",
         };
         let message = format!("{} must be {wanted}, not {found}", self.here());
         let span = self.span(value);
@@ -223,8 +226,8 @@ impl Reader {
     }
 
     /// A value as the file has it, unless it was set otherwise.
-    fn written(&self, value: &Spanned<DeValue<'_>>) -> Option<&str> {
-        let range = value.span();
+    fn written(&self, value: &Value<'_>) -> Option<&str> {
+        let range = value.range();
         match self.settings.span(range.start, range.end) {
             Some(_) => None,
             None => self.file.text.get(range),
@@ -293,16 +296,16 @@ pub(crate) fn is_key(key: &str, field: &str) -> bool {
 }
 
 impl Read for Text {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+    fn read(value: &Value<'_>, to: &mut Reader) -> Option<Self> {
         let span = to.span(value);
-        match value.get_ref() {
-            DeValue::String(text) => Some(Self {
+        match &value.kind {
+            Kind::String(text) => Some(Self {
                 text: text.to_string(),
                 span,
             }),
             other => {
                 to.mismatch(value, "a string");
-                let scalar = !matches!(other, DeValue::Array(_) | DeValue::Table(_));
+                let scalar = !matches!(other, Kind::Array(_) | Kind::Table(_));
                 if let Some(written) = to.written(value).filter(|_| scalar) {
                     to.hint(&format!("put it in quotes: `\"{written}\"`"));
                 }
@@ -317,10 +320,10 @@ impl Read for Text {
 }
 
 impl Read for At<bool> {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+    fn read(value: &Value<'_>, to: &mut Reader) -> Option<Self> {
         let span = to.span(value);
-        match value.get_ref() {
-            DeValue::Boolean(value) => Some(Self {
+        match &value.kind {
+            Kind::Boolean(value) => Some(Self {
                 value: *value,
                 span,
             }),
@@ -337,15 +340,15 @@ impl Read for At<bool> {
 }
 
 impl Read for At<i64> {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+    fn read(value: &Value<'_>, to: &mut Reader) -> Option<Self> {
         let span = to.span(value);
-        let DeValue::Integer(integer) = value.get_ref() else {
+        let Kind::Integer(integer) = &value.kind else {
             to.mismatch(value, "an integer");
             return None;
         };
-        match i64::from_str_radix(integer.as_str(), integer.radix()) {
-            Ok(value) => Some(Self { value, span }),
-            Err(_) => {
+        match integer.value() {
+            Some(value) => Some(Self { value, span }),
+            None => {
                 let message = format!("{} is too large", to.here());
                 to.error(message, span, "");
                 None
@@ -359,11 +362,11 @@ impl Read for At<i64> {
 }
 
 impl<T: Read> Read for List<T> {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+    fn read(value: &Value<'_>, to: &mut Reader) -> Option<Self> {
         let span = to.span(value);
-        let DeValue::Array(array) = value.get_ref() else {
+        let Kind::Array(array) = &value.kind else {
             to.mismatch(value, "an array");
-            if matches!(value.get_ref(), DeValue::String(_) | DeValue::Table(_)) {
+            if matches!(&value.kind, Kind::String(_) | Kind::Table(_)) {
                 to.hint("put it in brackets: `[…]`");
             }
             return None;
@@ -382,15 +385,15 @@ impl<T: Read> Read for List<T> {
 }
 
 impl<T: Read> Read for Map<T> {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
-        let DeValue::Table(table) = value.get_ref() else {
+    fn read(value: &Value<'_>, to: &mut Reader) -> Option<Self> {
+        let Kind::Table(table) = &value.kind else {
             to.mismatch(value, "a table");
             return None;
         };
         let mut map = Self::with_capacity(table.len());
-        for (key, value) in table {
+        for (key, value) in table.iter() {
             let name = to.span(key);
-            let key = key.get_ref().to_string();
+            let key = key.name().to_owned();
             if let Some(value) = to.within(&key, |to| T::read(value, to)) {
                 map.insert(key, Entry { name, value });
             }
@@ -406,7 +409,7 @@ impl<T: Read> Read for Map<T> {
 }
 
 impl<T: Read> Read for Box<T> {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+    fn read(value: &Value<'_>, to: &mut Reader) -> Option<Self> {
         T::read(value, to).map(Box::new)
     }
 
@@ -416,7 +419,7 @@ impl<T: Read> Read for Box<T> {
 }
 
 impl<T: Read> Field for Option<T> {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+    fn read(value: &Value<'_>, to: &mut Reader) -> Option<Self> {
         T::read(value, to).map(Some)
     }
 
@@ -431,7 +434,7 @@ impl<T: Read> Field for Option<T> {
 
 /// A list that may be left out.
 impl<T: Read> Field for Vec<T> {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+    fn read(value: &Value<'_>, to: &mut Reader) -> Option<Self> {
         List::<T>::read(value, to).map(|list| list.value)
     }
 
@@ -445,7 +448,7 @@ impl<T: Read> Field for Vec<T> {
 }
 
 impl<T: Read> Field for Map<T> {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+    fn read(value: &Value<'_>, to: &mut Reader) -> Option<Self> {
         <Self as Read>::read(value, to)
     }
 
@@ -471,7 +474,7 @@ impl<T> std::ops::Deref for Need<T> {
 }
 
 impl<T: Read> Field for Need<T> {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+    fn read(value: &Value<'_>, to: &mut Reader) -> Option<Self> {
         T::read(value, to).map(Self)
     }
 
@@ -513,18 +516,18 @@ macro_rules! table {
 
         impl $crate::read::Read for $name {
             fn read(
-                value: &toml::Spanned<toml::de::DeValue<'_>>,
+                value: &$crate::document::Value<'_>,
                 to: &mut $crate::read::Reader,
             ) -> Option<Self> {
                 let span = to.span(value);
-                let toml::de::DeValue::Table(table) = value.get_ref() else {
+                let $crate::document::Kind::Table(table) = &value.kind else {
                     to.mismatch(value, "a table");
                     return None;
                 };
                 let mut whole = true;
                 $( let mut $field: Option<$ty> = None; )*
-                for (key, value) in table {
-                    let text: &str = key.get_ref();
+                for (key, value) in table.iter() {
+                    let text: &str = key.name();
                     $( if $crate::read::is_key(text, stringify!($field)) {
                         $field = to.within(text, |to| <$ty as $crate::read::Field>::read(value, to));
                         whole &= $field.is_some();
@@ -541,7 +544,7 @@ macro_rules! table {
                         let absent = <$ty as $crate::read::Field>::absent();
                         if absent.is_none() {
                             let key = $crate::read::key_of(stringify!($field));
-                            if !table.keys().any(|have| *have.get_ref() == key) {
+                            if !table.has(&key) {
                                 to.missing(&key, span.clone());
                             }
                         }
@@ -579,16 +582,15 @@ macro_rules! kinds {
 
         impl $crate::read::Read for $name {
             fn read(
-                value: &toml::Spanned<toml::de::DeValue<'_>>,
+                value: &$crate::document::Value<'_>,
                 to: &mut $crate::read::Reader,
             ) -> Option<Self> {
-                let toml::de::DeValue::Table(table) = value.get_ref() else {
+                let $crate::document::Kind::Table(table) = &value.kind else {
                     to.mismatch(value, "a table");
                     return None;
                 };
                 let kinds = [$( $key ),*];
-                let has = |kind: &str| table.keys().any(|key| *key.get_ref() == kind);
-                let found: Vec<&str> = kinds.into_iter().filter(|kind| has(kind)).collect();
+                let found: Vec<&str> = kinds.into_iter().filter(|kind| table.has(kind)).collect();
                 $( if found == [$key] {
                     return <$ty as $crate::read::Read>::read(value, to).map($name::$variant);
                 } )*

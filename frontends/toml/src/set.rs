@@ -41,6 +41,10 @@ impl Settings {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     /// The place of a value in its setting, if it came from one.
     pub(crate) fn span(&self, start: usize, end: usize) -> Option<Span> {
         let at = (start / FIRST).checked_sub(1)?;

@@ -5,6 +5,7 @@
 //! where it is not set or empty, `env.NAME:+word` for one where it is), and in a function the names of its parameters. Other braces stand for themselves, so do those behind a `$`, which are the shell's, and
 //! `{{args.NAME}}` is `{args.NAME}` literally.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
@@ -37,9 +38,9 @@ pub(crate) struct Scope<'a> {
 
 /// A part of a value.
 #[derive(Debug, Clone, PartialEq)]
-enum Piece {
+enum Piece<'t> {
     /// As the file has it.
-    Own(String),
+    Own(Cow<'t, str>),
     /// Put in.
     Text(String),
     /// A variable of the environment that the step has.
@@ -160,11 +161,8 @@ pub(crate) fn meant(text: &str) -> impl Iterator<Item = (usize, usize)> {
 }
 
 impl Lowering<'_> {
-    fn pieces(&mut self, text: &Text, scope: Scope<'_>) -> Option<Vec<Piece>> {
+    fn pieces<'t>(&mut self, text: &'t Text, scope: Scope<'_>) -> Option<Vec<Piece<'t>>> {
         let value = text.text.as_str();
-        if !value.contains('{') {
-            return Some(vec![Piece::Own(value.to_owned())]);
-        }
         let mut pieces = Vec::new();
         let mut done = 0;
         for Braces {
@@ -179,10 +177,10 @@ impl Lowering<'_> {
             if !ours {
                 continue;
             }
-            pieces.push(Piece::Own(value[done..from].to_owned()));
+            pieces.push(Piece::Own(value[done..from].into()));
             done = to;
             if doubled {
-                pieces.push(Piece::Own(format!("{{{name}}}")));
+                pieces.push(Piece::Own(format!("{{{name}}}").into()));
                 continue;
             }
             pieces.push(match param {
@@ -191,12 +189,12 @@ impl Lowering<'_> {
                 None => self.value(name, &text.span, scope)?,
             });
         }
-        pieces.push(Piece::Own(value[done..].to_owned()));
+        pieces.push(Piece::Own(value[done..].into()));
         Some(pieces)
     }
 
     /// What a name between braces stands for.
-    fn value(&mut self, name: &str, span: &Span, scope: Scope<'_>) -> Option<Piece> {
+    fn value(&mut self, name: &str, span: &Span, scope: Scope<'_>) -> Option<Piece<'static>> {
         let (root, rest) = name.split_once('.').unwrap_or((name, ""));
         let unknown = |known: &[&str]| {
             let error = Diagnostic::error(format!("there is no `{{{name}}}`"), span.clone(), "");
@@ -306,11 +304,15 @@ impl Lowering<'_> {
 
     /// The value as it is; of a list, its words with blanks between.
     pub(crate) fn plain(&mut self, text: &Text, scope: Scope<'_>) -> Option<String> {
+        if is_plain(text) {
+            return Some(text.text.clone());
+        }
         let pieces = self.pieces(text, scope)?;
         let mut value = String::new();
         for piece in pieces {
             match piece {
-                Piece::Own(text) | Piece::Text(text) => value.push_str(&text),
+                Piece::Own(text) => value.push_str(&text),
+                Piece::Text(text) => value.push_str(&text),
                 Piece::List(list) => value.push_str(&list.join(" ")),
                 Piece::Env(name) => {
                     self.no_env(&name, &text.span);
@@ -330,13 +332,17 @@ impl Lowering<'_> {
 
     /// The value as a word of an instruction.
     pub(crate) fn word(&mut self, text: &Text, scope: Scope<'_>) -> Option<String> {
+        if is_plain(text) {
+            return Some(literal(&text.text));
+        }
         let pieces = self.pieces(text, scope)?;
         let mut word = String::new();
         let mut plain = String::new();
         let mut variables = false;
         for piece in pieces {
             match piece {
-                Piece::Own(text) | Piece::Text(text) => plain.push_str(&text),
+                Piece::Own(text) => plain.push_str(&text),
+                Piece::Text(text) => plain.push_str(&text),
                 Piece::List(list) => plain.push_str(&list.join(" ")),
                 Piece::Env(name) => {
                     variables = true;
@@ -361,10 +367,13 @@ impl Lowering<'_> {
 
     /// The value as arguments of a program: a list that stands alone is several.
     pub(crate) fn arguments(&mut self, text: &Text, scope: Scope<'_>) -> Option<Vec<String>> {
+        if is_plain(text) {
+            return Some(vec![text.text.clone()]);
+        }
         let pieces = self.pieces(text, scope)?;
         let mut alone = pieces
             .iter()
-            .filter(|piece| **piece != Piece::Own(String::new()));
+            .filter(|piece| **piece != Piece::Own(Cow::Borrowed("")));
         if let (Some(Piece::List(list)), None) = (alone.next(), alone.next()) {
             return Some(list.clone());
         }
@@ -373,8 +382,11 @@ impl Lowering<'_> {
 
     /// The value as a line for the shell, with what is put in quoted where it must be.
     pub(crate) fn line(&mut self, text: &Text, scope: Scope<'_>) -> Option<String> {
+        if is_plain(text) {
+            return Some(text.text.clone());
+        }
         let pieces = self.pieces(text, scope)?;
-        let mut line = String::new();
+        let mut line = String::with_capacity(text.text.len());
         let mut quotes = Quotes::None;
         for piece in pieces {
             match piece {
@@ -397,13 +409,18 @@ impl Lowering<'_> {
     }
 }
 
+/// Whether nothing is put into a value.
+fn is_plain(text: &Text) -> bool {
+    !text.text.contains('{')
+}
+
 /// A platform, or its `os`, `arch` or `variant`.
 fn part_of(platform: &Platform, part: &str) -> Option<String> {
     Some(match part {
         "" => platform.to_string(),
-        "os" => platform.os.clone(),
-        "arch" => platform.arch.clone(),
-        "variant" => platform.variant.clone(),
+        "os" => platform.os.to_string(),
+        "arch" => platform.arch.to_string(),
+        "variant" => platform.variant.to_string(),
         _ => return None,
     })
 }

@@ -145,9 +145,9 @@ impl Encoder {
         Ok(pb::Op {
             inputs,
             platform: has_platform.then(|| pb::Platform {
-                architecture: vertex.platform.arch.clone(),
-                os: vertex.platform.os.clone(),
-                variant: vertex.platform.variant.clone(),
+                architecture: vertex.platform.arch.to_string(),
+                os: vertex.platform.os.to_string(),
+                variant: vertex.platform.variant.to_string(),
                 ..pb::Platform::default()
             }),
             constraints: Some(pb::WorkerConstraints::default()),
@@ -186,7 +186,7 @@ impl Encoder {
         });
         Ok(pb::ExecOp {
             meta: Some(pb::Meta {
-                args: exec.args.clone(),
+                args: exec.args.iter().map(ToString::to_string).collect(),
                 env: exec.env.to_vec(),
                 cwd: exec.cwd.clone(),
                 user: exec.user.clone(),

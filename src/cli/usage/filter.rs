@@ -116,11 +116,13 @@ impl Filter {
         Ok(())
     }
 
-    /// Whether cache mounts were spoken of.
+    /// Whether cache mounts were spoken of: what leaves something else out does not.
     pub(super) fn names_mounts(&self) -> bool {
-        self.conditions
-            .iter()
-            .any(|condition| matches!(condition.key, Key::Type | Key::Id | Key::Mutable))
+        let names = |condition: &Condition| {
+            let could = matches!(condition.key, Key::Type | Key::Id | Key::Mutable);
+            could && !matches!(condition.compare, Compare::IsNot(_))
+        };
+        self.conditions.iter().any(names)
     }
 
     pub(super) fn matches(&self, item: &Usage, now: Timestamp) -> bool {
@@ -218,6 +220,20 @@ mod t {
             let now = Timestamp(3000 * 1_000_000_000);
             let found = (filter.matches(&npm, now), filter.matches(&step, now));
             assert_eq!(found, wanted, "{filters:?}");
+        }
+    }
+
+    #[test]
+    fn who_speaks_of_mounts_means_them() {
+        for (filter, wanted) in [
+            ("type=exec.cachemount", true),
+            ("id=npm", true),
+            ("mutable", true),
+            ("type!=source.local", false),
+            ("until=1h", false),
+        ] {
+            let parsed = Filter::parse(&[filter.to_owned()]).unwrap();
+            assert_eq!(parsed.names_mounts(), wanted, "{filter}");
         }
     }
 

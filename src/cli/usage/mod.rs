@@ -20,6 +20,7 @@ use super::images::Format;
 use super::images::docker_time;
 use crate::clock;
 use crate::outcome::BuildError;
+use crate::pipeline::existing_store;
 use crate::pipeline::prune as pipeline;
 use crate::ui;
 use filter::Filter;
@@ -38,14 +39,14 @@ pub(crate) struct DuFlags {
     )]
     format: String,
     /// Show all that is known of each, and what kinds of files take
-    #[arg(long)]
+    #[arg(long, conflicts_with = "format")]
     verbose: bool,
 }
 
 pub(crate) fn du(flags: &DuFlags, session: &Session) -> Result<(), BuildError> {
     let format = Format::parse(&flags.format)?;
     let filter = Filter::parse(&flags.filter)?;
-    let mut usage = match pipeline::existing(&session.settings)? {
+    let mut usage = match existing_store(&session.settings)? {
         Some(store) => pipeline::usage(&store)?,
         None => StoreUsage::default(),
     };

@@ -17,6 +17,7 @@ use crate::cli::values::problem;
 use crate::clock;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
+use crate::pipeline::existing_store;
 use crate::pipeline::prune as pipeline;
 use crate::request::Space;
 use crate::ui;
@@ -56,7 +57,7 @@ pub(crate) fn prune(flags: &PruneFlags, session: &Session) -> Result<(), BuildEr
         ui::say("nothing was removed");
         return Ok(());
     }
-    let Some(store) = pipeline::existing(&session.settings)? else {
+    let Some(store) = existing_store(&session.settings)? else {
         return crate::cli::print(format!("Total:   {}\n", ui::size(0)).as_bytes());
     };
     let disk = pipeline::space(&store)?;

@@ -162,6 +162,7 @@ impl Rows {
             layer,
             origin: None,
             created: None,
+            single: false,
         };
         let mut layers = vec![layer(trees.empty()); case.base_layers - 1];
         layers.push(layer(root));

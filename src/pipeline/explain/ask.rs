@@ -7,11 +7,12 @@ use rbuild_cache::BuiltStep;
 use rbuild_cache::CacheBackend as _;
 use rbuild_cache::Fate;
 use rbuild_cache::Kept;
+use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
 use rbuild_llb::event::Timestamp;
 
+use super::super::existing_store;
 use super::super::failure;
-use super::super::open_store;
 use super::super::plan;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
@@ -73,6 +74,9 @@ pub struct ExplainedStep {
     pub millis: Option<u64>,
     /// Where its result came from, if it was cached and its record is still there.
     pub cause: Option<Cause>,
+    /// The rung its result was made on, 2 also if only what it was made of was; `None` if its record is gone, or nothing
+    /// was made.
+    pub rung: Option<u8>,
 }
 
 /// What became of a step.
@@ -110,7 +114,9 @@ pub struct Cause {
 /// # Errors
 /// If there was none, or none of its steps is asked for, or more than one where one is meant.
 pub fn explain(settings: &Settings, asked: &Asked) -> Result<Explained, BuildError> {
-    let store = open_store(settings)?;
+    let Some(store) = existing_store(settings)? else {
+        return Err(unknown(&meant(asked.file.as_deref())));
+    };
     let (kept, instead_of) = last(&store, asked.file.as_deref())?;
     let report = &kept.report;
     let chosen = match &asked.step {
@@ -136,6 +142,7 @@ pub fn explain(settings: &Settings, asked: &Asked) -> Result<Explained, BuildErr
             waited_for: waited_for.map(|step| step.name.clone()).collect(),
             millis,
             cause: cause(&store, step),
+            rung: rung(&store, step),
         }
     });
     let confirmed = u128::try_from(kept.confirmed.secs).unwrap_or_default() * 1_000_000_000;
@@ -175,24 +182,33 @@ fn last(store: &Store, file: Option<&Path>) -> Result<(Kept, Option<String>), Bu
     if let Some(kept) = own.into_iter().next() {
         return Ok((kept, None));
     }
-    let shown = match file {
-        Some(file) => format!("`{}`", file.display()),
-        None => "the working directory".to_owned(),
-    };
-    let mut all = store.builds().all().map_err(failure::store)?.into_iter();
     let newest = match file {
-        None => all.next(),
+        None => store
+            .builds()
+            .all()
+            .map_err(failure::store)?
+            .into_iter()
+            .next(),
         // Whoever names a file means that.
         Some(_) => None,
     };
+    let meant = meant(file);
     newest
-        .map(|kept| (kept, Some(shown.clone())))
-        .ok_or_else(|| {
-            let error = anyhow::anyhow!("no build of {shown} is known");
-            BuildError::new(ErrorKind::Request, error).hint(
-                "what a build did is known once it is over; `rbuild plan` says what one would do",
-            )
-        })
+        .ok_or_else(|| unknown(&meant))
+        .map(|kept| (kept, Some(meant)))
+}
+
+fn meant(file: Option<&Path>) -> String {
+    match file {
+        Some(file) => format!("`{}`", file.display()),
+        None => "the working directory".to_owned(),
+    }
+}
+
+fn unknown(meant: &str) -> BuildError {
+    let error = anyhow::anyhow!("no build of {meant} is known");
+    BuildError::new(ErrorKind::Request, error)
+        .hint("what a build did is known once it is over; `rbuild plan` says what one would do")
 }
 
 /// The steps that a text means: a line, a stage, a name, a part of one.
@@ -274,6 +290,17 @@ fn cause(store: &Store, step: &BuiltStep) -> Option<Cause> {
         made: Timestamp(record.created),
         millis: record.duration_ms,
     })
+}
+
+fn rung(store: &Store, step: &BuiltStep) -> Option<u8> {
+    let key = match step.fate {
+        Fate::Cached { by } => by,
+        Fate::Unneeded | Fate::Found | Fate::Ran { .. } => step.key,
+        Fate::Read | Fate::Failed { .. } | Fate::Stopped => return None,
+    };
+    let record = store.records().lookup(&key).ok().flatten()?;
+    let single = record.outputs.iter().any(Snapshot::is_single);
+    Some(if single { 2 } else { 1 })
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ fn image(reference: &str) -> Op {
 
 fn exec(args: &[&str], env: &[&str], mounts: Vec<Mount>) -> Op {
     Op::Exec(ExecOp {
-        args: args.iter().map(|&word| word.to_owned()).collect(),
+        args: args.iter().map(|&word| word.to_owned().into()).collect(),
         env: Arc::new(env.iter().map(|&pair| pair.to_owned()).collect()),
         cwd: "/".to_owned(),
         user: String::new(),
@@ -157,7 +157,7 @@ fn shown(definition: &PrunedDefinition, known: &[&str], args: &[(&str, &str)]) -
     };
     let planned = solver::plan(definition, &known).unwrap();
     let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    let conceal = Conceal::new(definition, &args.iter().map(pair).collect());
+    let conceal = Conceal::new(definition, [&args.iter().map(pair).collect()]);
     let dir = tempfile::tempdir().unwrap();
     let words = Words {
         trees: &rbuild_cache::Trees::open(dir.path()),

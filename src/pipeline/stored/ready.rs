@@ -175,6 +175,7 @@ impl Going {
                     layer: known.layer,
                     origin: None,
                     created: None,
+                    single: false,
                 };
                 let blob = engine.layer_blob(&of, options, true, engine.cancel());
                 let blob = blob.map_err(failure::op)?;

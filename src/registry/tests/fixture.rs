@@ -29,8 +29,11 @@ pub(super) fn settings() -> Settings {
         docker_config: None,
         ca: None,
         tag_max_age: 0,
+        ranges_only: false,
         proxies: ProxySettings::default(),
         gc: crate::request::GcSettings::default(),
+        stacker: None,
+        isolation: Default::default(),
     }
 }
 

@@ -2,7 +2,6 @@
 //! are only copied and hashed is a tenth of the work.
 
 use std::ops::Deref;
-use std::ops::DerefMut;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
@@ -43,12 +42,6 @@ impl Deref for Buffer {
 
     fn deref(&self) -> &[u8] {
         &self.memory[..self.len]
-    }
-}
-
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.memory[..self.len]
     }
 }
 

@@ -38,21 +38,14 @@ impl Converter<'_> {
     pub(super) fn base(&mut self, at: usize, to: &mut Building) -> Converted<()> {
         match &self.graph.nodes[at].base {
             Base::Scratch => {
-                let config = &mut to.state.config;
-                *config = ImageConfig::scratch(&to.state.platform);
-                config.config.working_dir = "/".to_owned();
-                config.config.env.push(format!("PATH={DEFAULT_PATH}"));
+                to.state.config = Rc::new(without_base(&to.state.platform));
             }
-            Base::Stage(base) => match &self.states[*base] {
-                Some(base) => {
-                    to.state = base.clone();
-                    to.state.config.config.on_build.clear();
-                }
-                None => {
-                    // Unreachable bases do not exist and failed ones are reported; nothing can be said of this one.
-                    to.state.config = ImageConfig::scratch(&to.state.platform);
-                }
-            },
+            // It has all of that already. Unreachable bases do not exist and failed ones are reported; nothing can be said
+            // of this one.
+            Base::Stage(base) if self.states[*base].is_none() => {
+                to.state.config = Rc::new(ImageConfig::scratch(&to.state.platform));
+            }
+            Base::Stage(_) => {}
             Base::Image { source, context } => {
                 self.image(at, source, context.as_deref(), to)?;
             }
@@ -60,8 +53,7 @@ impl Converter<'_> {
             Base::Dockerfile(nested) => self.nested(at, nested, to)?,
             Base::Outer(context) => {
                 if let Some(state) = self.outer.get(context) {
-                    to.state = state.clone();
-                    to.state.config.config.on_build.clear();
+                    to.state = state.without_triggers();
                 }
             }
         }
@@ -79,11 +71,12 @@ impl Converter<'_> {
         let Some(Pin::Image { digest, config }) = self.pins.get(source, &to.state.platform) else {
             return Err(unpinned(&node.base_name, &node.at));
         };
-        to.state.config = (**config).clone();
-        to.state.config.created = None;
-        let entries = std::mem::take(&mut to.state.config.history).into_iter();
+        let mut own = (**config).clone();
+        own.created = None;
+        own.config.on_build.clear();
+        let entries = std::mem::take(&mut own.history).into_iter();
         to.state.history = entries.map(Rc::new).collect();
-        to.state.config.config.on_build.clear();
+        to.state.config = Rc::new(own);
         let layers = config.history.iter().any(|entry| !entry.empty_layer);
         if config.rootfs.diff_ids.is_empty() && !layers {
             return Ok(());
@@ -124,11 +117,11 @@ impl Converter<'_> {
                 to.state = state;
                 let labels = nested.request.labels.iter();
                 let labels = labels.map(|(k, v)| (k.clone(), v.clone()));
-                to.state.config.config.labels.extend(labels);
+                to.state.config_mut().config.labels.extend(labels);
             }
             Err(errors) => {
                 self.errors.extend(errors);
-                to.state.config = ImageConfig::scratch(&to.state.platform);
+                to.state.config = Rc::new(ImageConfig::scratch(&to.state.platform));
             }
         }
         Ok(())
@@ -191,10 +184,7 @@ impl Converter<'_> {
             SourceOp::Image(_) | SourceOp::OciLayout(_) => "load image",
         };
         let name = format!("[context {context}] {what}");
-        let config = &mut to.state.config;
-        *config = ImageConfig::scratch(&to.state.platform);
-        config.config.working_dir = "/".to_owned();
-        config.config.env.push(format!("PATH={DEFAULT_PATH}"));
+        to.state.config = Rc::new(without_base(&to.state.platform));
         let platform = self.request.build_platform.clone();
         to.state.root = Some(self.internal(Op::Source(pinned), &platform, &name, &node.at));
         Ok(())
@@ -333,4 +323,12 @@ fn pinned_image(source: &SourceOp, digest: OciDigest) -> (SourceOp, String) {
         _ => digest.to_string(),
     };
     (source, shown)
+}
+
+/// The config of a stage that starts from no image.
+fn without_base(platform: &Platform) -> ImageConfig {
+    let mut config = ImageConfig::scratch(platform);
+    config.config.working_dir = "/".to_owned();
+    config.config.env.push(format!("PATH={DEFAULT_PATH}"));
+    config
 }

@@ -1,5 +1,7 @@
 //! Instructions that change the image config, and those that change variables.
 
+use std::borrow::Cow;
+
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Op;
 use rbuild_llb::config::Empty;
@@ -79,7 +81,7 @@ impl Converter<'_> {
         let mut line = "LABEL".to_owned();
         for (key, value) in self.pairs(pairs, head, to)? {
             line.push_str(&format!(" {}={value}", key.text));
-            to.state.config.config.labels.insert(key.text, value);
+            to.state.config_mut().config.labels.insert(key.text, value);
         }
         to.state.history(line, true);
         Ok(())
@@ -132,9 +134,9 @@ impl Converter<'_> {
         self.once(before, head);
         let args = self.arguments(line, head, to);
         to.state.history(format!("CMD {}", quote_all(&args)), true);
-        to.state.config.config.cmd = Some(args).filter(|args| !args.is_empty());
+        to.state.config_mut().config.cmd = Some(args).filter(|args| !args.is_empty());
         // BuildKit sets it on every platform, so images built by either are the same.
-        to.state.config.config.args_escaped = true;
+        to.state.config_mut().config.args_escaped = true;
         Ok(())
     }
 
@@ -149,7 +151,7 @@ impl Converter<'_> {
         let args = self.arguments(line, head, to);
         let shown = format!("ENTRYPOINT {}", quote_all(&args));
         to.state.history(shown, true);
-        let config = &mut to.state.config.config;
+        let config = &mut to.state.config_mut().config;
         config.entrypoint = Some(args).filter(|args| !args.is_empty());
         // A CMD of the base was meant for the base's entry point.
         if to.cmd.is_none() {
@@ -175,7 +177,8 @@ impl Converter<'_> {
             let rule = Rule::JsonArgsRecommended;
             self.lint.report(rule, head, &head.span, message);
         }
-        to.state.arguments(line)
+        let args = to.state.arguments(line).into_iter();
+        args.map(Cow::into_owned).collect()
     }
 
     /// Reports the instruction that the one at hand makes useless.
@@ -208,7 +211,7 @@ impl Converter<'_> {
             check.retries
         );
         to.state.history(line, true);
-        to.state.config.config.healthcheck = Some(check.clone());
+        to.state.config_mut().config.healthcheck = Some(check.clone());
         Ok(())
     }
 
@@ -251,7 +254,7 @@ impl Converter<'_> {
         to.state
             .history(format!("EXPOSE [{}]", all.join(" ")), true);
         let all = all.into_iter().map(|port| (port, Empty {}));
-        to.state.config.config.exposed_ports.extend(all);
+        to.state.config_mut().config.exposed_ports.extend(all);
         Ok(())
     }
 
@@ -277,7 +280,7 @@ impl Converter<'_> {
         to.state
             .history(format!("VOLUME [{}]", all.join(" ")), true);
         let all = all.into_iter().map(|path| (path, Empty {}));
-        to.state.config.config.volumes.extend(all);
+        to.state.config_mut().config.volumes.extend(all);
         Ok(())
     }
 
@@ -298,7 +301,7 @@ impl Converter<'_> {
             )));
         }
         to.state.history(format!("STOPSIGNAL {signal}"), true);
-        to.state.config.config.stop_signal = signal;
+        to.state.config_mut().config.stop_signal = signal;
         Ok(())
     }
 
@@ -306,7 +309,7 @@ impl Converter<'_> {
         let user = self.expand(word, head, to)?;
         to.state.history(format!("USER {user}"), true);
         to.state.user.clone_from(&user);
-        to.state.config.config.user = user;
+        to.state.config_mut().config.user = user;
         Ok(())
     }
 
@@ -326,7 +329,7 @@ impl Converter<'_> {
             true => path,
             false => paths::absolute(&to.state.config.config.working_dir, &path),
         };
-        to.state.config.config.working_dir.clone_from(&dir);
+        to.state.config_mut().config.working_dir.clone_from(&dir);
         to.state.dir = paths::clean(&dir);
         to.state.history(format!("WORKDIR {dir}"), dir == "/");
         if dir == "/" {
@@ -355,17 +358,22 @@ impl Converter<'_> {
 
 impl State {
     /// The argv of a command line: with the shell in front if it is not in JSON form.
-    pub(super) fn arguments(&self, line: &CommandLine) -> Vec<String> {
+    pub(super) fn arguments(&self, line: &CommandLine) -> Vec<Cow<'static, str>> {
         match line {
             CommandLine::Exec(args) => args.clone(),
             CommandLine::Shell(line) => {
-                let line = || std::iter::once(line.clone());
+                let line = || std::iter::once(Cow::Owned(line.clone()));
                 match self.config.config.shell.as_deref() {
                     None | Some([]) => {
-                        let shell = ["/bin/sh", "-c"].map(str::to_owned);
+                        let shell = ["/bin/sh", "-c"].map(Cow::Borrowed);
                         shell.into_iter().chain(line()).collect()
                     }
-                    Some(shell) => shell.iter().cloned().chain(line()).collect(),
+                    Some(shell) => shell
+                        .iter()
+                        .cloned()
+                        .map(Cow::Owned)
+                        .chain(line())
+                        .collect(),
                 }
             }
         }
@@ -374,7 +382,7 @@ impl State {
     fn set_env(&mut self, key: &str, value: &str) {
         self.env.set(key, value);
         let pair = format!("{key}={value}");
-        let list = &mut self.config.config.env;
+        let list = &mut self.config_mut().config.env;
         let same = |have: &&mut String| have.split('=').next() == Some(key);
         match list.iter_mut().find(same) {
             Some(have) => *have = pair,

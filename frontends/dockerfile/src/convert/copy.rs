@@ -270,8 +270,7 @@ impl Converter<'_> {
                 skip_quotes: true,
                 ..Shell::new('\\')
             };
-            let span = head.span.clone();
-            data = self.expand_with(shell, &Word { text: data, span }, head, to)?;
+            data = self.expand_with(shell, &data, &head.span, head, to)?;
         }
         Ok(self.inline(&document.name, 0o644, data, head, to))
     }

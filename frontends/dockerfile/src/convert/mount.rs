@@ -15,7 +15,6 @@ use crate::ast;
 use crate::ast::Head;
 use crate::ast::MountField;
 use crate::ast::Run;
-use crate::ast::Word;
 use crate::paths;
 use crate::words::parse_bool;
 use rbuild_llb::suggest::nearest;
@@ -42,6 +41,11 @@ const KEYS: [&str; 19] = [
     "env",
 ];
 
+/// The types that a mount can have.
+const KINDS: [&str; 5] = [BIND, "cache", "tmpfs", "secret", "ssh"];
+/// The type of a mount that names none.
+const BIND: &str = "bind";
+
 /// Keys that mean `true` without a value.
 const FLAGS: [&str; 5] = ["readonly", "ro", "readwrite", "rw", "required"];
 
@@ -67,7 +71,8 @@ impl Mounts {
 /// A mount's fields, expanded.
 #[derive(Default)]
 struct Fields {
-    kind: String,
+    /// One of [`KINDS`].
+    kind: &'static str,
     source: String,
     target: String,
     readonly: Option<bool>,
@@ -81,11 +86,17 @@ struct Fields {
     env: Option<String>,
 }
 
+/// The type that a word means, however it is written.
+fn kind(word: &str) -> Option<&'static str> {
+    let same = |kind: &&str| kind.eq_ignore_ascii_case(word);
+    KINDS.into_iter().find(same)
+}
+
 /// Reports keys that no mount has, which can be told before variables are known.
 pub(crate) fn check(run: &Run) -> impl Iterator<Item = Diagnostic> {
     let fields = run.mounts.iter().flat_map(|mount| &mount.fields);
     fields.filter_map(|field| {
-        let key = field.key.as_str();
+        let key = field.key.as_ref();
         if key.is_empty() && field.value.is_none() {
             let error = Diagnostic::error("a mount has an empty field", field.span.clone(), "");
             return Some(error.hint("write `--mount=type=TYPE,target=DIRECTORY`, without blanks"));
@@ -110,8 +121,8 @@ pub(crate) fn check(run: &Run) -> impl Iterator<Item = Diagnostic> {
 /// Whether a mount shows the build context. Types that are variables count as if they did.
 pub(crate) fn needs_context(run: &Run) -> bool {
     let other = |field: &MountField| {
-        let value = field.value.as_deref().unwrap_or_default().to_lowercase();
-        field.key == "type" && matches!(value.as_str(), "cache" | "tmpfs" | "secret" | "ssh")
+        let value = field.value.as_deref().unwrap_or_default();
+        field.key == "type" && kind(value).is_some_and(|kind| kind != BIND)
     };
     let mut mounts = run.mounts.iter();
     mounts.any(|mount| mount.from().is_none() && !mount.fields.iter().any(other))
@@ -135,7 +146,7 @@ impl Converter<'_> {
             true => String::new(),
             false => paths::absolute(&to.state.dir, &fields.target),
         };
-        match fields.kind.as_str() {
+        match fields.kind {
             "secret" => {
                 if from.is_some() || fields.sharing.is_some() {
                     return error("a secret mount has neither `from` nor `sharing`");
@@ -166,7 +177,7 @@ impl Converter<'_> {
         if dest == "/" {
             return error("a mount needs a `target` other than `/`");
         }
-        let kind = match fields.kind.as_str() {
+        let kind = match fields.kind {
             "cache" => MountKind::Cache {
                 id: self.cache_id(&fields),
                 sharing: fields.sharing.unwrap_or(CacheSharing::Shared),
@@ -212,18 +223,15 @@ impl Converter<'_> {
 
     fn fields(&mut self, mount: &ast::Mount, head: &Head, to: &Building) -> Converted<Fields> {
         let mut fields = Fields {
-            kind: "bind".to_owned(),
+            kind: BIND,
             ..Fields::default()
         };
         for field in &mount.fields {
-            let word = Word {
-                text: field.value.clone().unwrap_or_else(|| "true".to_owned()),
-                span: field.span.clone(),
-            };
-            let value = self.expand(&word, head, to)?;
+            let text = field.value.as_deref().unwrap_or("true");
+            let value = self.expand_with(self.shell, text, &field.span, head, to)?;
             fields.set(field, value)?;
             // These two BuildKit wants after the type.
-            if matches!(field.key.as_str(), "required" | "size") {
+            if matches!(field.key.as_ref(), "required" | "size") {
                 fields.fits(field)?;
             }
         }
@@ -297,7 +305,7 @@ fn non_empty(text: String, default: &str) -> String {
 
 impl Fields {
     fn set(&mut self, field: &MountField, value: String) -> Converted<()> {
-        let key = field.key.as_str();
+        let key = field.key.as_ref();
         let invalid = |wanted: &str| {
             let message = format!("invalid value `{value}` for `{key}` of a mount");
             Box::new(Diagnostic::error(message, field.span.clone(), wanted))
@@ -306,16 +314,13 @@ impl Fields {
         let number = || Some(value.parse().map_err(|_| invalid("a number"))).transpose();
         match key {
             "type" => {
-                let kinds = ["bind", "cache", "tmpfs", "secret", "ssh"];
-                self.kind = value.to_lowercase();
-                if !kinds.contains(&self.kind.as_str()) {
-                    let near = nearest(&value, kinds);
-                    let error = invalid(&format!("one of `{}`", kinds.join("`, `")));
-                    return Err(match near {
+                self.kind = kind(&value).ok_or_else(|| {
+                    let error = invalid(&format!("one of `{}`", KINDS.join("`, `")));
+                    match nearest(&value, KINDS) {
                         Some(near) => Box::new(error.hint(format!("did you mean `{near}`?"))),
                         None => error,
-                    });
-                }
+                    }
+                })?;
             }
             "source" | "src" => self.source = value,
             "target" | "dst" | "destination" => self.target = value,
@@ -347,8 +352,8 @@ impl Fields {
 
     /// Refuses a key that the type has no use for.
     fn fits(&self, field: &MountField) -> Converted<()> {
-        let kind = self.kind.as_str();
-        let kinds: &[&str] = match field.key.as_str() {
+        let kind = self.kind;
+        let kinds: &[&str] = match field.key.as_ref() {
             "mode" | "uid" | "gid" => &["secret", "ssh", "cache"],
             "required" => &["secret", "ssh"],
             "size" => &["tmpfs"],

@@ -199,7 +199,7 @@ fn arguments(state: &State) -> Vec<String> {
 }
 
 /// `RUN |1 A=1 /bin/sh -c true # buildkit`: the build arguments in front, with the values the process sees.
-fn history(args: &[String], declared: &[(String, Option<String>)], env: &Env) -> String {
+fn history(args: &[Cow<'_, str>], declared: &[(String, Option<String>)], env: &Env) -> String {
     let mut shown: Vec<(&str, &str)> = Vec::with_capacity(declared.len());
     for (name, value) in declared {
         let value = match env.get(name) {

@@ -1,5 +1,6 @@
 //! HEALTHCHECK, and Go's durations.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use rbuild_llb::Diagnostic;
@@ -52,7 +53,7 @@ impl Input<'_> {
         check.start_interval = duration(flags.string("start-interval")?)?;
         check.retries = retries(flags.string("retries")?)?;
         let (form, mut command) = match self.command(&args)? {
-            CommandLine::Exec(args) => ("CMD", args),
+            CommandLine::Exec(args) => ("CMD", args.into_iter().map(Cow::into_owned).collect()),
             CommandLine::Shell(line) if line.is_empty() => ("CMD-SHELL", Vec::new()),
             CommandLine::Shell(line) => ("CMD-SHELL", vec![line]),
         };

@@ -67,7 +67,7 @@ fn mount(word: Word) -> Result1<Mount> {
             span.range = (start + skip).min(start + text.len())..start + text.len();
         }
         MountField {
-            key: key.to_lowercase(),
+            key: key.to_lowercase().into(),
             value: value.map(str::to_owned),
             span,
         }

@@ -110,10 +110,10 @@ pub(super) fn command(line: &CommandLine) -> String {
     }
 }
 
-fn json(args: &[String]) -> String {
+fn json<T: AsRef<str>>(args: &[T]) -> String {
     let args: Vec<String> = args
         .iter()
-        .map(|arg| serde_json::Value::from(arg.as_str()).to_string())
+        .map(|arg| serde_json::Value::from(arg.as_ref()).to_string())
         .collect();
     format!("[{}]", args.join(", "))
 }
@@ -124,59 +124,59 @@ fn mount(mount: &Mount) -> String {
             format!("\"{}={}\"", field.key, value.replace('"', "\"\""))
         }
         Some(value) => format!("{}={value}", field.key),
-        None => field.key.clone(),
+        None => field.key.to_string(),
     });
     format!("--mount={}", fields.collect::<Vec<_>>().join(","))
 }
 
 fn transfer(keyword: &str, transfer: &Transfer) -> String {
-    let mut parts = Vec::new();
+    let mut line = String::with_capacity(80);
+    line.push_str(keyword);
     for (flag, word) in [
-        ("from", &transfer.from),
-        ("chown", &transfer.chown),
-        ("chmod", &transfer.chmod),
-        ("checksum", &transfer.checksum),
+        (" --from=", &transfer.from),
+        (" --chown=", &transfer.chown),
+        (" --chmod=", &transfer.chmod),
+        (" --checksum=", &transfer.checksum),
     ] {
         if let Some(word) = word {
-            parts.push(format!("--{flag}={}", word.text));
+            line.extend([flag, &word.text]);
         }
     }
-    for (flag, set) in [("link", transfer.link), ("parents", transfer.parents)] {
+    for (flag, set) in [(" --link", transfer.link), (" --parents", transfer.parents)] {
         if set {
-            parts.push(format!("--{flag}"));
+            line.push_str(flag);
         }
     }
     for (flag, set) in [
-        ("keep-git-dir", transfer.keep_git_dir),
-        ("unpack", transfer.unpack),
+        (" --keep-git-dir=", transfer.keep_git_dir),
+        (" --unpack=", transfer.unpack),
     ] {
         if let Some(set) = set {
-            parts.push(format!("--{flag}={set}"));
+            line.extend([flag, if set { "true" } else { "false" }]);
         }
     }
-    parts.extend(
-        transfer
-            .exclude
-            .iter()
-            .map(|word| format!("--exclude={}", word.text)),
-    );
-    let documents = transfer
-        .documents
-        .iter()
-        .map(|document| match document.expand {
-            true => format!("<<{}", document.name),
-            false => format!("<<\"{}\"", document.name),
-        });
-    let mut paths: Vec<String> = texts(&transfer.paths).collect();
-    paths.extend(documents);
-    paths.push(transfer.dest.text.clone());
+    for word in &transfer.exclude {
+        line.extend([" --exclude=", &word.text]);
+    }
+    let paths = || transfer.paths.iter().chain([&transfer.dest]);
     // A word with blanks can only be told apart in JSON form, which knows no quotes.
-    let blank = paths
-        .iter()
+    let blank = paths()
+        .map(|path| &path.text)
         .any(|path| path.starts_with('\'') && path.contains(char::is_whitespace));
-    parts.push(match blank && transfer.documents.is_empty() {
-        true => json(&paths),
-        false => paths.join(" "),
-    });
-    words(keyword, parts)
+    if blank && transfer.documents.is_empty() {
+        let paths: Vec<&str> = paths().map(|path| path.text.as_str()).collect();
+        line.extend([" ", &json(&paths)]);
+        return line;
+    }
+    for path in &transfer.paths {
+        line.extend([" ", &path.text]);
+    }
+    for document in &transfer.documents {
+        match document.expand {
+            true => line.extend([" <<", &document.name]),
+            false => line.extend([" <<\"", &document.name, "\""]),
+        }
+    }
+    line.extend([" ", &transfer.dest.text]);
+    line
 }

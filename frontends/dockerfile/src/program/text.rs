@@ -488,10 +488,10 @@ impl Writer<'_> {
                 name: "EOF".to_owned(),
                 expand: true,
                 chomp: false,
-                content: line.clone(),
+                content: line.to_string(),
             });
         } else {
-            short.command = CommandLine::Shell(line.clone());
+            short.command = CommandLine::Shell(line.to_string());
         }
         let kind = Kind::Run(short.clone());
         if is_kept(&kind, &instruction(&kind)) {

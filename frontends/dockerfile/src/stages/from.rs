@@ -153,8 +153,8 @@ impl Graph {
             .map_or_else(String::new, |name| name.text.to_lowercase());
         if expanded.used.is_empty()
             && expanded.missing.is_empty()
-            && !name.contains(&platform.os)
-            && !name.contains(&platform.arch)
+            && !name.contains(platform.os.as_ref())
+            && !name.contains(platform.arch.as_ref())
         {
             let message = format!(
                 "FROM --platform flag should not use constant value \"{}\"",

@@ -306,8 +306,8 @@ impl Converter<'_> {
     }
 }
 
-fn literal_list(list: &[String]) -> Value {
-    let list: Vec<String> = list.iter().map(|text| escape(text)).collect();
+fn literal_list<T: AsRef<str>>(list: &[T]) -> Value {
+    let list: Vec<String> = list.iter().map(|text| escape(text.as_ref())).collect();
     list.into()
 }
 

@@ -232,7 +232,7 @@ impl Named<'_, '_, '_> {
     /// The last field with one of these names, which is the one that counts.
     fn find(&self, names: &[&str]) -> Option<Word> {
         let mut fields = self.mount.fields.iter();
-        let field = fields.rfind(|field| names.contains(&field.key.as_str()))?;
+        let field = fields.rfind(|field| names.contains(&field.key.as_ref()))?;
         Some(Word {
             text: field.value.clone().unwrap_or_else(|| "true".to_owned()),
             span: field.span.clone(),
@@ -267,9 +267,9 @@ impl Named<'_, '_, '_> {
     fn read_only(&mut self) -> Option<bool> {
         let names = ["readonly", "ro", "readwrite", "rw"];
         let mut fields = self.mount.fields.iter();
-        let last = fields.rfind(|field| names.contains(&field.key.as_str()))?;
-        let writes = matches!(last.key.as_str(), "readwrite" | "rw");
-        self.flag(&[last.key.clone().as_str()])
+        let last = fields.rfind(|field| names.contains(&field.key.as_ref()))?;
+        let writes = matches!(last.key.as_ref(), "readwrite" | "rw");
+        self.flag(&[last.key.clone().as_ref()])
             .map(|set| set != writes)
     }
 

@@ -1,6 +1,7 @@
 //! What a step does, as instructions in their fixed order: functions, then arguments, variables, directory, user, files,
 //! commands, and the image's config.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use rbuild_dockerfile::program::Arg;
@@ -277,28 +278,31 @@ impl Lowering<'_> {
         }
         let mounts = self.mounts(body, scope, from);
         whole &= mounts.is_some();
-        let (mounts, sources) = mounts.unwrap_or_default();
+        let (mut mounts, mut sources) = mounts.unwrap_or_default();
         if body.run.is_empty() && !mounts.is_empty() {
             let message = "mounts, caches, secrets and agents are for commands, and there is none";
             self.errors
                 .push(Diagnostic::error(message, body.span.clone(), "").hint("add `run`"));
             whole = false;
         }
-        for command in body.run {
+        for (at, command) in body.run.iter().enumerate() {
+            let last = at + 1 == body.run.len();
             let run = self.command(command, body, scope);
             whole &= run.is_some();
             let Some((run, title, at)) = run else {
                 continue;
             };
-            let run = Run {
-                mounts: mounts.clone(),
-                ..run
+            // The last command needs no copies.
+            let (mounts, sources) = match last {
+                true => (std::mem::take(&mut mounts), std::mem::take(&mut sources)),
+                false => (mounts.clone(), sources.clone()),
             };
+            let run = Run { mounts, ..run };
             self.program.push(
                 stage,
                 Instruction {
                     kind: Kind::Run(run),
-                    sources: sources.clone(),
+                    sources,
                     title: Some(title),
                     at,
                 },
@@ -479,11 +483,15 @@ impl Lowering<'_> {
             Command::Line(text) => {
                 let line = self.line(text, scope)?;
                 let title = title(&line);
-                let mut args: Vec<String> = match body.shell {
-                    Some(shell) => shell.value.iter().map(|word| word.text.clone()).collect(),
-                    None => SHELL.map(str::to_owned).to_vec(),
-                };
-                args.push(line);
+                let mut args = Vec::with_capacity(SHELL.len() + 1);
+                match body.shell {
+                    Some(shell) => {
+                        let words = shell.value.iter().map(|word| word.text.clone());
+                        args.extend(words.map(Cow::Owned));
+                    }
+                    None => args.extend(SHELL.map(Cow::Borrowed)),
+                }
+                args.push(Cow::Owned(line));
                 run.command = CommandLine::Exec(args);
                 Some((run, title, text.span.clone()))
             }
@@ -499,7 +507,7 @@ impl Lowering<'_> {
                     return None;
                 }
                 let title = title(&args.join(" "));
-                run.command = CommandLine::Exec(args);
+                run.command = CommandLine::Exec(args.into_iter().map(Cow::Owned).collect());
                 Some((run, title, list.span.clone()))
             }
         }

@@ -1,5 +1,7 @@
 //! The config of images.
 
+use std::borrow::Cow;
+
 use rbuild_dockerfile::parse_duration;
 use rbuild_dockerfile::program::CommandLine;
 use rbuild_dockerfile::program::Kind;
@@ -82,7 +84,8 @@ impl Lowering<'_> {
             if let Some(list) = list {
                 let words = self.words(list, scope);
                 whole &= words.is_some();
-                let line = CommandLine::Exec(words.unwrap_or_default());
+                let words = words.unwrap_or_default().into_iter();
+                let line = CommandLine::Exec(words.map(Cow::Owned).collect());
                 self.instruction(stage, kind(line), &list.span);
             }
         }

@@ -1,5 +1,7 @@
 //! What commands see besides the files of their step.
 
+use std::borrow::Cow;
+
 use rbuild_dockerfile::program::Mount as Instruction;
 use rbuild_dockerfile::program::MountField;
 use rbuild_dockerfile::program::StageId;
@@ -36,22 +38,22 @@ impl Fields {
     fn new(kind: &str, at: &Span) -> Self {
         let mut fields = Self {
             at: at.clone(),
-            list: Vec::new(),
+            list: Vec::with_capacity(4),
         };
         fields.add("type", kind.to_owned(), at);
         fields
     }
 
     /// Adds a field whose value is a word.
-    fn add(&mut self, key: &str, value: String, at: &Span) {
+    fn add(&mut self, key: &'static str, value: String, at: &Span) {
         self.list.push(MountField {
-            key: key.to_owned(),
+            key: Cow::Borrowed(key),
             value: Some(value),
             span: at.clone(),
         });
     }
 
-    fn number(&mut self, key: &str, value: Option<&At<i64>>) {
+    fn number(&mut self, key: &'static str, value: Option<&At<i64>>) {
         if let Some(number) = value {
             self.add(key, number.value.to_string(), &number.span);
         }
@@ -101,8 +103,12 @@ impl<'a> Lowering<'a> {
     where
         'a: 'b,
     {
-        let mut list = Vec::new();
-        let mut open = vec![(scope.module, select(body).iter(), from)];
+        let own = select(body);
+        if own.is_empty() {
+            return Some(Vec::new());
+        }
+        let mut list = Vec::with_capacity(own.len());
+        let mut open = vec![(scope.module, own.iter(), from)];
         while let Some((module, items, from)) = open.last_mut() {
             match items.next() {
                 None => {

@@ -1,9 +1,8 @@
 //! The forms of values: words, and what can be written in several ways.
 
-use toml::Spanned;
-use toml::de::DeValue;
-
 use super::*;
+use crate::document::Kind;
+use crate::document::Value as Node;
 use crate::read::TableShape;
 
 /// What stands for what is inherited.
@@ -16,7 +15,7 @@ macro_rules! words {
         pub(crate) type $name = At<$target>;
 
         impl Read for At<$target> {
-            fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+            fn read(value: &Node<'_>, to: &mut Reader) -> Option<Self> {
                 let all = [$( $word ),*];
                 let text = Text::read(value, to)?;
                 match text.text.as_str() {
@@ -96,16 +95,16 @@ words! {
     }
 }
 
-fn is_string(value: &Spanned<DeValue<'_>>) -> bool {
-    matches!(value.get_ref(), DeValue::String(_))
+fn is_string(value: &Node<'_>) -> bool {
+    matches!(&value.kind, Kind::String(_))
 }
 
 /// Makes an enum of what several types read: the first one whose kind of value it is.
 macro_rules! either {
     ($name:ident, $wanted:literal: $( $pattern:pat => $variant:ident($ty:ty), )*) => {
         impl Read for $name {
-            fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
-                match value.get_ref() {
+            fn read(value: &Node<'_>, to: &mut Reader) -> Option<Self> {
+                match &value.kind {
                     $( $pattern => <$ty as Read>::read(value, to).map($name::$variant), )*
                     #[allow(unreachable_patterns, reason = "some take any kind of value")]
                     _ => {
@@ -122,21 +121,21 @@ macro_rules! either {
     };
 }
 
-either!(Include, "a path, or a table": DeValue::String(_) => Path(Text), DeValue::Table(_) => Named(NamedInclude),);
-either!(Arg, "a default, or a table": DeValue::Table(_) => Table(ArgTable), _ => Default(Scalar),);
-either!(Command, "a string or an array of strings": DeValue::String(_) => Line(Text), DeValue::Array(_) => Exec(List<Text>),);
-either!(SecretUse, "the id of a secret, or a table": DeValue::String(_) => Id(Text), DeValue::Table(_) => Table(Box<Secret>),);
-either!(SshUse, "the id of an agent, or a table": DeValue::String(_) => Id(Text), DeValue::Table(_) => Table(Box<Ssh>),);
-either!(Value, "a value": DeValue::Array(_) => List(List<Text>), _ => One(Scalar),);
-either!(Param, "a type, or a table": DeValue::String(_) => Type(ParamWord), DeValue::Table(_) => Table(ParamTable),);
+either!(Include, "a path, or a table": Kind::String(_) => Path(Text), Kind::Table(_) => Named(NamedInclude),);
+either!(Arg, "a default, or a table": Kind::Table(_) => Table(ArgTable), _ => Default(Scalar),);
+either!(Command, "a string or an array of strings": Kind::String(_) => Line(Text), Kind::Array(_) => Exec(List<Text>),);
+either!(SecretUse, "the id of a secret, or a table": Kind::String(_) => Id(Text), Kind::Table(_) => Table(Box<Secret>),);
+either!(SshUse, "the id of an agent, or a table": Kind::String(_) => Id(Text), Kind::Table(_) => Table(Box<Ssh>),);
+either!(Value, "a value": Kind::Array(_) => List(List<Text>), _ => One(Scalar),);
+either!(Param, "a type, or a table": Kind::String(_) => Type(ParamWord), Kind::Table(_) => Table(ParamTable),);
 
 impl Read for Scalar {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+    fn read(value: &Node<'_>, to: &mut Reader) -> Option<Self> {
         let span = to.span(value);
-        let (text, kind) = match value.get_ref() {
-            DeValue::String(text) => (text.to_string(), Type::String),
-            DeValue::Boolean(value) => (value.to_string(), Type::Bool),
-            DeValue::Integer(_) => {
+        let (text, kind) = match &value.kind {
+            Kind::String(text) => (text.to_string(), Type::String),
+            Kind::Boolean(value) => (value.to_string(), Type::Bool),
+            Kind::Integer(_) => {
                 let integer = At::<i64>::read(value, to)?;
                 (integer.value.to_string(), Type::Integer)
             }
@@ -154,9 +153,9 @@ impl Read for Scalar {
 }
 
 impl Read for Words {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Array(_) => List::<Text>::read(value, to).map(|list| Self(list.value)),
+    fn read(value: &Node<'_>, to: &mut Reader) -> Option<Self> {
+        match &value.kind {
+            Kind::Array(_) => List::<Text>::read(value, to).map(|list| Self(list.value)),
             _ if is_string(value) => Text::read(value, to).map(|text| Self(vec![text])),
             _ => {
                 to.mismatch(value, "a string or an array of strings");
@@ -171,7 +170,7 @@ impl Read for Words {
 }
 
 impl Read for PairGroup {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+    fn read(value: &Node<'_>, to: &mut Reader) -> Option<Self> {
         Words::read(value, to).map(|words| Self(words.0))
     }
 
@@ -181,12 +180,10 @@ impl Read for PairGroup {
 }
 
 impl Read for Pairs {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Table(_) => <Map<Text> as Read>::read(value, to).map(Self::Table),
-            DeValue::Array(_) => {
-                List::<PairGroup>::read(value, to).map(|list| Self::List(list.value))
-            }
+    fn read(value: &Node<'_>, to: &mut Reader) -> Option<Self> {
+        match &value.kind {
+            Kind::Table(_) => <Map<Text> as Read>::read(value, to).map(Self::Table),
+            Kind::Array(_) => List::<PairGroup>::read(value, to).map(|list| Self::List(list.value)),
             _ => {
                 to.mismatch(value, "a table, or an array of `NAME=value`");
                 None
@@ -203,12 +200,12 @@ impl Read for Pairs {
 }
 
 impl Read for At<Network> {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+    fn read(value: &Node<'_>, to: &mut Reader) -> Option<Self> {
         let span = to.span(value);
-        let network = match value.get_ref() {
-            DeValue::Boolean(true) => Network::Default,
-            DeValue::Boolean(false) => Network::None,
-            DeValue::String(word) if word == "host" => Network::Host,
+        let network = match &value.kind {
+            Kind::Boolean(true) => Network::Default,
+            Kind::Boolean(false) => Network::None,
+            Kind::String(word) if word == "host" => Network::Host,
             _ => {
                 to.mismatch(value, "`true`, `false` or `\"host\"`");
                 return None;
@@ -226,10 +223,10 @@ impl Read for At<Network> {
 }
 
 impl Read for Health {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::Boolean(false) => Some(Self::None),
-            DeValue::Table(_) => <Box<Healthcheck>>::read(value, to).map(Self::Check),
+    fn read(value: &Node<'_>, to: &mut Reader) -> Option<Self> {
+        match &value.kind {
+            Kind::Boolean(false) => Some(Self::None),
+            Kind::Table(_) => <Box<Healthcheck>>::read(value, to).map(Self::Check),
             _ => {
                 to.mismatch(value, "a table, or `false`");
                 None
@@ -243,9 +240,9 @@ impl Read for Health {
 }
 
 impl<T: Read> Read for Item<T> {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::String(text) if text == INHERITED => Some(Self::Inherited(to.span(value))),
+    fn read(value: &Node<'_>, to: &mut Reader) -> Option<Self> {
+        match &value.kind {
+            Kind::String(text) if text == INHERITED => Some(Self::Inherited(to.span(value))),
             _ => T::read(value, to).map(Self::Own),
         }
     }
@@ -263,15 +260,15 @@ impl<T: Read> Read for Item<T> {
 }
 
 impl Read for Use {
-    fn read(value: &Spanned<DeValue<'_>>, to: &mut Reader) -> Option<Self> {
+    fn read(value: &Node<'_>, to: &mut Reader) -> Option<Self> {
         let span = to.span(value);
-        let DeValue::Table(table) = value.get_ref() else {
+        let Kind::Table(table) = &value.kind else {
             to.mismatch(value, "a table");
             return None;
         };
         let (mut function, mut values) = (None, Map::new());
-        for (key, value) in table {
-            let name: &str = key.get_ref();
+        for (key, value) in table.iter() {
+            let name: &str = key.name();
             if name == "fn" {
                 function = to.within(name, |to| <Text as Read>::read(value, to));
                 continue;

@@ -17,7 +17,7 @@ fn lines(body: &str) -> Vec<String> {
     let converted = plan(body);
     let pruned = converted.definition.prune();
     let exec = pruned.iter().filter_map(|(_, vertex)| match &vertex.op {
-        Op::Exec(exec) => exec.args.last().cloned(),
+        Op::Exec(exec) => exec.args.last().map(ToString::to_string),
         _ => None,
     });
     exec.collect()
@@ -74,7 +74,7 @@ step = "s"
     let args: Vec<Vec<String>> = pruned
         .iter()
         .filter_map(|(_, vertex)| match &vertex.op {
-            Op::Exec(exec) => Some(exec.args.clone()),
+            Op::Exec(exec) => Some(exec.args.iter().map(ToString::to_string).collect()),
             _ => None,
         })
         .collect();

@@ -1,5 +1,7 @@
 //! What is inside one op.
 
+use std::borrow::Cow;
+
 use bollard_buildkit_proto::pb;
 
 use super::super::DecodeError;
@@ -129,7 +131,7 @@ impl OpDecoder<'_> {
             return Err(self.value("exec.mounts", "no single mount of /"));
         }
         Ok(ExecOp {
-            args: args.clone(),
+            args: args.iter().cloned().map(Cow::Owned).collect(),
             env: env.clone().into(),
             cwd: cwd.clone(),
             user: user.clone(),

@@ -41,9 +41,13 @@ fn secret(id: &str, mode: u32, optional: bool) -> MountKind {
 
 /// A process with a mount of each kind.
 fn process() -> Case {
-    let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
+    let words =
+        |words: &[&str]| -> Vec<String> { words.iter().map(|&word| word.to_owned()).collect() };
     Case::of(Op::Exec(ExecOp {
-        args: words(&["/bin/sh", "-c", "apt-get install curl"]),
+        args: words(&["/bin/sh", "-c", "apt-get install curl"])
+            .into_iter()
+            .map(Into::into)
+            .collect(),
         env: Arc::new(words(&["PATH=/bin", "VERSION=1.1", "API_TOKEN=hidden"])),
         cwd: "/".into(),
         user: String::new(),
@@ -84,11 +88,11 @@ fn exec_its_own() {
     };
     both(
         "command \"apt-get install curl\" → \"apt-get install curl jq\"",
-        &|exec| exec.args[2].push_str(" jq"),
+        &|exec| exec.args[2].to_mut().push_str(" jq"),
     );
     both(
         "command \"/bin/sh -c apt-get install curl\" → \"/bin/bash -c apt-get install curl\"",
-        &|exec| exec.args[0] = "/bin/bash".to_owned(),
+        &|exec| exec.args[0] = "/bin/bash".into(),
     );
     both("ARG VERSION 1.1 → 1.2", &|exec| {
         Arc::make_mut(&mut exec.env)[1] = "VERSION=1.2".to_owned();

@@ -1,0 +1,231 @@
+//! The process that made a call: its memory, its ids, and files as it names them.
+//!
+//! The supervisor's own root is the step's, so absolute paths and links lead where they lead for the step. A file is opened
+//! once, with `O_PATH`, and everything is done to what was opened.
+
+use std::os::fd::AsFd as _;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+
+use rustix::fs::CWD;
+use rustix::fs::FileType;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::ResolveFlags;
+use rustix::io::Errno;
+
+use super::calls::At;
+use super::kernel;
+use super::memory;
+use super::memory::split;
+
+type Result<T> = std::result::Result<T, Errno>;
+
+/// The kernel's limit of links in one path (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+
+/// Of a proc file system (linux/magic.h).
+pub(super) const PROC_SUPER_MAGIC: u32 = 0x9fa0;
+/// Of the root directory of a proc file system (fs/proc/root.c, `PROC_ROOT_INO`).
+const PROC_ROOT: u64 = 1;
+
+/// A thread that waits for an answer.
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    /// A proc file system that numbers processes as `tid` does.
+    pub(super) proc: BorrowedFd<'a>,
+    pub(super) tid: i32,
+}
+
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_io_error(&error).unwrap_or(Errno::IO)
+}
+
+impl Target<'_> {
+    fn read(&self) -> impl memory::Read + '_ {
+        |address, into: &mut [u8]| kernel::read_memory(self.tid, address, into).map_err(errno)
+    }
+
+    /// A path in the caller's memory.
+    pub(super) fn path(&self, address: u64) -> Result<Vec<u8>> {
+        memory::path(address, self.read())
+    }
+
+    /// `count` words in the caller's memory.
+    pub(super) fn words(&self, address: u64, count: usize) -> Result<Vec<u32>> {
+        memory::words(address, count, self.read())
+    }
+
+    /// Bytes in the caller's memory.
+    pub(super) fn bytes<const N: usize>(&self, address: u64) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        match kernel::read_memory(self.tid, address, &mut bytes).map_err(errno)? {
+            len if len == N => Ok(bytes),
+            _ => Err(Errno::FAULT),
+        }
+    }
+
+    /// Writes to the caller's memory.
+    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        kernel::write_memory(self.tid, address, bytes).map_err(errno)
+    }
+
+    /// What a link in the caller's directory of proc(5) leads to.
+    pub(super) fn link(&self, name: &str) -> Result<OwnedFd> {
+        let path = format!("{}/{name}", self.tid);
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        rustix::fs::openat(self.proc, path, flags, Mode::empty())
+    }
+
+    /// The caller's file mode creation mask.
+    pub(super) fn umask(&self) -> Result<u32> {
+        let path = format!("{}/status", self.tid);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(self.proc, path, flags, Mode::empty())?;
+        // The mask is in the second line.
+        let mut buffer = [0; 256];
+        let len = rustix::io::read(file, &mut buffer)?;
+        let mask = buffer[..len].split(|&byte| byte == b'\n').find_map(|line| {
+            let mask = str::from_utf8(line.strip_prefix(b"Umask:")?).ok()?;
+            u32::from_str_radix(mask.trim(), 8).ok()
+        });
+        mask.ok_or(Errno::INVAL)
+    }
+
+    /// Opens a file as the caller names it.
+    pub(super) fn open(&self, at: &At) -> Result<OwnedFd> {
+        let path = match at.path {
+            0 => Vec::new(),
+            address => self.path(address)?,
+        };
+        if path.is_empty() {
+            return match at.empty {
+                true => self.directory(at.dir),
+                false => Err(Errno::NOENT),
+            };
+        }
+        let base = self.base(at.dir, &path)?;
+        self.open_below(base.as_ref(), &path, at.follow)
+    }
+
+    /// The directory in which a new name is wanted, and the name; nothing if the path ends in no name.
+    pub(super) fn parent(&self, at: &At) -> Result<Option<(OwnedFd, Vec<u8>)>> {
+        let path = self.path(at.path)?;
+        let Some((dir, name)) = split(&path) else {
+            return Ok(None);
+        };
+        let base = self.base(at.dir, dir)?;
+        let dir = self.open_below(base.as_ref(), dir, true)?;
+        Ok(Some((dir, name.to_vec())))
+    }
+
+    fn directory(&self, dir: i32) -> Result<OwnedFd> {
+        match dir {
+            libc::AT_FDCWD => self.link("cwd"),
+            fd => self.link(&format!("fd/{fd}")),
+        }
+    }
+
+    /// Where the path begins; nothing at the root.
+    fn base(&self, dir: i32, path: &[u8]) -> Result<Option<OwnedFd>> {
+        match path.first() {
+            Some(b'/') => Ok(None),
+            _ => self.directory(dir).map(Some),
+        }
+    }
+
+    fn open_below(&self, base: Option<&OwnedFd>, path: &[u8], follow: bool) -> Result<OwnedFd> {
+        let base = base.map_or(CWD, |base| base.as_fd());
+        match open_plain(base, path, follow) {
+            // A link of proc(5), or a loop; or a kernel before Linux 5.6.
+            Err(Errno::LOOP | Errno::NOSYS) => self.walk(base, path, follow),
+            // `/proc/self` leads nowhere for who is not in the step's pid namespace; of what is in /dev some does that, too.
+            Err(Errno::NOENT) if names_proc(path) => self.walk(base, path, follow),
+            opened => opened,
+        }
+    }
+
+    /// Name by name, with the caller's `/proc/self` in the place of the supervisor's.
+    fn walk(&self, base: BorrowedFd<'_>, path: &[u8], follow: bool) -> Result<OwnedFd> {
+        let start = |path: &[u8]| match path.first() {
+            Some(b'/') => open_name(CWD, b"/"),
+            _ => open_name(base, b"."),
+        };
+        let mut here = start(path)?;
+        let mut todo = names(path);
+        let mut links = 0;
+        while let Some(name) = todo.pop() {
+            let next = open_name(here.as_fd(), &name)?;
+            let stat = rustix::fs::fstat(&next)?;
+            let followed = follow || !todo.is_empty();
+            if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink || !followed {
+                here = next;
+                continue;
+            }
+            links += 1;
+            if links > MAX_LINKS {
+                return Err(Errno::LOOP);
+            }
+            if rustix::fs::fstatfs(&here)?.f_type as u32 == PROC_SUPER_MAGIC {
+                let at_root = rustix::fs::fstat(&here)?.st_ino == PROC_ROOT;
+                match (at_root, name.as_slice()) {
+                    (true, b"self" | b"thread-self") => here = self.link("")?,
+                    // A plain link to a place below `self`.
+                    (true, _) => todo.extend(names(&target_of(&next)?)),
+                    (false, _) => {
+                        let flags = OFlags::PATH | OFlags::CLOEXEC;
+                        here = rustix::fs::openat(&here, name, flags, Mode::empty())?;
+                    }
+                }
+                continue;
+            }
+            let target = target_of(&next)?;
+            if target.first() == Some(&b'/') {
+                here = start(&target)?;
+            }
+            todo.extend(names(&target));
+        }
+        Ok(here)
+    }
+}
+
+fn target_of(link: &OwnedFd) -> Result<Vec<u8>> {
+    Ok(rustix::fs::readlinkat(link, "", Vec::new())?.into_bytes())
+}
+
+fn names_proc(path: &[u8]) -> bool {
+    let names = path.split(|&byte| byte == b'/').take(4);
+    names
+        .into_iter()
+        .any(|name| matches!(name, b"proc" | b"dev"))
+}
+
+/// One name, which is not followed if it is a link.
+fn open_name(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+}
+
+/// The names of a path, the first one last.
+fn names(path: &[u8]) -> Vec<Vec<u8>> {
+    let names = path.split(|&byte| byte == b'/').rev();
+    names
+        .filter(|name| !matches!(*name, b"" | b"."))
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+/// `ELOOP` at a link of proc(5): it leads somewhere else for the supervisor than for the caller.
+fn open_plain(base: BorrowedFd<'_>, path: &[u8], follow: bool) -> Result<OwnedFd> {
+    let mut flags = OFlags::PATH | OFlags::CLOEXEC;
+    if !follow {
+        flags |= OFlags::NOFOLLOW;
+    }
+    loop {
+        let resolve = ResolveFlags::NO_MAGICLINKS;
+        match rustix::fs::openat2(base, path, flags, Mode::empty(), resolve) {
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            opened => return opened,
+        }
+    }
+}

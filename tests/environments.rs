@@ -1,0 +1,269 @@
+//! The program in other surroundings than this machine's: rootless podman's containers, seccomp filters, users without
+//! subordinate ids. Each is compared with what `doctor` says of it, and its image with the one that is built here.
+
+use std::fs;
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::support::Base;
+use crate::support::TestEnv;
+
+/// Without owners: those a single id cannot give.
+const DOCKERFILE: &str = r#"
+FROM scratch
+COPY busybox /bin/busybox
+COPY busybox /bin/sh
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+RUN mkdir -p -m 755 /d/sub /tmp && echo a > /d/a && echo b > /d/sub/b && ln /d/a /d/c && ln -s a /d/l
+RUN rm -r /d && mkdir /d && echo c > /d/c && echo nothing > /dev/null
+RUN --mount=type=cache,target=/cache echo cached > /cache/f
+RUN --mount=type=cache,target=/cache --mount=type=bind,target=/ctx,rw --mount=type=tmpfs,target=/d/tmp \
+    cat /cache/f > /cached; ls /ctx > /listed; echo x > /ctx/x; echo x > /d/tmp/x; test -e /dev/null
+RUN ls /d /etc > /names; cat /etc/hosts > /hosts
+"#;
+
+/// Builds it and prints the digest of the image, whatever was said.
+const BUILD: &str = "rbuild build --progress=plain --build-arg=SOURCE_DATE_EPOCH=1600000000 \
+                     -o type=oci,dest=-,rewrite-timestamp=true";
+
+/// A context with a shell, and a container image with that and rbuild.
+fn containers() -> TestEnv {
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(fs::read);
+    let busybox = busybox
+        .into_iter()
+        .find_map(Result::ok)
+        .expect("a static busybox: install the package busybox-static");
+    let env = TestEnv::new()
+        .file("Dockerfile", DOCKERFILE)
+        .file("busybox", busybox)
+        .file("../image/Dockerfile", IMAGE);
+    for file in ["busybox", "Dockerfile"] {
+        let path = env.path(file);
+        rustix::fs::chmod(&path, rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_500_000_000);
+        let opened = fs::File::options().append(true).open(&path).unwrap();
+        opened.set_modified(time).unwrap();
+    }
+    fs::copy(env!("CARGO_BIN_EXE_rbuild"), env.outside("image/rbuild")).unwrap();
+    let program = "--build-context=program=../image";
+    let output = "type=docker,dest=image.tar,name=environment";
+    env.rbuild([program, "-f", "../image/Dockerfile", "-o", output, "."])
+        .success();
+    env.tool("podman", ["load", "-q", "-i", "image.tar"])
+        .success();
+    fs::remove_file(env.path("image.tar")).unwrap();
+    env
+}
+
+const IMAGE: &str = r#"
+FROM scratch
+COPY busybox /bin/busybox
+COPY busybox /bin/sh
+COPY --from=program rbuild /bin/rbuild
+COPY Dockerfile busybox /case/
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+RUN mkdir -m 1777 /tmp && mkdir -p /etc /root /home/u && echo root:x:0:0::/root:/bin/sh > /etc/passwd \
+    && echo u:x:1000:1000::/home/u:/bin/sh >> /etc/passwd && chown 1000:1000 /home/u
+"#;
+
+impl TestEnv {
+    /// What a shell says in a container: both streams of it.
+    fn in_container(&self, options: &[&str], script: &str) -> String {
+        let script = format!("exec 2>&1; {script}");
+        let args = ["run", "--rm", "--network=host"].into_iter();
+        let args = args.chain(options.iter().copied());
+        self.tool("podman", args.chain(["environment", "sh", "-c", &script]))
+            .stdout
+    }
+
+    /// A seccomp profile that allows all but some calls.
+    fn profile(&self, refused: &Value) -> String {
+        let profile = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": refused });
+        let path = self.outside("seccomp.json");
+        fs::write(&path, profile.to_string()).unwrap();
+        format!("--security-opt=seccomp={}", path.display())
+    }
+}
+
+/// Calls that fail.
+fn refused(names: &[&str], errno: i32) -> Value {
+    json!({ "names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": errno })
+}
+
+const EPERM: i32 = 1;
+const ENOSYS: i32 = 38;
+
+/// What mounts are made with.
+const MOUNTS: [&str; 6] = [
+    "mount",
+    "fsmount",
+    "move_mount",
+    "mount_setattr",
+    "open_tree",
+    "pivot_root",
+];
+
+/// What becomes of steps.
+enum Steps {
+    /// They run, on this rung, with this stacker.
+    Run(u32, &'static str),
+    /// They do not, and this is why and what to do.
+    Refused(&'static str),
+}
+
+#[test]
+fn containers_of_rootless_podman() {
+    let env = containers();
+    let built = env
+        .tool_command("sh")
+        .args(["-c", &format!("{BUILD} . | sha256sum")])
+        .env(
+            "PATH",
+            format!(
+                "{}:{}",
+                std::path::Path::new(env!("CARGO_BIN_EXE_rbuild"))
+                    .parent()
+                    .unwrap()
+                    .display(),
+                crate::support::tools::PATH
+            ),
+        )
+        .output()
+        .unwrap();
+    let here = String::from_utf8(built.stdout).unwrap();
+    let user = ["--user=1000", "--env=HOME=/home/u"];
+    let docker = json!([
+        refused(&MOUNTS, EPERM),
+        refused(&["unshare", "setns", "fsopen", "fsconfig"], EPERM),
+        refused(&["clone3"], ENOSYS),
+        // A new user namespace.
+        json!({
+            "names": ["clone"], "action": "SCMP_ACT_ERRNO", "errnoRet": EPERM,
+            "args": [{ "index": 0, "value": 0x1000_0000, "valueTwo": 0x1000_0000, "op": "SCMP_CMP_MASKED_EQ" }],
+        }),
+    ]);
+    let no_mounts = json!([refused(&MOUNTS, EPERM)]);
+    let old = json!([refused(
+        &["clone3", "openat2", "fsopen", "statx", "close_range"],
+        ENOSYS
+    )]);
+    let run = |name: &str, options: &[&str], flags: &str, steps: Steps| {
+        let doctor = env.in_container(
+            options,
+            &format!("rbuild doctor --format json {flags} 2>/dev/null"),
+        );
+        let doctor: Value = serde_json::from_str(&doctor)
+            .unwrap_or_else(|error| panic!("{name}: {error}: {doctor}"));
+        let found = (&doctor["rung"], &doctor["stacker"]);
+        let build = format!("{BUILD} {flags} /case 2> /tmp/said");
+        let (expected, script) = match &steps {
+            Steps::Run(rung, stacker) => (
+                (&json!(rung), &json!(stacker)),
+                format!("{build} | sha256sum; grep -i -e ^error -e ^hint /tmp/said"),
+            ),
+            Steps::Refused(_) => (
+                (&json!(3), &Value::Null),
+                format!("{build} >/dev/null; cat /tmp/said"),
+            ),
+        };
+        assert_eq!(found, expected, "{name}: {doctor:#}");
+        let said = env.in_container(options, &script);
+        match steps {
+            Steps::Run(..) => assert_eq!(said, here, "{name}"),
+            Steps::Refused(hint) => {
+                assert!(
+                    said.contains(hint) && said.contains("Dockerfile:5:1"),
+                    "{name}: {said}"
+                );
+                assert!(!said.contains("RUN mkdir"), "{name} ran something: {said}");
+                // What needs no process is built.
+                let copies = "printf 'FROM scratch\\nCOPY busybox /\\n' > /tmp/Dockerfile; \
+                              rbuild build -q -t copies -f /tmp/Dockerfile /case";
+                let said = env.in_container(options, copies);
+                assert!(said.starts_with("sha256:"), "{name}: {said}");
+            }
+        }
+    };
+    use Steps::Refused;
+    use Steps::Run;
+    run("as they are", &[], "", Run(1, "link"));
+    run(
+        "store on a volume",
+        &["--volume=/root"],
+        "",
+        Run(1, "overlay"),
+    );
+    run(
+        "unmasked",
+        &["--security-opt=unmask=ALL"],
+        "",
+        Run(1, "link"),
+    );
+    run("privileged", &["--privileged"], "", Run(1, "link"));
+    let tiny = "--tmpfs=/tmp:size=64k,noexec";
+    run("tiny /tmp without programs", &[tiny], "", Run(1, "link"));
+    let nothing = [
+        user[0],
+        user[1],
+        "--cap-drop=all",
+        "--security-opt=no-new-privileges",
+    ];
+    run("an unprivileged pod", &nothing, "", Run(2, "link"));
+    run(
+        "root without capabilities",
+        &["--cap-drop=all"],
+        "",
+        Refused("run it as another user"),
+    );
+    let profile = env.profile(&docker);
+    run(
+        "docker's filter",
+        &[&profile],
+        "",
+        Refused("--isolation=chroot"),
+    );
+    run(
+        "docker's filter, chroot",
+        &[&profile],
+        "--isolation=chroot",
+        Run(3, "link"),
+    );
+    let profile = env.profile(&no_mounts);
+    run(
+        "namespaces without power, as Ubuntu's AppArmor makes them",
+        &[&profile, user[0], user[1]],
+        "",
+        Refused("denies mounts in user namespaces"),
+    );
+    let profile = env.profile(&old);
+    run("an old kernel", &[&profile], "", Run(1, "link"));
+}
+
+/// no_new_privs keeps newuidmap from what it is for.
+#[test]
+fn a_user_without_subordinate_ids() {
+    let env = TestEnv::new().bases([Base::Busybox]).file(
+        "Dockerfile",
+        "FROM busybox\nRUN id -u > /id && stat -c %u:%g /id > /owner\n",
+    );
+    let without = |args: &[&str]| {
+        let rbuild = [env!("CARGO_BIN_EXE_rbuild")].into_iter();
+        let args = ["--no-new-privs"]
+            .into_iter()
+            .chain(rbuild)
+            .chain(args.iter().copied());
+        env.tool("setpriv", args).success()
+    };
+    for stacker in ["overlay", "link"] {
+        let doctor = without(&["doctor", "--format=json", "--stacker", stacker]).stdout;
+        let doctor: Value = serde_json::from_str(&doctor).unwrap();
+        assert_eq!(
+            (&doctor["rung"], &doctor["stacker"]),
+            (&json!(2), &json!(stacker))
+        );
+        without(&["--no-cache", "--stacker", stacker, "-o", "../out", "."]);
+        let read = |name: &str| fs::read_to_string(env.outside("out").join(name)).unwrap();
+        assert_eq!((&*read("id"), &*read("owner")), ("0\n", "0:0\n"));
+    }
+}
