@@ -114,6 +114,11 @@ impl Workspaces {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether steps are still to come that run a process, as far as is known.
+    pub(super) fn expects_more(&self) -> bool {
+        self.state().expected > 0
+    }
+
     /// One for a step.
     pub(super) fn take(&self, store: &Store) -> Result<Workspace, OpError> {
         let ready = {

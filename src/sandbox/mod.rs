@@ -185,7 +185,12 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
     let oom = oom::Counter::new();
     let user = rustix::process::geteuid().as_raw();
     if settings.chroot {
-        return enter_chroot(ca, resolv_conf, oom);
+        let given = Given {
+            resolv_conf,
+            ca,
+            store: settings.store.clone(),
+        };
+        return enter_chroot(given, oom);
     }
     let ids = match userns::enter(userns::plan()) {
         Ok(ids) => ids,
@@ -244,11 +249,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
 }
 
 /// [`enter`] where there are to be no namespaces.
-fn enter_chroot(
-    ca: Option<PathBuf>,
-    resolv_conf: Vec<u8>,
-    oom: oom::Counter,
-) -> Result<Sandbox, SandboxError> {
+fn enter_chroot(given: Given, oom: oom::Counter) -> Result<Sandbox, SandboxError> {
     if let Err(report) = probe::chroot() {
         return Err(SandboxError::Unavailable { report });
     }
@@ -256,7 +257,7 @@ fn enter_chroot(
         own_pids: false,
         chroot: true,
         single: false,
-        ca: ca.clone(),
+        ca: given.ca.clone(),
         resolv_conf: Blob(Vec::new()),
     };
     let zygote = Zygote::start(&mut config).map_err(|source| SandboxError::Zygote {
@@ -276,7 +277,7 @@ fn enter_chroot(
         oom,
         expected: AtomicUsize::new(0),
         turn: Mutex::default(),
-        given: Given { resolv_conf, ca },
+        given,
     })
 }
 
