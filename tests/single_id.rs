@@ -143,6 +143,22 @@ RUN mv c moved && stat -c '%u:%g %a %F %t,%T' moved b && test -c moved && test -
 }
 
 #[test]
+fn secrets_and_caches_have_the_owners_that_are_asked_for() {
+    let env = TestEnv::new().bases([Base::Busybox]).file(
+        "Dockerfile",
+        "FROM busybox
+RUN --mount=type=secret,id=s,uid=5,gid=7,mode=0400 --mount=type=cache,target=/c,uid=8,gid=9 \\
+    stat -c '%u:%g %a' /run/secrets/s /c && touch /c/f && chown 3 /c/f
+RUN --mount=type=cache,target=/c,uid=8,gid=9 stat -c '%u:%g %a' /c/f
+",
+    );
+    fs::write(env.path("s"), "secret").unwrap();
+    let args = ["build", "--progress=plain", "--secret=id=s,src=s", "."];
+    let output = build(&env, &args).success();
+    assert_eq!(printed(&output), "5:7 400\n8:9 755\n3:0 644\n");
+}
+
+#[test]
 fn the_attribute_of_an_owner_does_not_show() {
     let env = TestEnv::new().bases([Base::Python]).file(
         "Dockerfile",

@@ -377,7 +377,7 @@ impl Engine<'_> {
         step: &StepControl<'_>,
     ) -> Result<Snapshot, OpError> {
         let trees = self.store.trees();
-        let (mut written, place) = match wrote {
+        let (written, place) = match wrote {
             Wrote::Upper(upper) => {
                 let kind = ScanKind::upper_of(self.ownership);
                 let found = rbuild_cache::scan_dir(trees, upper, kind, step.cancel)?;
@@ -388,9 +388,6 @@ impl Engine<'_> {
                 (found, Wrote::Changed(plain))
             }
         };
-        if self.ownership == Ownership::Logical {
-            written = trees.keep_owners(&root.root.tree, &written)?.tree;
-        }
         // What was copied up and is as it was is no change; device nodes below live in the tree only.
         let layer = trees.reduce(&root.root.tree, &written)?;
         // Another may have made an equal one, long ago.
