@@ -146,39 +146,6 @@ impl Trees {
         Ok(self.put(Directory { entries }))
     }
 
-    /// The same layer, written where there is only one id: what stands in the place of something of `base` keeps the
-    /// owner that has in `base`, since the step could not have given it another.
-    pub fn keep_owners(&self, base: &TreeId, layer: &TreeId) -> Result<TreeRef, TreeError> {
-        let (base_meta, base) = self.root_dir(base)?;
-        let (mut meta, layer) = self.root_dir(layer)?;
-        (meta.uid, meta.gid) = (base_meta.uid, base_meta.gid);
-        let entries = self.keep_owners_dir(&base, &layer)?;
-        let dir = DirNode {
-            tree: entries.tree,
-            content: entries.content,
-            ..layer
-        };
-        Ok(self.put_root(meta, dir))
-    }
-
-    fn keep_owners_dir(&self, base: &DirNode, layer: &DirNode) -> Result<TreeRef, TreeError> {
-        let (base, mut dir) = (self.get(&base.tree)?, (*self.get(&layer.tree)?).clone());
-        for entry in &mut dir.entries {
-            let Some(lower) = base.get(&entry.name) else {
-                continue;
-            };
-            if matches!(entry.node, Node::Whiteout) {
-                continue;
-            }
-            (entry.meta.uid, entry.meta.gid) = (lower.meta.uid, lower.meta.gid);
-            if let (Node::Dir(upper), Some(below)) = (&mut entry.node, directory(lower)) {
-                let entries = self.keep_owners_dir(below, upper)?;
-                (upper.tree, upper.content) = (entries.tree, entries.content);
-            }
-        }
-        Ok(self.put(dir))
-    }
-
     fn settle_dir(&self, base: &DirNode, layer: &DirNode) -> Result<TreeRef, TreeError> {
         if layer.opaque {
             return Ok(layer.entries());

@@ -435,7 +435,7 @@ impl Engine<'_> {
         step: &StepControl<'_>,
     ) -> Result<Snapshot, OpError> {
         let trees = self.store.trees();
-        let (mut written, place) = match wrote {
+        let (written, place) = match wrote {
             Wrote::Upper(upper) => {
                 let kind = ScanKind::upper_of(self.ownership);
                 let found = rbuild_cache::scan_dir(trees, upper, kind, step.cancel)?;
@@ -446,9 +446,6 @@ impl Engine<'_> {
                 (found, Wrote::Changed(plain))
             }
         };
-        if self.ownership == Ownership::Logical {
-            written = trees.keep_owners(&root.root.tree, &written)?.tree;
-        }
         // What was copied up and is as it was is no change; device nodes below live in the tree only.
         let layer = trees.reduce(&root.root.tree, &written)?;
         // Another may have made an equal one, long ago.
@@ -487,8 +484,8 @@ impl Engine<'_> {
                 readonly: volume.readonly,
             },
         });
-        let (place, _plain) = self.root(root, &workspace, self.cancel)?;
-        let spec = Step {
+        let (place, mut plain) = self.root(root, &workspace, self.cancel)?;
+        let mut spec = Step {
             root: place,
             mounts: mounts.collect(),
             args: process.args.iter().map(OsString::from).collect(),
@@ -505,7 +502,17 @@ impl Engine<'_> {
             stdin: None,
             init: true,
         };
-        Ok(executor.run(&spec, output, self.cancel)?)
+        let exit = match executor.run(&spec, output, self.cancel) {
+            Err(SandboxError::Overlay { .. }) if executor.stacking() == Stacking::May => {
+                self.stacks.store(false, Ordering::Relaxed);
+                (spec.root, plain) = self.root(root, &workspace, self.cancel)?;
+                executor.run(&spec, output, self.cancel)?
+            }
+            ended => ended?,
+        };
+        // Until here the process was in it.
+        drop(plain);
+        Ok(exit)
     }
 
     fn executor(&self) -> Result<&dyn Executor, OpError> {

@@ -59,7 +59,7 @@ impl Executor for Writer {
     }
 
     fn ownership(&self) -> Ownership {
-        Ownership::Logical
+        Ownership::Recorded
     }
 
     fn stacking(&self) -> Stacking {

@@ -303,6 +303,9 @@ fn not_supervised(error: io::Error) -> Failure {
                  give the outer rbuild or container ranges of ids"
                     .to_owned(),
             ),
+            libc::EINVAL | libc::ENOSYS => {
+                Some("it takes seccomp user notification (Linux 5.9)".to_owned())
+            }
             _ => None,
         },
         errno: error.errno(),

@@ -29,6 +29,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rbuild_cache::Owner;
 use rustix::fs::AtFlags;
 use rustix::fs::CWD;
 use rustix::fs::FileType;
@@ -43,6 +44,7 @@ use rustix::mount::UnmountFlags;
 
 use super::child::Config;
 use super::error::During;
+use super::error::Errno as _;
 use super::error::Failure;
 use super::kernelfs;
 use super::mounts;
@@ -134,7 +136,7 @@ pub(super) fn enter(config: &Config, step: &Step, prepared: Prepared) -> Result<
     let mut all = etc_files(config, &hosts, prepared.resolv_conf)?;
     let files = all.len();
     for mount in &step.mounts {
-        all.push(prepare_mount(mount, all.len())?);
+        all.push(prepare_mount(mount, all.len(), config.single)?);
     }
     // As BuildKit does: what is mounted on `/etc` hides the files there; parents come before children.
     all[files..].sort_by_key(|p| p.dest.components().count());
@@ -228,7 +230,7 @@ fn etc_files(config: &Config, hosts: &str, resolv_conf: ToMount) -> Result<Vec<T
                 readonly: true,
             },
         };
-        files.push(prepare_mount(&bind, files.len())?);
+        files.push(prepare_mount(&bind, files.len(), config.single)?);
     }
     Ok(files)
 }
@@ -263,7 +265,7 @@ fn memory_file(dest: &str, data: &[u8], name: &str) -> Result<ToMount, Failure> 
     })
 }
 
-fn prepare_mount(mount: &Mount, number: usize) -> Result<ToMount, Failure> {
+fn prepare_mount(mount: &Mount, number: usize, single: bool) -> Result<ToMount, Failure> {
     let dest = &mount.dest;
     let (tree, named) = match &mount.source {
         MountSource::Bind {
@@ -329,8 +331,8 @@ fn prepare_mount(mount: &Mount, number: usize) -> Result<ToMount, Failure> {
             let display = dest.display().to_string();
             let name = format!("f{number}");
             let file = memory_file(&display, data, &name)?;
-            rustix::fs::chown(&name, Some(Uid::from_raw(*uid)), Some(Gid::from_raw(*gid)))
-                .and_then(|()| rustix::fs::chmod(&name, Mode::from_raw_mode(*mode)))
+            give(&name, (*uid, *gid), single)
+                .and_then(|()| Ok(rustix::fs::chmod(&name, Mode::from_raw_mode(*mode))?))
                 .during(format_args!("give `{display}` to {uid}:{gid}"))?;
             return Ok(ToMount {
                 dest: dest.clone(),
@@ -350,6 +352,19 @@ fn prepare_mount(mount: &Mount, number: usize) -> Result<ToMount, Failure> {
         tmpfs: None,
         named,
     })
+}
+
+/// Gives a file of ours to somebody. Where there is one id, that is recorded for the supervisor to show; a tmpfs that keeps
+/// no such attributes (before Linux 6.6) leaves it root's.
+fn give(name: &str, (uid, gid): (u32, u32), single: bool) -> std::io::Result<()> {
+    if single {
+        return match Owner::of(uid, gid).record(name) {
+            Err(e) if e.errno() == libc::EOPNOTSUPP => Ok(()),
+            recorded => recorded,
+        };
+    }
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    Ok(rustix::fs::chown(name, Some(uid), Some(gid))?)
 }
 
 /// The overlay of a mount, or a path inside it.

@@ -226,7 +226,7 @@ impl Executor for Shell {
     }
 
     fn ownership(&self) -> Ownership {
-        Ownership::Logical
+        Ownership::Recorded
     }
 
     fn stacking(&self) -> Stacking {

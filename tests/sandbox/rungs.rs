@@ -132,6 +132,29 @@ left: 0
 }
 
 #[test]
+fn with_shared_process_ids_owners_are_kept_as_well() {
+    let outcome = nested(
+        "mount --bind /dev/null /proc/version",
+        "",
+        "[ $$ -gt 1 ] && echo shared; cd /dev/shm && touch f && chown 5:7 f && ln -s f l && chown -h 8 l; stat -c %u:%g f l; \
+         stat -c %u /proc/self/cwd/f /dev/fd/0; su bob -c \"id -u; touch /dev/shm/his\"; stat -c %u his",
+    );
+    assert_data_eq!(
+        outcome.text(),
+        str![[r#"
+shared
+5:7
+8:0
+5
+0
+1000
+1000
+
+"#]]
+    );
+}
+
+#[test]
 fn with_shared_process_ids_nothing_is_left_either() {
     for signal in ["KILL", "TERM"] {
         let outcome = outer(&format!(

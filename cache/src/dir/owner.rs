@@ -56,7 +56,10 @@ impl Owner {
     }
 
     /// Records it of a file or a directory that has none yet.
-    pub(crate) fn record(&self, path: impl rustix::path::Arg) -> std::io::Result<()> {
+    ///
+    /// # Errors
+    /// If the file system keeps no attributes, or refuses this one.
+    pub fn record(&self, path: impl rustix::path::Arg) -> std::io::Result<()> {
         if !self.is_usual() {
             let text = self.to_text();
             rustix::fs::setxattr(path, OWNER, text.as_bytes(), XattrFlags::empty())?;

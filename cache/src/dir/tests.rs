@@ -157,6 +157,66 @@ fn implied_directories_are_described_when_settled() {
     assert_eq!(mode("tmp") & 0o7777, 0o1777);
 }
 
+/// Whose attribute is whose is in [`owner`]; here is what comes of it, there and back.
+#[test]
+fn recorded_owners_and_devices_come_back() {
+    let mut fixture = Fixture::new();
+    let of = |uid, gid, mode| Meta {
+        uid,
+        gid,
+        ..mine(mode)
+    };
+    fixture.builder.set_root(of(0, 0, 0o755));
+    fixture
+        .builder
+        .insert(b"home", of(1000, 1000, 0o750), NewNode::Dir);
+    fixture.file_with(b"home/file", of(1000, 42, 0o4711), b"1");
+    fixture.file_with(b"roots", of(0, 0, 0o444), b"2");
+    let mut pretends = of(0, 0, 0o644);
+    pretends.xattrs.insert(b"user.mine".to_vec(), b"1".to_vec());
+    fixture.file_with(b"with-attribute", pretends, b"3");
+    let disk = NewNode::Block {
+        major: 259,
+        minor: 300,
+    };
+    fixture.builder.insert(b"disk", of(0, 6, 0o660), disk);
+    let null = NewNode::Char { major: 1, minor: 3 };
+    fixture.builder.insert(b"null", of(0, 0, 0o666), null);
+    let target = b"home".to_vec();
+    let link = NewNode::Symlink { target };
+    fixture.builder.insert(b"link", of(0, 0, 0o777), link);
+    let layer = fixture.finish();
+    write(&fixture, layer, Ownership::Recorded).unwrap();
+    let into = fixture.path("into");
+    let text = |path: &str| {
+        let mut value = [0; 64];
+        let len = rustix::fs::getxattr(into.join(path), OWNER, &mut value).ok()?;
+        Some(String::from_utf8(value[..len].to_vec()).unwrap())
+    };
+    assert_eq!(text("home").as_deref(), Some("1000:1000"));
+    assert_eq!(text("home/file").as_deref(), Some("1000:42"));
+    assert_eq!(text("roots"), None);
+    assert_eq!(text("null").as_deref(), Some("0:0:c:1:3"));
+    let cancel = CancelToken::new();
+    let back = scan_dir(&fixture.trees, &into, ScanKind::Recorded, &cancel).unwrap();
+    assert_eq!(back, layer);
+}
+
+/// What an image says of the attribute is not believed.
+#[test]
+fn an_images_own_attribute_of_that_name_is_no_owner() {
+    let mut fixture = Fixture::new();
+    let mut file = mine(0o644);
+    (file.uid, file.gid) = (0, 0);
+    file.xattrs.insert(OWNER.to_vec(), b"1:2".to_vec());
+    fixture.file_with(b"file", file, b"1");
+    let layer = fixture.finish();
+    write(&fixture, layer, Ownership::Recorded).unwrap();
+    let mut value = [0; 64];
+    let found = rustix::fs::getxattr(fixture.path("into").join("file"), OWNER, &mut value);
+    assert_eq!(found, Err(rustix::io::Errno::NODATA));
+}
+
 #[test]
 fn devices_and_foreign_xattrs_live_in_the_tree_only() {
     let mut fixture = Fixture::new();

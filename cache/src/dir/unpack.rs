@@ -564,12 +564,12 @@ fn record_special(dir: &OwnedFd, name: &[u8], meta: &Meta) -> Result<(), Errno> 
     }
     let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
     path.extend_from_slice(name);
-    rustix::fs::lsetxattr(
-        path,
-        CAPABILITY,
-        &owner.to_capability(),
-        XattrFlags::empty(),
-    )
+    let value = owner.to_capability();
+    match rustix::fs::lsetxattr(path, CAPABILITY, &value, XattrFlags::empty()) {
+        // Without CAP_SETFCAP, or on a file system without these: processes see it as root's, and the tree knows better.
+        Err(Errno::PERM | Errno::NOTSUP) => Ok(()),
+        set => set,
+    }
 }
 
 /// An empty file in the place of a device, which nobody may make in a user namespace.

@@ -177,7 +177,9 @@ fn serve(config: &Config, socket: OwnedFd) -> io::Result<()> {
     drop(socket);
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let own = rustix::fs::openat(&proc, "self/fd", flags, Mode::empty())?;
-    let mut service = Service::new(own, root, beginning)?;
+    // What is open is named by its number there.
+    rustix::process::fchdir(own)?;
+    let mut service = Service::new(root, beginning);
     let listener = Listener::new(listener);
     // Until it is killed; a kernel that tells when nobody is left to ask says so with ENOTCONN.
     loop {

@@ -57,9 +57,7 @@ impl Caller<'_> {
 
 /// What a supervisor knows.
 pub(super) struct Service {
-    /// Its `/proc/self/fd`, the current directory.
-    own: OwnedFd,
-    /// The step's root, and its own.
+    /// The step's root.
     root: OwnedFd,
     /// Whether a process may have another.
     roots: bool,
@@ -74,34 +72,21 @@ pub(super) struct Service {
 type Attempt = Result<Answer, Errno>;
 
 impl Service {
-    /// Moves this process into the root and to `own`, its `/proc/self/fd`.
-    pub(super) fn new(
-        own: OwnedFd,
-        root: OwnedFd,
-        beginning: Beginning,
-    ) -> rustix::io::Result<Self> {
+    /// The service of a step whose root is `root`.
+    pub(super) fn new(root: OwnedFd, beginning: Beginning) -> Self {
         let Beginning {
             uid,
             gid,
             groups,
             roots,
         } = beginning;
-        let service = Self {
-            own,
+        Self {
             root,
             roots,
             ids: vec![Credentials::new(uid, gid, groups)],
             as_root: (uid, gid) == (0, 0),
             owners: Owners::default(),
-        };
-        service.change_root(&service.root)?;
-        Ok(service)
-    }
-
-    fn change_root(&self, root: &OwnedFd) -> rustix::io::Result<()> {
-        rustix::process::fchdir(root)?;
-        rustix::process::chroot(".")?;
-        rustix::process::fchdir(&self.own)
+        }
     }
 
     /// What becomes of a call.
@@ -134,29 +119,27 @@ impl Service {
         attempt.unwrap_or(Answer::Continue)
     }
 
-    /// Does something in the caller's root.
-    fn in_root<T>(
+    /// Looks something up from the caller's root on.
+    fn from_root<T>(
         &self,
         caller: &Caller<'_>,
-        act: impl FnOnce(&Target<'_>) -> Result<T, Errno>,
+        look_up: impl FnOnce(&Target<'_>, &OwnedFd) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        let target = &caller.target;
-        if !self.roots {
-            let done = act(target)?;
-            caller.still_waits()?;
-            return Ok(done);
-        }
-        let root = target.link("root")?;
+        let own;
+        let root = match self.roots {
+            false => &self.root,
+            true => {
+                own = caller.target.link("root")?;
+                &own
+            }
+        };
+        let found = look_up(&caller.target, root);
         caller.still_waits()?;
-        self.change_root(&root)?;
-        let done = act(target);
-        self.change_root(&self.root)?;
-        caller.still_waits()?;
-        done
+        found
     }
 
     fn open(&self, caller: &Caller<'_>, at: &At) -> Result<OwnedFd, Errno> {
-        self.in_root(caller, |target| target.open(at))
+        self.from_root(caller, |target, root| target.open(root, at))
     }
 
     /// An open file's owner, unless what the kernel says of it is right.
@@ -241,7 +224,8 @@ impl Service {
     fn create(&mut self, caller: &Caller<'_>, at: &At, new: New) -> Attempt {
         let ids = self.ids_of(caller)?;
         let (user, group, root) = (ids.user.file, ids.group.file, ids.is_root());
-        let Some((dir, name)) = self.in_root(caller, |target| target.parent(at))? else {
+        let parent = self.from_root(caller, |target, root| target.parent(root, at))?;
+        let Some((dir, name)) = parent else {
             return Ok(Answer::Continue);
         };
         let above = rustix::fs::fstat(&dir)?.st_mode;

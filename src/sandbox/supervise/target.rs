@@ -1,13 +1,12 @@
 //! The process that made a call: its memory, its ids, and files as it names them.
 //!
-//! The supervisor's own root is the step's, so absolute paths and links lead where they lead for the step. A file is opened
-//! once, with `O_PATH`, and everything is done to what was opened.
+//! Paths are resolved from the caller's root and working directory, with its links of proc(5), and never above that root. (A
+//! chroot(2) of the supervisor would do the same; container engines forbid it to whom they give no capabilities.) A file is
+//! opened once, with `O_PATH`, and everything is done to what was opened.
 
-use std::os::fd::AsFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::CWD;
 use rustix::fs::FileType;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
@@ -92,8 +91,8 @@ impl Target<'_> {
         mask.ok_or(Errno::INVAL)
     }
 
-    /// Opens a file as the caller names it.
-    pub(super) fn open(&self, at: &At) -> Result<OwnedFd> {
+    /// Opens a file as the caller, whose root is `root`, names it.
+    pub(super) fn open(&self, root: &OwnedFd, at: &At) -> Result<OwnedFd> {
         let path = match at.path {
             0 => Vec::new(),
             address => self.path(address)?,
@@ -104,18 +103,16 @@ impl Target<'_> {
                 false => Err(Errno::NOENT),
             };
         }
-        let base = self.base(at.dir, &path)?;
-        self.open_below(base.as_ref(), &path, at.follow)
+        self.open_path(root, at.dir, &path, at.follow)
     }
 
     /// The directory in which a new name is wanted, and the name; nothing if the path ends in no name.
-    pub(super) fn parent(&self, at: &At) -> Result<Option<(OwnedFd, Vec<u8>)>> {
+    pub(super) fn parent(&self, root: &OwnedFd, at: &At) -> Result<Option<(OwnedFd, Vec<u8>)>> {
         let path = self.path(at.path)?;
         let Some((dir, name)) = split(&path) else {
             return Ok(None);
         };
-        let base = self.base(at.dir, dir)?;
-        let dir = self.open_below(base.as_ref(), dir, true)?;
+        let dir = self.open_path(root, at.dir, dir, true)?;
         Ok(Some((dir, name.to_vec())))
     }
 
@@ -126,36 +123,46 @@ impl Target<'_> {
         }
     }
 
-    /// Where the path begins; nothing at the root.
-    fn base(&self, dir: i32, path: &[u8]) -> Result<Option<OwnedFd>> {
-        match path.first() {
-            Some(b'/') => Ok(None),
-            _ => self.directory(dir).map(Some),
-        }
-    }
-
-    fn open_below(&self, base: Option<&OwnedFd>, path: &[u8], follow: bool) -> Result<OwnedFd> {
-        let base = base.map_or(CWD, |base| base.as_fd());
-        match open_plain(base, path, follow) {
-            // A link of proc(5), or a loop; or a kernel before Linux 5.6.
-            Err(Errno::LOOP | Errno::NOSYS) => self.walk(base, path, follow),
-            // `/proc/self` leads nowhere for who is not in the step's pid namespace; of what is in /dev some does that, too.
-            Err(Errno::NOENT) if names_proc(path) => self.walk(base, path, follow),
-            opened => opened,
-        }
-    }
-
-    /// Name by name, with the caller's `/proc/self` in the place of the supervisor's.
-    fn walk(&self, base: BorrowedFd<'_>, path: &[u8], follow: bool) -> Result<OwnedFd> {
-        let start = |path: &[u8]| match path.first() {
-            Some(b'/') => open_name(CWD, b"/"),
-            _ => open_name(base, b"."),
+    fn open_path(&self, root: &OwnedFd, dir: i32, path: &[u8], follow: bool) -> Result<OwnedFd> {
+        let below = match path.first() {
+            Some(b'/') => None,
+            _ => Some(self.directory(dir)?),
         };
-        let mut here = start(path)?;
+        let opened = match &below {
+            None => open_plain(root, path, follow, ResolveFlags::IN_ROOT),
+            Some(base) => open_plain(base, path, follow, ResolveFlags::BENEATH),
+        };
+        match opened {
+            // A link of proc(5), or a loop; a way out of where the path began; a kernel before Linux 5.6.
+            Err(Errno::LOOP | Errno::XDEV | Errno::NOSYS) => {}
+            // `/proc/self` leads nowhere for who is not in the step's pid namespace; of what is in /dev some does that, too.
+            Err(Errno::NOENT) if names_proc(path) => {}
+            opened => return opened,
+        }
+        self.walk(
+            root,
+            below.unwrap_or(root.try_clone().map_err(errno)?),
+            path,
+            follow,
+        )
+    }
+
+    /// Name by name from `here` on, with the caller's `/proc/self` in the place of the supervisor's.
+    fn walk(
+        &self,
+        root: &OwnedFd,
+        mut here: OwnedFd,
+        path: &[u8],
+        follow: bool,
+    ) -> Result<OwnedFd> {
+        let root_id = identity(root)?;
         let mut todo = names(path);
         let mut links = 0;
         while let Some(name) = todo.pop() {
-            let next = open_name(here.as_fd(), &name)?;
+            if name == b".." && identity(&here)? == root_id {
+                continue;
+            }
+            let next = open_name(&here, &name)?;
             let stat = rustix::fs::fstat(&next)?;
             let followed = follow || !todo.is_empty();
             if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink || !followed {
@@ -181,12 +188,18 @@ impl Target<'_> {
             }
             let target = target_of(&next)?;
             if target.first() == Some(&b'/') {
-                here = start(&target)?;
+                here = root.try_clone().map_err(errno)?;
             }
             todo.extend(names(&target));
         }
         Ok(here)
     }
+}
+
+/// What tells a directory from others.
+fn identity(dir: &OwnedFd) -> Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(dir)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 fn target_of(link: &OwnedFd) -> Result<Vec<u8>> {
@@ -201,7 +214,7 @@ fn names_proc(path: &[u8]) -> bool {
 }
 
 /// One name, which is not followed if it is a link.
-fn open_name(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+fn open_name(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }
@@ -215,17 +228,16 @@ fn names(path: &[u8]) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// `ELOOP` at a link of proc(5): it leads somewhere else for the supervisor than for the caller.
-fn open_plain(base: BorrowedFd<'_>, path: &[u8], follow: bool) -> Result<OwnedFd> {
+/// Several names at once. `ELOOP` at a link of proc(5), which leads somewhere else for the supervisor than for the caller.
+fn open_plain(base: &OwnedFd, path: &[u8], follow: bool, within: ResolveFlags) -> Result<OwnedFd> {
     let mut flags = OFlags::PATH | OFlags::CLOEXEC;
     if !follow {
         flags |= OFlags::NOFOLLOW;
     }
-    loop {
-        let resolve = ResolveFlags::NO_MAGICLINKS;
-        match rustix::fs::openat2(base, path, flags, Mode::empty(), resolve) {
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            opened => return opened,
-        }
+    let resolve = ResolveFlags::NO_MAGICLINKS | within;
+    match rustix::fs::openat2(base, path, flags, Mode::empty(), resolve) {
+        // A rename somewhere on the system raced with `..` (openat2(2)): name by name there is no such race.
+        Err(Errno::INTR | Errno::AGAIN) => Err(Errno::XDEV),
+        opened => opened,
     }
 }
