@@ -74,9 +74,8 @@ use super::step::Step;
 use super::supervise::Supervisor;
 use super::sys;
 use super::sys::Fork;
-use super::uplink;
-use super::uplink::Outcome;
 use super::uplink::Router;
+use super::uplink::Uplink;
 use super::wire;
 use super::wire::Wire;
 use super::wire::wire_enum;
@@ -363,61 +362,6 @@ struct Ready {
     supervisor: Option<Supervisor>,
 }
 
-/// The default network, as far as it has come.
-enum Uplink {
-    Unasked,
-    Starting(uplink::Starting, OwnedFd),
-    Up(Router),
-    Down,
-}
-
-impl Uplink {
-    /// What most steps get; nothing as long as that is not known.
-    fn usual(&self) -> Option<Reach> {
-        match self {
-            Self::Unasked => Some(Reach::Host),
-            Self::Starting(..) => None,
-            Self::Up(_) => Some(Reach::Uplink),
-            Self::Down => Some(Reach::Shared),
-        }
-    }
-
-    /// For a process that will be forked.
-    fn link(&mut self) -> Option<&Router> {
-        let Self::Up(router) = self else {
-            return None;
-        };
-        router.next();
-        Some(router)
-    }
-
-    fn start(config: &Config, tell: OwnedFd) -> Self {
-        let started = match &config.uplink {
-            Some(plan) => uplink::start(plan).map_err(|e| format!("cannot start a process: {e}")),
-            None => Err("it was not planned".to_owned()),
-        };
-        match started {
-            Ok(starting) => Self::Starting(starting, tell),
-            Err(why) => {
-                // Nobody listens any more if this fails.
-                _ = send(&tell, &wire::encode(&Outcome::Down { why }), &[]);
-                Self::Down
-            }
-        }
-    }
-
-    /// Learns how the start went, and hands that on.
-    fn finish(self, config: &Config) -> Self {
-        let (Self::Starting(starting, tell), Some(plan)) = (self, &config.uplink) else {
-            return Self::Down;
-        };
-        let (outcome, router) = starting.finish(plan);
-        // As above.
-        _ = send(&tell, &wire::encode(&outcome), &[]);
-        router.map_or(Self::Down, Self::Up)
-    }
-}
-
 /// A step under way.
 struct Running {
     pid: Pid,
@@ -471,8 +415,8 @@ fn serve() -> io::Result<()> {
         polled
             .extend(supervised.map(|supervisor| PollFd::new(supervisor.process(), PollFlags::IN)));
         let others = polled.len();
-        if let Uplink::Starting(starting, _) = &uplink {
-            polled.push(PollFd::new(&starting.told, PollFlags::IN));
+        if let Some(told) = uplink.told() {
+            polled.push(PollFd::new(told, PollFlags::IN));
         }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
         let steps = running.len();

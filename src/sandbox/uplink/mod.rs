@@ -20,6 +20,7 @@
 
 mod netlink;
 mod programs;
+mod state;
 
 use std::fs;
 use std::fs::File;
@@ -46,6 +47,8 @@ use super::wire;
 use super::wire::wire_enum;
 use super::wire::wire_struct;
 use super::zygote;
+pub(super) use state::Uplink;
+
 use netlink::Netlink;
 use programs::Program;
 
