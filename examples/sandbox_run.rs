@@ -64,6 +64,12 @@ struct Args {
     user: Vec<u32>,
     #[arg(long)]
     no_network: bool,
+    /// The host's own network.
+    #[arg(long)]
+    host_network: bool,
+    /// Say what the default network is.
+    #[arg(long)]
+    uplink: bool,
     #[arg(long)]
     insecure: bool,
     #[arg(long, default_value = "")]
@@ -76,6 +82,9 @@ struct Args {
     ulimit: Vec<Ulimit>,
     #[arg(long)]
     stdin: Option<String>,
+    /// Another process is process 1.
+    #[arg(long)]
+    init: bool,
     #[arg(long)]
     ca: Option<PathBuf>,
     #[arg(long, default_value = "/tmp")]
@@ -161,9 +170,10 @@ impl Args {
             uid: self.user[0],
             gid: self.user.get(1).copied().unwrap_or(self.user[0]),
             groups: self.user.get(2..).unwrap_or_default().to_vec(),
-            network: match self.no_network {
-                true => Network::None,
-                false => Network::Host,
+            network: match (self.no_network, self.host_network) {
+                (true, _) => Network::None,
+                (false, true) => Network::Host,
+                (false, false) => Network::Default,
             },
             security: match self.insecure {
                 true => Security::Insecure,
@@ -173,6 +183,7 @@ impl Args {
             hosts: self.host.clone(),
             ulimits: self.ulimit.clone(),
             stdin: self.stdin.clone().map(String::into_bytes),
+            init: self.init,
         }
     }
 }
@@ -225,7 +236,11 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
     let cancel = CancelToken::new();
     sandbox::on_termination_signals(&cancel).expect("a thread can be started");
     let began = Instant::now();
-    sandbox.expect(args.threads * args.times.unwrap_or(1));
+    let networked = !(args.no_network || args.host_network);
+    sandbox.expect(args.threads * args.times.unwrap_or(1), networked);
+    if args.uplink {
+        println!("{:?}", sandbox.uplink(&cancel)?);
+    }
     let exits: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..args.threads)
             .map(|thread| {

@@ -51,6 +51,7 @@ use rbuild_llb::frontend::GoalKind;
 use rbuild_llb::frontend::NamedContext;
 use rbuild_llb::frontend::Outline;
 use rbuild_llb::frontend::Pins;
+use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SecurityMode;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::pattern::read_ignore_file;
@@ -159,6 +160,7 @@ fn carry_out(
     let options = EngineOptions {
         locals,
         secrets: request.secrets.clone(),
+        ssh: request.ssh.clone(),
         plan: plan.identity.clone(),
         source_date_epoch: request.source_date_epoch,
         offline: request.offline,
@@ -340,6 +342,9 @@ fn enter(
             fetched.map_err(|error| failure::at(error, vertex.meta.spans.first()))?;
         }
     }
+    let networked = looked_up.pending().any(
+        |(_, vertex)| matches!(&vertex.op, Op::Exec(exec) if exec.network == NetworkMode::Default),
+    );
     progress.pause();
     let entered = match sandbox::enter(sandboxing) {
         Ok(entered) => entered,
@@ -359,7 +364,7 @@ fn enter(
         failure::enough_ids(settings, &entered)?;
     }
     let remark = entered.remark().map(str::to_owned);
-    entered.expect(processes);
+    entered.expect(processes, networked);
     engine.set_executor(Box::new(entered), processes);
     engine.expect(looked_up.pending().map(|(_, vertex)| vertex));
     progress.resume();
@@ -372,18 +377,29 @@ fn with_full_disk(mut error: BuildError, engine: &Engine<'_>) -> BuildError {
     error
 }
 
-/// Refuses what only `--allow` gives. The host's network is not among it: it is what steps have by default.
+/// Refuses what only `--allow` gives.
 fn entitled(request: &BuildRequest, definition: &PrunedDefinition) -> Result<(), BuildError> {
-    let insecure = definition.iter().filter(|(_, vertex)| {
-        matches!(&vertex.op, Op::Exec(exec) if exec.security == SecurityMode::Insecure)
-    });
     let mut refused = Vec::new();
-    for (_, vertex) in insecure.filter(|_| !request.allow.security_insecure) {
-        if let Some(span) = vertex.meta.spans.first() {
-            let message = "`RUN --security=insecure` is not allowed in this build";
-            let diagnostic = Diagnostic::error(message, span.clone(), "")
-                .hint("allow it with `--allow security.insecure` if you trust this file");
-            refused.push(diagnostic);
+    for (_, vertex) in definition.iter() {
+        let Op::Exec(exec) = &vertex.op else { continue };
+        let asked = [
+            (
+                exec.security == SecurityMode::Insecure && !request.allow.security_insecure,
+                "`RUN --security=insecure`",
+                "security.insecure",
+            ),
+            (
+                exec.network == NetworkMode::Host && !request.allow.network_host,
+                "`RUN --network=host`",
+                "network.host",
+            ),
+        ];
+        for (_, what, entitlement) in asked.iter().filter(|(refused, _, _)| *refused) {
+            if let Some(span) = vertex.meta.spans.first() {
+                let message = format!("{what} is not allowed in this build");
+                let hint = format!("allow it with `--allow {entitlement}` if you trust this file");
+                refused.push(Diagnostic::error(message, span.clone(), "").hint(hint));
+            }
         }
     }
     match refused.is_empty() {
@@ -524,6 +540,7 @@ fn frontend_request(
         network: request.network,
         extra_hosts: request.extra_hosts.clone(),
         ulimits: request.ulimits.clone(),
+        shm_size: request.shm_size,
         source_date_epoch: request.source_date_epoch,
         settings: request.set.clone(),
         files: plan.files.clone(),

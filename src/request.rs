@@ -1,6 +1,7 @@
 //! What the user asked for, validated: `cli` makes it, `pipeline` carries it out.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -64,6 +65,8 @@ pub struct BuildRequest {
     pub extra_hosts: Vec<(String, String)>,
     /// `--ulimit`.
     pub ulimits: Vec<Ulimit>,
+    /// `--shm-size`, bytes; 0 if nothing is said.
+    pub shm_size: u64,
     /// `--secret`, by id.
     pub secrets: BTreeMap<String, SecretSource>,
     /// `--ssh`: agent sockets, by id.
@@ -398,8 +401,19 @@ pub struct RunRequest {
     pub volumes: Vec<Volume>,
     /// `--network`.
     pub network: NetworkMode,
+    /// `-p`.
+    pub ports: Vec<PublishedPort>,
     /// Everything that is not about this one run.
     pub settings: Settings,
+}
+
+/// A TCP port of this machine that leads to one of a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PublishedPort {
+    /// Where to listen; port 0 for any that is free.
+    pub host: SocketAddr,
+    /// The container's.
+    pub container: u16,
 }
 
 /// A directory or file of this machine in a container.

@@ -46,7 +46,7 @@ USER app
 RUN id && touch /home/app/made && mkdir -p /home/app/a/b && ln -s made /home/app/link && stat -c '%u:%g' / /home/app /home/app/made /etc/passwd
 USER dev:shadow
 WORKDIR /home/dev/made-by-workdir
-RUN id -u; id -g; touch /home/dev/made; chown dev:dev /home/dev/made; chown 0 /home/dev/made 2>&1 || echo refused
+RUN exec 2>&1; id -u; id -g; touch /home/dev/made; chown dev:dev /home/dev/made; chown 0 /home/dev/made 2>&1 || echo refused
 USER 0
 RUN cd / && stat -c '%u:%g %a %F %n' /t /t/* /t/shared/* /unpacked/* /copied/* /tmp/* /home/*/* /etc/*shadow* /etc/cp /srv/given /var/mail
 "#;
@@ -138,6 +138,27 @@ RUN mv c moved && stat -c '%u:%g %a %F %t,%T' moved b && test -c moved && test -
             "brw-rw-rw- 0/0 259,300 b",
             "brw-rw-rw- 0/0 259,300 copy",
             "crw-r----- 7/8 1,3 moved"
+        ]
+    );
+}
+
+/// Upwards, by links, in another root: none leads the supervisor elsewhere than the kernel leads the step.
+#[test]
+fn paths_lead_where_they_lead_for_the_step() {
+    let env = TestEnv::new().bases([Base::Busybox]).file(
+        "Dockerfile",
+        "FROM busybox
+RUN mkdir -p /j/bin /j/d /w && cp /bin/busybox /j/bin/ && cd /j && touch /x x && ln -s ../../../../x d/up && ln -s /x abs && ln -s loop loop \\
+ && chown 1 d/up && stat -c %u /x x && chown 2 ../j/d/../x && stat -c %u /x x && cd d && stat -L -c %u up ../abs ../../j/x ../../../../../x \\
+ && cd / && chroot /j busybox chown 3:4 /d/up && stat -c %u:%g /x /j/x && chroot /j busybox chown 7:8 abs && stat -c %u:%g /x /j/x \\
+ && cd /w && chown 5 . && stat -c %u . ../w/ ; chown 6 /j/loop 2>/dev/null || chown 6 /x/y 2>/dev/null || echo none
+",
+    );
+    let output = build(&env, &["build", "--progress=plain", "."]).success();
+    assert_eq!(
+        printed(&output).lines().collect::<Vec<_>>(),
+        [
+            "1", "0", "1", "2", "1", "1", "2", "1", "1:0", "3:4", "1:0", "7:8", "5", "5", "none"
         ]
     );
 }

@@ -38,6 +38,7 @@ pub mod blobs;
 pub mod builder;
 pub mod builds;
 pub mod claims;
+pub mod containers;
 pub mod context;
 pub mod dir;
 mod file;

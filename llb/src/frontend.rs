@@ -51,6 +51,8 @@ pub struct FrontendRequest {
     pub extra_hosts: Vec<(String, String)>,
     /// `--ulimit`.
     pub ulimits: Vec<Ulimit>,
+    /// `--shm-size`, bytes; 0 for what steps have by default.
+    pub shm_size: u64,
     /// SOURCE_DATE_EPOCH in Unix seconds.
     pub source_date_epoch: Option<i64>,
     /// `--set KEY=VALUE`: values in the place of those of the source.
@@ -81,6 +83,7 @@ impl FrontendRequest {
             network: NetworkMode::Default,
             extra_hosts: Vec::new(),
             ulimits: Vec::new(),
+            shm_size: 0,
             source_date_epoch: None,
             settings: Vec::new(),
             files: Files::default(),

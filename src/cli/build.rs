@@ -185,6 +185,13 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         context_modes: context_modes.unwrap_or_default(),
         extra_hosts: extra_hosts(flags, &mut problems),
         ulimits: ulimits(flags, &mut problems),
+        shm_size: problems
+            .all(flags.shm_size.as_slice(), |text| match text {
+                "" => Ok(0),
+                text => values::shm_size(text),
+            })
+            .pop()
+            .unwrap_or(0),
         secrets: secrets.sources,
         ssh: problems
             .all(&flags.ssh, |text| sources::ssh(text, env))

@@ -81,7 +81,7 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "STAGE")]
     pub(crate) also_run: Vec<String>,
 
-    /// Add a line to /etc/hosts in steps: `host:ip`
+    /// Add a line to /etc/hosts in steps: `host:ip`, or `host:host-gateway` for this machine
     #[arg(long, value_name = "HOST:IP")]
     pub(crate) add_host: Vec<String>,
 
@@ -171,7 +171,7 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "FILE")]
     pub(crate) metadata_file: Option<PathBuf>,
 
-    /// Network of steps: `default`, `host`, `none`
+    /// Network of steps: `default`, one of their own where that works (`rbuild doctor`); `host`; `none`
     #[arg(
         long,
         value_name = "MODE",
@@ -246,11 +246,11 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "OPTIONS")]
     pub(crate) secret: Vec<String>,
 
-    /// Size of /dev/shm in steps
-    #[arg(long, value_name = "BYTES", hide = true)]
+    /// Size of /dev/shm in steps: `512m` [default: 64m]
+    #[arg(long, value_name = "BYTES")]
     pub(crate) shm_size: Option<String>,
 
-    /// An ssh agent for steps: `default`, `id=socket`
+    /// An ssh agent for steps, which may list its keys and have it sign: `default`, `id=socket`
     #[arg(long, value_name = "ID[=SOCKET]")]
     pub(crate) ssh: Vec<String>,
 
@@ -338,11 +338,6 @@ impl BuildFlags {
             ),
             (!self.policy.is_empty(), "policy", "leave it out"),
             (!self.resource.is_empty(), "resource", limits),
-            (
-                given(self.shm_size.as_deref(), &["", "0"]),
-                "shm-size",
-                "mount memory in the step: `RUN --mount=type=tmpfs,target=/dev/shm`",
-            ),
             (legacy.memory.is_some(), "memory", limits),
             (legacy.memory_swap.is_some(), "memory-swap", limits),
             (legacy.cpu_shares.is_some(), "cpu-shares", limits),

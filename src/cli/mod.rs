@@ -10,6 +10,7 @@ mod build;
 mod cache;
 mod call;
 mod config;
+mod containers;
 mod convert;
 mod debug;
 mod doctor;
@@ -126,6 +127,10 @@ enum Cmd {
     Logout(login::LogoutFlags),
     /// Run a command in an image of the store
     Run(Box<run::RunFlags>),
+    /// Print what a container of `run --detach` has written
+    Logs(containers::LogsFlags),
+    /// End containers of `run --detach`
+    Stop(containers::StopFlags),
     /// Say what this machine can do for builds, and what would mend the rest
     Doctor(doctor::DoctorFlags),
     /// Show what the store takes on the disk, and what for
@@ -270,6 +275,8 @@ fn dispatch(
         Cmd::Prune(flags) => usage::prune(&flags, &session)?,
         Cmd::Reset(flags) => reset::run(&flags, &session)?,
         Cmd::Run(flags) => return run::run(&flags, &session),
+        Cmd::Logs(flags) => containers::logs(&flags, &session)?,
+        Cmd::Stop(flags) => return Ok(containers::stop(&flags, &session)?),
         Cmd::Doctor(flags) => doctor::run(&session, &flags)?,
         Cmd::Debug(command) => return debug::run(&command, &session),
     }

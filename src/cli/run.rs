@@ -1,6 +1,9 @@
 //! `rbuild run`: a command in an image of the store, to try what was built.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -9,6 +12,8 @@ use rbuild_llb::Diagnostic;
 
 use super::Failed;
 use super::Session;
+use super::containers;
+use super::containers::DETACHED;
 use super::images;
 use super::sources::image_name;
 use super::values;
@@ -16,8 +21,10 @@ use super::values::invalid;
 use crate::outcome::BuildError;
 use crate::pipeline;
 use crate::pipeline::run::run_image;
+use crate::request::PublishedPort;
 use crate::request::RunRequest;
 use crate::request::Volume;
+use crate::sandbox::Port;
 use crate::sandbox::Stream;
 use crate::ui;
 
@@ -46,6 +53,13 @@ pub(crate) struct RunFlags {
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
+    /// Leave it running, and print an id for `rbuild logs` and `rbuild stop`
+    #[arg(short, long)]
+    detach: bool,
+    /// A TCP port of this machine that leads to one of the container: `8080:80`, `127.0.0.1:8080:80`, `80` for any that is
+    /// free
+    #[arg(short, long, value_name = "[[IP:]PORT:]PORT")]
+    publish: Vec<String>,
     /// Containers are always removed
     #[arg(long, hide = true)]
     rm: bool,
@@ -66,13 +80,32 @@ pub(crate) fn run(flags: &RunFlags, session: &Session) -> Result<ExitCode, Faile
     let images = images::named(&pipeline::open_store(&session.settings)?)?;
     let request =
         request(flags, &images, session).map_err(|problem| BuildError::request(vec![problem]))?;
+    let detached = session.env.text(DETACHED);
+    if flags.detach && detached.is_none() {
+        return Ok(containers::detach(session)?);
+    }
+    let alive = match &detached {
+        Some(id) => Some(containers::become_detached(id, session)?),
+        None => None,
+    };
+    let asked = request.ports.clone();
+    let started = |listening: &[Port]| {
+        for (port, asked) in listening.iter().zip(&asked) {
+            if asked.host.port() == 0 {
+                ui::say(&format!("{} leads to port {}\n", port.host, port.container));
+            }
+        }
+        if alive.is_some() {
+            containers::say_started();
+        }
+    };
     let mut written = Ok(());
     let mut output = |stream, bytes: &[u8]| match stream {
         Stream::Stdout if written.is_ok() => written = super::print(bytes),
         Stream::Stdout => {}
         Stream::Stderr => ui::relay(bytes),
     };
-    let code = run_image(&request, &mut output)?;
+    let code = run_image(&request, started, &mut output)?;
     written?;
     Ok(code.into())
 }
@@ -112,7 +145,49 @@ fn request(
             .map(|text| volume(text))
             .collect::<Result<_, _>>()?,
         network: values::network(&flags.network)?,
+        ports: flags
+            .publish
+            .iter()
+            .map(|text| port(text))
+            .collect::<Result<_, _>>()?,
         settings: session.settings.clone(),
+    })
+}
+
+/// `port`, `port:port`, `ip:port:port`, an IPv6 address in brackets; behind it perhaps `/tcp`.
+fn port(text: &str) -> Result<PublishedPort, Diagnostic> {
+    let invalid = |why: String| invalid("publish", text, why);
+    let ports = match text.split_once('/') {
+        Some((ports, "tcp")) => ports,
+        Some((_, other)) => return Err(invalid(format!("`{other}` is not passed on, only `tcp`"))),
+        None => text,
+    };
+    let number = |number: &str| {
+        let parsed = number.parse::<u16>().ok().filter(|number| *number > 0);
+        parsed.ok_or_else(|| invalid(format!("`{number}` is not a port")))
+    };
+    let (rest, container) = match ports.rsplit_once(':') {
+        Some((rest, container)) => (Some(rest), number(container)?),
+        None => (None, number(ports)?),
+    };
+    let (ip, host) = match rest.map(|rest| rest.rsplit_once(':').ok_or(rest)) {
+        None => (None, 0),
+        Some(Err(host)) => (None, number(host)?),
+        Some(Ok((ip, ""))) => (Some(ip), 0),
+        Some(Ok((ip, host))) => (Some(ip), number(host)?),
+    };
+    let bare = |ip: &str| {
+        let bare = ip.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
+        bare.unwrap_or(ip).parse::<IpAddr>()
+    };
+    let ip = match ip.map(|ip| bare(ip).map_err(|_| ip)) {
+        None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Some(Ok(ip)) => ip,
+        Some(Err(ip)) => return Err(invalid(format!("`{ip}` is not an IP address"))),
+    };
+    Ok(PublishedPort {
+        host: SocketAddr::new(ip, host),
+        container,
     })
 }
 
@@ -147,6 +222,38 @@ mod t {
     use super::*;
     use snapbox::assert_data_eq;
     use snapbox::str;
+
+    #[test]
+    fn ports() {
+        for (text, host, container) in [
+            ("80", "0.0.0.0:0", 80),
+            ("8080:80", "0.0.0.0:8080", 80),
+            ("8080:80/tcp", "0.0.0.0:8080", 80),
+            ("127.0.0.1:8080:80", "127.0.0.1:8080", 80),
+            ("127.0.0.1::80", "127.0.0.1:0", 80),
+            ("[::1]:8080:80", "[::1]:8080", 80),
+        ] {
+            let host = host.parse().unwrap();
+            assert_eq!(port(text), Ok(PublishedPort { host, container }), "{text}");
+        }
+        let wrong = ["", "x", "0:80", "80:70000", "h:1:2", "53:53/udp"];
+        let text: String = wrong
+            .iter()
+            .map(|text| ui::render(&port(text).unwrap_err(), false) + "\n")
+            .collect();
+        assert_data_eq!(
+            text,
+            str![[r#"
+error: `--publish `: `` is not a port
+error: `--publish x`: `x` is not a port
+error: `--publish 0:80`: `0` is not a port
+error: `--publish 80:70000`: `70000` is not a port
+error: `--publish h:1:2`: `h` is not an IP address
+error: `--publish 53:53/udp`: `udp` is not passed on, only `tcp`
+
+"#]]
+        );
+    }
 
     #[test]
     fn volumes() {

@@ -11,6 +11,8 @@ use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::Ulimit;
 
 use crate::request::Compression;
+use crate::request::Space;
+use crate::sandbox::HOST_GATEWAY;
 
 /// A problem with the request that no file is to blame for.
 pub(crate) fn problem(message: impl Into<String>) -> Diagnostic {
@@ -149,6 +151,17 @@ pub(crate) fn key_value<'a>(
     Ok((key, value))
 }
 
+/// `--shm-size`: bytes, or with a unit.
+pub(crate) fn shm_size(text: &str) -> Result<u64, Diagnostic> {
+    match Space::from_str(text) {
+        Ok(Space::Bytes(bytes)) => Ok(bytes),
+        Ok(Space::Percent(_)) | Err(_) => {
+            let why = format!("`{text}` is not a size such as `512m` or `1g`");
+            Err(invalid("shm-size", text, why))
+        }
+    }
+}
+
 /// `--add-host host:ip`, `host=ip`, `host=ip,ip`, addresses also in square brackets.
 pub(crate) fn host(text: &str) -> Result<Vec<(String, String)>, Diagnostic> {
     let (host, addresses) = text
@@ -157,10 +170,9 @@ pub(crate) fn host(text: &str) -> Result<Vec<(String, String)>, Diagnostic> {
         .filter(|(host, addresses)| !host.is_empty() && !addresses.is_empty())
         .ok_or_else(|| invalid("add-host", text, "wanted `host:ip` or `host=ip`"))?;
     let address = |address: &str| {
-        if address == "host-gateway" {
-            let why = "rbuild gives the host no address of its own that steps could use";
-            return Err(invalid("add-host", text, why)
-                .hint("name the address, or use `--network host` and `127.0.0.1`"));
+        // Which address that is, the step's network decides.
+        if address == HOST_GATEWAY {
+            return Ok((host.to_owned(), address.to_owned()));
         }
         let bare = address
             .strip_prefix('[')
@@ -352,6 +364,20 @@ mod t {
     }
 
     #[test]
+    fn shm_sizes() {
+        assert_eq!(shm_size("512m"), Ok(512 << 20));
+        assert_eq!(shm_size("1000"), Ok(1000));
+        assert_data_eq!(
+            errors(["10%", "x"].map(shm_size)),
+            str![[r#"
+error: `--shm-size 10%`: `10%` is not a size such as `512m` or `1g`
+error: `--shm-size x`: `x` is not a size such as `512m` or `1g`
+
+"#]]
+        );
+    }
+
+    #[test]
     fn hosts() {
         for (text, want) in [
             ("db:10.0.0.1", vec![("db", "10.0.0.1")]),
@@ -359,19 +385,18 @@ mod t {
             ("db:::1", vec![("db", "::1")]),
             ("db=[2001:db8::1]", vec![("db", "2001:db8::1")]),
             ("db=10.0.0.1,::1", vec![("db", "10.0.0.1"), ("db", "::1")]),
+            ("me:host-gateway", vec![("me", "host-gateway")]),
         ] {
             let hosts = host(text).unwrap();
             let hosts: Vec<(&str, &str)> = hosts.iter().map(|(h, a)| (&**h, &**a)).collect();
             assert_eq!(hosts, want);
         }
         assert_data_eq!(
-            errors(["db", ":1.2.3.4", "db:1.2.3", "db:host-gateway"].map(host)),
+            errors(["db", ":1.2.3.4", "db:1.2.3"].map(host)),
             str![[r#"
 error: `--add-host db`: wanted `host:ip` or `host=ip`
 error: `--add-host :1.2.3.4`: wanted `host:ip` or `host=ip`
 error: `--add-host db:1.2.3`: `1.2.3` is not an IP address
-error: `--add-host db:host-gateway`: rbuild gives the host no address of its own that steps could use
-hint: name the address, or use `--network host` and `127.0.0.1`
 
 "#]]
         );

@@ -20,6 +20,7 @@ use rbuild_llb::KeyRecord;
 use rbuild_llb::Vertex;
 use rbuild_llb::event::Event;
 use rbuild_llb::event::LogEvent;
+use rbuild_llb::event::VertexEvent;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::ExecOp;
 use rbuild_llb::op::Mount;
@@ -35,6 +36,7 @@ use super::cache::Caches;
 use super::copy;
 use super::file::hidden;
 use super::roots::PlainRoot;
+use super::ssh;
 use super::stack::layers_value;
 use super::stack::snapshot_of;
 use super::workspace::WorkDirs;
@@ -52,6 +54,7 @@ use crate::sandbox::Security;
 use crate::sandbox::Stacking;
 use crate::sandbox::Step;
 use crate::sandbox::Stream;
+use crate::sandbox::Uplink;
 use crate::solver::Input;
 use crate::solver::InputKey;
 use crate::solver::StepControl;
@@ -66,6 +69,12 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
 
     /// Whether it takes roots that are layers.
     fn stacking(&self) -> Stacking;
+
+    /// What is worth saying about the network that steps have by default. It may have to be waited for.
+    ///
+    /// # Errors
+    /// If that was cancelled, or cannot be known.
+    fn network_remark(&self, cancel: &CancelToken) -> Result<Option<String>, SandboxError>;
 
     /// Runs one step to its end.
     ///
@@ -93,6 +102,13 @@ impl Executor for Sandbox {
 
     fn stacking(&self) -> Stacking {
         Sandbox::stacking(self)
+    }
+
+    fn network_remark(&self, cancel: &CancelToken) -> Result<Option<String>, SandboxError> {
+        Ok(match self.uplink(cancel)? {
+            Uplink::Own(_) => None,
+            Uplink::Shared(why) => Some(format!("steps use this machine's own network: {why}")),
+        })
     }
 
     fn run(
@@ -215,7 +231,8 @@ impl Engine<'_> {
             }
         }
         let caches = self.caches(op, inputs, step)?;
-        let files = || self.files(op, root, inputs, (&caches, &workspace), step);
+        let agents = self.agents(op, workspace.path())?;
+        let files = || self.files(op, root, inputs, (&caches, &workspace, &agents), step);
         let (place, mounts, mut plain) = files()?;
         let mut spec = Step {
             root: place,
@@ -247,6 +264,7 @@ impl Engine<'_> {
                 })
                 .collect(),
             stdin: None,
+            init: false,
         };
         let mut log = |stream: Stream, data: &[u8]| {
             let stream = if stream == Stream::Stdout { 1 } else { 2 };
@@ -258,6 +276,9 @@ impl Engine<'_> {
                 timestamp: clock::now(),
             }));
         };
+        if op.network == NetworkMode::Default {
+            self.remark_on_network(executor, step)?;
+        }
         let exit = match executor.run(&spec, &mut log, step.cancel) {
             Err(SandboxError::Overlay { .. }) if executor.stacking() == Stacking::May => {
                 self.stacks.store(false, Ordering::Relaxed);
@@ -271,6 +292,7 @@ impl Engine<'_> {
             None => Wrote::Upper(&workspace.dirs.upper),
         };
         drop(caches);
+        drop(agents);
         if step.cancel.is_cancelled() {
             return Err(OpError::Cancelled);
         }
@@ -296,7 +318,7 @@ impl Engine<'_> {
         op: &ExecOp,
         root: &Snapshot,
         inputs: &[&Snapshot],
-        (caches, workspace): (&Caches, &Workspace),
+        (caches, workspace, agents): (&Caches, &Workspace, &BTreeMap<usize, ssh::Forward>),
         step: &StepControl<'_>,
     ) -> Result<(sandbox::Root, Vec<sandbox::Mount>, Option<PlainRoot>), OpError> {
         let mut mounts = Vec::new();
@@ -310,7 +332,12 @@ impl Engine<'_> {
                 true => format!("mount{index}"),
                 false => format!("copy{index}"),
             });
-            let source = match caches.source(index, mount) {
+            let agent = agents.get(&index).map(|agent| MountSource::Bind {
+                path: agent.socket.clone(),
+                subpath: PathBuf::new(),
+                readonly: false,
+            });
+            let source = match caches.source(index, mount).or(agent) {
                 Some(source) => Some(source),
                 None => self.mount_source(mount, inputs, &dir, step)?,
             };
@@ -347,6 +374,31 @@ impl Engine<'_> {
         let plain = self.plain_root(root, cancel)?;
         let path = plain.path().to_owned();
         Ok((sandbox::Root::Directory { path }, Some(plain)))
+    }
+
+    /// Says once what is worth saying about the network that steps have.
+    fn remark_on_network(
+        &self,
+        executor: &dyn Executor,
+        step: &StepControl<'_>,
+    ) -> Result<(), OpError> {
+        let remark = executor.network_remark(step.cancel)?;
+        if let Some(text) = remark
+            && !self.network_was_remarked.swap(true, Ordering::Relaxed)
+        {
+            let now = Some(clock::now());
+            (step.events)(Event::Vertex(VertexEvent {
+                digest: format!("sha256:{}", blake3::hash(text.as_bytes()).to_hex()),
+                inputs: Vec::new(),
+                name: format!("[internal] {text}"),
+                started: now,
+                completed: now,
+                cached: false,
+                error: String::new(),
+                why: String::new(),
+            }));
+        }
+        Ok(())
     }
 
     /// Keeps what a failed process wrote, if that is wanted of its step.
@@ -442,6 +494,7 @@ impl Engine<'_> {
             hosts: Vec::new(),
             ulimits: Vec::new(),
             stdin: None,
+            init: true,
         };
         let exit = match executor.run(&spec, output, self.cancel) {
             Err(SandboxError::Overlay { .. }) if executor.stacking() == Stacking::May => {
@@ -522,12 +575,9 @@ impl Engine<'_> {
                 },
                 None => return Ok(None),
             },
-            MountKind::Ssh { id, optional, .. } => {
-                if *optional {
-                    return Ok(None);
-                }
-                return Err(OpError::SshAgent { id: id.clone() });
-            }
+            // Had before if there is one.
+            MountKind::Ssh { optional: true, .. } => return Ok(None),
+            MountKind::Ssh { id, .. } => return Err(OpError::SshAgent { id: id.clone() }),
         }))
     }
 
@@ -545,6 +595,41 @@ impl Engine<'_> {
             subpath,
             readonly: mount.readonly,
         })
+    }
+
+    /// The ssh agents that mounts ask for and the build was given, by the place of the mount.
+    fn agents(&self, op: &ExecOp, dir: &Path) -> Result<BTreeMap<usize, ssh::Forward>, OpError> {
+        let mut agents = BTreeMap::new();
+        for (index, mount) in op.mounts.iter().enumerate() {
+            if let Some(agent) = self.agent(mount, dir, index)? {
+                agents.insert(index, agent);
+            }
+        }
+        Ok(agents)
+    }
+
+    /// The ssh agent that a mount asks for, if the build was given it.
+    fn agent(
+        &self,
+        mount: &Mount,
+        dir: &Path,
+        index: usize,
+    ) -> Result<Option<ssh::Forward>, OpError> {
+        let MountKind::Ssh {
+            id, uid, gid, mode, ..
+        } = &mount.kind
+        else {
+            return Ok(None);
+        };
+        let Some(agent) = self.options.ssh.get(id) else {
+            return Ok(None);
+        };
+        let access = ssh::Access {
+            uid: *uid,
+            gid: *gid,
+            mode: *mode,
+        };
+        ssh::Forward::start(agent, dir, &format!("agent{index}"), access).map(Some)
     }
 
     fn secret(&self, id: &str, optional: bool) -> Result<Option<Vec<u8>>, OpError> {
@@ -611,7 +696,8 @@ fn environment(proxies: &[String], env: &[String], home: &str) -> Vec<OsString> 
 
 fn network(mode: NetworkMode) -> Network {
     match mode {
-        NetworkMode::Default | NetworkMode::Host => Network::Host,
+        NetworkMode::Default => Network::Default,
+        NetworkMode::Host => Network::Host,
         NetworkMode::None => Network::None,
     }
 }

@@ -19,6 +19,7 @@ mod pull;
 mod remote;
 mod roots;
 pub mod source;
+mod ssh;
 pub mod stack;
 #[cfg(test)]
 mod tests;
@@ -153,7 +154,7 @@ pub enum OpError {
         what: String,
     },
     /// An ssh mount that is `required`.
-    #[error("ssh agent `{id}` is required, and steps are given no agents")]
+    #[error("ssh agent `{id}` is required, and the build was given none of that name")]
     SshAgent {
         /// The mount's `id`.
         id: String,
@@ -278,6 +279,8 @@ pub struct EngineOptions {
     pub locals: BTreeMap<String, LocalRoot>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// Sockets of ssh agents by id.
+    pub ssh: BTreeMap<String, PathBuf>,
     /// What earlier builds of the same plan are found under, to explain misses.
     pub plan: String,
     /// Times of files the build itself makes, Unix seconds; `None` for now.
@@ -319,6 +322,8 @@ pub struct Engine<'a> {
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
     /// Whether a process failed when the store's disk had next to nothing free.
     filled: AtomicBool,
+    /// Whether it was said that the network of steps is not what it could be.
+    network_was_remarked: AtomicBool,
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -370,6 +375,7 @@ impl<'a> Engine<'a> {
             counterparts: OnceLock::new(),
             left: Mutex::default(),
             filled: AtomicBool::new(false),
+            network_was_remarked: AtomicBool::new(false),
         }
     }
 

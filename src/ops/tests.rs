@@ -66,6 +66,10 @@ impl Executor for Writer {
         Stacking::Must
     }
 
+    fn network_remark(&self, _: &CancelToken) -> Result<Option<String>, SandboxError> {
+        Ok(None)
+    }
+
     fn run(
         &self,
         step: &Step,

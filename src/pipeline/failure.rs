@@ -319,7 +319,7 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
             Some("required".to_owned()),
             error.to_string(),
             String::new(),
-            Some("without `required` the step runs without it; a key may come as `--mount=type=secret`".into()),
+            Some("name one with `--ssh ID` or `--ssh ID=SOCKET`; without `required` the step runs without it".into()),
         ),
         OpError::Copy(_)
         | OpError::Owner(_)

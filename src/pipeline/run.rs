@@ -19,14 +19,19 @@ use crate::registry;
 use crate::request::RunRequest;
 use crate::sandbox;
 use crate::sandbox::Exit;
+use crate::sandbox::Port;
+use crate::sandbox::Published;
 use crate::sandbox::Stream;
 
-/// Runs a process and gives its exit code, as a shell reports it: 128 and the number for a signal.
+/// Runs a process and gives its exit code, as a shell reports it: 128 and the number for a signal. Signals to this process
+/// are handed on to it. Once all is ready for it, `started` is called
+/// with the ports that lead to it.
 ///
 /// # Errors
 /// If it could not be started.
 pub fn run_image(
     request: &RunRequest,
+    started: impl FnOnce(&[Port]),
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<u8, BuildError> {
     let store = open_store(&request.settings)?;
@@ -42,10 +47,20 @@ pub fn run_image(
     let definition = Definition::new();
     let cancel = CancelToken::new();
     let options = EngineOptions::default();
+    let ports: Vec<Port> = request
+        .ports
+        .iter()
+        .map(|port| Port {
+            host: port.host,
+            container: port.container,
+        })
+        .collect();
+    let published = Published::listen(&ports).map_err(failure::sandbox)?;
+    let listening = published.ports();
     let sandboxing = sandbox_settings(&request.settings, &store);
     let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
     failure::enough_ids(&request.settings, &entered)?;
-    sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+    entered.attach(published).map_err(failure::signals)?;
     let mut engine = Engine::new(
         &store,
         &lease,
@@ -96,6 +111,7 @@ pub fn run_image(
         network: request.network,
         volumes: request.volumes.clone(),
     };
+    started(&listening);
     let exit = engine
         .foreground(&snapshot, &process, output)
         .map_err(failure::op)?;

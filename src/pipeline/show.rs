@@ -70,6 +70,7 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
     let options = EngineOptions {
         locals,
         secrets: request.secrets.clone(),
+        ssh: request.ssh.clone(),
         plan: plan.identity.clone(),
         source_date_epoch: request.source_date_epoch,
         offline: request.offline,

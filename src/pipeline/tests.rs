@@ -65,6 +65,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         network: NetworkMode::Default,
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
+        shm_size: 0,
         secrets: BTreeMap::new(),
         ssh: BTreeMap::new(),
         allow: crate::request::Entitlements::default(),

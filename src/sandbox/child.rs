@@ -1,5 +1,6 @@
 //! The process of a step, from its birth to execve(2).
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::ffi::OsStr;
 use std::ffi::OsString;
@@ -14,6 +15,8 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::Uid;
 use rustix::io::Errno as Os;
+use rustix::process::Signal;
+use rustix::process::WaitOptions;
 use rustix::thread::CapabilitySet;
 use rustix::thread::UnshareFlags;
 
@@ -24,12 +27,15 @@ use super::error::Errno;
 use super::error::Failure;
 use super::rootfs;
 use super::seccomp;
-use super::step::Network;
+use super::step::Reach;
 use super::step::Security;
 use super::step::Step;
 use super::step::Ulimit;
 use super::supervise;
 use super::sys;
+use super::sys::Fork;
+use super::uplink;
+use super::uplink::Router;
 use super::wire::Blob;
 use super::wire::wire_struct;
 
@@ -46,6 +52,29 @@ pub(super) struct Config {
     pub(super) ca: Option<PathBuf>,
     /// Content of `/etc/resolv.conf`.
     pub(super) resolv_conf: Blob,
+    /// The default network, if there is anything to try.
+    pub(super) uplink: Option<uplink::Plan>,
+}
+
+impl Config {
+    /// The address by which a step reaches this machine.
+    pub(super) fn host_address(&self, reach: Reach) -> String {
+        let outward = self.uplink.as_ref().and_then(uplink::Plan::host);
+        match (reach, outward) {
+            (Reach::Uplink, Some(address)) => address,
+            _ => "127.0.0.1".to_owned(),
+        }
+    }
+
+    /// Content of a step's `/etc/resolv.conf`.
+    pub(super) fn resolv_conf(&self, reach: Reach) -> Cow<'_, [u8]> {
+        match &self.uplink {
+            Some(plan) if reach == Reach::Uplink => {
+                uplink::resolv_conf(&self.resolv_conf.0, plan.resolver()).into()
+            }
+            _ => self.resolv_conf.0.as_slice().into(),
+        }
+    }
 }
 
 wire_struct!(Config {
@@ -53,7 +82,8 @@ wire_struct!(Config {
     chroot,
     single,
     ca,
-    resolv_conf
+    resolv_conf,
+    uplink
 });
 
 /// Descriptors of the step's process.
@@ -84,14 +114,26 @@ const CA_VARIABLES: [&str; 7] = [
 pub(super) struct Prepared {
     /// None without namespaces.
     files: Option<rootfs::Prepared>,
+    reach: Reach,
     security: Security,
 }
 
+impl Prepared {
+    /// The step's network namespace, if it has one of its own.
+    pub(super) fn netns(&self) -> Option<OwnedFd> {
+        let is_own = self.reach.is_own();
+        let files = self.files.as_ref().filter(|_| is_own);
+        let own = files.map(|files| files.open_proc("self/ns/net"));
+        own.and_then(Result::ok)
+    }
+}
+
 /// Begins a step in this process, which must be in new mount, IPC and UTS namespaces, and in a new network namespace
-/// unless `network` is the host's. Its signals have their default actions.
+/// if `reach` is [`Reach::None`]; if it is [`Reach::Uplink`], by `router`. Its signals have their default actions.
 pub(super) fn prepare(
     config: &Config,
-    network: Network,
+    reach: Reach,
+    router: Option<&Router>,
     security: Security,
 ) -> Result<Prepared, Failure> {
     rustix::process::setsid().during("start a session")?;
@@ -103,18 +145,22 @@ pub(super) fn prepare(
         }
         return Ok(Prepared {
             files: None,
+            reach,
             security,
         });
     }
-    if network == Network::None {
-        sys::loopback_up().during("bring up the loopback device")?;
+    match (reach, router) {
+        (Reach::None, _) => sys::loopback_up().during("bring up the loopback device")?,
+        (Reach::Uplink, Some(router)) => router.join().during("connect the step to the uplink")?,
+        _ => {}
     }
-    let files = rootfs::prepare(config, network, security)?;
+    let files = rootfs::prepare(config, reach, security)?;
     if security == Security::Sandbox {
         caps::bound(caps::DEFAULT).during("limit the capabilities")?;
     }
     Ok(Prepared {
         files: Some(files),
+        reach,
         security,
     })
 }
@@ -132,11 +178,55 @@ pub(super) fn run(
     if step.hostname.is_empty() {
         HOSTNAME.clone_into(&mut step.hostname);
     }
-    match become_step(config, prepared, &step, standard, supervisor) {
+    let begun = become_step(config, prepared, &step, standard, supervisor);
+    let begun = begun.and_then(|()| match step.init {
+        true => leave_to_child().during("start a process for the step"),
+        false => Ok(()),
+    });
+    match begun {
         Ok(()) => exec(config, &step),
         Err(failure) => failure,
     }
 }
+
+/// Goes on in a child of this process, which stays behind as process 1: it hands on signals, collects what ends, and ends
+/// as the child does.
+fn leave_to_child() -> io::Result<()> {
+    let signals = [&FORWARDED[..], &[libc::SIGCHLD]].concat();
+    sys::block_signals(&signals)?;
+    let child = match sys::fork(0)? {
+        Fork::Child => {
+            sys::reset_signals();
+            return Ok(());
+        }
+        Fork::Parent(child, _) => child,
+    };
+    // The step's program may look at what this process has open.
+    sys::close_all_but_standard();
+    loop {
+        match sys::next_signal(&signals) {
+            Ok(libc::SIGCHLD) => {}
+            Ok(signal) => {
+                if let Some(signal) = Signal::from_named_raw(signal) {
+                    // If it has ended the next turn says so.
+                    _ = rustix::process::kill_process(child, signal);
+                }
+            }
+            Err(_) => sys::exit_child(1),
+        }
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if pid == child {
+                let code = status.exit_status();
+                let signal = status.terminating_signal().map(|signal| 128 + signal);
+                sys::exit_child(code.or(signal).unwrap_or(1));
+            }
+        }
+    }
+}
+
+/// Signals that are the container's and not the builder's, if a person runs one.
+pub(super) const FORWARDED: [libc::c_int; 4] =
+    [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGWINCH];
 
 fn become_step(
     config: &Config,
@@ -145,6 +235,7 @@ fn become_step(
     standard: &Standard,
     supervisor: Option<OwnedFd>,
 ) -> Result<(), Failure> {
+    let reach = prepared.reach;
     match prepared.files {
         Some(files) => {
             match rustix::system::sethostname(step.hostname.as_bytes()) {
@@ -175,6 +266,9 @@ fn become_step(
         let roots = step.security == Security::Insecure;
         supervise::begin(supervisor, (step.uid, step.gid), &step.groups, roots)
             .map_err(not_supervised)?;
+    }
+    if (step.security, reach) == (Security::Sandbox, Reach::Shared) {
+        sys::close_abstract_sockets().during("close abstract sockets to the step")?;
     }
     if step.security == Security::Sandbox {
         // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.
@@ -209,6 +303,9 @@ fn not_supervised(error: io::Error) -> Failure {
                  give the outer rbuild or container ranges of ids"
                     .to_owned(),
             ),
+            libc::EINVAL | libc::ENOSYS => {
+                Some("it takes seccomp user notification (Linux 5.9)".to_owned())
+            }
             _ => None,
         },
         errno: error.errno(),

@@ -113,7 +113,7 @@ impl Furnished {
             "" => HOSTNAME,
             name => name,
         };
-        let hosts = rootfs::hosts(hostname, &step.hosts);
+        let hosts = rootfs::hosts(hostname, &step.hosts, "127.0.0.1");
         for (path, text) in [
             ("/etc/hosts", hosts.as_bytes()),
             ("/etc/resolv.conf", &given.resolv_conf),

@@ -83,6 +83,15 @@ pub enum SandboxError {
         /// How it ended, as a clause.
         how: String,
     },
+    /// A port of this machine cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Port {
+        /// Where.
+        address: std::net::SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// The build was cancelled; nothing of the step is left.
     #[error("cancelled")]
     Cancelled,

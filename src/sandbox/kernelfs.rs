@@ -17,7 +17,7 @@ use super::child::Config;
 use super::error::During;
 use super::error::Failure;
 use super::mounts;
-use super::step::Network;
+use super::step::Reach;
 use super::step::Security;
 use super::sys;
 
@@ -67,7 +67,7 @@ const VOID: &str = "void";
 /// Names in a fresh `/proc` and in a directory of our own lead nowhere else, so mount(2) can be given paths: a third
 /// of the system calls that descriptors take, in what every step waits for.
 pub(super) fn mount_all(
-    network: Network,
+    reach: Reach,
     security: Security,
     proc: &OwnedFd,
 ) -> Result<OwnedFd, Failure> {
@@ -99,7 +99,7 @@ pub(super) fn mount_all(
     }
 
     let sys = format!("{STAGING}/sys");
-    sysfs(network, &sys).during("mount /sys")?;
+    sysfs(reach, &sys).during("mount /sys")?;
     if mask {
         let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
             | MountAttrFlags::MOUNT_ATTR_NODEV
@@ -145,8 +145,8 @@ pub(super) fn proc(config: &Config) -> rustix::io::Result<OwnedFd> {
 }
 
 /// A new sysfs shows the devices of the network namespace and can be had only with one's own.
-fn sysfs(network: Network, at: &str) -> rustix::io::Result<()> {
-    if network == Network::None {
+fn sysfs(reach: Reach, at: &str) -> rustix::io::Result<()> {
+    if reach.is_own() {
         match fresh("sysfs", at, HARDENED, c"") {
             Err(Errno::PERM) => {}
             made => return made,

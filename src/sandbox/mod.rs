@@ -11,7 +11,8 @@
 //! ```text
 //! builder      user + mount namespace; the ids of the rung
 //! └ zygote     + pid namespace, of which it is process 1
-//!   └ step     + mount, pid, IPC, UTS, perhaps network namespace; process 1 is the step's own
+//!   ├ uplink   + pid namespace: the network of all steps ([`uplink`])
+//!   └ step     + mount, pid, IPC, UTS, network namespace; process 1 is the step's own
 //! ```
 //!
 //! The ladder: with ranges of ids ([`Rung::Full`]; as root, all ids there are, each mapped to itself), with the
@@ -34,11 +35,13 @@ mod mounts;
 mod oom;
 mod points;
 mod probe;
+mod publish;
 mod rootfs;
 mod seccomp;
 mod step;
 mod supervise;
 mod sys;
+mod uplink;
 mod userns;
 mod wire;
 mod zygote;
@@ -49,6 +52,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
@@ -64,7 +68,10 @@ pub use probe::Finding;
 pub use probe::Report;
 pub use probe::State;
 pub use probe::probe;
+pub use publish::Port;
+pub use publish::Published;
 pub(crate) use rootfs::MAX_LOWERS;
+pub use step::HOST_GATEWAY;
 pub use step::Mount;
 pub use step::MountSource;
 pub use step::Network;
@@ -80,6 +87,7 @@ use child::Standard;
 use chroot::Furnished;
 use chroot::Given;
 use points::Points;
+use step::Reach;
 use userns::EnterError;
 use userns::Ids;
 use wire::Blob;
@@ -145,6 +153,15 @@ pub enum Stream {
     Stderr,
 }
 
+/// What the steps of [`Network::Default`] have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Uplink {
+    /// Network namespaces of their own, connected by this program.
+    Own(String),
+    /// The builder's network, and why.
+    Shared(String),
+}
+
 /// This process is inside; steps can run.
 pub struct Sandbox {
     zygote: Zygote,
@@ -155,6 +172,13 @@ pub struct Sandbox {
     /// Files that are mounted in every step.
     files: Vec<&'static str>,
     oom: oom::Counter,
+    uplink: OnceLock<Uplink>,
+    /// Where the zygote says how the uplink's start went, if it was asked to start it.
+    connecting: Mutex<Option<OwnedFd>>,
+    /// Where numbers of signals come from that are for the process of a step with an init.
+    signals: OnceLock<OwnedFd>,
+    /// Ports that lead to such a step.
+    published: OnceLock<Published>,
     /// Steps that will come, as far as is known.
     expected: AtomicUsize,
     /// Of [`Rung::Chroot`]: what is mounted in a step is moved there, so there is one at a time.
@@ -226,9 +250,19 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         single: rung == Rung::Single,
         ca,
         resolv_conf: Blob(resolv_conf),
+        uplink: None,
     };
+    let uplink = OnceLock::new();
+    match uplink::Plan::make() {
+        Ok(plan) => config.uplink = Some(plan),
+        Err(why) => drop(uplink.set(Uplink::Shared(why))),
+    }
     let zygote =
         Zygote::start(&mut config).map_err(failed("start the process that starts steps"))?;
+    if !config.own_pids {
+        let why = "there are no pid namespaces to end its uplink with the build";
+        drop(uplink.set(Uplink::Shared(why.to_owned())));
+    }
     Ok(Sandbox {
         zygote,
         rung,
@@ -242,6 +276,10 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         },
         files,
         oom,
+        uplink,
+        connecting: Mutex::new(None),
+        signals: OnceLock::new(),
+        published: OnceLock::new(),
         expected: AtomicUsize::new(0),
         turn: Mutex::default(),
         given: Given::default(),
@@ -259,6 +297,7 @@ fn enter_chroot(given: Given, oom: oom::Counter) -> Result<Sandbox, SandboxError
         single: false,
         ca: given.ca.clone(),
         resolv_conf: Blob(Vec::new()),
+        uplink: None,
     };
     let zygote = Zygote::start(&mut config).map_err(|source| SandboxError::Zygote {
         doing: "start the process that starts steps",
@@ -275,6 +314,10 @@ fn enter_chroot(given: Given, oom: oom::Counter) -> Result<Sandbox, SandboxError
         stacking: Stacking::Cannot,
         files: Vec::new(),
         oom,
+        uplink: OnceLock::from(Uplink::Shared("chroot(2) gives no network".to_owned())),
+        connecting: Mutex::new(None),
+        signals: OnceLock::new(),
+        published: OnceLock::new(),
         expected: AtomicUsize::new(0),
         turn: Mutex::default(),
         given,
@@ -313,12 +356,75 @@ impl Sandbox {
 
     /// Says that `steps` calls of [`run`](Self::run) will come: what they have in common is then made beforehand. More or
     /// fewer may come.
-    pub fn expect(&self, steps: usize) {
+    ///
+    /// If some want the default network, it is got ready as well, without waiting for it.
+    pub fn expect(&self, steps: usize, networked: bool) {
         self.expected.store(steps, Relaxed);
+        if networked {
+            // As below.
+            drop(self.connect());
+        }
         if steps > 0 {
             // Should the zygote be gone, the first step will say so.
             drop(self.zygote.expect_step());
         }
+    }
+
+    /// Has the uplink started, if nobody has.
+    fn connect(&self) -> io::Result<()> {
+        let mut connecting = self
+            .connecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if self.uplink.get().is_none() && connecting.is_none() {
+            *connecting = Some(self.zygote.connect()?);
+        }
+        Ok(())
+    }
+
+    /// The default network. Starts it if [`expect`](Self::expect) has not, and waits until it is known, at most some
+    /// seconds; less if `cancel` is cancelled.
+    pub fn uplink(&self, cancel: &CancelToken) -> Result<&Uplink, SandboxError> {
+        let failed = |doing| move |source| SandboxError::Zygote { doing, source };
+        if let Some(uplink) = self.uplink.get() {
+            return Ok(uplink);
+        }
+        self.connect().map_err(failed("ask for the uplink"))?;
+        let connecting = self
+            .connecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(told) = connecting.as_ref() else {
+            return Err(SandboxError::Cancelled);
+        };
+        if let Some(uplink) = self.uplink.get() {
+            return Ok(uplink);
+        }
+        let waking = rustix::io::fcntl_dupfd_cloexec(told, 3)
+            .map_err(|e| failed("wait for the uplink")(e.into()))?;
+        let _woken_on_cancel = cancel.on_cancel(move || {
+            // It fails if nobody is at the other end, of which the reader learns as well.
+            _ = rustix::net::shutdown(&waking, rustix::net::Shutdown::Both);
+        });
+        let said = zygote::receive::<{ uplink::LONGEST }>(told)
+            .map_err(|e| failed("wait for the uplink")(e.into()))?;
+        if cancel.is_cancelled() {
+            return Err(SandboxError::Cancelled);
+        }
+        let outcome = said.and_then(|(bytes, _)| wire::decode(&bytes));
+        Ok(self.uplink.get_or_init(|| match outcome {
+            Some(uplink::Outcome::Up { program }) => Uplink::Own(program),
+            Some(uplink::Outcome::Down { why }) => Uplink::Shared(why),
+            None => Uplink::Shared("the process that starts steps is gone".to_owned()),
+        }))
+    }
+
+    /// From now on SIGINT, SIGTERM, SIGHUP and SIGWINCH are for the process of a step with an [`init`](Step::init), whose
+    /// ports are these.
+    pub fn attach(&self, published: Published) -> io::Result<()> {
+        drop(self.signals.set(sys::signal_numbers(&child::FORWARDED)?));
+        drop(self.published.set(published));
+        Ok(())
     }
 
     /// Runs a step to its end, handing on what it writes as it comes. When `cancel` is cancelled, the step is killed.
@@ -352,6 +458,14 @@ impl Sandbox {
         cancel: &CancelToken,
     ) -> Result<Exit, SandboxError> {
         let failed = |doing| move |source| SandboxError::Zygote { doing, source };
+        let reach = match step.network {
+            Network::Host => Reach::Host,
+            Network::None => Reach::None,
+            Network::Default => match self.uplink(cancel)? {
+                Uplink::Own(_) => Reach::Uplink,
+                Uplink::Shared(_) => Reach::Shared,
+            },
+        };
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
         let (out, stdout) = pipe().map_err(failed("make a pipe"))?;
         let (err, stderr) = pipe().map_err(failed("make a pipe"))?;
@@ -371,7 +485,12 @@ impl Sandbox {
             .fetch_update(Relaxed, Relaxed, |steps| steps.checked_sub(1));
         let status = self
             .zygote
-            .start_step(step, &standard, another.is_ok_and(|before| before > 1))
+            .start_step(
+                step,
+                reach,
+                &standard,
+                another.is_ok_and(|before| before > 1),
+            )
             .map_err(failed("ask for a step to be started"))?;
         drop(standard);
         let status = Arc::new(status);
@@ -380,10 +499,15 @@ impl Sandbox {
             // It fails if the step has ended, which is what is wanted.
             _ = rustix::net::shutdown(&*killer, rustix::net::Shutdown::Write);
         });
+        let attached = Attached {
+            signals: self.signals.get().filter(|_| step.init),
+            published: self.published.get().filter(|ports| !ports.is_empty()),
+        };
         let ended = follow(
             &status,
             [(out, Stream::Stdout), (err, Stream::Stderr)],
             output,
+            &attached,
         )
         .map_err(failed("follow the step"))?;
         if cancel.is_cancelled() {
@@ -410,11 +534,18 @@ enum Ended {
     Signal(i32),
 }
 
+/// What a step has to do with this process besides its output.
+struct Attached<'a> {
+    signals: Option<&'a OwnedFd>,
+    published: Option<&'a Published>,
+}
+
 /// Hands on output until the step is gone.
 fn follow(
     status: &OwnedFd,
     streams: [(OwnedFd, Stream); 2],
     output: &mut dyn FnMut(Stream, &[u8]),
+    attached: &Attached<'_>,
 ) -> io::Result<Ended> {
     let mut open = streams.map(Some);
     let mut buffer = vec![0; 64 << 10];
@@ -425,8 +556,20 @@ fn follow(
         for (fd, _) in open.iter().flatten() {
             polled.push(PollFd::new(fd, PollFlags::IN));
         }
+        if let Some(signals) = attached.signals {
+            polled.push(PollFd::new(signals, PollFlags::IN));
+        }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
-        let ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        let mut ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        if let Some(signals) = attached.signals
+            && ready.pop() == Some(true)
+        {
+            let mut number = [0_u8];
+            if rustix::io::read(signals, &mut number) == Ok(1) {
+                // A step that has ended takes no signal.
+                _ = zygote::send(status, &number, &[]);
+            }
+        }
         let streams = open.iter_mut().filter(|stream| stream.is_some());
         for (stream, _) in streams.zip(&ready[1..]).filter(|(_, ready)| **ready) {
             read_some(stream, &mut buffer, output)?;
@@ -434,7 +577,13 @@ fn follow(
         if !ready[0] {
             continue;
         }
-        match zygote::report(status)? {
+        let (report, fd) = zygote::report(status)?;
+        match report {
+            zygote::Report::Inside => {
+                if let Some(published) = attached.published {
+                    published.serve(fd)?;
+                }
+            }
             zygote::Report::Failed { failure } => failed = Some(failure),
             zygote::Report::Ended { code, signal } => ended = Some((code, signal)),
             zygote::Report::Gone { code, signal } => break (code, signal),

@@ -15,6 +15,7 @@ use super::machine;
 use super::mounts;
 use super::sys;
 use super::sys::Fork;
+use super::uplink;
 use super::userns;
 use super::userns::EnterError;
 use super::userns::Ids;
@@ -103,6 +104,7 @@ pub fn probe(settings: &Settings) -> Report {
     findings.extend(machine::helpers(user));
     let mut stacks = false;
     let place = place_for(settings);
+    let inside = plan.clone();
     let mut rung = Rung::None;
     match in_child(0, || wire::encode(&try_out(plan, place))).map(|bytes| wire::decode(&bytes)) {
         Ok(Some(Trial { entered, checks })) => {
@@ -148,6 +150,9 @@ pub fn probe(settings: &Settings) -> Report {
             )
         }));
     }
+    if rung != Rung::None {
+        findings.push(uplink(inside));
+    }
     findings.push(machine::tun());
     findings.push(machine::emulation());
     findings.push(machine::cgroup());
@@ -186,6 +191,42 @@ fn chroot_report() -> Report {
                 ),
             ],
         },
+    }
+}
+
+/// The default network of steps, by starting it.
+fn uplink(plan: Result<userns::Plan, String>) -> Finding {
+    let tried = in_child(0, || {
+        let entered = userns::enter(plan).map_err(|_| "there is no user namespace".to_owned());
+        let made_private = |_| {
+            let private = rustix::mount::MountPropagationFlags::PRIVATE
+                | rustix::mount::MountPropagationFlags::REC;
+            rustix::mount::mount_change("/", private).map_err(|e| e.to_string())
+        };
+        wire::encode(&match entered
+            .and_then(made_private)
+            .and_then(|()| uplink::try_out())
+        {
+            Ok(program) => uplink::Outcome::Up { program },
+            Err(why) => uplink::Outcome::Down { why },
+        })
+    });
+    match tried.ok().and_then(|bytes| wire::decode(&bytes)) {
+        Some(uplink::Outcome::Up { program }) => finding(
+            format!("a network of their own for steps, through {program}"),
+            State::Good,
+            None,
+        ),
+        Some(uplink::Outcome::Down { why }) => Finding {
+            fix: Some(uplink::fix(&why).to_owned()),
+            what: format!("steps use this machine's own network: {why}"),
+            state: State::Limited,
+        },
+        None => finding(
+            "steps use this machine's own network: nothing can be tried",
+            State::Limited,
+            None,
+        ),
     }
 }
 

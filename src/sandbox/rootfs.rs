@@ -49,9 +49,10 @@ use super::error::Failure;
 use super::kernelfs;
 use super::mounts;
 use super::probe::OVERLAY_FIX;
+use super::step::HOST_GATEWAY;
 use super::step::Mount;
 use super::step::MountSource;
-use super::step::Network;
+use super::step::Reach;
 use super::step::Root;
 use super::step::Security;
 use super::step::Step;
@@ -86,12 +87,27 @@ pub(super) struct Prepared {
     /// A directory of the scratch with `proc`, `sys` and `dev`.
     kernel: OwnedFd,
     resolv_conf: ToMount,
+    /// What [`HOST_GATEWAY`] stands for.
+    host: String,
+}
+
+impl Prepared {
+    /// A file of the step's `/proc`, which lies in the scratch.
+    pub(super) fn open_proc(&self, path: &str) -> rustix::io::Result<OwnedFd> {
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+        rustix::fs::openat(
+            &self.kernel,
+            Path::new("proc").join(path),
+            flags,
+            Mode::empty(),
+        )
+    }
 }
 
 /// Makes the scratch the current directory, and in it what every step gets.
 pub(super) fn prepare(
     config: &Config,
-    network: Network,
+    reach: Reach,
     security: Security,
 ) -> Result<Prepared, Failure> {
     let proc = kernelfs::proc(config).during("mount /proc")?;
@@ -107,15 +123,17 @@ pub(super) fn prepare(
         .and_then(|()| rustix::process::fchdir(&scratch))
         .during("mount a tmpfs in the step's namespace")?;
     Ok(Prepared {
-        kernel: kernelfs::mount_all(network, security, &proc)?,
-        resolv_conf: memory_file("/etc/resolv.conf", &config.resolv_conf.0, "resolv")?,
+        kernel: kernelfs::mount_all(reach, security, &proc)?,
+        resolv_conf: memory_file("/etc/resolv.conf", &config.resolv_conf(reach), "resolv")?,
+        host: config.host_address(reach),
     })
 }
 
 /// Makes the step's file system and moves the process into it. Afterwards `/` is the step's and nothing of the
 /// host's can be reached by a path.
 pub(super) fn enter(config: &Config, step: &Step, prepared: Prepared) -> Result<(), Failure> {
-    let mut all = etc_files(config, step, prepared.resolv_conf)?;
+    let hosts = hosts(&step.hostname, &step.hosts, &prepared.host);
+    let mut all = etc_files(config, &hosts, prepared.resolv_conf)?;
     let files = all.len();
     for mount in &step.mounts {
         all.push(prepare_mount(mount, all.len(), config.single)?);
@@ -198,8 +216,7 @@ fn path_flags() -> rustix::fs::OFlags {
 }
 
 /// `/etc/hosts`, `/etc/resolv.conf` and the CA bundle.
-fn etc_files(config: &Config, step: &Step, resolv_conf: ToMount) -> Result<Vec<ToMount>, Failure> {
-    let hosts = hosts(&step.hostname, &step.hosts);
+fn etc_files(config: &Config, hosts: &str, resolv_conf: ToMount) -> Result<Vec<ToMount>, Failure> {
     let mut files = vec![
         memory_file("/etc/hosts", hosts.as_bytes(), "hosts")?,
         resolv_conf,
@@ -219,10 +236,14 @@ fn etc_files(config: &Config, step: &Step, resolv_conf: ToMount) -> Result<Vec<T
 }
 
 /// The lines BuildKit writes, then the extra ones.
-pub(super) fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
+pub(super) fn hosts(hostname: &str, extra: &[(String, String)], host: &str) -> String {
     let mut text =
         format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in extra {
+        let address = match address.as_str() {
+            HOST_GATEWAY => host,
+            address => address,
+        };
         writeln!(text, "{address}\t{name}").expect("a string takes everything");
     }
     text

@@ -34,13 +34,19 @@ pub struct Step {
     pub security: Security,
     /// Host name; empty for `buildkitsandbox`, BuildKit's.
     pub hostname: String,
-    /// Lines of `/etc/hosts`: name and address.
+    /// Lines of `/etc/hosts`: name and address, or [`HOST_GATEWAY`].
     pub hosts: Vec<(String, String)>,
     /// Resource limits.
     pub ulimits: Vec<Ulimit>,
     /// Standard input; `None` for `/dev/null`.
     pub stdin: Option<Vec<u8>>,
+    /// Process 1 is one that hands on signals and collects what ends, and the step's own its child: signals that a program
+    /// does not handle end it then, which they do not if it is process 1.
+    pub init: bool,
 }
+
+/// Stands for the address by which a step reaches this machine: as docker has it.
+pub const HOST_GATEWAY: &str = "host-gateway";
 
 /// The file system at `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,13 +122,36 @@ pub enum MountSource {
     },
 }
 
-/// What a step may reach.
+/// What network a step asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
+    /// The build's uplink, in a network namespace of the step's own; where there is none, the builder's own network
+    /// without its abstract sockets.
+    Default,
     /// The builder's own network, abstract sockets included.
     Host,
     /// Loopback only.
     None,
+}
+
+/// What network a step gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// A namespace of its own, with a link to the uplink.
+    Uplink,
+    /// The builder's, for want of an uplink. Abstract sockets are closed to it where the kernel can do that.
+    Shared,
+    /// The builder's, as was asked for.
+    Host,
+    /// A namespace of its own, with loopback only.
+    None,
+}
+
+impl Reach {
+    /// Whether the step has a network namespace of its own.
+    pub(super) fn is_own(self) -> bool {
+        matches!(self, Self::Uplink | Self::None)
+    }
 }
 
 /// How closely a step is confined.
@@ -162,6 +191,7 @@ impl Wire for Step {
         self.hostname.put(to);
         self.hosts.put(to);
         self.ulimits.put(to);
+        self.init.put(to);
     }
     fn take(from: &mut &[u8]) -> Option<Self> {
         Some(Self {
@@ -178,6 +208,7 @@ impl Wire for Step {
             hostname: Wire::take(from)?,
             hosts: Wire::take(from)?,
             ulimits: Wire::take(from)?,
+            init: Wire::take(from)?,
             stdin: None,
         })
     }
@@ -189,7 +220,8 @@ wire_enum!(Root {
 });
 wire_struct!(Mount { dest, source });
 wire_struct!(Ulimit { name, soft, hard });
-wire_enum!(Network { 0 => Host, 1 => None });
+wire_enum!(Network { 0 => Default, 1 => Host, 2 => None });
+wire_enum!(Reach { 0 => Uplink, 1 => Shared, 2 => Host, 3 => None });
 wire_enum!(Security { 0 => Sandbox, 1 => Insecure });
 
 impl Wire for MountSource {

@@ -227,6 +227,33 @@ pub(super) fn new_session_keyring() -> io::Result<()> {
     Ok(())
 }
 
+/// Lets neither this process nor its descendants connect to abstract sockets of others (landlock(7), Linux 6.12).
+/// Without rules about files it leaves mounting as it is. An older kernel is let be.
+pub(super) fn close_abstract_sockets() -> io::Result<()> {
+    // struct landlock_ruleset_attr: rights to files, rights to ports, what is scoped.
+    let attributes = [0_u64, 0, 1];
+    // SAFETY: the attributes outlive the call, and the size is theirs.
+    let ruleset = checked(unsafe {
+        libc::syscall(
+            libc::SYS_landlock_create_ruleset,
+            &raw const attributes,
+            size_of_val(&attributes),
+            0,
+        )
+    });
+    let ruleset = match ruleset.map_err(|e| e.raw_os_error()) {
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd as RawFd) },
+        Err(Some(libc::ENOSYS | libc::EOPNOTSUPP | libc::E2BIG | libc::EINVAL | libc::EPERM)) => {
+            return Ok(());
+        }
+        Err(_) => return Err(io::Error::last_os_error()),
+    };
+    // SAFETY: takes a descriptor that is open, and no memory.
+    checked(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset.as_raw_fd(), 0) })?;
+    Ok(())
+}
+
 /// Sets a resource limit, `resource` a `RLIMIT_…` number.
 pub(super) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 {
@@ -243,6 +270,101 @@ pub(super) fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
             std::ptr::null_mut::<libc::rlimit64>(),
         )
     })?;
+    Ok(())
+}
+
+fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
+    // SAFETY: sigset_t is plain data that sigemptyset fills in; a number that is no signal is refused without effect.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for &signal in signals {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        set
+    }
+}
+
+/// Keeps signals back until [`next_signal`] takes them.
+pub(super) fn block_signals(signals: &[libc::c_int]) -> io::Result<()> {
+    let set = set_of(signals);
+    // SAFETY: the set outlives the call; a null pointer asks for no old mask.
+    checked(libc::c_long::from(unsafe {
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())
+    }))?;
+    Ok(())
+}
+
+/// Waits for one of `signals`, which are blocked.
+pub(super) fn next_signal(signals: &[libc::c_int]) -> io::Result<libc::c_int> {
+    let set = set_of(signals);
+    loop {
+        // SAFETY: the set outlives the call; a null pointer asks for nothing but the number.
+        let signal = unsafe { libc::sigwaitinfo(&raw const set, std::ptr::null_mut()) };
+        match checked(libc::c_long::from(signal)) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+            Ok(_) => return Ok(signal),
+        }
+    }
+}
+
+/// Closes every descriptor from 3 on, for a process that uses none from then on and ends by [`exit_child`].
+pub(super) fn close_all_but_standard() {
+    // SAFETY: their owners are never used again, nor dropped. It fails on a kernel without the call, on which nothing of
+    // this program works.
+    unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            3 as libc::c_uint,
+            libc::c_uint::MAX,
+            0,
+        )
+    };
+}
+
+/// What [`note_number`] writes to.
+static NUMBERS: AtomicI32 = AtomicI32::new(-1);
+
+extern "C" fn note_number(signal: libc::c_int) {
+    let number = signal as u8;
+    // SAFETY: as in `note_signal`; the buffer has one byte.
+    unsafe {
+        let errno = libc::__errno_location();
+        let before = *errno;
+        libc::write(
+            NUMBERS.load(Ordering::Relaxed),
+            (&raw const number).cast(),
+            1,
+        );
+        *errno = before;
+    }
+}
+
+/// A pipe that the number of each of `signals` is written to, as a byte, when it comes.
+pub(super) fn signal_numbers(signals: &[libc::c_int]) -> io::Result<OwnedFd> {
+    let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK;
+    let (numbers, note) = rustix::pipe::pipe_with(flags)?;
+    // Never closed: a signal may come at any time.
+    NUMBERS.store(std::os::fd::IntoRawFd::into_raw_fd(note), Ordering::Relaxed);
+    for &signal in signals {
+        handle(signal, note_number, libc::SA_RESTART)?;
+    }
+    Ok(numbers)
+}
+
+fn handle(
+    signal: libc::c_int,
+    handler: extern "C" fn(libc::c_int),
+    flags: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the handlers of this file only do what signal-safety(7) allows.
+    checked(libc::c_long::from(unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = flags;
+        libc::sigaction(signal, &raw const action, std::ptr::null_mut())
+    }))?;
     Ok(())
 }
 
@@ -272,17 +394,8 @@ pub(super) fn signal_event(signals: &[libc::c_int], once: bool) -> io::Result<Ow
     let kept = rustix::io::fcntl_dupfd_cloexec(&event, 3)?;
     SIGNALLED.store(std::os::fd::IntoRawFd::into_raw_fd(kept), Ordering::Relaxed);
     for &signal in signals {
-        // SAFETY: the handler only does what signal-safety(7) allows.
-        unsafe {
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = note_signal as extern "C" fn(libc::c_int) as usize;
-            action.sa_flags = libc::SA_RESTART | if once { libc::SA_RESETHAND } else { 0 };
-            checked(libc::c_long::from(libc::sigaction(
-                signal,
-                &raw const action,
-                std::ptr::null_mut(),
-            )))?;
-        }
+        let reset = if once { libc::SA_RESETHAND } else { 0 };
+        handle(signal, note_signal, libc::SA_RESTART | reset)?;
     }
     Ok(event)
 }

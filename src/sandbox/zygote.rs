@@ -37,6 +37,7 @@ use std::io::Read as _;
 use std::io::Seek as _;
 use std::mem::MaybeUninit;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -44,6 +45,9 @@ use std::process::ExitCode;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
 use rustix::fs::MemfdFlags;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::SealFlags;
 use rustix::net::AddressFamily;
 use rustix::net::RecvAncillaryBuffer;
 use rustix::net::RecvAncillaryMessage;
@@ -64,12 +68,15 @@ use super::child::Config;
 use super::child::Standard;
 use super::error::Failure;
 use super::mounts;
-use super::step::Network;
+use super::step::Reach;
 use super::step::Security;
 use super::step::Step;
 use super::supervise::Supervisor;
 use super::sys;
 use super::sys::Fork;
+use super::uplink;
+use super::uplink::Outcome;
+use super::uplink::Router;
 use super::wire;
 use super::wire::Wire;
 use super::wire::wire_enum;
@@ -93,14 +100,17 @@ enum Order {
     Prepare,
     /// Start one; its descriptors come along. Whether there will be another.
     Start {
-        network: Network,
+        reach: Reach,
         security: Security,
         another: bool,
     },
+    /// Start the uplink; a socket for its [`Outcome`] comes along.
+    Connect,
 }
 wire_enum!(Order {
     0 => Prepare,
-    1 => Start { network, security, another },
+    1 => Start { reach, security, another },
+    2 => Connect,
 });
 
 /// What a step's status socket carries.
@@ -110,6 +120,8 @@ pub(super) enum Report {
     Failed { failure: Failure },
     /// The program ended, in this way.
     Ended { code: i32, signal: i32 },
+    /// The step's network namespace comes along, if it has one of its own.
+    Inside,
     /// All processes of the step have ended; the step's own in this way, unless an `Ended` came before.
     Gone { code: i32, signal: i32 },
 }
@@ -117,6 +129,7 @@ wire_enum!(Report {
     0 => Failed { failure },
     1 => Ended { code, signal },
     2 => Gone { code, signal },
+    3 => Inside,
 });
 
 /// Longer than an [`Order`] or a [`Hello`], in bytes.
@@ -173,10 +186,10 @@ pub(super) fn receive<const LEN: usize>(
     Ok((!bytes.is_empty()).then(|| (bytes.to_vec(), fds)))
 }
 
-/// What a step's status socket says next.
-pub(super) fn report(status: &OwnedFd) -> io::Result<Report> {
+/// What a step's status socket says next, with the descriptor that came along.
+pub(super) fn report(status: &OwnedFd) -> io::Result<(Report, Option<OwnedFd>)> {
     receive::<LONGEST>(status)?
-        .and_then(|(bytes, _)| wire::decode(&bytes))
+        .and_then(|(bytes, fds)| Some((wire::decode(&bytes)?, fds.into_iter().next())))
         .ok_or_else(|| io::Error::other("the process that starts steps is gone"))
 }
 
@@ -222,7 +235,8 @@ impl Zygote {
     fn spawn(config: &Config) -> io::Result<(Self, Hello)> {
         let (ours, theirs) = pair()?;
         let theirs = sys::above_standard(theirs)?;
-        let program = CString::from(c"/proc/self/exe");
+        let file = own_program()?;
+        let program = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
         let argv = [CString::from(c"rbuild"), CString::new(ARGUMENT)?];
         let namespaces = if config.own_pids {
             libc::CLONE_NEWPID
@@ -253,10 +267,19 @@ impl Zygote {
         Ok(send(&self.socket, &wire::encode(&Order::Prepare), &[])?)
     }
 
+    /// Has the uplink started. The socket will have its [`Outcome`].
+    pub(super) fn connect(&self) -> io::Result<OwnedFd> {
+        let (ours, theirs) = pair()?;
+        let order = wire::encode(&Order::Connect);
+        send(&self.socket, &order, &[theirs.as_fd()])?;
+        Ok(ours)
+    }
+
     /// Has a step started, after which `another` will come or not. Its status socket is the answer.
     pub(super) fn start_step(
         &self,
         step: &Step,
+        reach: Reach,
         standard: &Standard,
         another: bool,
     ) -> io::Result<OwnedFd> {
@@ -270,7 +293,7 @@ impl Zygote {
         ];
         fds.extend(standard.stdin.as_ref().map(AsFd::as_fd));
         let order = Order::Start {
-            network: step.network,
+            reach,
             security: step.security,
             another,
         };
@@ -289,6 +312,35 @@ impl Drop for Zygote {
     }
 }
 
+/// This program's file, on a read-only mount of its own: a step's program can be a script that has `/proc/self/exe`
+/// executed, and that is what the zygote is (CVE-2019-5736). If the file is not to be found any more, a copy of it that
+/// nobody can write.
+fn own_program() -> io::Result<OwnedFd> {
+    const EXE: &str = "/proc/self/exe";
+    // What the link leads to lies in the mount namespace that this process has left, and cannot be mounted.
+    let found = || -> io::Result<OwnedFd> {
+        let path = std::fs::read_link(EXE)?;
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let file = rustix::fs::open(&path, flags, Mode::empty())?;
+        let (is, wanted) = (rustix::fs::fstat(&file)?, rustix::fs::stat(EXE)?);
+        if (is.st_dev, is.st_ino) != (wanted.st_dev, wanted.st_ino) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let mount = mounts::copy(&file, "", false)?;
+        mounts::make_read_only(&mount)?;
+        Ok(mount)
+    };
+    if let Ok(mount) = found() {
+        return Ok(mount);
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut copy = File::from(rustix::fs::memfd_create("rbuild", flags)?);
+    io::copy(&mut File::open(EXE)?, &mut copy)?;
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&copy, seals)?;
+    Ok(copy.into())
+}
+
 /// The zygote's whole life, if `args` (with the program's name) ask for one; the first thing `main` calls.
 pub fn zygote_main_if_asked(args: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let mut args = args.into_iter().skip(1);
@@ -301,13 +353,69 @@ pub fn zygote_main_if_asked(args: impl IntoIterator<Item = OsString>) -> Option<
     })
 }
 
-/// A child that waits for its step. It is of the usual kind: the host's network, [`Security::Sandbox`].
+/// A child that waits for its step, in [`Security::Sandbox`].
 struct Ready {
+    reach: Reach,
     pid: Pid,
     process: OwnedFd,
     /// Where its step's descriptors go.
     job: OwnedFd,
     supervisor: Option<Supervisor>,
+}
+
+/// The default network, as far as it has come.
+enum Uplink {
+    Unasked,
+    Starting(uplink::Starting, OwnedFd),
+    Up(Router),
+    Down,
+}
+
+impl Uplink {
+    /// What most steps get; nothing as long as that is not known.
+    fn usual(&self) -> Option<Reach> {
+        match self {
+            Self::Unasked => Some(Reach::Host),
+            Self::Starting(..) => None,
+            Self::Up(_) => Some(Reach::Uplink),
+            Self::Down => Some(Reach::Shared),
+        }
+    }
+
+    /// For a process that will be forked.
+    fn link(&mut self) -> Option<&Router> {
+        let Self::Up(router) = self else {
+            return None;
+        };
+        router.next();
+        Some(router)
+    }
+
+    fn start(config: &Config, tell: OwnedFd) -> Self {
+        let started = match &config.uplink {
+            Some(plan) => uplink::start(plan).map_err(|e| format!("cannot start a process: {e}")),
+            None => Err("it was not planned".to_owned()),
+        };
+        match started {
+            Ok(starting) => Self::Starting(starting, tell),
+            Err(why) => {
+                // Nobody listens any more if this fails.
+                _ = send(&tell, &wire::encode(&Outcome::Down { why }), &[]);
+                Self::Down
+            }
+        }
+    }
+
+    /// Learns how the start went, and hands that on.
+    fn finish(self, config: &Config) -> Self {
+        let (Self::Starting(starting, tell), Some(plan)) = (self, &config.uplink) else {
+            return Self::Down;
+        };
+        let (outcome, router) = starting.finish(plan);
+        // As above.
+        _ = send(&tell, &wire::encode(&outcome), &[]);
+        router.map_or(Self::Down, Self::Up)
+    }
 }
 
 /// A step under way.
@@ -344,8 +452,10 @@ fn serve() -> io::Result<()> {
 
     let mut running: Vec<Running> = Vec::new();
     let mut ready: Option<Ready> = None;
+    let mut uplink = Uplink::Unasked;
+    let mut another = false;
     loop {
-        let mut polled = Vec::with_capacity(1 + 2 * running.len());
+        let mut polled = Vec::with_capacity(2 + 2 * running.len());
         polled.push(PollFd::new(&socket, PollFlags::IN));
         for step in &running {
             polled.push(PollFd::new(&step.process, PollFlags::IN));
@@ -357,16 +467,25 @@ fn serve() -> io::Result<()> {
             };
             polled.push(PollFd::new(&step.status, events));
         }
-        for supervisor in running.iter().filter_map(|step| step.supervisor.as_ref()) {
-            polled.push(PollFd::new(supervisor.process(), PollFlags::IN));
+        let supervised = running.iter().filter_map(|step| step.supervisor.as_ref());
+        polled
+            .extend(supervised.map(|supervisor| PollFd::new(supervisor.process(), PollFlags::IN)));
+        let others = polled.len();
+        if let Uplink::Starting(starting, _) = &uplink {
+            polled.push(PollFd::new(&starting.told, PollFlags::IN));
         }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
         let steps = running.len();
         let told: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
         for (step, told) in running.iter_mut().zip(told[1..].chunks(2)) {
             if told[1] && !step.killed {
-                step.killed = true;
-                kill(&config, step);
+                match receive::<SHORT>(&step.status) {
+                    Ok(Some((bytes, _))) => pass_on(&config, step, &bytes),
+                    Ok(None) | Err(_) => {
+                        step.killed = true;
+                        kill(&config, step);
+                    }
+                }
             }
         }
         let supervised = running.iter_mut().filter(|step| step.supervisor.is_some());
@@ -376,37 +495,48 @@ fn serve() -> io::Result<()> {
         {
             supervisor_ended(&config, step);
         }
+        if told.get(others) == Some(&true) {
+            uplink = uplink.finish(&config);
+        }
         let mut at = 1;
         running.retain_mut(|step| {
             let ended = told[at] && reap(step);
             at += 2;
             !ended
         });
-        if !told[0] {
-            continue;
-        }
-        let Some((bytes, fds)) = receive::<SHORT>(&socket)? else {
-            return Ok(());
-        };
-        let another = match wire::decode(&bytes).ok_or(io::ErrorKind::InvalidData)? {
-            Order::Prepare => true,
-            Order::Start {
-                network,
-                security,
-                another,
-            } => {
-                let usual = (network, security) == (Network::Host, Security::Sandbox);
-                let taken = match usual {
-                    true => ready.take().and_then(|ready| hand_over(ready, &fds)),
-                    false => None,
-                };
-                running.extend(taken.or_else(|| start(&config, network, security, fds)));
-                another
+        if told[0] {
+            let Some((bytes, fds)) = receive::<SHORT>(&socket)? else {
+                return Ok(());
+            };
+            match wire::decode(&bytes).ok_or(io::ErrorKind::InvalidData)? {
+                Order::Prepare => another = true,
+                Order::Connect => {
+                    let tell = fds.into_iter().next().ok_or(io::ErrorKind::InvalidData)?;
+                    uplink = Uplink::start(&config, tell);
+                }
+                Order::Start {
+                    reach,
+                    security,
+                    another: more,
+                } => {
+                    let fits =
+                        |ready: &mut Ready| (ready.reach, Security::Sandbox) == (reach, security);
+                    let taken = ready.take_if(fits);
+                    let taken = taken.and_then(|ready| hand_over(ready, &fds));
+                    let started = || start(&config, reach, uplink.link(), security, fds);
+                    running.extend(taken.or_else(started));
+                    another = more;
+                }
             }
-        };
+        }
         // A reaper, which stands between zygote and step, is told of its step when it is made.
-        if another && ready.is_none() && config.own_pids {
-            ready = make_ready(&config);
+        if another
+            && ready.is_none()
+            && config.own_pids
+            && let Some(reach) = uplink.usual()
+        {
+            ready = make_ready(&config, reach, uplink.link());
+            another = false;
         }
     }
 }
@@ -433,11 +563,12 @@ fn supervisor(config: &Config) -> io::Result<(Option<Supervisor>, Option<OwnedFd
 }
 
 /// Makes a child that waits for its step; none if that fails, since the step's own attempt will say why.
-fn make_ready(config: &Config) -> Option<Ready> {
+fn make_ready(config: &Config, reach: Reach, router: Option<&Router>) -> Option<Ready> {
     let (job, theirs) = pair().ok()?;
     let (supervisor, socket) = supervisor(config).ok()?;
-    match sys::fork(namespaces(config, Network::Host)).ok()? {
+    match sys::fork(namespaces(config, reach)).ok()? {
         Fork::Parent(pid, process) => Some(Ready {
+            reach,
             pid,
             process,
             job,
@@ -446,7 +577,7 @@ fn make_ready(config: &Config) -> Option<Ready> {
         Fork::Child => {
             // Its end is the order to end.
             drop(job);
-            let prepared = child::prepare(config, Network::Host, Security::Sandbox);
+            let prepared = child::prepare(config, reach, router, Security::Sandbox);
             match receive::<SHORT>(&theirs) {
                 Ok(Some((_, fds))) => carry_out(config, prepared, fds, socket),
                 Ok(None) | Err(_) => sys::exit_child(0),
@@ -474,7 +605,7 @@ fn hand_over(ready: Ready, fds: &[OwnedFd]) -> Option<Running> {
     })
 }
 
-fn namespaces(config: &Config, network: Network) -> libc::c_int {
+fn namespaces(config: &Config, reach: Reach) -> libc::c_int {
     if config.chroot {
         return 0;
     }
@@ -482,10 +613,25 @@ fn namespaces(config: &Config, network: Network) -> libc::c_int {
     if config.own_pids {
         namespaces |= libc::CLONE_NEWPID;
     }
-    if network == Network::None {
+    // A step with an uplink makes its own when it has been to the router.
+    if reach == Reach::None {
         namespaces |= libc::CLONE_NEWNET;
     }
     namespaces
+}
+
+/// Hands on a signal, of which the message is the number. A reaper, of which one stands between zygote and step where
+/// there are no pid namespaces, takes SIGTERM alone.
+fn pass_on(config: &Config, step: &Running, message: &[u8]) {
+    let signal = message
+        .first()
+        .and_then(|n| Signal::from_named_raw(i32::from(*n)));
+    match (config.own_pids, signal) {
+        // A process that has ended needs none.
+        (true, Some(signal)) => drop(rustix::process::pidfd_send_signal(&step.process, signal)),
+        (false, Some(Signal::INT | Signal::TERM | Signal::HUP)) => kill(config, step),
+        _ => {}
+    }
 }
 
 fn kill(config: &Config, step: &Running) {
@@ -499,12 +645,13 @@ fn kill(config: &Config, step: &Running) {
 
 fn start(
     config: &Config,
-    network: Network,
+    reach: Reach,
+    router: Option<&Router>,
     security: Security,
     fds: Vec<OwnedFd>,
 ) -> Option<Running> {
     let forked = supervisor(config)
-        .and_then(|supervised| Ok((supervised, sys::fork(namespaces(config, network))?)));
+        .and_then(|supervised| Ok((supervised, sys::fork(namespaces(config, reach))?)));
     match forked {
         Ok(((supervisor, _), Fork::Parent(pid, process))) => Some(Running {
             pid,
@@ -515,10 +662,10 @@ fn start(
         }),
         Ok(((_, socket), Fork::Child)) => match config.own_pids {
             true => {
-                let prepared = child::prepare(config, network, security);
+                let prepared = child::prepare(config, reach, router, security);
                 carry_out(config, prepared, fds, socket)
             }
-            false => reap_for(config, network, security, fds, socket),
+            false => reap_for(config, reach, security, fds, socket),
         },
         Err(e) => {
             let status = fds.into_iter().nth(1)?;
@@ -569,10 +716,18 @@ fn carry_out(
         stdout,
         stderr,
     };
-    let report = match (prepared, read(payload)) {
-        (Ok(prepared), Ok(step)) => Report::Failed {
-            failure: child::run(config, prepared, step, &standard, supervisor),
-        },
+    let report = match (prepared, read::<Step>(payload)) {
+        (Ok(prepared), Ok(step)) => {
+            if step.init {
+                let netns = prepared.netns();
+                let fds: Vec<BorrowedFd<'_>> = netns.iter().map(AsFd::as_fd).collect();
+                // As with `tell`.
+                _ = send(&status, &wire::encode(&Report::Inside), &fds);
+            }
+            Report::Failed {
+                failure: child::run(config, prepared, step, &standard, supervisor),
+            }
+        }
         (Err(failure), _) => Report::Failed { failure },
         (_, Err(error)) => not_started(&error),
     };
@@ -606,7 +761,7 @@ fn ending(status: &WaitIdStatus) -> (i32, i32) {
 /// The step sees this process and can kill it; its orphans then become the zygote's, and end with the build.
 fn reap_for(
     config: &Config,
-    network: Network,
+    reach: Reach,
     security: Security,
     fds: Vec<OwnedFd>,
     supervisor: Option<OwnedFd>,
@@ -622,7 +777,8 @@ fn reap_for(
     let prepared = prepare().and_then(|prepared| Ok((prepared, sys::fork(0)?)));
     let ((wanted, children), pid, process) = match prepared {
         Ok((_, Fork::Child)) => {
-            let prepared = child::prepare(config, network, security);
+            // There is an uplink only where there are pid namespaces.
+            let prepared = child::prepare(config, reach, None, security);
             carry_out(config, prepared, fds, supervisor)
         }
         Ok((prepared, Fork::Parent(pid, process))) => (prepared, pid, process),

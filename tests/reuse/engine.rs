@@ -233,6 +233,10 @@ impl Executor for Shell {
         Stacking::Must
     }
 
+    fn network_remark(&self, _: &CancelToken) -> Result<Option<String>, SandboxError> {
+        Ok(None)
+    }
+
     fn run(
         &self,
         process: &Process,

@@ -136,7 +136,7 @@ fn other_users_are_real() {
 }
 
 #[test]
-fn the_network_is_the_hosts_or_loopback() {
+fn the_network_is_the_hosts_or_loopback_if_that_is_asked_for() {
     let fixture = Fixture::new();
     let outcome = fixture.sh(
         &["--no-network"],
@@ -144,7 +144,7 @@ fn the_network_is_the_hosts_or_loopback() {
     );
     assert_eq!(outcome.stdout(), "lo\n1\n");
     let devices = fs::read_dir("/sys/class/net").unwrap().count();
-    let outcome = fixture.sh(&[], "ls /sys/class/net | wc -l");
+    let outcome = fixture.sh(&["--host-network"], "ls /sys/class/net | wc -l");
     assert_eq!(outcome.stdout(), format!("{devices}\n"));
 }
 

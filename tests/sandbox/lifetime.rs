@@ -34,9 +34,51 @@ fn processes(mark: &str) -> Vec<String> {
     arguments.filter(|args| args.contains(mark)).collect()
 }
 
-fn signal(child: &Child, signal: rustix::process::Signal) {
+pub(super) fn signal(child: &Child, signal: rustix::process::Signal) {
     let pid = rustix::process::Pid::from_child(child);
     rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// All processes below `pid`: number, name and when they began, which together no other process ever has.
+pub(super) fn descendants(pid: u32) -> Vec<String> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let stats: Vec<String> = entries
+        .filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok())
+        .collect();
+    let mut found = vec![pid.to_string()];
+    let mut at = 0;
+    let mut below = Vec::new();
+    while let Some(parent) = found.get(at).cloned() {
+        for stat in &stats {
+            let (head, tail) = stat.rsplit_once(')').unwrap();
+            let fields: Vec<&str> = tail.split_whitespace().collect();
+            if fields[1] == parent {
+                found.push(head.split(' ').next().unwrap().to_owned());
+                below.push(format!("{head}) {}", fields[19]));
+            }
+        }
+        at += 1;
+    }
+    below
+}
+
+/// Waits until none of these [`descendants`] is left.
+#[track_caller]
+pub(super) fn all_gone(below: &[String]) {
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let lives = |process: &&String| {
+        let (pid, _) = process.split_once(' ').unwrap();
+        let (head, began) = process.rsplit_once(' ').unwrap();
+        fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+            let tail = stat.strip_prefix(head).unwrap_or_default();
+            let state = tail.split_whitespace().next();
+            tail.split_whitespace().nth(19) == Some(began) && state != Some("Z")
+        })
+    };
+    while let Some(process) = below.iter().find(lives) {
+        assert!(std::time::Instant::now() < patience, "{process} lives");
+        std::thread::yield_now();
+    }
 }
 
 /// Waits until no process has `mark`: they end with the builder, but after it.

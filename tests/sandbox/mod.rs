@@ -21,9 +21,11 @@ use snapbox::assert_data_eq;
 use snapbox::str;
 use tempfile::TempDir;
 
+mod escape;
 mod files;
 mod isolation;
 mod lifetime;
+mod network;
 mod rungs;
 
 /// A root file system, and directories for what is written.
@@ -32,12 +34,17 @@ struct Fixture {
 }
 
 fn program() -> PathBuf {
+    example("sandbox_run")
+}
+
+fn example(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let program = tests
         .ancestors()
         .nth(2)
         .unwrap()
-        .join("examples/sandbox_run");
+        .join("examples")
+        .join(name);
     assert!(
         program.exists(),
         "`cargo test` builds the example; with `--test all` say `cargo build --examples` first"
@@ -78,6 +85,11 @@ impl Fixture {
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Puts `attack` (`examples/attack.rs`) into the lower layer.
+    fn attacker(&self) {
+        fs::copy(example("attack"), self.path("lower/bin/attack")).unwrap();
     }
 
     /// Writes a file of the lower layer.

@@ -5,8 +5,10 @@ use std::io::BufReader;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::net::UdpSocket;
 
-/// Listens on the loopback interface for the step.
+/// Listens for the step, on all of this machine's addresses: a step with a network of its own cannot reach the loopback
+/// one.
 pub(crate) struct Gate {
     listener: TcpListener,
 }
@@ -19,14 +21,14 @@ pub(crate) struct Waiting {
 impl Gate {
     pub(crate) fn new() -> Self {
         Self {
-            listener: TcpListener::bind("127.0.0.1:0").unwrap(),
+            listener: TcpListener::bind("0.0.0.0:0").unwrap(),
         }
     }
 
     /// The command, for busybox' shell, that arrives at the gate and waits.
     pub(crate) fn pass(&self) -> String {
         let port = self.listener.local_addr().unwrap().port();
-        format!("wget -q -O /dev/null http://127.0.0.1:{port}/")
+        format!("wget -q -O /dev/null http://{}:{port}/", host_address())
     }
 
     /// Waits for a step to arrive.
@@ -40,6 +42,16 @@ impl Gate {
         assert!(headers.count() > 0);
         Waiting { stream }
     }
+}
+
+/// The address by which this machine is reached; the loopback one if it has no other. Nothing is sent.
+fn host_address() -> String {
+    let outward = || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect("192.0.2.1:9")?;
+        socket.local_addr()
+    };
+    outward().map_or("127.0.0.1".to_owned(), |address| address.ip().to_string())
 }
 
 impl Waiting {

@@ -358,7 +358,7 @@ fn what_is_not_supported_is_refused() {
         "--sbom true /",
         "--builder mine /",
         "--cgroup-parent x --resource memory=1g -m 1g /",
-        "--shm-size 1g --policy x --squash --security-opt x /",
+        "--policy x --squash --security-opt x /",
     ]
     .iter()
     .map(|args| refusal(args))
@@ -382,8 +382,6 @@ error: `--memory` is not supported
 hint: limit the whole build from outside, as with `systemd-run --user --scope -p MemoryMax=2G rbuild …`
 error: `--policy` is not supported
 hint: leave it out
-error: `--shm-size` is not supported
-hint: mount memory in the step: `RUN --mount=type=tmpfs,target=/dev/shm`
 error: `--security-opt` is not supported
 hint: write `RUN --security=insecure` and allow it with `--allow security.insecure`
 error: `--squash` is not supported

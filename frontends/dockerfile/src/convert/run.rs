@@ -27,6 +27,9 @@ use crate::env::Env;
 use crate::lexer::heredoc_operator;
 use crate::words::Shell;
 
+/// Where programs look for memory to share.
+const SHARED_MEMORY: &str = "/dev/shm";
+
 /// Where the file of a here-document with a `#!` line is mounted.
 const SCRIPTS: &str = "/dev/pipes/";
 
@@ -62,6 +65,18 @@ impl Converter<'_> {
         let command = self.script(run, head, to, &mut inputs, &mut mounts, &mut title);
         for (mount, from) in run.mounts.iter().zip(from) {
             self.mount(mount, *from, head, to, &mut inputs, &mut mounts)?;
+        }
+        // As BuildKit's frontend has it.
+        let size = self.request.shm_size;
+        if size > 0 && !mounts.list.iter().any(|mount| mount.dest == SHARED_MEMORY) {
+            mounts.list.push(Mount {
+                input: None,
+                selector: String::new(),
+                dest: SHARED_MEMORY.to_owned(),
+                output: None,
+                readonly: false,
+                kind: MountKind::Tmpfs { size },
+            });
         }
         to.taken
             .mounts(&mounts.list, &mounts.secret_env, &head.span);

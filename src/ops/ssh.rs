@@ -1,0 +1,214 @@
+//! The user's ssh agents for steps: a socket in the step, behind which a thread hands on what a step may ask.
+//!
+//! A step may have the agent's keys listed and something signed (draft-ietf-sshm-ssh-agent, "Requests from the client to
+//! the agent"). To add, remove or lock keys it is refused. The agent sees its own user ask, whoever the step's user is.
+
+use std::fs;
+use std::io;
+use std::io::Read;
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::thread::JoinHandle;
+
+use super::OpError;
+
+/// SSH_AGENTC_REQUEST_IDENTITIES and SSH_AGENTC_SIGN_REQUEST.
+const ALLOWED: [u8; 2] = [11, 13];
+/// SSH_AGENT_FAILURE, a message of one byte.
+const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
+/// OpenSSH's AGENT_MAX_LEN.
+const LONGEST: usize = 256 << 10;
+
+/// Who may use the socket.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Access {
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) mode: u32,
+}
+
+/// An agent that is handed on, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Forward {
+    pub(super) socket: PathBuf,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Forward {
+    /// Makes the socket `dir/name` for the agent at `agent`.
+    pub(super) fn start(
+        agent: &Path,
+        dir: &Path,
+        name: &str,
+        access: Access,
+    ) -> Result<Self, OpError> {
+        let failed = |doing| move |source| OpError::io(doing, agent, source);
+        // Whether somebody is there is better known now than when the step has failed.
+        UnixStream::connect(agent).map_err(failed("reach the ssh agent"))?;
+        let socket = dir.join(name);
+        let listener = listen(dir, name).map_err(failed("make a socket for the ssh agent"))?;
+        let Access { uid, gid, mode } = access;
+        match std::os::unix::fs::chown(&socket, Some(uid), Some(gid)) {
+            // With one id alone it is everybody's.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            done => done.map_err(failed("give away the socket for the ssh agent"))?,
+        }
+        fs::set_permissions(&socket, fs::Permissions::from_mode(mode))
+            .map_err(failed("set the mode of the socket for the ssh agent"))?;
+        let over = Arc::new(AtomicBool::new(false));
+        let (agent, ending) = (agent.to_owned(), Arc::clone(&over));
+        let thread = thread::Builder::new()
+            .name("ssh".to_owned())
+            .spawn(move || serve(&listener, &agent, &ending))
+            .map_err(|source| OpError::io("start a thread for", &socket, source))?;
+        Ok(Self {
+            socket,
+            over,
+            thread: Some(thread),
+        })
+    }
+}
+
+/// A path of a socket has at most 107 bytes; one by a descriptor of its directory is short.
+fn listen(dir: &Path, name: &str) -> io::Result<UnixListener> {
+    let dir = fs::File::open(dir)?;
+    UnixListener::bind(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()))
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        let woken = self.socket.parent().map(|dir| -> io::Result<()> {
+            let dir = fs::File::open(dir)?;
+            let name = self.socket.file_name().unwrap_or_default();
+            let path = Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string());
+            UnixStream::connect(path.join(name)).map(drop)
+        });
+        // A thread that cannot be woken ends with the process.
+        if let (Some(Ok(())), Some(thread)) = (woken, self.thread.take()) {
+            drop(thread.join());
+        }
+    }
+}
+
+fn serve(listener: &UnixListener, agent: &Path, over: &AtomicBool) {
+    for client in listener.incoming() {
+        if over.load(Ordering::Acquire) {
+            return;
+        }
+        let Ok(client) = client else { continue };
+        let agent = agent.to_owned();
+        // It ends with the client's end; a step's processes end before the step has.
+        let spawned = thread::Builder::new()
+            .name("ssh client".to_owned())
+            .spawn(move || relay(&client, &agent));
+        drop(spawned);
+    }
+}
+
+/// What goes wrong with either end is an end of the connection, which the client sees.
+fn relay(mut client: &UnixStream, agent: &Path) -> io::Result<()> {
+    let mut upstream = UnixStream::connect(agent)?;
+    while let Some(request) = message(&mut client)? {
+        let answer = match request.get(4).is_some_and(|kind| ALLOWED.contains(kind)) {
+            true => {
+                upstream.write_all(&request)?;
+                message(&mut upstream)?.ok_or(io::ErrorKind::UnexpectedEof)?
+            }
+            false => FAILURE.to_vec(),
+        };
+        client.write_all(&answer)?;
+    }
+    Ok(())
+}
+
+/// A message with its length in front; `None` at the end.
+fn message(from: &mut impl Read) -> io::Result<Option<Vec<u8>>> {
+    let mut length = [0; 4];
+    match from.read_exact(&mut length) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let len = u32::from_be_bytes(length) as usize;
+    if len > LONGEST {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let mut bytes = length.to_vec();
+    bytes.resize(4 + len, 0);
+    from.read_exact(&mut bytes[4..])?;
+    Ok(Some(bytes))
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    /// An agent that answers every request with its kind and 100 more.
+    fn agent(dir: &Path) -> PathBuf {
+        let path = dir.join("agent");
+        let listener = UnixListener::bind(&path).unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || {
+                    while let Ok(Some(request)) = message(&mut stream) {
+                        stream.write_all(&[0, 0, 0, 1, request[4] + 100]).unwrap();
+                    }
+                });
+            }
+        });
+        path
+    }
+
+    #[test]
+    fn a_step_may_list_and_sign_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let deep = dir.path().join("d".repeat(120));
+        fs::create_dir(&deep).unwrap();
+        let own = fs::metadata(dir.path()).unwrap();
+        let access = Access {
+            uid: std::os::unix::fs::MetadataExt::uid(&own),
+            gid: std::os::unix::fs::MetadataExt::gid(&own),
+            mode: 0o640,
+        };
+        let forward = Forward::start(&agent(dir.path()), &deep, "s", access).unwrap();
+        let mode = fs::metadata(&forward.socket).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o640);
+        let handle = fs::File::open(&deep).unwrap();
+        let short = format!("/proc/self/fd/{}/s", handle.as_raw_fd());
+        let mut step = UnixStream::connect(&short).unwrap();
+        // Identities, sign; add, remove, remove all, lock, extension.
+        let kinds = [11, 13, 17, 18, 19, 22, 27];
+        let answers = kinds.map(|kind| {
+            step.write_all(&[0, 0, 0, 2, kind, 0]).unwrap();
+            message(&mut step).unwrap().unwrap()[4]
+        });
+        assert_eq!(answers, [111, 113, 5, 5, 5, 5, 5]);
+        step.write_all(&u32::MAX.to_be_bytes()).unwrap();
+        assert_eq!(message(&mut step).unwrap(), None);
+        drop(forward);
+        assert!(UnixStream::connect(&short).is_err());
+    }
+
+    #[test]
+    fn an_agent_that_is_not_there_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let access = Access {
+            uid: 0,
+            gid: 0,
+            mode: 0o600,
+        };
+        let error = Forward::start(&dir.path().join("none"), dir.path(), "s", access).unwrap_err();
+        assert!(error.to_string().contains("reach the ssh agent"), "{error}");
+    }
+}

@@ -1,0 +1,136 @@
+//! `rbuild run` as a person uses it: signals, ports, and containers that go on in the background.
+
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Read as _;
+use std::net::TcpStream;
+use std::process::Child;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use rustix::process::Pid;
+use rustix::process::Signal;
+
+use crate::support::Base;
+use crate::support::TestEnv;
+
+/// A container whose process has written `ready`.
+fn ready(env: &TestEnv, script: &str) -> Child {
+    let mut command = env.rbuild_command(["run", "busybox", "sh", "-c", script]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "ready\n");
+    child
+}
+
+#[test]
+fn signals_are_the_processes() {
+    let env = TestEnv::new().bases([Base::Busybox]);
+    let exit = |script: &str, signal: Signal| {
+        let mut child = ready(&env, script);
+        let pid = Pid::from_child(&child);
+        rustix::process::kill_process(pid, signal).unwrap();
+        child.wait().unwrap().code()
+    };
+    let traps = "trap 'exit 7' TERM; trap 'exit 8' INT; trap 'exit 9' WINCH; echo ready; sleep 86400 & wait";
+    assert_eq!(exit(traps, Signal::TERM), Some(7));
+    assert_eq!(exit(traps, Signal::INT), Some(8));
+    assert_eq!(exit(traps, Signal::WINCH), Some(9));
+    // What the process does not handle ends it.
+    assert_eq!(
+        exit("echo ready; exec sleep 86400", Signal::TERM),
+        Some(143)
+    );
+    assert_eq!(exit("echo ready; exec sleep 86400", Signal::HUP), Some(129));
+    // Other ends than that of the container's first process do not count.
+    let left = env.rbuild([
+        "run",
+        "busybox",
+        "sh",
+        "-c",
+        "sleep 86400 & kill -9 $!; wait; exit 5",
+    ]);
+    left.code(5);
+}
+
+/// The address in `0.0.0.0:1234 leads to port 8080`.
+fn address(env: &TestEnv, id: &str) -> String {
+    let said = env.rbuild(["logs", id]).success().stdout;
+    let line = said
+        .lines()
+        .find(|line| line.ends_with(" leads to port 8080"));
+    line.unwrap_or_else(|| panic!("{said}"))
+        .split(' ')
+        .next()
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn a_container_goes_on_in_the_background_until_it_is_stopped() {
+    let env = TestEnv::new().bases([Base::Busybox]);
+    let script =
+        "trap 'echo over; exit 0' TERM; while :; do echo hello | nc -l -p 8080; done & wait";
+    let flags = [
+        "run",
+        "-d",
+        "-p",
+        "127.0.0.1::8080",
+        "busybox",
+        "sh",
+        "-c",
+        script,
+    ];
+    let id = env.rbuild(flags).success().stdout;
+    let id = id.trim();
+    let address = address(&env, id);
+    let patience = Instant::now() + Duration::from_secs(20);
+    let mut answer = String::new();
+    // Until its process listens connections are taken and closed.
+    while answer.is_empty() {
+        assert!(Instant::now() < patience);
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(5)))
+            .unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        drop(stream.read_to_string(&mut answer));
+    }
+    assert_eq!(answer, "hello\n");
+    let stopped = env.rbuild(["stop", &id[..6]]).success();
+    assert_eq!(stopped.stdout, format!("{}\n", &id[..6]));
+    let log = env.rbuild(["logs", "--follow", id]).success().stdout;
+    assert!(log.ends_with("over\n"), "{log}");
+    assert!(TcpStream::connect(&address).is_err());
+    // It has ended: nothing to do.
+    assert_eq!(env.rbuild(["stop", id]).success().stdout, "");
+}
+
+#[test]
+fn what_does_not_end_by_itself_is_killed() {
+    let env = TestEnv::new().bases([Base::Busybox]);
+    let script = "trap '' TERM; echo deaf; sleep 86400";
+    let id = env
+        .rbuild(["run", "-d", "busybox", "sh", "-c", script])
+        .success()
+        .stdout;
+    env.rbuild(["stop", "--time=0", id.trim()]).success();
+    assert_eq!(env.rbuild(["stop", id.trim()]).success().stdout, "");
+}
+
+#[test]
+fn what_cannot_start_is_told_at_once() {
+    let env = TestEnv::new().bases([Base::Busybox]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = format!("{}:80", taken.local_addr().unwrap());
+    env.rbuild(["run", "-d", "-p", &port, "busybox", "true"])
+        .code(3)
+        .says("error: cannot listen on 127.0.0.1:");
+    env.rbuild(["logs", "nothing"])
+        .code(2)
+        .says("error: there is no container `nothing`");
+}

@@ -1,0 +1,304 @@
+//! An attacker in a step, with what the kernel offers to one (`examples/attack.rs`).
+
+use super::*;
+use std::os::unix::process::CommandExt as _;
+
+/// Whether a line of `attack` is the refusal that is wanted.
+#[track_caller]
+fn refused(said: &str, expected: &[(&str, &str)]) {
+    let said: Vec<&str> = said.lines().collect();
+    let wanted: Vec<String> = expected
+        .iter()
+        .map(|(attack, error)| format!("{}: {error}", attack.split(' ').next().unwrap()))
+        .collect();
+    for ((said, wanted), (attack, _)) in said.iter().zip(&wanted).zip(expected) {
+        assert_eq!(said, wanted, "{attack}");
+    }
+    assert_eq!(said.len(), expected.len(), "{said:?}");
+}
+
+fn all(attacks: &[(&str, &str)]) -> String {
+    let lines = attacks
+        .iter()
+        .map(|(attack, _)| format!("attack {attack}\n"));
+    lines.collect()
+}
+
+/// As root of the step, which has docker's capabilities.
+const BY_ROOT: &[(&str, &str)] = &[
+    ("mount proc", "EPERM"),
+    ("mount sysfs", "EPERM"),
+    ("mount tmpfs", "EPERM"),
+    ("mount overlay", "EPERM"),
+    ("mount cgroup2", "EPERM"),
+    ("mount binfmt_misc", "EPERM"),
+    ("bind /", "EPERM"),
+    ("bind /proc/1/root", "EPERM"),
+    ("remount /proc/sys", "EPERM"),
+    ("remount /sys", "EPERM"),
+    ("remount /etc/resolv.conf", "EPERM"),
+    ("umount /proc/sys", "EPERM"),
+    ("umount /proc/kcore", "EPERM"),
+    ("umount /proc", "EPERM"),
+    ("umount /", "EPERM"),
+    ("fsopen proc", "EPERM"),
+    ("open_tree /", "EPERM"),
+    ("pivot_root", "EPERM"),
+    ("unshare", "EPERM"),
+    ("clone3", "ENOSYS"),
+    ("setns /proc/self/ns/user", "EPERM"),
+    ("setns /proc/1/ns/mnt", "EPERM"),
+    ("setns /proc/self/ns/net", "EPERM"),
+    ("write /proc/sys/kernel/core_pattern", "EROFS|EACCES|ENOENT"),
+    ("write /proc/sys/kernel/modprobe", "EROFS|EACCES|ENOENT"),
+    ("write /proc/sys/vm/drop_caches", "EROFS|EACCES|ENOENT"),
+    (
+        "write /proc/sys/fs/binfmt_misc/register",
+        "EROFS|ENOENT|EPERM|EACCES",
+    ),
+    ("write /proc/sysrq-trigger", "EROFS|EACCES|ENOENT"),
+    (
+        "write /proc/irq/default_smp_affinity",
+        "EROFS|ENOENT|EACCES",
+    ),
+    ("write /sys/kernel/uevent_helper", "EROFS|EACCES|ENOENT"),
+    ("write /sys/power/state", "EROFS|EACCES|ENOENT"),
+    ("write /etc/resolv.conf", "EROFS"),
+    ("write /etc/hosts", "EROFS"),
+    ("write /proc/1/oom_score_adj", "done"),
+    ("chroot", "EPERM"),
+    ("handle", "EPERM"),
+    ("mknod /memory", "EPERM|EROFS"),
+    ("read /dev/mem", "ENOENT"),
+    ("read /dev/kmsg", "ENOENT"),
+    ("read /dev/net/tun", "ENOENT"),
+    ("read /dev/fuse", "ENOENT"),
+    ("read /dev/tty", "ENXIO"),
+    ("tiocsti", "ENOTTY"),
+    ("fds", "EBADF"),
+    ("key rbuild-test", "EPERM"),
+    ("kill 2147483", "ESRCH"),
+    ("ptrace 2147483", "ESRCH"),
+    ("bpf", "EPERM"),
+    ("perf", "EPERM"),
+    ("io_uring", "EPERM"),
+    ("userfaultfd", "EPERM"),
+    ("module", "EPERM|ENOSYS"),
+    ("kexec", "EPERM|ENOSYS"),
+    ("clock", "EPERM"),
+    ("swapon /x", "EPERM|ENOSYS"),
+    ("reboot", "EPERM"),
+    ("syslog", "EPERM"),
+];
+
+/// Each attack's answer is one of those named.
+#[track_caller]
+fn hold(said: &str, attacks: &[(&str, &str)]) {
+    let chosen: Vec<(&str, &str)> = attacks
+        .iter()
+        .zip(said.lines())
+        .map(|((attack, errors), line)| {
+            let is_said = |error: &&str| line.ends_with(&format!(": {error}"));
+            let error = errors.split('|').find(is_said);
+            (*attack, error.unwrap_or(errors))
+        })
+        .collect();
+    assert_eq!(chosen.len(), attacks.len(), "{said}");
+    refused(said, &chosen);
+}
+
+#[test]
+fn root_of_a_step_gets_nowhere() {
+    let fixture = Fixture::new();
+    fixture.attacker();
+    fs::create_dir(fixture.path("lower/mnt")).unwrap();
+    let outcome = fixture.write(&[], &all(BY_ROOT));
+    hold(&outcome.stdout(), BY_ROOT);
+}
+
+#[test]
+fn nor_does_another_user() {
+    let fixture = Fixture::new();
+    fixture.attacker();
+    fs::create_dir(fixture.path("lower/mnt")).unwrap();
+    // What uid 0 may do to itself, others may not.
+    let others: Vec<(&str, &str)> = BY_ROOT
+        .iter()
+        .map(|(attack, errors)| match *attack {
+            "write /proc/1/oom_score_adj" => (*attack, "done|EACCES"),
+            "write /etc/resolv.conf" | "write /etc/hosts" => (*attack, "EACCES|EROFS"),
+            "mknod /memory" => (*attack, "EPERM|EACCES|EROFS"),
+            attack if attack.starts_with("write ") => (attack, "EROFS|ENOENT|EACCES|EPERM"),
+            _ => (*attack, *errors),
+        })
+        .collect();
+    let outcome = fixture.write(&["--user=1000:1000"], &all(&others));
+    hold(&outcome.stdout(), &others);
+}
+
+/// What is masked shows nothing.
+#[test]
+fn masked_files_are_empty() {
+    let script = "cat /proc/kcore /proc/keys /proc/timer_list /proc/interrupts | wc -c
+         ls /proc/scsi /proc/acpi /sys/firmware 2> /dev/null | grep -v : | wc -w";
+    assert_eq!(Fixture::new().sh(&[], script).stdout(), "0\n0\n");
+}
+
+/// An insecure step may do what it likes in its own namespaces, and no more.
+#[test]
+fn an_insecure_step_is_still_in_its_namespaces() {
+    let fixture = Fixture::new();
+    fixture.attacker();
+    fs::create_dir(fixture.path("lower/mnt")).unwrap();
+    let attacks = [
+        ("unshare", "done"),
+        ("mount proc", "done"),
+        ("mount tmpfs", "done"),
+        ("chroot", "EPERM"),
+        ("handle", "EPERM"),
+        ("mknod /memory", "EPERM"),
+        ("tiocsti", "ENOTTY"),
+        ("fds", "EBADF"),
+        ("ptrace 2147483", "ESRCH"),
+        ("module", "EPERM|ENOSYS"),
+        ("kexec", "EPERM|ENOSYS"),
+        ("clock", "EPERM"),
+        ("swapon /x", "EPERM|ENOSYS"),
+        ("reboot", "EPERM|EINVAL"),
+    ];
+    let outcome = fixture.write(&["--insecure"], &all(&attacks));
+    hold(&outcome.stdout(), &attacks);
+}
+
+/// The user's keys are in keyrings of its session and its id.
+#[test]
+fn keys_of_the_user_are_not_found() {
+    let fixture = Fixture::new();
+    fixture.attacker();
+    let key = format!("rbuild-test-{}", std::process::id());
+    let outside = |way: &str| {
+        let mut command = Command::new(example("attack"));
+        let said = command.args([way, &key]).output().unwrap().stdout;
+        String::from_utf8(said).unwrap()
+    };
+    // Where keys are forbidden to us there are none to be found.
+    let added = outside("addkey") == "addkey: done\n";
+    assert_eq!(outside("key") == "key: done\n", added);
+    let said = fixture
+        .sh(&["--insecure"], &format!("attack key {key}"))
+        .stdout();
+    match added {
+        true => assert_eq!(said, "key: ENOKEY\n"),
+        false => assert_ne!(said, "key: done\n"),
+    }
+}
+
+/// CVE-2019-5736: a step whose program is a script with `/proc/self/exe` as its interpreter executes rbuild's own file,
+/// which its user may write. Until then process 1 of a step is what the zygote is.
+#[test]
+fn the_program_that_starts_a_step_lies_on_a_read_only_mount() {
+    let fixture = Fixture::new();
+    fixture.attacker();
+    let mut child = fixture
+        .command()
+        .args(["--insecure", "sh", "-c", "echo ready; sleep 86400"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let zygotes: Vec<String> = lifetime::descendants(child.id())
+        .into_iter()
+        .filter_map(|process| Some(process.split_once(' ')?.0.to_owned()))
+        .filter(|pid| {
+            let cmdline = fs::read_to_string(format!("/proc/{pid}/cmdline"));
+            cmdline.is_ok_and(|words| words.contains("__zygote"))
+        })
+        .collect();
+    assert!(!zygotes.is_empty());
+    for pid in zygotes {
+        let mut command = Command::new(example("attack"));
+        let said = command.args(["exe", &pid]).output().unwrap().stdout;
+        assert_eq!(String::from_utf8(said).unwrap(), "exe: EROFS\n");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// The builder's environment and arguments are not the step's.
+#[test]
+fn the_environment_is_the_steps_alone() {
+    let fixture = Fixture::new();
+    let mut command = fixture.command();
+    command.env("HOST_SECRET", "host secret");
+    let script = "env | sort; cat /proc/[0-9]*/environ | grep -c 'host secret'";
+    let outcome = Outcome(command.args(["sh", "-c", script]).output().unwrap());
+    assert_data_eq!(
+        outcome.text(),
+        str![[r#"
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+PWD=/
+SHLVL=1
+0
+[exit status: 1]
+
+"#]]
+    );
+}
+
+/// Descriptors that the builder has open, and does not close when it executes something, are not the step's.
+#[test]
+fn descriptors_do_not_leak() {
+    let fixture = Fixture::new();
+    fixture.attacker();
+    for options in [&[] as &[&str], &["--insecure"]] {
+        let mut command = Command::new("sh");
+        command.args(["-c", "exec 7< /etc/passwd 9>&2; exec \"$0\" \"$@\""]);
+        command
+            .arg(program())
+            .arg("--store")
+            .arg(fixture.dir.path());
+        command.arg("--lower").arg(fixture.path("lower"));
+        command.args(options).args(["attack", "fds"]);
+        let outcome = Outcome(command.output().unwrap());
+        assert_eq!(outcome.text(), "fds: EBADF\n");
+    }
+}
+
+/// It forks until it may not any more.
+#[test]
+fn a_fork_bomb_ends_with_the_step() {
+    let fixture = Fixture::new();
+    let mut command = fixture.command();
+    let bomb =
+        "bomb() { (bomb) & (bomb) & sleep 86400; }; echo ready; bomb 2> /dev/null & sleep 86400";
+    command.args([
+        "--ulimit=nproc=200:200",
+        "--user=1000:1000",
+        "sh",
+        "-c",
+        bomb,
+    ]);
+    let mut child = command
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let mut below = Vec::new();
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while below.len() < 100 && std::time::Instant::now() < patience {
+        below = lifetime::descendants(child.id());
+    }
+    assert!(below.len() >= 100, "{}", below.len());
+    lifetime::signal(&child, rustix::process::Signal::INT);
+    child.wait().unwrap();
+    lifetime::all_gone(&below);
+    assert_eq!(lifetime::descendants(child.id()), [""; 0]);
+}
