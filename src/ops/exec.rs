@@ -1,5 +1,7 @@
 //! RUN: inputs become directories, the sandbox runs the process, what it wrote becomes a layer.
 
+mod record;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -28,13 +30,16 @@ use rbuild_llb::op::MountKind;
 use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SecurityMode;
 
+pub(crate) use record::looks_secret;
+use record::mount_value;
+use record::own_record;
+
 use super::Engine;
 use super::ExitText;
 use super::OpError;
 use super::StepResult;
 use super::cache::Caches;
 use super::copy;
-use super::file::hidden;
 use super::roots::PlainRoot;
 use super::ssh;
 use super::stack::layers_value;
@@ -708,121 +713,4 @@ fn command(vertex: &Vertex, op: &ExecOp) -> String {
         true => vertex.meta.name.clone(),
         false => op.args.join(" "),
     }
-}
-
-/// The part of an exec's key that is its own: everything but its inputs.
-fn own_record(kind: &str, op: &ExecOp) -> KeyRecord {
-    // Destructured: a new field must be put into the key or named here as left out.
-    let ExecOp {
-        args,
-        env,
-        cwd,
-        user,
-        mounts: _, // with the inputs
-        network,
-        security,
-        secret_env,
-        hostname,
-        extra_hosts,
-        ulimits,
-        proxy_env: _, // never in the key
-    } = op;
-    let mut record = KeyRecord::new(kind);
-    record
-        .field("args", args.iter().map(AsRef::as_ref).collect::<KeyValue>())
-        .field(
-            "env",
-            env.iter().map(|pair| env_value(pair)).collect::<KeyValue>(),
-        )
-        .field("cwd", cwd.as_str())
-        .field("user", user.as_str())
-        .field("network", format!("{network:?}").to_lowercase())
-        .field("security", format!("{security:?}").to_lowercase())
-        .field(
-            "secrets",
-            secret_env
-                .iter()
-                .map(|s| format!("{}={}", s.name, s.id))
-                .collect::<KeyValue>(),
-        )
-        .field("hostname", hostname.as_str())
-        .field(
-            "hosts",
-            extra_hosts
-                .iter()
-                .map(|(name, _)| name.as_str())
-                .collect::<KeyValue>(),
-        )
-        .field(
-            "ulimits",
-            ulimits
-                .iter()
-                .map(|u| format!("{}={}:{}", u.name, u.soft, u.hard))
-                .collect::<KeyValue>(),
-        );
-    record
-}
-
-/// A variable, its value hidden where the name says that it is secret.
-fn env_value(pair: &str) -> KeyValue {
-    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-    if looks_secret(name) {
-        return KeyValue::Map(BTreeMap::from([(name.to_owned(), hidden(name, value))]));
-    }
-    pair.into()
-}
-
-/// Whether a variable's name says that its value is a secret.
-pub(crate) fn looks_secret(name: &str) -> bool {
-    let upper = name.to_ascii_uppercase();
-    let words = [
-        "SECRET",
-        "TOKEN",
-        "PASSWORD",
-        "PASSWD",
-        "PASSPHRASE",
-        "CREDENTIAL",
-        "PRIVATE",
-        "API_KEY",
-        "APIKEY",
-    ];
-    words.iter().any(|word| upper.contains(word))
-}
-
-/// A mount's own part of a key.
-fn mount_value(mount: &Mount) -> BTreeMap<String, KeyValue> {
-    let kind: KeyValue = match &mount.kind {
-        MountKind::Bind => "bind".into(),
-        MountKind::Cache {
-            id,
-            sharing,
-            mode,
-            uid,
-            gid,
-        } => format!("cache {id} {sharing:?} {mode:o} {uid}:{gid}").into(),
-        MountKind::Tmpfs { size } => format!("tmpfs {size}").into(),
-        MountKind::Secret {
-            id,
-            uid,
-            gid,
-            mode,
-            optional,
-        } => format!("secret {id} {mode:o} {uid}:{gid} {optional}").into(),
-        MountKind::Ssh {
-            id,
-            uid,
-            gid,
-            mode,
-            optional,
-        } => format!("ssh {id} {mode:o} {uid}:{gid} {optional}").into(),
-    };
-    BTreeMap::from([
-        ("dest".to_owned(), mount.dest.as_str().into()),
-        (
-            "output".to_owned(),
-            mount.output.map_or(-1, i64::from).into(),
-        ),
-        ("readonly".to_owned(), mount.readonly.into()),
-        ("kind".to_owned(), kind),
-    ])
 }
