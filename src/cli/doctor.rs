@@ -152,6 +152,7 @@ mod t {
         let report = Report {
             rung: Rung::Single,
             stacks: false,
+            uplink: false,
             findings: vec![
                 finding("Linux 6.12", State::Good, None),
                 finding(

@@ -267,7 +267,8 @@ fn become_step(
         supervise::begin(supervisor, (step.uid, step.gid), &step.groups, roots)
             .map_err(not_supervised)?;
     }
-    if (step.security, reach) == (Security::Sandbox, Reach::Shared) {
+    // Without namespaces nobody may: it takes power over one, or that nobody gains privileges any more.
+    if (step.security, reach) == (Security::Sandbox, Reach::Shared) && !config.chroot {
         sys::close_abstract_sockets().during("close abstract sockets to the step")?;
     }
     if step.security == Security::Sandbox {

@@ -55,32 +55,6 @@ fn has_power(path: &str) -> bool {
     setuid || rustix::fs::getxattr(path, "security.capability", &mut [0; 64][..]).is_ok()
 }
 
-/// What user-mode networks need.
-pub(super) fn tun() -> Finding {
-    let program = ["pasta", "slirp4netns"]
-        .into_iter()
-        .find(|program| userns::helper(program).is_ok());
-    let device = "/dev/net/tun";
-    match rustix::fs::access(device, Access::READ_OK | Access::WRITE_OK) {
-        Err(error) => finding(
-            format!(
-                "{device}: {}: steps have no network of their own",
-                std::io::Error::from(error)
-            ),
-            State::Limited,
-            Some("sudo chmod 0666 /dev/net/tun (in a container: `--device /dev/net/tun`)"),
-        ),
-        Ok(()) => match program {
-            Some(program) => finding(format!("{device} and {program}"), State::Good, None),
-            None => finding(
-                "neither pasta nor slirp4netns is installed: steps have no network of their own",
-                State::Limited,
-                Some("install pasta (package passt) or slirp4netns"),
-            ),
-        },
-    }
-}
-
 /// Interpreters for programs of other architectures.
 pub(super) fn emulation() -> Finding {
     let entries = fs::read_dir("/proc/sys/fs/binfmt_misc")

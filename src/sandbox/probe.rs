@@ -30,6 +30,8 @@ pub struct Report {
     pub rung: Rung,
     /// Whether roots of steps are made by overlayfs there.
     pub stacks: bool,
+    /// Whether steps have a network of their own if nothing is said.
+    pub uplink: bool,
     /// What was looked at or tried, in order.
     pub findings: Vec<Finding>,
 }
@@ -65,9 +67,10 @@ impl Report {
 
     /// Which network steps have if nothing is said.
     pub fn network(&self) -> &'static str {
-        match self.rung {
-            Rung::None => "none",
-            Rung::Full | Rung::Single | Rung::Chroot => "host",
+        match (self.rung, self.uplink) {
+            (Rung::None, _) => "none",
+            (_, true) => "own",
+            (_, false) => "host",
         }
     }
 
@@ -150,16 +153,19 @@ pub fn probe(settings: &Settings) -> Report {
             )
         }));
     }
+    let mut has_uplink = false;
     if rung != Rung::None {
-        findings.push(uplink(inside));
+        let tried = uplink(inside);
+        has_uplink = tried.state == State::Good;
+        findings.push(tried);
     }
-    findings.push(machine::tun());
     findings.push(machine::emulation());
     findings.push(machine::cgroup());
     findings.extend(machine::disk(place));
     Report {
         rung,
         stacks: stacks && rung != Rung::None,
+        uplink: has_uplink,
         findings,
     }
 }
@@ -181,6 +187,7 @@ fn chroot_report() -> Report {
         Ok(()) => Report {
             rung: Rung::Chroot,
             stacks: false,
+            uplink: false,
             findings: vec![
                 kernel(),
                 finding("chroot(2)", State::Good, None),
@@ -426,6 +433,7 @@ fn none(what: String, fix: &str) -> Report {
     Report {
         rung: Rung::None,
         stacks: false,
+        uplink: false,
         findings: vec![finding(what, State::Missing, Some(fix))],
     }
 }
@@ -629,6 +637,7 @@ mod t {
         let report = Report {
             rung: Rung::None,
             stacks: false,
+            uplink: false,
             findings: vec![
                 finding("fine", State::Good, None),
                 finding("slow", State::Limited, Some("a")),
