@@ -198,7 +198,7 @@ fn recorded_owners_and_devices_come_back() {
     assert_eq!(text("roots"), None);
     assert_eq!(text("null").as_deref(), Some("0:0:c:1:3"));
     let cancel = CancelToken::new();
-    let back = scan_dir(&fixture.trees, &into, ScanKind::Recorded, &cancel).unwrap();
+    let back = scan_dir(&fixture.trees, &into, ScanKind::RecordedUpper, &cancel).unwrap();
     assert_eq!(back, layer);
 }
 
