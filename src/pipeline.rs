@@ -272,6 +272,10 @@ fn carry_out(
     if let Some(ledger) = ledger {
         ledger.keep(solved.is_err());
     }
+    engine.discard_roots();
+    if solved.is_err() {
+        durability::sync_later(&store, &request.settings);
+    }
     let solved = solved.map_err(|error| {
         let mut error = failure::solve(error, &definition, &plan);
         if error.kind == ErrorKind::Step {

@@ -142,6 +142,11 @@ fn no_user_namespaces() {
         .is(str![[r#"
 ---- stderr ----
 error: cannot run steps here: the kernel refuses a user namespace: No space left on device (os error 28)
+ --> Dockerfile:3:1
+  |
+3 | RUN true
+  | ^^^^^^^^
+  |
 hint: sudo sysctl user.max_user_namespaces=10000
 [exit status: 3]
 

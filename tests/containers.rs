@@ -17,8 +17,7 @@ use crate::support::TestEnv;
 
 /// A container whose process has written `ready`.
 fn ready(env: &TestEnv, script: &str) -> Child {
-    let script = format!("echo ready; {script}");
-    let mut command = env.rbuild_command(["run", "busybox", "sh", "-c", &script]);
+    let mut command = env.rbuild_command(["run", "busybox", "sh", "-c", script]);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap())
@@ -37,14 +36,16 @@ fn signals_are_the_processes() {
         rustix::process::kill_process(pid, signal).unwrap();
         child.wait().unwrap().code()
     };
-    let traps =
-        "trap 'exit 7' TERM; trap 'exit 8' INT; trap 'exit 9' WINCH; sleep 86400 & wait; wait";
+    let traps = "trap 'exit 7' TERM; trap 'exit 8' INT; trap 'exit 9' WINCH; echo ready; sleep 86400 & wait";
     assert_eq!(exit(traps, Signal::TERM), Some(7));
     assert_eq!(exit(traps, Signal::INT), Some(8));
     assert_eq!(exit(traps, Signal::WINCH), Some(9));
     // What the process does not handle ends it.
-    assert_eq!(exit("exec sleep 86400", Signal::TERM), Some(143));
-    assert_eq!(exit("exec sleep 86400", Signal::HUP), Some(129));
+    assert_eq!(
+        exit("echo ready; exec sleep 86400", Signal::TERM),
+        Some(143)
+    );
+    assert_eq!(exit("echo ready; exec sleep 86400", Signal::HUP), Some(129));
     // Other ends than that of the container's first process do not count.
     let left = env.rbuild([
         "run",

@@ -22,7 +22,7 @@ fn links_lead_nowhere_outside() {
     let dockerfile = format!(
         "FROM busybox AS links
          RUN mkdir -p /a && ln -s {at} /a/link && ln -s {at}/new /a/file
-         RUN --mount=type=cache,id=c,target=/c ln -s {at} /c/link && ln -s {at}/kept /c/file
+         RUN --mount=type=cache,id=c,target=/c ln -sfn {at} /c/link && ln -sf {at}/kept /c/file
          RUN --mount=type=cache,id=c,target=/c cp /bin/busybox /c/link/busybox || true
          FROM links
          COPY file /a/link/copied

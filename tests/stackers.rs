@@ -83,7 +83,7 @@ RUN mkdir -p -m 0 /closed/in && echo x > /closed/in/x && chmod 0 /closed/in
 RUN rm /closed/in/x
 RUN echo "$(ls /t | wc -l) names" > /seen && stat -c '%n %A %u:%g %s' /t/full/x /t/d /t/b /t/fifo >> /seen && stat -c '%n %A %Y' /t/d >> /seen && stat -c %A / >> /seen
 USER 12:34
-WORKDIR /home/of/user
+WORKDIR /srv/of/user
 RUN echo mine > /tmp/mine
 "#,
     );

@@ -478,8 +478,8 @@ impl Engine<'_> {
                 readonly: volume.readonly,
             },
         });
-        let (place, _plain) = self.root(root, &workspace, self.cancel)?;
-        let spec = Step {
+        let (place, mut plain) = self.root(root, &workspace, self.cancel)?;
+        let mut spec = Step {
             root: place,
             mounts: mounts.collect(),
             args: process.args.iter().map(OsString::from).collect(),
@@ -496,7 +496,17 @@ impl Engine<'_> {
             stdin: None,
             init: true,
         };
-        Ok(executor.run(&spec, output, self.cancel)?)
+        let exit = match executor.run(&spec, output, self.cancel) {
+            Err(SandboxError::Overlay { .. }) if executor.stacking() == Stacking::May => {
+                self.stacks.store(false, Ordering::Relaxed);
+                (spec.root, plain) = self.root(root, &workspace, self.cancel)?;
+                executor.run(&spec, output, self.cancel)?
+            }
+            ended => ended?,
+        };
+        // Until here the process was in it.
+        drop(plain);
+        Ok(exit)
     }
 
     fn executor(&self) -> Result<&dyn Executor, OpError> {

@@ -20,6 +20,9 @@ use rbuild_llb::TreeId;
 use super::Engine;
 use super::OpError;
 
+/// So many roots are kept that no process is in: each takes the size of its layers on the disk.
+const MAX_IDLE: usize = 4;
+
 /// A root with the layers that are in it.
 #[derive(Debug)]
 pub(super) struct PlainRoot {
@@ -48,7 +51,7 @@ impl PlainRoot {
     }
 }
 
-/// The roots of a build that no process is in.
+/// The roots of a build that no process is in, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Roots(Mutex<Vec<PlainRoot>>);
 
@@ -67,19 +70,18 @@ impl Roots {
             .enumerate()
             .filter(|(_, root)| fits(root))
             .max_by_key(|(_, root)| root.layers.len())?;
-        Some(idle.swap_remove(at))
-    }
-}
-
-impl Drop for Roots {
-    fn drop(&mut self) {
-        for root in self.idle().drain(..) {
-            root.scratch.discard();
-        }
+        Some(idle.remove(at))
     }
 }
 
 impl Engine<'_> {
+    /// Puts the roots into the trash that no process is in: what syncs the store after a build empties it.
+    pub fn discard_roots(&self) {
+        for root in self.roots.idle().drain(..) {
+            root.scratch.discard();
+        }
+    }
+
     /// A root with the layers of a snapshot, for one process.
     pub(super) fn plain_root(
         &self,
@@ -143,7 +145,16 @@ impl Engine<'_> {
         }
         self.bytes.keep_form(*layer, adopted);
         root.layers.push(*layer);
-        self.roots.idle().push(root);
+        if self.workspaces.expects_more() {
+            let mut idle = self.roots.idle();
+            let oldest = (idle.len() >= MAX_IDLE).then(|| idle.remove(0));
+            idle.push(root);
+            drop(idle);
+            // Only now, as it takes a while.
+            drop(oldest);
+        } else {
+            root.scratch.discard();
+        }
         Ok(())
     }
 }

@@ -11,6 +11,8 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use rbuild_cache::Meta;
+use rbuild_cache::OWNER;
+use rbuild_cache::Owner;
 use rbuild_cache::Ownership;
 use rbuild_cache::Scratch;
 use rbuild_cache::Store;
@@ -18,6 +20,7 @@ use rustix::fs::AtFlags;
 use rustix::fs::CWD;
 use rustix::fs::Timespec;
 use rustix::fs::Timestamps;
+use rustix::fs::XattrFlags;
 
 use super::OpError;
 
@@ -52,9 +55,17 @@ impl Workspace {
             fs::set_permissions(upper, fs::Permissions::from_mode(root.mode))
                 .map_err(|source| OpError::io("set the mode of", upper, source))?;
         }
-        if (root.uid, root.gid) != (0, 0) && owners == Ownership::Keep {
-            std::os::unix::fs::chown(upper, Some(root.uid), Some(root.gid))
-                .map_err(|source| OpError::io("set the owner of", upper, source))?;
+        if (root.uid, root.gid) != (0, 0) {
+            let given = match owners {
+                Ownership::Keep => std::os::unix::fs::chown(upper, Some(root.uid), Some(root.gid)),
+                Ownership::Recorded => {
+                    let owner = Owner::of(root.uid, root.gid).to_text();
+                    let flags = XattrFlags::empty();
+                    rustix::fs::setxattr(upper, OWNER, owner.as_bytes(), flags).map_err(Into::into)
+                }
+                Ownership::Single | Ownership::Logical => Ok(()),
+            };
+            given.map_err(|source| OpError::io("set the owner of", upper, source))?;
         }
         let time = Timespec {
             tv_sec: root.mtime.secs,
@@ -112,6 +123,11 @@ impl Workspaces {
     // A thread that panicked has taken something out or put something in, and nothing else.
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether steps are still to come that run a process, as far as is known.
+    pub(super) fn expects_more(&self) -> bool {
+        self.state().expected > 0
     }
 
     /// One for a step.

@@ -55,6 +55,7 @@ use crate::registry;
 use crate::registry::MAX_DOCUMENT;
 use crate::request::Settings;
 use crate::sandbox;
+use crate::sandbox::SandboxError;
 use crate::ui::EventSink;
 use crate::ui::Progress;
 
@@ -295,8 +296,12 @@ fn at_work<T>(
         sandbox::expected_domain(),
     );
     if needs == Needs::Namespace {
-        let entered = sandbox::enter(&sandbox_settings(settings, store));
-        engine.set_executor(Box::new(entered.map_err(failure::sandbox)?), 0);
+        match sandbox::enter(&sandbox_settings(settings, store)) {
+            Ok(entered) => engine.set_executor(Box::new(entered), 0),
+            // What can be read from here is read, and that may be all of it.
+            Err(SandboxError::Unavailable { .. }) => {}
+            Err(error) => return Err(failure::sandbox(error)),
+        }
     }
     sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
     progress.resume();

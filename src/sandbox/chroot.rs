@@ -58,6 +58,8 @@ pub(super) struct Given {
     pub(super) resolv_conf: Vec<u8>,
     /// The CA bundle, on the host.
     pub(super) ca: Option<PathBuf>,
+    /// What may be moved into a step, since whoever loses it can make it again: all that is below.
+    pub(super) store: PathBuf,
 }
 
 /// A root with what a step finds in it.
@@ -131,6 +133,13 @@ impl Furnished {
                 MountSource::Bind { path, subpath, .. } => {
                     let home = inside(path, subpath)
                         .during(format_args!("look at `{}`", path.display()))?;
+                    if !home.starts_with(&given.store) {
+                        return Err(Failure::Setup {
+                            doing: format!("give a step `{}` without mounts", path.display()),
+                            hint: Some("copy it into the image, or into a cache mount".to_owned()),
+                            errno: libc::ENOSYS,
+                        });
+                    }
                     self.put_home(&mount.dest, mode, home)?;
                 }
                 MountSource::Tmpfs { .. } => {

@@ -209,7 +209,12 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
     let oom = oom::Counter::new();
     let user = rustix::process::geteuid().as_raw();
     if settings.chroot {
-        return enter_chroot(ca, resolv_conf, oom);
+        let given = Given {
+            resolv_conf,
+            ca,
+            store: settings.store.clone(),
+        };
+        return enter_chroot(given, oom);
     }
     let ids = match userns::enter(userns::plan()) {
         Ok(ids) => ids,
@@ -282,11 +287,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
 }
 
 /// [`enter`] where there are to be no namespaces.
-fn enter_chroot(
-    ca: Option<PathBuf>,
-    resolv_conf: Vec<u8>,
-    oom: oom::Counter,
-) -> Result<Sandbox, SandboxError> {
+fn enter_chroot(given: Given, oom: oom::Counter) -> Result<Sandbox, SandboxError> {
     if let Err(report) = probe::chroot() {
         return Err(SandboxError::Unavailable { report });
     }
@@ -294,7 +295,7 @@ fn enter_chroot(
         own_pids: false,
         chroot: true,
         single: false,
-        ca: ca.clone(),
+        ca: given.ca.clone(),
         resolv_conf: Blob(Vec::new()),
         uplink: None,
     };
@@ -319,7 +320,7 @@ fn enter_chroot(
         published: OnceLock::new(),
         expected: AtomicUsize::new(0),
         turn: Mutex::default(),
-        given: Given { resolv_conf, ca },
+        given,
     })
 }
 

@@ -593,8 +593,8 @@ fn alone(namespaces: i32, work: impl FnOnce() -> io::Result<()>) -> io::Result<(
 /// Even so a mount may be refused, by a security module or a mount option: the first step tries that.
 pub(super) fn stacks(store: &Path) -> bool {
     /// statfs(2): ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
-    const TAKEN: [i64; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010];
-    let kind = rustix::fs::statfs(store).map(|found| found.f_type);
+    const TAKEN: [i128; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010];
+    let kind = rustix::fs::statfs(store).map(|found| i128::from(found.f_type));
     if kernel().state == State::Good && kind.is_ok_and(|kind| TAKEN.contains(&kind)) {
         return true;
     }

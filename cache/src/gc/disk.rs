@@ -132,14 +132,14 @@ impl<'a> Disk<'a> {
     /// What is in a directory of the store, sorted by name, and what the directory takes itself. Files being written are left
     /// out, and what is gone meanwhile.
     pub(super) fn list(&self, dir: &Path) -> (Vec<(CString, Found)>, u64) {
-        let Ok(dir) = rustix::fs::openat(&self.root, self.place(dir), DIRECTORY, Mode::empty())
-        else {
-            return (Vec::new(), 0);
+        let opened = rustix::fs::openat(&self.root, self.place(dir), DIRECTORY, Mode::empty());
+        let Ok(dir) = opened else {
+            return (Vec::new(), file_usage(dir));
         };
         let mut names = names(&dir);
-        names.retain(|name| !name.as_bytes().starts_with(file::ASIDE.as_bytes()));
-        names.sort_unstable();
-        let found = names.into_iter().filter_map(|name| {
+        names.retain(|(name, _)| !name.as_bytes().starts_with(file::ASIDE.as_bytes()));
+        names.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let found = names.into_iter().filter_map(|(name, _)| {
             let found = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
             Some((name, found.into()))
         });
@@ -172,7 +172,8 @@ impl<'a> Disk<'a> {
     /// What a file or directory takes. What may not be looked into does not count.
     pub(super) fn usage(&self, path: &Path) -> u64 {
         let name = CString::new(self.place(path)).unwrap_or_default();
-        self.below(&self.root, &name, &mut Vec::new(), &mut Vec::new())
+        let unknown = FileType::Unknown;
+        self.below(&self.root, &name, unknown, &mut Vec::new(), &mut Vec::new())
     }
 
     /// What the directory forms in `dir` take that were made of the tree `layer`, and whether one is but a difference. What may
@@ -184,45 +185,54 @@ impl<'a> Disk<'a> {
         };
         let mut bytes = rustix::fs::fstat(&dir).map_or(0, |found| taken(&found));
         let forms = names(&dir);
-        for form in &forms {
+        for (form, kind) in &forms {
             let mut closed = Vec::new();
-            bytes += self.below(&dir, form, &mut Vec::new(), &mut closed);
+            bytes += self.below(&dir, form, *kind, &mut Vec::new(), &mut closed);
             let unseen = closed.iter().filter_map(|path| self.told(layer?, path));
             bytes += unseen.sum::<u64>();
         }
-        let differs = |form: &CString| form.as_bytes().ends_with(b".delta");
-        (bytes, forms.iter().any(differs))
+        let differs = forms
+            .iter()
+            .any(|(form, _)| form.as_bytes().ends_with(b".delta"));
+        (bytes, differs)
     }
 
-    /// `path` is that of the directory `at`, from where the caller began.
+    /// `path` is that of `name`, from where the caller began. A directory of which it is known that it is one is not looked up
+    /// a second time.
     fn below(
         &self,
         at: impl AsFd,
         name: &CStr,
+        kind: FileType,
         path: &mut Vec<u8>,
         closed: &mut Vec<Vec<u8>>,
     ) -> u64 {
-        let Ok(found) = rustix::fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW) else {
-            return 0;
-        };
-        let mut bytes = taken(&found);
-        if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
-            let first = found.st_nlink < 2 || self.is_first(found.st_dev, found.st_ino);
-            return if first { bytes } else { 0 };
-        }
-        match rustix::fs::openat(&at, name, DIRECTORY, Mode::empty()) {
-            Ok(dir) => {
-                let before = path.len();
-                for name in names(&dir) {
-                    if before > 0 {
-                        path.push(b'/');
-                    }
-                    path.extend_from_slice(name.as_bytes());
-                    bytes += self.below(&dir, &name, path, closed);
-                    path.truncate(before);
-                }
+        let mut seen = None;
+        if kind != FileType::Directory {
+            let Ok(found) = rustix::fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW) else {
+                return 0;
+            };
+            if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
+                let first = found.st_nlink < 2 || self.is_first(found.st_dev, found.st_ino);
+                return if first { taken(&found) } else { 0 };
             }
-            Err(_) => closed.push(path.clone()),
+            seen = Some(found);
+        }
+        let Ok(dir) = rustix::fs::openat(&at, name, DIRECTORY, Mode::empty()) else {
+            closed.push(path.clone());
+            let found = rustix::fs::statat(&at, name, AtFlags::SYMLINK_NOFOLLOW);
+            return found.map_or(0, |found| taken(&found));
+        };
+        let own = seen.or_else(|| rustix::fs::fstat(&dir).ok());
+        let mut bytes = own.map_or(0, |found| taken(&found));
+        let before = path.len();
+        for (name, kind) in names(&dir) {
+            if before > 0 {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name.as_bytes());
+            bytes += self.below(&dir, &name, kind, path, closed);
+            path.truncate(before);
         }
         bytes
     }
@@ -250,14 +260,14 @@ impl<'a> Disk<'a> {
     }
 }
 
-/// The names in a directory, as far as they can be read.
-fn names(dir: &OwnedFd) -> Vec<CString> {
+/// The names in a directory, as far as they can be read, and what they are of, if the file system tells.
+fn names(dir: &OwnedFd) -> Vec<(CString, FileType)> {
     let mut buffer = Vec::with_capacity(NAMES);
     let mut list = RawDir::new(dir, buffer.spare_capacity_mut());
     let mut names = Vec::new();
     while let Some(Ok(entry)) = list.next() {
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(entry.file_name().to_owned());
+            names.push((entry.file_name().to_owned(), entry.file_type()));
         }
     }
     names

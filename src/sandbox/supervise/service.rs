@@ -120,7 +120,7 @@ impl Service {
     }
 
     /// Looks something up from the caller's root on.
-    fn resolve<T>(
+    fn rooted<T>(
         &self,
         caller: &Caller<'_>,
         look_up: impl FnOnce(&Target<'_>, &OwnedFd) -> Result<T, Errno>,
@@ -139,7 +139,7 @@ impl Service {
     }
 
     fn open(&self, caller: &Caller<'_>, at: &At) -> Result<OwnedFd, Errno> {
-        self.resolve(caller, |target, root| target.open(root, at))
+        self.rooted(caller, |target, root| target.open(root, at))
     }
 
     /// An open file's owner, unless what the kernel says of it is right.
@@ -224,7 +224,7 @@ impl Service {
     fn create(&mut self, caller: &Caller<'_>, at: &At, new: New) -> Attempt {
         let ids = self.ids_of(caller)?;
         let (user, group, root) = (ids.user.file, ids.group.file, ids.is_root());
-        let parent = self.resolve(caller, |target, root| target.parent(root, at))?;
+        let parent = self.rooted(caller, |target, root| target.parent(root, at))?;
         let Some((dir, name)) = parent else {
             return Ok(Answer::Continue);
         };
