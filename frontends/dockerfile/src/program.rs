@@ -257,6 +257,9 @@ impl Program {
             open.push((at, true));
             open.extend(needs(&self.nodes[at]).map(|need| (need, false)));
         }
+        if order.len() == self.nodes.len() && order.iter().enumerate().all(|(at, old)| at == *old) {
+            return self;
+        }
         let new = |at: usize| place[at].expect("what a stage needs is placed before it");
         let mut nodes: Vec<Option<Node>> = self.nodes.into_iter().map(Some).collect();
         let taken = order.iter().map(|at| {
@@ -390,13 +393,16 @@ fn all_sources(
 
 /// The stages that a stage needs.
 fn needs(node: &Node) -> impl Iterator<Item = usize> {
-    let base = match &node.base {
-        Base::Stage(base) => vec![*base],
-        Base::Dockerfile(nested) => nested.contexts.values().copied().collect(),
-        Base::Scratch | Base::Image { .. } | Base::Files { .. } | Base::Outer(_) => Vec::new(),
+    let (base, contexts) = match &node.base {
+        Base::Stage(base) => (Some(*base), None),
+        Base::Dockerfile(nested) => (None, Some(nested.contexts.values())),
+        Base::Scratch | Base::Image { .. } | Base::Files { .. } | Base::Outer(_) => (None, None),
     };
     let sources = node.commands.iter().flat_map(|command| &command.sources);
-    base.into_iter().chain(sources.flatten().copied())
+    let base = base
+        .into_iter()
+        .chain(contexts.into_iter().flatten().copied());
+    base.chain(sources.flatten().copied())
 }
 
 fn node(name: &str, base: Base, at: &Span) -> Node {

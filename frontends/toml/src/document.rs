@@ -6,9 +6,9 @@
 //! reading is most of what a large plan costs before it is lowered.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::ops::Range;
 
+use foldhash::HashSet;
 use toml::Spanned;
 use toml::de::DeTable;
 use toml::de::DeValue;

@@ -6,10 +6,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::collections::HashMap;
-use std::collections::HashSet;
 use std::rc::Rc;
 
+use foldhash::HashMap;
+use foldhash::HashSet;
 use rbuild_dockerfile::program::Input as ProgramInput;
 use rbuild_dockerfile::program::Program;
 use rbuild_dockerfile::program::StageId;
@@ -125,8 +125,8 @@ impl<'a> Lowering<'a> {
             errors: Vec::new(),
             world: World::new(),
             values: RefCell::default(),
-            steps: HashMap::new(),
-            failed: HashSet::new(),
+            steps: HashMap::default(),
+            failed: HashSet::default(),
             sources: Vec::new(),
             dockerfiles: Vec::new(),
             stack: Vec::new(),
@@ -236,7 +236,7 @@ impl<'a> Lowering<'a> {
         )];
         // The things on the way to the one at hand, and those that are behind it: `false` and `true`.
         let mut way: Vec<(Thing, Span)> = Vec::new();
-        let mut seen: HashMap<Thing, bool> = HashMap::new();
+        let mut seen: HashMap<Thing, bool> = HashMap::default();
         while let Some((need, ready)) = open.pop() {
             let at = need.thing;
             if ready {

@@ -96,7 +96,7 @@ pub(crate) struct At<T> {
 pub(crate) type List<T> = At<Vec<T>>;
 
 /// What stands under names of the file's choice, in the order of the names.
-pub(crate) type Map<T> = IndexMap<String, Entry<T>>;
+pub(crate) type Map<T> = IndexMap<String, Entry<T>, foldhash::fast::RandomState>;
 
 /// A named value and the place of its name.
 #[derive(Debug, Clone, PartialEq)]
@@ -390,7 +390,7 @@ impl<T: Read> Read for Map<T> {
             to.mismatch(value, "a table");
             return None;
         };
-        let mut map = Self::with_capacity(table.len());
+        let mut map = Self::with_capacity_and_hasher(table.len(), Default::default());
         for (key, value) in table.iter() {
             let name = to.span(key);
             let key = key.name().to_owned();
@@ -453,7 +453,7 @@ impl<T: Read> Field for Map<T> {
     }
 
     fn absent() -> Option<Self> {
-        Some(Self::new())
+        Some(Self::default())
     }
 
     fn shape() -> Shape {

@@ -266,7 +266,7 @@ impl Read for Use {
             to.mismatch(value, "a table");
             return None;
         };
-        let (mut function, mut values) = (None, Map::new());
+        let (mut function, mut values) = (None, Map::default());
         for (key, value) in table.iter() {
             let name: &str = key.name();
             if name == "fn" {
