@@ -280,6 +280,16 @@ fn parent(pid: &str) -> String {
     parent.unwrap_or_default().trim().to_owned()
 }
 
+/// A build on its way that has one id.
+fn confined(env: &TestEnv) -> std::process::Child {
+    env.tool_command("setpriv")
+        .args(["--no-new-privs", env!("CARGO_BIN_EXE_rbuild"), "build", "."])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
 #[test]
 fn without_its_supervisor_a_step_fails_and_says_so() {
     let gate = Gate::new();
@@ -290,13 +300,7 @@ fn without_its_supervisor_a_step_fails_and_says_so() {
     let env = TestEnv::new()
         .bases([Base::Busybox])
         .file("Dockerfile", dockerfile);
-    let child = env
-        .tool_command("setpriv")
-        .args(["--no-new-privs", env!("CARGO_BIN_EXE_rbuild"), "build", "."])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = confined(&env);
     let waiting = gate.wait();
     let supervisors = supervisors(&env);
     assert_eq!(supervisors.len(), 1);
@@ -319,13 +323,7 @@ fn a_step_that_ends_leaves_no_supervisor() {
     let env = TestEnv::new()
         .bases([Base::Busybox])
         .file("Dockerfile", dockerfile);
-    let child = env
-        .tool_command("setpriv")
-        .args(["--no-new-privs", env!("CARGO_BIN_EXE_rbuild"), "build", "."])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = confined(&env);
     let waiting = gate.wait();
     let supervisors = supervisors(&env);
     let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();

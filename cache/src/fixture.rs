@@ -48,6 +48,19 @@ pub(crate) fn meta(mode: u32) -> Meta {
     }
 }
 
+/// Metadata that whoever runs the tests may give to a file: owners are one's own.
+pub(crate) fn mine(mode: u32) -> Meta {
+    Meta {
+        uid: rustix::process::getuid().as_raw(),
+        gid: rustix::process::getgid().as_raw(),
+        mtime: Timestamp {
+            secs: TIME,
+            nanos: 123_456_789,
+        },
+        ..meta(mode)
+    }
+}
+
 pub(crate) fn node(bytes: &[u8]) -> FileNode {
     FileNode {
         size: bytes.len() as u64,

@@ -1,7 +1,6 @@
 //! An attacker in a step, with what the kernel offers to one (`examples/attack.rs`).
 
 use super::*;
-use std::os::unix::process::CommandExt as _;
 
 /// Whether a line of `attack` is the refusal that is wanted.
 #[track_caller]
@@ -281,16 +280,7 @@ fn a_fork_bomb_ends_with_the_step() {
         "-c",
         bomb,
     ]);
-    let mut child = command
-        .process_group(0)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().unwrap())
-        .read_line(&mut line)
-        .unwrap();
+    let mut child = lifetime::ready(&mut command);
     let mut below = Vec::new();
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while below.len() < 100 && std::time::Instant::now() < patience {

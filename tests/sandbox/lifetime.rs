@@ -12,8 +12,13 @@ fn mark(test: u32) -> String {
 fn started(fixture: &Fixture, mark: &str, script: &str) -> Child {
     let mut command = fixture.command();
     command.args(["sh", "-c", &format!("{script}\necho ready\nsleep {mark}")]);
-    command.process_group(0);
+    ready(&mut command)
+}
+
+/// A run, in a process group of its own, whose step has written `ready`.
+pub(super) fn ready(command: &mut Command) -> Child {
     let mut child = command
+        .process_group(0)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()

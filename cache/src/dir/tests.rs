@@ -11,29 +11,14 @@ use crate::LayerError;
 use crate::Meta;
 use crate::NewNode;
 use crate::Node;
-use crate::Timestamp;
 use crate::TreeRef;
 use crate::Trees;
 use crate::fixture::Fixture;
 use crate::fixture::PLAIN;
-use crate::fixture::TIME;
-use crate::fixture::meta;
+use crate::fixture::mine;
 use crate::fixture::node;
 use crate::fixture::noise;
 use crate::read_layer;
-
-/// Metadata that whoever runs the tests may give to a file: owners are one's own.
-fn mine(mode: u32) -> Meta {
-    Meta {
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
-        mtime: Timestamp {
-            secs: TIME,
-            nanos: 123_456_789,
-        },
-        ..meta(mode)
-    }
-}
 
 fn scan(trees: &Trees, dir: &Path) -> TreeRef {
     scan_dir(trees, dir, ScanKind::Upper, &CancelToken::new()).unwrap()

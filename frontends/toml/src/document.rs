@@ -2,8 +2,8 @@
 //!
 //! What plans are written with — tables with a header of their own, keys without dots, strings, booleans, integers, arrays,
 //! inline tables — becomes values straight from the parser's events. What is more than that, and what is wrong, is left to
-//! the `toml` crate: it alone says what the rest means, and what is no TOML. Reading straight takes a third of the time, and
-//! reading is most of what a large plan costs before it is lowered.
+//! the `toml` crate: it alone says what the rest means, and what is no TOML. The tree that it makes first is most of what its
+//! reading takes: the lexer and the parser have 0.5 of its 1.3 ms for a plan of 500 steps.
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -6,25 +6,9 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use super::*;
-use crate::Meta;
 use crate::dir::write_plain;
 use crate::fixture::Fixture;
-use crate::fixture::TIME;
-use crate::fixture::meta;
-use crate::tree::Timestamp;
-
-/// Metadata that whoever runs the tests may give to a file: owners are one's own.
-fn mine(mode: u32) -> Meta {
-    Meta {
-        uid: rustix::process::getuid().as_raw(),
-        gid: rustix::process::getgid().as_raw(),
-        mtime: Timestamp {
-            secs: TIME,
-            nanos: 123_456_789,
-        },
-        ..meta(mode)
-    }
-}
+use crate::fixture::mine;
 
 /// A root with layers in it, and what they add up to.
 struct World {
