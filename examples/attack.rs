@@ -184,7 +184,7 @@ fn attack(way: &str, argument: &str) -> io::Result<()> {
         "swapon" => done(unsafe { libc::swapon(path, 0) }),
         "reboot" => done(unsafe { libc::reboot(libc::RB_DISABLE_CAD) }),
         "syslog" => done(unsafe { libc::klogctl(10, null_mut(), 0) }),
-        // Whether this program's own file, or that of the process `argument`, may be written where it lies.
+        // Whether the file of the process `argument` may be written where it lies.
         "exe" => done(unsafe {
             let mut found: libc::statvfs = std::mem::zeroed();
             let exe = text(&format!("/proc/{argument}/exe"));
@@ -223,12 +223,13 @@ fn chroot() -> io::Result<()> {
 /// Descriptors besides the standard streams.
 fn fds() -> io::Result<()> {
     let mut open = Vec::new();
+    let own = std::path::PathBuf::from(format!("/proc/{}/fd", std::process::id()));
     for entry in fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
         let to = fs::read_link(entry.path())?;
         let number = entry.file_name();
         // The last is the directory that is being read.
-        if !["0", "1", "2"].iter().any(|n| number == *n) && !to.starts_with("/proc") {
+        if !["0", "1", "2"].iter().any(|n| number == *n) && to != own {
             open.push(to);
         }
     }

@@ -118,6 +118,11 @@ fn what_does_not_end_by_itself_is_killed() {
         .rbuild(["run", "-d", "busybox", "sh", "-c", script])
         .success()
         .stdout;
+    let deaf = || env.rbuild(["logs", id.trim()]).success().stdout == "deaf\n";
+    assert!(
+        (0..2000).any(|_| deaf()),
+        "it has its trap before it says so"
+    );
     env.rbuild(["stop", "--time=0", id.trim()]).success();
     assert_eq!(env.rbuild(["stop", id.trim()]).success().stdout, "");
 }

@@ -83,7 +83,7 @@ fn the_store_and_the_environment_are_out_of_reach() {
         "FROM busybox
 RUN ! ls {store} && ! ls {home}
 RUN ! ls /proc/1/root{store} && ! ls /proc/self/cwd/..{store}
-RUN ! env | grep HOST_SECRET; ! grep -l HOST_SECRET /proc/[0-9]*/environ
+RUN ! env | grep HOST_SECRET && ! grep -l HOST_SECRET /proc/[0-9]*/environ
 RUN test $(ls /proc/self/fd | wc -l) = 4
 RUN touch /proc/sys/kernel/core_pattern && exit 1; echo x > /etc/resolv.conf && exit 1; true
 ",

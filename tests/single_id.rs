@@ -319,18 +319,21 @@ fn without_its_supervisor_a_step_fails_and_says_so() {
 #[test]
 fn a_step_that_ends_leaves_no_supervisor() {
     let gate = Gate::new();
-    let dockerfile = format!("FROM busybox\nRUN {}; sleep 1000\n", gate.pass());
+    let dockerfile = format!(
+        "FROM busybox\nRUN touch /a && chown 5 /a\nRUN {}; sleep 1000\n",
+        gate.pass()
+    );
     let env = TestEnv::new()
         .bases([Base::Busybox])
         .file("Dockerfile", dockerfile);
     let child = confined(&env);
     let waiting = gate.wait();
     let supervisors = supervisors(&env);
+    assert_eq!(supervisors.len(), 1, "that of the first step has ended");
     let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     env.finished(child).code(130);
     drop(waiting);
-    assert_eq!(supervisors.len(), 1);
     for pid in supervisors {
         assert!(!fs::exists(format!("/proc/{pid}")).unwrap(), "{pid}");
     }

@@ -117,7 +117,7 @@ pub(crate) fn run(command: &mut Command) -> Measured<Duration> {
 /// How long several take that begin together, until the last has been waited for. What it takes to have them begin together is
 /// done before.
 pub(crate) fn run_at_once(commands: Vec<Command>) -> Measured<Duration> {
-    let ready = Barrier::new(commands.len() + 1);
+    let ready = Barrier::new(commands.len());
     let files = commands.iter().map(|_| said());
     let files = files.collect::<Measured<Vec<File>>>()?;
     thread::scope(|scope| {
@@ -125,16 +125,21 @@ pub(crate) fn run_at_once(commands: Vec<Command>) -> Measured<Duration> {
         let running = commands.into_iter().zip(files).map(|(mut command, said)| {
             scope.spawn(move || {
                 ready.wait();
-                finish(&mut command, said, |_| ())
+                let began = Instant::now();
+                let (time, ()) = finish(&mut command, said, |_| ())?;
+                Measured::Ok((began, began + time))
             })
         });
         let running: Vec<_> = running.collect();
-        ready.wait();
-        let started = Instant::now();
+        let mut times = Vec::new();
         for command in running {
-            command.join().expect("it does not panic")?;
+            times.push(command.join().expect("it does not panic")?);
         }
-        Ok(started.elapsed())
+        let began = times.iter().map(|(began, _)| *began).min();
+        let ended = times.iter().map(|(_, ended)| *ended).max();
+        Ok(ended
+            .zip(began)
+            .map_or(Duration::ZERO, |(ended, began)| ended - began))
     })
 }
 

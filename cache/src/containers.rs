@@ -21,6 +21,9 @@ use rustix::fs::FlockOperation;
 
 use crate::store::StoreError;
 
+/// Their directory, below the root of the store.
+pub(crate) const CONTAINERS: &str = "containers";
+
 /// How many that have ended keep their logs.
 const KEPT: usize = 20;
 
@@ -42,7 +45,7 @@ impl Container {
     /// # Errors
     /// If it cannot be made.
     pub fn create(root: &Path) -> Result<Self, StoreError> {
-        let all = root.join("containers");
+        let all = root.join(CONTAINERS);
         tidy(&all);
         let mut random = [0_u8; 6];
         File::open("/dev/urandom")
@@ -63,7 +66,7 @@ impl Container {
     /// # Errors
     /// If the directory cannot be read.
     pub fn find(root: &Path, id: &str) -> Result<Option<Self>, StoreError> {
-        let all = root.join("containers");
+        let all = root.join(CONTAINERS);
         let found = list(&all).map_err(StoreError::io("list", &all))?;
         let mut found = found.into_iter().filter(|dir| {
             let name = dir.file_name().unwrap_or_default();

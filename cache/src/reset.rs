@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use crate::containers::CONTAINERS;
 use crate::file;
 use crate::lease::Locked;
 use crate::store::PARTS;
@@ -104,6 +105,12 @@ pub fn take_away(root: &Path) -> Result<Vec<PathBuf>, ResetError> {
             fs::rename(&to, &path).map_err(StoreError::io("rename", &to))?;
             drop(fs::remove_dir(&aside));
             return Err(ResetError::InUse { path });
+        }
+        // One that runs has a lease.
+        let containers = root.join(CONTAINERS);
+        match fs::rename(&containers, aside.join(CONTAINERS)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            moved => moved.map_err(StoreError::io("rename", &containers))?,
         }
     }
     let mut doomed = file::list(root)?;

@@ -7,7 +7,6 @@ use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::process::ExitCode;
 use std::time::Duration;
-use std::time::Instant;
 
 use clap::Args;
 use rbuild_cache::containers::Alive;
@@ -134,7 +133,6 @@ pub(crate) fn logs(flags: &LogsFlags, session: &Session) -> Result<(), BuildErro
 pub(crate) fn stop(flags: &StopFlags, session: &Session) -> Result<ExitCode, BuildError> {
     for id in &flags.container {
         let container = find(id, session)?;
-        let deadline = Instant::now() + Duration::from_secs(flags.time);
         let Some(pid) = container.process() else {
             continue;
         };
@@ -147,10 +145,7 @@ pub(crate) fn stop(flags: &StopFlags, session: &Session) -> Result<ExitCode, Bui
             continue;
         }
         for (signal, patience) in [
-            (
-                Signal::TERM,
-                deadline.saturating_duration_since(Instant::now()),
-            ),
+            (Signal::TERM, Duration::from_secs(flags.time)),
             (Signal::KILL, Duration::from_secs(10)),
         ] {
             match rustix::process::pidfd_send_signal(&process, signal) {
@@ -158,9 +153,11 @@ pub(crate) fn stop(flags: &StopFlags, session: &Session) -> Result<ExitCode, Bui
                 Err(rustix::io::Errno::SRCH) => break,
                 Err(error) => return Err(failed("stop the container")(error)),
             }
-            let patience = Timespec::try_from(patience).unwrap_or_default();
+            // What no clock can hold is for ever.
+            let patience = Timespec::try_from(patience).ok();
             let mut polled = [PollFd::new(&process, PollFlags::IN)];
-            let ended = rustix::event::poll(&mut polled, Some(&patience));
+            let ended =
+                rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, patience.as_ref()));
             if ended.map_err(failed("wait for the container"))? > 0 {
                 break;
             }

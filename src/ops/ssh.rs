@@ -18,6 +18,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::OpError;
 
@@ -27,6 +28,10 @@ const ALLOWED: [u8; 2] = [11, 13];
 const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
 /// OpenSSH's AGENT_MAX_LEN.
 const LONGEST: usize = 256 << 10;
+/// Connections that a step has at once; the step opens them, and each costs this process a thread.
+const MOST: usize = 64;
+/// Until somebody may have closed a descriptor.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Who may use the socket.
 #[derive(Debug, Clone, Copy)]
@@ -102,16 +107,28 @@ impl Drop for Forward {
 }
 
 fn serve(listener: &UnixListener, agent: &Path, over: &AtomicBool) {
+    let clients = Arc::new(());
     for client in listener.incoming() {
         if over.load(Ordering::Acquire) {
             return;
         }
-        let Ok(client) = client else { continue };
+        let Ok(client) = client else {
+            // This process has no descriptor left for it, for now.
+            thread::sleep(PAUSE);
+            continue;
+        };
+        if Arc::strong_count(&clients) > MOST {
+            continue;
+        }
         let agent = agent.to_owned();
+        let one = Arc::clone(&clients);
         // It ends with the client's end; a step's processes end before the step has.
         let spawned = thread::Builder::new()
             .name("ssh client".to_owned())
-            .spawn(move || relay(&client, &agent));
+            .spawn(move || {
+                let _one = one;
+                relay(&client, &agent)
+            });
         drop(spawned);
     }
 }

@@ -76,7 +76,12 @@ pub(super) fn enough_ids(settings: &Settings, sandbox: &Sandbox) -> Result<(), B
     if !settings.ranges_only || sandbox.rung() == Rung::Full {
         return Ok(());
     }
-    let error = anyhow::anyhow!("steps would run on rung 2, which `--min-rung=1` refuses");
+    let rung = match sandbox.rung() {
+        Rung::Full => 1,
+        Rung::Single => 2,
+        Rung::Chroot | Rung::None => 3,
+    };
+    let error = anyhow::anyhow!("steps would run on rung {rung}, which `--min-rung=1` refuses");
     let error = BuildError::new(ErrorKind::Environment, error);
     Err(sandbox.remark().into_iter().fold(error, BuildError::hint))
 }

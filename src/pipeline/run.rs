@@ -60,7 +60,9 @@ pub fn run_image(
     let sandboxing = sandbox_settings(&request.settings, &store);
     let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
     failure::enough_ids(&request.settings, &entered)?;
-    entered.attach(published).map_err(failure::signals)?;
+    // As long as there is no process that signals are for.
+    sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+    entered.publish(published);
     let mut engine = Engine::new(
         &store,
         &lease,

@@ -216,11 +216,19 @@ impl Furnished {
     }
 
     /// Puts everything back. What a step wrote where something was put for it is gone with that.
+    ///
+    /// # Errors
+    /// The first thing that could not be put back; the others are.
     pub(super) fn clear(self) -> Result<(), Failure> {
+        let mut all = Ok(());
         for placed in self.placed.iter().rev() {
             let put_back = || {
                 if let Some(home) = placed.home.as_ref().filter(|home| !home.exists()) {
-                    fs::rename(&placed.at, home)?;
+                    match fs::rename(&placed.at, home) {
+                        // The step has removed it.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        moved => moved?,
+                    }
                 }
                 match fs::symlink_metadata(&placed.at) {
                     Ok(found) if found.is_dir() => fs::remove_dir_all(&placed.at)?,
@@ -230,11 +238,12 @@ impl Furnished {
                 }
                 fs::rename(&placed.aside, &placed.at)
             };
-            keeping_time(&placed.at, put_back)
-                .during(format_args!("put back `{}`", placed.at.display()))?;
+            let done = keeping_time(&placed.at, put_back)
+                .during(format_args!("put back `{}`", placed.at.display()));
+            all = all.and(done);
         }
         self.points.remove();
-        Ok(())
+        all
     }
 }
 

@@ -12,13 +12,14 @@
 //! builder      user + mount namespace; the ids of the rung
 //! └ zygote     + pid namespace, of which it is process 1
 //!   ├ uplink   + pid namespace: the network of all steps ([`uplink`])
-//!   └ step     + mount, pid, IPC, UTS, network namespace; process 1 is the step's own
+//!   └ step     + mount, pid, IPC, UTS, perhaps network namespace; process 1 is the step's own
 //! ```
 //!
 //! The ladder: with ranges of ids ([`Rung::Full`]; as root, all ids there are, each mapped to itself), with the
-//! caller's own id alone ([`Rung::Single`]), or not at all.
+//! caller's own id alone ([`Rung::Single`]), or not at all. Where it is asked for, root makes do with chroot(2)
+//! ([`Rung::Chroot`]).
 //!
-//! What always holds:
+//! What always holds, but for the second and third on [`Rung::Chroot`], where there are no namespaces:
 //! - A step outlives neither its `run` nor the builder, however either ends. Nor does one of its processes.
 //! - In [`Security::Sandbox`] docker's capabilities, seccomp filter, masked and read-only paths hold, as root too:
 //!   otherwise a step without any capability could write `/proc/sys/kernel/core_pattern`, which uid 0 owns.
@@ -175,8 +176,6 @@ pub struct Sandbox {
     uplink: OnceLock<Uplink>,
     /// Where the zygote says how the uplink's start went, if it was asked to start it.
     connecting: Mutex<Option<OwnedFd>>,
-    /// Where numbers of signals come from that are for the process of a step with an init.
-    signals: OnceLock<OwnedFd>,
     /// Ports that lead to such a step.
     published: OnceLock<Published>,
     /// Steps that will come, as far as is known.
@@ -278,7 +277,6 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         oom,
         uplink,
         connecting: Mutex::new(None),
-        signals: OnceLock::new(),
         published: OnceLock::new(),
         expected: AtomicUsize::new(0),
         turn: Mutex::default(),
@@ -316,7 +314,6 @@ fn enter_chroot(given: Given, oom: oom::Counter) -> Result<Sandbox, SandboxError
         oom,
         uplink: OnceLock::from(Uplink::Shared("chroot(2) gives no network".to_owned())),
         connecting: Mutex::new(None),
-        signals: OnceLock::new(),
         published: OnceLock::new(),
         expected: AtomicUsize::new(0),
         turn: Mutex::default(),
@@ -419,12 +416,9 @@ impl Sandbox {
         }))
     }
 
-    /// From now on SIGINT, SIGTERM, SIGHUP and SIGWINCH are for the process of a step with an [`init`](Step::init), whose
-    /// ports are these.
-    pub fn attach(&self, published: Published) -> io::Result<()> {
-        drop(self.signals.set(sys::signal_numbers(&child::FORWARDED)?));
+    /// Has these ports lead to the process of a step with an [`init`](Step::init).
+    pub fn publish(&self, published: Published) {
         drop(self.published.set(published));
-        Ok(())
     }
 
     /// Runs a step to its end, handing on what it writes as it comes. When `cancel` is cancelled, the step is killed.
@@ -442,8 +436,10 @@ impl Sandbox {
             let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
             let furnished = Furnished::make(path, step, &self.given)?;
             let ended = self.run_in_root(step, output, cancel);
-            furnished.clear()?;
-            return ended;
+            let cleared = furnished.clear();
+            let ended = ended?;
+            cleared?;
+            return Ok(ended);
         }
         let points = Points::make(path, step, &self.files)?;
         let ended = self.run_in_root(step, output, cancel);
@@ -480,6 +476,14 @@ impl Sandbox {
             stdout,
             stderr,
         };
+        // From now on they are for its process.
+        let signals = match step.init {
+            true => {
+                let numbers = sys::signal_numbers(&child::FORWARDED);
+                Some(numbers.map_err(failed("take signals"))?)
+            }
+            false => None,
+        };
         let another = self
             .expected
             .fetch_update(Relaxed, Relaxed, |steps| steps.checked_sub(1));
@@ -500,7 +504,7 @@ impl Sandbox {
             _ = rustix::net::shutdown(&*killer, rustix::net::Shutdown::Write);
         });
         let attached = Attached {
-            signals: self.signals.get().filter(|_| step.init),
+            signals: signals.as_ref(),
             published: self.published.get().filter(|ports| !ports.is_empty()),
         };
         let ended = follow(

@@ -67,6 +67,18 @@ impl Published {
 
     /// Hands connections on from now on, into `netns` or the network of this process, until it ends.
     pub(super) fn serve(&self, netns: Option<OwnedFd>) -> io::Result<()> {
+        for (listener, port) in &self.0 {
+            // It would connect to itself, and that to itself.
+            if netns.is_none() && listener.local_addr()?.port() == *port {
+                return Err(io::Error::new(
+                    io::ErrorKind::AddrInUse,
+                    format!(
+                        "the container has this machine's network, where port {port} is taken for it: \
+                         publish it as another, or leave it out"
+                    ),
+                ));
+            }
+        }
         let netns = Arc::new(netns);
         for (listener, port) in &self.0 {
             let (listener, port, netns) = (listener.try_clone()?, *port, Arc::clone(&netns));

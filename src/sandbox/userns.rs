@@ -1,5 +1,6 @@
 //! Into a user namespace, with as many ids as the system grants.
 
+use std::cell::LazyCell;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -91,22 +92,33 @@ pub(super) fn plan() -> Result<Plan, String> {
             false => Ok(plan),
         };
     }
-    let user = user_name(uid.as_raw());
+    if rustix::thread::no_new_privs().unwrap_or(false) {
+        return Err("no_new_privs is set, so newuidmap has no privileges".to_owned());
+    }
+    // Every build asks. A process is made only for a user whom this machine's own files do not know, and who may have
+    // ranges all the same.
+    let local = local_name(uid.as_raw());
+    let far = LazyCell::new(|| far_name(uid.as_raw()));
     let ranges = |file: &str, own: u32| {
         let text = fs::read_to_string(file).unwrap_or_default();
-        let mut ranges = subordinate(&text, user.as_deref(), uid.as_raw());
+        let mut user = local.as_deref();
+        let mut ranges = subordinate(&text, user, uid.as_raw());
+        let elsewhere = has_service();
+        if ranges.is_empty() && user.is_none() && (elsewhere || !text.trim().is_empty()) {
+            user = far.as_deref();
+            ranges = subordinate(&text, user, uid.as_raw());
+        }
         if ranges.is_empty() {
-            let user = user.clone().unwrap_or_else(|| uid.to_string());
-            ranges = ranges_elsewhere(&user, file == "/etc/subgid");
+            let user = user.map_or_else(|| uid.to_string(), str::to_owned);
+            if elsewhere {
+                ranges = ranges_elsewhere(&user, file == "/etc/subgid");
+            }
             if ranges.is_empty() {
                 return Err(format!("{file} has no range for {user}"));
             }
         }
         Ok(stack(own, &ranges))
     };
-    if rustix::thread::no_new_privs().unwrap_or(false) {
-        return Err("no_new_privs is set, so newuidmap has no privileges".to_owned());
-    }
     Ok(Plan {
         uids: ranges("/etc/subuid", uid.as_raw())?,
         gids: ranges("/etc/subgid", gid.as_raw())?,
@@ -164,19 +176,19 @@ fn subordinate(text: &str, name: Option<&str>, uid: u32) -> Vec<(u32, u32)> {
 
 /// The ranges that a directory service gives a user, where nsswitch.conf(5) names one: only shadow's own program can ask it.
 fn ranges_elsewhere(user: &str, groups: bool) -> Vec<(u32, u32)> {
-    let services = fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
-    if !services
-        .lines()
-        .any(|line| line.trim_start().starts_with("subid:"))
-    {
-        return Vec::new();
-    }
     let Ok(program) = helper("getsubids") else {
         return Vec::new();
     };
     let mut command = Command::new(program);
     command.args(groups.then_some("-g")).arg(user);
     parse_subids(&said(command).unwrap_or_default())
+}
+
+/// Whether another service than this machine's files has ranges.
+fn has_service() -> bool {
+    let services = fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
+    let mut lines = services.lines();
+    lines.any(|line| line.trim_start().starts_with("subid:"))
 }
 
 /// Lines of getsubids(1): `0: alice 100000 65536`.
@@ -241,19 +253,28 @@ fn stack(own: u32, ranges: &[(u32, u32)]) -> Vec<Range> {
 /// A user's name in `/etc/passwd`, or else as getent(1) finds it. The C library's own lookup would want its plug-ins, which
 /// a static program cannot load.
 pub(super) fn user_name(uid: u32) -> Option<String> {
+    local_name(uid).or_else(|| far_name(uid))
+}
+
+/// As /etc/passwd has it.
+fn local_name(uid: u32) -> Option<String> {
+    name_in(&fs::read_to_string("/etc/passwd").unwrap_or_default(), uid)
+}
+
+/// As another service has it.
+fn far_name(uid: u32) -> Option<String> {
+    let mut command = Command::new(helper("getent").ok()?);
+    command.args(["passwd", &uid.to_string()]);
+    name_in(&said(command)?, uid)
+}
+
+/// Of lines as in passwd(5).
+fn name_in(text: &str, uid: u32) -> Option<String> {
     let uid = uid.to_string();
-    let name = |text: &str| {
-        text.lines().find_map(|line| {
-            let mut fields = line.split(':');
-            let name = fields.next()?;
-            (fields.nth(1)? == uid).then(|| name.to_owned())
-        })
-    };
-    let text = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    name(&text).or_else(|| {
-        let mut command = Command::new(helper("getent").ok()?);
-        command.args(["passwd", &uid]);
-        name(&said(command)?)
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
     })
 }
 

@@ -32,6 +32,7 @@ use crate::store::StoreError;
 use crate::store::StoredPin;
 use crate::store::StoredUrl;
 use crate::tree::Timestamp;
+use crate::tree::child_trees;
 
 /// Something that can be named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -565,7 +566,14 @@ impl Inventory {
             for Listed { path, hex, found } in names {
                 let tree = hex.parse().ok();
                 let id = self.id_or_alone(tree.map(Thing::Tree));
-                if let Some(children) = tree.and_then(|tree| objects.remove(&tree)) {
+                // One that was taken out of the file since, or whose file was, is where its name is now.
+                let elsewhere = |tree: &TreeId| {
+                    let dir = store.trees().on_disk(tree).ok()?;
+                    Some(child_trees(&dir).collect())
+                };
+                let children =
+                    tree.and_then(|tree| objects.remove(&tree).or_else(|| elsewhere(&tree)));
+                if let Some(children) = children {
                     self.nodes[id].links = self.ids(children.into_iter().map(Thing::Tree));
                     self.nodes[id].whole = true;
                 }

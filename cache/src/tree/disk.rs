@@ -176,11 +176,12 @@ impl<'a> Writer<'a> {
             _ => aside.write_all(&encode(objects)),
         };
         written.map_err(failed)?;
-        for (at, (id, _)) in others.iter().enumerate() {
+        for (id, _) in others {
             match self.name(aside.path(), &self.trees.path(id)) {
                 Ok(()) => {}
-                // No hard links on this file system, or not so many: each of the rest for itself.
-                Err(error) if at == 0 && cannot_link(&error) => {
+                // No hard links on this file system, or not so many: each for itself. A name that somebody else has made
+                // does not tell.
+                Err(error) if cannot_link(&error) => {
                     let mut each = objects.chunks(1);
                     return each.try_for_each(|object| self.write(object));
                 }

@@ -430,7 +430,7 @@ macro_rules! body {
                 copy: Vec<Copy>,
                 /// Commands, in order, each a layer: strings are run by the shell, arrays as they are.
                 run: Vec<Command>,
-                /// What commands reach: `false` (if it is left out) nothing, `true` the network that builds have, `"host"` the machine's.
+                /// What commands reach: `false` (if it is left out) nothing, `true` the network that builds have, `"host"` the machine's, which builds must allow.
                 network: Option<At<Network>>,
                 /// `sandbox` (if it is left out) or `insecure`, which builds must allow.
                 security: Option<Security>,

@@ -53,6 +53,12 @@ impl Caller<'_> {
             false => Err(Errno::SRCH),
         }
     }
+
+    /// Writes to the memory of the thread that waits.
+    fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        self.still_waits()?;
+        self.target.write(address, bytes)
+    }
 }
 
 /// What a supervisor knows.
@@ -161,7 +167,7 @@ impl Service {
         };
         let mut bytes = kernel::stat(file.as_fd()).map_err(|_| Errno::IO)?;
         stat::patch_stat(&mut bytes, owner);
-        caller.target.write(to, &bytes)?;
+        caller.write(to, &bytes)?;
         Ok(Answer::Value(0))
     }
 
@@ -173,7 +179,7 @@ impl Service {
         let flags = how.0 & !libc::AT_SYMLINK_NOFOLLOW;
         let mut bytes = kernel::statx(file.as_fd(), flags, how.1).map_err(|_| Errno::IO)?;
         stat::patch_statx(&mut bytes, owner);
-        caller.target.write(to, &bytes)?;
+        caller.write(to, &bytes)?;
         Ok(Answer::Value(0))
     }
 
@@ -315,7 +321,7 @@ impl Service {
             if size < names.len() as u64 {
                 return Ok(Answer::Error(libc::ERANGE));
             }
-            caller.target.write(to, &names)?;
+            caller.write(to, &names)?;
         }
         Ok(Answer::Value(names.len() as i64))
     }
@@ -355,7 +361,7 @@ impl Service {
         let ids = self.ids_of(caller)?;
         let words = |to: [u64; 3], ids: super::ids::Four| -> Attempt {
             for (to, id) in to.into_iter().zip([ids.real, ids.effective, ids.saved]) {
-                target.write(to, &id.to_ne_bytes())?;
+                caller.write(to, &id.to_ne_bytes())?;
             }
             Ok(Answer::Value(0))
         };
@@ -373,7 +379,7 @@ impl Service {
                 return match usize::try_from(size) {
                     Ok(0) => Ok(Answer::Value(count as i64)),
                     Ok(size) if size >= count => {
-                        target.write(to, &bytes)?;
+                        caller.write(to, &bytes)?;
                         Ok(Answer::Value(count as i64))
                     }
                     _ => Ok(Answer::Error(libc::EINVAL)),
@@ -423,7 +429,7 @@ fn limit(caller: &Caller<'_>, old: Option<u64>) -> Attempt {
     if let Some(old) = old {
         // A `struct rlimit`.
         let none = [libc::RLIM_INFINITY.to_ne_bytes(); 2].concat();
-        caller.target.write(old, &none)?;
+        caller.write(old, &none)?;
     }
     Ok(Answer::Value(0))
 }

@@ -112,19 +112,19 @@ pub(crate) const REFUSED: &[(&str, &str)] = &[
     ("bytesslice", "the language has no bytes"),
     (
         "cidrhost",
-        "addresses are of no use to a build without a network of its own",
+        "the addresses of a build are not its file's to choose",
     ),
     (
         "cidrnetmask",
-        "addresses are of no use to a build without a network of its own",
+        "the addresses of a build are not its file's to choose",
     ),
     (
         "cidrsubnet",
-        "addresses are of no use to a build without a network of its own",
+        "the addresses of a build are not its file's to choose",
     ),
     (
         "cidrsubnets",
-        "addresses are of no use to a build without a network of its own",
+        "the addresses of a build are not its file's to choose",
     ),
     ("csvdecode", "`split` and `jsondecode` read lists"),
     (
