@@ -145,10 +145,7 @@ impl Victim {
 
     /// Removes what may have files of other owners.
     fn remove(&self, path: &Path) {
-        // A process that nobody waits for may still write there.
-        while process_of(path.to_str().unwrap(), true).is_some() {
-            std::thread::yield_now();
-        }
+        gone(path);
         if fs::remove_dir_all(path).is_ok() {
             return;
         }
@@ -180,6 +177,20 @@ impl Victim {
             }
             std::thread::yield_now();
         }
+    }
+}
+
+/// Waits for the processes that have to do with a store: one that nobody waits for may still write there.
+#[track_caller]
+pub(crate) fn gone(root: &Path) {
+    let root = root.to_str().unwrap();
+    let start = Instant::now();
+    while let Some(process) = process_of(root, true) {
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "`{process}` is still running"
+        );
+        std::thread::yield_now();
     }
 }
 

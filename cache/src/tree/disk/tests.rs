@@ -143,7 +143,15 @@ fn without_hard_links_each_object_is_a_file() {
         let root = tree(&trees, 5, "x");
         let mut objects = Default::default();
         trees.objects(&root, &mut objects).unwrap();
-        let refuse = |_: &Path, _: &Path| Err(errno.into());
+        // As link(2) does: what is there is told first, here of an object that somebody else has written.
+        let refuse = |_: &Path, to: &Path| match to.exists() {
+            true => Err(Errno::EXIST.into()),
+            false => Err(errno.into()),
+        };
+        let first = objects.iter().next().unwrap();
+        let mut writer = Writer::with_link(&trees, &refuse);
+        writer.add(*first, &trees.get(first).unwrap()).unwrap();
+        writer.finish().unwrap();
         let mut writer = Writer::with_link(&trees, &refuse);
         for id in &objects {
             writer.add(*id, &trees.get(id).unwrap()).unwrap();
