@@ -8,6 +8,7 @@
 //! min-rung = 1                        # of steps: 1, or 2 for what is the weakest
 //! isolation = "chroot"                # how steps are kept apart, where namespaces are refused
 //! stacker = "link"                    # how layers become the root of a step: "overlay" or "link"; else what works
+//! keep-failed = "never"               # which failed steps `rbuild shell` finds: "auto", "always" or "never"
 //!
 //! [gc]                                # what is removed after builds; the names are BuildKit's
 //! enabled = true
@@ -48,6 +49,7 @@ use super::values;
 use super::values::problem;
 use crate::request::GcSettings;
 use crate::request::Isolation;
+use crate::request::KeepFailed;
 use crate::request::KeyPair;
 use crate::request::ProxySettings;
 use crate::request::Registries;
@@ -69,6 +71,7 @@ struct Config {
     min_rung: Option<Rung>,
     isolation: Option<String>,
     stacker: Option<StackerName>,
+    keep_failed: Option<KeepName>,
     #[serde(default)]
     gc: Gc,
     #[serde(default)]
@@ -116,6 +119,28 @@ impl From<StackerName> for Stacker {
         match name {
             StackerName::Overlay => Self::Overlay,
             StackerName::Link => Self::Link,
+        }
+    }
+}
+
+/// Which steps that fail are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum KeepName {
+    /// Those that were given no secrets
+    Auto,
+    /// All, whatever they may have written down
+    Always,
+    /// None
+    Never,
+}
+
+impl From<KeepName> for KeepFailed {
+    fn from(name: KeepName) -> Self {
+        match name {
+            KeepName::Auto => Self::Auto,
+            KeepName::Always => Self::Always,
+            KeepName::Never => Self::Never,
         }
     }
 }
@@ -245,6 +270,9 @@ pub(crate) fn settings(
                 .or(config.isolation),
         )?,
         stacker: stacker(flags, env)?.or(config.stacker).map(Stacker::from),
+        keep_failed: config
+            .keep_failed
+            .map_or_else(KeepFailed::default, KeepFailed::from),
         tag_max_age: config.tag_max_age.map_or(TAG_MAX_AGE, |age| age.0),
         ranges_only: flags.min_rung.or(config.min_rung.map(|rung| rung.0)) == Some(1),
         proxies: proxies(env),

@@ -27,6 +27,7 @@ mod plans;
 mod registries;
 mod reset;
 mod run;
+mod shell;
 mod sources;
 mod template;
 mod usage;
@@ -127,6 +128,8 @@ enum Cmd {
     Logout(login::LogoutFlags),
     /// Run a command in an image of the store
     Run(Box<run::RunFlags>),
+    /// Enter what a failed step left: a shell there, or a command
+    Shell(shell::ShellFlags),
     /// Print what a container of `run --detach` has written
     Logs(containers::LogsFlags),
     /// End containers of `run --detach`
@@ -275,6 +278,7 @@ fn dispatch(
         Cmd::Prune(flags) => usage::prune(&flags, &session)?,
         Cmd::Reset(flags) => reset::run(&flags, &session)?,
         Cmd::Run(flags) => return run::run(&flags, &session),
+        Cmd::Shell(flags) => return Ok(shell::run(&flags, &session)?),
         Cmd::Logs(flags) => containers::logs(&flags, &session)?,
         Cmd::Stop(flags) => return Ok(containers::stop(&flags, &session)?),
         Cmd::Doctor(flags) => doctor::run(&session, &flags)?,

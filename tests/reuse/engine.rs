@@ -98,6 +98,7 @@ pub(super) fn build(root: &Path, context: &Path, project: &Project) -> Result<Bu
         gc: Default::default(),
         stacker: None,
         isolation: Default::default(),
+        keep_failed: rbuild::request::KeepFailed::Never,
     });
     let cancel = CancelToken::new();
     let local = LocalRoot {
