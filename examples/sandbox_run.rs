@@ -72,6 +72,9 @@ struct Args {
     uplink: bool,
     #[arg(long)]
     insecure: bool,
+    /// No user namespaces for the step.
+    #[arg(long)]
+    no_nested: bool,
     #[arg(long, default_value = "")]
     hostname: String,
     /// `name=address`
@@ -218,6 +221,7 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
         store: args.store.clone(),
         overlay: None,
         chroot: args.chroot,
+        nested: !args.no_nested,
     };
     if args.probe {
         let report = sandbox::probe(&settings);

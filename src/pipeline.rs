@@ -605,6 +605,7 @@ fn sandbox_settings(settings: &Settings, store: &Store) -> sandbox::Settings {
         store: store.path().to_owned(),
         overlay: settings.stacker.map(|stacker| stacker == Stacker::Overlay),
         chroot: settings.isolation == Isolation::Chroot,
+        nested: settings.nested_namespaces,
     }
 }
 

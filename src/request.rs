@@ -110,6 +110,8 @@ pub struct Settings {
     pub stacker: Option<Stacker>,
     /// How steps are kept apart.
     pub isolation: Isolation,
+    /// Whether steps may have user namespaces of their own, where there are ranges of ids.
+    pub nested_namespaces: bool,
 }
 
 /// How steps are kept apart from each other and the rest.

@@ -8,6 +8,7 @@
 //! min-rung = 1                        # of steps: 1, or 2 for what is the weakest
 //! isolation = "chroot"                # how steps are kept apart, where namespaces are refused
 //! stacker = "link"                    # how layers become the root of a step: "overlay" or "link"; else what works
+//! nested-namespaces = false           # whether steps may make user namespaces; true if nothing is said
 //!
 //! [gc]                                # what is removed after builds; the names are BuildKit's
 //! enabled = true
@@ -69,6 +70,7 @@ struct Config {
     min_rung: Option<Rung>,
     isolation: Option<String>,
     stacker: Option<StackerName>,
+    nested_namespaces: Option<bool>,
     #[serde(default)]
     gc: Gc,
     #[serde(default)]
@@ -244,6 +246,10 @@ pub(crate) fn settings(
                 .or_else(|| env.text("RBUILD_ISOLATION"))
                 .or(config.isolation),
         )?,
+        nested_namespaces: flags
+            .nested_namespaces
+            .or(config.nested_namespaces)
+            .unwrap_or(true),
         stacker: stacker(flags, env)?.or(config.stacker).map(Stacker::from),
         tag_max_age: config.tag_max_age.map_or(TAG_MAX_AGE, |age| age.0),
         ranges_only: flags.min_rung.or(config.min_rung.map(|rung| rung.0)) == Some(1),
@@ -449,7 +455,7 @@ mod t {
 
     #[test]
     fn flag_beats_environment_beats_file() {
-        let file = "root = '/file'\nca = '/file.pem'\ntag-max-age = 0\nmin-rung = 1\n";
+        let file = "root = '/file'\nca = '/file.pem'\ntag-max-age = 0\nmin-rung = 1\nnested-namespaces = false\n";
         let plain = with_config(file, &[], &GlobalFlags::default());
         assert_eq!(
             (plain.root, plain.ca, plain.tag_max_age, plain.ranges_only),
@@ -464,6 +470,7 @@ mod t {
             root: Some("/flag".into()),
             ca: Some("/flag.pem".into()),
             min_rung: Some(2),
+            nested_namespaces: Some(true),
             isolation: Some("chroot".into()),
             stacker: Some(StackerName::Overlay),
             debug: false,
@@ -578,7 +585,7 @@ error: unknown field `rooot`
 1 | rooot = 'x'
   | ^^^^^
   |
-hint: expected one of `root`, `ca`, `tag-max-age`, `min-rung`, `isolation`, `stacker`, `gc`, `registry`
+hint: expected one of `root`, `ca`, `tag-max-age`, `min-rung`, `isolation`, `stacker`, `nested-namespaces`, `gc`, `registry`
 
 error: unknown field `mirror`
  --> config.toml:2:1

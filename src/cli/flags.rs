@@ -59,6 +59,11 @@ pub(crate) struct GlobalFlags {
     )]
     pub(crate) isolation: Option<String>,
 
+    /// Whether steps may make user namespaces, as bubblewrap and other builders do [default: true]
+    #[arg(long, global = true, help_heading = "Common options", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
+    pub(crate) nested_namespaces: Option<bool>,
+
     /// Show warnings in full
     #[arg(short = 'D', long, global = true, help_heading = "Common options")]
     pub(crate) debug: bool,

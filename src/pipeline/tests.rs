@@ -85,6 +85,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             gc: crate::request::GcSettings::default(),
             stacker: None,
             isolation: Default::default(),
+            nested_namespaces: true,
         },
     };
     let source = Arc::new(SourceFile {

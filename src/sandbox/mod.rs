@@ -22,7 +22,8 @@
 //! What always holds, but for the second and third on [`Rung::Chroot`], where there are no namespaces:
 //! - A step outlives neither its `run` nor the builder, however either ends. Nor does one of its processes.
 //! - In [`Security::Sandbox`] docker's capabilities, seccomp filter, masked and read-only paths hold, as root too:
-//!   otherwise a step without any capability could write `/proc/sys/kernel/core_pattern`, which uid 0 owns.
+//!   otherwise a step without any capability could write `/proc/sys/kernel/core_pattern`, which uid 0 owns. They hold in
+//!   user namespaces that a step makes, which docker's filter refuses and [`Settings::nested`] allows.
 //! - A step sees no file of the host but what it is given; nothing is written to its root's `upper` but by itself.
 //! - no_new_privs stays off: su, sudo and ping work.
 
@@ -107,6 +108,8 @@ pub struct Settings {
     pub overlay: Option<bool>,
     /// Whether steps run without namespaces, kept apart by chroot(2) alone.
     pub chroot: bool,
+    /// Whether steps may have user namespaces of their own, where there are ranges of ids ([`Rung::Full`]).
+    pub nested: bool,
 }
 
 /// Whether roots are made by [`Root::Overlay`].
@@ -247,6 +250,8 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         own_pids: true,
         chroot: false,
         single: rung == Rung::Single,
+        // The supervisor takes ids for what they are in the step's own namespace.
+        nested: settings.nested && rung == Rung::Full,
         ca,
         resolv_conf: Blob(resolv_conf),
         uplink: None,
@@ -293,6 +298,7 @@ fn enter_chroot(given: Given, oom: oom::Counter) -> Result<Sandbox, SandboxError
         own_pids: false,
         chroot: true,
         single: false,
+        nested: false,
         ca: given.ca.clone(),
         resolv_conf: Blob(Vec::new()),
         uplink: None,

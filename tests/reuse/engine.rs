@@ -98,6 +98,7 @@ pub(super) fn build(root: &Path, context: &Path, project: &Project) -> Result<Bu
         gc: Default::default(),
         stacker: None,
         isolation: Default::default(),
+        nested_namespaces: true,
     });
     let cancel = CancelToken::new();
     let local = LocalRoot {
