@@ -218,6 +218,7 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
         store: args.store.clone(),
         overlay: None,
         chroot: args.chroot,
+        foreign: sandbox::Foreign::default(),
     };
     if args.probe {
         let report = sandbox::probe(&settings);

@@ -59,6 +59,15 @@ pub(crate) struct GlobalFlags {
     )]
     pub(crate) isolation: Option<String>,
 
+    /// A static program that executes those of another architecture: `arm64=/opt/qemu-aarch64` [default: QEMU's in PATH]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        value_name = "ARCH=FILE"
+    )]
+    pub(crate) emulator: Vec<String>,
+
     /// Show warnings in full
     #[arg(short = 'D', long, global = true, help_heading = "Common options")]
     pub(crate) debug: bool,

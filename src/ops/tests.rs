@@ -195,6 +195,7 @@ fn registry_of(dir: &Path) -> registry::Client {
         gc: crate::request::GcSettings::default(),
         stacker: None,
         isolation: Default::default(),
+        emulators: Default::default(),
     })
 }
 

@@ -85,6 +85,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             gc: crate::request::GcSettings::default(),
             stacker: None,
             isolation: Default::default(),
+            emulators: Default::default(),
         },
     };
     let source = Arc::new(SourceFile {

@@ -98,6 +98,7 @@ pub(super) fn build(root: &Path, context: &Path, project: &Project) -> Result<Bu
         gc: Default::default(),
         stacker: None,
         isolation: Default::default(),
+        emulators: Default::default(),
     });
     let cancel = CancelToken::new();
     let local = LocalRoot {

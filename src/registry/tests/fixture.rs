@@ -34,6 +34,7 @@ pub(super) fn settings() -> Settings {
         gc: crate::request::GcSettings::default(),
         stacker: None,
         isolation: Default::default(),
+        emulators: Default::default(),
     }
 }
 
