@@ -156,6 +156,7 @@ fn carry_out(
     }
     let locals = files::locals(&plan, &definition)?;
     let targets = deliver::targets(request, own, &plan, &definition, goals)?;
+    deliver::no_windows_images(&targets, &definition)?;
     let tests = deliver::Tests::new(&targets, &definition);
 
     entitled(request, &definition)?;
