@@ -196,6 +196,7 @@ fn registry_of(dir: &Path) -> registry::Client {
         stacker: None,
         isolation: Default::default(),
         nested_namespaces: true,
+        emulators: Default::default(),
     })
 }
 

@@ -3,6 +3,8 @@
 //! It knows directories and processes; what a layer, an image or a cache mount is, its caller knows. It keeps nothing
 //! on disk but owners of files, where there is one id ([`supervise`]).
 //!
+//! What a step's platform is matters only to [`foreign`]: emulators for programs of other architectures.
+//!
 //! [`enter`] moves the calling process, which must not have started a thread, into a user and a mount namespace, and
 //! starts the [`zygote`]; then [`Sandbox::run`] may be called from any number of threads. `main` must hand its
 //! arguments to [`zygote_main_if_asked`] before anything else, since the zygote is this program. [`probe`] tells what
@@ -31,6 +33,7 @@ mod caps;
 mod child;
 mod chroot;
 mod error;
+mod foreign;
 mod kernelfs;
 mod machine;
 mod mounts;
@@ -59,6 +62,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use rbuild_llb::Platform;
 use rbuild_llb::cancel::CancelToken;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
@@ -66,6 +70,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
 pub use error::SandboxError;
+pub use foreign::Foreign;
 pub use probe::Finding;
 pub use probe::Report;
 pub use probe::State;
@@ -88,6 +93,7 @@ use child::Config;
 use child::Standard;
 use chroot::Furnished;
 use chroot::Given;
+use foreign::Arranged;
 use points::Points;
 use step::Reach;
 use userns::EnterError;
@@ -110,6 +116,8 @@ pub struct Settings {
     pub chroot: bool,
     /// Whether steps may have user namespaces of their own, where there are ranges of ids ([`Rung::Full`]).
     pub nested: bool,
+    /// What steps are for, and where emulators are.
+    pub foreign: Foreign,
 }
 
 /// Whether roots are made by [`Root::Overlay`].
@@ -176,6 +184,7 @@ pub struct Sandbox {
     /// Files that are mounted in every step.
     files: Vec<&'static str>,
     oom: oom::Counter,
+    foreign: Arranged,
     uplink: OnceLock<Uplink>,
     /// Where the zygote says how the uplink's start went, if it was asked to start it.
     connecting: Mutex<Option<OwnedFd>>,
@@ -216,7 +225,8 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
             ca,
             store: settings.store.clone(),
         };
-        return enter_chroot(given, oom);
+        let foreign = foreign::arrange(&settings.foreign, false)?;
+        return enter_chroot(given, oom, foreign);
     }
     let ids = match userns::enter(userns::plan()) {
         Ok(ids) => ids,
@@ -243,6 +253,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         Ids::Full => (Rung::Full, None),
         Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why, user))),
     };
+    let foreign = foreign::arrange(&settings.foreign, true)?;
     let domain = userns::domain().map_err(failed("read the id maps"))?;
     let mut files = vec!["/etc/hosts", "/etc/resolv.conf"];
     files.extend(ca.as_ref().map(|_| rootfs::CA_PATH));
@@ -280,6 +291,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         },
         files,
         oom,
+        foreign,
         uplink,
         connecting: Mutex::new(None),
         published: OnceLock::new(),
@@ -290,7 +302,11 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
 }
 
 /// [`enter`] where there are to be no namespaces.
-fn enter_chroot(given: Given, oom: oom::Counter) -> Result<Sandbox, SandboxError> {
+fn enter_chroot(
+    given: Given,
+    oom: oom::Counter,
+    foreign: Arranged,
+) -> Result<Sandbox, SandboxError> {
     if let Err(report) = probe::chroot() {
         return Err(SandboxError::Unavailable { report });
     }
@@ -318,6 +334,7 @@ fn enter_chroot(given: Given, oom: oom::Counter) -> Result<Sandbox, SandboxError
         stacking: Stacking::Cannot,
         files: Vec::new(),
         oom,
+        foreign,
         uplink: OnceLock::from(Uplink::Shared("chroot(2) gives no network".to_owned())),
         connecting: Mutex::new(None),
         published: OnceLock::new(),
@@ -350,6 +367,11 @@ impl Sandbox {
     /// What a failed step's message should mention: which ids are missing, why, and how to get them.
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
+    }
+
+    /// What executes programs of a platform that this machine does not: `qemu-aarch64`.
+    pub fn emulator(&self, platform: &Platform) -> Option<&str> {
+        self.foreign.emulator(platform)
     }
 
     /// Whether roots are made by [`Root::Overlay`].
