@@ -73,6 +73,9 @@ struct Args {
     uplink: bool,
     #[arg(long)]
     insecure: bool,
+    /// No user namespaces for the step.
+    #[arg(long)]
+    no_nested: bool,
     #[arg(long, default_value = "")]
     hostname: String,
     /// `name=address`
@@ -222,6 +225,8 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
         store: args.store.clone(),
         overlay: None,
         chroot: args.chroot,
+        nested: !args.no_nested,
+        foreign: sandbox::Foreign::default(),
     };
     if args.probe {
         let report = sandbox::probe(&settings);

@@ -26,6 +26,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rbuild_llb::Platform;
 use rbuild_llb::TreeId;
 use rbuild_llb::op::ExecOp;
 use rustix::fs::AtFlags;
@@ -71,6 +72,8 @@ pub struct FailedStep {
     pub ended: String,
     /// When, nanoseconds since the epoch.
     pub failed: u128,
+    /// For which system it was run.
+    pub platform: Platform,
     /// The id map under which its files were written.
     pub domain: String,
     /// The process, less what is secret.

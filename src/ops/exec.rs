@@ -460,6 +460,7 @@ impl Engine<'_> {
                 cached: false,
                 error: String::new(),
                 why: String::new(),
+                emulator: String::new(),
             }));
         }
         Ok(())

@@ -196,6 +196,8 @@ fn registry_of(dir: &Path) -> registry::Client {
         stacker: None,
         isolation: Default::default(),
         keep_failed: crate::request::KeepFailed::Never,
+        nested_namespaces: true,
+        emulators: Default::default(),
     })
 }
 

@@ -87,6 +87,8 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             stacker: None,
             isolation: Default::default(),
             keep_failed: crate::request::KeepFailed::Never,
+            nested_namespaces: true,
+            emulators: Default::default(),
         },
     };
     let source = Arc::new(SourceFile {

@@ -27,6 +27,7 @@ use super::error::Errno;
 use super::error::Failure;
 use super::rootfs;
 use super::seccomp;
+use super::seccomp::Nesting;
 use super::step::Reach;
 use super::step::Security;
 use super::step::Stdin;
@@ -50,6 +51,8 @@ pub(super) struct Config {
     pub(super) chroot: bool,
     /// Only one user id and one group id are mapped.
     pub(super) single: bool,
+    /// Whether steps may have user namespaces of their own.
+    pub(super) nested: bool,
     /// The CA bundle, on the host.
     pub(super) ca: Option<PathBuf>,
     /// Content of `/etc/resolv.conf`.
@@ -83,6 +86,7 @@ wire_struct!(Config {
     own_pids,
     chroot,
     single,
+    nested,
     ca,
     resolv_conf,
     uplink
@@ -304,7 +308,11 @@ fn become_step(
     }
     if step.security == Security::Sandbox {
         // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.
-        match sys::install_filter(&seccomp::program()) {
+        let nesting = match config.nested {
+            true => Nesting::Allowed,
+            false => Nesting::Refused,
+        };
+        match sys::install_filter(&seccomp::program(nesting)) {
             // Without namespaces there is none to be given up, and the container's own filter holds.
             Err(error) if config.chroot && error.raw_os_error() == Some(libc::EACCES) => {}
             installed => installed.during("install the seccomp filter")?,

@@ -3,6 +3,8 @@
 //! It knows directories and processes; what a layer, an image or a cache mount is, its caller knows. It keeps nothing
 //! on disk but owners of files, where there is one id ([`supervise`]).
 //!
+//! What a step's platform is matters only to [`foreign`]: emulators for programs of other architectures.
+//!
 //! [`enter`] moves the calling process, which must not have started a thread, into a user and a mount namespace, and
 //! starts the [`zygote`]; then [`Sandbox::run`] may be called from any number of threads. `main` must hand its
 //! arguments to [`zygote_main_if_asked`] before anything else, since the zygote is this program. [`probe`] tells what
@@ -22,7 +24,8 @@
 //! What always holds, but for the second and third on [`Rung::Chroot`], where there are no namespaces:
 //! - A step outlives neither its `run` nor the builder, however either ends. Nor does one of its processes.
 //! - In [`Security::Sandbox`] docker's capabilities, seccomp filter, masked and read-only paths hold, as root too:
-//!   otherwise a step without any capability could write `/proc/sys/kernel/core_pattern`, which uid 0 owns.
+//!   otherwise a step without any capability could write `/proc/sys/kernel/core_pattern`, which uid 0 owns. They hold in
+//!   user namespaces that a step makes, which docker's filter refuses and [`Settings::nested`] allows.
 //! - A step sees no file of the host but what it is given; nothing is written to its root's `upper` but by itself.
 //! - no_new_privs stays off: su, sudo and ping work.
 
@@ -30,6 +33,7 @@ mod caps;
 mod child;
 mod chroot;
 mod error;
+mod foreign;
 mod kernelfs;
 mod machine;
 mod mounts;
@@ -59,6 +63,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use rbuild_llb::Platform;
 use rbuild_llb::cancel::CancelToken;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
@@ -66,6 +71,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
 pub use error::SandboxError;
+pub use foreign::Foreign;
 pub use probe::Finding;
 pub use probe::Report;
 pub use probe::State;
@@ -90,6 +96,7 @@ use child::Config;
 use child::Standard;
 use chroot::Furnished;
 use chroot::Given;
+use foreign::Arranged;
 use points::Points;
 use step::Reach;
 use terminal::Carrier;
@@ -111,6 +118,10 @@ pub struct Settings {
     pub overlay: Option<bool>,
     /// Whether steps run without namespaces, kept apart by chroot(2) alone.
     pub chroot: bool,
+    /// Whether steps may have user namespaces of their own, where there are ranges of ids ([`Rung::Full`]).
+    pub nested: bool,
+    /// What steps are for, and where emulators are.
+    pub foreign: Foreign,
 }
 
 /// Whether roots are made by [`Root::Overlay`].
@@ -177,6 +188,7 @@ pub struct Sandbox {
     /// Files that are mounted in every step.
     files: Vec<&'static str>,
     oom: oom::Counter,
+    foreign: Arranged,
     uplink: OnceLock<Uplink>,
     /// Where the zygote says how the uplink's start went, if it was asked to start it.
     connecting: Mutex<Option<OwnedFd>>,
@@ -217,7 +229,8 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
             ca,
             store: settings.store.clone(),
         };
-        return enter_chroot(given, oom);
+        let foreign = foreign::arrange(&settings.foreign, false)?;
+        return enter_chroot(given, oom, foreign);
     }
     let ids = match userns::enter(userns::plan()) {
         Ok(ids) => ids,
@@ -244,6 +257,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         Ids::Full => (Rung::Full, None),
         Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why, user))),
     };
+    let foreign = foreign::arrange(&settings.foreign, true)?;
     let domain = userns::domain().map_err(failed("read the id maps"))?;
     let mut files = vec!["/etc/hosts", "/etc/resolv.conf"];
     files.extend(ca.as_ref().map(|_| rootfs::CA_PATH));
@@ -251,6 +265,8 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         own_pids: true,
         chroot: false,
         single: rung == Rung::Single,
+        // The supervisor takes ids for what they are in the step's own namespace.
+        nested: settings.nested && rung == Rung::Full,
         ca,
         resolv_conf: Blob(resolv_conf),
         uplink: None,
@@ -279,6 +295,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         },
         files,
         oom,
+        foreign,
         uplink,
         connecting: Mutex::new(None),
         published: OnceLock::new(),
@@ -289,7 +306,11 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
 }
 
 /// [`enter`] where there are to be no namespaces.
-fn enter_chroot(given: Given, oom: oom::Counter) -> Result<Sandbox, SandboxError> {
+fn enter_chroot(
+    given: Given,
+    oom: oom::Counter,
+    foreign: Arranged,
+) -> Result<Sandbox, SandboxError> {
     if let Err(report) = probe::chroot() {
         return Err(SandboxError::Unavailable { report });
     }
@@ -297,6 +318,7 @@ fn enter_chroot(given: Given, oom: oom::Counter) -> Result<Sandbox, SandboxError
         own_pids: false,
         chroot: true,
         single: false,
+        nested: false,
         ca: given.ca.clone(),
         resolv_conf: Blob(Vec::new()),
         uplink: None,
@@ -316,6 +338,7 @@ fn enter_chroot(given: Given, oom: oom::Counter) -> Result<Sandbox, SandboxError
         stacking: Stacking::Cannot,
         files: Vec::new(),
         oom,
+        foreign,
         uplink: OnceLock::from(Uplink::Shared("chroot(2) gives no network".to_owned())),
         connecting: Mutex::new(None),
         published: OnceLock::new(),
@@ -348,6 +371,11 @@ impl Sandbox {
     /// What a failed step's message should mention: which ids are missing, why, and how to get them.
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
+    }
+
+    /// What executes programs of a platform that this machine does not: `qemu-aarch64`.
+    pub fn emulator(&self, platform: &Platform) -> Option<&str> {
+        self.foreign.emulator(platform)
     }
 
     /// Whether roots are made by [`Root::Overlay`].

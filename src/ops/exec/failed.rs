@@ -132,6 +132,7 @@ impl Engine<'_> {
             name: vertex.meta.name.clone(),
             ended: ended(error),
             failed: clock::now().0,
+            platform: vertex.platform.clone(),
             domain: self.domain.clone(),
             op: op.clone(),
             withheld: Vec::new(),
