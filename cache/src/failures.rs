@@ -326,6 +326,10 @@ impl Store {
         let Some(_lock) = try_lock(&failure.path)? else {
             return Ok(!failure.path.exists());
         };
+        // What a process was lent that was killed there.
+        if !self.bring_back_from(&failure.path)? {
+            return Ok(false);
+        }
         match fs::rename(&failure.path, trash.join(&failure.id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError::io("remove", &failure.path)(error))
