@@ -23,6 +23,7 @@ use rbuild::sandbox::Sandbox;
 use rbuild::sandbox::SandboxError;
 use rbuild::sandbox::Security;
 use rbuild::sandbox::Settings;
+use rbuild::sandbox::Stdin;
 use rbuild::sandbox::Step;
 use rbuild::sandbox::Stream;
 use rbuild::sandbox::Ulimit;
@@ -185,7 +186,10 @@ impl Args {
             hostname: self.hostname.clone(),
             hosts: self.host.clone(),
             ulimits: self.ulimit.clone(),
-            stdin: self.stdin.clone().map(String::into_bytes),
+            stdin: match &self.stdin {
+                Some(text) => Stdin::Data(text.clone().into_bytes()),
+                None => Stdin::Null,
+            },
             init: self.init,
         }
     }

@@ -197,6 +197,7 @@ fn registry_of(dir: &Path) -> registry::Client {
         isolation: Default::default(),
         nested_namespaces: true,
         emulators: Default::default(),
+        keep_failed: crate::request::KeepFailed::Never,
     })
 }
 

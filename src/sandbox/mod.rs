@@ -46,6 +46,7 @@ mod seccomp;
 mod step;
 mod supervise;
 mod sys;
+mod terminal;
 mod uplink;
 mod userns;
 mod wire;
@@ -84,9 +85,11 @@ pub use step::MountSource;
 pub use step::Network;
 pub use step::Root;
 pub use step::Security;
+pub use step::Stdin;
 pub use step::Step;
 pub use step::Ulimit;
 pub use sys::succeed;
+pub use terminal::Size;
 pub use zygote::zygote_main_if_asked;
 
 use child::Config;
@@ -96,6 +99,7 @@ use chroot::Given;
 use foreign::Arranged;
 use points::Points;
 use step::Reach;
+use terminal::Carrier;
 use userns::EnterError;
 use userns::Ids;
 use wire::Blob;
@@ -493,12 +497,21 @@ impl Sandbox {
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
         let (out, stdout) = pipe().map_err(failed("make a pipe"))?;
         let (err, stderr) = pipe().map_err(failed("make a pipe"))?;
+        let mut carrier = None;
         let stdin = match &step.stdin {
-            Some(data) => {
-                Some(zygote::memory("stdin", data).map_err(failed("pass standard input"))?)
-            }
-            None => None,
+            Stdin::Null => Ok(None),
+            Stdin::Data(data) => zygote::memory("stdin", data).map(Some),
+            Stdin::Own => sys::above_standard(rustix::stdio::stdin())
+                .map(Some)
+                .map_err(io::Error::from),
+            Stdin::Terminal(_) => zygote::pair()
+                .map_err(io::Error::from)
+                .map(|(ours, theirs)| {
+                    carrier = Some(Carrier::new(ours));
+                    Some(theirs)
+                }),
         };
+        let stdin = stdin.map_err(failed("pass standard input"))?;
         let standard = Standard {
             stdin,
             stdout,
@@ -531,7 +544,8 @@ impl Sandbox {
             // It fails if the step has ended, which is what is wanted.
             _ = rustix::net::shutdown(&*killer, rustix::net::Shutdown::Write);
         });
-        let attached = Attached {
+        let mut attached = Attached {
+            carrier,
             signals: signals.as_ref(),
             published: self.published.get().filter(|ports| !ports.is_empty()),
         };
@@ -539,7 +553,7 @@ impl Sandbox {
             &status,
             [(out, Stream::Stdout), (err, Stream::Stderr)],
             output,
-            &attached,
+            &mut attached,
         )
         .map_err(failed("follow the step"))?;
         if cancel.is_cancelled() {
@@ -568,6 +582,7 @@ enum Ended {
 
 /// What a step has to do with this process besides its output.
 struct Attached<'a> {
+    carrier: Option<Carrier>,
     signals: Option<&'a OwnedFd>,
     published: Option<&'a Published>,
 }
@@ -577,7 +592,7 @@ fn follow(
     status: &OwnedFd,
     streams: [(OwnedFd, Stream); 2],
     output: &mut dyn FnMut(Stream, &[u8]),
-    attached: &Attached<'_>,
+    attached: &mut Attached<'_>,
 ) -> io::Result<Ended> {
     let mut open = streams.map(Some);
     let mut buffer = vec![0; 64 << 10];
@@ -591,15 +606,30 @@ fn follow(
         if let Some(signals) = attached.signals {
             polled.push(PollFd::new(signals, PollFlags::IN));
         }
+        let own = polled.len();
+        let mut carried = Vec::new();
+        for (what, fd) in attached.carrier.iter().flat_map(Carrier::polled) {
+            carried.push(what);
+            polled.push(fd);
+        }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
         let mut ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        let carried: Vec<_> = carried.into_iter().zip(ready.split_off(own)).collect();
+        if let Some(carrier) = &mut attached.carrier {
+            for (what, _) in carried.into_iter().filter(|(_, ready)| *ready) {
+                carrier.carry(what, &mut |bytes| output(Stream::Stdout, bytes))?;
+            }
+        }
         if let Some(signals) = attached.signals
             && ready.pop() == Some(true)
         {
             let mut number = [0_u8];
             if rustix::io::read(signals, &mut number) == Ok(1) {
-                // A step that has ended takes no signal.
-                _ = zygote::send(status, &number, &[]);
+                match &attached.carrier {
+                    Some(carrier) if number == [libc::SIGWINCH as u8] => carrier.resize(),
+                    // A step that has ended takes no signal.
+                    _ => _ = zygote::send(status, &number, &[]),
+                }
             }
         }
         let streams = open.iter_mut().filter(|stream| stream.is_some());
@@ -627,6 +657,9 @@ fn follow(
             rustix::io::ioctl_fionbio(fd.as_fd(), true)?;
         }
         while stream.is_some() && read_some(stream, &mut buffer, output)? {}
+    }
+    if let Some(carrier) = attached.carrier.take() {
+        carrier.finish(&mut |bytes| output(Stream::Stdout, bytes))?;
     }
     Ok(match (failed, ended.unwrap_or(gone)) {
         (Some(failure), _) => Ended::Failed(failure),

@@ -100,6 +100,7 @@ pub(super) fn build(root: &Path, context: &Path, project: &Project) -> Result<Bu
         isolation: Default::default(),
         nested_namespaces: true,
         emulators: Default::default(),
+        keep_failed: rbuild::request::KeepFailed::Never,
     });
     let cancel = CancelToken::new();
     let local = LocalRoot {

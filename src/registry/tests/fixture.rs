@@ -36,6 +36,7 @@ pub(super) fn settings() -> Settings {
         isolation: Default::default(),
         nested_namespaces: true,
         emulators: Default::default(),
+        keep_failed: crate::request::KeepFailed::Never,
     }
 }
 
