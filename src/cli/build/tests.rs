@@ -298,7 +298,7 @@ fn contradictions() {
         "-q -o - /",
         "-f git@example.org:x.git /",
         "--build-arg SOURCE_DATE_EPOCH=context --build-arg BUILDKIT_MULTI_PLATFORM=maybe /",
-        "--load --build-arg BUILDKIT_MULTI_PLATFORM=1 /",
+        "-o type=docker,dest=x --build-arg BUILDKIT_MULTI_PLATFORM=1 /",
     ]
     .iter()
     .map(|args| refusal(args))
