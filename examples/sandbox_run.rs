@@ -23,6 +23,7 @@ use rbuild::sandbox::Sandbox;
 use rbuild::sandbox::SandboxError;
 use rbuild::sandbox::Security;
 use rbuild::sandbox::Settings;
+use rbuild::sandbox::Stdin;
 use rbuild::sandbox::Step;
 use rbuild::sandbox::Stream;
 use rbuild::sandbox::Ulimit;
@@ -72,6 +73,9 @@ struct Args {
     uplink: bool,
     #[arg(long)]
     insecure: bool,
+    /// No user namespaces for the step.
+    #[arg(long)]
+    no_nested: bool,
     #[arg(long, default_value = "")]
     hostname: String,
     /// `name=address`
@@ -182,7 +186,10 @@ impl Args {
             hostname: self.hostname.clone(),
             hosts: self.host.clone(),
             ulimits: self.ulimit.clone(),
-            stdin: self.stdin.clone().map(String::into_bytes),
+            stdin: match &self.stdin {
+                Some(text) => Stdin::Data(text.clone().into_bytes()),
+                None => Stdin::Null,
+            },
             init: self.init,
         }
     }
@@ -218,6 +225,7 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
         store: args.store.clone(),
         overlay: None,
         chroot: args.chroot,
+        nested: !args.no_nested,
         foreign: sandbox::Foreign::default(),
     };
     if args.probe {

@@ -150,6 +150,8 @@ pub struct StepFailure {
     pub span: Option<Span>,
     /// Whether it had no network to reach.
     pub offline: bool,
+    /// Whether what it left is kept.
+    pub enterable: bool,
 }
 
 impl BuildError {

@@ -23,6 +23,7 @@ pub mod prune;
 mod remote;
 pub mod reset;
 pub mod run;
+pub mod shell;
 pub mod show;
 pub mod stored;
 mod task;
@@ -61,6 +62,7 @@ use crate::clock;
 use crate::ops::Engine;
 use crate::ops::EngineOptions;
 use crate::ops::StepResult;
+use crate::ops::exec::Failing;
 use crate::ops::git;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
@@ -169,6 +171,10 @@ fn carry_out(
         offline: request.offline,
         ranges_only: request.settings.ranges_only,
         kept: tests.kept(),
+        failing: Failing {
+            keep: request.settings.keep_failed,
+            hold: request.shell_on_fail.is_some(),
+        },
     };
     let mut sandboxing = sandbox_settings(&request.settings, &store);
     let domain = sandbox::expected_domain();
@@ -280,12 +286,19 @@ fn carry_out(
     if let Some(ledger) = ledger {
         ledger.keep(solved.is_err());
     }
+    if let (Some(terminal), Some(held)) = (&request.shell_on_fail, engine.take_held())
+        && !cancel.is_cancelled()
+    {
+        shell::enter_held(&engine, &held, terminal.term.as_deref(), progress)?;
+        // They were the shell's.
+        sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+    }
     engine.discard_roots();
     if solved.is_err() {
         durability::sync_later(&store, &request.settings);
     }
     let solved = solved.map_err(|error| {
-        let mut error = failure::solve(error, &definition, &plan);
+        let mut error = failure::solve(error, &engine, &definition, &plan);
         if error.kind == ErrorKind::Step {
             error.hints.extend(remark);
         }
@@ -308,6 +321,7 @@ fn carry_out(
         .map_err(|error| with_full_disk(error, &engine))?;
     outcome.emulated = emulated.into_summary();
     caches.write(&engine, &definition, &roots, &events)?;
+    engine.forget_failures().map_err(failure::op)?;
     durability::sync_later(&store, &request.settings);
     Ok(outcome)
 }
@@ -624,6 +638,7 @@ fn sandbox_settings(settings: &Settings, store: &Store) -> sandbox::Settings {
         store: store.path().to_owned(),
         overlay: settings.stacker.map(|stacker| stacker == Stacker::Overlay),
         chroot: settings.isolation == Isolation::Chroot,
+        nested: settings.nested_namespaces,
         foreign: sandbox::Foreign {
             platforms: Vec::new(),
             chosen: settings.emulators.chosen.clone(),

@@ -77,6 +77,8 @@ pub struct BuildRequest {
     pub iidfile: Option<PathBuf>,
     /// `--metadata-file`.
     pub metadata_file: Option<PathBuf>,
+    /// `--shell-on-fail`: the first step that fails is entered before the build ends, on a terminal of this kind (`TERM`).
+    pub shell_on_fail: Option<OnTerminal>,
     /// `--jobs`: steps that run at once; by the number of cores if nothing is said.
     pub jobs: Option<usize>,
     /// SOURCE_DATE_EPOCH, Unix seconds.
@@ -110,6 +112,10 @@ pub struct Settings {
     pub stacker: Option<Stacker>,
     /// How steps are kept apart.
     pub isolation: Isolation,
+    /// Whether steps may have user namespaces of their own, where there are ranges of ids.
+    pub nested_namespaces: bool,
+    /// Which steps that fail are kept.
+    pub keep_failed: KeepFailed,
     /// Where programs are that emulate other architectures.
     pub emulators: Emulators,
 }
@@ -121,6 +127,25 @@ pub struct Emulators {
     pub chosen: BTreeMap<String, PathBuf>,
     /// `PATH`, where QEMU's are looked for.
     pub path: Vec<PathBuf>,
+}
+
+/// The terminal that somebody sits at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OnTerminal {
+    /// Its kind, `TERM`.
+    pub term: Option<String>,
+}
+
+/// Which steps that fail are kept, so that they can be entered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeepFailed {
+    /// None.
+    Never,
+    /// Those that were given no secrets.
+    #[default]
+    Auto,
+    /// All, whatever they may have written down.
+    Always,
 }
 
 /// How steps are kept apart from each other and the rest.
@@ -418,6 +443,38 @@ pub struct RunRequest {
     pub ports: Vec<PublishedPort>,
     /// Everything that is not about this one run.
     pub settings: Settings,
+}
+
+/// One `rbuild shell`.
+#[derive(Debug, Clone)]
+pub struct ShellRequest {
+    /// `--id`: the beginning of what the step goes by; the last that failed if nothing is said.
+    pub id: Option<String>,
+    /// What is run.
+    pub command: ShellCommand,
+    /// `-e`, added to the step's.
+    pub env: BTreeMap<String, String>,
+    /// The terminal's kind, `TERM`.
+    pub term: Option<String>,
+    /// Predefined proxy variables, as in a build.
+    pub proxy_args: BTreeMap<String, String>,
+    /// `--secret`, by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// `--ssh`: agent sockets, by id.
+    pub ssh: BTreeMap<String, PathBuf>,
+    /// Everything that is not about this one shell.
+    pub settings: Settings,
+}
+
+/// What is run in a step that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShellCommand {
+    /// A shell, at the terminal.
+    Interactive,
+    /// The step's own.
+    Again,
+    /// This.
+    Other(Vec<String>),
 }
 
 /// A TCP port of this machine that leads to one of a container.

@@ -35,6 +35,7 @@ mod reuse;
 mod sandbox;
 mod secrets;
 mod shared_caches;
+mod shell;
 mod single_id;
 mod smoke;
 mod stackers;

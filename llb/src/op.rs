@@ -6,6 +6,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::encode::Canonical;
 use crate::encode::Encoder;
 use crate::encode::canonical_struct;
@@ -117,7 +120,7 @@ pub struct HttpSource {
 }
 
 /// Runs a process in a root file system.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecOp {
     /// argv.
     pub args: Vec<Cow<'static, str>>,
@@ -142,6 +145,7 @@ pub struct ExecOp {
     /// `--ulimit name=soft:hard`.
     pub ulimits: Vec<Ulimit>,
     /// Predefined proxy variables: given to the process, in no key and no image.
+    #[serde(skip)]
     pub proxy_env: ProxyEnv,
 }
 
@@ -153,7 +157,7 @@ pub struct ProxyEnv {
 }
 
 /// A resource limit (`setrlimit(2)`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ulimit {
     /// Name without `RLIMIT_`, lower case: `nofile`.
     pub name: String,
@@ -164,7 +168,7 @@ pub struct Ulimit {
 }
 
 /// What a step may reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NetworkMode {
     /// The builder's choice.
     Default,
@@ -175,7 +179,7 @@ pub enum NetworkMode {
 }
 
 /// How closely a step is confined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SecurityMode {
     /// Docker's capabilities and seccomp filter.
     Sandbox,
@@ -184,7 +188,7 @@ pub enum SecurityMode {
 }
 
 /// A secret as an environment variable.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretEnv {
     /// Which secret.
     pub id: String,
@@ -195,7 +199,7 @@ pub struct SecretEnv {
 }
 
 /// One mount of an [`ExecOp`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Index into the vertex' inputs; `None` starts empty.
     pub input: Option<usize>,
@@ -212,7 +216,7 @@ pub struct Mount {
 }
 
 /// What a mount shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountKind {
     /// The input's files.
     Bind,
@@ -263,7 +267,7 @@ pub enum MountKind {
 }
 
 /// Who may use a cache mount at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CacheSharing {
     /// Everyone.
     Shared,

@@ -8,6 +8,8 @@
 //! min-rung = 1                        # of steps: 1, or 2 for what is the weakest
 //! isolation = "chroot"                # how steps are kept apart, where namespaces are refused
 //! stacker = "link"                    # how layers become the root of a step: "overlay" or "link"; else what works
+//! nested-namespaces = false           # whether steps may make user namespaces; true if nothing is said
+//! keep-failed = "never"               # which failed steps `rbuild shell` finds: "auto", "always" or "never"
 //!
 //! [emulator]                          # of other architectures; else QEMU's in PATH
 //! arm64 = "/opt/qemu/qemu-aarch64"
@@ -53,6 +55,7 @@ use super::values::problem;
 use crate::request::Emulators;
 use crate::request::GcSettings;
 use crate::request::Isolation;
+use crate::request::KeepFailed;
 use crate::request::KeyPair;
 use crate::request::ProxySettings;
 use crate::request::Registries;
@@ -74,6 +77,8 @@ struct Config {
     min_rung: Option<Rung>,
     isolation: Option<String>,
     stacker: Option<StackerName>,
+    nested_namespaces: Option<bool>,
+    keep_failed: Option<KeepName>,
     #[serde(default)]
     emulator: BTreeMap<String, PathBuf>,
     #[serde(default)]
@@ -123,6 +128,28 @@ impl From<StackerName> for Stacker {
         match name {
             StackerName::Overlay => Self::Overlay,
             StackerName::Link => Self::Link,
+        }
+    }
+}
+
+/// Which steps that fail are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum KeepName {
+    /// Those that were given no secrets
+    Auto,
+    /// All, whatever they may have written down
+    Always,
+    /// None
+    Never,
+}
+
+impl From<KeepName> for KeepFailed {
+    fn from(name: KeepName) -> Self {
+        match name {
+            KeepName::Auto => Self::Auto,
+            KeepName::Always => Self::Always,
+            KeepName::Never => Self::Never,
         }
     }
 }
@@ -251,7 +278,14 @@ pub(crate) fn settings(
                 .or_else(|| env.text("RBUILD_ISOLATION"))
                 .or(config.isolation),
         )?,
+        nested_namespaces: flags
+            .nested_namespaces
+            .or(config.nested_namespaces)
+            .unwrap_or(true),
         stacker: stacker(flags, env)?.or(config.stacker).map(Stacker::from),
+        keep_failed: config
+            .keep_failed
+            .map_or_else(KeepFailed::default, KeepFailed::from),
         tag_max_age: config.tag_max_age.map_or(TAG_MAX_AGE, |age| age.0),
         ranges_only: flags.min_rung.or(config.min_rung.map(|rung| rung.0)) == Some(1),
         proxies: proxies(env),
@@ -497,7 +531,7 @@ mod t {
 
     #[test]
     fn flag_beats_environment_beats_file() {
-        let file = "root = '/file'\nca = '/file.pem'\ntag-max-age = 0\nmin-rung = 1\n";
+        let file = "root = '/file'\nca = '/file.pem'\ntag-max-age = 0\nmin-rung = 1\nnested-namespaces = false\n";
         let plain = with_config(file, &[], &GlobalFlags::default());
         assert_eq!(
             (plain.root, plain.ca, plain.tag_max_age, plain.ranges_only),
@@ -512,6 +546,7 @@ mod t {
             root: Some("/flag".into()),
             ca: Some("/flag.pem".into()),
             min_rung: Some(2),
+            nested_namespaces: Some(true),
             isolation: Some("chroot".into()),
             stacker: Some(StackerName::Overlay),
             emulator: Vec::new(),
@@ -664,7 +699,7 @@ error: unknown field `rooot`
 1 | rooot = 'x'
   | ^^^^^
   |
-hint: expected one of `root`, `ca`, `tag-max-age`, `min-rung`, `isolation`, `stacker`, `emulator`, `gc`, `registry`
+hint: expected one of `root`, `ca`, `tag-max-age`, `min-rung`, `isolation`, `stacker`, `nested-namespaces`, `keep-failed`, `emulator`, `gc`, `registry`
 
 error: unknown field `mirror`
  --> config.toml:2:1

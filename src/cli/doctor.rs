@@ -36,6 +36,7 @@ pub(crate) fn run(session: &Session, flags: &DoctorFlags) -> Result<(), BuildErr
         store: settings.root.clone(),
         overlay: None,
         chroot: settings.isolation == Isolation::Chroot,
+        nested: settings.nested_namespaces,
         foreign: sandbox::Foreign {
             platforms: Vec::new(),
             chosen: settings.emulators.chosen.clone(),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::ArgAction;
 use clap::Args;
 
+use super::config::KeepName;
 use super::config::StackerName;
 use super::values::boolean;
 
@@ -59,6 +60,10 @@ pub(crate) struct GlobalFlags {
     )]
     pub(crate) isolation: Option<String>,
 
+    /// Whether steps may make user namespaces, as bubblewrap and other builders do [default: true]
+    #[arg(long, global = true, help_heading = "Common options", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
+    pub(crate) nested_namespaces: Option<bool>,
     /// A static program that executes those of another architecture: `arm64=/opt/qemu-aarch64` [default: QEMU's in PATH]
     #[arg(
         long,
@@ -162,6 +167,11 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) jobs: Option<u16>,
 
+    /// Which failed steps are kept for `rbuild shell`: `auto`, those that were given no secrets; `always`; `never`
+    /// [default: auto]
+    #[arg(long, hide_possible_values = true, value_name = "WHICH")]
+    pub(crate) keep_failed: Option<KeepName>,
+
     /// Set a label of the image
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<String>,
@@ -254,6 +264,11 @@ pub(crate) struct BuildFlags {
     /// A secret for steps: `id=name,src=file`, `id=name,env=VARIABLE`
     #[arg(long, value_name = "OPTIONS")]
     pub(crate) secret: Vec<String>,
+
+    /// Enter the first step that fails, with a shell on this terminal, before the build ends
+    #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
+          default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
+    pub(crate) shell_on_fail: bool,
 
     /// Size of /dev/shm in steps: `512m` [default: 64m]
     #[arg(long, value_name = "BYTES")]

@@ -291,6 +291,8 @@ pub struct EngineOptions {
     pub ranges_only: bool,
     /// Steps of which what they wrote is of use even if they failed.
     pub kept: BTreeSet<VertexId>,
+    /// What is done about steps that fail.
+    pub failing: exec::Failing,
 }
 
 /// Evaluates the ops of one build.
@@ -320,6 +322,12 @@ pub struct Engine<'a> {
     counterparts: OnceLock<nearest::Counterparts>,
     /// What steps left that failed, of those that are kept.
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
+    /// Tells this build from others.
+    build: String,
+    /// The first step that failed, if it is to be entered.
+    held: Mutex<Option<exec::HeldFailure>>,
+    /// Steps that failed and are kept.
+    enterable: Mutex<BTreeSet<VertexId>>,
     /// Whether a process failed when the store's disk had next to nothing free.
     filled: AtomicBool,
     /// Whether it was said that the network of steps is not what it could be.
@@ -374,6 +382,9 @@ impl<'a> Engine<'a> {
             stacks: AtomicBool::new(true),
             counterparts: OnceLock::new(),
             left: Mutex::default(),
+            build: format!("{}-{}", clock::now().0, std::process::id()),
+            held: Mutex::default(),
+            enterable: Mutex::default(),
             filled: AtomicBool::new(false),
             network_was_remarked: AtomicBool::new(false),
         }

@@ -195,7 +195,9 @@ fn registry_of(dir: &Path) -> registry::Client {
         gc: crate::request::GcSettings::default(),
         stacker: None,
         isolation: Default::default(),
+        nested_namespaces: true,
         emulators: Default::default(),
+        keep_failed: crate::request::KeepFailed::Never,
     })
 }
 

@@ -540,7 +540,7 @@ impl Delivering<'_> {
     fn failure(self, failed: &[&str], held: &[&str]) -> BuildError {
         let first = self.solved.failed.into_iter().next();
         let mut error = match first {
-            Some(first) => failure::solve(first, self.definition, self.plan),
+            Some(first) => failure::solve(first, self.engine, self.definition, self.plan),
             None => BuildError::new(ErrorKind::Step, anyhow::anyhow!("a test failed")),
         };
         let list = |names: &[&str]| format!("`{}`", names.join("`, `"));

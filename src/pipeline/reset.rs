@@ -55,6 +55,7 @@ pub fn carry_out(settings: &Settings) -> Result<Reset, BuildError> {
             // Nothing is run.
             overlay: Some(true),
             chroot: false,
+            nested: false,
             foreign: sandbox::Foreign::default(),
         };
         let _inside = sandbox::enter(&settings).map_err(failure::sandbox)?;

@@ -71,6 +71,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         allow: crate::request::Entitlements::default(),
         iidfile: Some(root.join("iid")),
         metadata_file: Some(root.join("metadata")),
+        shell_on_fail: None,
         jobs: Some(1),
         source_date_epoch: None,
         settings: Settings {
@@ -85,7 +86,9 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             gc: crate::request::GcSettings::default(),
             stacker: None,
             isolation: Default::default(),
+            nested_namespaces: true,
             emulators: Default::default(),
+            keep_failed: crate::request::KeepFailed::Never,
         },
     };
     let source = Arc::new(SourceFile {

@@ -24,7 +24,8 @@
 //! What always holds, but for the second and third on [`Rung::Chroot`], where there are no namespaces:
 //! - A step outlives neither its `run` nor the builder, however either ends. Nor does one of its processes.
 //! - In [`Security::Sandbox`] docker's capabilities, seccomp filter, masked and read-only paths hold, as root too:
-//!   otherwise a step without any capability could write `/proc/sys/kernel/core_pattern`, which uid 0 owns.
+//!   otherwise a step without any capability could write `/proc/sys/kernel/core_pattern`, which uid 0 owns. They hold in
+//!   user namespaces that a step makes, which docker's filter refuses and [`Settings::nested`] allows.
 //! - A step sees no file of the host but what it is given; nothing is written to its root's `upper` but by itself.
 //! - no_new_privs stays off: su, sudo and ping work.
 
@@ -45,6 +46,7 @@ mod seccomp;
 mod step;
 mod supervise;
 mod sys;
+mod terminal;
 mod uplink;
 mod userns;
 mod wire;
@@ -83,9 +85,11 @@ pub use step::MountSource;
 pub use step::Network;
 pub use step::Root;
 pub use step::Security;
+pub use step::Stdin;
 pub use step::Step;
 pub use step::Ulimit;
 pub use sys::succeed;
+pub use terminal::Size;
 pub use zygote::zygote_main_if_asked;
 
 use child::Config;
@@ -95,6 +99,7 @@ use chroot::Given;
 use foreign::Arranged;
 use points::Points;
 use step::Reach;
+use terminal::Carrier;
 use userns::EnterError;
 use userns::Ids;
 use wire::Blob;
@@ -113,6 +118,8 @@ pub struct Settings {
     pub overlay: Option<bool>,
     /// Whether steps run without namespaces, kept apart by chroot(2) alone.
     pub chroot: bool,
+    /// Whether steps may have user namespaces of their own, where there are ranges of ids ([`Rung::Full`]).
+    pub nested: bool,
     /// What steps are for, and where emulators are.
     pub foreign: Foreign,
 }
@@ -258,6 +265,8 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         own_pids: true,
         chroot: false,
         single: rung == Rung::Single,
+        // The supervisor takes ids for what they are in the step's own namespace.
+        nested: settings.nested && rung == Rung::Full,
         ca,
         resolv_conf: Blob(resolv_conf),
         uplink: None,
@@ -309,6 +318,7 @@ fn enter_chroot(
         own_pids: false,
         chroot: true,
         single: false,
+        nested: false,
         ca: given.ca.clone(),
         resolv_conf: Blob(Vec::new()),
         uplink: None,
@@ -487,12 +497,21 @@ impl Sandbox {
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
         let (out, stdout) = pipe().map_err(failed("make a pipe"))?;
         let (err, stderr) = pipe().map_err(failed("make a pipe"))?;
+        let mut carrier = None;
         let stdin = match &step.stdin {
-            Some(data) => {
-                Some(zygote::memory("stdin", data).map_err(failed("pass standard input"))?)
-            }
-            None => None,
+            Stdin::Null => Ok(None),
+            Stdin::Data(data) => zygote::memory("stdin", data).map(Some),
+            Stdin::Own => sys::above_standard(rustix::stdio::stdin())
+                .map(Some)
+                .map_err(io::Error::from),
+            Stdin::Terminal(_) => zygote::pair()
+                .map_err(io::Error::from)
+                .map(|(ours, theirs)| {
+                    carrier = Some(Carrier::new(ours));
+                    Some(theirs)
+                }),
         };
+        let stdin = stdin.map_err(failed("pass standard input"))?;
         let standard = Standard {
             stdin,
             stdout,
@@ -525,7 +544,8 @@ impl Sandbox {
             // It fails if the step has ended, which is what is wanted.
             _ = rustix::net::shutdown(&*killer, rustix::net::Shutdown::Write);
         });
-        let attached = Attached {
+        let mut attached = Attached {
+            carrier,
             signals: signals.as_ref(),
             published: self.published.get().filter(|ports| !ports.is_empty()),
         };
@@ -533,7 +553,7 @@ impl Sandbox {
             &status,
             [(out, Stream::Stdout), (err, Stream::Stderr)],
             output,
-            &attached,
+            &mut attached,
         )
         .map_err(failed("follow the step"))?;
         if cancel.is_cancelled() {
@@ -562,6 +582,7 @@ enum Ended {
 
 /// What a step has to do with this process besides its output.
 struct Attached<'a> {
+    carrier: Option<Carrier>,
     signals: Option<&'a OwnedFd>,
     published: Option<&'a Published>,
 }
@@ -571,7 +592,7 @@ fn follow(
     status: &OwnedFd,
     streams: [(OwnedFd, Stream); 2],
     output: &mut dyn FnMut(Stream, &[u8]),
-    attached: &Attached<'_>,
+    attached: &mut Attached<'_>,
 ) -> io::Result<Ended> {
     let mut open = streams.map(Some);
     let mut buffer = vec![0; 64 << 10];
@@ -585,15 +606,30 @@ fn follow(
         if let Some(signals) = attached.signals {
             polled.push(PollFd::new(signals, PollFlags::IN));
         }
+        let own = polled.len();
+        let mut carried = Vec::new();
+        for (what, fd) in attached.carrier.iter().flat_map(Carrier::polled) {
+            carried.push(what);
+            polled.push(fd);
+        }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
         let mut ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        let carried: Vec<_> = carried.into_iter().zip(ready.split_off(own)).collect();
+        if let Some(carrier) = &mut attached.carrier {
+            for (what, _) in carried.into_iter().filter(|(_, ready)| *ready) {
+                carrier.carry(what, &mut |bytes| output(Stream::Stdout, bytes))?;
+            }
+        }
         if let Some(signals) = attached.signals
             && ready.pop() == Some(true)
         {
             let mut number = [0_u8];
             if rustix::io::read(signals, &mut number) == Ok(1) {
-                // A step that has ended takes no signal.
-                _ = zygote::send(status, &number, &[]);
+                match &attached.carrier {
+                    Some(carrier) if number == [libc::SIGWINCH as u8] => carrier.resize(),
+                    // A step that has ended takes no signal.
+                    _ => _ = zygote::send(status, &number, &[]),
+                }
             }
         }
         let streams = open.iter_mut().filter(|stream| stream.is_some());
@@ -621,6 +657,9 @@ fn follow(
             rustix::io::ioctl_fionbio(fd.as_fd(), true)?;
         }
         while stream.is_some() && read_some(stream, &mut buffer, output)? {}
+    }
+    if let Some(carrier) = attached.carrier.take() {
+        carrier.finish(&mut |bytes| output(Stream::Stdout, bytes))?;
     }
     Ok(match (failed, ended.unwrap_or(gone)) {
         (Some(failure), _) => Ended::Failed(failure),

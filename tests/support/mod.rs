@@ -9,6 +9,7 @@ mod output;
 mod registry;
 mod schema;
 mod servers;
+mod terminal;
 pub(crate) mod tools;
 
 pub(crate) use bases::Base;
@@ -28,3 +29,4 @@ pub(crate) use schema::assert_valid;
 pub(crate) use servers::FileServer;
 pub(crate) use servers::GitServer;
 pub(crate) use servers::Tap;
+pub(crate) use terminal::AtTerminal;
