@@ -285,7 +285,7 @@ fn contradictions() {
         "--push /",
         "--push -t a --offline /",
         "-t a:1 -o type=registry,push-by-digest=true /",
-        "--load --platform amd64,arm64 /",
+        "-o type=docker,dest=x --platform amd64,arm64 /",
         "-o type=oci,dest=x,rewrite-timestamp=true /",
         "--iidfile x -o out /",
         "--annotation a --annotation layer:a=b --annotation manifest[x/y/z/a],index:b=c --annotation :x=y /",
