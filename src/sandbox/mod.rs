@@ -51,6 +51,7 @@ mod zygote;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -110,6 +111,20 @@ pub struct Settings {
     pub chroot: bool,
     /// Whether steps may have user namespaces of their own, where there are ranges of ids ([`Rung::Full`]).
     pub nested: bool,
+}
+
+impl Settings {
+    /// For who runs nothing, and is inside to reach files of all ids in the store.
+    pub fn without_steps(store: &Path, temp_dir: &Path) -> Self {
+        Self {
+            ca: None,
+            temp_dir: temp_dir.to_owned(),
+            store: store.to_owned(),
+            overlay: Some(true),
+            chroot: false,
+            nested: false,
+        }
+    }
 }
 
 /// Whether roots are made by [`Root::Overlay`].
@@ -232,11 +247,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
             });
         }
     };
-    rustix::mount::mount_change(
-        "/",
-        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
-    )
-    .map_err(|e| SandboxError::Unavailable {
+    mounts::make_private().map_err(|e| SandboxError::Unavailable {
         report: probe::no_mounts(&e.into()),
     })?;
     let (rung, remark) = match ids {
