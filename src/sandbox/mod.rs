@@ -55,6 +55,7 @@ mod zygote;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -122,6 +123,20 @@ pub struct Settings {
     pub nested: bool,
     /// What steps are for, and where emulators are.
     pub foreign: Foreign,
+}
+
+impl Settings {
+    /// For who runs nothing, and is inside to reach files of all ids in the store.
+    pub fn without_steps(store: &Path, temp_dir: &Path) -> Self {
+        Self {
+            ca: None,
+            temp_dir: temp_dir.to_owned(),
+            store: store.to_owned(),
+            overlay: Some(true),
+            chroot: false,
+            nested: false,
+        }
+    }
 }
 
 /// Whether roots are made by [`Root::Overlay`].
@@ -246,11 +261,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
             });
         }
     };
-    rustix::mount::mount_change(
-        "/",
-        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
-    )
-    .map_err(|e| SandboxError::Unavailable {
+    mounts::make_private().map_err(|e| SandboxError::Unavailable {
         report: probe::no_mounts(&e.into()),
     })?;
     let (rung, remark) = match ids {
