@@ -19,6 +19,7 @@ mod explain;
 mod flags;
 mod images;
 mod init;
+mod limits;
 mod lock;
 mod login;
 mod output;

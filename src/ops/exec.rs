@@ -25,6 +25,7 @@ use rbuild_llb::event::LogEvent;
 use rbuild_llb::event::VertexEvent;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::ExecOp;
+use rbuild_llb::op::Limits;
 use rbuild_llb::op::Mount;
 use rbuild_llb::op::MountKind;
 use rbuild_llb::op::NetworkMode;
@@ -269,6 +270,7 @@ impl Engine<'_> {
                     hard: limit.hard,
                 })
                 .collect(),
+            limits: Limits::clone(&op.limits),
             stdin: None,
             init: false,
         };
@@ -499,6 +501,7 @@ impl Engine<'_> {
             hostname: String::new(),
             hosts: Vec::new(),
             ulimits: Vec::new(),
+            limits: Limits::default(),
             stdin: None,
             init: true,
         };

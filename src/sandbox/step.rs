@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use rbuild_llb::op::Limits;
+
 use super::wire::Blob;
 use super::wire::Wire;
 use super::wire::wire_enum;
@@ -38,6 +40,8 @@ pub struct Step {
     pub hosts: Vec<(String, String)>,
     /// Resource limits.
     pub ulimits: Vec<Ulimit>,
+    /// What its processes may use together.
+    pub limits: Limits,
     /// Standard input; `None` for `/dev/null`.
     pub stdin: Option<Vec<u8>>,
     /// Process 1 is one that hands on signals and collects what ends, and the step's own its child: signals that a program
@@ -174,7 +178,7 @@ pub struct Ulimit {
     pub hard: i64,
 }
 
-// ---- on the wire: `stdin` travels as a descriptor of its own -------------------------------------------------
+// ---- on the wire: `stdin` travels as a descriptor of its own, `limits` as the cgroup that has them -------------------------------------------------
 
 impl Wire for Step {
     fn put(&self, to: &mut Vec<u8>) {
@@ -209,6 +213,7 @@ impl Wire for Step {
             hosts: Wire::take(from)?,
             ulimits: Wire::take(from)?,
             init: Wire::take(from)?,
+            limits: Limits::default(),
             stdin: None,
         })
     }
