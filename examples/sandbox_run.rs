@@ -233,6 +233,7 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
         overlay: None,
         chroot: args.chroot,
         nested: !args.no_nested,
+        foreign: sandbox::Foreign::default(),
     };
     if args.probe {
         let report = sandbox::probe(&settings);

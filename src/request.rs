@@ -115,6 +115,17 @@ pub struct Settings {
     pub isolation: Isolation,
     /// Whether steps may have user namespaces of their own, where there are ranges of ids.
     pub nested_namespaces: bool,
+    /// Where programs are that emulate other architectures.
+    pub emulators: Emulators,
+}
+
+/// Where programs are that emulate other architectures.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Emulators {
+    /// `--emulator`, by architecture as images name it.
+    pub chosen: BTreeMap<String, PathBuf>,
+    /// `PATH`, where QEMU's are looked for.
+    pub path: Vec<PathBuf>,
 }
 
 /// How steps are kept apart from each other and the rest.
@@ -394,6 +405,8 @@ pub struct RunRequest {
     pub image: String,
     /// Replaces the image's CMD; empty keeps it.
     pub args: Vec<String>,
+    /// `--platform`; else this machine's, or the only one that the image has.
+    pub platform: Option<Platform>,
     /// `--entrypoint`: replaces the image's, and its CMD with it.
     pub entrypoint: Option<String>,
     /// `-e`, added to the image's.

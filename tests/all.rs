@@ -19,6 +19,7 @@ mod escape;
 mod explain;
 mod exporters;
 mod faults;
+mod foreign;
 mod images;
 mod lock;
 mod network_sources;

@@ -171,3 +171,214 @@ fn each_platform_has_its_own_base_and_files() {
         .success();
     assert_eq!(serde_json::from_str::<Value>(&raw.stdout).unwrap(), index);
 }
+
+/// What a registry has under a name, byte by byte.
+fn raw(env: &TestEnv, name: &str) -> String {
+    let name = format!("docker://{name}");
+    let args = ["inspect", "--raw", "--tls-verify=false", &name];
+    env.tool("skopeo", args).success().stdout
+}
+
+/// The platforms of an index, in its order, each as `arch` or `arch/variant`.
+fn platforms_of(index: &str) -> Vec<String> {
+    let index: Value = serde_json::from_str(index).unwrap();
+    let manifests = index["manifests"].as_array().unwrap().iter();
+    let platforms = manifests.map(|manifest| {
+        let platform = &manifest["platform"];
+        let arch = platform["architecture"].as_str().unwrap();
+        match platform["variant"].as_str() {
+            Some(variant) => format!("{arch}/{variant}"),
+            None => arch.to_owned(),
+        }
+    });
+    platforms.collect()
+}
+
+/// An image for three platforms, each with a layer of its own and one in common.
+fn three(env: &TestEnv, registry: &Registry) -> String {
+    env.write(
+        "Dockerfile",
+        "FROM scratch\nCOPY common /\nARG TARGETARCH\nCOPY $TARGETARCH /which\n",
+    );
+    for file in ["common", "amd64", "arm64", "arm"] {
+        env.write(file, file);
+    }
+    let name = format!("{}/three:1", registry.host());
+    let platforms = "--platform=linux/arm64/v8,linux/amd64,linux/arm";
+    env.rbuild([platforms, "--push", "-t", &name, "."])
+        .success();
+    name
+}
+
+#[test]
+fn several_platforms_are_pulled_and_go_on_as_they_are() {
+    let registry = Registry::start();
+    let env = TestEnv::new();
+    let name = three(&env, &registry);
+    let there = raw(&env, &name);
+    assert_eq!(platforms_of(&there), ["arm64", "amd64", "arm/v7"]);
+
+    let puller = TestEnv::new();
+    let copy = |tag: &str| format!("{}/copy:{tag}", registry.host());
+    let pulled = puller.rbuild(["pull", "--platform=all", &name]).success();
+    let digest: String = Sha256::digest(&there)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect();
+    let pulled = pulled
+        .says("pulled ")
+        .says(" for linux/arm64, linux/amd64, linux/arm/v7 (");
+    pulled.says(&format!("with digest sha256:{digest}\n"));
+    puller
+        .rbuild(["push", &name, "--as", &copy("all")])
+        .success();
+    assert_eq!(raw(&puller, &copy("all")), there);
+
+    // Of some there is another index, with the entries as they were; a name that asks twice for one has it once.
+    let some = "--platform=linux/arm/v7,linux/amd64/v3,linux/amd64";
+    puller.rbuild(["pull", some, &name]).success();
+    puller
+        .rbuild(["push", &name, "--as", &copy("some")])
+        .success();
+    let index = raw(&puller, &copy("some"));
+    assert_eq!(platforms_of(&index), ["arm/v7", "amd64"]);
+    let entries = |index: &str| -> Vec<Value> {
+        let index: Value = serde_json::from_str(index).unwrap();
+        index["manifests"].as_array().unwrap().clone()
+    };
+    let (all, some) = (entries(&there), entries(&index));
+    assert_eq!(some, [all[2].clone(), all[1].clone()]);
+
+    let refused = puller
+        .rbuild(["pull", "--platform=linux/amd64,linux/s390x", &name])
+        .code(3);
+    refused.says(
+        "has no image for linux/s390x: there is `linux/amd64`, `linux/arm/v7`, `linux/arm64`",
+    );
+
+    // Nobody need be asked any more.
+    puller.rbuild(["pull", "--platform=all", &name]).success();
+    drop(registry);
+    puller
+        .rbuild(["save", "--format=oci", "-o", "all.tar", &name])
+        .success();
+    let args = ["inspect", "--raw", "oci-archive:all.tar"];
+    assert_eq!(puller.tool("skopeo", args).success().stdout, there);
+    for (arch, content) in [("arm64", "arm64"), ("amd64", "amd64")] {
+        let dir = puller.outside(arch);
+        let to = format!("oci:{}:1", dir.display());
+        let chosen = format!("--override-arch={arch}");
+        puller
+            .tool(
+                "skopeo",
+                [&chosen, "copy", "--quiet", "oci-archive:all.tar", &to],
+            )
+            .success();
+        let layer = Image::from_layout(&dir).layer_blob(-1);
+        let which = puller.tool("tar", ["-xOf", layer.to_str().unwrap(), "which"]);
+        assert_eq!(which.success().stdout, content);
+    }
+}
+
+/// A compiler of this machine runs once for what does not depend on the target, and once a target for what does.
+#[test]
+fn steps_on_the_build_platform_are_shared() {
+    let env = TestEnv::new().bases([Base::Busybox]).file(
+        "Dockerfile",
+        "FROM --platform=$BUILDPLATFORM busybox AS build
+RUN head -c 16 /dev/urandom > /tools
+ARG TARGETARCH
+RUN (cat /tools; echo for $TARGETARCH) > /program
+FROM scratch
+COPY --from=build /tools /program /
+",
+    );
+    let args = |platforms: &str| {
+        [
+            "--progress=plain".to_owned(),
+            format!("--platform={platforms}"),
+            "-o".to_owned(),
+            "type=local,dest=out".to_owned(),
+            ".".to_owned(),
+        ]
+    };
+    let output = env
+        .rbuild(args("linux/amd64,linux/arm64,linux/s390x"))
+        .success();
+    let ran = output.ran();
+    let count = |text: &str| ran.iter().filter(|step| step.contains(text)).count();
+    assert_eq!(
+        (count("/dev/urandom"), count("echo for ")),
+        (1, 3),
+        "{output}"
+    );
+    let read = |path: &str| fs::read(env.path("out").join(path)).unwrap();
+    for arch in ["amd64", "arm64", "s390x"] {
+        let (tools, program) = (
+            format!("linux_{arch}/tools"),
+            format!("linux_{arch}/program"),
+        );
+        assert_eq!(read(&tools), read("linux_amd64/tools"));
+        let said = [read(&tools), format!("for {arch}\n").into_bytes()].concat();
+        assert_eq!(read(&program), said);
+    }
+    // One platform more is one step more.
+    let more = env
+        .rbuild(args("linux/amd64,linux/arm64,linux/s390x,linux/riscv64"))
+        .success();
+    let ran: Vec<String> = more
+        .ran()
+        .into_iter()
+        .filter(|step| step.starts_with("RUN"))
+        .collect();
+    assert_eq!(ran.len(), 1, "{more}");
+}
+
+/// Programs for other systems are cross-compiled, and are files in most cases.
+#[test]
+fn files_for_other_systems() {
+    let env = TestEnv::new().bases([Base::Busybox]).file(
+        "Dockerfile",
+        "FROM --platform=$BUILDPLATFORM busybox AS build
+ARG TARGETOS TARGETARCH
+RUN echo $TARGETOS/$TARGETARCH > /program
+FROM scratch AS files
+COPY --from=build /program /
+FROM files AS steps
+RUN [\"/program\"]
+",
+    );
+    let systems = "--platform=windows/amd64,darwin/arm64,freebsd/386";
+    let build = |more: &[&str]| env.rbuild([&["--progress=plain"], more, &["."]].concat());
+    build(&[systems, "--target=files", "-o", "out"]).success();
+    for (dir, content) in [
+        ("windows_amd64", "windows/amd64\n"),
+        ("darwin_arm64", "darwin/arm64\n"),
+        ("freebsd_386", "freebsd/386\n"),
+    ] {
+        let file = env.path("out").join(dir).join("program");
+        assert_eq!(fs::read_to_string(file).unwrap(), content);
+    }
+    build(&[
+        "--platform=freebsd/386",
+        "--target=files",
+        "-o",
+        "type=oci,dest=bsd.tar",
+    ])
+    .success();
+    let config = env
+        .tool("skopeo", ["inspect", "--config", "oci-archive:bsd.tar"])
+        .success();
+    let config: Value = serde_json::from_str(&config.stdout).unwrap();
+    assert_eq!(
+        (&config["os"], &config["architecture"]),
+        (&json!("freebsd"), &json!("386"))
+    );
+
+    let image = build(&["--platform=windows/amd64", "--target=files", "-t", "app"]).code(2);
+    assert_eq!(image.ran(), [""; 0], "{image}");
+    image.says("rbuild makes no images for `windows/amd64`, only files\n");
+    let step = build(&["--platform=darwin/arm64", "-o", "none"]).code(3);
+    assert_eq!(step.ran(), [""; 0], "{step}");
+    step.says("steps for `darwin/arm64` cannot run here: this is Linux\n");
+}

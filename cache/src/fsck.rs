@@ -420,12 +420,30 @@ impl Fsck<'_> {
                 self.wrong(&mount, "is not a directory", Remedy::Leave)?;
                 continue;
             }
+            let Some(_unused) = self.store.lock_unused(&mount)? else {
+                // What it lacks, a step may have been lent.
+                continue;
+            };
+            let data = mount.join(mounts::DATA);
+            if !data.is_dir()
+                && let Some(at) = self.store.lent_to(&data)
+            {
+                let repaired = self.options.repair && self.store.bring_back(&data)?;
+                if repaired || self.store.path().join(at).is_dir() {
+                    self.found.problems.push(Problem {
+                        path: mount.clone(),
+                        what: "has its files in the root of a step that was killed".to_owned(),
+                        repaired,
+                    });
+                    continue;
+                }
+            }
             let absent = |part: &&&str| {
                 let found = fs::symlink_metadata(mount.join(part));
                 found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
             };
             if let Some(part) = mounts::PARTS.iter().find(absent) {
-                // Unless it was removed meanwhile, as a whole: no build can have it, or ever could again.
+                // Unless it was removed meanwhile, as a whole.
                 if mount.is_dir() {
                     self.wrong(&mount, format!("lacks `{part}`"), Remedy::TakeOut)?;
                 }
@@ -435,7 +453,8 @@ impl Fsck<'_> {
                 Ok(Some(name)) if !name.is_of(&mount) => {
                     format!("has the name of another (`{}`)", name.id)
                 }
-                Ok(_) => continue,
+                Ok(Some(_)) => continue,
+                Ok(None) => format!("lacks `{}`", mounts::ABOUT),
                 Err(StoreError::Damaged { source, .. }) => {
                     format!("does not tell its name: {source}")
                 }

@@ -286,8 +286,15 @@ impl Store {
         for path in file::list(&tmp)? {
             if path.extension().is_none() {
                 let dir = path.with_extension("d");
-                Locked::reap(&path, || delete(&dir, collected));
-            } else if !path.with_extension("").exists() {
+                let mut lent = Ok(true);
+                Locked::reap(&path, || {
+                    lent = self.bring_back_from(&dir);
+                    if matches!(lent, Ok(true)) {
+                        delete(&dir, collected);
+                    }
+                });
+                lent?;
+            } else if !path.with_extension("").exists() && self.bring_back_from(&path)? {
                 // Its lock went first; whoever held it is gone.
                 delete(&path, collected);
             }

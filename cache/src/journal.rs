@@ -134,8 +134,8 @@ impl Journal {
         let Ok(aside) = aside else {
             return Ok(false);
         };
-        let renamed = aside.into_temp_path().persist(to);
-        renamed.map_err(|error| StoreError::io("write", to)(error.error))?;
+        // rename(2) leaves both where they are names of one file: the name aside goes when this returns.
+        fs::rename(aside.path(), to).map_err(StoreError::io("write", to))?;
         Ok(true)
     }
 
@@ -338,6 +338,22 @@ mod t {
             [false, false, true, false, true, false, false, false]
         );
         assert!(!first.mark.exists());
+    }
+
+    #[test]
+    fn a_file_that_has_its_second_name_already_gets_no_third() {
+        let dir = store();
+        let path = |name: &str| dir.path().join(name);
+        let journal = Journal::open_as(dir.path(), "boot-a").unwrap();
+        journal.write(&path("records/ab/abcd"), b"1").unwrap();
+        for _ in 0..2 {
+            let linked = journal.link(&path("records/ab/abcd"), &path("slots/cd/cdef"));
+            assert!(linked.unwrap());
+        }
+        assert_eq!(fs::read(path("slots/cd/cdef")).unwrap(), b"1");
+        assert_eq!(fs::read_dir(path("slots/cd")).unwrap().count(), 1);
+        let gone = journal.link(&path("records/ab/gone"), &path("slots/cd/cdef"));
+        assert!(!gone.unwrap());
     }
 
     #[test]

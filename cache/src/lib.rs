@@ -6,6 +6,7 @@
 //!   blobs/sha256/ab/abcd…       OCI blobs: layers, configs, manifests                       [blobs]
 //!   trees/ab/cdef…              directory objects, zstd; those of one writing share a file [tree]
 //!   layers/ab/abcd…/DOMAIN      directory forms of layers, by the id map they were made in  [store]
+//!   layers/ab/abcd…/DOMAIN.plain  the same, of a layer that takes something away, without marks for that [store]
 //!   layers/ab/abcd…/DOMAIN.delta  what differs from that of a near layer                    [store]
 //!   near/ab/abcd…               place in a plan → the layer that got a directory form there [store]
 //!   layer-blobs/ab/abcd….json   tree → the blobs made of it                                 [store]
@@ -131,6 +132,8 @@ pub use mounts::CacheMount;
 pub use mounts::CacheMountInfo;
 pub use mounts::CacheMountName;
 pub use mounts::empty_mount;
+pub use mounts::lend;
+pub use mounts::take_back;
 pub use records::Answer;
 pub use records::CacheBackend;
 pub use records::LayerRef;

@@ -10,6 +10,9 @@
 //! stacker = "link"                    # how layers become the root of a step: "overlay" or "link"; else what works
 //! nested-namespaces = false           # whether steps may make user namespaces; true if nothing is said
 //!
+//! [emulator]                          # of other architectures; else QEMU's in PATH
+//! arm64 = "/opt/qemu/qemu-aarch64"
+//!
 //! [gc]                                # what is removed after builds; the names are BuildKit's
 //! enabled = true
 //! reserved-space = "10%"              # of the disk; or "10GB", or bytes
@@ -36,6 +39,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_llb::Diagnostic;
+use rbuild_llb::Platform;
 use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
 use serde::Deserialize;
@@ -47,6 +51,7 @@ use super::flags::GlobalFlags;
 use super::registries;
 use super::values;
 use super::values::problem;
+use crate::request::Emulators;
 use crate::request::GcSettings;
 use crate::request::Isolation;
 use crate::request::KeyPair;
@@ -71,6 +76,8 @@ struct Config {
     isolation: Option<String>,
     stacker: Option<StackerName>,
     nested_namespaces: Option<bool>,
+    #[serde(default)]
+    emulator: BTreeMap<String, PathBuf>,
     #[serde(default)]
     gc: Gc,
     #[serde(default)]
@@ -254,6 +261,7 @@ pub(crate) fn settings(
         tag_max_age: config.tag_max_age.map_or(TAG_MAX_AGE, |age| age.0),
         ranges_only: flags.min_rung.or(config.min_rung.map(|rung| rung.0)) == Some(1),
         proxies: proxies(env),
+        emulators: emulators(flags, config.emulator, env)?,
         gc: GcSettings {
             enabled: config.gc.enabled.unwrap_or(true),
             reserved_space: config.gc.reserved_space.map(|size| size.0),
@@ -276,6 +284,46 @@ fn isolation(name: Option<String>) -> Result<Isolation, Diagnostic> {
             ),
         ),
     }
+}
+
+/// Those of the file, and those of the command line in their place.
+fn emulators(
+    flags: &GlobalFlags,
+    configured: BTreeMap<String, PathBuf>,
+    env: &Env,
+) -> Result<Emulators, Diagnostic> {
+    let flagged = flags.emulator.iter().map(|text| {
+        let (arch, file) = text.split_once('=').unwrap_or((text, ""));
+        match file.is_empty() {
+            true => Err(problem(format!(
+                "`--emulator {text}`: wanted `ARCH=FILE`, such as `arm64=/usr/bin/qemu-aarch64-static`"
+            ))),
+            false => Ok((arch.to_owned(), PathBuf::from(file))),
+        }
+    });
+    let mut chosen = BTreeMap::new();
+    for named in configured.into_iter().map(Ok).chain(flagged) {
+        let (arch, file) = named?;
+        // With all its spellings.
+        let platform: Platform = match arch.contains('/') {
+            false => arch.parse().ok(),
+            true => None,
+        }
+        .ok_or_else(|| {
+            problem(format!(
+                "`{arch}` is not an architecture that an emulator is for"
+            ))
+            .hint(
+                "images name them as Go does: `arm64`, `arm`, `riscv64`, `s390x`, `ppc64le`, `386`",
+            )
+        })?;
+        chosen.insert(platform.arch.into_owned(), file);
+    }
+    let path = env.get("PATH").map(std::env::split_paths);
+    Ok(Emulators {
+        chosen,
+        path: path.into_iter().flatten().collect(),
+    })
 }
 
 /// What the command line asks for, or else the environment.
@@ -473,6 +521,7 @@ mod t {
             nested_namespaces: Some(true),
             isolation: Some("chroot".into()),
             stacker: Some(StackerName::Overlay),
+            emulator: Vec::new(),
             debug: false,
         };
         let flagged = with_config(file, &env, &flags);
@@ -540,6 +589,43 @@ mod t {
     }
 
     #[test]
+    fn emulators_have_every_spelling_of_their_architecture() {
+        let file = "[emulator]\naarch64 = '/file/arm64'\n'riscv64' = '/file/riscv64'\n";
+        let flags = |emulators: &[&str]| GlobalFlags {
+            emulator: emulators.iter().map(|text| (*text).to_owned()).collect(),
+            ..GlobalFlags::default()
+        };
+        let env = [("PATH", "/a:/b")];
+        let found =
+            with_config(file, &env, &flags(&["arm64=/flag=1", "armhf=/flag/arm"])).emulators;
+        let chosen = [
+            ("arm", "/flag/arm"),
+            ("arm64", "/flag=1"),
+            ("riscv64", "/file/riscv64"),
+        ];
+        let chosen = chosen.map(|(arch, file)| (arch.to_owned(), PathBuf::from(file)));
+        assert_eq!(found.chosen, chosen.into());
+        assert_eq!(found.path, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        for (text, message) in [
+            (
+                "arm64",
+                "`--emulator arm64`: wanted `ARCH=FILE`, such as `arm64=/usr/bin/qemu-aarch64-static`",
+            ),
+            (
+                "linux/arm64=/x",
+                "`linux/arm64` is not an architecture that an emulator is for",
+            ),
+            (
+                "vax=/x",
+                "`vax` is not an architecture that an emulator is for",
+            ),
+        ] {
+            let refused = settings(&flags(&[text]), &Env::default()).unwrap_err();
+            assert_eq!(refused.message, message);
+        }
+    }
+
+    #[test]
     fn what_is_removed_by_itself() {
         let text = "[gc]\nreserved-space = '1.5g'\nmax-used-space = '60%'\nmin-free-space = 1000\nkeep-duration = '48h'\n";
         assert_eq!(
@@ -585,7 +671,7 @@ error: unknown field `rooot`
 1 | rooot = 'x'
   | ^^^^^
   |
-hint: expected one of `root`, `ca`, `tag-max-age`, `min-rung`, `isolation`, `stacker`, `nested-namespaces`, `gc`, `registry`
+hint: expected one of `root`, `ca`, `tag-max-age`, `min-rung`, `isolation`, `stacker`, `nested-namespaces`, `emulator`, `gc`, `registry`
 
 error: unknown field `mirror`
  --> config.toml:2:1

@@ -63,6 +63,14 @@ pub(crate) struct GlobalFlags {
     #[arg(long, global = true, help_heading = "Common options", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     pub(crate) nested_namespaces: Option<bool>,
+    /// A static program that executes those of another architecture: `arm64=/opt/qemu-aarch64` [default: QEMU's in PATH]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Common options",
+        value_name = "ARCH=FILE"
+    )]
+    pub(crate) emulator: Vec<String>,
 
     /// Show warnings in full
     #[arg(short = 'D', long, global = true, help_heading = "Common options")]

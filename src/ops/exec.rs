@@ -404,6 +404,7 @@ impl Engine<'_> {
                 cached: false,
                 error: String::new(),
                 why: String::new(),
+                emulator: String::new(),
             }));
         }
         Ok(())

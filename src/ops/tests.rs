@@ -197,6 +197,7 @@ fn registry_of(dir: &Path) -> registry::Client {
         stacker: None,
         isolation: Default::default(),
         nested_namespaces: true,
+        emulators: Default::default(),
     })
 }
 

@@ -140,6 +140,33 @@ pub(super) fn exporters<'a>(
     targets.iter().map(of_target).collect()
 }
 
+/// Refuses images for Windows: what has a root directory here is in `Files` there, beside the `Hives` of the registry.
+pub(super) fn no_windows_images(
+    targets: &[Target],
+    definition: &PrunedDefinition,
+) -> Result<(), BuildError> {
+    for target in targets {
+        let Deeds::Output { specs, .. } = &target.deeds else {
+            continue;
+        };
+        let platforms = target
+            .outputs
+            .iter()
+            .map(|at| &definition.outputs[*at].platform);
+        let windows = platforms
+            .into_iter()
+            .find(|platform| platform.os == "windows");
+        if let Some(platform) = windows
+            && specs.iter().any(|spec| spec.kind.is_image())
+        {
+            let error = anyhow::anyhow!("rbuild makes no images for `{platform}`, only files");
+            return Err(BuildError::new(ErrorKind::Request, error)
+                .hint("write the files with `-o type=local,dest=DIR`"));
+        }
+    }
+    Ok(())
+}
+
 /// Whether an output's layers are only wanted as blobs, and those of a base as they came.
 pub(super) fn takes_blobs_whole(targets: &[Target], output: usize) -> bool {
     let whole = |spec: &OutputSpec| {

@@ -58,6 +58,7 @@ pub(super) fn empty_trash(store: &Store, temp_dir: &Path) -> Option<Vec<(PathBuf
         overlay: Some(true),
         chroot: false,
         nested: false,
+        foreign: sandbox::Foreign::default(),
     };
     let _inside = sandbox::enter(&settings).ok()?;
     store.empty_trash().ok()

@@ -56,6 +56,7 @@ pub fn carry_out(settings: &Settings) -> Result<Reset, BuildError> {
             overlay: Some(true),
             chroot: false,
             nested: false,
+            foreign: sandbox::Foreign::default(),
         };
         let _inside = sandbox::enter(&settings).map_err(failure::sandbox)?;
         reset::remove(&doomed).map_err(failure::store)?;

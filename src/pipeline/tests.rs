@@ -88,6 +88,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             stacker: None,
             isolation: Default::default(),
             nested_namespaces: true,
+            emulators: Default::default(),
         },
     };
     let source = Arc::new(SourceFile {

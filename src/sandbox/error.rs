@@ -5,6 +5,8 @@ use std::fmt::Display;
 use std::io;
 use std::path::PathBuf;
 
+use rbuild_llb::Platform;
+
 use super::probe::Report;
 use super::wire::wire_enum;
 
@@ -16,6 +18,16 @@ pub enum SandboxError {
     Unavailable {
         /// What was tried.
         report: Report,
+    },
+    /// Programs of a platform can be executed neither by this machine nor by an emulator.
+    #[error("steps for `{platform}` cannot run here: {why}")]
+    Foreign {
+        /// The platform.
+        platform: Box<Platform>,
+        /// Why not.
+        why: String,
+        /// What would mend it.
+        fix: Option<String>,
     },
     /// A namespace can be entered by a process with one thread only.
     #[error("the user namespace must be entered before threads are started")]
@@ -129,6 +141,7 @@ impl SandboxError {
             Self::Setup { hint, .. } | Self::Overlay { hint, .. } | Self::Limits { hint, .. } => {
                 hint.clone()
             }
+            Self::Foreign { fix, .. } => fix.clone(),
             Self::NotExecutable { source, .. } => match source.raw_os_error()? {
                 libc::ENOEXEC => Some(
                     "it is for another architecture, or a script without a `#!` line".to_owned(),

@@ -3,6 +3,8 @@
 //! It knows directories and processes; what a layer, an image or a cache mount is, its caller knows. It keeps nothing
 //! on disk but owners of files, where there is one id ([`supervise`]).
 //!
+//! What a step's platform is matters only to [`foreign`]: emulators for programs of other architectures.
+//!
 //! [`enter`] moves the calling process, which must not have started a thread, into a user and a mount namespace, and
 //! starts the [`zygote`]; then [`Sandbox::run`] may be called from any number of threads. `main` must hand its
 //! arguments to [`zygote_main_if_asked`] before anything else, since the zygote is this program. [`probe`] tells what
@@ -32,6 +34,7 @@ mod cgroup;
 mod child;
 mod chroot;
 mod error;
+mod foreign;
 mod kernelfs;
 mod machine;
 mod mounts;
@@ -60,6 +63,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use rbuild_llb::Platform;
 use rbuild_llb::cancel::CancelToken;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
@@ -67,6 +71,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
 pub use error::SandboxError;
+pub use foreign::Foreign;
 pub use probe::Finding;
 pub use probe::Report;
 pub use probe::State;
@@ -91,6 +96,7 @@ use child::Config;
 use child::Standard;
 use chroot::Furnished;
 use chroot::Given;
+use foreign::Arranged;
 use points::Points;
 use step::Reach;
 use userns::EnterError;
@@ -113,6 +119,8 @@ pub struct Settings {
     pub chroot: bool,
     /// Whether steps may have user namespaces of their own, where there are ranges of ids ([`Rung::Full`]).
     pub nested: bool,
+    /// What steps are for, and where emulators are.
+    pub foreign: Foreign,
 }
 
 /// Whether roots are made by [`Root::Overlay`].
@@ -183,6 +191,7 @@ pub struct Sandbox {
     files: Vec<&'static str>,
     oom: oom::Counter,
     cgroups: Cgroups,
+    foreign: Arranged,
     uplink: OnceLock<Uplink>,
     /// Where the zygote says how the uplink's start went, if it was asked to start it.
     connecting: Mutex<Option<OwnedFd>>,
@@ -224,7 +233,8 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
             ca,
             store: settings.store.clone(),
         };
-        return enter_chroot(given, oom, cgroups);
+        let foreign = foreign::arrange(&settings.foreign, false)?;
+        return enter_chroot(given, oom, cgroups, foreign);
     }
     let ids = match userns::enter(userns::plan()) {
         Ok(ids) => ids,
@@ -251,6 +261,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         Ids::Full => (Rung::Full, None),
         Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why, user))),
     };
+    let foreign = foreign::arrange(&settings.foreign, true)?;
     let domain = userns::domain().map_err(failed("read the id maps"))?;
     let mut files = vec!["/etc/hosts", "/etc/resolv.conf"];
     files.extend(ca.as_ref().map(|_| rootfs::CA_PATH));
@@ -289,6 +300,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         files,
         oom,
         cgroups,
+        foreign,
         uplink,
         connecting: Mutex::new(None),
         published: OnceLock::new(),
@@ -303,6 +315,7 @@ fn enter_chroot(
     given: Given,
     oom: oom::Counter,
     cgroups: Cgroups,
+    foreign: Arranged,
 ) -> Result<Sandbox, SandboxError> {
     if let Err(report) = probe::chroot() {
         return Err(SandboxError::Unavailable { report });
@@ -332,6 +345,7 @@ fn enter_chroot(
         files: Vec::new(),
         oom,
         cgroups,
+        foreign,
         uplink: OnceLock::from(Uplink::Shared("chroot(2) gives no network".to_owned())),
         connecting: Mutex::new(None),
         published: OnceLock::new(),
@@ -364,6 +378,11 @@ impl Sandbox {
     /// What a failed step's message should mention: which ids are missing, why, and how to get them.
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
+    }
+
+    /// What executes programs of a platform that this machine does not: `qemu-aarch64`.
+    pub fn emulator(&self, platform: &Platform) -> Option<&str> {
+        self.foreign.emulator(platform)
     }
 
     /// Whether roots are made by [`Root::Overlay`].

@@ -91,6 +91,14 @@ pub(crate) fn success(outcome: &BuildOutcome) -> String {
     for built in &outcome.built {
         made(built, &mut text);
     }
+    for emulation in &outcome.emulated {
+        let steps = match emulation.steps {
+            1 => "1 step was".to_owned(),
+            several => format!("{several} steps were"),
+        };
+        let seconds = emulation.time.as_secs_f64();
+        let _ = writeln!(text, "{steps} emulated by {}: {seconds:.1}s", emulation.by);
+    }
     text
 }
 
@@ -320,9 +328,11 @@ fn first_line(span: &Span) -> Span {
 mod t {
     use super::*;
     use crate::outcome::BuiltImage;
+    use crate::outcome::Emulation;
     use rbuild_llb::OciDigest;
     use snapbox::assert_data_eq;
     use snapbox::str;
+    use std::time::Duration;
 
     fn file(name: &str, text: &str) -> Arc<SourceFile> {
         Arc::new(SourceFile {
@@ -614,6 +624,22 @@ wrote out.tar (1.23kB)
 loaded docker.io/library/app:latest into podman (abababababab, 7.83MB)
 
 "#]]
+        );
+        let emulation = |by: &str, steps, milliseconds| Emulation {
+            by: by.to_owned(),
+            steps,
+            time: Duration::from_millis(milliseconds),
+        };
+        let emulated = BuildOutcome {
+            emulated: vec![
+                emulation("qemu-arm", 1, 90),
+                emulation("qemu-s390x", 3, 61_250),
+            ],
+            ..BuildOutcome::default()
+        };
+        assert_eq!(
+            success(&emulated),
+            "1 step was emulated by qemu-arm: 0.1s\n3 steps were emulated by qemu-s390x: 61.2s\n"
         );
         assert_data_eq!(
             success(&outcome(vec![Delivery::Store { names: Vec::new() }])),

@@ -12,6 +12,7 @@ mod servers;
 pub(crate) mod tools;
 
 pub(crate) use bases::Base;
+pub(crate) use bases::FOREIGN;
 pub(crate) use bases::PACKAGES_WITH_USERS;
 pub(crate) use bases::copy_image;
 pub(crate) use dockerd::Dockerd;

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
-use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
@@ -589,13 +589,11 @@ impl Inventory {
     fn mounts(&mut self, store: &Store, disk: &Disk<'_>) -> Result<(), StoreError> {
         let mounts = store.cache_mounts()?;
         let sizes = side_by_side(&mounts, |mount| disk.usage(&mount.path));
-        let mut known = HashSet::new();
         for (mount, bytes) in mounts.into_iter().zip(sizes) {
             let id = self.alone();
             self.count("mounts", bytes);
             self.nodes[id].bytes = bytes;
             self.nodes[id].whole = true;
-            known.insert(mount.path.clone());
             let git = mount.name.as_ref().is_some_and(|name| name.domain == "git");
             let shown = mount.name.as_ref().map_or("", |name| &name.id);
             let hex = mount.path.file_name().unwrap_or_default().to_string_lossy();
@@ -618,7 +616,9 @@ impl Inventory {
             });
         }
         for path in file::list(&store.path().join("mounts"))? {
-            if !known.contains(&path)
+            // Whatever has a lock may be somebody's.
+            let lock = fs::symlink_metadata(path.join("lock"));
+            if lock.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
                 && let Ok(found) = fs::symlink_metadata(&path)
             {
                 let (of, bytes) = (self.alone(), disk.usage(&path));

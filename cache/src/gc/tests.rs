@@ -669,6 +669,22 @@ fn what_is_found_by_a_key_goes_first() {
     );
 }
 
+/// Whatever else it lacks, its lock says whether it is in use.
+#[test]
+fn a_mount_that_can_be_locked_is_never_garbage() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    let mount = store.path().join("mounts/half.0");
+    fs::create_dir(&mount).unwrap();
+    fs::write(mount.join("lock"), "").unwrap();
+    let used = flock::hold(&mount.join("lock"), How::Shared).unwrap();
+    store.collect(&nothing()).unwrap();
+    assert!(mount.exists());
+    drop(used);
+    store.collect(&nothing()).unwrap();
+    assert!(!mount.exists());
+}
+
 #[test]
 fn a_turn_to_collect_comes_now_and_then() {
     let store = Fixture::new();

@@ -35,6 +35,7 @@ pub(super) fn settings() -> Settings {
         stacker: None,
         isolation: Default::default(),
         nested_namespaces: true,
+        emulators: Default::default(),
     }
 }
 
