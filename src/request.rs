@@ -8,6 +8,7 @@ use std::str::FromStr;
 use rbuild_llb::Platform;
 use rbuild_llb::frontend::NoCache;
 use rbuild_llb::op::FileModes;
+use rbuild_llb::op::Limits;
 use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::op::Ulimit;
@@ -65,6 +66,8 @@ pub struct BuildRequest {
     pub extra_hosts: Vec<(String, String)>,
     /// `--ulimit`.
     pub ulimits: Vec<Ulimit>,
+    /// `--memory`, `--resource` and their like.
+    pub limits: Limits,
     /// `--shm-size`, bytes; 0 if nothing is said.
     pub shm_size: u64,
     /// `--secret`, by id.
@@ -112,12 +115,21 @@ pub struct Settings {
     pub stacker: Option<Stacker>,
     /// How steps are kept apart.
     pub isolation: Isolation,
-    /// Which steps that fail are kept.
-    pub keep_failed: KeepFailed,
     /// Whether steps may have user namespaces of their own, where there are ranges of ids.
     pub nested_namespaces: bool,
+    /// Which steps that fail are kept.
+    pub keep_failed: KeepFailed,
     /// Where programs are that emulate other architectures.
     pub emulators: Emulators,
+}
+
+/// Where programs are that emulate other architectures.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Emulators {
+    /// `--emulator`, by architecture as images name it.
+    pub chosen: BTreeMap<String, PathBuf>,
+    /// `PATH`, where QEMU's are looked for.
+    pub path: Vec<PathBuf>,
 }
 
 /// The terminal that somebody sits at.
@@ -137,15 +149,6 @@ pub enum KeepFailed {
     Auto,
     /// All, whatever they may have written down.
     Always,
-}
-
-/// Where programs are that emulate other architectures.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Emulators {
-    /// `--emulator`, by architecture as images name it.
-    pub chosen: BTreeMap<String, PathBuf>,
-    /// `PATH`, where QEMU's are looked for.
-    pub path: Vec<PathBuf>,
 }
 
 /// How steps are kept apart from each other and the rest.

@@ -382,3 +382,95 @@ RUN [\"/program\"]
     assert_eq!(step.ran(), [""; 0], "{step}");
     step.says("steps for `darwin/arm64` cannot run here: this is Linux\n");
 }
+
+/// What BuildKit (moby/buildkit 73ed6825) made of each spelling: `TARGETPLATFORM`, and the variant in config and index.
+const SPELLINGS: [(&str, &str, Option<&str>); 24] = [
+    ("linux/x86_64", "linux/amd64", None),
+    ("x86-64", "linux/amd64", None),
+    ("amd64", "linux/amd64", None),
+    ("linux/amd64/v1", "linux/amd64", None),
+    ("linux/amd64/V2", "linux/amd64/v2", Some("v2")),
+    ("linux/amd64/v3", "linux/amd64/v3", Some("v3")),
+    ("LINUX/ARM64", "linux/arm64", None),
+    ("linux/arm64/v8", "linux/arm64", None),
+    ("linux/arm64/8", "linux/arm64", None),
+    ("aarch64", "linux/arm64", None),
+    ("linux/arm64/v8.2", "linux/arm64/v8.2", Some("v8.2")),
+    ("linux/arm64/v9", "linux/arm64/v9", Some("v9")),
+    ("arm", "linux/arm/v7", Some("v7")),
+    ("linux/arm/7", "linux/arm/v7", Some("v7")),
+    ("armhf", "linux/arm/v7", Some("v7")),
+    ("linux/armhf", "linux/arm/v7", Some("v7")),
+    ("armel", "linux/arm/v6", Some("v6")),
+    ("linux/arm/v5", "linux/arm/v5", Some("v5")),
+    ("linux/arm/v8", "linux/arm/v8", Some("v8")),
+    ("i386", "linux/386", None),
+    ("riscv64", "linux/riscv64", None),
+    ("linux/mips64le", "linux/mips64le", None),
+    ("macos/arm64", "darwin/arm64", None),
+    ("linux/loong64", "linux/loong64", None),
+];
+
+#[test]
+fn platforms_are_what_buildkit_takes_them_for() {
+    let env = TestEnv::new().file(
+        "Dockerfile",
+        "FROM scratch\nARG TARGETPLATFORM TARGETOS TARGETARCH TARGETVARIANT\n\
+         LABEL all=$TARGETPLATFORM parts=$TARGETOS/$TARGETARCH/$TARGETVARIANT\n",
+    );
+    for (text, platform, variant) in SPELLINGS {
+        let asked = format!("--platform={text}");
+        env.rbuild([&asked, "-o", "type=oci,dest=out.tar", "."])
+            .success();
+        let config = Image::from_oci_tar(&env, "out.tar").config;
+        let labels = &config["config"]["Labels"];
+        assert_eq!(labels["all"], platform, "{text}");
+        let wanted = match variant {
+            Some(_) => platform.to_owned(),
+            None => format!("{platform}/"),
+        };
+        assert_eq!(labels["parts"], wanted, "{text}");
+        let mut parts = platform.splitn(3, '/');
+        assert_eq!(config["os"], parts.next().unwrap(), "{text}");
+        assert_eq!(config["architecture"], parts.next().unwrap(), "{text}");
+        assert_eq!(config["variant"].as_str(), variant, "{text}");
+    }
+}
+
+/// The order of an index is that of `--platform`, and a directory is named as BuildKit names it.
+#[test]
+fn an_index_and_its_directories_are_buildkits() {
+    let env = TestEnv::new().file(
+        "Dockerfile",
+        "FROM scratch\nARG TARGETARCH TARGETVARIANT\nCOPY Dockerfile /f-$TARGETARCH$TARGETVARIANT\n",
+    );
+    // A platform that is named twice is built once, which buildx sees to.
+    let platforms = "--platform=linux/arm/v6,linux/arm,linux/386,armhf,linux/amd64/v2,linux/amd64";
+    env.rbuild([platforms, "-o", "type=oci,dest=out.tar", "-o", "out", "."])
+        .success();
+    let index = env
+        .tool("skopeo", ["inspect", "--raw", "oci-archive:out.tar"])
+        .success();
+    let order = ["arm/v6", "arm/v7", "386", "amd64/v2", "amd64"];
+    assert_eq!(platforms_of(&index.stdout), order);
+    let mut found: Vec<String> = Vec::new();
+    for directory in fs::read_dir(env.path("out")).unwrap() {
+        let directory = directory.unwrap();
+        let file = fs::read_dir(directory.path())
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap();
+        let names = [directory.file_name(), file.file_name()];
+        found.push(names.map(|name| name.into_string().unwrap()).join("/"));
+    }
+    found.sort();
+    let wanted = [
+        "linux_386/f-386",
+        "linux_amd64/f-amd64",
+        "linux_amd64_v2/f-amd64v2",
+        "linux_arm_v6/f-armv6",
+        "linux_arm_v7/f-armv7",
+    ];
+    assert_eq!(found, wanted);
+}

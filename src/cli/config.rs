@@ -8,8 +8,8 @@
 //! min-rung = 1                        # of steps: 1, or 2 for what is the weakest
 //! isolation = "chroot"                # how steps are kept apart, where namespaces are refused
 //! stacker = "link"                    # how layers become the root of a step: "overlay" or "link"; else what works
-//! keep-failed = "never"               # which failed steps `rbuild shell` finds: "auto", "always" or "never"
 //! nested-namespaces = false           # whether steps may make user namespaces; true if nothing is said
+//! keep-failed = "never"               # which failed steps `rbuild shell` finds: "auto", "always" or "never"
 //!
 //! [emulator]                          # of other architectures; else QEMU's in PATH
 //! arm64 = "/opt/qemu/qemu-aarch64"
@@ -77,8 +77,8 @@ struct Config {
     min_rung: Option<Rung>,
     isolation: Option<String>,
     stacker: Option<StackerName>,
-    keep_failed: Option<KeepName>,
     nested_namespaces: Option<bool>,
+    keep_failed: Option<KeepName>,
     #[serde(default)]
     emulator: BTreeMap<String, PathBuf>,
     #[serde(default)]
@@ -699,7 +699,7 @@ error: unknown field `rooot`
 1 | rooot = 'x'
   | ^^^^^
   |
-hint: expected one of `root`, `ca`, `tag-max-age`, `min-rung`, `isolation`, `stacker`, `keep-failed`, `nested-namespaces`, `emulator`, `gc`, `registry`
+hint: expected one of `root`, `ca`, `tag-max-age`, `min-rung`, `isolation`, `stacker`, `nested-namespaces`, `keep-failed`, `emulator`, `gc`, `registry`
 
 error: unknown field `mirror`
  --> config.toml:2:1

@@ -21,6 +21,7 @@ use super::once::once_each;
 use super::plan;
 use super::untouched::Untouched;
 use crate::exporter::Export;
+use crate::exporter::ExportError;
 use crate::exporter::Exporter;
 use crate::exporter::ReadyImage;
 use crate::exporter::ReadyIndex;
@@ -95,46 +96,58 @@ pub(super) fn exporters<'a>(
     request: &BuildRequest,
     targets: &'a [Target],
 ) -> Result<Vec<Vec<Out<'a>>>, BuildError> {
-    let exporter =
-        |spec: &OutputSpec, clamp: Option<i64>| -> Result<Option<Box<dyn Exporter>>, BuildError> {
-            Ok(Some(match &spec.kind {
-                OutputKind::CacheOnly => return Ok(None),
-                OutputKind::Image(image) => match of_image(request, image) {
-                    Some(exporter) => exporter,
-                    None => return Ok(None),
-                },
-                OutputKind::Oci { dest, tar } => Box::new(archive::Oci {
-                    dest: dest.clone(),
-                    tar: *tar,
-                }),
-                OutputKind::Docker { dest, tar } => Box::new(archive::Docker {
-                    dest: dest.clone(),
-                    tar: *tar,
-                }),
-                OutputKind::Load { context } => {
-                    Box::new(Loader::start(context.as_deref()).map_err(failure::export)?)
-                }
-                OutputKind::Tar { dest, split } => Box::new(Tar {
-                    dest: dest.clone(),
-                    split: *split,
-                    clamp,
-                }),
-                OutputKind::Local {
-                    dest,
-                    split,
-                    delete,
-                } => Box::new(Local {
-                    dest: dest.clone(),
-                    split: *split,
-                    delete: *delete,
-                }),
-            }))
+    let exporter = |spec: &OutputSpec,
+                    clamp: Option<i64>,
+                    platforms: usize|
+     -> Result<Option<Box<dyn Exporter>>, BuildError> {
+        let index = platforms > 1 || request.multi_platform;
+        let no_index = |takes_it: bool| match index && !takes_it {
+            true => Err(failure::export(ExportError::NoIndex)),
+            false => Ok(()),
         };
+        Ok(Some(match &spec.kind {
+            OutputKind::CacheOnly => return Ok(None),
+            OutputKind::Image(image) => match of_image(request, image) {
+                Some(exporter) => exporter,
+                None => return Ok(None),
+            },
+            OutputKind::Oci { dest, tar } => Box::new(archive::Oci {
+                dest: dest.clone(),
+                tar: *tar,
+            }),
+            OutputKind::Docker { dest, tar } => {
+                no_index(!tar)?;
+                Box::new(archive::Docker {
+                    dest: dest.clone(),
+                    tar: *tar,
+                })
+            }
+            OutputKind::Load { context } => {
+                let loader = Loader::start(context.as_deref()).map_err(failure::export)?;
+                no_index(loader.takes_indexes())?;
+                Box::new(loader)
+            }
+            OutputKind::Tar { dest, split } => Box::new(Tar {
+                dest: dest.clone(),
+                split: *split,
+                clamp,
+            }),
+            OutputKind::Local {
+                dest,
+                split,
+                delete,
+            } => Box::new(Local {
+                dest: dest.clone(),
+                split: *split,
+                delete: *delete,
+            }),
+        }))
+    };
     let of_target = |target: &'a Target| match &target.deeds {
         Deeds::Test { .. } => Ok(Vec::new()),
         Deeds::Output { specs, clamp, .. } => specs
             .iter()
-            .map(|spec| Ok((spec, exporter(spec, *clamp)?)))
+            .map(|spec| Ok((spec, exporter(spec, *clamp, target.outputs.len())?)))
             .collect(),
     };
     targets.iter().map(of_target).collect()

@@ -91,8 +91,8 @@ pub(super) fn export(error: ExportError) -> BuildError {
     match error {
         ExportError::Cancelled => BuildError::interrupted(),
         ExportError::Registry(error) => registry(error),
-        ExportError::OnePlatform { .. } => BuildError::new(ErrorKind::Request, error)
-            .hint("use `type=oci`, or name one platform with `--platform`"),
+        ExportError::NoIndex => BuildError::new(ErrorKind::Request, error)
+            .hint("use `-o type=oci,dest=FILE`, push, or build one platform at a time"),
         ExportError::Overlap { .. } => BuildError::new(ErrorKind::Request, error)
             .hint("leave `platform-split=false` out, and each has a directory of its own"),
         ExportError::NoContext { .. } => BuildError::new(ErrorKind::Environment, error)

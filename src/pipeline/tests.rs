@@ -14,6 +14,7 @@ use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::SourceRequest;
 use rbuild_llb::op::FileModes;
 use rbuild_llb::op::ImageSource;
+use rbuild_llb::op::Limits;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::NetworkMode;
 
@@ -65,6 +66,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         network: NetworkMode::Default,
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
+        limits: Limits::default(),
         shm_size: 0,
         secrets: BTreeMap::new(),
         ssh: BTreeMap::new(),
@@ -86,9 +88,9 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             gc: crate::request::GcSettings::default(),
             stacker: None,
             isolation: Default::default(),
-            keep_failed: crate::request::KeepFailed::Never,
             nested_namespaces: true,
             emulators: Default::default(),
+            keep_failed: crate::request::KeepFailed::Never,
         },
     };
     let source = Arc::new(SourceFile {

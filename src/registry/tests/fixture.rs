@@ -34,9 +34,9 @@ pub(super) fn settings() -> Settings {
         gc: crate::request::GcSettings::default(),
         stacker: None,
         isolation: Default::default(),
-        keep_failed: crate::request::KeepFailed::Never,
         nested_namespaces: true,
         emulators: Default::default(),
+        keep_failed: crate::request::KeepFailed::Never,
     }
 }
 
