@@ -68,6 +68,7 @@ pub(crate) fn failed_step(plan: &str, build: &str) -> FailedStep {
             hostname: String::new(),
             extra_hosts: Vec::new(),
             ulimits: Vec::new(),
+            limits: Arc::default(),
             proxy_env: ProxyEnv::default(),
         },
         withheld: Vec::new(),
