@@ -10,6 +10,7 @@ mod deliver;
 pub mod durability;
 pub mod explain;
 mod failure;
+mod farm;
 mod files;
 pub mod fsck;
 pub mod inspect;
@@ -157,6 +158,18 @@ fn carry_out(
     let tests = deliver::Tests::new(&targets, &definition);
 
     entitled(request, &definition)?;
+    if let Some(builder) = &request.builder {
+        let farm = farm::Farm {
+            request,
+            builder,
+            store: &store,
+            plan: &plan,
+            locals: &locals,
+            definition: &definition,
+            targets: &targets,
+        };
+        return farm.carry_out(progress);
+    }
     let options = EngineOptions {
         locals,
         secrets: request.secrets.clone(),
