@@ -105,12 +105,15 @@ impl Guard {
     /// An error of the transport in words: its causes, or what the program between us and the daemon says instead.
     pub(super) fn explain(&self, error: &(dyn std::error::Error + 'static)) -> String {
         let said = self.0.as_ref().map(Program::said).unwrap_or_default();
-        match (said.is_empty(), error.source()) {
-            (false, _) => said,
-            // Its own words are that it is one.
-            (true, Some(cause)) => chain(cause),
-            (true, None) => error.to_string(),
+        if !said.is_empty() {
+            return said;
         }
+        // What a transport calls its own errors says only that they are.
+        let mut innermost = error;
+        while let Some(cause) = innermost.source() {
+            innermost = cause;
+        }
+        innermost.to_string()
     }
 }
 

@@ -1,6 +1,7 @@
 //! Builds on a daemon that a test makes up.
 
 mod fake;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;

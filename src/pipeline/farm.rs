@@ -6,19 +6,23 @@
 
 mod contexts;
 mod failure;
+mod landing;
 mod lower;
 mod outputs;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_cache::Store;
 use rbuild_llb::CancelToken;
 use rbuild_llb::VertexId;
+use rbuild_llb::definition::Output;
 use rbuild_llb::definition::PrunedDefinition;
 use rbuild_llb::event::Event;
+use rbuild_llb::frontend::FilesExport;
 use rbuild_llb::op::Op;
 use rbuild_llb::op::SourceOp;
 
@@ -28,12 +32,15 @@ use super::failure as local_failure;
 use super::plan::Plan;
 use super::stored::load;
 use super::task::Task;
+use crate::buildkit::Answer;
 use crate::buildkit::Build;
+use crate::buildkit::Capabilities;
 use crate::buildkit::Connection;
 use crate::buildkit::EngineError;
 use crate::buildkit::Offer;
 use crate::buildkit::Part;
 use crate::buildkit::Sink;
+use crate::exporter::ExportError;
 use crate::ops::LocalRoot;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
@@ -48,6 +55,8 @@ use crate::sandbox;
 use crate::ui::EventSink;
 use crate::ui::Progress;
 use failure::Failures;
+use landing::Landing;
+use lower::Lowered;
 use outputs::Export;
 use outputs::Then;
 
@@ -174,7 +183,12 @@ impl Remote<'_> {
         let tests = |target: &&Target| target.is_test();
         for target in self.farm.targets.iter().filter(tests) {
             match self.solve(target, None, Sink::Nothing) {
-                Ok(_) => outcome.passed.push(target.name.clone()),
+                Ok(_) => {
+                    for export in target.files() {
+                        self.export_files(target, export)?;
+                    }
+                    outcome.passed.push(target.name.clone());
+                }
                 Err(EngineError::Failed { message, op }) => {
                     let error = self.told(EngineError::Failed { message, op });
                     failures.tests.push(target.name.clone());
@@ -197,6 +211,9 @@ impl Remote<'_> {
                 image: None,
                 deliveries: Vec::new(),
             };
+            for export in target.files() {
+                self.export_files(target, export)?;
+            }
             for spec in target.specs() {
                 let export = Export::of(spec, target, self.farm.request, self.farm.builder)
                     .map_err(local_failure::export)?;
@@ -223,7 +240,19 @@ impl Remote<'_> {
                     Then::Pending(_) | Then::Push(_) | Then::Load(_) => {}
                 }
             }
-            outcome.built.push(built);
+            let path = |export: &FilesExport| PathBuf::from(&export.to);
+            let files = target.files().iter().map(path);
+            match target.specs().is_empty() {
+                true => {
+                    let named = files.map(|path| (built.name.clone(), path));
+                    outcome.written.extend(named);
+                }
+                false => {
+                    let directories = files.map(|path| Delivery::Directory { path });
+                    built.deliveries.extend(directories);
+                    outcome.built.push(built);
+                }
+            }
         }
         match failures.into_error() {
             None => Ok((outcome, imports)),
@@ -237,29 +266,45 @@ impl Remote<'_> {
         target: &Target,
         exporter: Option<(&'static str, BTreeMap<String, String>)>,
         sink: Sink,
-    ) -> Result<crate::buildkit::Answer, EngineError> {
-        let Farm {
-            request,
-            builder,
-            definition,
-            ..
-        } = self.farm;
-        let parts = |capabilities: &crate::buildkit::Capabilities| {
-            let names = &self.contexts.names;
-            let lowered = lower::lower(definition, names, capabilities, &builder.address)?;
-            let mut steps = self.steps.borrow_mut();
+    ) -> Result<Answer, EngineError> {
+        let definition = self.farm.definition;
+        let parts = |capabilities: &Capabilities| {
+            let lowered = self.lower(capabilities)?;
             let parts = target.outputs.iter().map(|&at| {
                 let output = &definition.outputs[at];
-                let (definition, ops) = lowered.encode(output.root)?;
-                steps.extend(ops);
-                Ok(Part {
-                    platform: output.platform.clone(),
-                    definition,
-                    config: output.config.to_json(),
-                })
+                self.part(output, lowered.encode(output.root)?)
             });
             parts.collect::<Result<Vec<_>, EngineError>>()
         };
+        self.build(&parts, target.several, exporter, sink)
+    }
+
+    fn lower(&self, capabilities: &Capabilities) -> Result<Lowered, EngineError> {
+        let names = &self.contexts.names;
+        let address = &self.farm.builder.address;
+        lower::lower(self.farm.definition, names, capabilities, address)
+    }
+
+    fn part(&self, output: &Output, encoded: (Vec<u8>, Steps)) -> Result<Part, EngineError> {
+        let (definition, steps) = encoded;
+        self.steps.borrow_mut().extend(steps);
+        Ok(Part {
+            platform: output.platform.clone(),
+            definition,
+            config: output.config.to_json(),
+        })
+    }
+
+    fn build(
+        &self,
+        parts: &dyn Fn(&Capabilities) -> Result<Vec<Part>, EngineError>,
+        several: bool,
+        exporter: Option<(&'static str, BTreeMap<String, String>)>,
+        sink: Sink,
+    ) -> Result<Answer, EngineError> {
+        let Farm {
+            request, builder, ..
+        } = self.farm;
         let entitlements = [
             (request.allow.network_host, "network.host"),
             (request.allow.security_insecure, "security.insecure"),
@@ -267,8 +312,8 @@ impl Remote<'_> {
         let entitlements = entitlements.into_iter().filter(|(allowed, _)| *allowed);
         let build = Build {
             offer: Arc::clone(&self.offer),
-            parts: &parts,
-            several: target.several,
+            parts,
+            several,
             exporter,
             sink,
             cache_from: builder.cache_from.clone(),
@@ -276,6 +321,44 @@ impl Remote<'_> {
             entitlements: entitlements.map(|(_, name)| name.to_owned()).collect(),
         };
         self.connection.build(build, &|event| self.hand_on(event))
+    }
+
+    /// Writes files of a target, for each platform what it has.
+    fn export_files(&self, target: &Target, export: &FilesExport) -> Result<(), BuildError> {
+        for &at in &target.outputs {
+            let output = &self.farm.definition.outputs[at];
+            let mut to = PathBuf::from(&export.to);
+            if target.outputs.len() > 1 {
+                let platform = output.platform.to_string();
+                to = to.join(platform.replace('/', "_")).join("");
+            }
+            let missing = || {
+                let path = PathBuf::from(&export.path);
+                local_failure::export_files(ExportError::NotInStep { path }, &export.span)
+            };
+            let root = output.root.ok_or_else(missing)?;
+            let parts = |capabilities: &Capabilities| {
+                let lowered = self.lower(capabilities)?;
+                let encoded = lowered.encode_file(root, &output.platform, &export.path)?;
+                Ok(vec![self.part(output, encoded)?])
+            };
+            let landing = Landing::beside(&to).map_err(local_failure::export)?;
+            let sink = Sink::Directory(landing.path().to_owned());
+            let exporter = Some(("local", BTreeMap::new()));
+            match self.build(&parts, false, exporter, sink) {
+                Ok(_) => {}
+                Err(EngineError::Failed { message, .. })
+                    if failure::not_there(&message) == Some(export.path.as_str()) =>
+                {
+                    return Err(missing());
+                }
+                Err(error) => return Err(self.told(error)),
+            }
+            landing
+                .place(&export.path, &to)
+                .map_err(local_failure::export)?;
+        }
+        Ok(())
     }
 
     /// An event of the daemon as one of ours: a context is looked at in every build, and never what people mean by cached.

@@ -70,10 +70,10 @@ impl Target {
         }
     }
 
-    /// Whether files of its steps are written one by one.
-    pub(in crate::pipeline) fn writes_files(&self) -> bool {
+    /// Files of its last step that are written by themselves.
+    pub(in crate::pipeline) fn files(&self) -> &[FilesExport] {
         match &self.deeds {
-            Deeds::Output { files, .. } | Deeds::Test { files } => !files.is_empty(),
+            Deeds::Output { files, .. } | Deeds::Test { files } => files,
         }
     }
 

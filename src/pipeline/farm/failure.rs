@@ -82,7 +82,7 @@ fn ended(message: &str) -> Option<String> {
 
 /// The path that a copy did not find: BuildKit says so of the checksum that it has of everything that is copied, and names
 /// the file system by an id that means nothing to anybody else.
-fn not_there(message: &str) -> Option<&str> {
+pub(super) fn not_there(message: &str) -> Option<&str> {
     let (_, rest) = message.split_once("failed to calculate checksum of ref ")?;
     let (_, path) = rest.strip_suffix("\": not found")?.split_once('"')?;
     Some(path)

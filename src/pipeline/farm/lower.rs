@@ -13,9 +13,11 @@ use std::collections::BTreeMap;
 
 use rbuild_llb::Definition;
 use rbuild_llb::Edge;
+use rbuild_llb::Platform;
 use rbuild_llb::Vertex;
 use rbuild_llb::VertexId;
 use rbuild_llb::definition::PrunedDefinition;
+use rbuild_llb::definition::VertexMeta;
 use rbuild_llb::op::CopyAction;
 use rbuild_llb::op::ExecOp;
 use rbuild_llb::op::FileAction;
@@ -90,6 +92,46 @@ pub(super) fn lower(
 }
 
 impl Lowered {
+    /// The form of what `path` is in an output: the file or directory alone, under its name; of `/` all that is in it.
+    pub(super) fn encode_file(
+        mut self,
+        root: Edge,
+        platform: &Platform,
+        path: &str,
+    ) -> Result<(Vec<u8>, Steps), EngineError> {
+        let copy = CopyAction {
+            src: path.to_owned(),
+            dest: "/".to_owned(),
+            dir_copy_contents: path == "/",
+            create_dest_path: true,
+            ..CopyAction::default()
+        };
+        let below = Edge {
+            vertex: self.edges[&root.vertex],
+            ..root
+        };
+        let action = FileAction {
+            input: FileInput::Scratch,
+            secondary: FileInput::Input(0),
+            output: Some(0),
+            kind: FileActionKind::Copy(copy),
+        };
+        let taken = self.definition.add(Vertex {
+            op: Op::File(FileOp {
+                actions: vec![action],
+            }),
+            inputs: vec![below],
+            platform: platform.clone(),
+            meta: VertexMeta {
+                name: format!("[output] {path}"),
+                ..VertexMeta::default()
+            },
+        });
+        // The root is one of this graph.
+        self.edges.insert(taken, taken);
+        self.encode(Some(Edge::of(taken)))
+    }
+
     /// The protobuf form of what an output of the original graph needs, and which step each op is.
     pub(super) fn encode(&self, root: Option<Edge>) -> Result<(Vec<u8>, Steps), EngineError> {
         let root = root.map(|edge| Edge {
@@ -194,10 +236,8 @@ fn copied(definition: &mut Definition, merge: Vertex) -> VertexId {
 
 #[cfg(test)]
 mod t {
-    use rbuild_llb::Platform;
     use rbuild_llb::config::ImageConfig;
     use rbuild_llb::definition::Output;
-    use rbuild_llb::definition::VertexMeta;
 
     use super::*;
 

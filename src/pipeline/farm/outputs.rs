@@ -317,14 +317,6 @@ pub(super) fn refuse(
     }
     let in_dockerd = matches!(builder.address, BuilderAddress::Docker(_));
     for target in targets {
-        if target.writes_files() {
-            let message = format!(
-                "`{}` writes files of its steps, which a builder does not send one by one",
-                target.name
-            );
-            let hint = "build it here, or say `-o` to have all its files";
-            refused.push(Diagnostic::unplaced(message).hint(hint));
-        }
         for spec in target.specs() {
             let problem = match &spec.kind {
                 OutputKind::Oci { tar: false, .. } | OutputKind::Docker { tar: false, .. } => {
