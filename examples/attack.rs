@@ -27,7 +27,16 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let (way, rest) = args.split_first().expect("a way out");
     let argument = rest.first().map_or("", String::as_str);
-    match attack(way, argument) {
+    let (way, argument, rest) = match (way.as_str(), rest.first()) {
+        ("nested", Some(inner)) => {
+            if let Err(error) = nest() {
+                return println!("nested: {}", name(&error));
+            }
+            (inner, rest.get(1).map_or("", String::as_str), &rest[1..])
+        }
+        _ => (way, argument, rest),
+    };
+    match attack(way, argument, rest) {
         Ok(()) => println!("{way}: done"),
         Err(error) => println!("{way}: {}", name(&error)),
     }
@@ -66,7 +75,27 @@ fn text(text: &str) -> CString {
     CString::new(text).expect("no zero byte")
 }
 
-fn attack(way: &str, argument: &str) -> io::Result<()> {
+/// Goes on as root, and process 1, of new namespaces, with all capabilities in them.
+fn nest() -> io::Result<()> {
+    let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
+    let most = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET;
+    let rest = libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    done(unsafe { libc::unshare(libc::CLONE_NEWUSER | most | rest) })?;
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    fs::write("/proc/self/gid_map", format!("0 {gid} 1"))?;
+    match unsafe { libc::fork() } {
+        -1 => Err(Error::last_os_error()),
+        0 => Ok(()),
+        child => {
+            let mut status = 0;
+            unsafe { libc::waitpid(child, &raw mut status, 0) };
+            unsafe { libc::_exit(status) }
+        }
+    }
+}
+
+fn attack(way: &str, argument: &str, rest: &[String]) -> io::Result<()> {
     let path = text(argument);
     let path = path.as_ptr();
     match way {
@@ -93,6 +122,10 @@ fn attack(way: &str, argument: &str) -> io::Result<()> {
                 null(),
             )
         }),
+        // Whether something shows in `argument` that did not, if it is taken from under its cover.
+        "reveal" => reveal(argument, rest.get(1).map_or("", String::as_str)),
+        "writable" => writable(argument),
+        "new" => new(argument),
         "umount" => done(unsafe { libc::umount2(path, libc::MNT_DETACH) }),
         "fsopen" => done(unsafe { libc::syscall(libc::SYS_fsopen, path, 0) }),
         "open_tree" => done(unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path, 1) }),
@@ -101,6 +134,17 @@ fn attack(way: &str, argument: &str) -> io::Result<()> {
         }
         // Namespaces.
         "unshare" => done(unsafe { libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS) }),
+        "unshare_cgroup" => done(unsafe { libc::unshare(libc::CLONE_NEWCGROUP) }),
+        "clone_cgroup" => done(unsafe {
+            let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWCGROUP | libc::SIGCHLD;
+            let made = libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0);
+            if made == 0 {
+                libc::_exit(0);
+            }
+            made
+        }),
+        "map" => fs::write("/proc/self/uid_map", "1 1 65535"),
+        "hostname" => done(unsafe { libc::sethostname(c"x".as_ptr(), 1) }),
         "clone3" => done(unsafe { libc::syscall(libc::SYS_clone3, null::<u8>(), 88) }),
         "setns" => {
             let file = File::open(argument)?;
@@ -195,6 +239,115 @@ fn attack(way: &str, argument: &str) -> io::Result<()> {
             }
         }),
         _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// What a directory or file shows: its names, or how much there is to be read.
+fn shown(path: &str) -> usize {
+    let names = fs::read_dir(path).map(Iterator::count);
+    names.unwrap_or_else(|_| fs::read(path).map_or(0, |bytes| bytes.len()))
+}
+
+/// Tries every way to get a mount out of the way that lies on `above`/`name`. `EPERM` if none does.
+fn reveal(above: &str, name: &str) -> io::Result<()> {
+    let covered = format!("{above}/{name}");
+    let [directory, path, mnt] = [above, covered.as_str(), "/mnt"].map(text);
+    let [directory, path, mnt] = [&directory, &path, &mnt].map(|text| text.as_ptr());
+    let flags = libc::OPEN_TREE_CLONE | libc::O_CLOEXEC as u32;
+    let overlay = text(&format!("lowerdir={above}:/mnt,userxattr"));
+    let ways: [(&str, &dyn Fn() -> c_long); 8] = unsafe {
+        [
+            ("umount", &|| libc::umount2(path, 0).into()),
+            ("detach", &|| libc::umount2(path, libc::MNT_DETACH).into()),
+            ("expire", &|| libc::umount2(path, libc::MNT_EXPIRE).into()),
+            ("move", &|| {
+                libc::mount(path, mnt, null(), libc::MS_MOVE, null()).into()
+            }),
+            // Without what is mounted on it.
+            ("bind", &|| {
+                libc::mount(directory, mnt, null(), libc::MS_BIND, null()).into()
+            }),
+            ("overlay", &|| {
+                let kind = c"overlay".as_ptr();
+                libc::mount(kind, mnt, kind, 0, overlay.as_ptr().cast()).into()
+            }),
+            ("open_tree", &|| {
+                libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, directory, flags)
+            }),
+            // Taken along, then dropped: in the copy nothing may come off either.
+            ("detached", &|| {
+                let recursive = flags | libc::AT_RECURSIVE as u32;
+                let tree = libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, directory, recursive);
+                let inside = text(&format!("/proc/self/fd/{tree}/{name}"));
+                libc::umount2(inside.as_ptr(), libc::MNT_DETACH).into()
+            }),
+        ]
+    };
+    let before = shown(&covered);
+    for (way, attempt) in ways {
+        let result = attempt();
+        if shown(&covered) != before || shown(&format!("/mnt/{name}")) > 0 {
+            return Err(Error::other(format!("{way} shows it")));
+        }
+        if result != -1 {
+            return Err(Error::other(format!("{way} works")));
+        }
+    }
+    Err(Error::from_raw_os_error(libc::EPERM))
+}
+
+/// Tries every way to make the mount at `path` one that can be written to. `EPERM` if none does.
+fn writable(path: &str) -> io::Result<()> {
+    let place = text(path);
+    let place = place.as_ptr();
+    // struct mount_attr: set, clear, propagation, user namespace.
+    let clear = [0_u64, libc::MOUNT_ATTR_RDONLY, 0, 0];
+    let (at, size) = (libc::AT_FDCWD, size_of_val(&clear));
+    unsafe {
+        let remount = |flags| libc::mount(null(), place, null(), libc::MS_REMOUNT | flags, null());
+        let ways = [
+            ("remount", remount(0)),
+            ("remount bind", remount(libc::MS_BIND)),
+            (
+                "attributes",
+                libc::syscall(libc::SYS_mount_setattr, at, place, 0, clear.as_ptr(), size) as c_int,
+            ),
+        ];
+        if let Some((way, _)) = ways.iter().find(|(_, result)| *result != -1) {
+            return Err(Error::other(format!("{way} works")));
+        }
+        // A copy with everything below it has the same attributes, also where it is put elsewhere.
+        let flags = libc::MS_BIND | libc::MS_REC;
+        if libc::mount(place, c"/mnt".as_ptr(), null(), flags, null()) == 0 {
+            let flags = libc::MS_REMOUNT | libc::MS_BIND;
+            if libc::mount(null(), c"/mnt".as_ptr(), null(), flags, null()) == 0 {
+                return Err(Error::other("a copy is made writable"));
+            }
+        }
+    }
+    Err(Error::from_raw_os_error(libc::EPERM))
+}
+
+/// A new file system, by the calls that do one thing each, and by the one that does all.
+fn new(kind: &str) -> io::Result<()> {
+    const CREATE: c_int = 6;
+    let kind = text(kind);
+    unsafe {
+        let fs = libc::syscall(libc::SYS_fsopen, kind.as_ptr(), 0);
+        let none = null::<u8>();
+        if fs != -1
+            && libc::syscall(libc::SYS_fsconfig, fs, CREATE, none, none, 0) == 0
+            && libc::syscall(libc::SYS_fsmount, fs, 0, 0) != -1
+        {
+            return Ok(());
+        }
+        done(libc::mount(
+            kind.as_ptr(),
+            c"/mnt".as_ptr(),
+            kind.as_ptr(),
+            0,
+            null(),
+        ))
     }
 }
 

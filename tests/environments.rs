@@ -256,6 +256,33 @@ fn containers_of_rootless_podman() {
     run("without statx", &[&profile], "", Steps::Files(1, "link"));
 }
 
+/// Nothing is mounted, so a cache is in the root of the step that has it, which is removed if that is killed.
+#[test]
+fn a_cache_outlives_a_killed_build_without_mounts() {
+    let env = containers();
+    let profile = env.profile(&json!([refused(&MOUNTS, EPERM)]));
+    let build = "rbuild build --progress=plain --isolation=chroot -o type=tar,dest=- -f /tmp/Dockerfile /case 2> /tmp/said";
+    let script = format!(
+        "from='FROM scratch\nCOPY busybox /bin/sh\nCOPY busybox /bin/busybox\n'; \
+         cache='RUN --mount=type=cache,target=/cache'; \
+         printf \"$from$cache echo kept > /cache/f && /bin/busybox kill -9 -1\" > /tmp/Dockerfile; \
+         {build} > /dev/null; test $? = 137 && echo killed; {{then}} \
+         printf \"$from$cache read -r f < /cache/f && echo \\$f > /got\" > /tmp/Dockerfile; \
+         {build} | tar -xO got"
+    );
+    for then in [
+        "",
+        "rbuild debug fsck --repair;",
+        "rbuild prune -f >/dev/null 2>&1;",
+    ] {
+        let said = env.in_container(&[&profile], &script.replace("{then}", then));
+        assert!(
+            said.contains("killed\n") && said.ends_with("kept\n"),
+            "{then}: {said}"
+        );
+    }
+}
+
 /// no_new_privs keeps newuidmap from what it is for.
 #[test]
 fn a_user_without_subordinate_ids() {

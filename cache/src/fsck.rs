@@ -25,6 +25,9 @@ use rbuild_llb::TreeId;
 
 use crate::blobs;
 use crate::builds;
+use crate::failures;
+use crate::failures::FAILURES;
+use crate::failures::FailedStep;
 use crate::file;
 use crate::flock;
 use crate::flock::How;
@@ -112,6 +115,7 @@ impl Store {
         fsck.forms()?;
         fsck.images()?;
         fsck.mounts()?;
+        fsck.failures()?;
         fsck.left_behind()?;
         Ok(fsck.found)
     }
@@ -420,12 +424,30 @@ impl Fsck<'_> {
                 self.wrong(&mount, "is not a directory", Remedy::Leave)?;
                 continue;
             }
+            let Some(_unused) = self.store.lock_unused(&mount)? else {
+                // What it lacks, a step may have been lent.
+                continue;
+            };
+            let data = mount.join(mounts::DATA);
+            if !data.is_dir()
+                && let Some(at) = self.store.lent_to(&data)
+            {
+                let repaired = self.options.repair && self.store.bring_back(&data)?;
+                if repaired || self.store.path().join(at).is_dir() {
+                    self.found.problems.push(Problem {
+                        path: mount.clone(),
+                        what: "has its files in the root of a step that was killed".to_owned(),
+                        repaired,
+                    });
+                    continue;
+                }
+            }
             let absent = |part: &&&str| {
                 let found = fs::symlink_metadata(mount.join(part));
                 found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
             };
             if let Some(part) = mounts::PARTS.iter().find(absent) {
-                // Unless it was removed meanwhile, as a whole: no build can have it, or ever could again.
+                // Unless it was removed meanwhile, as a whole.
                 if mount.is_dir() {
                     self.wrong(&mount, format!("lacks `{part}`"), Remedy::TakeOut)?;
                 }
@@ -435,7 +457,8 @@ impl Fsck<'_> {
                 Ok(Some(name)) if !name.is_of(&mount) => {
                     format!("has the name of another (`{}`)", name.id)
                 }
-                Ok(_) => continue,
+                Ok(Some(_)) => continue,
+                Ok(None) => format!("lacks `{}`", mounts::ABOUT),
                 Err(StoreError::Damaged { source, .. }) => {
                     format!("does not tell its name: {source}")
                 }
@@ -446,6 +469,41 @@ impl Fsck<'_> {
             self.wrong(&mount, what, Remedy::Leave)?;
         }
         Ok(())
+    }
+
+    fn failures(&mut self) -> Result<(), StoreError> {
+        for failure in file::list(&self.path(FAILURES))? {
+            self.count("failed steps");
+            let about = failure.join(failures::ABOUT);
+            let Some(step) = self.failed_step(&failure, &about)? else {
+                continue;
+            };
+            let absent = |dir: &&str| !failure.join(dir).is_dir();
+            if let Some(dir) = step.wrote.directory().filter(absent) {
+                self.wrong(&failure, format!("lacks `{dir}`"), Remedy::TakeOut)?;
+            } else if let Some(id) = step.trees().find_map(|id| self.lacking(&id)) {
+                let what = format!(
+                    "stands on tree {id}, which is missing or damaged (`{}`)",
+                    step.name
+                );
+                self.wrong(&failure, what, Remedy::TakeOut)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is told of a failed step; nothing if it cannot be, or it was removed meanwhile.
+    fn failed_step(&mut self, dir: &Path, about: &Path) -> Result<Option<FailedStep>, StoreError> {
+        let what = match file::peek_json(about) {
+            Ok(None) if !dir.exists() => return Ok(None),
+            Ok(None) => format!("lacks `{}`", failures::ABOUT),
+            Err(StoreError::Damaged { source, .. }) => {
+                format!("is not as it was written: {source}")
+            }
+            read => return read,
+        };
+        self.wrong(dir, what, Remedy::TakeOut)?;
+        Ok(None)
     }
 
     /// What builds that were killed left.

@@ -163,9 +163,13 @@ impl Store {
             delete(&trash, &mut collected);
         }
         for item in gone {
-            if let Some(mount) = &item.mount {
+            if item.mount.is_some() || item.failure.is_some() {
                 let trash = self.trash_dir()?;
-                if self.discard_cache_mount(mount, &trash)? {
+                let mount = item.mount.as_ref();
+                let failure = item.failure.as_ref();
+                if mount.map_or(Ok(false), |mount| self.discard_cache_mount(mount, &trash))?
+                    || failure.map_or(Ok(false), |failure| self.discard_failure(failure, &trash))?
+                {
                     collected.freed += item
                         .nodes
                         .iter()
@@ -286,8 +290,15 @@ impl Store {
         for path in file::list(&tmp)? {
             if path.extension().is_none() {
                 let dir = path.with_extension("d");
-                Locked::reap(&path, || delete(&dir, collected));
-            } else if !path.with_extension("").exists() {
+                let mut lent = Ok(true);
+                Locked::reap(&path, || {
+                    lent = self.bring_back_from(&dir);
+                    if matches!(lent, Ok(true)) {
+                        delete(&dir, collected);
+                    }
+                });
+                lent?;
+            } else if !path.with_extension("").exists() && self.bring_back_from(&path)? {
                 // Its lock went first; whoever held it is gone.
                 delete(&path, collected);
             }

@@ -44,7 +44,7 @@ const SLACK: i64 = 60;
 
 /// What a power cut may have damaged, without which a build only takes longer: removed. Trees are not here: they are looked
 /// into, since what was made before names them as well.
-const DISPENSABLE: [&str; 12] = [
+const DISPENSABLE: [&str; 13] = [
     "layers",
     "near",
     "layer-blobs",
@@ -57,6 +57,7 @@ const DISPENSABLE: [&str; 12] = [
     "urls",
     "stats",
     "mounts",
+    "failures",
 ];
 
 /// The marks of a store.
@@ -134,8 +135,8 @@ impl Journal {
         let Ok(aside) = aside else {
             return Ok(false);
         };
-        let renamed = aside.into_temp_path().persist(to);
-        renamed.map_err(|error| StoreError::io("write", to)(error.error))?;
+        // rename(2) leaves both where they are names of one file: the name aside goes when this returns.
+        fs::rename(aside.path(), to).map_err(StoreError::io("write", to))?;
         Ok(true)
     }
 
@@ -231,10 +232,10 @@ fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
         }
     }
     for kind in DISPENSABLE {
-        // Builds, stats and mounts are in one directory; layers have one more level, the ownership domains. The time of a
+        // Builds, stats, mounts and failures are in one directory; layers have one more level, the ownership domains. The time of a
         // mount is when it was made: what it began with may be damaged, what is written to it later is its users' affair.
         let depth = match kind {
-            "builds" | "stats" | "mounts" => 1,
+            "builds" | "stats" | "mounts" | "failures" => 1,
             "layers" => 3,
             _ => 2,
         };
@@ -289,6 +290,7 @@ mod t {
             "blobs/sha256/2c",
             "layers/ab/abc/map",
             "mounts/abc.0/data",
+            "failures/abc/upper",
         ] {
             fs::create_dir_all(dir.path().join(name)).unwrap();
         }
@@ -329,15 +331,33 @@ mod t {
         }
         let left = |boot| -> Vec<bool> {
             Journal::open_as(dir.path(), boot).unwrap();
-            let all = names.iter().chain(&["layers/ab/abc/map", "mounts/abc.0"]);
+            let all = names
+                .iter()
+                .chain(&["layers/ab/abc/map", "mounts/abc.0", "failures/abc"]);
             all.map(|name| path(name).exists()).collect()
         };
-        assert_eq!(left("boot-a"), [true; 8], "the same boot loses nothing");
+        assert_eq!(left("boot-a"), [true; 9], "the same boot loses nothing");
         assert_eq!(
             left("boot-ab"),
-            [false, false, true, false, true, false, false, false]
+            [false, false, true, false, true, false, false, false, false]
         );
         assert!(!first.mark.exists());
+    }
+
+    #[test]
+    fn a_file_that_has_its_second_name_already_gets_no_third() {
+        let dir = store();
+        let path = |name: &str| dir.path().join(name);
+        let journal = Journal::open_as(dir.path(), "boot-a").unwrap();
+        journal.write(&path("records/ab/abcd"), b"1").unwrap();
+        for _ in 0..2 {
+            let linked = journal.link(&path("records/ab/abcd"), &path("slots/cd/cdef"));
+            assert!(linked.unwrap());
+        }
+        assert_eq!(fs::read(path("slots/cd/cdef")).unwrap(), b"1");
+        assert_eq!(fs::read_dir(path("slots/cd")).unwrap().count(), 1);
+        let gone = journal.link(&path("records/ab/gone"), &path("slots/cd/cdef"));
+        assert!(!gone.unwrap());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!   blobs/sha256/ab/abcd…       OCI blobs: layers, configs, manifests                       [blobs]
 //!   trees/ab/cdef…              directory objects, zstd; those of one writing share a file [tree]
 //!   layers/ab/abcd…/DOMAIN      directory forms of layers, by the id map they were made in  [store]
+//!   layers/ab/abcd…/DOMAIN.plain  the same, of a layer that takes something away, without marks for that [store]
 //!   layers/ab/abcd…/DOMAIN.delta  what differs from that of a near layer                    [store]
 //!   near/ab/abcd…               place in a plan → the layer that got a directory form there [store]
 //!   layer-blobs/ab/abcd….json   tree → the blobs made of it                                 [store]
@@ -18,6 +19,7 @@
 //!   images/NAME                 name → image                                                [images]
 //!   stats/abcd…                 what a context's files looked like when they were hashed    [stat]
 //!   mounts/abcd….N/data         cache mounts                                                [mounts]
+//!   failures/ABCD               steps that failed, to be entered                            [failures]
 //!   leases/RANDOM               what living builds use; locked while they live              [lease]
 //!   running/abcd…               what is being made; locked by whoever makes it              [claims]
 //!   tmp/RANDOM{,.d}             work in progress; locked while somebody works on it         [store]
@@ -41,6 +43,7 @@ pub mod claims;
 pub mod containers;
 pub mod context;
 pub mod dir;
+pub mod failures;
 mod file;
 #[cfg(test)]
 mod fixture;
@@ -91,6 +94,10 @@ pub use dir::Unpack;
 pub use dir::scan_dir;
 pub use dir::write_dir;
 pub use dir::write_plain;
+pub use failures::Entered;
+pub use failures::FailedStep;
+pub use failures::Failure;
+pub use failures::Written;
 pub use frame::Compression;
 pub use frame::FrameError;
 pub use fsck::FsckOptions;
@@ -131,6 +138,8 @@ pub use mounts::CacheMount;
 pub use mounts::CacheMountInfo;
 pub use mounts::CacheMountName;
 pub use mounts::empty_mount;
+pub use mounts::lend;
+pub use mounts::take_back;
 pub use records::Answer;
 pub use records::CacheBackend;
 pub use records::LayerRef;

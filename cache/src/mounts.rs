@@ -7,6 +7,7 @@
 //!                       was used last
 //!   turn                flock(2), exclusive, held while waiting for `lock`
 //!   data/               what steps see
+//!   data.away           where `data` is while a step has it by renaming   (lent)
 //! ```
 //!
 //! What always holds:
@@ -21,6 +22,10 @@
 //! - A mount is removed by renaming it, under its exclusive lock: who has opened `lock` and finds another one, or none, in its
 //!   place begins anew.
 
+mod lent;
+#[cfg(test)]
+mod tests;
+
 use std::ffi::OsStr;
 use std::fs;
 use std::fs::File;
@@ -33,6 +38,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+pub use lent::lend;
+pub use lent::take_back;
 use rbuild_llb::CancelToken;
 use rbuild_llb::op::CacheSharing;
 use rustix::fs::Timespec;
@@ -43,24 +50,21 @@ use serde::Serialize;
 
 use crate::dir::Owner;
 use crate::dir::Ownership;
-use crate::dir::ScanKind;
-use crate::dir::scan_dir;
 use crate::file;
 use crate::flock;
 use crate::flock::How;
-use crate::layer::LayerError;
 use crate::store::Store;
 use crate::store::StoreError;
 use crate::tree::Timestamp;
-use crate::tree::TreeRef;
-use crate::tree::Trees;
 use crate::wait;
 use crate::wait::OnWait;
 
 /// The file with its name.
 pub(crate) const ABOUT: &str = "about.json";
-/// What every mount has.
-pub(crate) const PARTS: [&str; 4] = [ABOUT, "lock", "turn", "data"];
+/// The directory that steps see.
+pub(crate) const DATA: &str = "data";
+/// What nothing can be mounted without.
+pub(crate) const PARTS: [&str; 3] = ["lock", "turn", DATA];
 
 /// What a cache mount is found by; mounts that differ in any of it are different ones.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -96,7 +100,7 @@ impl CacheMountName {
 pub struct CacheMountInfo {
     /// Its name; `None` if that cannot be read.
     pub name: Option<CacheMountName>,
-    /// When it was made, by the clock of the file system.
+    /// When it was made, by the clock of the file system; when it was used last, if nothing tells.
     pub created: Timestamp,
     /// When its last use began or ended.
     pub used: Timestamp,
@@ -116,7 +120,7 @@ pub struct CacheMount {
 impl CacheMount {
     fn begin(dir: &Path, lock: File) -> Self {
         let mount = Self {
-            data: dir.join("data"),
+            data: dir.join(DATA),
             lock,
         };
         mount.touch();
@@ -140,16 +144,6 @@ impl CacheMount {
     /// The directory that steps see.
     pub fn path(&self) -> &Path {
         &self.data
-    }
-
-    /// Its content as a tree, whose files are read from [`path`](Self::path). Meant for one that is had alone: what is
-    /// written to meanwhile comes out as it was at some moment, or is an error. [`write_dir`](crate::write_dir) is the way
-    /// back, as what a mount begins with.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn scan(&self, trees: &Trees, cancel: &CancelToken) -> Result<TreeRef, LayerError> {
-        scan_dir(trees, &self.data, ScanKind::Plain, cancel)
     }
 }
 
@@ -179,11 +173,17 @@ pub fn empty_mount(
         Ownership::Logical => {}
         Ownership::Recorded => Owner::of(uid, gid)
             .record(dir)
-            .map_err(StoreError::io("record the owner of", dir))?,
+            .map_err(|errno| StoreError::io("record the owner of", dir)(errno.into()))?,
     }
     // After the owner, which takes setuid and setgid away.
     fs::set_permissions(dir, fs::Permissions::from_mode(mode & 0o7777))
         .map_err(StoreError::io("set the mode of", dir))
+}
+
+/// Held while nobody may have a mount.
+#[derive(Debug)]
+pub(crate) struct Unused {
+    _lock: Option<File>,
 }
 
 /// What came of trying to lock a file of a mount.
@@ -216,7 +216,7 @@ impl Store {
             for number in (0..).take_while(|_| !cancel.is_cancelled()) {
                 let dir = dir(number);
                 let lock = loop {
-                    match try_lock(&dir.join("lock"), sharing)? {
+                    match self.lock_whole(&dir, sharing, begin)? {
                         Attempt::Locked(lock) => break Some(lock),
                         Attempt::Busy => break None,
                         Attempt::Absent => self.make_mount(name, &dir, begin)?,
@@ -240,17 +240,49 @@ impl Store {
                     }
                     continue;
                 }
-                match try_lock(&dir.join("lock"), sharing)? {
+                match self.lock_whole(&dir, sharing, begin)? {
                     Attempt::Locked(lock) => {
                         turn = None;
                         return Ok(Some(CacheMount::begin(&dir, lock)));
                     }
                     Attempt::Busy => return Ok(None),
                     // Its queue went with it.
-                    Attempt::Absent => turn = None,
+                    Attempt::Absent => {
+                        turn = None;
+                        self.make_mount(name, &dir, begin)?;
+                    }
                 }
             }
         })
+    }
+
+    /// Locks a mount that has its directory. One that lacks it is of somebody who was killed, unless others use it.
+    fn lock_whole<E: From<StoreError>>(
+        &self,
+        dir: &Path,
+        sharing: CacheSharing,
+        begin: &dyn Fn(&Path) -> Result<(), E>,
+    ) -> Result<Attempt, E> {
+        let (path, data) = (dir.join("lock"), dir.join(DATA));
+        loop {
+            let attempt = try_lock(&path, sharing)?;
+            if !matches!(attempt, Attempt::Locked(_)) || data.is_dir() {
+                return Ok(attempt);
+            }
+            drop(attempt);
+            match try_lock(&path, CacheSharing::Locked)? {
+                Attempt::Locked(_alone) => {
+                    if !self.bring_back(&data)? {
+                        let scratch = self.scratch()?;
+                        let aside = scratch.path().join(DATA);
+                        begin(&aside)?;
+                        self.mark_unsynced()?;
+                        fs::rename(&aside, &data).map_err(StoreError::io("create", &data))?;
+                    }
+                }
+                attempt => return Ok(attempt),
+            }
+        }
     }
 
     fn make_mount<E: From<StoreError>>(
@@ -265,20 +297,26 @@ impl Store {
         let about = serde_json::to_vec(name).expect("strings can always be written as JSON");
         for (file, content) in [(ABOUT, &*about), ("lock", b""), ("turn", b"")] {
             let path = aside.join(file);
-            let made = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path);
-            made.and_then(|mut made| made.write_all(content))
+            new_file(&path)
+                .and_then(|mut made| made.write_all(content))
                 .map_err(StoreError::io("write", &path))?;
         }
-        begin(&aside.join("data"))?;
+        begin(&aside.join(DATA))?;
         self.mark_unsynced()?;
         match fs::rename(&aside, to) {
             Ok(()) => Ok(()),
-            // Another was quicker.
-            Err(_) if to.is_dir() => Ok(()),
+            // Another was quicker; or somebody has taken something out of one that is there.
+            Err(_) if to.is_dir() => {
+                for file in ["lock", "turn"] {
+                    match new_file(&to.join(file)) {
+                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                        // Removed meanwhile.
+                        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                        made => drop(made.map_err(StoreError::io("create", to))?),
+                    }
+                }
+                Ok(())
+            }
             Err(error) => Err(StoreError::io("create", to)(error).into()),
         }
     }
@@ -293,6 +331,15 @@ impl Store {
             .into_iter()
             .filter_map(CacheMountInfo::read)
             .collect())
+    }
+
+    /// Locks the mount in `dir` alone, if nobody uses it; what cannot be locked is nobody's. `None` if it is in use.
+    pub(crate) fn lock_unused(&self, dir: &Path) -> Result<Option<Unused>, StoreError> {
+        Ok(match try_lock(&dir.join("lock"), CacheSharing::Locked)? {
+            Attempt::Locked(lock) => Some(Unused { _lock: Some(lock) }),
+            Attempt::Absent => Some(Unused { _lock: None }),
+            Attempt::Busy => None,
+        })
     }
 
     /// Moves a cache mount into the directory `trash`, which is on the same file system, unless it is in use or was used
@@ -322,14 +369,14 @@ impl Store {
 }
 
 impl CacheMountInfo {
-    /// What is in a directory; `None` if it is gone, or no mount.
+    /// What is in a directory; `None` if it is gone, or nobody can have it, as there is nothing to lock.
     fn read(path: PathBuf) -> Option<Self> {
-        let about = path.join(ABOUT);
-        let created = changed(&fs::symlink_metadata(&about).ok()?);
-        let name = file::peek_json(&about).ok().flatten();
         let lock = path.join("lock");
         let file = File::open(&lock).ok()?;
         let used = changed(&file.metadata().ok()?);
+        let about = path.join(ABOUT);
+        let created = fs::symlink_metadata(&about).map_or(used, |found| changed(&found));
+        let name = file::peek_json(&about).ok().flatten();
         // Held for no longer than it takes to find out: builds that want one for themselves do not wait for this one.
         let free = flock::try_lock(&file, How::Alone, &lock);
         drop(file);
@@ -348,6 +395,11 @@ fn changed(found: &fs::Metadata) -> Timestamp {
         secs: found.mtime(),
         nanos: found.mtime_nsec() as u32,
     }
+}
+
+fn new_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// Locks a file that is there, for as long as it is open.
@@ -377,6 +429,3 @@ fn try_lock(path: &Path, sharing: CacheSharing) -> Result<Attempt, StoreError> {
         Err(error) => Err(StoreError::io("read", path)(error)),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -2,8 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+
+use foldhash::HashMap;
+use foldhash::HashMapExt as _;
 
 use crate::config::ImageConfig;
 use crate::diagnostic::Span;

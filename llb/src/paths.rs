@@ -13,6 +13,18 @@ pub fn clean(path: &str) -> String {
 
 /// Appends the elements of `path`, each with a slash in front, but for the first of a path that is not rooted.
 pub fn append_clean(path: &str, rooted: bool, clean: &mut String) {
+    let relative = path.strip_prefix('/').unwrap_or(path);
+    let relative = relative.strip_suffix('/').unwrap_or(relative);
+    if relative.is_empty() {
+        return;
+    }
+    if is_clean(relative) {
+        if rooted || !clean.is_empty() {
+            clean.push('/');
+        }
+        clean.push_str(relative);
+        return;
+    }
     for part in path.split('/') {
         let last = clean.rfind('/').map_or(0, |at| at + 1);
         match part {
@@ -29,6 +41,18 @@ pub fn append_clean(path: &str, rooted: bool, clean: &mut String) {
         }
         clean.push_str(part);
     }
+}
+
+/// Whether no element is empty or begins with a dot, as of nearly all paths.
+fn is_clean(path: &str) -> bool {
+    let mut begins = true;
+    let mut bytes = path.bytes();
+    let clean = bytes.all(|byte| {
+        let fits = !(begins && matches!(byte, b'/' | b'.'));
+        begins = byte == b'/';
+        fits
+    });
+    clean && !begins
 }
 
 #[cfg(test)]

@@ -49,6 +49,7 @@ pub(super) fn events(response: api::StatusResponse, failures: &mut Failures) -> 
             cached: vertex.cached,
             error: vertex.error,
             why: String::new(),
+            emulator: String::new(),
         };
         failures.note(&vertex);
         Event::Vertex(vertex)

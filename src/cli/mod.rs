@@ -19,6 +19,8 @@ mod explain;
 mod flags;
 mod images;
 mod init;
+mod later;
+mod limits;
 mod lock;
 mod login;
 mod output;
@@ -27,6 +29,7 @@ mod plans;
 mod registries;
 mod reset;
 mod run;
+mod shell;
 mod sources;
 mod template;
 mod usage;
@@ -53,6 +56,7 @@ use crate::ui::Terminal;
 use env::Env;
 use flags::BuildFlags;
 use flags::GlobalFlags;
+use later::Later;
 
 /// Build container images from Dockerfiles, without root and without a daemon
 #[derive(Debug, Parser)]
@@ -77,68 +81,70 @@ enum Cmd {
     Build(Box<BuildFlags>),
     /// Look for what is wrong with a Dockerfile, building nothing: `rbuild build --check`
     #[command(args_override_self = true)]
-    Check(Box<BuildFlags>),
+    Check(Later<Box<BuildFlags>>),
     /// Show what a build would do, as a tree, a graph or a picture, doing nothing
     #[command(args_override_self = true)]
-    Plan(Box<plan::PlanFlags>),
+    Plan(Later<Box<plan::PlanFlags>>),
     /// Say what the last build did about each step, and why it was not cached
     #[command(args_override_self = true)]
-    Explain(explain::ExplainFlags),
+    Explain(Later<explain::ExplainFlags>),
     /// Build the targets of a bake file or compose file
     #[command(args_override_self = true)]
-    Bake(bake::BakeFlags),
+    Bake(Later<bake::BakeFlags>),
     /// Run the tests of a plan, all or those named: `rbuild test . unit`
     #[command(args_override_self = true)]
-    Test(Box<BuildFlags>),
+    Test(Later<Box<BuildFlags>>),
     /// List what a plan or Dockerfile has to build, and what can be chosen
     #[command(args_override_self = true)]
-    Ls(plans::ListFlags),
+    Ls(Later<plans::ListFlags>),
     /// Write a first plan for the project in a directory
-    Init(init::InitFlags),
+    Init(Later<init::InitFlags>),
     /// Print the JSON Schema of plans, or their reference
-    Schema(plans::SchemaFlags),
+    Schema(Later<plans::SchemaFlags>),
     /// Write a Dockerfile as a plan, or a plan as a Dockerfile
-    Convert(convert::ConvertFlags),
+    Convert(Later<convert::ConvertFlags>),
     /// Write down what tags, branches and URLs are now, for builds to go by
-    Lock(lock::LockFlags),
+    Lock(Later<lock::LockFlags>),
     /// Ask anew what the sources in the lock file are
-    Update(lock::UpdateFlags),
+    Update(Later<lock::UpdateFlags>),
     /// List the images in rbuild's store
-    Images(images::ListFlags),
+    Images(Later<images::ListFlags>),
     /// Give an image in the store another name
-    Tag(images::TagFlags),
+    Tag(Later<images::TagFlags>),
     /// Take names of images out of the store
-    Rmi(images::RemoveFlags),
+    Rmi(Later<images::RemoveFlags>),
     /// Print all that is known of images in the store
-    Inspect(images::InspectFlags),
+    Inspect(Later<images::InspectFlags>),
     /// Show the steps that made an image
-    History(images::HistoryFlags),
+    History(Later<images::HistoryFlags>),
     /// Bring images from registries into the store
-    Pull(images::PullFlags),
+    Pull(Later<images::PullFlags>),
     /// Send images of the store to registries
-    Push(images::PushFlags),
+    Push(Later<images::PushFlags>),
     /// Write images of the store into an archive
-    Save(images::SaveFlags),
+    Save(Later<images::SaveFlags>),
     /// Bring the images of an archive into the store
-    Load(images::LoadFlags),
+    Load(Later<images::LoadFlags>),
     /// Check credentials for a registry, and keep them where docker does
-    Login(login::LoginFlags),
+    Login(Later<login::LoginFlags>),
     /// Forget the credentials for a registry
-    Logout(login::LogoutFlags),
+    Logout(Later<login::LogoutFlags>),
     /// Run a command in an image of the store
-    Run(Box<run::RunFlags>),
+    Run(Later<Box<run::RunFlags>>),
+    /// Enter what a failed step left: a shell there, or a command
+    Shell(Later<shell::ShellFlags>),
     /// Print what a container of `run --detach` has written
-    Logs(containers::LogsFlags),
+    Logs(Later<containers::LogsFlags>),
     /// End containers of `run --detach`
-    Stop(containers::StopFlags),
+    Stop(Later<containers::StopFlags>),
     /// Say what this machine can do for builds, and what would mend the rest
-    Doctor(doctor::DoctorFlags),
+    Doctor(Later<doctor::DoctorFlags>),
     /// Show what the store takes on the disk, and what for
-    Du(usage::DuFlags),
+    Du(Later<usage::DuFlags>),
     /// Remove caches that no image and no running build needs
-    Prune(usage::PruneFlags),
+    Prune(Later<usage::PruneFlags>),
     /// Remove the whole store: all images and caches
-    Reset(reset::ResetFlags),
+    Reset(Later<reset::ResetFlags>),
     /// Look inside
     #[command(subcommand)]
     Debug(debug::DebugCommand),
@@ -197,8 +203,7 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// What was asked for, and the names of all commands. All flags of all commands are described once: that alone takes a
-/// good part of an unchanged build.
+/// What was asked for, and the names of all commands.
 fn parse(argv: Vec<OsString>) -> Result<(Cli, Vec<String>), clap::Error> {
     let mut command = Cli::command();
     let names = command.get_subcommands().map(|c| c.get_name().to_owned());
@@ -246,38 +251,39 @@ fn dispatch(
     };
     match cli.command {
         Cmd::Build(flags) => return build::run(&flags, &session),
-        Cmd::Check(mut flags) => {
+        Cmd::Check(Later(mut flags)) => {
             flags.check = true;
             return build::run(&flags, &session);
         }
-        Cmd::Plan(flags) => plan::run(&flags, &session)?,
-        Cmd::Explain(flags) => explain::run(&flags, &session)?,
-        Cmd::Bake(flags) => return bake::run(&flags, &session),
-        Cmd::Test(flags) => return plans::test(&flags, &session),
-        Cmd::Ls(flags) => plans::list(&flags, &session)?,
-        Cmd::Init(flags) => init::run(&flags)?,
-        Cmd::Schema(flags) => plans::schema(&flags)?,
-        Cmd::Convert(flags) => return convert::run(&flags, &session),
-        Cmd::Lock(flags) => lock::lock(&flags, &session)?,
-        Cmd::Update(flags) => lock::update(&flags, &session)?,
-        Cmd::Images(flags) => images::list(&flags, &session)?,
-        Cmd::Tag(flags) => images::tag(&flags, &session)?,
-        Cmd::Rmi(flags) => images::remove(&flags, &session)?,
-        Cmd::Inspect(flags) => images::inspect(&flags, &session)?,
-        Cmd::History(flags) => images::history(&flags, &session)?,
-        Cmd::Pull(flags) => images::pull(&flags, &session)?,
-        Cmd::Push(flags) => images::push(&flags, &session)?,
-        Cmd::Save(flags) => images::save(&flags, &session)?,
-        Cmd::Load(flags) => images::load(&flags, &session)?,
-        Cmd::Login(flags) => login::login(&flags, &session)?,
-        Cmd::Logout(flags) => login::logout(&flags, &session)?,
-        Cmd::Du(flags) => usage::du(&flags, &session)?,
-        Cmd::Prune(flags) => usage::prune(&flags, &session)?,
-        Cmd::Reset(flags) => reset::run(&flags, &session)?,
-        Cmd::Run(flags) => return run::run(&flags, &session),
-        Cmd::Logs(flags) => containers::logs(&flags, &session)?,
-        Cmd::Stop(flags) => return Ok(containers::stop(&flags, &session)?),
-        Cmd::Doctor(flags) => doctor::run(&session, &flags)?,
+        Cmd::Plan(Later(flags)) => plan::run(&flags, &session)?,
+        Cmd::Explain(Later(flags)) => explain::run(&flags, &session)?,
+        Cmd::Bake(Later(flags)) => return bake::run(&flags, &session),
+        Cmd::Test(Later(flags)) => return plans::test(&flags, &session),
+        Cmd::Ls(Later(flags)) => plans::list(&flags, &session)?,
+        Cmd::Init(Later(flags)) => init::run(&flags)?,
+        Cmd::Schema(Later(flags)) => plans::schema(&flags)?,
+        Cmd::Convert(Later(flags)) => return convert::run(&flags, &session),
+        Cmd::Lock(Later(flags)) => lock::lock(&flags, &session)?,
+        Cmd::Update(Later(flags)) => lock::update(&flags, &session)?,
+        Cmd::Images(Later(flags)) => images::list(&flags, &session)?,
+        Cmd::Tag(Later(flags)) => images::tag(&flags, &session)?,
+        Cmd::Rmi(Later(flags)) => images::remove(&flags, &session)?,
+        Cmd::Inspect(Later(flags)) => images::inspect(&flags, &session)?,
+        Cmd::History(Later(flags)) => images::history(&flags, &session)?,
+        Cmd::Pull(Later(flags)) => images::pull(&flags, &session)?,
+        Cmd::Push(Later(flags)) => images::push(&flags, &session)?,
+        Cmd::Save(Later(flags)) => images::save(&flags, &session)?,
+        Cmd::Load(Later(flags)) => images::load(&flags, &session)?,
+        Cmd::Login(Later(flags)) => login::login(&flags, &session)?,
+        Cmd::Logout(Later(flags)) => login::logout(&flags, &session)?,
+        Cmd::Du(Later(flags)) => usage::du(&flags, &session)?,
+        Cmd::Prune(Later(flags)) => usage::prune(&flags, &session)?,
+        Cmd::Reset(Later(flags)) => reset::run(&flags, &session)?,
+        Cmd::Run(Later(flags)) => return run::run(&flags, &session),
+        Cmd::Shell(Later(flags)) => return Ok(shell::run(&flags, &session)?),
+        Cmd::Logs(Later(flags)) => containers::logs(&flags, &session)?,
+        Cmd::Stop(Later(flags)) => return Ok(containers::stop(&flags, &session)?),
+        Cmd::Doctor(Later(flags)) => doctor::run(&session, &flags)?,
         Cmd::Debug(command) => return debug::run(&command, &session),
     }
     Ok(ExitCode::SUCCESS)

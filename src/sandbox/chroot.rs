@@ -76,9 +76,17 @@ struct Placed {
     /// On the host.
     at: PathBuf,
     /// Where it goes back to; `None` if it was made for the step.
-    home: Option<PathBuf>,
+    home: Option<Home>,
     /// What the root has there itself.
     aside: PathBuf,
+}
+
+#[derive(Debug)]
+enum Home {
+    /// Of a directory, which the store knows to be away.
+    Lent(PathBuf),
+    /// Of anything else. It is in both places, if it can be.
+    Linked(PathBuf),
 }
 
 impl Furnished {
@@ -140,7 +148,7 @@ impl Furnished {
                             errno: libc::ENOSYS,
                         });
                     }
-                    self.put_home(&mount.dest, mode, home)?;
+                    self.put_home(&mount.dest, mode, home, &given.store)?;
                 }
                 MountSource::Tmpfs { .. } => {
                     self.put(&mount.dest, mode, |at| {
@@ -174,14 +182,23 @@ impl Furnished {
         mode: Option<u32>,
         make: impl FnOnce(&Path) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        let at = self.clear_place(dest, mode, None)?;
+        let at = self.clear_place(dest, mode)?;
         keeping_time(&at, || make(&at)).during(format_args!("make `{}` for a step", dest.display()))
     }
 
     /// Moves something of the store to `dest`.
-    fn put_home(&mut self, dest: &Path, mode: Option<u32>, home: PathBuf) -> Result<(), Failure> {
-        let at = self.clear_place(dest, mode, Some(home.clone()))?;
-        let moved = keeping_time(&at, || fs::rename(&home, &at));
+    fn put_home(
+        &mut self,
+        dest: &Path,
+        mode: Option<u32>,
+        home: PathBuf,
+        store: &Path,
+    ) -> Result<(), Failure> {
+        let at = self.clear_place(dest, mode)?;
+        let moved = keeping_time(&at, || match home.is_dir() {
+            true => rbuild_cache::lend(store, &home, &at),
+            false => fs::hard_link(&home, &at).or_else(|_| fs::rename(&home, &at)),
+        });
         moved.map_err(|error| Failure::Setup {
             doing: format!("move `{}` to `{}`", home.display(), dest.display()),
             hint: Some(
@@ -189,16 +206,18 @@ impl Furnished {
                     .to_owned(),
             ),
             errno: error.raw_os_error().unwrap_or(0),
-        })
+        })?;
+        if let Some(placed) = self.placed.last_mut() {
+            placed.home = Some(match at.is_dir() {
+                true => Home::Lent(home),
+                false => Home::Linked(home),
+            });
+        }
+        Ok(())
     }
 
     /// Lays aside what is at `dest`, and gives its place on the host.
-    fn clear_place(
-        &mut self,
-        dest: &Path,
-        mode: Option<u32>,
-        home: Option<PathBuf>,
-    ) -> Result<PathBuf, Failure> {
+    fn clear_place(&mut self, dest: &Path, mode: Option<u32>) -> Result<PathBuf, Failure> {
         self.points.make_one(dest, mode)?;
         let doing = format_args!("lay aside `{}`", dest.display());
         let real = self.points.real_path(dest).during(doing)?;
@@ -209,7 +228,7 @@ impl Furnished {
         keeping_time(&at, || fs::rename(&at, &aside)).during(doing)?;
         self.placed.push(Placed {
             at: at.clone(),
-            home,
+            home: None,
             aside,
         });
         Ok(at)
@@ -223,12 +242,14 @@ impl Furnished {
         let mut all = Ok(());
         for placed in self.placed.iter().rev() {
             let put_back = || {
-                if let Some(home) = placed.home.as_ref().filter(|home| !home.exists()) {
-                    match fs::rename(&placed.at, home) {
+                match &placed.home {
+                    Some(Home::Lent(home)) => rbuild_cache::take_back(home, &placed.at)?,
+                    Some(Home::Linked(home)) => match fs::rename(&placed.at, home) {
                         // The step has removed it.
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                         moved => moved?,
-                    }
+                    },
+                    None => {}
                 }
                 match fs::symlink_metadata(&placed.at) {
                     Ok(found) if found.is_dir() => fs::remove_dir_all(&placed.at)?,

@@ -9,10 +9,14 @@ use rustix::mount::MountAttrFlags;
 use rustix::process::WaitId;
 use rustix::process::WaitIdOptions;
 
+use super::Foreign;
 use super::Rung;
 use super::Settings;
+use super::foreign;
+use super::foreign::Survey;
 use super::machine;
 use super::mounts;
+use super::seccomp::Nesting;
 use super::sys;
 use super::sys::Fork;
 use super::uplink;
@@ -109,8 +113,15 @@ pub fn probe(settings: &Settings) -> Report {
     let place = place_for(settings);
     let inside = plan.clone();
     let mut rung = Rung::None;
-    match in_child(0, || wire::encode(&try_out(plan, place))).map(|bytes| wire::decode(&bytes)) {
-        Ok(Some(Trial { entered, checks })) => {
+    let mut survey = None;
+    let tried = in_child(0, || wire::encode(&try_out(plan, place, &settings.foreign)));
+    match tried.map(|bytes| wire::decode(&bytes)) {
+        Ok(Some(Trial {
+            entered,
+            checks,
+            foreign,
+        })) => {
+            survey = foreign;
             findings.extend(match entered {
                 Entered::Full => {
                     rung = Rung::Full;
@@ -159,7 +170,7 @@ pub fn probe(settings: &Settings) -> Report {
         has_uplink = tried.state == State::Good;
         findings.push(tried);
     }
-    findings.push(machine::emulation());
+    findings.extend(survey.iter().flat_map(machine::foreign));
     findings.push(machine::cgroup());
     findings.extend(machine::disk(place));
     Report {
@@ -205,11 +216,7 @@ fn chroot_report() -> Report {
 fn uplink(plan: Result<userns::Plan, String>) -> Finding {
     let tried = in_child(0, || {
         let entered = userns::enter(plan).map_err(|_| "there is no user namespace".to_owned());
-        let made_private = |_| {
-            let private = rustix::mount::MountPropagationFlags::PRIVATE
-                | rustix::mount::MountPropagationFlags::REC;
-            rustix::mount::mount_change("/", private).map_err(|e| e.to_string())
-        };
+        let made_private = |_| mounts::make_private().map_err(|e| e.to_string());
         wire::encode(&match entered
             .and_then(made_private)
             .and_then(|()| uplink::try_out())
@@ -486,8 +493,14 @@ const SECCOMP: &str = "a seccomp filter";
 struct Trial {
     entered: Entered,
     checks: Vec<Check>,
+    /// Where there is a namespace.
+    foreign: Option<Survey>,
 }
-wire_struct!(Trial { entered, checks });
+wire_struct!(Trial {
+    entered,
+    checks,
+    foreign
+});
 
 enum Entered {
     Full,
@@ -529,10 +542,11 @@ fn in_child(namespaces: i32, work: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u
     }
 }
 
-fn try_out(plan: Result<userns::Plan, String>, place: &Path) -> Trial {
+fn try_out(plan: Result<userns::Plan, String>, place: &Path, foreign: &Foreign) -> Trial {
     let failed = |entered| Trial {
         entered,
         checks: Vec::new(),
+        foreign: None,
     };
     let entered = match userns::enter(plan) {
         Ok(Ids::Full) => Entered::Full,
@@ -547,12 +561,7 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path) -> Trial {
         }
         Err(EnterError::Map(why)) => return failed(Entered::Unmapped { why }),
     };
-    let private =
-        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
-    let mut tried = vec![(
-        MOUNTS,
-        rustix::mount::mount_change("/", private).map_err(Into::into),
-    )];
+    let mut tried = vec![(MOUNTS, mounts::make_private().map_err(Into::into))];
     match probe_dir(place) {
         Ok(dir) => tried.extend([(STORE, Ok(())), (OVERLAY, overlay(dir.path()))]),
         Err(error) => tried.push((STORE, Err(error))),
@@ -567,7 +576,9 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path) -> Trial {
     tried.push((NETWORK, alone(libc::CLONE_NEWNET, sys::loopback_up)));
     tried.push((
         SECCOMP,
-        alone(0, || sys::install_filter(&super::seccomp::program())),
+        alone(0, || {
+            sys::install_filter(&super::seccomp::program(Nesting::Refused))
+        }),
     ));
     let check = |(name, result): (&str, io::Result<()>)| Check {
         name: name.to_owned(),
@@ -576,6 +587,7 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path) -> Trial {
     Trial {
         entered,
         checks: tried.into_iter().map(check).collect(),
+        foreign: Some(foreign::survey(foreign)),
     }
 }
 

@@ -6,6 +6,11 @@
 //! that they do not. clone3(2) fails with `ENOSYS`, as docker answers it: its flags lie in memory a filter cannot
 //! read, and the C library falls back to clone(2), whose flags are checked.
 //!
+//! A step may be let have namespaces of its own ([`Nesting`]), with what programs do in them: bubblewrap, sandboxes of
+//! browsers, builders. Docker denies these calls to who lacks CAP_SYS_ADMIN, and podman allows them to all: in a nested
+//! user namespace the kernel itself keeps every mount of the step where and as it is (mount_namespaces(7),
+//! "Restrictions on mount namespaces").
+//!
 //! The program is written here and not by `seccompiler`, which kills a process that makes calls of the machine's
 //! 32-bit sister (i386, arm): images for `linux/386` run on amd64. What is allowed whatever its arguments comes out of
 //! the kernel's cache (Linux 5.11) and costs next to nothing.
@@ -46,10 +51,6 @@ const DENIED: &[(&str, Numbers)] = &[
     ("delete_module", [176, 106, 129, 129]),
     ("fanotify_init", [300, 262, 338, 367]),
     ("finit_module", [313, 273, 350, 379]),
-    ("fsconfig", [431, 431, 431, 431]),
-    ("fsmount", [432, 432, 432, 432]),
-    ("fsopen", [430, 430, 430, 430]),
-    ("fspick", [433, 433, 433, 433]),
     ("get_kernel_syms", [177, NONE, 130, NONE]),
     ("get_mempolicy", [239, 236, 275, 320]),
     ("init_module", [175, 105, 128, 128]),
@@ -65,17 +66,11 @@ const DENIED: &[(&str, Numbers)] = &[
     ("lookup_dcookie", [212, 18, 253, 249]),
     ("mbind", [237, 235, 274, 319]),
     ("migrate_pages", [256, 238, 294, NONE]),
-    ("mount", [165, 40, 21, 21]),
-    ("mount_setattr", [442, 442, 442, 442]),
-    ("move_mount", [429, 429, 429, 429]),
     ("move_pages", [279, 239, 317, 344]),
     ("nfsservctl", [180, 42, 169, 169]),
     ("open_by_handle_at", [304, 265, 342, 371]),
-    ("open_tree", [428, 428, 428, 428]),
-    ("open_tree_attr", [467, 467, 467, 467]),
     ("perf_event_open", [298, 241, 336, 364]),
     ("pidfd_getfd", [438, 438, 438, 438]),
-    ("pivot_root", [155, 41, 217, 218]),
     ("process_madvise", [440, 440, 440, 440]),
     ("query_module", [178, NONE, 167, NONE]),
     ("quotactl", [179, 60, 131, 131]),
@@ -84,18 +79,12 @@ const DENIED: &[(&str, Numbers)] = &[
     ("request_key", [249, 218, 287, 310]),
     ("set_mempolicy", [238, 237, 276, 321]),
     ("set_mempolicy_home_node", [450, 450, 450, 450]),
-    ("setdomainname", [171, 162, 121, 121]),
-    ("sethostname", [170, 161, 74, 74]),
-    ("setns", [308, 268, 346, 375]),
     ("settimeofday", [164, 170, 79, 79]),
     ("stime", [NONE, NONE, 25, NONE]),
     ("swapoff", [168, 225, 115, 115]),
     ("swapon", [167, 224, 87, 87]),
     ("sysfs", [139, NONE, 135, 135]),
     ("syslog", [103, 116, 103, 103]),
-    ("umount", [NONE, NONE, 22, NONE]),
-    ("umount2", [166, 39, 52, 52]),
-    ("unshare", [272, 97, 310, 337]),
     ("uselib", [134, NONE, 86, 86]),
     ("userfaultfd", [323, 282, 374, 388]),
     ("ustat", [136, NONE, 62, 62]),
@@ -104,13 +93,38 @@ const DENIED: &[(&str, Numbers)] = &[
     ("vm86old", [NONE, NONE, 113, NONE]),
 ];
 
+/// What is denied as well to steps that may have no namespaces of their own; each takes CAP_SYS_ADMIN in one.
+#[rustfmt::skip]
+const DENIED_TO_ONE: &[(&str, Numbers)] = &[
+    ("fsconfig", [431, 431, 431, 431]),
+    ("fsmount", [432, 432, 432, 432]),
+    ("fsopen", [430, 430, 430, 430]),
+    ("fspick", [433, 433, 433, 433]),
+    ("mount", [165, 40, 21, 21]),
+    ("mount_setattr", [442, 442, 442, 442]),
+    ("move_mount", [429, 429, 429, 429]),
+    ("open_tree", [428, 428, 428, 428]),
+    ("open_tree_attr", [467, 467, 467, 467]),
+    ("pivot_root", [155, 41, 217, 218]),
+    ("setdomainname", [171, 162, 121, 121]),
+    ("sethostname", [170, 161, 74, 74]),
+    ("setns", [308, 268, 346, 375]),
+    ("umount", [NONE, NONE, 22, NONE]),
+    ("umount2", [166, 39, 52, 52]),
+];
+
 const CLONE: Numbers = [56, 220, 120, 120];
 const CLONE3: Numbers = [435; 4];
 const PERSONALITY: Numbers = [135, 92, 136, 136];
 const SOCKET: Numbers = [41, 198, 359, 281];
+const UNSHARE: Numbers = [272, 97, 310, 337];
 
 /// All `CLONE_NEW…` flags but `CLONE_NEWTIME`, which clone(2) does not take.
 const NAMESPACES: u32 = 0x7E02_0000;
+
+/// `CLONE_NEWCGROUP`. Who owns a cgroup namespace may mount cgroup file systems, of which the limits of a build belong to
+/// the user that its root is, and a version 1 has programs run by the machine's root (CVE-2022-0492).
+const CGROUPS: u32 = 0x0200_0000;
 
 /// `PER_LINUX`, `PER_LINUX32`, `UNAME26` with each, and the question what it is.
 const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xFFFF_FFFF];
@@ -135,11 +149,18 @@ const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 const ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
+/// Whether a step may have user namespaces of its own, and others in them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nesting {
+    Allowed,
+    Refused,
+}
+
 /// The program. x32 calls (x86_64 with bit 30 set) and unknown architectures get `ENOSYS`.
-pub(super) fn program() -> Vec<sock_filter> {
+pub(super) fn program(nesting: Nesting) -> Vec<sock_filter> {
     let mut program = vec![load(ARCHITECTURE)];
     for (architecture, column) in ARCHITECTURES {
-        let table = table(column);
+        let table = table(column, nesting);
         // Conditional jumps reach 255 instructions; a table is shorter.
         program.push(unless_equal(architecture, table.len() as u8));
         program.extend(table);
@@ -181,7 +202,8 @@ enum Verdict {
     Allow,
     Deny,
     Absent,
-    Clone,
+    /// Denied if the first argument has one of these bits.
+    Without(u32),
     Personality,
     Socket,
     /// The supervisor is asked about these.
@@ -194,9 +216,9 @@ impl Verdict {
             Self::Allow => vec![ret(ALLOW)],
             Self::Deny => vec![ret(EPERM)],
             Self::Absent => vec![ret(ENOSYS)],
-            Self::Clone => vec![
+            Self::Without(bits) => vec![
                 load(ARGUMENT_0),
-                statement(BPF_ALU | BPF_AND | BPF_K, NAMESPACES),
+                statement(BPF_ALU | BPF_AND | BPF_K, bits),
                 unless_equal(0, 1),
                 ret(ALLOW),
                 ret(EPERM),
@@ -233,14 +255,19 @@ impl Verdict {
     }
 }
 
-fn table(column: usize) -> Vec<sock_filter> {
+fn table(column: usize, nesting: Nesting) -> Vec<sock_filter> {
+    let (namespaces, unshare, denied) = match nesting {
+        Nesting::Allowed => (CGROUPS, Verdict::Without(CGROUPS), &[][..]),
+        Nesting::Refused => (NAMESPACES, Verdict::Deny, DENIED_TO_ONE),
+    };
     let mut special = BTreeMap::from([
-        (CLONE[column], Verdict::Clone),
+        (CLONE[column], Verdict::Without(namespaces)),
+        (UNSHARE[column], unshare),
         (CLONE3[column], Verdict::Absent),
         (PERSONALITY[column], Verdict::Personality),
         (SOCKET[column], Verdict::Socket),
     ]);
-    for (_, numbers) in DENIED {
+    for (_, numbers) in DENIED.iter().chain(denied) {
         if numbers[column] != NONE {
             special.insert(numbers[column], Verdict::Deny);
         }
@@ -316,8 +343,8 @@ mod t {
     use super::*;
 
     /// Runs the program as linux/Documentation/networking/filter.rst describes it, for the instructions used here.
-    fn answer(architecture: u32, number: u32, argument: u32) -> u32 {
-        run(&program(), architecture, number, [argument, 0, 0])
+    fn answer(nesting: Nesting, architecture: u32, number: u32, argument: u32) -> u32 {
+        run(&program(nesting), architecture, number, [argument, 0, 0])
     }
 
     fn run(program: &[sock_filter], architecture: u32, number: u32, arguments: [u32; 3]) -> u32 {
@@ -354,12 +381,12 @@ mod t {
         for (architecture, column) in ARCHITECTURES {
             let check = |call: u16, argument: u32, expected: u32| {
                 assert_eq!(
-                    answer(architecture, u32::from(call), argument),
+                    answer(Nesting::Refused, architecture, u32::from(call), argument),
                     expected,
                     "call {call} of {architecture:x} with {argument:x}"
                 );
             };
-            for (_, numbers) in DENIED {
+            for (_, numbers) in DENIED.iter().chain(DENIED_TO_ONE) {
                 if numbers[column] != NONE {
                     check(numbers[column], 0, EPERM);
                 }
@@ -367,6 +394,7 @@ mod t {
             check(CLONE[column], libc::SIGCHLD as u32, ALLOW);
             check(CLONE[column], libc::CLONE_NEWUSER as u32, EPERM);
             check(CLONE[column], libc::CLONE_NEWNS as u32, EPERM);
+            check(UNSHARE[column], 0, EPERM);
             check(CLONE3[column], 0, ENOSYS);
             check(SOCKET[column], libc::AF_INET as u32, ALLOW);
             check(SOCKET[column], AF_VSOCK, EPERM);
@@ -378,16 +406,48 @@ mod t {
             // One that no kernel has yet.
             check(2000, 0, ALLOW);
             check(0, 0, ALLOW);
-            let special = [CLONE, CLONE3, PERSONALITY, SOCKET].map(|numbers| numbers[column]);
-            let denied = DENIED.iter().map(|(_, numbers)| numbers[column]);
+            let special = [CLONE, CLONE3, PERSONALITY, SOCKET, UNSHARE];
+            let special = special.map(|numbers| numbers[column]);
+            let denied = DENIED.iter().chain(DENIED_TO_ONE);
+            let denied = denied.map(|(_, numbers)| numbers[column]);
             let named: Vec<u16> = denied.chain(special).collect();
             for number in (0..600).filter(|number| !named.contains(number)) {
                 check(number, 0, ALLOW);
             }
         }
-        assert_eq!(answer(0x0, 1, 0), ENOSYS);
-        if ARCHITECTURES[0].1 == 0 {
-            assert_eq!(answer(ARCHITECTURES[0].0, X32 | 1, 0), ENOSYS);
+        for nesting in [Nesting::Allowed, Nesting::Refused] {
+            assert_eq!(answer(nesting, 0x0, 1, 0), ENOSYS);
+            if ARCHITECTURES[0].1 == 0 {
+                assert_eq!(answer(nesting, ARCHITECTURES[0].0, X32 | 1, 0), ENOSYS);
+            }
+        }
+    }
+
+    #[test]
+    fn steps_that_may_nest_get_all_namespaces_but_those_of_cgroups() {
+        for (architecture, column) in ARCHITECTURES {
+            let check = |call: u16, argument: libc::c_int, expected: u32| {
+                let (call, argument) = (u32::from(call), argument as u32);
+                let said = answer(Nesting::Allowed, architecture, call, argument);
+                assert_eq!(said, expected, "call {call} with {argument:x}");
+            };
+            for numbers in [CLONE, UNSHARE].map(|numbers| numbers[column]) {
+                check(numbers, libc::CLONE_NEWUSER | libc::CLONE_NEWNS, ALLOW);
+                check(numbers, libc::CLONE_NEWPID | libc::CLONE_NEWNET, ALLOW);
+                check(numbers, libc::CLONE_NEWCGROUP, EPERM);
+                check(numbers, libc::CLONE_NEWUSER | libc::CLONE_NEWCGROUP, EPERM);
+            }
+            check(CLONE3[column], 0, ENOSYS);
+            let numbers = |rows: &[(&str, Numbers)]| -> Vec<u16> {
+                let numbers = rows.iter().map(|(_, numbers)| numbers[column]);
+                numbers.filter(|number| *number != NONE).collect()
+            };
+            for call in numbers(DENIED) {
+                check(call, 0, EPERM);
+            }
+            for call in numbers(DENIED_TO_ONE) {
+                check(call, 0, ALLOW);
+            }
         }
     }
 
@@ -395,12 +455,13 @@ mod t {
     fn numbers_are_those_of_this_machine() {
         let column = ARCHITECTURES[0].1;
         let number = |name: &str| {
-            let row = DENIED.iter().find(|(n, _)| *n == name).unwrap();
+            let mut rows = DENIED.iter().chain(DENIED_TO_ONE);
+            let row = rows.find(|(n, _)| *n == name).unwrap();
             libc::c_long::from(row.1[column])
         };
         assert_eq!(number("mount"), libc::SYS_mount);
         assert_eq!(number("umount2"), libc::SYS_umount2);
-        assert_eq!(number("unshare"), libc::SYS_unshare);
+        assert_eq!(libc::c_long::from(UNSHARE[column]), libc::SYS_unshare);
         assert_eq!(number("setns"), libc::SYS_setns);
         assert_eq!(number("bpf"), libc::SYS_bpf);
         assert_eq!(number("keyctl"), libc::SYS_keyctl);
@@ -453,8 +514,9 @@ mod t {
     #[test]
     fn names_are_sorted_and_tables_within_reach_of_a_jump() {
         assert!(DENIED.is_sorted_by(|a, b| a.0 < b.0));
+        assert!(DENIED_TO_ONE.is_sorted_by(|a, b| a.0 < b.0));
         for (_, column) in ARCHITECTURES {
-            assert!(table(column).len() < 256);
+            assert!(table(column, Nesting::Refused).len() < 256);
         }
     }
 }

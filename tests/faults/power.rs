@@ -4,6 +4,7 @@
 //! (`EXT4_IOC_SHUTDOWN`), and comes back as after a crash. As another user the test does to the files what ext4 does to
 //! those that were renamed and not synced: they are there, and have no bytes or some of them.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
@@ -79,7 +80,7 @@ fn boot(root: &Path) {
     }
 }
 
-/// Takes bytes from some of the files that were published since the mark was made.
+/// Takes bytes from some of the files that were published since the mark was made: of each once, whatever names it has.
 fn damage(victim: &mut Victim) {
     use std::os::unix::fs::MetadataExt as _;
     let store = victim.root.join("v1");
@@ -112,6 +113,7 @@ fn damage(victim: &mut Victim) {
     ]
     .map(|kind| store.join(kind))
     .into();
+    let mut drawn = HashSet::new();
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
             let Ok(found) = fs::symlink_metadata(entry.path()) else {
@@ -124,7 +126,11 @@ fn damage(victim: &mut Victim) {
             };
             if found.is_dir() {
                 dirs.push(entry.path());
-            } else if found.is_file() && published >= since && victim.maker.random.percent(40) {
+            } else if found.is_file()
+                && published >= since
+                && drawn.insert(found.ino())
+                && victim.maker.random.percent(40)
+            {
                 let left = match victim.maker.random.percent(70) {
                     true => 0,
                     false => victim.maker.random.below(found.len() as usize + 1) as u64,

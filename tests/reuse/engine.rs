@@ -98,6 +98,9 @@ pub(super) fn build(root: &Path, context: &Path, project: &Project) -> Result<Bu
         gc: Default::default(),
         stacker: None,
         isolation: Default::default(),
+        nested_namespaces: true,
+        emulators: Default::default(),
+        keep_failed: rbuild::request::KeepFailed::Never,
     });
     let cancel = CancelToken::new();
     let local = LocalRoot {

@@ -8,7 +8,10 @@ fn refused(said: &str, expected: &[(&str, &str)]) {
     let said: Vec<&str> = said.lines().collect();
     let wanted: Vec<String> = expected
         .iter()
-        .map(|(attack, error)| format!("{}: {error}", attack.split(' ').next().unwrap()))
+        .map(|(attack, error)| {
+            let attack = attack.strip_prefix("nested ").unwrap_or(attack);
+            format!("{}: {error}", attack.split(' ').next().unwrap())
+        })
         .collect();
     for ((said, wanted), (attack, _)) in said.iter().zip(&wanted).zip(expected) {
         assert_eq!(said, wanted, "{attack}");
@@ -106,13 +109,132 @@ fn hold(said: &str, attacks: &[(&str, &str)]) {
     refused(said, &chosen);
 }
 
+/// What the kernel itself answers where docker's filter does not.
+const BY_KERNEL: &[(&str, &str)] = &[
+    ("unshare", "done"),
+    ("setns /proc/self/ns/user", "EINVAL"),
+    // Not every kernel has one to be masked.
+    ("umount /proc/kcore", "EPERM|ENOENT"),
+];
+
+/// `attacks`, some with another answer.
+fn but(
+    attacks: &[(&'static str, &'static str)],
+    others: &[(&'static str, &'static str)],
+) -> Vec<(&'static str, &'static str)> {
+    let other = |attack| others.iter().find(|(other, _)| *other == attack);
+    let answered = attacks.iter().map(|row| *other(row.0).unwrap_or(row));
+    answered.collect()
+}
+
 #[test]
 fn root_of_a_step_gets_nowhere() {
     let fixture = Fixture::new();
     fixture.attacker();
     fs::create_dir(fixture.path("lower/mnt")).unwrap();
-    let outcome = fixture.write(&[], &all(BY_ROOT));
+    let attacks = but(BY_ROOT, BY_KERNEL);
+    let outcome = fixture.write(&[], &all(&attacks));
+    hold(&outcome.stdout(), &attacks);
+}
+
+/// Docker's answers, word for word.
+#[test]
+fn nor_where_it_may_have_no_namespaces() {
+    let fixture = Fixture::new();
+    fixture.attacker();
+    fs::create_dir(fixture.path("lower/mnt")).unwrap();
+    let outcome = fixture.write(&["--no-nested"], &all(BY_ROOT));
     hold(&outcome.stdout(), BY_ROOT);
+}
+
+/// As root of a user namespace below the step's, with all capabilities there.
+const NESTED: &[(&str, &str)] = &[
+    // It may mount what is its own.
+    ("mount tmpfs", "done"),
+    ("hostname", "done"),
+    ("unshare", "done"),
+    // What a new one would show is masked in the one there is.
+    ("new proc", "EPERM"),
+    ("new sysfs", "EPERM"),
+    ("new cgroup", "EPERM"),
+    ("new cgroup2", "EPERM"),
+    ("new bpf", "EPERM"),
+    ("new debugfs", "EPERM"),
+    ("new tracefs", "EPERM"),
+    ("new securityfs", "EPERM"),
+    ("new ext4", "EPERM|ENODEV"),
+    ("unshare_cgroup", "EPERM"),
+    ("clone_cgroup", "EPERM"),
+    ("clone3", "ENOSYS"),
+    ("reveal /proc keys", "EPERM"),
+    ("reveal /proc kcore", "EPERM"),
+    ("reveal /proc timer_list", "EPERM"),
+    ("reveal /proc interrupts", "EPERM"),
+    ("reveal /sys firmware", "EPERM"),
+    ("reveal /etc hosts", "EPERM"),
+    ("umount /proc", "EINVAL"),
+    ("umount /sys", "EINVAL"),
+    ("umount /dev", "EINVAL"),
+    ("umount /dev/null", "EINVAL"),
+    ("umount /", "EINVAL"),
+    ("writable /proc/sys", "EPERM"),
+    ("writable /proc/bus", "EPERM"),
+    ("writable /proc/irq", "EPERM"),
+    ("writable /proc/sysrq-trigger", "EPERM"),
+    ("writable /sys", "EPERM"),
+    ("writable /etc/hosts", "EPERM"),
+    ("writable /etc/resolv.conf", "EPERM"),
+    ("bind /proc/1/root", "EACCES|EPERM"),
+    ("read /proc/1/root", "EACCES"),
+    ("read /proc/1/environ", "EACCES"),
+    ("read /proc/1/mem", "EACCES"),
+    ("setns /proc/1/ns/user", "EACCES"),
+    ("setns /proc/1/ns/mnt", "EACCES"),
+    ("setns /proc/1/ns/net", "EACCES"),
+    ("setns /proc/1/ns/cgroup", "EACCES"),
+    ("ptrace 1", "EPERM"),
+    ("map", "EPERM"),
+    ("write /proc/sys/kernel/core_pattern", "EROFS|EACCES|ENOENT"),
+    ("write /proc/sys/kernel/modprobe", "EROFS|EACCES|ENOENT"),
+    ("write /proc/sysrq-trigger", "EROFS|EACCES|ENOENT"),
+    ("write /sys/kernel/uevent_helper", "EROFS|EACCES|ENOENT"),
+    ("write /etc/hosts", "EROFS|EACCES"),
+    ("handle", "EPERM"),
+    ("mknod /memory", "EPERM|EACCES"),
+    ("read /dev/mem", "ENOENT"),
+    ("tiocsti", "ENOTTY"),
+    ("key rbuild-test", "EPERM"),
+    ("bpf", "EPERM"),
+    ("perf", "EPERM"),
+    ("io_uring", "EPERM"),
+    ("userfaultfd", "EPERM"),
+    ("module", "EPERM|ENOSYS"),
+    ("kexec", "EPERM|ENOSYS"),
+    ("clock", "EPERM"),
+    ("swapon /x", "EPERM|ENOSYS"),
+    ("reboot", "EPERM"),
+    ("syslog", "EPERM"),
+];
+
+/// Programs that make namespaces of their own work in a step, and nothing that it is kept from can be had in them.
+#[test]
+fn nor_does_one_that_nests() {
+    for user in ["0:0", "1000:1000"] {
+        let fixture = Fixture::new();
+        fixture.attacker();
+        fs::create_dir(fixture.path("lower/mnt")).unwrap();
+        let user = format!("--user={user}");
+        let script: String = NESTED
+            .iter()
+            .map(|(attack, _)| format!("attack nested {attack}\n"))
+            .collect();
+        let outcome = fixture.write(&[&user], &script);
+        hold(&outcome.stdout(), NESTED);
+        let fixture = Fixture::new();
+        fixture.attacker();
+        let refused = fixture.write(&[&user, "--no-nested"], "attack nested unshare");
+        assert_eq!(refused.stdout(), "nested: EPERM\n");
+    }
 }
 
 #[test]
@@ -121,7 +243,7 @@ fn nor_does_another_user() {
     fixture.attacker();
     fs::create_dir(fixture.path("lower/mnt")).unwrap();
     // What uid 0 may do to itself, others may not.
-    let others: Vec<(&str, &str)> = BY_ROOT
+    let others: Vec<(&str, &str)> = but(BY_ROOT, BY_KERNEL)
         .iter()
         .map(|(attack, errors)| match *attack {
             "write /proc/1/oom_score_adj" => (*attack, "done|EACCES"),
@@ -153,6 +275,9 @@ fn an_insecure_step_is_still_in_its_namespaces() {
         ("unshare", "done"),
         ("mount proc", "done"),
         ("mount tmpfs", "done"),
+        // Nothing is masked that it would reveal: the same attack is refused below a step that is confined.
+        ("nested new proc", "done"),
+        ("nested new sysfs", "done"),
         ("chroot", "EPERM"),
         ("handle", "EPERM"),
         ("mknod /memory", "EPERM"),

@@ -20,18 +20,33 @@ fn kernel_settings_cannot_be_written() {
 }
 
 #[test]
-fn mounts_and_namespaces_are_refused() {
+fn mounts_and_namespaces_of_the_steps_are_refused() {
     let fixture = Fixture::new();
     for script in [
         "mount -t tmpfs t /bin",
         "mount -o remount,rw /proc/sys",
         "umount /proc/sys",
         "unshare -m true",
-        "unshare -U true",
         "mknod /dev/mem c 1 1 && cat /dev/mem",
     ] {
         let outcome = fixture.write(&[], script);
         assert!(!outcome.0.status.success(), "{script}: {}", outcome.text());
+    }
+}
+
+/// As bubblewrap, browsers and other builders do it.
+#[test]
+fn a_step_may_have_namespaces_of_its_own_unless_that_is_refused() {
+    let script = "unshare -U -r -m -p -n -i -u -f sh -c 'mount -t tmpfs t /dev && echo $$'";
+    for user in ["--user=0:0", "--user=1000:1000"] {
+        let fixture = Fixture::new();
+        assert_eq!(fixture.write(&[user], script).stdout(), "1\n");
+        let refused = Fixture::new().write(&[user, "--no-nested"], script);
+        assert!(
+            refused.text().contains("not permitted"),
+            "{}",
+            refused.text()
+        );
     }
 }
 
@@ -76,7 +91,7 @@ fn an_insecure_step_may_mount() {
     let fixture = Fixture::new();
     let outcome = fixture.sh(
         &["--insecure"],
-        "unshare -m true && mount -t tmpfs t /bin && echo mounted",
+        "unshare -m true && cp /bin/busybox /dev/shm/ && mount -t tmpfs t /bin && echo mounted",
     );
     assert_eq!(outcome.stdout(), "mounted\n");
 }

@@ -65,9 +65,11 @@ impl Fsck<'_> {
         if let Some(domain) = name.strip_suffix(".delta") {
             match self.store.layer_form(id, domain) {
                 // The whole layer is there as well, which is what builds take.
-                Some(whole) if whole.over().is_empty() => return Ok(()),
-                Some(stacked) => shown = stacked.dirs().iter().rev().cloned().collect(),
-                None => {
+                Some(whole) if whole.over().is_empty() && !whole.is_plain() => return Ok(()),
+                Some(stacked) if !stacked.is_plain() => {
+                    shown = stacked.dirs().iter().rev().cloned().collect();
+                }
+                _ => {
                     let what = "stands over a directory that is not there";
                     return self.wrong(form, what, Remedy::TakeOut);
                 }

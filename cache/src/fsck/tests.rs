@@ -166,6 +166,15 @@ impl Fixture {
         mount.unwrap().unwrap().path().parent().unwrap().to_owned()
     }
 
+    /// Leaves a mount as a step does that is killed, and says where its directory is.
+    fn lend_mount(&self) -> PathBuf {
+        let root = self.store.path().join("tmp/killed.d/root");
+        fs::create_dir_all(&root).unwrap();
+        let at = root.join("cache");
+        crate::lend(self.store.path(), &self.mount().join("data"), &at).unwrap();
+        at
+    }
+
     fn find(&self, options: FsckOptions) -> Vec<String> {
         let found = self.store.fsck(options).unwrap();
         let shown = |problem: &Problem| {
@@ -301,7 +310,7 @@ type HarmForm = fn(&Path);
 
 #[test]
 fn each_kind_of_damage_is_found_and_mended() {
-    let cases: [(&str, Harm, &[&str]); 22] = [
+    let cases: [(&str, Harm, &[&str]); 23] = [
         (
             "a blob's bytes",
             |f| damage(&f.store.blobs().path(&f.blob)),
@@ -428,14 +437,19 @@ fn each_kind_of_damage_is_found_and_mended() {
             &["mounts: lacks `data`"],
         ),
         (
-            "a cache mount without a name",
-            |f| fs::remove_file(f.mount().join("about.json")).unwrap(),
-            &["mounts: lacks `about.json`"],
+            "a cache mount whose files are in the root of a step that was killed",
+            |f| drop(f.lend_mount()),
+            &["mounts: has its files in the root of a step that was killed"],
+        ),
+        (
+            "a cache mount whose files went with the root of a step",
+            |f| fs::remove_dir(f.lend_mount()).unwrap(),
+            &["mounts: lacks `data`"],
         ),
         (
             "a directory that is no cache mount",
             |f| fs::create_dir(f.store.path().join("mounts/mine")).unwrap(),
-            &["mounts: lacks `about.json`"],
+            &["mounts: lacks `lock`"],
         ),
         (
             "a file that is missing from a form",
@@ -480,10 +494,14 @@ fn each_kind_of_damage_is_found_and_mended() {
 
 #[test]
 fn mounts_are_the_users_as_long_as_they_can_be_mounted() {
-    let cases: [(HarmForm, &str); 3] = [
+    let cases: [(HarmForm, &str); 4] = [
         (
             |mount| fs::write(mount.join("about.json"), "{").unwrap(),
             "mounts: does not tell its name: ",
+        ),
+        (
+            |mount| fs::remove_file(mount.join("about.json")).unwrap(),
+            "mounts: lacks `about.json`",
         ),
         (
             |mount| {
@@ -508,6 +526,19 @@ fn mounts_are_the_users_as_long_as_they_can_be_mounted() {
         };
         assert!(!problem.repaired && problem.path.exists(), "{wanted}");
         assert!(fixture.find(LOOK)[0].starts_with(wanted), "{found:?}");
+    }
+}
+
+/// A step may have what it lacks.
+#[test]
+fn mounts_in_use_are_nobody_elses_affair() {
+    for part in ["data", "about.json", "turn"] {
+        let fixture = Fixture::new();
+        let mount = fixture.mount();
+        let _used = flock::hold(&mount.join("lock"), How::Shared).unwrap();
+        file::remove(&mount.join(part)).unwrap();
+        assert_eq!(fixture.find(REPAIR), [""; 0], "{part}");
+        assert!(mount.exists(), "{part}");
     }
 }
 
@@ -631,6 +662,10 @@ fn a_difference_is_compared_with_what_it_stands_over() {
     assert_eq!(fixture.find(DEEP), [wanted]);
     fs::remove_dir_all(&form.dirs()[0]).unwrap();
     let wanted = "layers: stands over a directory that is not there";
+    assert_eq!(fixture.find(LOOK), [wanted]);
+    // Whose bytes are in a plain form as well is still what a build would stack.
+    let forms = form.dirs()[1].parent().unwrap().parent().unwrap();
+    fs::rename(&changed, forms.join("map.plain")).unwrap();
     assert_eq!(fixture.find(LOOK), [wanted]);
     assert_eq!(fixture.find(REPAIR), [wanted]);
     assert_eq!(fixture.find(DEEP), [""; 0]);

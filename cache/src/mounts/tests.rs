@@ -8,6 +8,8 @@ use rustix::fs::Mode;
 
 use super::*;
 use crate::dir::Ownership;
+use crate::dir::ScanKind;
+use crate::dir::scan_dir;
 use crate::dir::write_dir;
 use crate::wait::silently;
 
@@ -229,7 +231,8 @@ fn a_mount_becomes_a_tree_and_a_tree_becomes_a_mount() {
     fs::set_permissions(from.join("bin/tool"), fs::Permissions::from_mode(0o4755)).unwrap();
     fs::hard_link(from.join("bin/tool"), from.join("bin/twin")).unwrap();
     std::os::unix::fs::symlink("bin/tool", from.join("link")).unwrap();
-    let tree = mount.scan(store.trees(), &never).unwrap();
+    let scan = |dir: &Path| scan_dir(store.trees(), dir, ScanKind::Plain, &never).unwrap();
+    let tree = scan(from);
 
     let open = |path: &[u8], _: &crate::tree::FileNode| {
         File::open(from.join(std::str::from_utf8(path).unwrap()))
@@ -248,9 +251,97 @@ fn a_mount_becomes_a_tree_and_a_tree_becomes_a_mount() {
     let copy = store.cache_mount(&seeded, locked, &begin, &never, &mut silently);
     let copy = copy.unwrap().unwrap();
     assert_ne!(copy.path(), from);
-    assert_eq!(copy.scan(store.trees(), &never).unwrap(), tree);
+    assert_eq!(scan(copy.path()), tree);
     assert_eq!(
         fs::metadata(copy.path().join("bin/tool")).unwrap().nlink(),
         2
     );
+}
+
+/// A mount with a file, lent to a step whose build was killed; and where it is.
+fn lent_by_the_dead(store: &Store) -> (PathBuf, PathBuf) {
+    let data = take(store, "a", CacheSharing::Locked).path().to_owned();
+    fs::write(data.join("file"), "x").unwrap();
+    let root = store.path().join("tmp/killed.d/root/var");
+    fs::create_dir_all(&root).unwrap();
+    let at = root.join("cache");
+    lend(store.path(), &data, &at).unwrap();
+    assert!(at.join("file").exists() && !data.exists());
+    (data, at)
+}
+
+#[test]
+fn who_comes_next_gets_what_a_killed_build_has_lent() {
+    for sharing in [
+        CacheSharing::Shared,
+        CacheSharing::Private,
+        CacheSharing::Locked,
+    ] {
+        let (_dir, store) = store();
+        let (data, _) = lent_by_the_dead(&store);
+        let mount = take(&store, "a", sharing);
+        assert_eq!(mount.path(), data);
+        assert_eq!(fs::read(data.join("file")).unwrap(), b"x");
+        let left = file::list(data.parent().unwrap()).unwrap();
+        assert_eq!(left.len(), 4, "{left:?}");
+    }
+}
+
+#[test]
+fn what_is_lent_is_waited_for_as_long_as_it_may_come_back() {
+    let (_dir, store) = store();
+    let shares = take(&store, "a", CacheSharing::Shared);
+    let (home, at) = (shares.path().to_owned(), store.path().join("tmp/at"));
+    lend(store.path(), &home, &at).unwrap();
+    assert!(try_take(&store, "a", CacheSharing::Shared).is_none());
+    assert!(at.is_dir());
+    take_back(&home, &at).unwrap();
+    assert!(try_take(&store, "a", CacheSharing::Shared).is_some());
+
+    // The step has removed it.
+    lend(store.path(), &home, &at).unwrap();
+    fs::remove_dir(&at).unwrap();
+    take_back(&home, &at).unwrap();
+    assert!(home.is_dir());
+}
+
+#[test]
+fn a_collector_brings_back_what_was_lent() {
+    let (_dir, store) = store();
+    let (data, at) = lent_by_the_dead(&store);
+    let in_use = flock::hold(&data.with_file_name("lock"), How::Shared).unwrap();
+    store.collect(&crate::gc::Policy::default()).unwrap();
+    assert!(at.exists(), "its user may be about to end");
+    drop(in_use);
+    store.collect(&crate::gc::Policy::default()).unwrap();
+    assert!(data.join("file").exists() && !store.path().join("tmp/killed.d").exists());
+}
+
+#[test]
+fn nothing_is_brought_back_through_links() {
+    let (dir, store) = store();
+    let (data, at) = lent_by_the_dead(&store);
+    let elsewhere = dir.path().join("elsewhere");
+    fs::rename(at.parent().unwrap(), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, at.parent().unwrap()).unwrap();
+    let mount = take(&store, "a", CacheSharing::Locked);
+    assert!(elsewhere.join("cache/file").exists());
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "it begins anew");
+    drop(mount);
+
+    fs::remove_dir(&data).unwrap();
+    fs::write(store.path().join("tmp/file"), "").unwrap();
+    std::os::unix::fs::symlink("../../tmp/file", data.with_extension("away")).unwrap();
+    assert!(take(&store, "a", CacheSharing::Locked).path().is_dir());
+}
+
+#[test]
+fn a_mount_that_lacks_something_is_made_whole() {
+    for part in ["lock", "turn", "data"] {
+        let (_dir, store) = store();
+        let data = take(&store, "a", CacheSharing::Locked).path().to_owned();
+        file::remove(&data.with_file_name(part)).unwrap();
+        let mount = take(&store, "a", CacheSharing::Locked);
+        assert!(mount.path() == data && data.is_dir(), "{part}");
+    }
 }

@@ -35,13 +35,22 @@ pub struct Ast {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
     /// The keyword as written.
-    pub keyword: Word,
+    pub keyword: Keyword,
     /// The whole instruction, here-documents included.
     pub span: Span,
     /// The logical line.
     pub text: String,
     /// The comment lines right above.
     pub comments: Vec<String>,
+}
+
+/// A keyword and its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keyword {
+    /// As written, which is mostly as here.
+    pub text: Cow<'static, str>,
+    /// Its place.
+    pub span: Span,
 }
 
 /// FROM and what follows it.
@@ -73,10 +82,10 @@ pub struct Instruction {
 /// The instructions but FROM.
 #[derive(Debug, Clone)]
 pub enum Kind {
-    Add(Transfer),
+    Add(Box<Transfer>),
     Arg(Vec<Arg>),
     Cmd(CommandLine),
-    Copy(Transfer),
+    Copy(Box<Transfer>),
     Entrypoint(CommandLine),
     Env(Vec<Pair>),
     Expose(Vec<Word>),
@@ -91,6 +100,31 @@ pub enum Kind {
     User(Word),
     Volume(Vec<Word>),
     Workdir(Word),
+}
+
+impl Kind {
+    /// The keyword.
+    pub(crate) fn keyword(&self) -> &'static str {
+        match self {
+            Self::Add(_) => "ADD",
+            Self::Arg(_) => "ARG",
+            Self::Cmd(_) => "CMD",
+            Self::Copy(_) => "COPY",
+            Self::Entrypoint(_) => "ENTRYPOINT",
+            Self::Env(_) => "ENV",
+            Self::Expose(_) => "EXPOSE",
+            Self::Healthcheck(_) => "HEALTHCHECK",
+            Self::Label(_) => "LABEL",
+            Self::Maintainer(_) => "MAINTAINER",
+            Self::Onbuild(_) => "ONBUILD",
+            Self::Run(_) => "RUN",
+            Self::Shell(_) => "SHELL",
+            Self::StopSignal(_) => "STOPSIGNAL",
+            Self::User(_) => "USER",
+            Self::Volume(_) => "VOLUME",
+            Self::Workdir(_) => "WORKDIR",
+        }
+    }
 }
 
 /// One `NAME[=default]` of an ARG.

@@ -5,7 +5,6 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::rc::Rc;
 
 use rbuild_llb::Definition;
@@ -551,10 +550,11 @@ impl<'a> Converter<'a> {
             name.push(' ');
         }
         to.step += 1;
-        let width = to.total.ilog10() as usize + 1;
+        let (step, total) = (to.step.to_string(), to.total.to_string());
+        let blanks = total.len().saturating_sub(step.len());
+        name.extend(std::iter::repeat_n(' ', blanks));
         let onbuild = if to.onbuild { "ONBUILD " } else { "" };
-        write!(name, "{:width$}/{}] {onbuild}", to.step, to.total)
-            .expect("a string takes all that is written to it");
+        name.extend([&step, "/", &total, "] ", onbuild]);
         name
     }
 }

@@ -12,6 +12,7 @@ use crate::ast::Ast;
 use crate::ast::CommandLine;
 use crate::ast::Head;
 use crate::ast::Instruction;
+use crate::ast::Keyword;
 use crate::ast::Kind;
 use crate::ast::Pair;
 use crate::ast::Stage;
@@ -191,20 +192,27 @@ impl<'a> Input<'a> {
 
     fn instruction(&self, parts: &Parts) -> Result1<Parsed> {
         let keyword = self.slice(&parts.keyword);
+        let known = |name: &&str| keyword.eq_ignore_ascii_case(name);
+        let name = KEYWORDS.iter().find(|name| known(name)).copied();
+        let text = match name {
+            Some(name) if name == keyword => Cow::Borrowed(name),
+            _ => Cow::Owned(keyword.to_owned()),
+        };
         let head = Head {
-            keyword: self.word(keyword, &parts.keyword),
+            keyword: Keyword {
+                text,
+                span: self.span(&parts.keyword),
+            },
             span: self.site.span(self.line.extent.clone()),
             text: self.line.text().trim().to_owned(),
             comments: self.line.comments.clone(),
         };
         let mut flags = Flags::new(self, parts);
         let rest = &parts.rest;
-        let known = |name: &&str| keyword.eq_ignore_ascii_case(name);
-        let name = KEYWORDS.iter().find(|name| known(name)).copied();
         let kind = match name.unwrap_or_default() {
             "FROM" => return self.from(head, flags, rest).map(Parsed::Stage),
-            "ADD" => Kind::Add(self.transfer(&mut flags, "ADD", rest)?),
-            "COPY" => Kind::Copy(self.transfer(&mut flags, "COPY", rest)?),
+            "ADD" => Kind::Add(Box::new(self.transfer(&mut flags, "ADD", rest)?)),
+            "COPY" => Kind::Copy(Box::new(self.transfer(&mut flags, "COPY", rest)?)),
             "RUN" => Kind::Run(self.run(&mut flags, rest)?),
             "HEALTHCHECK" => Kind::Healthcheck(self.healthcheck(&mut flags, rest)?),
             "ARG" => Kind::Arg(self.args(rest)?),

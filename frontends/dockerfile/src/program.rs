@@ -6,6 +6,7 @@
 //! of its instructions are words of a Dockerfile, with `\` as the escape character; [`literal`] makes one of a text
 //! that stands for itself.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::Plan;
 use crate::args::platform_args;
 use crate::ast::Head;
 use crate::ast::Instruction;
+use crate::ast::Keyword;
 use crate::convert::Converter;
 use crate::lint::Linter;
 use crate::needs_pin;
@@ -188,12 +190,12 @@ impl Program {
             Base::Files { .. } | Base::Dockerfile(_) | Base::Outer(_) => String::new(),
         };
         let head = Head {
-            keyword: Word {
-                text: "FROM".to_owned(),
+            keyword: Keyword {
+                text: Cow::Borrowed("FROM"),
                 span: at.clone(),
             },
             span: at.clone(),
-            text: format!("FROM {base_name} AS {name}"),
+            text: ["FROM ", &base_name, " AS ", name].concat(),
             comments: Vec::new(),
         };
         let node = Node {
@@ -212,10 +214,9 @@ impl Program {
             Some(title) => title,
             None => print::line(&step.kind),
         };
-        let keyword = text.split(' ').next().unwrap_or_default().to_owned();
         let head = Head {
-            keyword: Word {
-                text: keyword,
+            keyword: Keyword {
+                text: Cow::Borrowed(step.kind.keyword()),
                 span: step.at.clone(),
             },
             span: step.at,

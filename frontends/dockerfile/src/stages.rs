@@ -428,8 +428,9 @@ impl Graph {
                 Base::Dockerfile(nested) => open.extend(nested.contexts.values()),
                 Base::Scratch | Base::Image { .. } | Base::Files { .. } | Base::Outer(_) => {}
             }
-            let sources = node.commands.iter().flat_map(|command| &command.sources);
-            open.extend(sources.flatten());
+            for command in &node.commands {
+                open.extend(command.sources.iter().flatten());
+            }
         }
         let nodes = reachable.into_iter().enumerate();
         nodes.filter_map(|(at, is)| is.then_some(at)).collect()

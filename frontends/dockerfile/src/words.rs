@@ -241,7 +241,12 @@ impl<'w, 'e> Scan<'w, 'e> {
                 }
                 _ => {
                     let rest = &self.source[self.at..];
-                    let plain = rest.find(|c| Some(c) == stop || !self.is_plain(c));
+                    // All that means something is ASCII: bytes of other characters are like none of it.
+                    let means = |byte: u8| {
+                        let c = char::from(byte);
+                        Some(c) == stop || !self.is_plain(c)
+                    };
+                    let plain = rest.bytes().position(means);
                     let plain = &rest[..plain.unwrap_or(rest.len())];
                     self.at += plain.len();
                     out.splitting(plain);

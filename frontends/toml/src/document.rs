@@ -24,6 +24,8 @@ use toml_parser::parser::parse_document;
 
 /// Arrays and inline tables within each other that are read straight.
 const MAX_DEPTH: usize = 16;
+/// Few tables of a header have more keys of their own.
+const MANY: usize = 8;
 /// Tables with more keys than this are checked for names that are there twice by hashing them.
 const FEW: usize = 12;
 
@@ -175,8 +177,8 @@ impl<'t> Value<'t> {
 /// Reads a whole file straight. `None` says nothing of it: the `toml` crate has to read it.
 pub(crate) fn straight(text: &str) -> Option<Value<'_>> {
     let source = Source::new(text);
-    // A token is four bytes or more in nearly any file.
-    let mut tokens = Vec::with_capacity(text.len() / 4 + 16);
+    // A token is two bytes or more in nearly any file.
+    let mut tokens = Vec::with_capacity(text.len() / 2 + 16);
     tokens.extend(source.lex());
     let mut builder = Builder::new(source);
     let mut problem: Option<ParseError> = None;
@@ -187,6 +189,22 @@ pub(crate) fn straight(text: &str) -> Option<Value<'_>> {
         kind: Kind::Table(root),
         span: 0..0,
     })
+}
+
+/// A bare key, or a string in double quotes, that is as it is written: most are, and the library looks more closely.
+fn plain(text: &str, encoding: Option<Encoding>) -> Option<Cow<'_, str>> {
+    let text = match encoding {
+        None => text,
+        Some(Encoding::BasicString) => text.strip_prefix('"')?.strip_suffix('"')?,
+        Some(_) => return None,
+    };
+    let in_key = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let in_string = |byte: u8| !matches!(byte, ..b' ' | b'"' | b'\\' | 0x7f);
+    let plain = match encoding {
+        None => text.bytes().all(in_key),
+        Some(_) => text.bytes().all(in_string),
+    };
+    (plain && !text.is_empty()).then_some(Cow::Borrowed(text))
 }
 
 /// Makes values of events.
@@ -234,7 +252,7 @@ impl<'t> Builder<'t> {
 
     /// The table of a header is complete but for those with longer headers.
     fn settle(&mut self) {
-        let entries = std::mem::take(&mut self.current);
+        let entries = std::mem::replace(&mut self.current, Vec::with_capacity(MANY));
         let mut table = &mut self.root;
         for at in &self.place {
             match table.entries.get_mut(*at).map(|(_, value)| &mut value.kind) {
@@ -365,8 +383,11 @@ impl EventReceiver for Builder<'_> {
             self.odd = true;
             return;
         };
-        let mut name = Cow::Borrowed("");
-        toml_parser::Raw::new_unchecked(text, encoding, span).decode_key(&mut name, error);
+        let name = plain(text, encoding).unwrap_or_else(|| {
+            let mut name = Cow::Borrowed("");
+            toml_parser::Raw::new_unchecked(text, encoding, span).decode_key(&mut name, error);
+            name
+        });
         let key = Key { name, span: range };
         let before = match (&mut self.header, self.open.last_mut()) {
             (Some((_, keys)), _) => {
@@ -391,6 +412,12 @@ impl EventReceiver for Builder<'_> {
             self.odd = true;
             return;
         };
+        if encoding.is_some()
+            && let Some(text) = plain(text, encoding)
+        {
+            let kind = Kind::String(text);
+            return self.value(Value { kind, span: range });
+        }
         let mut decoded = Cow::Borrowed("");
         let raw = toml_parser::Raw::new_unchecked(text, encoding, span);
         let kind = match raw.decode_scalar(&mut decoded, error) {
@@ -439,7 +466,7 @@ mod t {
         value
     }
 
-    const PLAIN: [&str; 8] = [
+    const PLAIN: [&str; 9] = [
         "",
         "schema = 1\n",
         "a = [1, 0x1f, 1_000, -3, \"x\\n\", 'y', true, [], [{ b = {} }]]",
@@ -448,10 +475,11 @@ mod t {
         "\u{feff}a = 1",
         "\"a\" = 1\r\nb = 2\r\n",
         "a = { b = 1,\n c = 2,\n}\n",
+        "\"é.ü\" = \"ö\t\\u00e4'\"\n\"\" = \"\"\n-_1 = '\"'\n",
     ];
 
     /// Valid and not, none of it read straight.
-    const ODD: [&str; 22] = [
+    const ODD: [&str; 26] = [
         "a.b = 1",
         "a = { b.c = 1 }",
         "[[a]]\nx = 1\n[[a]]\n",
@@ -470,6 +498,10 @@ mod t {
         "= 1",
         "[a\nb = 1",
         "a = \"\\q\"",
+        "a = \"\u{1}\"",
+        "a = \"\u{7f}\"",
+        "a = \"x",
+        "ä = 1",
         "a = nope",
         "a = 1 # \u{7}\n",
         "a = 01",

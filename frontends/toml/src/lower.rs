@@ -345,7 +345,7 @@ impl<'a> Lowering<'a> {
     }
 
     pub(crate) fn qualified(&self, module: ModuleId, name: &str) -> String {
-        format!("{}{name}", self.modules.get(module).prefix)
+        [&self.modules.get(module).prefix, name].concat()
     }
 
     fn cycle(&self, start: usize, thing: Thing, asked: &Span) -> Diagnostic {

@@ -366,6 +366,9 @@ impl Modules {
     /// `common`.
     pub(crate) fn locate<'n>(&self, from: ModuleId, name: &'n str) -> (ModuleId, &'n str) {
         let (mut module, mut rest) = (from, name);
+        if !name.as_bytes().contains(&b'.') {
+            return (module, rest);
+        }
         while let Some((include, inner)) = rest.split_once('.') {
             match self.get(module).includes.get(include) {
                 Some(found) => (module, rest) = (*found, inner),
@@ -413,7 +416,7 @@ impl Modules {
                 self.get(module).file.inputs.get_index(at).map(first),
             ),
         };
-        format!("{}{}", self.get(module).prefix, name.unwrap_or_default())
+        [&self.get(module).prefix, name.unwrap_or_default()].concat()
     }
 
     /// A step or an input.

@@ -44,7 +44,7 @@ table! {
         /// Directories that outlive builds.
         caches: Map<Cache>,
         /// Steps, each by its name: `[step.NAME]`. Their order means nothing.
-        step: Map<Step>,
+        step: Map<Box<Step>>,
         /// Steps that check something, by name: `[test.NAME]`. They are in no image.
         test: Map<Test>,
         /// What builds give, by name: `[output.NAME]`.

@@ -68,7 +68,7 @@ fn braces(text: &str) -> impl Iterator<Item = Braces<'_>> {
         loop {
             let open = at + text[at..].find('{')?;
             let name = text[open + 1..]
-                .find(|c: char| !(c.is_ascii_alphanumeric() || "._-".contains(c)))
+                .find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')))
                 .map_or(&text[open + 1..], |end| &text[open + 1..open + 1 + end]);
             let name = otherwise(&text[open + 1..], name).unwrap_or(name);
             let close = open + 1 + name.len();

@@ -263,7 +263,7 @@ pub(crate) fn docker_time(seconds: i64) -> String {
 }
 
 /// The one platform that is meant.
-fn platform(text: Option<&String>) -> Result<Option<Platform>, BuildError> {
+pub(super) fn platform(text: Option<&String>) -> Result<Option<Platform>, BuildError> {
     let Some(text) = text else {
         return Ok(None);
     };
@@ -409,7 +409,8 @@ mod t {
     fn every_command_and_flag_is_documented() {
         use clap::CommandFactory as _;
         let page = include_str!("../../../docs/images.md");
-        let cli = crate::cli::Cli::command();
+        let mut cli = crate::cli::Cli::command();
+        cli.build();
         for name in [
             "images", "tag", "rmi", "inspect", "history", "pull", "push", "save", "load", "login",
             "logout", "reset",
@@ -426,7 +427,10 @@ mod t {
                 "docs/images.md has no section on {name}"
             );
             let command = cli.find_subcommand(name).unwrap();
-            for flag in command.get_arguments().filter_map(|flag| flag.get_long()) {
+            let own = command.get_arguments().filter(|flag| !flag.is_global_set());
+            let flags: Vec<&str> = own.filter_map(clap::Arg::get_long).collect();
+            assert!(flags.contains(&"help"), "{name}: {flags:?}");
+            for flag in flags.iter().filter(|flag| **flag != "help") {
                 let documented = section
                     .iter()
                     .any(|line| line.contains(&format!("`--{flag}")));

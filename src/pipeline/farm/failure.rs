@@ -57,6 +57,7 @@ pub(super) fn inside(
             ended,
             span: span.cloned(),
             offline: has_no_network(vertex),
+            enterable: false,
         }),
         (_, _, Some(span)) => {
             let message = missing.unwrap_or_else(|| message.clone());

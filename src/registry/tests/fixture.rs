@@ -34,6 +34,9 @@ pub(super) fn settings() -> Settings {
         gc: crate::request::GcSettings::default(),
         stacker: None,
         isolation: Default::default(),
+        nested_namespaces: true,
+        emulators: Default::default(),
+        keep_failed: crate::request::KeepFailed::Never,
     }
 }
 

@@ -110,6 +110,7 @@ impl Converter<'_> {
             extra_hosts: self.request.extra_hosts.clone(),
             ulimits: self.request.ulimits.clone(),
             proxy_env: self.proxy_env.clone(),
+            limits: self.request.limits.clone(),
         });
         let shell = Shell {
             raw_quotes: true,
@@ -191,8 +192,11 @@ fn security(run: &Run) -> SecurityMode {
 /// The variables that are build arguments, and nothing else: of one name an ENV is what counts.
 fn arguments(state: &State) -> Vec<String> {
     let is_env = |name: &str| {
-        let mut env = state.config.config.env.iter();
-        env.any(|pair| pair.split_once('=').is_some_and(|(key, _)| key == name))
+        let is = |pair: &String| {
+            let value = pair.strip_prefix(name);
+            value.is_some_and(|value| value.starts_with('='))
+        };
+        state.config.config.env.iter().any(is)
     };
     let declared = state.args.iter().map(|(name, _)| name);
     declared.filter(|name| !is_env(name)).cloned().collect()

@@ -1,5 +1,6 @@
 //! The rules that need nothing but the syntax tree.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::Linter;
@@ -164,7 +165,15 @@ pub(crate) fn holds_secret(name: &str) -> bool {
         "token",
     ];
     const HARMLESS: [&str; 3] = ["public", "file", "version"];
-    let name = name.to_lowercase();
-    let has = |list: &[&str]| name.split('_').any(|part| list.contains(&part));
+    // A letter of another script may have one of ASCII for its lower case, as the Kelvin sign has.
+    let name = match name.is_ascii() {
+        true => Cow::Borrowed(name),
+        false => Cow::Owned(name.to_lowercase()),
+    };
+    let is = |part: &[u8], word: &&str| part.eq_ignore_ascii_case(word.as_bytes());
+    let has = |list: &[&str]| {
+        let mut parts = name.as_bytes().split(|byte| *byte == b'_');
+        parts.any(|part| list.iter().any(|word| is(part, word)))
+    };
     has(&SECRET) && !has(&HARMLESS)
 }

@@ -11,21 +11,21 @@ use crate::parse::format_duration;
 
 /// The logical line of an instruction, without the texts of its here-documents.
 pub(super) fn line(kind: &Kind) -> String {
+    let keyword = kind.keyword();
     match kind {
-        Kind::Add(add) => transfer("ADD", add),
-        Kind::Copy(copy) => transfer("COPY", copy),
+        Kind::Add(add) => transfer(keyword, add),
+        Kind::Copy(copy) => transfer(keyword, copy),
         Kind::Arg(args) => {
             let args = args.iter().map(|arg| match &arg.default {
                 Some(default) => format!("{}={}", arg.name.text, default.text),
                 None => arg.name.text.clone(),
             });
-            words("ARG", args)
+            words(keyword, args)
         }
-        Kind::Cmd(line) => format!("CMD {}", command(line)),
-        Kind::Entrypoint(line) => format!("ENTRYPOINT {}", command(line)),
-        Kind::Env(list) => words("ENV", list.iter().map(pair)),
-        Kind::Label(list) => words("LABEL", list.iter().map(pair)),
-        Kind::Expose(list) => words("EXPOSE", texts(list)),
+        Kind::Cmd(line) | Kind::Entrypoint(line) => [keyword, " ", &command(line)].concat(),
+        Kind::Env(list) => words(keyword, list.iter().map(pair)),
+        Kind::Label(list) => words(keyword, list.iter().map(pair)),
+        Kind::Expose(list) => words(keyword, texts(list)),
         Kind::Healthcheck(check) => {
             let mut parts = Vec::new();
             for (name, value) in [
@@ -47,10 +47,9 @@ pub(super) fn line(kind: &Kind) -> String {
                 [_, args @ ..] => format!("CMD {}", json(args)),
                 [] => String::new(),
             });
-            words("HEALTHCHECK", parts)
+            words(keyword, parts)
         }
-        Kind::Maintainer(word) => format!("MAINTAINER {}", word.text),
-        Kind::Onbuild(trigger) => format!("ONBUILD {trigger}"),
+        Kind::Onbuild(trigger) => [keyword, " ", trigger].concat(),
         Kind::Run(run) => {
             let mut parts: Vec<String> = run.mounts.iter().map(mount).collect();
             for (flag, word) in [("network", &run.network), ("security", &run.security)] {
@@ -59,13 +58,14 @@ pub(super) fn line(kind: &Kind) -> String {
                 }
             }
             parts.push(command(&run.command));
-            words("RUN", parts)
+            words(keyword, parts)
         }
-        Kind::Shell(shell) => format!("SHELL {}", json(shell)),
-        Kind::StopSignal(word) => format!("STOPSIGNAL {}", word.text),
-        Kind::User(word) => format!("USER {}", word.text),
-        Kind::Volume(list) => words("VOLUME", texts(list)),
-        Kind::Workdir(word) => format!("WORKDIR {}", word.text),
+        Kind::Shell(shell) => [keyword, " ", &json(shell)].concat(),
+        Kind::Volume(list) => words(keyword, texts(list)),
+        Kind::Maintainer(word)
+        | Kind::StopSignal(word)
+        | Kind::User(word)
+        | Kind::Workdir(word) => [keyword, " ", &word.text].concat(),
     }
 }
 

@@ -537,7 +537,7 @@ fn title(command: &str) -> String {
     let command = command.trim();
     match command.split_once('\n') {
         Some((first, _)) => format!("RUN {} …", first.trim_end()),
-        None => format!("RUN {command}"),
+        None => ["RUN ", command].concat(),
     }
 }
 

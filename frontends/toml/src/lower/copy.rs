@@ -30,7 +30,7 @@ impl Lowering<'_> {
     pub(super) fn copy(&mut self, stage: StageId, copy: &Copy, scope: Scope<'_>) -> Option<()> {
         let set =
             |flag: &Option<crate::read::At<bool>>| flag.as_ref().is_some_and(|flag| flag.value);
-        let mut transfer = Transfer {
+        let mut transfer = Box::new(Transfer {
             from: None,
             chown: self.optional(copy.owner.as_ref(), scope)?,
             chmod: self.optional(copy.mode.as_ref(), scope)?,
@@ -43,7 +43,7 @@ impl Lowering<'_> {
             paths: Vec::new(),
             documents: Vec::new(),
             dest: word(self.word(&copy.to, scope)?, &copy.to.span),
-        };
+        });
         // Not words: Dockerfiles have no variables there.
         for pattern in copy.exclude.iter().flat_map(|list| &list.value) {
             transfer
@@ -137,7 +137,7 @@ impl Lowering<'_> {
         copy: &Copy,
         scope: Scope<'_>,
         stage: Option<StageId>,
-        mut transfer: Transfer,
+        mut transfer: Box<Transfer>,
     ) -> Option<(Kind, Vec<Option<StageId>>)> {
         let from = copy.from.as_ref()?;
         transfer.from = Some(word(from.text.clone(), &from.span));
@@ -210,7 +210,7 @@ impl Lowering<'_> {
         stage: StageId,
         copy: &Copy,
         text: &Text,
-        mut transfer: Transfer,
+        mut transfer: Box<Transfer>,
         scope: Scope<'_>,
     ) -> Option<()> {
         for (there, key) in [
