@@ -395,3 +395,93 @@ impl List {
         }
     }
 }
+
+#[cfg(test)]
+mod t {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use rbuild_llb::op::FileModes;
+
+    use super::*;
+
+    /// What is sent of a directory for copies of these sources.
+    fn sent(sources: &[&str]) -> Result<Vec<SentFile>, CopyError> {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("context");
+        fs::create_dir_all(root.join("d/e")).unwrap();
+        for name in ["a.txt", "b.txt", "d/f", "d/g.txt", "d/e/h", "d.x"] {
+            fs::write(root.join(name), name).unwrap();
+        }
+        fs::hard_link(root.join("d/f"), root.join("twin")).unwrap();
+        for (name, target) in [
+            ("link", "d"),
+            ("absolute", "/d/f"),
+            ("up", "d/e/../../link/f"),
+            ("round", "round"),
+        ] {
+            symlink(target, root.join(name)).unwrap();
+        }
+        let trees = Trees::open(&dir.path().join("trees"));
+        let select = Selection::new(&[], &[]).unwrap();
+        let (modes, stats) = (FileModes::Exact, dir.path().join("stats"));
+        let scan = scan_context(&root, &select, modes, &stats, &trees, &CancelToken::new());
+        let tree = scan.unwrap().tree;
+        let mut taken = Taken::new(&trees, tree);
+        for src in sources {
+            taken.copied(&CopyAction {
+                src: (*src).to_owned(),
+                follow_symlinks: true,
+                allow_wildcard: true,
+                ..CopyAction::default()
+            })?;
+        }
+        let mut list = List::default();
+        list.add_directory(&taken, &tree, &mut Vec::new(), taken.is_whole(b""))?;
+        Ok(list.files)
+    }
+
+    #[test]
+    fn what_steps_take_is_sent_and_nothing_else() {
+        for (sources, want) in [
+            (&["a.txt"][..], "a.txt"),
+            (&["/a.txt", "d/e/"], "a.txt d d/e d/e/h"),
+            (&["*.txt"], "a.txt b.txt"),
+            (&["d/*.txt", "d/f"], "d d/f d/g.txt"),
+            (&["?/e"], "d d/e d/e/h"),
+            // A daemon resolves links itself, so it must have them.
+            (&["link/f"], "d d/f link"),
+            (&["absolute"], "absolute d d/f"),
+            (&["up"], "d d/f link up"),
+            (&["link"], "d d/e d/e/h d/f d/g.txt link"),
+        ] {
+            let files = sent(sources).unwrap();
+            let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+            assert_eq!(paths.join(" "), want, "{sources:?}");
+        }
+        let all = sent(&["."]).unwrap();
+        assert_eq!(all.len(), 13);
+        // Behind a pattern links are not followed (Go's filepath.Match, as BuildKit uses it).
+        for none in ["none", "l*/f"] {
+            assert!(matches!(sent(&[none]), Err(CopyError::NotFound { .. })));
+        }
+        assert!(matches!(sent(&["round/x"]), Err(CopyError::Loop { .. })));
+    }
+
+    #[test]
+    fn names_of_one_file_are_links_among_those_that_are_sent() {
+        let kinds = |sources: &[&str]| -> Vec<(String, bool)> {
+            let files = sent(sources).unwrap().into_iter();
+            let files = files.filter(|file| file.kind != SentKind::Directory);
+            files
+                .map(|file| {
+                    let linked = matches!(file.kind, SentKind::HardLink { .. });
+                    (file.path, linked)
+                })
+                .collect()
+        };
+        let both = [("d/f".to_owned(), false), ("twin".to_owned(), true)];
+        assert_eq!(kinds(&["d/f", "twin"]), both);
+        assert_eq!(kinds(&["twin"]), [("twin".to_owned(), false)]);
+    }
+}

@@ -172,6 +172,9 @@ fn needs(op: &Op) -> Vec<(&'static str, &'static str)> {
 }
 
 fn of_exec(exec: &ExecOp, needs: &mut Vec<(&'static str, &'static str)>) {
+    if exec.limits.cgroup_parent.is_some() {
+        needs.push(("exec.meta.cgroup.parent", "`--cgroup-parent`"));
+    }
     if !exec.secret_env.is_empty() {
         needs.push(("exec.secretenv", "secrets in variables"));
     }

@@ -10,6 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::OciDigest;
 use rbuild_llb::definition::PrunedDefinition;
+use rbuild_llb::op::Limits;
 use rbuild_llb::op::Op;
 use rbuild_llb::op::SourceOp;
 
@@ -288,6 +289,15 @@ pub(super) fn image(answer: &Answer, names: &[String]) -> Option<BuiltImage> {
     })
 }
 
+/// LLB has one of them alone.
+fn sayable(limits: &Limits) -> bool {
+    let others = Limits {
+        cgroup_parent: None,
+        ..limits.clone()
+    };
+    others == Limits::default()
+}
+
 /// Refuses what no daemon can be asked for, all of it at once.
 pub(super) fn refuse(
     targets: &[Target],
@@ -303,6 +313,10 @@ pub(super) fn refuse(
                     layout.path
                 ),
                 "push the image to a registry, and name it there",
+            ),
+            Op::Exec(exec) if !sayable(&exec.limits) => (
+                "a builder takes no limits of memory, processors or processes".to_owned(),
+                "leave them out: they are for whoever runs the builder to set",
             ),
             Op::Source(SourceOp::Http(http)) if remote::is_stdin(http) => (
                 "a context on standard input cannot be sent to a builder".to_owned(),
