@@ -335,7 +335,7 @@ fn carry_out(
         .map_err(|error| with_full_disk(error, &engine))?;
     outcome.emulated = emulated.into_summary();
     caches.write(&engine, &definition, &roots, &events)?;
-    engine.forget_failures().map_err(failure::op)?;
+    engine.forget_failures();
     durability::sync_later(&store, &request.settings);
     Ok(outcome)
 }

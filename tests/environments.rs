@@ -283,6 +283,27 @@ fn a_cache_outlives_a_killed_build_without_mounts() {
     }
 }
 
+/// Without `/proc` too; and a cache that a killed process had there comes back when the step goes.
+#[test]
+fn a_failed_step_is_entered_without_mounts() {
+    let env = containers();
+    let profile = env.profile(&json!([refused(&MOUNTS, EPERM)]));
+    let shell = "rbuild shell --isolation=chroot -- /bin/busybox";
+    let build =
+        "rbuild build --isolation=chroot -o type=cacheonly -f /tmp/Dockerfile /case 2> /tmp/said";
+    let script = format!(
+        "from='FROM scratch\nCOPY busybox /bin/sh\nCOPY busybox /bin/busybox\n'; \
+         cache='RUN --mount=type=cache,target=/cache'; \
+         printf \"$from$cache echo kept > /cache/f; echo left > /made; exit 7\" > /tmp/Dockerfile; \
+         {build}; echo $?; {shell} cat /made /cache/f; \
+         {shell} kill -9 -1; echo $?; rbuild prune -f > /dev/null 2>&1; rbuild shell --list | wc -l; \
+         printf \"$from$cache read -r f < /cache/f && echo \\$f > /got; exit 7\" > /tmp/Dockerfile; \
+         {build}; {shell} cat /got; rbuild debug fsck --deep > /tmp/said 2>&1 && echo sound"
+    );
+    let said = env.in_container(&[&profile], &script);
+    assert_eq!(said, "1\nleft\nkept\nKilled\n137\n1\nkept\nsound\n");
+}
+
 /// no_new_privs keeps newuidmap from what it is for.
 #[test]
 fn a_user_without_subordinate_ids() {

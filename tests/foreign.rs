@@ -297,6 +297,20 @@ fn an_image_of_another_architecture_is_run() {
 }
 
 #[test]
+fn a_failed_step_is_entered_as_it_was_run() {
+    let env = TestEnv::new()
+        .bases([Base::ForeignBusybox])
+        .file("Dockerfile", "FROM foreign-busybox\nRUN uname -m; false\n");
+    let runs = has_own(&env) || machine_has_one();
+    env.rbuild([&platform(), "."])
+        .code(if runs { 1 } else { 3 });
+    if runs {
+        let inside = env.rbuild(["shell", "uname", "-m"]).success();
+        assert_eq!(inside.stdout.trim(), machine());
+    }
+}
+
+#[test]
 fn doctor_tells_which_architectures_are_emulated() {
     let env = TestEnv::new();
     let doctor = env.rbuild(["doctor"]).success();

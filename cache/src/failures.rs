@@ -26,6 +26,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rbuild_llb::Platform;
 use rbuild_llb::TreeId;
 use rbuild_llb::op::ExecOp;
 use rustix::fs::AtFlags;
@@ -71,6 +72,8 @@ pub struct FailedStep {
     pub ended: String,
     /// When, nanoseconds since the epoch.
     pub failed: u128,
+    /// For which system it was run.
+    pub platform: Platform,
     /// The id map under which its files were written.
     pub domain: String,
     /// The process, less what is secret.
@@ -323,6 +326,10 @@ impl Store {
         let Some(_lock) = try_lock(&failure.path)? else {
             return Ok(!failure.path.exists());
         };
+        // What a process was lent that was killed there.
+        if !self.bring_back_from(&failure.path)? {
+            return Ok(false);
+        }
         match fs::rename(&failure.path, trash.join(&failure.id)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(StoreError::io("remove", &failure.path)(error))

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rbuild_llb::CancelToken;
 use rbuild_llb::FileDigest;
+use rbuild_llb::Platform;
 use rbuild_llb::op::ExecOp;
 use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::ProxyEnv;
@@ -53,6 +54,7 @@ pub(crate) fn failed_step(plan: &str, build: &str) -> FailedStep {
         name: "[1/1] RUN false".to_owned(),
         ended: "exit code: 1".to_owned(),
         failed: 0,
+        platform: Platform::host(),
         domain: "map".to_owned(),
         op: ExecOp {
             args: vec!["false".into()],

@@ -77,7 +77,8 @@ pub fn shell(request: &ShellRequest) -> Result<u8, BuildError> {
     };
     let visit = Visit::plan(request, &step)?;
 
-    let sandboxing = sandbox_settings(&request.settings, &store);
+    let mut sandboxing = sandbox_settings(&request.settings, &store);
+    sandboxing.foreign.platforms.push(step.platform.clone());
     let sandbox = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
     fits(&step, &sandbox)?;
     let cancel = CancelToken::new();
