@@ -23,10 +23,12 @@ use rbuild::sandbox::Sandbox;
 use rbuild::sandbox::SandboxError;
 use rbuild::sandbox::Security;
 use rbuild::sandbox::Settings;
+use rbuild::sandbox::Stdin;
 use rbuild::sandbox::Step;
 use rbuild::sandbox::Stream;
 use rbuild::sandbox::Ulimit;
 use rbuild_llb::cancel::CancelToken;
+use rbuild_llb::op::Limits;
 
 #[derive(Parser)]
 struct Args {
@@ -83,6 +85,11 @@ struct Args {
     /// `name=soft:hard`
     #[arg(long, value_parser = ulimit)]
     ulimit: Vec<Ulimit>,
+    /// Bytes.
+    #[arg(long)]
+    memory: Option<u64>,
+    #[arg(long)]
+    cgroup_parent: Option<String>,
     #[arg(long)]
     stdin: Option<String>,
     /// Another process is process 1.
@@ -185,7 +192,15 @@ impl Args {
             hostname: self.hostname.clone(),
             hosts: self.host.clone(),
             ulimits: self.ulimit.clone(),
-            stdin: self.stdin.clone().map(String::into_bytes),
+            stdin: match &self.stdin {
+                Some(text) => Stdin::Data(text.clone().into_bytes()),
+                None => Stdin::Null,
+            },
+            limits: Limits {
+                memory: self.memory,
+                cgroup_parent: self.cgroup_parent.clone(),
+                ..Limits::default()
+            },
             init: self.init,
         }
     }
@@ -222,6 +237,7 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
         overlay: None,
         chroot: args.chroot,
         nested: !args.no_nested,
+        foreign: sandbox::Foreign::default(),
     };
     if args.probe {
         let report = sandbox::probe(&settings);
@@ -264,7 +280,7 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
         code = code.max(match exit? {
             Exit::Code(code) => code as u8,
             Exit::Signal(signal) => 128 + signal as u8,
-            Exit::OutOfMemory => 200,
+            Exit::OutOfMemory { .. } => 200,
         });
     }
     if let Some(remark) = sandbox.remark().filter(|_| code != 0) {

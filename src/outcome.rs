@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::OciDigest;
@@ -19,6 +20,19 @@ pub struct BuildOutcome {
     pub written: Vec<(Option<String>, PathBuf)>,
     /// The tests that passed, by their names.
     pub passed: Vec<String>,
+    /// What emulated programs of other architectures, and how much of the work.
+    pub emulated: Vec<Emulation>,
+}
+
+/// The steps that one emulator executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Emulation {
+    /// `qemu-aarch64`
+    pub by: String,
+    /// How many steps.
+    pub steps: usize,
+    /// How long they ran, one after another.
+    pub time: Duration,
 }
 
 /// One target that was built.
@@ -136,6 +150,8 @@ pub struct StepFailure {
     pub span: Option<Span>,
     /// Whether it had no network to reach.
     pub offline: bool,
+    /// Whether what it left is kept.
+    pub enterable: bool,
 }
 
 impl BuildError {

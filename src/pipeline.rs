@@ -8,6 +8,7 @@ pub mod convert;
 pub mod credentials;
 mod deliver;
 pub mod durability;
+mod emulated;
 pub mod explain;
 mod failure;
 mod files;
@@ -22,6 +23,7 @@ pub mod prune;
 mod remote;
 pub mod reset;
 pub mod run;
+pub mod shell;
 pub mod show;
 pub mod stored;
 mod task;
@@ -31,6 +33,7 @@ mod untouched;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::thread;
 
 use rbuild_cache::Lease;
@@ -60,6 +63,7 @@ use crate::clock;
 use crate::ops::Engine;
 use crate::ops::EngineOptions;
 use crate::ops::StepResult;
+use crate::ops::exec::Failing;
 use crate::ops::git;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
@@ -76,6 +80,7 @@ use crate::solver;
 use crate::solver::SolveOptions;
 use crate::ui::EventSink;
 use crate::ui::Progress;
+use emulated::Emulated;
 use untouched::Untouched;
 
 /// How often convert may ask for more sources before something is wrong: a chain of ONBUILD triggers that name
@@ -154,6 +159,7 @@ fn carry_out(
     }
     let locals = files::locals(&plan, &definition)?;
     let targets = deliver::targets(request, own, &plan, &definition, goals)?;
+    deliver::no_windows_images(&targets, &definition)?;
     let tests = deliver::Tests::new(&targets, &definition);
 
     entitled(request, &definition)?;
@@ -166,8 +172,12 @@ fn carry_out(
         offline: request.offline,
         ranges_only: request.settings.ranges_only,
         kept: tests.kept(),
+        failing: Failing {
+            keep: request.settings.keep_failed,
+            hold: request.shell_on_fail.is_some(),
+        },
     };
-    let sandboxing = sandbox_settings(&request.settings, &store);
+    let mut sandboxing = sandbox_settings(&request.settings, &store);
     let domain = sandbox::expected_domain();
     let mut engine = Engine::new(
         &store,
@@ -223,15 +233,18 @@ fn carry_out(
     if works {
         preflight::look(&store, &engine, looked_up.pending(), processes, &events)?;
     }
-    let remark = match processes > 0 || reads {
-        true => enter(
-            (&sandboxing, &request.settings),
-            &mut engine,
-            &looked_up,
-            processes,
-            progress,
-        )?,
-        false => None,
+    let Entered { remark, emulated } = match processes > 0 || reads {
+        true => {
+            sandboxing.foreign.platforms = emulated::platforms(&looked_up);
+            enter(
+                (&sandboxing, &request.settings),
+                &mut engine,
+                &looked_up,
+                processes,
+                progress,
+            )?
+        }
+        false => Entered::default(),
     };
     // An unchanged build that writes no file is over before anybody could interrupt it.
     if works {
@@ -247,6 +260,7 @@ fn carry_out(
     let send = |mut event| {
         if let Event::Vertex(vertex) = &mut event {
             vertex.cached &= !contexts.contains(&vertex.digest);
+            emulated.note(vertex);
             if let Some(ledger) = &ledger {
                 ledger.note(vertex);
             }
@@ -269,15 +283,23 @@ fn carry_out(
         },
     );
     engine.set_solving(false);
+    emulated.advise(&definition, &events);
     if let Some(ledger) = ledger {
         ledger.keep(solved.is_err());
+    }
+    if let (Some(terminal), Some(held)) = (&request.shell_on_fail, engine.take_held())
+        && !cancel.is_cancelled()
+    {
+        shell::enter_held(&engine, &held, terminal.term.as_deref(), progress)?;
+        // They were the shell's.
+        sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
     }
     engine.discard_roots();
     if solved.is_err() {
         durability::sync_later(&store, &request.settings);
     }
     let solved = solved.map_err(|error| {
-        let mut error = failure::solve(error, &definition, &plan);
+        let mut error = failure::solve(error, &engine, &definition, &plan);
         if error.kind == ErrorKind::Step {
             error.hints.extend(remark);
         }
@@ -295,10 +317,12 @@ fn carry_out(
         events: &events,
     };
     let roots = caches.roots(&delivery)?;
-    let outcome = delivery
+    let mut outcome = delivery
         .deliver(&targets, exporters)
         .map_err(|error| with_full_disk(error, &engine))?;
+    outcome.emulated = emulated.into_summary();
     caches.write(&engine, &definition, &roots, &events)?;
+    engine.forget_failures().map_err(failure::op)?;
     durability::sync_later(&store, &request.settings);
     Ok(outcome)
 }
@@ -320,15 +344,22 @@ fn look_up<'d>(
     }
 }
 
-/// Enters the user namespace, in which processes run and files of other owners are read. Gives what is worth saying about
-/// it if a step fails.
+/// What is known inside of the user namespace.
+#[derive(Default)]
+struct Entered {
+    /// What is worth saying if a step fails.
+    remark: Option<String>,
+    emulated: Emulated,
+}
+
+/// Enters the user namespace, in which processes run and files of other owners are read.
 fn enter(
     (sandboxing, settings): (&sandbox::Settings, &Settings),
     engine: &mut Engine<'_>,
     looked_up: &solver::Plan<'_, StepResult>,
     processes: usize,
     progress: &Progress,
-) -> Result<Option<String>, BuildError> {
+) -> Result<Entered, BuildError> {
     let fetcher = git::Fetcher {
         store: engine.store(),
         lease: engine.lease(),
@@ -351,11 +382,13 @@ fn enter(
         // What can be read from here is read, and that may be all of it.
         Err(SandboxError::Unavailable { .. }) if processes == 0 => {
             progress.resume();
-            return Ok(None);
+            return Ok(Entered::default());
         }
         Err(error) => {
             let mut steps = looked_up.pending().map(|(_, vertex)| vertex);
-            let first = steps.find(|vertex| matches!(vertex.op, Op::Exec(_)));
+            let first = steps.find(|vertex| {
+                matches!(vertex.op, Op::Exec(_)) && emulated::concerns(&error, &vertex.platform)
+            });
             let span = first.and_then(|vertex| vertex.meta.spans.first());
             return Err(failure::at(failure::sandbox(error), span));
         }
@@ -364,11 +397,12 @@ fn enter(
         failure::enough_ids(settings, &entered)?;
     }
     let remark = entered.remark().map(str::to_owned);
+    let emulated = Emulated::of(looked_up, &entered);
     entered.expect(processes, networked);
     engine.set_executor(Box::new(entered), processes);
     engine.expect(looked_up.pending().map(|(_, vertex)| vertex));
     progress.resume();
-    Ok(remark)
+    Ok(Entered { remark, emulated })
 }
 
 fn with_full_disk(mut error: BuildError, engine: &Engine<'_>) -> BuildError {
@@ -540,6 +574,7 @@ fn frontend_request(
         network: request.network,
         extra_hosts: request.extra_hosts.clone(),
         ulimits: request.ulimits.clone(),
+        limits: Arc::new(request.limits.clone()),
         shm_size: request.shm_size,
         source_date_epoch: request.source_date_epoch,
         settings: request.set.clone(),
@@ -606,6 +641,11 @@ fn sandbox_settings(settings: &Settings, store: &Store) -> sandbox::Settings {
         overlay: settings.stacker.map(|stacker| stacker == Stacker::Overlay),
         chroot: settings.isolation == Isolation::Chroot,
         nested: settings.nested_namespaces,
+        foreign: sandbox::Foreign {
+            platforms: Vec::new(),
+            chosen: settings.emulators.chosen.clone(),
+            path: settings.emulators.path.clone(),
+        },
     }
 }
 

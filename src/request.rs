@@ -8,6 +8,7 @@ use std::str::FromStr;
 use rbuild_llb::Platform;
 use rbuild_llb::frontend::NoCache;
 use rbuild_llb::op::FileModes;
+use rbuild_llb::op::Limits;
 use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::op::Ulimit;
@@ -65,6 +66,8 @@ pub struct BuildRequest {
     pub extra_hosts: Vec<(String, String)>,
     /// `--ulimit`.
     pub ulimits: Vec<Ulimit>,
+    /// `--memory`, `--resource` and their like.
+    pub limits: Limits,
     /// `--shm-size`, bytes; 0 if nothing is said.
     pub shm_size: u64,
     /// `--secret`, by id.
@@ -77,6 +80,8 @@ pub struct BuildRequest {
     pub iidfile: Option<PathBuf>,
     /// `--metadata-file`.
     pub metadata_file: Option<PathBuf>,
+    /// `--shell-on-fail`: the first step that fails is entered before the build ends, on a terminal of this kind (`TERM`).
+    pub shell_on_fail: Option<OnTerminal>,
     /// `--jobs`: steps that run at once; by the number of cores if nothing is said.
     pub jobs: Option<usize>,
     /// SOURCE_DATE_EPOCH, Unix seconds.
@@ -112,6 +117,38 @@ pub struct Settings {
     pub isolation: Isolation,
     /// Whether steps may have user namespaces of their own, where there are ranges of ids.
     pub nested_namespaces: bool,
+    /// Which steps that fail are kept.
+    pub keep_failed: KeepFailed,
+    /// Where programs are that emulate other architectures.
+    pub emulators: Emulators,
+}
+
+/// Where programs are that emulate other architectures.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Emulators {
+    /// `--emulator`, by architecture as images name it.
+    pub chosen: BTreeMap<String, PathBuf>,
+    /// `PATH`, where QEMU's are looked for.
+    pub path: Vec<PathBuf>,
+}
+
+/// The terminal that somebody sits at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OnTerminal {
+    /// Its kind, `TERM`.
+    pub term: Option<String>,
+}
+
+/// Which steps that fail are kept, so that they can be entered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KeepFailed {
+    /// None.
+    Never,
+    /// Those that were given no secrets.
+    #[default]
+    Auto,
+    /// All, whatever they may have written down.
+    Always,
 }
 
 /// How steps are kept apart from each other and the rest.
@@ -391,6 +428,8 @@ pub struct RunRequest {
     pub image: String,
     /// Replaces the image's CMD; empty keeps it.
     pub args: Vec<String>,
+    /// `--platform`; else this machine's, or the only one that the image has.
+    pub platform: Option<Platform>,
     /// `--entrypoint`: replaces the image's, and its CMD with it.
     pub entrypoint: Option<String>,
     /// `-e`, added to the image's.
@@ -407,6 +446,38 @@ pub struct RunRequest {
     pub ports: Vec<PublishedPort>,
     /// Everything that is not about this one run.
     pub settings: Settings,
+}
+
+/// One `rbuild shell`.
+#[derive(Debug, Clone)]
+pub struct ShellRequest {
+    /// `--id`: the beginning of what the step goes by; the last that failed if nothing is said.
+    pub id: Option<String>,
+    /// What is run.
+    pub command: ShellCommand,
+    /// `-e`, added to the step's.
+    pub env: BTreeMap<String, String>,
+    /// The terminal's kind, `TERM`.
+    pub term: Option<String>,
+    /// Predefined proxy variables, as in a build.
+    pub proxy_args: BTreeMap<String, String>,
+    /// `--secret`, by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// `--ssh`: agent sockets, by id.
+    pub ssh: BTreeMap<String, PathBuf>,
+    /// Everything that is not about this one shell.
+    pub settings: Settings,
+}
+
+/// What is run in a step that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShellCommand {
+    /// A shell, at the terminal.
+    Interactive,
+    /// The step's own.
+    Again,
+    /// This.
+    Other(Vec<String>),
 }
 
 /// A TCP port of this machine that leads to one of a container.

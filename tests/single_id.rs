@@ -43,7 +43,7 @@ RUN cd /t && mv f moved && rm hard && touch hard && chown -h 0:0 l && chown app 
 RUN su app -c 'touch /tmp/his && mkdir /tmp/his-dir && ln -s x /tmp/his-link && echo a > /tmp/his-dir/file && id' \
  && setpriv --reuid=1001 --regid=1001 --clear-groups sh -c 'id; touch /tmp/hers; chown 0 /tmp/hers 2>&1 || echo refused'
 USER app
-RUN id && touch /home/app/made && mkdir -p /home/app/a/b && ln -s made /home/app/link && stat -c '%u:%g' / /home/app /home/app/made /etc/passwd
+RUN id && touch /home/app/made && mkdir -p /home/app/a/b && mkdir /home/app/slash// && ln -s made /home/app/link && stat -c '%u:%g' / /home/app /home/app/made /etc/passwd
 USER dev:shadow
 WORKDIR /home/dev/made-by-workdir
 RUN exec 2>&1; id -u; id -g; touch /home/dev/made; chown dev:dev /home/dev/made; chown 0 /home/dev/made 2>&1 || echo refused

@@ -28,13 +28,14 @@ use super::store;
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 14] = [
+pub(crate) const LINES: [Line; 15] = [
     ("cached", cached),
     ("cached-eight", cached_eight),
     ("cached-1000", cached_thousand),
     ("cached-plan", cached_plan),
     ("steps", steps),
     ("stages", stages),
+    ("second-platform", second_platform),
     ("context", context),
     ("unchanged-context", unchanged_context),
     ("one-file", one_file),
@@ -242,6 +243,38 @@ fn stages() -> Measured<String> {
         times: None,
     };
     Ok(line(&ours, &sleep, "sleep 1", &bound))
+}
+
+/// A compiler is stood in for by a program that takes a second, as one does that has a core of its own.
+fn second_platform() -> Measured<String> {
+    let place = Place::new();
+    fs::copy(busybox()?, place.context("busybox")).unwrap();
+    let step = |command: &str| format!("RUN [\"/bin/busybox\", \"sh\", \"-c\", \"{command}\"]\n");
+    let text = [
+        "FROM --platform=$BUILDPLATFORM scratch AS tools\nCOPY busybox /bin/busybox\n",
+        &step("/bin/busybox sleep 1; /bin/busybox head -c 16777216 /dev/urandom > /source"),
+        "FROM tools AS build\nARG TARGETARCH\n",
+        &step(
+            "/bin/busybox sleep 1; /bin/busybox sha256sum /source > /program; echo $TARGETARCH >> /program",
+        ),
+        "FROM scratch\nCOPY --from=build /source /program /\n",
+    ];
+    place.dockerfile(&text.concat());
+    let build = |platforms: &str| {
+        let output = format!("type=oci,dest={}", place.beside("image.tar").display());
+        let platforms = format!("--platform={platforms}");
+        let time = run(place
+            .build("store")
+            .args([&platforms, "-o", &output, "context"]));
+        place.remove("store");
+        time
+    };
+    let (two, one) = in_turns(
+        3,
+        |_| build("linux/amd64,linux/arm64"),
+        |_| build("linux/amd64"),
+    )?;
+    Ok(line(&two, &one, "one platform", &Bound::times(1.15)))
 }
 
 fn context() -> Measured<String> {

@@ -5,12 +5,18 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 
 use rbuild_llb::CancelToken;
 use rbuild_llb::FileDigest;
+use rbuild_llb::op::ExecOp;
+use rbuild_llb::op::NetworkMode;
+use rbuild_llb::op::ProxyEnv;
+use rbuild_llb::op::SecurityMode;
 
 use crate::BlobOptions;
 use crate::Compression;
+use crate::FailedStep;
 use crate::FileBytes;
 use crate::FileNode;
 use crate::LayerBlob;
@@ -21,6 +27,7 @@ use crate::Timestamp;
 use crate::TreeBuilder;
 use crate::TreeRef;
 use crate::Trees;
+use crate::Written;
 
 /// 2023-11-14T22:13:20Z.
 pub(crate) const TIME: i64 = 1_700_000_000;
@@ -34,6 +41,37 @@ pub(crate) struct Fixture {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) trees: Trees,
     pub(crate) builder: TreeBuilder,
+}
+
+/// A step that failed, on nothing.
+pub(crate) fn failed_step(plan: &str, build: &str) -> FailedStep {
+    FailedStep {
+        plan: plan.to_owned(),
+        build: build.to_owned(),
+        slot: format!("{plan} 1"),
+        vertex: "sha256:ab".to_owned(),
+        name: "[1/1] RUN false".to_owned(),
+        ended: "exit code: 1".to_owned(),
+        failed: 0,
+        domain: "map".to_owned(),
+        op: ExecOp {
+            args: vec!["false".into()],
+            env: Arc::default(),
+            cwd: "/".to_owned(),
+            user: String::new(),
+            mounts: Vec::new(),
+            network: NetworkMode::None,
+            security: SecurityMode::Sandbox,
+            secret_env: Vec::new(),
+            hostname: String::new(),
+            extra_hosts: Vec::new(),
+            ulimits: Vec::new(),
+            proxy_env: ProxyEnv::default(),
+        },
+        withheld: Vec::new(),
+        inputs: Vec::new(),
+        wrote: Written::Upper,
+    }
 }
 
 /// Metadata with [`TIME`] and root as owner.

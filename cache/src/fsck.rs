@@ -25,6 +25,9 @@ use rbuild_llb::TreeId;
 
 use crate::blobs;
 use crate::builds;
+use crate::failures;
+use crate::failures::FAILURES;
+use crate::failures::FailedStep;
 use crate::file;
 use crate::flock;
 use crate::flock::How;
@@ -112,6 +115,7 @@ impl Store {
         fsck.forms()?;
         fsck.images()?;
         fsck.mounts()?;
+        fsck.failures()?;
         fsck.left_behind()?;
         Ok(fsck.found)
     }
@@ -465,6 +469,41 @@ impl Fsck<'_> {
             self.wrong(&mount, what, Remedy::Leave)?;
         }
         Ok(())
+    }
+
+    fn failures(&mut self) -> Result<(), StoreError> {
+        for failure in file::list(&self.path(FAILURES))? {
+            self.count("failed steps");
+            let about = failure.join(failures::ABOUT);
+            let Some(step) = self.failed_step(&failure, &about)? else {
+                continue;
+            };
+            let absent = |dir: &&str| !failure.join(dir).is_dir();
+            if let Some(dir) = step.wrote.directory().filter(absent) {
+                self.wrong(&failure, format!("lacks `{dir}`"), Remedy::TakeOut)?;
+            } else if let Some(id) = step.trees().find_map(|id| self.lacking(&id)) {
+                let what = format!(
+                    "stands on tree {id}, which is missing or damaged (`{}`)",
+                    step.name
+                );
+                self.wrong(&failure, what, Remedy::TakeOut)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is told of a failed step; nothing if it cannot be, or it was removed meanwhile.
+    fn failed_step(&mut self, dir: &Path, about: &Path) -> Result<Option<FailedStep>, StoreError> {
+        let what = match file::peek_json(about) {
+            Ok(None) if !dir.exists() => return Ok(None),
+            Ok(None) => format!("lacks `{}`", failures::ABOUT),
+            Err(StoreError::Damaged { source, .. }) => {
+                format!("is not as it was written: {source}")
+            }
+            read => return read,
+        };
+        self.wrong(dir, what, Remedy::TakeOut)?;
+        Ok(None)
     }
 
     /// What builds that were killed left.

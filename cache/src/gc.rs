@@ -163,9 +163,13 @@ impl Store {
             delete(&trash, &mut collected);
         }
         for item in gone {
-            if let Some(mount) = &item.mount {
+            if item.mount.is_some() || item.failure.is_some() {
                 let trash = self.trash_dir()?;
-                if self.discard_cache_mount(mount, &trash)? {
+                let mount = item.mount.as_ref();
+                let failure = item.failure.as_ref();
+                if mount.map_or(Ok(false), |mount| self.discard_cache_mount(mount, &trash))?
+                    || failure.map_or(Ok(false), |failure| self.discard_failure(failure, &trash))?
+                {
                     collected.freed += item
                         .nodes
                         .iter()

@@ -44,7 +44,7 @@ const SLACK: i64 = 60;
 
 /// What a power cut may have damaged, without which a build only takes longer: removed. Trees are not here: they are looked
 /// into, since what was made before names them as well.
-const DISPENSABLE: [&str; 12] = [
+const DISPENSABLE: [&str; 13] = [
     "layers",
     "near",
     "layer-blobs",
@@ -57,6 +57,7 @@ const DISPENSABLE: [&str; 12] = [
     "urls",
     "stats",
     "mounts",
+    "failures",
 ];
 
 /// The marks of a store.
@@ -231,10 +232,10 @@ fn recover(store: &Path, mark: &Path) -> Result<(), StoreError> {
         }
     }
     for kind in DISPENSABLE {
-        // Builds, stats and mounts are in one directory; layers have one more level, the ownership domains. The time of a
+        // Builds, stats, mounts and failures are in one directory; layers have one more level, the ownership domains. The time of a
         // mount is when it was made: what it began with may be damaged, what is written to it later is its users' affair.
         let depth = match kind {
-            "builds" | "stats" | "mounts" => 1,
+            "builds" | "stats" | "mounts" | "failures" => 1,
             "layers" => 3,
             _ => 2,
         };
@@ -289,6 +290,7 @@ mod t {
             "blobs/sha256/2c",
             "layers/ab/abc/map",
             "mounts/abc.0/data",
+            "failures/abc/upper",
         ] {
             fs::create_dir_all(dir.path().join(name)).unwrap();
         }
@@ -329,13 +331,15 @@ mod t {
         }
         let left = |boot| -> Vec<bool> {
             Journal::open_as(dir.path(), boot).unwrap();
-            let all = names.iter().chain(&["layers/ab/abc/map", "mounts/abc.0"]);
+            let all = names
+                .iter()
+                .chain(&["layers/ab/abc/map", "mounts/abc.0", "failures/abc"]);
             all.map(|name| path(name).exists()).collect()
         };
-        assert_eq!(left("boot-a"), [true; 8], "the same boot loses nothing");
+        assert_eq!(left("boot-a"), [true; 9], "the same boot loses nothing");
         assert_eq!(
             left("boot-ab"),
-            [false, false, true, false, true, false, false, false]
+            [false, false, true, false, true, false, false, false, false]
         );
         assert!(!first.mark.exists());
     }

@@ -19,6 +19,7 @@
 //!   images/NAME                 name → image                                                [images]
 //!   stats/abcd…                 what a context's files looked like when they were hashed    [stat]
 //!   mounts/abcd….N/data         cache mounts                                                [mounts]
+//!   failures/ABCD               steps that failed, to be entered                            [failures]
 //!   leases/RANDOM               what living builds use; locked while they live              [lease]
 //!   running/abcd…               what is being made; locked by whoever makes it              [claims]
 //!   tmp/RANDOM{,.d}             work in progress; locked while somebody works on it         [store]
@@ -42,6 +43,7 @@ pub mod claims;
 pub mod containers;
 pub mod context;
 pub mod dir;
+pub mod failures;
 mod file;
 #[cfg(test)]
 mod fixture;
@@ -92,6 +94,10 @@ pub use dir::Unpack;
 pub use dir::scan_dir;
 pub use dir::write_dir;
 pub use dir::write_plain;
+pub use failures::Entered;
+pub use failures::FailedStep;
+pub use failures::Failure;
+pub use failures::Written;
 pub use frame::Compression;
 pub use frame::FrameError;
 pub use fsck::FsckOptions;

@@ -94,6 +94,10 @@ pub struct VertexEvent {
     /// field, and what reads its JSON passes over fields it does not know.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub why: String,
+    /// The program that emulates the CPU its processes are for; empty if this machine's executes them. BuildKit has no
+    /// such field either.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub emulator: String,
 }
 
 /// BuildKit's `client.VertexStatus`.

@@ -6,6 +6,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use serde::Deserialize;
+use serde::Serialize;
+
 use crate::encode::Canonical;
 use crate::encode::Encoder;
 use crate::encode::canonical_struct;
@@ -117,7 +120,7 @@ pub struct HttpSource {
 }
 
 /// Runs a process in a root file system.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecOp {
     /// argv.
     pub args: Vec<Cow<'static, str>>,
@@ -142,7 +145,10 @@ pub struct ExecOp {
     /// `--ulimit name=soft:hard`.
     pub ulimits: Vec<Ulimit>,
     /// Predefined proxy variables: given to the process, in no key and no image.
+    #[serde(skip)]
     pub proxy_env: ProxyEnv,
+    /// What the process and its children may use together: in no key.
+    pub limits: Arc<Limits>,
 }
 
 /// The predefined proxy build arguments.
@@ -152,8 +158,29 @@ pub struct ProxyEnv {
     pub env: Vec<String>,
 }
 
+/// What processes may use together (cgroups(7)), with docker's names and units.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// `--memory`: bytes.
+    pub memory: Option<u64>,
+    /// `--memory-swap`: bytes of memory and swap; -1 for any amount of swap.
+    pub memory_swap: Option<i64>,
+    /// `--cpu-shares`: weight among others, of which 1024 is the usual one.
+    pub cpu_shares: Option<u64>,
+    /// `--cpu-period`: microseconds.
+    pub cpu_period: Option<u64>,
+    /// `--cpu-quota`: microseconds of processor time in each period.
+    pub cpu_quota: Option<u64>,
+    /// `--cpuset-cpus`: processors, as `0-3,5`.
+    pub cpuset_cpus: Option<String>,
+    /// `--cpuset-mems`: memory nodes, as `0-1`.
+    pub cpuset_mems: Option<String>,
+    /// `--cgroup-parent`: the cgroup to be below.
+    pub cgroup_parent: Option<String>,
+}
+
 /// A resource limit (`setrlimit(2)`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ulimit {
     /// Name without `RLIMIT_`, lower case: `nofile`.
     pub name: String,
@@ -164,7 +191,7 @@ pub struct Ulimit {
 }
 
 /// What a step may reach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NetworkMode {
     /// The builder's choice.
     Default,
@@ -175,7 +202,7 @@ pub enum NetworkMode {
 }
 
 /// How closely a step is confined.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SecurityMode {
     /// Docker's capabilities and seccomp filter.
     Sandbox,
@@ -184,7 +211,7 @@ pub enum SecurityMode {
 }
 
 /// A secret as an environment variable.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretEnv {
     /// Which secret.
     pub id: String,
@@ -195,7 +222,7 @@ pub struct SecretEnv {
 }
 
 /// One mount of an [`ExecOp`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Index into the vertex' inputs; `None` starts empty.
     pub input: Option<usize>,
@@ -212,7 +239,7 @@ pub struct Mount {
 }
 
 /// What a mount shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountKind {
     /// The input's files.
     Bind,
@@ -263,7 +290,7 @@ pub enum MountKind {
 }
 
 /// Who may use a cache mount at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CacheSharing {
     /// Everyone.
     Shared,
@@ -502,6 +529,17 @@ canonical_struct!(ExecOp {
     extra_hosts,
     ulimits,
     proxy_env,
+    limits,
+});
+canonical_struct!(Limits {
+    memory,
+    memory_swap,
+    cpu_shares,
+    cpu_period,
+    cpu_quota,
+    cpuset_cpus,
+    cpuset_mems,
+    cgroup_parent,
 });
 canonical_struct!(ProxyEnv { env });
 canonical_struct!(Ulimit { name, soft, hard });

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::frontend::NoCache;
+use rbuild_llb::op::Limits;
 use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::Ulimit;
 
@@ -19,6 +20,7 @@ use super::call::Call;
 use super::config;
 use super::env::Env;
 use super::flags::BuildFlags;
+use super::limits;
 use super::sources;
 use super::sources::Secrets;
 use super::values;
@@ -30,6 +32,7 @@ use crate::pipeline;
 use crate::request::BuildRequest;
 use crate::request::ContextSource;
 use crate::request::Entitlements;
+use crate::request::OnTerminal;
 use crate::request::PlanFile;
 use crate::ui;
 use crate::ui::Progress;
@@ -127,8 +130,11 @@ impl Problems {
 
 /// Validates the flags.
 pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared, Vec<Diagnostic>> {
-    let (settings, env) = (session.settings.clone(), &session.env);
+    let (mut settings, env) = (session.settings.clone(), &session.env);
     let mut problems = Problems::default();
+    if let Some(keep) = flags.keep_failed {
+        settings.keep_failed = keep.into();
+    }
     for (flag, hint) in flags.unsupported() {
         problems
             .0
@@ -185,6 +191,10 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         context_modes: context_modes.unwrap_or_default(),
         extra_hosts: extra_hosts(flags, &mut problems),
         ulimits: ulimits(flags, &mut problems),
+        limits: limits::limits(flags).unwrap_or_else(|found| {
+            problems.0.extend(found);
+            Limits::default()
+        }),
         shm_size: problems
             .all(flags.shm_size.as_slice(), |text| match text {
                 "" => Ok(0),
@@ -200,10 +210,18 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         allow: entitlements(flags, &mut problems),
         iidfile: flags.iidfile.clone(),
         metadata_file: flags.metadata_file.clone(),
+        shell_on_fail: flags.shell_on_fail.then(|| OnTerminal {
+            term: env.text("TERM"),
+        }),
         jobs: flags.jobs.map(usize::from),
         source_date_epoch,
         settings,
     };
+    if flags.shell_on_fail && !ui::has_terminal() {
+        let message = "`--shell-on-fail` takes a terminal, and standard input and output are none";
+        let hint = "leave it out: `rbuild shell` enters what a failed step left, later too";
+        problems.0.push(problem(message).hint(hint));
+    }
     if let Some(file) = flags.file.as_deref().and_then(|file| file.to_str())
         && sources::is_remote(file)
         && !sources::is_http(file)

@@ -9,6 +9,10 @@
 //! isolation = "chroot"                # how steps are kept apart, where namespaces are refused
 //! stacker = "link"                    # how layers become the root of a step: "overlay" or "link"; else what works
 //! nested-namespaces = false           # whether steps may make user namespaces; true if nothing is said
+//! keep-failed = "never"               # which failed steps `rbuild shell` finds: "auto", "always" or "never"
+//!
+//! [emulator]                          # of other architectures; else QEMU's in PATH
+//! arm64 = "/opt/qemu/qemu-aarch64"
 //!
 //! [gc]                                # what is removed after builds; the names are BuildKit's
 //! enabled = true
@@ -36,6 +40,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rbuild_llb::Diagnostic;
+use rbuild_llb::Platform;
 use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
 use serde::Deserialize;
@@ -47,8 +52,10 @@ use super::flags::GlobalFlags;
 use super::registries;
 use super::values;
 use super::values::problem;
+use crate::request::Emulators;
 use crate::request::GcSettings;
 use crate::request::Isolation;
+use crate::request::KeepFailed;
 use crate::request::KeyPair;
 use crate::request::ProxySettings;
 use crate::request::Registries;
@@ -71,6 +78,9 @@ struct Config {
     isolation: Option<String>,
     stacker: Option<StackerName>,
     nested_namespaces: Option<bool>,
+    keep_failed: Option<KeepName>,
+    #[serde(default)]
+    emulator: BTreeMap<String, PathBuf>,
     #[serde(default)]
     gc: Gc,
     #[serde(default)]
@@ -118,6 +128,28 @@ impl From<StackerName> for Stacker {
         match name {
             StackerName::Overlay => Self::Overlay,
             StackerName::Link => Self::Link,
+        }
+    }
+}
+
+/// Which steps that fail are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum KeepName {
+    /// Those that were given no secrets
+    Auto,
+    /// All, whatever they may have written down
+    Always,
+    /// None
+    Never,
+}
+
+impl From<KeepName> for KeepFailed {
+    fn from(name: KeepName) -> Self {
+        match name {
+            KeepName::Auto => Self::Auto,
+            KeepName::Always => Self::Always,
+            KeepName::Never => Self::Never,
         }
     }
 }
@@ -251,9 +283,13 @@ pub(crate) fn settings(
             .or(config.nested_namespaces)
             .unwrap_or(true),
         stacker: stacker(flags, env)?.or(config.stacker).map(Stacker::from),
+        keep_failed: config
+            .keep_failed
+            .map_or_else(KeepFailed::default, KeepFailed::from),
         tag_max_age: config.tag_max_age.map_or(TAG_MAX_AGE, |age| age.0),
         ranges_only: flags.min_rung.or(config.min_rung.map(|rung| rung.0)) == Some(1),
         proxies: proxies(env),
+        emulators: emulators(flags, config.emulator, env)?,
         gc: GcSettings {
             enabled: config.gc.enabled.unwrap_or(true),
             reserved_space: config.gc.reserved_space.map(|size| size.0),
@@ -276,6 +312,46 @@ fn isolation(name: Option<String>) -> Result<Isolation, Diagnostic> {
             ),
         ),
     }
+}
+
+/// Those of the file, and those of the command line in their place.
+fn emulators(
+    flags: &GlobalFlags,
+    configured: BTreeMap<String, PathBuf>,
+    env: &Env,
+) -> Result<Emulators, Diagnostic> {
+    let flagged = flags.emulator.iter().map(|text| {
+        let (arch, file) = text.split_once('=').unwrap_or((text, ""));
+        match file.is_empty() {
+            true => Err(problem(format!(
+                "`--emulator {text}`: wanted `ARCH=FILE`, such as `arm64=/usr/bin/qemu-aarch64-static`"
+            ))),
+            false => Ok((arch.to_owned(), PathBuf::from(file))),
+        }
+    });
+    let mut chosen = BTreeMap::new();
+    for named in configured.into_iter().map(Ok).chain(flagged) {
+        let (arch, file) = named?;
+        // With all its spellings.
+        let platform: Platform = match arch.contains('/') {
+            false => arch.parse().ok(),
+            true => None,
+        }
+        .ok_or_else(|| {
+            problem(format!(
+                "`{arch}` is not an architecture that an emulator is for"
+            ))
+            .hint(
+                "images name them as Go does: `arm64`, `arm`, `riscv64`, `s390x`, `ppc64le`, `386`",
+            )
+        })?;
+        chosen.insert(platform.arch.into_owned(), file);
+    }
+    let path = env.get("PATH").map(std::env::split_paths);
+    Ok(Emulators {
+        chosen,
+        path: path.into_iter().flatten().collect(),
+    })
 }
 
 /// What the command line asks for, or else the environment.
@@ -473,6 +549,7 @@ mod t {
             nested_namespaces: Some(true),
             isolation: Some("chroot".into()),
             stacker: Some(StackerName::Overlay),
+            emulator: Vec::new(),
             debug: false,
         };
         let flagged = with_config(file, &env, &flags);
@@ -540,6 +617,43 @@ mod t {
     }
 
     #[test]
+    fn emulators_have_every_spelling_of_their_architecture() {
+        let file = "[emulator]\naarch64 = '/file/arm64'\n'riscv64' = '/file/riscv64'\n";
+        let flags = |emulators: &[&str]| GlobalFlags {
+            emulator: emulators.iter().map(|text| (*text).to_owned()).collect(),
+            ..GlobalFlags::default()
+        };
+        let env = [("PATH", "/a:/b")];
+        let found =
+            with_config(file, &env, &flags(&["arm64=/flag=1", "armhf=/flag/arm"])).emulators;
+        let chosen = [
+            ("arm", "/flag/arm"),
+            ("arm64", "/flag=1"),
+            ("riscv64", "/file/riscv64"),
+        ];
+        let chosen = chosen.map(|(arch, file)| (arch.to_owned(), PathBuf::from(file)));
+        assert_eq!(found.chosen, chosen.into());
+        assert_eq!(found.path, [PathBuf::from("/a"), PathBuf::from("/b")]);
+        for (text, message) in [
+            (
+                "arm64",
+                "`--emulator arm64`: wanted `ARCH=FILE`, such as `arm64=/usr/bin/qemu-aarch64-static`",
+            ),
+            (
+                "linux/arm64=/x",
+                "`linux/arm64` is not an architecture that an emulator is for",
+            ),
+            (
+                "vax=/x",
+                "`vax` is not an architecture that an emulator is for",
+            ),
+        ] {
+            let refused = settings(&flags(&[text]), &Env::default()).unwrap_err();
+            assert_eq!(refused.message, message);
+        }
+    }
+
+    #[test]
     fn what_is_removed_by_itself() {
         let text = "[gc]\nreserved-space = '1.5g'\nmax-used-space = '60%'\nmin-free-space = 1000\nkeep-duration = '48h'\n";
         assert_eq!(
@@ -585,7 +699,7 @@ error: unknown field `rooot`
 1 | rooot = 'x'
   | ^^^^^
   |
-hint: expected one of `root`, `ca`, `tag-max-age`, `min-rung`, `isolation`, `stacker`, `nested-namespaces`, `gc`, `registry`
+hint: expected one of `root`, `ca`, `tag-max-age`, `min-rung`, `isolation`, `stacker`, `nested-namespaces`, `keep-failed`, `emulator`, `gc`, `registry`
 
 error: unknown field `mirror`
  --> config.toml:2:1

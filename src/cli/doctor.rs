@@ -37,6 +37,11 @@ pub(crate) fn run(session: &Session, flags: &DoctorFlags) -> Result<(), BuildErr
         overlay: None,
         chroot: settings.isolation == Isolation::Chroot,
         nested: settings.nested_namespaces,
+        foreign: sandbox::Foreign {
+            platforms: Vec::new(),
+            chosen: settings.emulators.chosen.clone(),
+            path: settings.emulators.path.clone(),
+        },
     });
     let text = match flags.format {
         None => text(&report, settings),

@@ -20,6 +20,7 @@ mod flags;
 mod images;
 mod init;
 mod later;
+mod limits;
 mod lock;
 mod login;
 mod output;
@@ -28,6 +29,7 @@ mod plans;
 mod registries;
 mod reset;
 mod run;
+mod shell;
 mod sources;
 mod template;
 mod usage;
@@ -129,6 +131,8 @@ enum Cmd {
     Logout(Later<login::LogoutFlags>),
     /// Run a command in an image of the store
     Run(Later<Box<run::RunFlags>>),
+    /// Enter what a failed step left: a shell there, or a command
+    Shell(Later<shell::ShellFlags>),
     /// Print what a container of `run --detach` has written
     Logs(Later<containers::LogsFlags>),
     /// End containers of `run --detach`
@@ -276,6 +280,7 @@ fn dispatch(
         Cmd::Prune(Later(flags)) => usage::prune(&flags, &session)?,
         Cmd::Reset(Later(flags)) => reset::run(&flags, &session)?,
         Cmd::Run(Later(flags)) => return run::run(&flags, &session),
+        Cmd::Shell(Later(flags)) => return Ok(shell::run(&flags, &session)?),
         Cmd::Logs(Later(flags)) => containers::logs(&flags, &session)?,
         Cmd::Stop(Later(flags)) => return Ok(containers::stop(&flags, &session)?),
         Cmd::Doctor(Later(flags)) => doctor::run(&session, &flags)?,

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Args;
 use rbuild_cache::StoredImage;
 use rbuild_llb::Diagnostic;
+use rbuild_llb::Platform;
 
 use super::Failed;
 use super::Session;
@@ -50,6 +51,9 @@ pub(crate) struct RunFlags {
     /// A directory or file of this machine
     #[arg(short, long, value_name = "PATH:DEST[:ro]")]
     volume: Vec<String>,
+    /// The platform of the image [default: this machine's, or the only one there is]
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<String>,
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
@@ -78,8 +82,9 @@ pub(crate) struct RunFlags {
 /// Ends with the command's own exit code.
 pub(crate) fn run(flags: &RunFlags, session: &Session) -> Result<ExitCode, Failed> {
     let images = images::named(&pipeline::open_store(&session.settings)?)?;
-    let request =
-        request(flags, &images, session).map_err(|problem| BuildError::request(vec![problem]))?;
+    let platform = images::platform(flags.platform.as_ref())?;
+    let request = request(flags, &images, platform, session)
+        .map_err(|problem| BuildError::request(vec![problem]))?;
     let detached = session.env.text(DETACHED);
     if flags.detach && detached.is_none() {
         return Ok(containers::detach(session)?);
@@ -113,6 +118,7 @@ pub(crate) fn run(flags: &RunFlags, session: &Session) -> Result<ExitCode, Faile
 fn request(
     flags: &RunFlags,
     images: &[(String, StoredImage)],
+    platform: Option<Platform>,
     session: &Session,
 ) -> Result<RunRequest, Diagnostic> {
     // What is not in the store is pulled.
@@ -134,6 +140,7 @@ fn request(
     }
     Ok(RunRequest {
         image,
+        platform,
         args: flags.command.clone(),
         entrypoint: flags.entrypoint.clone(),
         env,

@@ -270,16 +270,7 @@ pub(crate) fn network(text: &str) -> Result<NetworkMode, Diagnostic> {
 /// `--platform os/arch,os/arch`.
 pub(crate) fn platforms(text: &str) -> Result<Vec<Platform>, Diagnostic> {
     let platform = |word: &str| {
-        let platform =
-            Platform::from_str(word.trim()).map_err(|error| invalid("platform", text, error))?;
-        match platform.os.as_ref() {
-            "linux" => Ok(platform),
-            os => Err(invalid(
-                "platform",
-                text,
-                format!("rbuild builds for Linux, not for `{os}`"),
-            )),
-        }
+        Platform::from_str(word.trim()).map_err(|error| invalid("platform", text, error))
     };
     text.split(',').map(platform).collect()
 }
@@ -459,7 +450,6 @@ error: `--ulimit cpu=-2`: `-2` is neither a number nor -1, which is no limit
                 network("bridge").map(drop),
                 context_modes("0644").map(drop),
                 platforms("linux/").map(drop),
-                platforms("linux/amd64,windows/amd64").map(drop),
                 key_value("build-arg", "=x").map(drop),
                 options("secret", "id=a,b").map(drop),
             ]),
@@ -467,7 +457,6 @@ error: `--ulimit cpu=-2`: `-2` is neither a number nor -1, which is no limit
 error: `--network bridge`: wanted `default`, `host` or `none`
 error: `--context-modes 0644`: modes are as they are (`keep`), or as git keeps them (`git`)
 error: `--platform linux/`: `linux/` is not a platform: wanted OS/ARCH[/VARIANT], such as `linux/amd64` or `linux/arm/v7`
-error: `--platform linux/amd64,windows/amd64`: rbuild builds for Linux, not for `windows`
 error: `--build-arg =x`: the name before `=` is empty
 error: `--secret id=a,b`: `b` is not of the form `key=value`
 

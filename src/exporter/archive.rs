@@ -66,7 +66,7 @@ impl Exporter for Docker {
         match (&self.dest, self.tar) {
             (Destination::File(path), false) => write_directory(export, path),
             (dest, _) => {
-                only(export, "docker")?;
+                only(export)?;
                 write(slice::from_ref(export), true, dest)
             }
         }

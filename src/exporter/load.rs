@@ -4,7 +4,8 @@
 //! its standard input until there is something to load.
 //!
 //! Docker looks for a layer among its own before it looks into the archive (moby, image/tarexport), so what it has is left
-//! out. Its containerd image store wants every blob, and so does podman: they get the whole archive.
+//! out. Its containerd image store wants every blob, and so does podman: they get the whole archive. That store alone has a
+//! place for an index, and gets all its platforms, as with buildx.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -32,8 +33,9 @@ use crate::outcome::Delivery;
 pub struct Loader {
     program: String,
     where_to: Option<String>,
-    /// The layers that docker has, each with all that are below it.
+    /// The layers that docker has, each with all that are below it; `indexes` if it takes several platforms.
     known: Chains,
+    indexes: bool,
     child: RefCell<Option<Child>>,
 }
 
@@ -65,14 +67,18 @@ impl Loader {
                 continue;
             }
             if let Ok(child) = load(program, where_to.as_deref()) {
-                let known = match program {
-                    "docker" => known_to_docker(where_to.as_deref()).unwrap_or_default(),
-                    _ => Chains::new(),
+                let docker = program == "docker";
+                let indexes = docker && is_containerd(where_to.as_deref()).unwrap_or_default();
+                // The containerd image store has no use for an archive without them.
+                let known = match docker && !indexes {
+                    true => known_to_docker(where_to.as_deref()).unwrap_or_default(),
+                    false => Chains::new(),
                 };
                 return Ok(Self {
                     program: program.to_owned(),
                     where_to,
                     known,
+                    indexes,
                     child: RefCell::new(Some(child)),
                 });
             }
@@ -85,6 +91,11 @@ impl Loader {
         })
     }
 
+    /// Whether it takes an image for several platforms.
+    pub fn takes_indexes(&self) -> bool {
+        self.indexes
+    }
+
     fn failed(&self, message: String) -> ExportError {
         ExportError::Loader {
             program: self.program.clone(),
@@ -95,10 +106,12 @@ impl Loader {
 
 impl Exporter for Loader {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
-        let image = only(export, "docker")?;
+        let there = match self.indexes {
+            true => BTreeSet::new(),
+            false => self.there(only(export)?),
+        };
         let child = self.child.borrow_mut().take();
         let child = child.expect("a loader is used once");
-        let there = self.there(image);
         let mut loaded = self.hand(export, child, &there);
         if !there.is_empty() && matches!(loaded, Err(ExportError::Loader { .. })) {
             // Somebody may have removed an image meanwhile.
@@ -138,7 +151,9 @@ impl Loader {
         without: &BTreeSet<OciDigest>,
     ) -> Result<(), ExportError> {
         let mut stdin = child.stdin.take().expect("it was started with a pipe");
-        let written = archive::write_tar(slice::from_ref(export), true, without, &mut stdin);
+        // docker's own list of images has one platform of each.
+        let docker = export.images.len() == 1;
+        let written = archive::write_tar(slice::from_ref(export), docker, without, &mut stdin);
         let flushed = stdin.flush();
         drop(stdin);
         let ended = child
@@ -162,17 +177,22 @@ fn load(program: &str, where_to: Option<&str>) -> io::Result<Child> {
         .spawn()
 }
 
-/// The layers of docker's images; `None` if it does not say, or if they are no use to it.
+/// What docker's client answers.
+fn ask_docker(where_to: Option<&str>, args: &[&str]) -> Option<String> {
+    let asked = Command::new("docker").args(where_to).args(args).output();
+    let answer = asked.ok().filter(|answer| answer.status.success())?;
+    String::from_utf8(answer.stdout).ok()
+}
+
+/// Whether docker keeps images in containerd, which says so there: `[["driver-type","io.containerd.snapshotter.v1"]]`.
+fn is_containerd(where_to: Option<&str>) -> Option<bool> {
+    let status = ask_docker(where_to, &["info", "--format", "{{json .DriverStatus}}"])?;
+    Some(status.contains("containerd"))
+}
+
+/// The layers of docker's images; `None` if it does not say.
 fn known_to_docker(where_to: Option<&str>) -> Option<Chains> {
-    let ask = |args: &[&str]| {
-        let asked = Command::new("docker").args(where_to).args(args).output();
-        let answer = asked.ok().filter(|answer| answer.status.success())?;
-        String::from_utf8(answer.stdout).ok()
-    };
-    // The containerd image store says so there, `[["driver-type","io.containerd.snapshotter.v1"]]`.
-    if ask(&["info", "--format", "{{json .DriverStatus}}"])?.contains("containerd") {
-        return None;
-    }
+    let ask = |args: &[&str]| ask_docker(where_to, args);
     let listed = ask(&["image", "ls", "--quiet", "--no-trunc"])?;
     let images: BTreeSet<&str> = listed.lines().collect();
     if images.is_empty() {

@@ -177,14 +177,9 @@ pub enum ExportError {
         /// What was asked for.
         path: PathBuf,
     },
-    /// What the output type cannot hold.
-    #[error("`type={kind}` holds one platform, and {count} were built")]
-    OnePlatform {
-        /// The output type.
-        kind: &'static str,
-        /// How many there are.
-        count: usize,
-    },
+    /// An image for several platforms, or with an index over one.
+    #[error("docker's archive holds one platform only, and no index")]
+    NoIndex,
     /// Platforms that want the same name.
     #[error(
         "`{}` is in both {first} and {second}, and there is one directory for them",
@@ -227,13 +222,10 @@ pub enum ExportError {
 }
 
 /// The only image, for output types that hold no more.
-fn only<'a>(export: &'a Export<'_>, kind: &'static str) -> Result<&'a ReadyImage, ExportError> {
+fn only<'a>(export: &'a Export<'_>) -> Result<&'a ReadyImage, ExportError> {
     match export.images {
         [image] => Ok(image),
-        images => Err(ExportError::OnePlatform {
-            kind,
-            count: images.len(),
-        }),
+        _ => Err(ExportError::NoIndex),
     }
 }
 

@@ -211,7 +211,7 @@ impl Engine<'_> {
 }
 
 /// Where what was found is in a directory that it was copied into.
-fn place_of(found: &Found) -> PathBuf {
+pub(super) fn place_of(found: &Found) -> PathBuf {
     match found.entry.node {
         Node::Dir(_) => PathBuf::new(),
         _ => PathBuf::from(FILE),

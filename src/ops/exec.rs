@@ -1,5 +1,7 @@
 //! RUN: inputs become directories, the sandbox runs the process, what it wrote becomes a layer.
 
+mod failed;
+mod foreground;
 mod key;
 
 use std::collections::BTreeMap;
@@ -25,6 +27,7 @@ use rbuild_llb::event::LogEvent;
 use rbuild_llb::event::VertexEvent;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::ExecOp;
+use rbuild_llb::op::Limits;
 use rbuild_llb::op::Mount;
 use rbuild_llb::op::MountKind;
 use rbuild_llb::op::NetworkMode;
@@ -35,11 +38,13 @@ use super::ExitText;
 use super::OpError;
 use super::StepResult;
 use super::cache::Caches;
+use super::cache::place_of;
 use super::copy;
 use super::roots::PlainRoot;
 use super::ssh;
 use super::stack::layers_value;
 use super::stack::snapshot_of;
+use super::workspace::UPPER;
 use super::workspace::WorkDirs;
 use super::workspace::Workspace;
 use crate::clock;
@@ -53,6 +58,7 @@ use crate::sandbox::Sandbox;
 use crate::sandbox::SandboxError;
 use crate::sandbox::Security;
 use crate::sandbox::Stacking;
+use crate::sandbox::Stdin;
 use crate::sandbox::Step;
 use crate::sandbox::Stream;
 use crate::sandbox::Uplink;
@@ -60,6 +66,11 @@ use crate::solver::Input;
 use crate::solver::InputKey;
 use crate::solver::StepControl;
 
+pub use failed::Entered;
+pub use failed::Failing;
+pub use failed::HeldFailure;
+pub use foreground::Entry;
+pub use foreground::Foreground;
 pub(crate) use key::looks_secret;
 
 use key::mount_value;
@@ -218,15 +229,72 @@ impl Engine<'_> {
         inputs: &[&Snapshot],
         step: &StepControl<'_>,
     ) -> Result<Vec<Snapshot>, OpError> {
-        let executor = self.executor()?;
         let empty = self.empty();
-        let root_mount = op.mounts.iter().find(|mount| mount.dest == "/");
+        let root_mount = root_mount(op);
         let root = root_mount
             .and_then(|mount| mount.input)
             .map_or(&empty, |index| inputs[index]);
         let keeps_root = root_mount.is_some_and(|mount| mount.output.is_some());
 
         let workspace = self.workspaces.take(self.store)?;
+        let mut log = |stream: Stream, data: &[u8]| {
+            let stream = if stream == Stream::Stdout { 1 } else { 2 };
+            let vertex = step.digest.to_owned();
+            (step.events)(Event::Log(LogEvent {
+                vertex,
+                stream,
+                data: data.to_vec(),
+                timestamp: clock::now(),
+            }));
+        };
+        if op.network == NetworkMode::Default {
+            self.remark_on_network(self.executor()?, step)?;
+        }
+        let place = Place::new(&workspace);
+        let (ended, plain) = self.process(op, inputs, &place, step, &mut log)?;
+        let wrote = match plain {
+            Some(root) => Wrote::Changed(Box::new(root)),
+            None => Wrote::Upper(workspace.dirs.upper.clone()),
+        };
+        let error = match ended {
+            _ if step.cancel.is_cancelled() => return Err(OpError::Cancelled),
+            Ok(Exit::Code(0)) => None,
+            Ok(exit) => Some(OpError::Failed {
+                command: command(vertex, op),
+                exit: ExitText(exit),
+            }),
+            // A command that is not there, or cannot be executed.
+            Err(error) if error.exit_code().is_some() => Some(error.into()),
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(error) = error {
+            self.look_at_the_disk();
+            let left = self.keep_what_is_left(vertex, root, wrote, step)?;
+            self.keep_failure(vertex, op, inputs, workspace, left, &error);
+            return Err(error);
+        }
+        let outputs = match keeps_root {
+            true => vec![self.written(root, wrote, step)?],
+            false => Vec::new(),
+        };
+        self.workspaces.give_back(workspace);
+        Ok(outputs)
+    }
+
+    /// Runs a process to its end. Gives its root too, if that is a directory of its own.
+    fn process(
+        &self,
+        op: &ExecOp,
+        inputs: &[&Snapshot],
+        place: &Place<'_>,
+        step: &StepControl<'_>,
+        output: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<(Result<Exit, SandboxError>, Option<PlainRoot>), OpError> {
+        let executor = self.executor()?;
+        let empty = self.empty();
+        let root = root_mount(op)
+            .and_then(|mount| mount.input)
+            .map_or(&empty, |index| inputs[index]);
         let identity = self.accounts(root)?.identity(&op.user)?;
         let mut env = environment(&op.proxy_env.env, &op.env, &identity.home);
         for secret in &op.secret_env {
@@ -237,11 +305,11 @@ impl Engine<'_> {
             }
         }
         let caches = self.caches(op, inputs, step)?;
-        let agents = self.agents(op, workspace.path())?;
-        let files = || self.files(op, root, inputs, (&caches, &workspace, &agents), step);
-        let (place, mounts, mut plain) = files()?;
+        let agents = self.agents(op, place.workspace.path())?;
+        let files = || self.files(op, root, inputs, (&caches, place, &agents), step);
+        let (root, mounts, mut plain) = files()?;
         let mut spec = Step {
-            root: place,
+            root,
             mounts,
             args: op
                 .args
@@ -269,53 +337,21 @@ impl Engine<'_> {
                     hard: limit.hard,
                 })
                 .collect(),
-            stdin: None,
-            init: false,
+            limits: Limits::clone(&op.limits),
+            stdin: place.attended.clone().unwrap_or(Stdin::Null),
+            init: place.attended.is_some(),
         };
-        let mut log = |stream: Stream, data: &[u8]| {
-            let stream = if stream == Stream::Stdout { 1 } else { 2 };
-            let vertex = step.digest.to_owned();
-            (step.events)(Event::Log(LogEvent {
-                vertex,
-                stream,
-                data: data.to_vec(),
-                timestamp: clock::now(),
-            }));
-        };
-        if op.network == NetworkMode::Default {
-            self.remark_on_network(executor, step)?;
-        }
-        let exit = match executor.run(&spec, &mut log, step.cancel) {
-            Err(SandboxError::Overlay { .. }) if executor.stacking() == Stacking::May => {
+        let ended = match executor.run(&spec, output, step.cancel) {
+            Err(SandboxError::Overlay { .. })
+                if executor.stacking() == Stacking::May && place.entered.is_none() =>
+            {
                 self.stacks.store(false, Ordering::Relaxed);
                 (spec.root, spec.mounts, plain) = files()?;
-                executor.run(&spec, &mut log, step.cancel)?
+                executor.run(&spec, output, step.cancel)
             }
-            ended => ended?,
+            ended => ended,
         };
-        let wrote = match plain {
-            Some(root) => Wrote::Changed(Box::new(root)),
-            None => Wrote::Upper(&workspace.dirs.upper),
-        };
-        drop(caches);
-        drop(agents);
-        if step.cancel.is_cancelled() {
-            return Err(OpError::Cancelled);
-        }
-        if exit != Exit::Code(0) {
-            self.look_at_the_disk();
-            self.keep_what_is_left(vertex, root, wrote, step)?;
-            return Err(OpError::Failed {
-                command: command(vertex, op),
-                exit: ExitText(exit),
-            });
-        }
-        let outputs = match keeps_root {
-            true => vec![self.written(root, wrote, step)?],
-            false => Vec::new(),
-        };
-        self.workspaces.give_back(workspace);
-        Ok(outputs)
+        Ok((ended, plain))
     }
 
     /// The file system of a process: its root, which it may write to, and what is mounted in it.
@@ -324,7 +360,7 @@ impl Engine<'_> {
         op: &ExecOp,
         root: &Snapshot,
         inputs: &[&Snapshot],
-        (caches, workspace, agents): (&Caches, &Workspace, &BTreeMap<usize, ssh::Forward>),
+        (caches, place, agents): (&Caches, &Place<'_>, &BTreeMap<usize, ssh::Forward>),
         step: &StepControl<'_>,
     ) -> Result<(sandbox::Root, Vec<sandbox::Mount>, Option<PlainRoot>), OpError> {
         let mut mounts = Vec::new();
@@ -334,10 +370,13 @@ impl Engine<'_> {
             .enumerate()
             .filter(|(_, mount)| mount.dest != "/")
         {
-            let dir = workspace.path().join(match self.stacks() {
+            let name = match self.stacks() {
                 true => format!("mount{index}"),
                 false => format!("copy{index}"),
-            });
+            };
+            let dir = place.workspace.path().join(&name);
+            let kept = place.entered.map(|entered| entered.dir.join(&name));
+            let kept = kept.filter(|kept| kept.is_dir());
             let agent = agents.get(&index).map(|agent| MountSource::Bind {
                 path: agent.socket.clone(),
                 subpath: PathBuf::new(),
@@ -345,7 +384,7 @@ impl Engine<'_> {
             });
             let source = match caches.source(index, mount).or(agent) {
                 Some(source) => Some(source),
-                None => self.mount_source(mount, inputs, &dir, step)?,
+                None => self.mount_source(mount, inputs, (&dir, kept), step)?,
             };
             if let Some(source) = source {
                 mounts.push(sandbox::Mount {
@@ -354,17 +393,38 @@ impl Engine<'_> {
                 });
             }
         }
-        let (place, plain) = self.root(root, workspace, step.cancel)?;
-        Ok((place, mounts, plain))
+        mounts.extend(place.volumes.iter().map(|volume| sandbox::Mount {
+            dest: PathBuf::from(&volume.dest),
+            source: MountSource::Bind {
+                path: volume.source.clone(),
+                subpath: PathBuf::new(),
+                readonly: volume.readonly,
+            },
+        }));
+        let (root, plain) = self.root(root, place, step.cancel)?;
+        Ok((root, mounts, plain))
     }
 
     /// A root for a process.
     fn root(
         &self,
         root: &Snapshot,
-        workspace: &Workspace,
+        place: &Place<'_>,
         cancel: &CancelToken,
     ) -> Result<(sandbox::Root, Option<PlainRoot>), OpError> {
+        let workspace = place.workspace;
+        let entered = place.entered;
+        if let Some(path) = entered.and_then(Entered::root) {
+            return Ok((sandbox::Root::Directory { path }, None));
+        }
+        if let Some(upper) = entered.and_then(Entered::upper) {
+            let layers = sandbox::Root::Overlay {
+                lowers: self.lowers(root, cancel)?,
+                upper: Some(upper),
+                work: workspace.dirs.work.clone(),
+            };
+            return Ok((layers, None));
+        }
         if self.stacks() {
             workspace.show(
                 &self.store.trees().root(&root.root.tree)?.meta,
@@ -402,6 +462,7 @@ impl Engine<'_> {
                 cached: false,
                 error: String::new(),
                 why: String::new(),
+                emulator: String::new(),
             }));
         }
         Ok(())
@@ -412,33 +473,31 @@ impl Engine<'_> {
         &self,
         vertex: &Vertex,
         root: &Snapshot,
-        wrote: Wrote<'_>,
+        wrote: Wrote,
         step: &StepControl<'_>,
-    ) -> Result<(), OpError> {
-        if self.options.kept.is_empty() {
-            return Ok(());
-        }
+    ) -> Result<Left, OpError> {
         let id = vertex.id();
-        if self.options.kept.contains(&id) {
-            let snapshot = self.written(root, wrote, step)?;
-            let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-            left.insert(id, snapshot);
+        if self.options.kept.is_empty() || !self.options.kept.contains(&id) {
+            return Ok(Left::Files(wrote));
         }
-        Ok(())
+        let snapshot = self.written(root, wrote, step)?;
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.insert(id, snapshot.clone());
+        Ok(Left::Layer(snapshot))
     }
 
     /// What a process wrote on top of `root`, as a layer on it.
     fn written(
         &self,
         root: &Snapshot,
-        wrote: Wrote<'_>,
+        wrote: Wrote,
         step: &StepControl<'_>,
     ) -> Result<Snapshot, OpError> {
         let trees = self.store.trees();
         let (written, place) = match wrote {
             Wrote::Upper(upper) => {
                 let kind = ScanKind::upper_of(self.ownership);
-                let found = rbuild_cache::scan_dir(trees, upper, kind, step.cancel)?;
+                let found = rbuild_cache::scan_dir(trees, &upper, kind, step.cancel)?;
                 (found.tree, Wrote::Upper(upper))
             }
             Wrote::Changed(mut plain) => {
@@ -453,7 +512,7 @@ impl Engine<'_> {
         match place {
             Wrote::Upper(upper) => {
                 self.store
-                    .adopt_layer_dir(&layer.tree, &self.domain, upper)?;
+                    .adopt_layer_dir(&layer.tree, &self.domain, &upper)?;
             }
             Wrote::Changed(plain) => self.keep_plain_root(*plain, &layer.tree)?,
         }
@@ -464,55 +523,6 @@ impl Engine<'_> {
             single: false,
         };
         self.stack(root, layer)
-    }
-
-    /// Runs a process on top of a snapshot; what it writes there is dropped.
-    pub(crate) fn foreground(
-        &self,
-        root: &Snapshot,
-        process: &Foreground,
-        output: &mut dyn FnMut(Stream, &[u8]),
-    ) -> Result<Exit, OpError> {
-        let executor = self.executor()?;
-        let workspace = self.workspaces.take(self.store)?;
-        let identity = self.accounts(root)?.identity(&process.user)?;
-        let mounts = process.volumes.iter().map(|volume| sandbox::Mount {
-            dest: PathBuf::from(&volume.dest),
-            source: MountSource::Bind {
-                path: volume.source.clone(),
-                subpath: PathBuf::new(),
-                readonly: volume.readonly,
-            },
-        });
-        let (place, mut plain) = self.root(root, &workspace, self.cancel)?;
-        let mut spec = Step {
-            root: place,
-            mounts: mounts.collect(),
-            args: process.args.iter().map(OsString::from).collect(),
-            env: environment(&[], &process.env, &identity.home),
-            cwd: PathBuf::from(&process.workdir),
-            uid: identity.uid,
-            gid: identity.gid,
-            groups: identity.groups,
-            network: network(process.network),
-            security: Security::Sandbox,
-            hostname: String::new(),
-            hosts: Vec::new(),
-            ulimits: Vec::new(),
-            stdin: None,
-            init: true,
-        };
-        let exit = match executor.run(&spec, output, self.cancel) {
-            Err(SandboxError::Overlay { .. }) if executor.stacking() == Stacking::May => {
-                self.stacks.store(false, Ordering::Relaxed);
-                (spec.root, plain) = self.root(root, &workspace, self.cancel)?;
-                executor.run(&spec, output, self.cancel)?
-            }
-            ended => ended?,
-        };
-        // Until here the process was in it.
-        drop(plain);
-        Ok(exit)
     }
 
     fn executor(&self) -> Result<&dyn Executor, OpError> {
@@ -528,7 +538,7 @@ impl Engine<'_> {
         &self,
         mount: &Mount,
         inputs: &[&Snapshot],
-        scratch: &Path,
+        (scratch, kept): (&Path, Option<PathBuf>),
         step: &StepControl<'_>,
     ) -> Result<Option<MountSource>, OpError> {
         Ok(Some(match &mount.kind {
@@ -536,16 +546,20 @@ impl Engine<'_> {
                 let empty = self.empty();
                 let snapshot = mount.input.map_or(&empty, |index| inputs[index]);
                 let path = copy::clean(&mount.selector);
-                if self
-                    .store
-                    .trees()
-                    .lookup(&snapshot.root.tree, &path, Follow::All)?
-                    .is_none()
-                {
+                let trees = self.store.trees();
+                let found = trees.lookup(&snapshot.root.tree, &path, Follow::All)?;
+                let Some(found) = found else {
                     return Err(copy::CopyError::NotFound {
                         src: mount.selector.clone(),
                     }
                     .into());
+                };
+                if let (false, Some(path)) = (self.stacks(), &kept) {
+                    return Ok(Some(MountSource::Bind {
+                        path: path.clone(),
+                        subpath: place_of(&found),
+                        readonly: mount.readonly,
+                    }));
                 }
                 if !self.stacks() {
                     return self.copied(mount, snapshot, scratch, step).map(Some);
@@ -555,7 +569,11 @@ impl Engine<'_> {
                 let dirs = WorkDirs::make(scratch)?;
                 MountSource::Overlay {
                     lowers: self.lowers(snapshot, step.cancel)?,
-                    upper: (!mount.readonly).then_some(dirs.upper),
+                    upper: match (mount.readonly, kept) {
+                        (true, _) => None,
+                        (false, Some(kept)) => Some(kept.join(UPPER)),
+                        (false, None) => Some(dirs.upper),
+                    },
                     work: dirs.work,
                     subpath: PathBuf::from(&mount.selector),
                 }
@@ -651,28 +669,46 @@ impl Engine<'_> {
 }
 
 /// Where a process wrote.
-enum Wrote<'a> {
+enum Wrote {
     /// The upper directory of its root.
-    Upper(&'a Path),
+    Upper(PathBuf),
     /// Its root.
     Changed(Box<PlainRoot>),
 }
 
-/// A process of `rbuild run`.
-#[derive(Debug, Clone)]
-pub struct Foreground {
-    /// argv.
-    pub args: Vec<String>,
-    /// `KEY=value`; the last of equal keys counts.
-    pub env: Vec<String>,
-    /// Working directory.
-    pub workdir: String,
-    /// `user[:group]`.
-    pub user: String,
-    /// What it may reach.
-    pub network: NetworkMode,
+/// What there is of what a failed process wrote.
+enum Left {
+    /// Its files, where it wrote them.
+    Files(Wrote),
+    /// All that it saw, as layers.
+    Layer(Snapshot),
+}
+
+/// Where a process runs.
+struct Place<'a> {
+    workspace: &'a Workspace,
+    /// The kept files of a step that failed.
+    entered: Option<Entered<'a>>,
     /// Directories of this machine.
-    pub volumes: Vec<Volume>,
+    volumes: &'a [Volume],
+    /// The standard input of a process that a person runs: signals are for it.
+    attended: Option<Stdin>,
+}
+
+impl<'a> Place<'a> {
+    fn new(workspace: &'a Workspace) -> Self {
+        Self {
+            workspace,
+            entered: None,
+            volumes: &[],
+            attended: None,
+        }
+    }
+}
+
+/// Where a process writes to `/`, if that is said.
+fn root_mount(op: &ExecOp) -> Option<&Mount> {
+    op.mounts.iter().find(|mount| mount.dest == "/")
 }
 
 /// The whole environment: defaults first, so that what the step sets wins.

@@ -258,7 +258,14 @@ impl std::fmt::Display for ExitText {
         match self.0 {
             Exit::Code(code) => write!(f, "exit code: {code}"),
             Exit::Signal(signal) => write!(f, "killed by signal {signal}"),
-            Exit::OutOfMemory => f.write_str("killed because memory ran out"),
+            Exit::OutOfMemory { limit: None } => f.write_str("killed because memory ran out"),
+            Exit::OutOfMemory { limit: Some(bytes) } => {
+                const MIB: u64 = 1 << 20;
+                match bytes % MIB {
+                    0 => write!(f, "killed by the kernel: memory limit {} MiB", bytes / MIB),
+                    _ => write!(f, "killed by the kernel: memory limit {bytes} bytes"),
+                }
+            }
         }
     }
 }
@@ -291,6 +298,8 @@ pub struct EngineOptions {
     pub ranges_only: bool,
     /// Steps of which what they wrote is of use even if they failed.
     pub kept: BTreeSet<VertexId>,
+    /// What is done about steps that fail.
+    pub failing: exec::Failing,
 }
 
 /// Evaluates the ops of one build.
@@ -320,6 +329,12 @@ pub struct Engine<'a> {
     counterparts: OnceLock<nearest::Counterparts>,
     /// What steps left that failed, of those that are kept.
     left: Mutex<BTreeMap<VertexId, Snapshot>>,
+    /// Tells this build from others.
+    build: String,
+    /// The first step that failed, if it is to be entered.
+    held: Mutex<Option<exec::HeldFailure>>,
+    /// Steps that failed and are kept.
+    enterable: Mutex<BTreeSet<VertexId>>,
     /// Whether a process failed when the store's disk had next to nothing free.
     filled: AtomicBool,
     /// Whether it was said that the network of steps is not what it could be.
@@ -374,6 +389,9 @@ impl<'a> Engine<'a> {
             stacks: AtomicBool::new(true),
             counterparts: OnceLock::new(),
             left: Mutex::default(),
+            build: format!("{}-{}", clock::now().0, std::process::id()),
+            held: Mutex::default(),
+            enterable: Mutex::default(),
             filled: AtomicBool::new(false),
             network_was_remarked: AtomicBool::new(false),
         }

@@ -22,6 +22,9 @@ use rustix::fs::Timestamps;
 
 use super::OpError;
 
+/// The directory that an overlay writes to.
+pub(super) const UPPER: &str = "upper";
+
 /// The usual mode of `/`.
 const MODE: u32 = 0o755;
 
@@ -85,7 +88,7 @@ impl Workspace {
 impl WorkDirs {
     /// Makes both in `parent`.
     pub(super) fn make(parent: &Path) -> Result<Self, OpError> {
-        let (upper, work) = (parent.join("upper"), parent.join("work"));
+        let (upper, work) = (parent.join(UPPER), parent.join("work"));
         for dir in [&upper, &work] {
             fs::create_dir(dir).map_err(|source| OpError::io("create", dir, source))?;
         }

@@ -21,6 +21,7 @@ use super::once::once_each;
 use super::plan;
 use super::untouched::Untouched;
 use crate::exporter::Export;
+use crate::exporter::ExportError;
 use crate::exporter::Exporter;
 use crate::exporter::ReadyImage;
 use crate::exporter::ReadyIndex;
@@ -95,49 +96,88 @@ pub(super) fn exporters<'a>(
     request: &BuildRequest,
     targets: &'a [Target],
 ) -> Result<Vec<Vec<Out<'a>>>, BuildError> {
-    let exporter =
-        |spec: &OutputSpec, clamp: Option<i64>| -> Result<Option<Box<dyn Exporter>>, BuildError> {
-            Ok(Some(match &spec.kind {
-                OutputKind::CacheOnly => return Ok(None),
-                OutputKind::Image(image) => match of_image(request, image) {
-                    Some(exporter) => exporter,
-                    None => return Ok(None),
-                },
-                OutputKind::Oci { dest, tar } => Box::new(archive::Oci {
-                    dest: dest.clone(),
-                    tar: *tar,
-                }),
-                OutputKind::Docker { dest, tar } => Box::new(archive::Docker {
-                    dest: dest.clone(),
-                    tar: *tar,
-                }),
-                OutputKind::Load { context } => {
-                    Box::new(Loader::start(context.as_deref()).map_err(failure::export)?)
-                }
-                OutputKind::Tar { dest, split } => Box::new(Tar {
-                    dest: dest.clone(),
-                    split: *split,
-                    clamp,
-                }),
-                OutputKind::Local {
-                    dest,
-                    split,
-                    delete,
-                } => Box::new(Local {
-                    dest: dest.clone(),
-                    split: *split,
-                    delete: *delete,
-                }),
-            }))
+    let exporter = |spec: &OutputSpec,
+                    clamp: Option<i64>,
+                    platforms: usize|
+     -> Result<Option<Box<dyn Exporter>>, BuildError> {
+        let index = platforms > 1 || request.multi_platform;
+        let no_index = |takes_it: bool| match index && !takes_it {
+            true => Err(failure::export(ExportError::NoIndex)),
+            false => Ok(()),
         };
+        Ok(Some(match &spec.kind {
+            OutputKind::CacheOnly => return Ok(None),
+            OutputKind::Image(image) => match of_image(request, image) {
+                Some(exporter) => exporter,
+                None => return Ok(None),
+            },
+            OutputKind::Oci { dest, tar } => Box::new(archive::Oci {
+                dest: dest.clone(),
+                tar: *tar,
+            }),
+            OutputKind::Docker { dest, tar } => {
+                no_index(!tar)?;
+                Box::new(archive::Docker {
+                    dest: dest.clone(),
+                    tar: *tar,
+                })
+            }
+            OutputKind::Load { context } => {
+                let loader = Loader::start(context.as_deref()).map_err(failure::export)?;
+                no_index(loader.takes_indexes())?;
+                Box::new(loader)
+            }
+            OutputKind::Tar { dest, split } => Box::new(Tar {
+                dest: dest.clone(),
+                split: *split,
+                clamp,
+            }),
+            OutputKind::Local {
+                dest,
+                split,
+                delete,
+            } => Box::new(Local {
+                dest: dest.clone(),
+                split: *split,
+                delete: *delete,
+            }),
+        }))
+    };
     let of_target = |target: &'a Target| match &target.deeds {
         Deeds::Test { .. } => Ok(Vec::new()),
         Deeds::Output { specs, clamp, .. } => specs
             .iter()
-            .map(|spec| Ok((spec, exporter(spec, *clamp)?)))
+            .map(|spec| Ok((spec, exporter(spec, *clamp, target.outputs.len())?)))
             .collect(),
     };
     targets.iter().map(of_target).collect()
+}
+
+/// Refuses images for Windows: what has a root directory here is in `Files` there, beside the `Hives` of the registry.
+pub(super) fn no_windows_images(
+    targets: &[Target],
+    definition: &PrunedDefinition,
+) -> Result<(), BuildError> {
+    for target in targets {
+        let Deeds::Output { specs, .. } = &target.deeds else {
+            continue;
+        };
+        let platforms = target
+            .outputs
+            .iter()
+            .map(|at| &definition.outputs[*at].platform);
+        let windows = platforms
+            .into_iter()
+            .find(|platform| platform.os == "windows");
+        if let Some(platform) = windows
+            && specs.iter().any(|spec| spec.kind.is_image())
+        {
+            let error = anyhow::anyhow!("rbuild makes no images for `{platform}`, only files");
+            return Err(BuildError::new(ErrorKind::Request, error)
+                .hint("write the files with `-o type=local,dest=DIR`"));
+        }
+    }
+    Ok(())
 }
 
 /// Whether an output's layers are only wanted as blobs, and those of a base as they came.
@@ -500,7 +540,7 @@ impl Delivering<'_> {
     fn failure(self, failed: &[&str], held: &[&str]) -> BuildError {
         let first = self.solved.failed.into_iter().next();
         let mut error = match first {
-            Some(first) => failure::solve(first, self.definition, self.plan),
+            Some(first) => failure::solve(first, self.engine, self.definition, self.plan),
             None => BuildError::new(ErrorKind::Step, anyhow::anyhow!("a test failed")),
         };
         let list = |names: &[&str]| format!("`{}`", names.join("`, `"));

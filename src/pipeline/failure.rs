@@ -11,6 +11,7 @@ use rbuild_llb::pattern::PatternError;
 
 use super::plan::Plan;
 use crate::exporter::ExportError;
+use crate::ops::Engine;
 use crate::ops::OpError;
 use crate::ops::copy::CopyError;
 use crate::outcome::BuildError;
@@ -90,8 +91,8 @@ pub(super) fn export(error: ExportError) -> BuildError {
     match error {
         ExportError::Cancelled => BuildError::interrupted(),
         ExportError::Registry(error) => registry(error),
-        ExportError::OnePlatform { .. } => BuildError::new(ErrorKind::Request, error)
-            .hint("use `type=oci`, or name one platform with `--platform`"),
+        ExportError::NoIndex => BuildError::new(ErrorKind::Request, error)
+            .hint("use `-o type=oci,dest=FILE`, push, or build one platform at a time"),
         ExportError::Overlap { .. } => BuildError::new(ErrorKind::Request, error)
             .hint("leave `platform-split=false` out, and each has a directory of its own"),
         ExportError::NoContext { .. } => BuildError::new(ErrorKind::Environment, error)
@@ -231,6 +232,7 @@ pub(super) fn plan(error: PlanError<OpError>, definition: &Definition, plan: &Pl
 
 pub(super) fn solve(
     error: SolveError<OpError>,
+    engine: &Engine<'_>,
     definition: &Definition,
     plan: &Plan,
 ) -> BuildError {
@@ -248,6 +250,7 @@ pub(super) fn solve(
                         ended: exit.to_string(),
                         span: span.cloned(),
                         offline: has_no_network(vertex),
+                        enterable: engine.is_enterable(&id),
                     });
                 }
                 if let OpError::Sandbox(error) = &source
@@ -260,6 +263,7 @@ pub(super) fn solve(
                         ended: error.to_string(),
                         span: span.cloned(),
                         offline: has_no_network(vertex),
+                        enterable: engine.is_enterable(&id),
                     });
                     return match error.hint() {
                         Some(hint) => failed.hint(hint),

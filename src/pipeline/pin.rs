@@ -112,9 +112,11 @@ impl<'a> Pinner<'a> {
     /// The pin of an image by its normalised name.
     pub(super) fn image_named(&self, name: &str, platform: &Platform) -> Result<Pin, BuildError> {
         // An id is tried first: it is also a valid name of a repository nobody means.
-        let short = name.strip_prefix("docker.io/library/").unwrap_or(name);
-        let short = short.strip_suffix(":latest").unwrap_or(short);
-        if let Some(stored) = self.store.images().by_id(short).map_err(failure::store)?
+        if let Some(stored) = self
+            .store
+            .images()
+            .by_id(short(name))
+            .map_err(failure::store)?
             && let Some(pin) = self.stored(&stored.digest, platform)?
         {
             return Ok(pin);
@@ -126,6 +128,28 @@ impl<'a> Pinner<'a> {
             },
             platform,
         )
+    }
+
+    /// The pin of an image that is to be run: for the platform asked for, or else for this machine's. An image that the
+    /// store has for another alone is for that one.
+    pub(super) fn image_to_run(
+        &self,
+        name: &str,
+        platform: Option<&Platform>,
+    ) -> Result<Pin, BuildError> {
+        let host = Platform::host();
+        if platform.is_none() {
+            let images = self.store.images();
+            let stored = match images.by_id(short(name)).map_err(failure::store)? {
+                None => images.get(name).map_err(failure::store)?,
+                found => found,
+            };
+            let found = stored.map(|stored| self.found(&stored.digest, &host));
+            if let Some(pin) = found.transpose()?.flatten() {
+                return Ok(pin);
+            }
+        }
+        self.image_named(name, platform.unwrap_or(&host))
     }
 
     /// Pins what is not pinned yet. Several are asked for at once, on threads that are gone afterwards: this process
@@ -361,6 +385,12 @@ pub(super) fn side_by_side<T: Sync, R: Send>(
                 .collect()
         }),
     }
+}
+
+/// What a normalised name was before, if it is an id.
+fn short(name: &str) -> &str {
+    let short = name.strip_prefix("docker.io/library/").unwrap_or(name);
+    short.strip_suffix(":latest").unwrap_or(short)
 }
 
 /// What the pin of an image is found under.

@@ -3,7 +3,6 @@
 
 use rbuild_llb::CancelToken;
 use rbuild_llb::Definition;
-use rbuild_llb::Platform;
 use rbuild_llb::frontend::Pin;
 
 use super::failure;
@@ -37,9 +36,8 @@ pub fn run_image(
     let store = open_store(&request.settings)?;
     let lease = store.lease().map_err(failure::store)?;
     let registry = registry::Client::new(&request.settings);
-    let platform = Platform::host();
     let pin = Pinner::for_run(request, &store, &lease, &registry)
-        .image_named(&request.image, &platform)?;
+        .image_to_run(&request.image, request.platform.as_ref())?;
     let Pin::Image { digest, config } = pin else {
         let error = anyhow::anyhow!("`{}` is not an image", request.image);
         return Err(BuildError::new(ErrorKind::Request, error));
@@ -57,7 +55,8 @@ pub fn run_image(
         .collect();
     let published = Published::listen(&ports).map_err(failure::sandbox)?;
     let listening = published.ports();
-    let sandboxing = sandbox_settings(&request.settings, &store);
+    let mut sandboxing = sandbox_settings(&request.settings, &store);
+    sandboxing.foreign.platforms.push(config.platform());
     let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
     failure::enough_ids(&request.settings, &entered)?;
     // As long as there is no process that signals are for.
@@ -120,6 +119,6 @@ pub fn run_image(
     Ok(match exit {
         Exit::Code(code) => u8::try_from(code).unwrap_or(255),
         Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
-        Exit::OutOfMemory => 137,
+        Exit::OutOfMemory { .. } => 137,
     })
 }

@@ -16,6 +16,7 @@ pub use load::Loaded;
 pub use load::load;
 pub use pull::PullOptions;
 pub use pull::Pulled;
+pub use pull::Wanted;
 pub use pull::pull;
 pub use push::PushOptions;
 pub use push::Pushed;

@@ -28,6 +28,7 @@ impl<'a> Task<'a> {
             cached: false,
             error: String::new(),
             why: String::new(),
+            emulator: String::new(),
         };
         events.send(Event::Vertex(event.clone()));
         Self { event, events }

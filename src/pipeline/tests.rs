@@ -14,6 +14,7 @@ use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::SourceRequest;
 use rbuild_llb::op::FileModes;
 use rbuild_llb::op::ImageSource;
+use rbuild_llb::op::Limits;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::NetworkMode;
 
@@ -65,12 +66,14 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         network: NetworkMode::Default,
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
+        limits: Limits::default(),
         shm_size: 0,
         secrets: BTreeMap::new(),
         ssh: BTreeMap::new(),
         allow: crate::request::Entitlements::default(),
         iidfile: Some(root.join("iid")),
         metadata_file: Some(root.join("metadata")),
+        shell_on_fail: None,
         jobs: Some(1),
         source_date_epoch: None,
         settings: Settings {
@@ -86,6 +89,8 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             stacker: None,
             isolation: Default::default(),
             nested_namespaces: true,
+            emulators: Default::default(),
+            keep_failed: crate::request::KeepFailed::Never,
         },
     };
     let source = Arc::new(SourceFile {

@@ -140,6 +140,7 @@ impl Untouched {
                     cached: false,
                     error: String::new(),
                     why: String::new(),
+                    emulator: String::new(),
                 }));
             }
         }

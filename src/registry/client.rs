@@ -30,6 +30,7 @@ use super::resolve::Wanted;
 use super::transport::Request;
 use super::transport::Transport;
 use crate::image::Descriptor;
+use crate::image::Document;
 use crate::image::media_type;
 use crate::request::Settings;
 
@@ -112,6 +113,16 @@ impl Client {
             }
             Wanted::Config(descriptor) => self.small_blob(reference, descriptor),
         })
+    }
+
+    /// What a reference stands for, a manifest or an index, with its bytes.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn document(&self, reference: &Reference) -> Result<(Document, Vec<u8>), RegistryError> {
+        let found = self.manifest(reference)?;
+        let document = resolve::parse(reference.written(), &found)?;
+        Ok((document, found.bytes))
     }
 
     /// The digest a reference stands for now, that of an index if there is one. Costs registries (and the limits

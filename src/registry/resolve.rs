@@ -153,7 +153,7 @@ impl Search<'_> {
     }
 }
 
-fn parse(what: &str, fetched: &Fetched) -> Result<Document, RegistryError> {
+pub(super) fn parse(what: &str, fetched: &Fetched) -> Result<Document, RegistryError> {
     Document::parse(&fetched.bytes, fetched.media_type.as_deref()).map_err(|source| {
         RegistryError::Document {
             what: what.to_owned(),

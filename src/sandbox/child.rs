@@ -21,6 +21,7 @@ use rustix::thread::CapabilitySet;
 use rustix::thread::UnshareFlags;
 
 use super::caps;
+use super::cgroup;
 use super::chroot;
 use super::error::During;
 use super::error::Errno;
@@ -30,11 +31,13 @@ use super::seccomp;
 use super::seccomp::Nesting;
 use super::step::Reach;
 use super::step::Security;
+use super::step::Stdin;
 use super::step::Step;
 use super::step::Ulimit;
 use super::supervise;
 use super::sys;
 use super::sys::Fork;
+use super::terminal;
 use super::uplink;
 use super::uplink::Router;
 use super::wire::Blob;
@@ -92,6 +95,7 @@ wire_struct!(Config {
 
 /// Descriptors of the step's process.
 pub(super) struct Standard {
+    /// Of a step with a terminal the socket that its other end is sent to.
     pub(super) stdin: Option<OwnedFd>,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
@@ -175,6 +179,7 @@ pub(super) fn run(
     config: &Config,
     prepared: Prepared,
     mut step: Step,
+    cgroup: Option<PathBuf>,
     standard: &Standard,
     supervisor: Option<OwnedFd>,
 ) -> Failure {
@@ -182,15 +187,34 @@ pub(super) fn run(
     if step.hostname.is_empty() {
         HOSTNAME.clone_into(&mut step.hostname);
     }
-    let begun = become_step(config, prepared, &step, standard, supervisor);
-    let begun = begun.and_then(|()| match step.init {
+    // Without namespaces it is not process 1, and there is no `/proc` to tell whether it may be copied.
+    let leaves = step.init && !config.chroot;
+    // While the host's files are still to be seen.
+    let joined = cgroup.map_or(Ok(()), |dir| {
+        cgroup::join(&dir).during(format_args!("enter the cgroup `{}`", dir.display()))
+    });
+    let begun = joined.and_then(|()| become_step(config, prepared, &step, standard, supervisor));
+    let begun = begun.and_then(|()| match leaves {
         true => leave_to_child().during("start a process for the step"),
         false => Ok(()),
     });
+    let begun = begun.and_then(|()| lead(&step, leaves).during("lead the terminal"));
     match begun {
         Ok(()) => exec(config, &step),
         Err(failure) => failure,
     }
+}
+
+/// Makes the process of a step that has a terminal the one which that belongs to.
+fn lead(step: &Step, left: bool) -> io::Result<()> {
+    if let Stdin::Terminal(_) = step.stdin {
+        if left {
+            // Not in the session of what hands on signals: Ctrl-C would come twice.
+            rustix::process::setsid()?;
+        }
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+    }
+    Ok(())
 }
 
 /// Goes on in a child of this process, which stays behind as process 1: it hands on signals, collects what ends, and ends
@@ -240,6 +264,8 @@ fn become_step(
     supervisor: Option<OwnedFd>,
 ) -> Result<(), Failure> {
     let reach = prepared.reach;
+    // The container's own, where a step has none.
+    let outside = config.chroot.then(|| terminal(step)).transpose()?.flatten();
     match prepared.files {
         Some(files) => {
             match rustix::system::sethostname(step.hostname.as_bytes()) {
@@ -254,7 +280,18 @@ fn become_step(
         // The name is the container's, and not ours to set.
         None => chroot::enter(step)?,
     }
-    standard_streams(config, standard).during("connect the standard streams")?;
+    let terminal = match outside {
+        None if !config.chroot => terminal(step)?,
+        made => made,
+    };
+    let streams = match (&terminal, &standard.stdin) {
+        (Some((outer, inner)), Some(socket)) => terminal::send(socket, outer)
+            .map_err(io::Error::from)
+            .and_then(|()| (0..3).try_for_each(|stream| sys::dup_to(inner, stream))),
+        _ => standard_streams(config, standard),
+    };
+    drop(terminal);
+    streams.during("connect the standard streams")?;
     for limit in &step.ulimits {
         set_limit(limit)?;
     }
@@ -301,6 +338,15 @@ fn become_step(
     };
     caps::limit(keep).during("drop capabilities")?;
     sys::close_others_on_exec().during("close other descriptors")
+}
+
+/// Both ends of the step's terminal, if it is to have one.
+fn terminal(step: &Step) -> Result<Option<(OwnedFd, OwnedFd)>, Failure> {
+    let Stdin::Terminal(size) = step.stdin else {
+        return Ok(None);
+    };
+    let made = terminal::make(size, (step.uid, step.gid));
+    made.map(Some).during("make a terminal")
 }
 
 fn not_supervised(error: io::Error) -> Failure {

@@ -5,6 +5,8 @@ use std::fmt::Display;
 use std::io;
 use std::path::PathBuf;
 
+use rbuild_llb::Platform;
+
 use super::probe::Report;
 use super::wire::wire_enum;
 
@@ -16,6 +18,16 @@ pub enum SandboxError {
     Unavailable {
         /// What was tried.
         report: Report,
+    },
+    /// Programs of a platform can be executed neither by this machine nor by an emulator.
+    #[error("steps for `{platform}` cannot run here: {why}")]
+    Foreign {
+        /// The platform.
+        platform: Box<Platform>,
+        /// Why not.
+        why: String,
+        /// What would mend it.
+        fix: Option<String>,
     },
     /// A namespace can be entered by a process with one thread only.
     #[error("the user namespace must be entered before threads are started")]
@@ -83,6 +95,14 @@ pub enum SandboxError {
         /// How it ended, as a clause.
         how: String,
     },
+    /// The limits that a step is to have cannot be set.
+    #[error("steps cannot be given limits here: {why}")]
+    Limits {
+        /// Why not, as a clause.
+        why: String,
+        /// What would mend it.
+        hint: Option<String>,
+    },
     /// A port of this machine cannot be listened on.
     #[error("cannot listen on {address}")]
     Port {
@@ -118,7 +138,10 @@ impl SandboxError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unavailable { report } => report.fix(),
-            Self::Setup { hint, .. } | Self::Overlay { hint, .. } => hint.clone(),
+            Self::Setup { hint, .. } | Self::Overlay { hint, .. } | Self::Limits { hint, .. } => {
+                hint.clone()
+            }
+            Self::Foreign { fix, .. } => fix.clone(),
             Self::NotExecutable { source, .. } => match source.raw_os_error()? {
                 libc::ENOEXEC => Some(
                     "it is for another architecture, or a script without a `#!` line".to_owned(),

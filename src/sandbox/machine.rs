@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use rustix::fs::Access;
-
+use super::cgroup;
+use super::foreign::Survey;
 use super::probe::Finding;
 use super::probe::State;
 use super::probe::finding;
@@ -55,53 +55,54 @@ fn has_power(path: &str) -> bool {
     setuid || rustix::fs::getxattr(path, "security.capability", &mut [0; 64][..]).is_ok()
 }
 
-/// Interpreters for programs of other architectures.
-pub(super) fn emulation() -> Finding {
-    let entries = fs::read_dir("/proc/sys/fs/binfmt_misc")
-        .into_iter()
-        .flatten();
-    let names = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().into_string().ok());
-    let mut qemu: Vec<String> = names
-        .filter_map(|name| Some(name.strip_prefix("qemu-")?.to_owned()))
-        .collect();
-    qemu.sort();
-    match qemu.as_slice() {
-        [] => finding(
-            "programs of other architectures cannot be executed: binfmt_misc has no qemu",
+/// Programs of other architectures, as they were tried.
+pub(super) fn foreign(survey: &Survey) -> Vec<Finding> {
+    let tell = |architectures: &[String], how: &str| {
+        let names = architectures.join(", ");
+        (!names.is_empty())
+            .then(|| finding(format!("programs for {names}, {how}"), State::Good, None))
+    };
+    let mut findings: Vec<Finding> = [
+        tell(&survey.native, "which this machine executes as well"),
+        tell(&survey.own, "emulated, with nothing to set up"),
+        tell(
+            &survey.registered,
+            "emulated by what is registered on this machine",
+        ),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if survey.own.is_empty() && survey.registered.is_empty() {
+        let (why, fix) = &survey.lack;
+        findings.push(finding(
+            format!("programs of other architectures cannot be executed: {why}"),
             State::Limited,
-            Some(
-                "install qemu-user-static (Debian, Fedora), or `docker run --privileged tonistiigi/binfmt --install all`",
-            ),
-        ),
-        some => finding(
-            format!("programs for {}, emulated", some.join(", ")),
-            State::Good,
-            None,
-        ),
+            Some(fix),
+        ));
     }
+    findings
 }
 
-/// A cgroup that limits could be set in.
+/// Whether steps can be given limits.
 pub(super) fn cgroup() -> Finding {
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let unified = own.lines().find_map(|line| line.strip_prefix("0::/"));
-    let dir = unified.map(|path| Path::new("/sys/fs/cgroup").join(path));
-    let delegated = dir.filter(|dir| {
-        dir.join("cgroup.controllers").is_file()
-            && rustix::fs::access(dir, Access::WRITE_OK).is_ok()
-    });
-    match delegated {
-        Some(dir) => finding(
-            format!("the cgroup {} is ours", dir.display()),
+    match cgroup::look() {
+        Ok((dir, controllers)) => finding(
+            format!(
+                "limits for steps (`--resource`): {}, in the cgroup {}",
+                controllers.join(", "),
+                dir.display()
+            ),
             State::Good,
             None,
         ),
-        None => finding(
-            "no cgroup of version 2 is ours: steps cannot be given limits",
+        Err(refusal) => finding(
+            format!(
+                "steps cannot be given limits (`--resource`): {}",
+                refusal.why
+            ),
             State::Limited,
-            Some("start builds with `systemd-run --user --scope -p Delegate=yes`"),
+            refusal.fix.as_deref(),
         ),
     }
 }

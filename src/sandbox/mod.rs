@@ -3,6 +3,8 @@
 //! It knows directories and processes; what a layer, an image or a cache mount is, its caller knows. It keeps nothing
 //! on disk but owners of files, where there is one id ([`supervise`]).
 //!
+//! What a step's platform is matters only to [`foreign`]: emulators for programs of other architectures.
+//!
 //! [`enter`] moves the calling process, which must not have started a thread, into a user and a mount namespace, and
 //! starts the [`zygote`]; then [`Sandbox::run`] may be called from any number of threads. `main` must hand its
 //! arguments to [`zygote_main_if_asked`] before anything else, since the zygote is this program. [`probe`] tells what
@@ -28,9 +30,11 @@
 //! - no_new_privs stays off: su, sudo and ping work.
 
 mod caps;
+mod cgroup;
 mod child;
 mod chroot;
 mod error;
+mod foreign;
 mod kernelfs;
 mod machine;
 mod mounts;
@@ -43,6 +47,7 @@ mod seccomp;
 mod step;
 mod supervise;
 mod sys;
+mod terminal;
 mod uplink;
 mod userns;
 mod wire;
@@ -60,6 +65,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use rbuild_llb::Platform;
 use rbuild_llb::cancel::CancelToken;
 use rustix::event::PollFd;
 use rustix::event::PollFlags;
@@ -67,6 +73,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
 pub use error::SandboxError;
+pub use foreign::Foreign;
 pub use probe::Finding;
 pub use probe::Report;
 pub use probe::State;
@@ -80,17 +87,23 @@ pub use step::MountSource;
 pub use step::Network;
 pub use step::Root;
 pub use step::Security;
+pub use step::Stdin;
 pub use step::Step;
 pub use step::Ulimit;
 pub use sys::succeed;
+pub use terminal::Size;
 pub use zygote::zygote_main_if_asked;
 
+use cgroup::Cgroups;
+use cgroup::Group;
 use child::Config;
 use child::Standard;
 use chroot::Furnished;
 use chroot::Given;
+use foreign::Arranged;
 use points::Points;
 use step::Reach;
+use terminal::Carrier;
 use userns::EnterError;
 use userns::Ids;
 use wire::Blob;
@@ -111,6 +124,8 @@ pub struct Settings {
     pub chroot: bool,
     /// Whether steps may have user namespaces of their own, where there are ranges of ids ([`Rung::Full`]).
     pub nested: bool,
+    /// What steps are for, and where emulators are.
+    pub foreign: Foreign,
 }
 
 impl Settings {
@@ -123,6 +138,7 @@ impl Settings {
             overlay: Some(true),
             chroot: false,
             nested: false,
+            foreign: Foreign::default(),
         }
     }
 }
@@ -160,7 +176,10 @@ pub enum Exit {
     /// A signal ended it.
     Signal(i32),
     /// The kernel killed it, or a process of it, for want of memory.
-    OutOfMemory,
+    OutOfMemory {
+        /// Its limit, in bytes, if it had one and that was the reason.
+        limit: Option<u64>,
+    },
 }
 
 /// Where output was written.
@@ -191,6 +210,8 @@ pub struct Sandbox {
     /// Files that are mounted in every step.
     files: Vec<&'static str>,
     oom: oom::Counter,
+    cgroups: Cgroups,
+    foreign: Arranged,
     uplink: OnceLock<Uplink>,
     /// Where the zygote says how the uplink's start went, if it was asked to start it.
     connecting: Mutex<Option<OwnedFd>>,
@@ -224,6 +245,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         .map_err(failed("find the CA bundle"))?;
     let resolv_conf = rootfs::resolv_conf(|path| std::fs::read(path).ok());
     let oom = oom::Counter::new();
+    let cgroups = Cgroups::new();
     let user = rustix::process::geteuid().as_raw();
     if settings.chroot {
         let given = Given {
@@ -231,7 +253,8 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
             ca,
             store: settings.store.clone(),
         };
-        return enter_chroot(given, oom);
+        let foreign = foreign::arrange(&settings.foreign, false)?;
+        return enter_chroot(given, oom, cgroups, foreign);
     }
     let ids = match userns::enter(userns::plan()) {
         Ok(ids) => ids,
@@ -254,6 +277,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         Ids::Full => (Rung::Full, None),
         Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why, user))),
     };
+    let foreign = foreign::arrange(&settings.foreign, true)?;
     let domain = userns::domain().map_err(failed("read the id maps"))?;
     let mut files = vec!["/etc/hosts", "/etc/resolv.conf"];
     files.extend(ca.as_ref().map(|_| rootfs::CA_PATH));
@@ -291,6 +315,8 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         },
         files,
         oom,
+        cgroups,
+        foreign,
         uplink,
         connecting: Mutex::new(None),
         published: OnceLock::new(),
@@ -301,7 +327,12 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
 }
 
 /// [`enter`] where there are to be no namespaces.
-fn enter_chroot(given: Given, oom: oom::Counter) -> Result<Sandbox, SandboxError> {
+fn enter_chroot(
+    given: Given,
+    oom: oom::Counter,
+    cgroups: Cgroups,
+    foreign: Arranged,
+) -> Result<Sandbox, SandboxError> {
     if let Err(report) = probe::chroot() {
         return Err(SandboxError::Unavailable { report });
     }
@@ -329,6 +360,8 @@ fn enter_chroot(given: Given, oom: oom::Counter) -> Result<Sandbox, SandboxError
         stacking: Stacking::Cannot,
         files: Vec::new(),
         oom,
+        cgroups,
+        foreign,
         uplink: OnceLock::from(Uplink::Shared("chroot(2) gives no network".to_owned())),
         connecting: Mutex::new(None),
         published: OnceLock::new(),
@@ -361,6 +394,11 @@ impl Sandbox {
     /// What a failed step's message should mention: which ids are missing, why, and how to get them.
     pub fn remark(&self) -> Option<&str> {
         self.remark.as_deref()
+    }
+
+    /// What executes programs of a platform that this machine does not: `qemu-aarch64`.
+    pub fn emulator(&self, platform: &Platform) -> Option<&str> {
+        self.foreign.emulator(platform)
     }
 
     /// Whether roots are made by [`Root::Overlay`].
@@ -479,15 +517,25 @@ impl Sandbox {
                 Uplink::Shared(_) => Reach::Shared,
             },
         };
+        let group = self.cgroups.step(&step.limits)?;
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
         let (out, stdout) = pipe().map_err(failed("make a pipe"))?;
         let (err, stderr) = pipe().map_err(failed("make a pipe"))?;
+        let mut carrier = None;
         let stdin = match &step.stdin {
-            Some(data) => {
-                Some(zygote::memory("stdin", data).map_err(failed("pass standard input"))?)
-            }
-            None => None,
+            Stdin::Null => Ok(None),
+            Stdin::Data(data) => zygote::memory("stdin", data).map(Some),
+            Stdin::Own => sys::above_standard(rustix::stdio::stdin())
+                .map(Some)
+                .map_err(io::Error::from),
+            Stdin::Terminal(_) => zygote::pair()
+                .map_err(io::Error::from)
+                .map(|(ours, theirs)| {
+                    carrier = Some(Carrier::new(ours));
+                    Some(theirs)
+                }),
         };
+        let stdin = stdin.map_err(failed("pass standard input"))?;
         let standard = Standard {
             stdin,
             stdout,
@@ -508,6 +556,7 @@ impl Sandbox {
             .zygote
             .start_step(
                 step,
+                group.as_ref().map(Group::dir),
                 reach,
                 &standard,
                 another.is_ok_and(|before| before > 1),
@@ -520,7 +569,8 @@ impl Sandbox {
             // It fails if the step has ended, which is what is wanted.
             _ = rustix::net::shutdown(&*killer, rustix::net::Shutdown::Write);
         });
-        let attached = Attached {
+        let mut attached = Attached {
+            carrier,
             signals: signals.as_ref(),
             published: self.published.get().filter(|ports| !ports.is_empty()),
         };
@@ -528,7 +578,7 @@ impl Sandbox {
             &status,
             [(out, Stream::Stdout), (err, Stream::Stderr)],
             output,
-            &attached,
+            &mut attached,
         )
         .map_err(failed("follow the step"))?;
         if cancel.is_cancelled() {
@@ -539,10 +589,15 @@ impl Sandbox {
             Ended::Code(code) => Exit::Code(code),
             Ended::Signal(signal) => Exit::Signal(signal),
         };
+        if let Some(limit) = group.as_ref().and_then(Group::killed_for)
+            && exit != Exit::Code(0)
+        {
+            return Ok(Exit::OutOfMemory { limit: Some(limit) });
+        }
         // A shell reports a child killed by signal 9 as 137.
         let killed = matches!(exit, Exit::Signal(libc::SIGKILL) | Exit::Code(137));
         Ok(match killed && self.oom.grew() {
-            true => Exit::OutOfMemory,
+            true => Exit::OutOfMemory { limit: None },
             false => exit,
         })
     }
@@ -557,6 +612,7 @@ enum Ended {
 
 /// What a step has to do with this process besides its output.
 struct Attached<'a> {
+    carrier: Option<Carrier>,
     signals: Option<&'a OwnedFd>,
     published: Option<&'a Published>,
 }
@@ -566,7 +622,7 @@ fn follow(
     status: &OwnedFd,
     streams: [(OwnedFd, Stream); 2],
     output: &mut dyn FnMut(Stream, &[u8]),
-    attached: &Attached<'_>,
+    attached: &mut Attached<'_>,
 ) -> io::Result<Ended> {
     let mut open = streams.map(Some);
     let mut buffer = vec![0; 64 << 10];
@@ -580,15 +636,30 @@ fn follow(
         if let Some(signals) = attached.signals {
             polled.push(PollFd::new(signals, PollFlags::IN));
         }
+        let own = polled.len();
+        let mut carried = Vec::new();
+        for (what, fd) in attached.carrier.iter().flat_map(Carrier::polled) {
+            carried.push(what);
+            polled.push(fd);
+        }
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
         let mut ready: Vec<bool> = polled.iter().map(|p| !p.revents().is_empty()).collect();
+        let carried: Vec<_> = carried.into_iter().zip(ready.split_off(own)).collect();
+        if let Some(carrier) = &mut attached.carrier {
+            for (what, _) in carried.into_iter().filter(|(_, ready)| *ready) {
+                carrier.carry(what, &mut |bytes| output(Stream::Stdout, bytes))?;
+            }
+        }
         if let Some(signals) = attached.signals
             && ready.pop() == Some(true)
         {
             let mut number = [0_u8];
             if rustix::io::read(signals, &mut number) == Ok(1) {
-                // A step that has ended takes no signal.
-                _ = zygote::send(status, &number, &[]);
+                match &attached.carrier {
+                    Some(carrier) if number == [libc::SIGWINCH as u8] => carrier.resize(),
+                    // A step that has ended takes no signal.
+                    _ => _ = zygote::send(status, &number, &[]),
+                }
             }
         }
         let streams = open.iter_mut().filter(|stream| stream.is_some());
@@ -616,6 +687,9 @@ fn follow(
             rustix::io::ioctl_fionbio(fd.as_fd(), true)?;
         }
         while stream.is_some() && read_some(stream, &mut buffer, output)? {}
+    }
+    if let Some(carrier) = attached.carrier.take() {
+        carrier.finish(&mut |bytes| output(Stream::Stdout, bytes))?;
     }
     Ok(match (failed, ended.unwrap_or(gone)) {
         (Some(failure), _) => Ended::Failed(failure),

@@ -9,8 +9,11 @@ use rustix::mount::MountAttrFlags;
 use rustix::process::WaitId;
 use rustix::process::WaitIdOptions;
 
+use super::Foreign;
 use super::Rung;
 use super::Settings;
+use super::foreign;
+use super::foreign::Survey;
 use super::machine;
 use super::mounts;
 use super::seccomp::Nesting;
@@ -110,8 +113,15 @@ pub fn probe(settings: &Settings) -> Report {
     let place = place_for(settings);
     let inside = plan.clone();
     let mut rung = Rung::None;
-    match in_child(0, || wire::encode(&try_out(plan, place))).map(|bytes| wire::decode(&bytes)) {
-        Ok(Some(Trial { entered, checks })) => {
+    let mut survey = None;
+    let tried = in_child(0, || wire::encode(&try_out(plan, place, &settings.foreign)));
+    match tried.map(|bytes| wire::decode(&bytes)) {
+        Ok(Some(Trial {
+            entered,
+            checks,
+            foreign,
+        })) => {
+            survey = foreign;
             findings.extend(match entered {
                 Entered::Full => {
                     rung = Rung::Full;
@@ -160,7 +170,7 @@ pub fn probe(settings: &Settings) -> Report {
         has_uplink = tried.state == State::Good;
         findings.push(tried);
     }
-    findings.push(machine::emulation());
+    findings.extend(survey.iter().flat_map(machine::foreign));
     findings.push(machine::cgroup());
     findings.extend(machine::disk(place));
     Report {
@@ -483,8 +493,14 @@ const SECCOMP: &str = "a seccomp filter";
 struct Trial {
     entered: Entered,
     checks: Vec<Check>,
+    /// Where there is a namespace.
+    foreign: Option<Survey>,
 }
-wire_struct!(Trial { entered, checks });
+wire_struct!(Trial {
+    entered,
+    checks,
+    foreign
+});
 
 enum Entered {
     Full,
@@ -526,10 +542,11 @@ fn in_child(namespaces: i32, work: impl FnOnce() -> Vec<u8>) -> io::Result<Vec<u
     }
 }
 
-fn try_out(plan: Result<userns::Plan, String>, place: &Path) -> Trial {
+fn try_out(plan: Result<userns::Plan, String>, place: &Path, foreign: &Foreign) -> Trial {
     let failed = |entered| Trial {
         entered,
         checks: Vec::new(),
+        foreign: None,
     };
     let entered = match userns::enter(plan) {
         Ok(Ids::Full) => Entered::Full,
@@ -570,6 +587,7 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path) -> Trial {
     Trial {
         entered,
         checks: tried.into_iter().map(check).collect(),
+        foreign: Some(foreign::survey(foreign)),
     }
 }
 

@@ -3,6 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use rbuild_llb::op::Limits;
+
+use super::terminal::Size;
 use super::wire::Blob;
 use super::wire::Wire;
 use super::wire::wire_enum;
@@ -38,11 +41,27 @@ pub struct Step {
     pub hosts: Vec<(String, String)>,
     /// Resource limits.
     pub ulimits: Vec<Ulimit>,
-    /// Standard input; `None` for `/dev/null`.
-    pub stdin: Option<Vec<u8>>,
+    /// What its processes may use together.
+    pub limits: Limits,
+    /// Standard input.
+    pub stdin: Stdin,
     /// Process 1 is one that hands on signals and collects what ends, and the step's own its child: signals that a program
     /// does not handle end it then, which they do not if it is process 1.
     pub init: bool,
+}
+
+/// Standard input of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stdin {
+    /// `/dev/null`.
+    Null,
+    /// These bytes.
+    Data(Vec<u8>),
+    /// That of this process, which must not be a terminal: who has one can type in it.
+    Own,
+    /// A terminal that the step's process leads, which is standard output and error as well; with an [`init`](Step::init)
+    /// only. What is typed at the one that is standard input of this process comes out there.
+    Terminal(Size),
 }
 
 /// Stands for the address by which a step reaches this machine: as docker has it.
@@ -174,7 +193,7 @@ pub struct Ulimit {
     pub hard: i64,
 }
 
-// ---- on the wire: `stdin` travels as a descriptor of its own -------------------------------------------------
+// ---- on the wire: `stdin` travels as a descriptor of its own, and of a terminal the size; `limits` as a cgroup ----
 
 impl Wire for Step {
     fn put(&self, to: &mut Vec<u8>) {
@@ -192,6 +211,11 @@ impl Wire for Step {
         self.hosts.put(to);
         self.ulimits.put(to);
         self.init.put(to);
+        let size = match &self.stdin {
+            Stdin::Terminal(size) => Some((u32::from(size.rows), u32::from(size.columns))),
+            _ => None,
+        };
+        size.put(to);
     }
     fn take(from: &mut &[u8]) -> Option<Self> {
         Some(Self {
@@ -209,7 +233,14 @@ impl Wire for Step {
             hosts: Wire::take(from)?,
             ulimits: Wire::take(from)?,
             init: Wire::take(from)?,
-            stdin: None,
+            stdin: match <Option<(u32, u32)> as Wire>::take(from)? {
+                Some((rows, columns)) => Stdin::Terminal(Size {
+                    rows: rows.try_into().ok()?,
+                    columns: columns.try_into().ok()?,
+                }),
+                None => Stdin::Null,
+            },
+            limits: Limits::default(),
         })
     }
 }

@@ -13,7 +13,7 @@
 //! | local source | names, types, modes, link targets and BLAKE3 of the files selected | (has none) | mtime, uid, gid, host path, files not selected |
 //! | git source | commit, subdirectory, keep-git-dir | (has none) | userinfo, tokens |
 //! | http source | checksum, file name, mode | (has none) | userinfo, tokens |
-//! | exec | args, env, cwd, user, host name, names of extra hosts, network word, security mode, ulimits, platform, every field of every mount but those on the right | content digest of what each mount shows, and of the layers below the one it makes | values of secrets and ssh agents, contents of cache mounts, proxy variables, CA bundle, resource limits, names in progress |
+//! | exec | args, env, cwd, user, host name, names of extra hosts, network word, security mode, ulimits, platform, every field of every mount but those on the right | content digest of what each mount shows, and of the layers below the one it makes | values of secrets and ssh agents, contents of cache mounts, proxy variables, CA bundle, resource limits, the rung, what emulates the platform, names in progress |
 //! | file | each action's kind, destination, owner, mode and flags, SOURCE_DATE_EPOCH | content of the selected source paths, content digest of what is changed and of its layers | where the source came from |
 //! | merge, diff | the kind | (has none) | |
 //!

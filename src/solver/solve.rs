@@ -544,6 +544,7 @@ impl<'a, E: Evaluate> Loop<'a, E> {
             cached,
             error,
             why: String::new(),
+            emulator: String::new(),
         }));
     }
 }

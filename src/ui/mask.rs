@@ -159,6 +159,7 @@ mod t {
             cached: false,
             error: error.into(),
             why: String::new(),
+            emulator: String::new(),
         })
     }
 

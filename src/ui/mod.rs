@@ -12,6 +12,7 @@ mod mask;
 mod plain;
 mod progress;
 mod prompt;
+mod raw;
 mod rawjson;
 mod report;
 pub(crate) mod requests;
@@ -33,6 +34,8 @@ pub use progress::ProgressMode;
 pub use prompt::ask;
 pub use prompt::ask_secret;
 pub use prompt::can_ask;
+pub use raw::has_terminal;
+pub use raw::raw_terminal;
 pub(crate) use report::familiar;
 pub use report::render;
 
@@ -112,7 +115,7 @@ pub fn failure(error: &BuildError, progress: Option<&Progress>, terminal: Termin
         (Some(step), Some(progress)) => progress.log_tail(&step.vertex),
         _ => Vec::new(),
     };
-    say(&report::failure(error, &log, terminal.color));
+    say(&report::failure(error, &log, terminal));
 }
 
 /// Says which warnings there were, as buildx does at the end of a build; `expand` shows them in full.

@@ -60,6 +60,8 @@ struct View {
     warnings: Vec<String>,
     /// Whether it was said why it runs.
     explained: bool,
+    /// Whether it was said that it is emulated.
+    marked: bool,
     /// Updates since it last had the floor, and when the first of them came.
     updates: u64,
     waiting_since: Option<Timestamp>,
@@ -212,6 +214,10 @@ impl Plain {
         let why = &step.vertex.why;
         if !why.is_empty() && !std::mem::replace(&mut self.views[index].explained, true) {
             writeln!(out, "#{number} why: {}", human::printable(why))?;
+        }
+        let emulator = &step.vertex.emulator;
+        if !emulator.is_empty() && !std::mem::replace(&mut self.views[index].marked, true) {
+            writeln!(out, "#{number} emulated by {}", human::printable(emulator))?;
         }
         let transferring = self.print_statuses(step, index, out)?;
         let view = &mut self.views[index];
@@ -572,6 +578,32 @@ mod t {
 
 #2 [2/2] RUN b
 #2 DONE 0.0s
+
+"#]]
+        );
+    }
+
+    #[test]
+    fn an_emulated_step_says_so_once() {
+        let emulated = |event| match event {
+            Event::Vertex(vertex) => Event::Vertex(VertexEvent {
+                emulator: "qemu-arm".to_owned(),
+                ..vertex
+            }),
+            other => other,
+        };
+        let name = "[linux/arm/v7 1/1] RUN a";
+        assert_data_eq!(
+            shown(&[
+                (0, &[emulated(start("a", name, 0))]),
+                (9, &[log("a", 9, "x\n")]),
+                (20, &[emulated(done("a", name, 0, 20))]),
+            ]),
+            str![[r#"
+#1 [linux/arm/v7 1/1] RUN a
+#1 emulated by qemu-arm
+#1 0.009 x
+#1 DONE 0.0s
 
 "#]]
         );

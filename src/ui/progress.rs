@@ -176,6 +176,19 @@ impl Progress {
         };
     }
 
+    /// The last lines of a step's output that a terminal does not show any more.
+    pub(crate) fn tail(&self, digest: &str) -> Vec<String> {
+        self.pause();
+        let tail = match &lock(&self.state).drawing {
+            Drawing::Here(core) if matches!(core.display, Display::Tty(_)) => {
+                core.trace.tail(digest)
+            }
+            _ => Vec::new(),
+        };
+        self.resume();
+        tail
+    }
+
     /// The last lines of a step's output, after [`finish`](Self::finish).
     pub(crate) fn log_tail(&self, digest: &str) -> Vec<String> {
         match &lock(&self.state).drawing {

@@ -15,7 +15,8 @@ use rustix::event::eventfd;
 use rustix::termios::LocalModes;
 use rustix::termios::OptionalActions;
 use rustix::termios::SpecialCodeIndex;
-use rustix::termios::Termios;
+
+use super::raw::Restore;
 
 /// Whether somebody can be asked: standard input is a terminal.
 pub fn can_ask() -> bool {
@@ -116,16 +117,6 @@ fn hidden_line(input: &mut dyn io::Read) -> io::Result<Option<String>> {
         }
     }
     Err(io::ErrorKind::UnexpectedEof.into())
-}
-
-/// Gives the terminal its modes back.
-struct Restore(Termios);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        // A terminal that is gone needs no modes.
-        let _gone = rustix::termios::tcsetattr(io::stdin(), OptionalActions::Now, &self.0);
-    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
 use rbuild_llb::diagnostic::Label;
 
+use super::Terminal;
 use super::human;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
@@ -43,11 +44,17 @@ pub fn render(diagnostic: &Diagnostic, color: bool) -> String {
 }
 
 /// Everything that is to be said of a failure, line ends included; `log` is the end of the failed step's output.
-pub(crate) fn failure(error: &BuildError, log: &[String], color: bool) -> String {
+pub(crate) fn failure(error: &BuildError, log: &[String], terminal: Terminal) -> String {
+    let Terminal { tty, color } = terminal;
     let mut parts: Vec<String> = error.diagnostics.iter().map(|d| render(d, color)).collect();
     let mut last = String::new();
     if let Some(step) = &error.step {
         last.push_str(&step_failure(step, log, color));
+        // Of no use to who reads it in the log of a machine that is gone.
+        if step.enterable && tty {
+            let enter = "`rbuild shell` enters what the step left";
+            let _ = write!(last, "\n{}", headed(Heading::Hint, enter, color));
+        }
     }
     if let Some(source) = &error.source {
         if !last.is_empty() {
@@ -90,6 +97,14 @@ pub(crate) fn success(outcome: &BuildOutcome) -> String {
     }
     for built in &outcome.built {
         made(built, &mut text);
+    }
+    for emulation in &outcome.emulated {
+        let steps = match emulation.steps {
+            1 => "1 step was".to_owned(),
+            several => format!("{several} steps were"),
+        };
+        let seconds = emulation.time.as_secs_f64();
+        let _ = writeln!(text, "{steps} emulated by {}: {seconds:.1}s", emulation.by);
     }
     text
 }
@@ -319,10 +334,17 @@ fn first_line(span: &Span) -> Span {
 #[cfg(test)]
 mod t {
     use super::*;
+
+    const NOWHERE: Terminal = Terminal {
+        tty: false,
+        color: false,
+    };
     use crate::outcome::BuiltImage;
+    use crate::outcome::Emulation;
     use rbuild_llb::OciDigest;
     use snapbox::assert_data_eq;
     use snapbox::str;
+    use std::time::Duration;
 
     fn file(name: &str, text: &str) -> Arc<SourceFile> {
         Arc::new(SourceFile {
@@ -428,6 +450,7 @@ error: two
             name: "[build 2/5] RUN npm ci   --verbose".into(),
             ended: "exit code 1".into(),
             span: Some(span(&dockerfile, "RUN npm ci \\\n  --verbose")),
+            enterable: false,
             offline: true,
         })
         .hint("run `rbuild doctor`");
@@ -436,7 +459,7 @@ error: two
             "0.313 npm ERR!".to_owned(),
         ];
         assert_data_eq!(
-            failure(&error, &log, false),
+            failure(&error, &log, NOWHERE),
             str![[r#"
 error: `[build 2/5] RUN npm ci   --verbose` failed: exit code 1
  --> Dockerfile:2:1
@@ -499,6 +522,7 @@ hint: run `rbuild doctor`
                 name: String::new(),
                 ended: String::new(),
                 span: of(language),
+                enterable: false,
                 offline,
             };
             let hints = suspicions(&step, &["first".to_owned(), log.to_owned()]);
@@ -515,7 +539,7 @@ hint: run `rbuild doctor`
         let dockerfile = file("Dockerfile", "FORM a\n");
         error.diagnostics =
             vec![Diagnostic::error(hostile, span(&dockerfile, "FORM"), "").hint(hostile)];
-        let text = failure(&error, &[], false);
+        let text = failure(&error, &[], NOWHERE);
         let controls = text.chars().filter(|c| c.is_control() && *c != '\n');
         assert_eq!(controls.count(), 0, "{text:?}");
         let shown = "\\u{1b}]0;title\\u{7} \\u{9b}2J\\r\\u{7f}\u{e9}";
@@ -530,7 +554,7 @@ hint: run `rbuild doctor`
         let error =
             BuildError::new(ErrorKind::Environment, source).hint("is the registry running?");
         assert_data_eq!(
-            failure(&error, &[], false),
+            failure(&error, &[], NOWHERE),
             str![[r#"
 error: cannot resolve `localhost:5000/app:latest`
 caused by: cannot fetch `https://localhost:5000/v2/`
@@ -546,7 +570,7 @@ hint: is the registry running?
             Diagnostic::error("unknown instruction `RUM`", span(&dockerfile, "RUM"), ""),
         ]);
         assert_data_eq!(
-            failure(&error, &[], false),
+            failure(&error, &[], NOWHERE),
             str![[r#"
 error: unknown instruction `FORM`
  --> Dockerfile:1:1
@@ -565,7 +589,7 @@ error: unknown instruction `RUM`
 "#]]
         );
         assert_eq!(
-            failure(&BuildError::interrupted(), &[], false),
+            failure(&BuildError::interrupted(), &[], NOWHERE),
             "error: interrupted\n"
         );
     }
@@ -614,6 +638,22 @@ wrote out.tar (1.23kB)
 loaded docker.io/library/app:latest into podman (abababababab, 7.83MB)
 
 "#]]
+        );
+        let emulation = |by: &str, steps, milliseconds| Emulation {
+            by: by.to_owned(),
+            steps,
+            time: Duration::from_millis(milliseconds),
+        };
+        let emulated = BuildOutcome {
+            emulated: vec![
+                emulation("qemu-arm", 1, 90),
+                emulation("qemu-s390x", 3, 61_250),
+            ],
+            ..BuildOutcome::default()
+        };
+        assert_eq!(
+            success(&emulated),
+            "1 step was emulated by qemu-arm: 0.1s\n3 steps were emulated by qemu-s390x: 61.2s\n"
         );
         assert_data_eq!(
             success(&outcome(vec![Delivery::Store { names: Vec::new() }])),

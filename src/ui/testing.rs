@@ -34,6 +34,7 @@ pub(crate) fn vertex_event(
         cached: false,
         error: String::new(),
         why: String::new(),
+        emulator: String::new(),
     }
 }
 
@@ -118,6 +119,7 @@ pub(crate) mod recorded {
                 cached: v["cached"] == true,
                 error: text(&v["error"]),
                 why: String::new(),
+                emulator: String::new(),
             })
         });
         let statuses = list("statuses");

@@ -182,7 +182,10 @@ fn step_line(step: &Step, width: usize, now: Timestamp) -> String {
     } else {
         ""
     };
-    let name = human::printable(&step.vertex.name);
+    let mut name = human::printable(&step.vertex.name);
+    if !step.vertex.emulator.is_empty() {
+        name = format!("({}) {name}", human::printable(&step.vertex.emulator));
+    }
     let seconds = format!("{:.1}s", step.seconds(now));
     aligned(&format!(" => {state}{name}"), &seconds, width)
 }
@@ -353,6 +356,20 @@ mod t {
  => [1/1] COPY . .                            2.0s
  => => why: 1 of 412 files changed: src/main.rs (c
 "#]]
+        );
+    }
+
+    #[test]
+    fn an_emulated_step_is_marked() {
+        let Event::Vertex(mut vertex) = done("a", "[linux/arm/v7 1/1] RUN a", 0, 2000) else {
+            unreachable!("a step's end is told of the step");
+        };
+        vertex.emulator = "qemu-arm".to_owned();
+        assert_data_eq!(
+            sized(50, 24)
+                .newly_ended(&trace(&[Event::Vertex(vertex)]), ms(2000))
+                .join("\n"),
+            str![" => (qemu-arm) [linux/arm/v7 1/1] RUN a       2.0s"]
         );
     }
 

@@ -3,8 +3,11 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use serde_json::Value;
+
 use super::all_sorts;
 use crate::support::Dockerd;
+use crate::support::TestEnv;
 use crate::support::list_tar;
 use crate::support::tools;
 
@@ -136,4 +139,54 @@ fn docker_is_handed_what_it_lacks() {
         .success();
     fs::write(dir.join("rm-first"), "app:3").unwrap();
     assert_eq!(load("app:3"), (6, 5));
+}
+
+/// As docker says it with the containerd image store, which Debian's is too old for: what it is handed is looked at by
+/// skopeo.
+const CONTAINERD: &str = r#"#!/bin/sh
+case "$*" in
+*version*) echo 29.0.0 ;;
+*info*) echo "$STATUS" ;;
+*load*) cat > "$DIR/handed" ;;
+*) exit 1 ;;
+esac
+"#;
+
+#[test]
+fn several_platforms_are_loaded_where_there_is_a_place_for_an_index() {
+    let env = TestEnv::new().file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    let dir = env.outside("bin");
+    fs::create_dir(&dir).unwrap();
+    let docker = dir.join("docker");
+    fs::write(&docker, CONTAINERD).unwrap();
+    fs::set_permissions(&docker, fs::Permissions::from_mode(0o755)).unwrap();
+    let build = |status: &str, output: &str| {
+        let platforms = "--platform=linux/arm64,linux/amd64";
+        let mut command =
+            env.rbuild_command(["--progress=plain", platforms, "-o", output, "-t", NAME, "."]);
+        command
+            .env("PATH", format!("{}:{}", dir.display(), tools::PATH))
+            .env("DIR", &dir)
+            .env("STATUS", status);
+        env.run(&mut command)
+    };
+    let context = "type=docker,context=of-the-test";
+    build(
+        r#"[["driver-type","io.containerd.snapshotter.v1"]]"#,
+        context,
+    )
+    .success();
+    let handed = format!("oci-archive:{}", dir.join("handed").display());
+    let raw = env.tool("skopeo", ["inspect", "--raw", &handed]).success();
+    let index: Value = serde_json::from_str(&raw.stdout).unwrap();
+    let manifests = index["manifests"].as_array().unwrap().iter();
+    let platforms: Vec<&Value> = manifests.map(|m| &m["platform"]["architecture"]).collect();
+    assert_eq!(platforms, ["arm64", "amd64"]);
+
+    let classic = r#"[["Backing Filesystem","extfs"]]"#;
+    for (status, output) in [(classic, context), (classic, "type=docker,dest=x.tar")] {
+        let refused = build(status, output).code(2);
+        assert_eq!(refused.ran(), [""; 0], "{refused}");
+        refused.says("docker's archive holds one platform only, and no index");
+    }
 }

@@ -99,6 +99,8 @@ pub(super) fn build(root: &Path, context: &Path, project: &Project) -> Result<Bu
         stacker: None,
         isolation: Default::default(),
         nested_namespaces: true,
+        emulators: Default::default(),
+        keep_failed: rbuild::request::KeepFailed::Never,
     });
     let cancel = CancelToken::new();
     let local = LocalRoot {

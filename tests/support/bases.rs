@@ -24,6 +24,8 @@ use super::tools;
 pub(crate) enum Base {
     /// `busybox`: one static binary and its links, and the users `root`, `nobody` and `app` (1000).
     Busybox,
+    /// `foreign-busybox`: the same for [`FOREIGN`], whose programs this machine does not execute.
+    ForeignBusybox,
     /// `debian`: apt and what it needs, with the package sources of this machine.
     Debian,
     /// `debian-with-users`: the same with [`PACKAGES_WITH_USERS`], which dpkg installed outside any container builder.
@@ -39,10 +41,21 @@ pub(crate) enum Base {
 /// Packages whose scripts make users and give them files.
 pub(crate) const PACKAGES_WITH_USERS: &str = "cron,dbus,openssh-client";
 
+/// An architecture that is not this machine's, as images and Debian name it.
+pub(crate) const FOREIGN: &str = match cfg!(target_arch = "aarch64") {
+    true => "amd64",
+    false => "arm64",
+};
+
 /// What a foreign tool is asked for, in full: its digest names the result.
 enum Recipe {
     Busybox {
         applets: String,
+    },
+    /// The package's program for another architecture, unpacked and never executed.
+    ForeignBusybox {
+        applets: String,
+        package: Box<Recipe>,
     },
     Mmdebstrap {
         suite: String,
@@ -55,6 +68,7 @@ impl Base {
     fn name(self) -> &'static str {
         match self {
             Self::Busybox => "busybox",
+            Self::ForeignBusybox => "foreign-busybox",
             Self::Debian => "debian",
             Self::DebianWithUsers => "debian-with-users",
             Self::Node => "node",
@@ -66,7 +80,7 @@ impl Base {
     /// Puts `NAME:latest` into the registry, unless it was put there before.
     pub(crate) fn publish(self, registry: &Registry) {
         // One lock a base: the quick ones are not to wait for the slow ones.
-        static PUBLISHED: [Mutex<Vec<String>>; 6] = [const { Mutex::new(Vec::new()) }; 6];
+        static PUBLISHED: [Mutex<Vec<String>>; 7] = [const { Mutex::new(Vec::new()) }; 7];
         let mut published = PUBLISHED[self as usize]
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -101,7 +115,8 @@ impl Base {
             let tar = scratch.path().join("rootfs.tar");
             recipe.make(&tar);
             let layout = scratch.path().join("layout");
-            image_of(&tar, &layout);
+            let architecture = (self == Self::ForeignBusybox).then_some(FOREIGN);
+            image_of(&tar, &layout, architecture);
             fs::rename(layout, &dir).unwrap();
         }
         dir
@@ -117,14 +132,12 @@ impl Base {
         ]
         .map(|dir| format!("--dpkgopt=path-exclude=/usr/{dir}/*"));
         match self {
-            Self::Busybox => {
-                let output = Command::new(tools::find("busybox"))
-                    .arg("--list")
-                    .output()
-                    .unwrap();
-                let applets = String::from_utf8(output.stdout).unwrap();
-                Recipe::Busybox { applets }
-            }
+            Self::Busybox => Recipe::Busybox { applets: applets() },
+            Self::ForeignBusybox => Recipe::ForeignBusybox {
+                // Both are of one release.
+                applets: applets(),
+                package: Box::new(extracted(FOREIGN, "busybox-static")),
+            },
             Self::Debian => mmdebstrap(&[], ""),
             Self::DebianWithUsers => mmdebstrap(&[], PACKAGES_WITH_USERS),
             Self::Node => mmdebstrap(&without_documentation, "ca-certificates,nodejs,npm"),
@@ -171,6 +184,33 @@ fn suite() -> String {
         .to_owned()
 }
 
+/// What busybox can do.
+fn applets() -> String {
+    let mut busybox = Command::new(tools::find("busybox"));
+    let output = busybox.arg("--list").output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The files of a package for another architecture, and nothing else.
+fn extracted(architecture: &str, package: &str) -> Recipe {
+    let Recipe::Mmdebstrap {
+        suite,
+        sources,
+        mut args,
+    } = mmdebstrap(&[], package)
+    else {
+        unreachable!("that is what it makes");
+    };
+    args.retain(|arg| !arg.starts_with("--variant="));
+    args.push("--variant=extract".to_owned());
+    args.push(format!("--architectures={architecture}"));
+    Recipe::Mmdebstrap {
+        suite,
+        sources,
+        args,
+    }
+}
+
 fn mmdebstrap(options: &[String], packages: &str) -> Recipe {
     let sources = [
         "/etc/apt/sources.list.d/debian.sources",
@@ -208,6 +248,7 @@ impl Recipe {
                 let version = fs::read(tools::find("busybox")).unwrap();
                 format!("{applets}{:x?}", Sha256::digest(version))
             }
+            Self::ForeignBusybox { applets, package } => format!("{applets}{}", package.digest()),
             Self::Mmdebstrap {
                 suite,
                 sources,
@@ -226,7 +267,22 @@ impl Recipe {
     /// Writes the root file system as a tar.
     fn make(&self, tar: &Path) {
         match self {
-            Self::Busybox { applets } => busybox(applets, tar).unwrap(),
+            Self::Busybox { applets } => {
+                let program = fs::read(tools::find("busybox")).unwrap();
+                busybox(&program, applets, tar).unwrap();
+            }
+            Self::ForeignBusybox { applets, package } => {
+                let unpacked = tar.with_extension("package.tar");
+                package.make(&unpacked);
+                let mut program = Command::new(tools::find("tar"));
+                let program = program
+                    .args(["--wildcards", "-xOf"])
+                    .arg(&unpacked)
+                    .arg("*bin/busybox")
+                    .output()
+                    .unwrap();
+                busybox(&program.stdout, applets, tar).unwrap();
+            }
             // Its namespace must be able to pass through the temporary directory, which a private one refuses.
             Self::Mmdebstrap {
                 suite,
@@ -243,7 +299,7 @@ impl Recipe {
     }
 }
 
-fn busybox(applets: &str, tar: &Path) -> io::Result<()> {
+fn busybox(program: &[u8], applets: &str, tar: &Path) -> io::Result<()> {
     let mut out = tar::Builder::new(File::create(tar)?);
     let mut add = |path: &str, kind: tar::EntryType, mode: u32, data: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -273,12 +329,7 @@ fn busybox(applets: &str, tar: &Path) -> io::Result<()> {
     ] {
         add(dir, tar::EntryType::Directory, mode, b"")?;
     }
-    add(
-        "bin/busybox",
-        tar::EntryType::Regular,
-        0o755,
-        &fs::read(tools::find("busybox"))?,
-    )?;
+    add("bin/busybox", tar::EntryType::Regular, 0o755, program)?;
     for applet in applets.lines().filter(|applet| *applet != "busybox") {
         add(
             &format!("bin/{applet}"),
@@ -305,7 +356,7 @@ fn busybox(applets: &str, tar: &Path) -> io::Result<()> {
 }
 
 /// An OCI layout of one layer, made by umoci.
-fn image_of(tar: &Path, layout: &Path) {
+fn image_of(tar: &Path, layout: &Path, architecture: Option<&str>) {
     let image = format!("{}:latest", layout.display());
     let umoci = |args: &[&str]| run(Command::new(tools::find("umoci")).args(args));
     umoci(&["init", "--layout", &layout.display().to_string()]);
@@ -326,6 +377,9 @@ fn image_of(tar: &Path, layout: &Path) {
         "--config.cmd",
         "/bin/sh",
     ]);
+    if let Some(architecture) = architecture {
+        umoci(&["config", "--image", &image, "--architecture", architecture]);
+    }
     umoci(&["gc", "--layout", &layout.display().to_string()]);
 }
 

@@ -9,9 +9,11 @@ mod output;
 mod registry;
 mod schema;
 mod servers;
+mod terminal;
 pub(crate) mod tools;
 
 pub(crate) use bases::Base;
+pub(crate) use bases::FOREIGN;
 pub(crate) use bases::PACKAGES_WITH_USERS;
 pub(crate) use bases::copy_image;
 pub(crate) use dockerd::Dockerd;
@@ -27,3 +29,4 @@ pub(crate) use schema::assert_valid;
 pub(crate) use servers::FileServer;
 pub(crate) use servers::GitServer;
 pub(crate) use servers::Tap;
+pub(crate) use terminal::AtTerminal;

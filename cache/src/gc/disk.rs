@@ -60,6 +60,20 @@ pub(super) struct Found {
     pub(super) accessed: i64,
 }
 
+impl Found {
+    /// Of what is not looked at.
+    pub(super) fn nothing() -> Self {
+        Self {
+            inode: 0,
+            bytes: 0,
+            size: 0,
+            changed: Timestamp::default(),
+            modified: Timestamp::default(),
+            accessed: 0,
+        }
+    }
+}
+
 impl From<fs::Metadata> for Found {
     fn from(found: fs::Metadata) -> Self {
         Self {

@@ -21,10 +21,13 @@ use super::disk::Found;
 use super::disk::file_usage;
 use super::disk::side_by_side;
 use crate::blobs::digest_in;
+use crate::failures::FAILURES;
+use crate::failures::Failure;
 use crate::file;
 use crate::mounts::CacheMountInfo;
 use crate::records;
 use crate::records::Record;
+use crate::records::Snapshot;
 use crate::store::KnownLayer;
 use crate::store::LayerBlobs;
 use crate::store::Store;
@@ -107,6 +110,8 @@ pub enum UsageKind {
     SourceHttp,
     /// A cache mount.
     ExecCacheMount,
+    /// What a step left that failed.
+    ExecFailed,
     /// An image, as far as no step of this store made it.
     Image,
     /// What rbuild keeps for itself.
@@ -115,12 +120,13 @@ pub enum UsageKind {
 
 impl UsageKind {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Regular,
         Self::SourceLocal,
         Self::SourceGitCheckout,
         Self::SourceHttp,
         Self::ExecCacheMount,
+        Self::ExecFailed,
         Self::Image,
         Self::Internal,
     ];
@@ -133,6 +139,7 @@ impl UsageKind {
             Self::SourceGitCheckout => "source.git.checkout",
             Self::SourceHttp => "source.http",
             Self::ExecCacheMount => "exec.cachemount",
+            Self::ExecFailed => "exec.failed",
             Self::Image => "image",
             Self::Internal => "internal",
         }
@@ -153,6 +160,7 @@ pub(super) struct Item {
     /// The layer it is there for.
     pub(super) layer: Option<Id>,
     pub(super) mount: Option<CacheMountInfo>,
+    pub(super) failure: Option<Failure>,
 }
 
 /// See the module.
@@ -198,6 +206,7 @@ impl Inventory {
         all.layers(store, &disk)?;
         all.trees(store, &disk)?;
         all.mounts(store, &disk)?;
+        all.failures(store, &disk)?;
         all.images(store)?;
         all.rest(store, &disk)?;
         Ok(all)
@@ -342,14 +351,27 @@ impl Inventory {
                 changed: used,
                 layer,
                 mount: None,
+                failure: None,
             });
         }
         Ok(inodes)
     }
 
     fn record(&mut self, record: &Record) -> Id {
+        let links = self.snapshots(&record.outputs);
+        let listings = self.ids(record.record.trees().into_iter().map(Thing::Tree));
+        let id = self.id(Thing::Record(record.key));
+        let node = &mut self.nodes[id];
+        node.whole = true;
+        node.links = links;
+        node.listings = listings;
+        id
+    }
+
+    /// All that snapshots name.
+    fn snapshots(&mut self, snapshots: &[Snapshot]) -> Vec<Id> {
         let mut links = Vec::new();
-        for snapshot in &record.outputs {
+        for snapshot in snapshots {
             links.push(Thing::Tree(snapshot.root.tree));
             for layer in snapshot.layers.iter().filter(|layer| layer.is_read()) {
                 links.push(Thing::Tree(layer.layer.tree));
@@ -358,14 +380,7 @@ impl Inventory {
             let origins = snapshot.layers.iter().flat_map(|layer| &layer.origin);
             links.extend(origins.map(|origin| Thing::Blob(origin.digest)));
         }
-        let links = self.ids(links);
-        let listings = self.ids(record.record.trees().into_iter().map(Thing::Tree));
-        let id = self.id(Thing::Record(record.key));
-        let node = &mut self.nodes[id];
-        node.whole = true;
-        node.links = links;
-        node.listings = listings;
-        id
+        self.ids(links)
     }
 
     /// Most are names of records, by whose inodes they are known.
@@ -464,6 +479,7 @@ impl Inventory {
             changed: found.changed,
             layer: None,
             mount: None,
+            failure: None,
         });
     }
 
@@ -613,6 +629,7 @@ impl Inventory {
                 changed: mount.created,
                 layer: None,
                 mount: Some(mount),
+                failure: None,
             });
         }
         for path in file::list(&store.path().join("mounts"))? {
@@ -631,6 +648,40 @@ impl Inventory {
                     bytes,
                 );
             }
+        }
+        Ok(())
+    }
+
+    fn failures(&mut self, store: &Store, disk: &Disk<'_>) -> Result<(), StoreError> {
+        for failure in store.failures()? {
+            let (id, bytes) = (self.alone(), disk.usage(&failure.path));
+            let Some(step) = &failure.step else {
+                let found = Found {
+                    changed: failure.published,
+                    ..Found::nothing()
+                };
+                let by = Published::ByChange;
+                self.add_sized(FAILURES, id, failure.path, by, &found, bytes);
+                continue;
+            };
+            self.count(FAILURES, bytes);
+            let links = self.snapshots(&step.inputs);
+            let node = &mut self.nodes[id];
+            node.bytes = bytes;
+            node.whole = true;
+            node.links = links;
+            self.items.push(Item {
+                nodes: vec![id],
+                kind: UsageKind::ExecFailed,
+                id: failure.id.clone(),
+                name: format!("failed step {}", step.name),
+                created: failure.created,
+                used: failure.used,
+                changed: failure.published,
+                layer: None,
+                mount: None,
+                failure: Some(failure),
+            });
         }
         Ok(())
     }

@@ -145,8 +145,13 @@ impl<'a> Live<'a> {
                 false => candidates.push((item, whole)),
             }
         }
-        // The newest first; of two that were used at once, by their names.
-        candidates.sort_by(|(a, _), (b, _)| b.used.cmp(&a.used).then_with(|| a.id.cmp(&b.id)));
+        // The newest first; of two that were used at once, by their names. What failed is of use to nobody who builds.
+        candidates.sort_by(|(a, _), (b, _)| {
+            let failed = |item: &Item| item.kind == UsageKind::ExecFailed;
+            (failed(a).cmp(&failed(b)))
+                .then_with(|| b.used.cmp(&a.used))
+                .then_with(|| a.id.cmp(&b.id))
+        });
         let mut gone = Vec::new();
         let mut full = false;
         for (item, whole) in candidates {
@@ -159,7 +164,7 @@ impl<'a> Live<'a> {
             self.reach_all(item);
             let trial = self.trial.take().unwrap_or_default();
             full |= self.bytes > limit;
-            if full || !whole {
+            if full || !whole || self.is_stale(item, now) {
                 for id in trial {
                     self.reached[id] = false;
                     self.bytes -= self.all.nodes[id].bytes;
@@ -172,6 +177,7 @@ impl<'a> Live<'a> {
 
     pub(super) fn in_use(&self, item: &Item) -> bool {
         item.mount.as_ref().is_some_and(|mount| mount.in_use)
+            || item.failure.as_ref().is_some_and(|failure| failure.in_use)
             || item
                 .nodes
                 .iter()
@@ -233,6 +239,12 @@ impl<'a> Live<'a> {
         self.complete[tree] == Some(true)
     }
 
+    /// Whether nobody will come back to it.
+    fn is_stale(&self, item: &Item, now: Timestamp) -> bool {
+        let age = now.secs.saturating_sub(item.used.secs);
+        item.kind == UsageKind::ExecFailed && age >= FAILURES_STAY
+    }
+
     fn reach_all(&mut self, item: &Item) {
         for id in &item.nodes {
             self.reach(*id);
@@ -258,6 +270,9 @@ impl<'a> Live<'a> {
 
 /// So long cache mounts stay if nobody speaks of them, in seconds: a week. They take long to fill again.
 const MOUNTS_STAY: i64 = 7 * 24 * 3600;
+
+/// And what failed steps left, whatever the limits are: who did not look into it by then has mended what was wrong.
+const FAILURES_STAY: i64 = 7 * 24 * 3600;
 
 /// How much may be live, in bytes.
 #[derive(Debug, PartialEq, Eq)]

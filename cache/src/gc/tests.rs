@@ -23,6 +23,8 @@ use crate::store::StoredPin;
 use crate::tree::Meta;
 use crate::tree::TreeRef;
 
+mod order;
+
 /// Whatever may go goes.
 fn nothing() -> Policy<'static> {
     Policy {
@@ -294,59 +296,6 @@ fn images_keep_what_they_name() {
     );
     store.collect(&nothing());
     assert!(!blobs.contains(&index) && store.store.pin("app:1").unwrap().is_none());
-}
-
-#[test]
-fn the_least_recently_used_goes_first() {
-    let store = Fixture::new();
-    let steps: Vec<Step> = ["a", "b", "c", "d"]
-        .iter()
-        .map(|name| store.step(name))
-        .collect();
-    for (days, step) in [30, 10, 20, 40].into_iter().zip(&steps) {
-        store.used(step, Duration::from_secs(days * 86_400));
-    }
-    let left = store.collect(&everything()).left;
-    let have = || -> Vec<bool> { steps.iter().map(|step| store.has(step)).collect() };
-    // Looking at them has used them.
-    assert_eq!(have(), [true; 4]);
-    for (days, step) in [30, 10, 20, 40].into_iter().zip(&steps) {
-        store.used(step, Duration::from_secs(days * 86_400));
-    }
-    let limit = |max_used| Policy {
-        max_used: Some(max_used),
-        ..nothing()
-    };
-    let small = store.collect(&limit(left - 1));
-    assert!(small.left < left);
-    assert_eq!(have(), [true, true, true, false]);
-    for (days, step) in [30, 10, 20].into_iter().zip(&steps) {
-        store.used(step, Duration::from_secs(days * 86_400));
-    }
-    let old = Policy {
-        keep_duration: Some(Duration::from_secs(25 * 86_400)),
-        ..nothing()
-    };
-    store.collect(&old);
-    assert_eq!(have(), [false, true, true, false]);
-    for (days, step) in [0, 10, 20].into_iter().zip(&steps).skip(1) {
-        store.used(step, Duration::from_secs(days * 86_400));
-    }
-    let until = Policy {
-        select: Select {
-            unused_for: Duration::from_secs(15 * 86_400),
-            ..nothing().select
-        },
-        ..Policy::default()
-    };
-    store.collect(&until);
-    assert_eq!(have(), [false, true, false, false]);
-    let reserved = Policy {
-        reserved: Some(u64::MAX),
-        ..nothing()
-    };
-    store.collect(&reserved);
-    assert_eq!(have(), [false, true, false, false]);
 }
 
 #[test]

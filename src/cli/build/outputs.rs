@@ -137,12 +137,9 @@ pub(super) fn conflicts(
     problems: &mut Problems,
 ) {
     unmet(request, problems);
-    let one_platform = |output: &OutputSpec| {
-        matches!(
-            output.kind,
-            OutputKind::Docker { tar: true, .. } | OutputKind::Load { .. }
-        )
-    };
+    // Whether docker takes several is not known before it is asked.
+    let one_platform =
+        |output: &OutputSpec| matches!(output.kind, OutputKind::Docker { tar: true, .. });
     let several = request.platforms.len() > 1 || request.multi_platform;
     if several && request.outputs.iter().any(one_platform) {
         let message = "docker's archive holds one platform only, and no index";

@@ -263,7 +263,7 @@ pub(crate) fn docker_time(seconds: i64) -> String {
 }
 
 /// The one platform that is meant.
-fn platform(text: Option<&String>) -> Result<Option<Platform>, BuildError> {
+pub(super) fn platform(text: Option<&String>) -> Result<Option<Platform>, BuildError> {
     let Some(text) = text else {
         return Ok(None);
     };

@@ -17,6 +17,7 @@ use super::platform;
 use crate::cli::Failed;
 use crate::cli::Session;
 use crate::cli::sources::image_name;
+use crate::cli::values;
 use crate::cli::values::problem;
 use crate::outcome::BuildError;
 use crate::outcome::Delivery;
@@ -30,6 +31,7 @@ use crate::pipeline::stored::Pulled;
 use crate::pipeline::stored::PushOptions;
 use crate::pipeline::stored::Pushed;
 use crate::pipeline::stored::SaveOptions;
+use crate::pipeline::stored::Wanted;
 use crate::request::Destination;
 use crate::ui;
 use crate::ui::Progress;
@@ -40,8 +42,8 @@ pub(crate) struct PullFlags {
     /// Names: `busybox`, `ghcr.io/me/app:1`, `app@sha256:…`
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
-    /// The platform to pull [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH")]
+    /// The platforms to pull, separated by commas, or `all` [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH,…")]
     platform: Option<String>,
     /// Show no progress
     #[arg(short, long)]
@@ -128,14 +130,16 @@ pub(crate) fn pull(flags: &PullFlags, session: &Session) -> Result<(), Failed> {
         .collect();
     let options = PullOptions {
         names: names.map_err(|problem| BuildError::request(vec![problem]))?,
-        platform: platform(flags.platform.as_ref())?,
+        platforms: wanted(flags.platform.as_deref())
+            .map_err(|problem| BuildError::request(vec![problem]))?,
     };
     let mut tell = |image: &Pulled| {
         if !flags.quiet {
+            let platforms: Vec<String> = image.platforms.iter().map(ToString::to_string).collect();
             ui::say(&format!(
                 "pulled {} for {} ({}, {}) with digest {}",
                 image.name,
-                image.platform,
+                platforms.join(", "),
                 image.id.short(),
                 ui::size(image.size),
                 image.digest,
@@ -145,6 +149,15 @@ pub(crate) fn pull(flags: &PullFlags, session: &Session) -> Result<(), Failed> {
     };
     shown(flags.quiet, session, |progress| {
         stored::pull(&session.settings, &options, progress, &mut tell)
+    })
+}
+
+/// `--platform` of a pull.
+fn wanted(text: Option<&str>) -> Result<Wanted, Diagnostic> {
+    Ok(match text {
+        None => Wanted::Own,
+        Some("all") => Wanted::All,
+        Some(text) => Wanted::These(values::platforms(text)?),
     })
 }
 

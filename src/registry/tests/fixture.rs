@@ -35,6 +35,8 @@ pub(super) fn settings() -> Settings {
         stacker: None,
         isolation: Default::default(),
         nested_namespaces: true,
+        emulators: Default::default(),
+        keep_failed: crate::request::KeepFailed::Never,
     }
 }
 

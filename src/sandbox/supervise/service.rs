@@ -230,7 +230,8 @@ impl Service {
     fn create(&mut self, caller: &Caller<'_>, at: &At, new: New) -> Attempt {
         let ids = self.ids_of(caller)?;
         let (user, group, root) = (ids.user.file, ids.group.file, ids.is_root());
-        let parent = self.rooted(caller, |target, root| target.parent(root, at))?;
+        let directory = matches!(new, New::Directory { .. });
+        let parent = self.rooted(caller, |target, root| target.parent(root, at, directory))?;
         let Some((dir, name)) = parent else {
             return Ok(Answer::Continue);
         };

@@ -106,10 +106,23 @@ impl Target<'_> {
         self.open_path(root, at.dir, &path, at.follow)
     }
 
-    /// The directory in which a new name is wanted, and the name; nothing if the path ends in no name.
-    pub(super) fn parent(&self, root: &OwnedFd, at: &At) -> Result<Option<(OwnedFd, Vec<u8>)>> {
+    /// The directory in which a new name is wanted, and the name; nothing if the path ends in no name. That of a directory
+    /// may end in slashes (path_resolution(7)).
+    pub(super) fn parent(
+        &self,
+        root: &OwnedFd,
+        at: &At,
+        directory: bool,
+    ) -> Result<Option<(OwnedFd, Vec<u8>)>> {
         let path = self.path(at.path)?;
-        let Some((dir, name)) = split(&path) else {
+        let end = match directory {
+            true => path
+                .iter()
+                .rposition(|byte| *byte != b'/')
+                .map_or(0, |at| at + 1),
+            false => path.len(),
+        };
+        let Some((dir, name)) = split(&path[..end]) else {
             return Ok(None);
         };
         let dir = self.open_path(root, at.dir, dir, true)?;

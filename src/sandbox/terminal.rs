@@ -1,0 +1,212 @@
+//! The terminal of a step that a person sits at.
+//!
+//! It is a pseudo-terminal of the step's own `/dev/pts`, and never the person's: what a step can do to its terminal, such as
+//! pushing characters into its input (TIOCSTI), it does to that one alone. The step's child makes it once it is in its root,
+//! and sends the other end back on the socket that it has for standard input. This process carries bytes to and fro.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+
+use rustix::event::PollFd;
+use rustix::event::PollFlags;
+use rustix::fs::CWD;
+use rustix::fs::Gid;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
+use rustix::fs::Uid;
+use rustix::io::Errno;
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+
+use super::zygote;
+
+/// Rows and columns of characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Lines.
+    pub rows: u16,
+    /// Characters a line.
+    pub columns: u16,
+}
+
+impl Size {
+    /// That of the terminal which standard input is, if it is one.
+    pub fn of_stdin() -> Option<Self> {
+        let size = rustix::termios::tcgetwinsize(rustix::stdio::stdin()).ok()?;
+        Some(Self {
+            rows: size.ws_row,
+            columns: size.ws_col,
+        })
+    }
+}
+
+/// Both ends of a new pseudo-terminal: that of who sits there, that of the step.
+pub(super) fn make(size: Size, owner: (u32, u32)) -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let outer = rustix::fs::openat(CWD, "/dev/ptmx", flags, Mode::empty())?;
+    rustix::pty::unlockpt(&outer)?;
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let inner = rustix::pty::ioctl_tiocgptpeer(&outer, flags)?;
+    let size = Winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    rustix::termios::tcsetwinsize(&inner, size)?;
+    let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+    match rustix::fs::fchown(&inner, Some(uid), Some(gid)) {
+        // Where there is one id, all is its own.
+        Ok(()) | Err(Errno::INVAL | Errno::PERM) => Ok((outer, inner)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends one end to who waits for it at the other end of `socket`.
+pub(super) fn send(socket: &OwnedFd, outer: &OwnedFd) -> rustix::io::Result<()> {
+    zygote::send(socket, &[1], &[outer.as_fd()])
+}
+
+/// What carries bytes between standard input and a step.
+#[derive(Debug)]
+pub(super) struct Carrier {
+    /// Where the terminal comes from.
+    socket: Option<OwnedFd>,
+    terminal: Option<OwnedFd>,
+    /// Whether anything may still come from standard input.
+    typing: bool,
+    /// What was typed and is still to be carried.
+    typed: Vec<u8>,
+}
+
+/// Bytes that are read at once.
+const CHUNK: usize = 4096;
+
+/// What may have become ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ready {
+    Socket,
+    Input,
+    Terminal,
+}
+
+impl Carrier {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket: Some(socket),
+            terminal: None,
+            typing: true,
+            typed: Vec::new(),
+        }
+    }
+
+    /// What is to be waited for.
+    pub(super) fn polled(&self) -> Vec<(Ready, PollFd<'_>)> {
+        let mut polled = Vec::new();
+        if let Some(socket) = &self.socket {
+            polled.push((Ready::Socket, PollFd::new(socket, PollFlags::IN)));
+        }
+        if let Some(terminal) = &self.terminal {
+            let mut events = PollFlags::IN;
+            events.set(PollFlags::OUT, !self.typed.is_empty());
+            polled.push((Ready::Terminal, PollFd::new(terminal, events)));
+            if self.typing && self.typed.is_empty() {
+                let input: BorrowedFd<'static> = rustix::stdio::stdin();
+                polled.push((Ready::Input, PollFd::from_borrowed_fd(input, PollFlags::IN)));
+            }
+        }
+        polled
+    }
+
+    /// Goes on with what has become ready, handing on what the step writes.
+    pub(super) fn carry(&mut self, ready: Ready, output: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        match ready {
+            Ready::Socket => {
+                let socket = self.socket.take();
+                let sent = socket.map(|socket| zygote::receive::<1>(&socket));
+                if let Some(Some((_, fds))) = sent.transpose()?
+                    && let Some(terminal) = fds.into_iter().next()
+                {
+                    rustix::io::ioctl_fionbio(&terminal, true)?;
+                    self.terminal = Some(terminal);
+                    self.resize();
+                }
+            }
+            Ready::Input => {
+                let mut buffer = [0; CHUNK];
+                match rustix::io::read(rustix::stdio::stdin(), &mut buffer) {
+                    Ok(0) => self.typing = false,
+                    Ok(len) => self.typed.extend_from_slice(&buffer[..len]),
+                    Err(Errno::INTR | Errno::AGAIN) => {}
+                    // The person's terminal is gone.
+                    Err(_) => self.typing = false,
+                }
+                self.pass_on()?;
+            }
+            Ready::Terminal => {
+                self.pass_on()?;
+                self.hand_on(output)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes as much of what was typed as the terminal takes.
+    fn pass_on(&mut self) -> io::Result<()> {
+        let Some(terminal) = &self.terminal else {
+            return Ok(());
+        };
+        while !self.typed.is_empty() {
+            match rustix::io::write(terminal, &self.typed) {
+                Ok(len) => drop(self.typed.drain(..len)),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                // Nobody reads any more.
+                Err(Errno::IO) => self.typed.clear(),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what the step wrote, as far as it is there.
+    fn hand_on(&mut self, output: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        let mut buffer = [0; CHUNK];
+        while let Some(terminal) = &self.terminal {
+            match rustix::io::read(terminal, &mut buffer) {
+                // EIO: all who had the other end open have closed it.
+                Ok(0) | Err(Errno::IO) => self.terminal = None,
+                Ok(len) => output(&buffer[..len]),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is left when the step has ended, which may have been over before anybody looked.
+    pub(super) fn finish(mut self, output: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+        if let Some(socket) = &self.socket {
+            // A descriptor that was sent away must not keep us waiting.
+            rustix::io::ioctl_fionbio(socket, true)?;
+            match self.carry(Ready::Socket, output) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                carried => carried?,
+            }
+        }
+        self.hand_on(output)
+    }
+
+    /// Gives the step's terminal the size of the person's; the kernel tells the step.
+    pub(super) fn resize(&self) {
+        if let Some(terminal) = &self.terminal
+            && let Ok(size) = rustix::termios::tcgetwinsize(rustix::stdio::stdin())
+        {
+            // A wrong size is a nuisance and no failure.
+            let _ = rustix::termios::tcsetwinsize(terminal, size);
+        }
+    }
+}
