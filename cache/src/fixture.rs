@@ -69,6 +69,7 @@ pub(crate) fn failed_step(plan: &str, build: &str) -> FailedStep {
             extra_hosts: Vec::new(),
             ulimits: Vec::new(),
             proxy_env: ProxyEnv::default(),
+            limits: Arc::default(),
         },
         withheld: Vec::new(),
         inputs: Vec::new(),
