@@ -28,6 +28,7 @@ use rbuild::sandbox::Step;
 use rbuild::sandbox::Stream;
 use rbuild::sandbox::Ulimit;
 use rbuild_llb::cancel::CancelToken;
+use rbuild_llb::op::Limits;
 
 #[derive(Parser)]
 struct Args {
@@ -84,6 +85,11 @@ struct Args {
     /// `name=soft:hard`
     #[arg(long, value_parser = ulimit)]
     ulimit: Vec<Ulimit>,
+    /// Bytes.
+    #[arg(long)]
+    memory: Option<u64>,
+    #[arg(long)]
+    cgroup_parent: Option<String>,
     #[arg(long)]
     stdin: Option<String>,
     /// Another process is process 1.
@@ -190,6 +196,11 @@ impl Args {
                 Some(text) => Stdin::Data(text.clone().into_bytes()),
                 None => Stdin::Null,
             },
+            limits: Limits {
+                memory: self.memory,
+                cgroup_parent: self.cgroup_parent.clone(),
+                ..Limits::default()
+            },
             init: self.init,
         }
     }
@@ -269,7 +280,7 @@ fn run(args: &Args) -> Result<u8, SandboxError> {
         code = code.max(match exit? {
             Exit::Code(code) => code as u8,
             Exit::Signal(signal) => 128 + signal as u8,
-            Exit::OutOfMemory => 200,
+            Exit::OutOfMemory { .. } => 200,
         });
     }
     if let Some(remark) = sandbox.remark().filter(|_| code != 0) {

@@ -33,6 +33,7 @@ mod untouched;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::thread;
 
 use rbuild_cache::Lease;
@@ -573,6 +574,7 @@ fn frontend_request(
         network: request.network,
         extra_hosts: request.extra_hosts.clone(),
         ulimits: request.ulimits.clone(),
+        limits: Arc::new(request.limits.clone()),
         shm_size: request.shm_size,
         source_date_epoch: request.source_date_epoch,
         settings: request.set.clone(),

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use rbuild_llb::Platform;
 use rbuild_llb::frontend::NoCache;
 use rbuild_llb::op::FileModes;
+use rbuild_llb::op::Limits;
 use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::op::Ulimit;
@@ -65,6 +66,8 @@ pub struct BuildRequest {
     pub extra_hosts: Vec<(String, String)>,
     /// `--ulimit`.
     pub ulimits: Vec<Ulimit>,
+    /// `--memory`, `--resource` and their like.
+    pub limits: Limits,
     /// `--shm-size`, bytes; 0 if nothing is said.
     pub shm_size: u64,
     /// `--secret`, by id.

@@ -377,6 +377,43 @@ fn who_is_in_it_is_not_disturbed() {
     assert_eq!(env.failures().len(), 0);
 }
 
+/// Killed at each renaming, of which keeping is one: there is all of it or nothing, and the next build keeps its own.
+#[test]
+fn a_build_that_is_killed_keeps_it_whole_or_not_at_all() {
+    let env = failing();
+    env.fails(&[]);
+    for at in 1.. {
+        env.rbuild(["prune", "--force", "--filter", "type=exec.failed"])
+            .success();
+        let inject = format!("inject=/^rename:signal=SIGKILL:when={at}");
+        let mut traced = env.tool_command("strace");
+        traced.args([
+            "-f",
+            "-qqq",
+            "-b",
+            "execve",
+            "-o",
+            "/dev/null",
+            "-e",
+            &inject,
+        ]);
+        traced.args([env!("CARGO_BIN_EXE_rbuild"), "--no-cache", "."]);
+        let code = env.run(&mut traced).status.code();
+        env.rbuild(["debug", "fsck", "--deep"]).success();
+        assert!(env.failures().len() < 2);
+        // Killed behind a name, or in front of it.
+        for failure in env.failures() {
+            assert!(failure.join("about.json").is_file() && failure.join("upper").is_dir());
+        }
+        if code == Some(1) {
+            assert!(at > 2, "it was never killed");
+            break;
+        }
+    }
+    env.fails(&["--no-cache"]);
+    assert_eq!(env.inside("cat made"), "half\n");
+}
+
 #[test]
 fn builds_that_fail_at_once_each_keep_theirs() {
     let env = TestEnv::new().bases([Base::Busybox]);

@@ -17,8 +17,8 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
-use rustix::fs::FlockOperation;
-
+use crate::flock;
+use crate::flock::How;
 use crate::store::StoreError;
 
 /// Their directory, below the root of the store.
@@ -95,20 +95,19 @@ impl Container {
     /// If that cannot be written down.
     pub fn claim(&self) -> Result<Alive, StoreError> {
         let path = self.dir.join("pid");
-        let write = || -> io::Result<File> {
-            let mut file = File::create(&path)?;
-            rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-            write!(file, "{}", std::process::id())?;
-            Ok(file)
-        };
-        let locked = write().map_err(StoreError::io("write", &path))?;
-        Ok(Alive { _locked: locked })
+        let mut file = flock::open(&path)?;
+        // Waits only for who is just finding out whether it is claimed.
+        flock::lock(&file, How::Alone, &path)?;
+        write!(file, "{}", std::process::id()).map_err(StoreError::io("write", &path))?;
+        Ok(Alive { _locked: file })
     }
 
     /// The process that waits for it, as long as it lives.
     pub fn process(&self) -> Option<rustix::process::Pid> {
-        let mut file = File::open(self.dir.join("pid")).ok()?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        let path = self.dir.join("pid");
+        let mut file = File::open(&path).ok()?;
+        // What cannot be locked for whatever reason is taken for somebody's.
+        if let Ok(true) = flock::try_lock(&file, How::Shared, &path) {
             return None;
         }
         let mut text = String::new();
@@ -167,6 +166,21 @@ mod t {
         assert_eq!(container.process(), Some(own));
         drop(alive);
         assert_eq!(container.process(), None);
+    }
+
+    #[test]
+    fn who_looks_whether_it_lives_keeps_nobody_from_claiming_it() {
+        let root = tempfile::tempdir().unwrap();
+        let container = Container::create(root.path()).unwrap();
+        let pid = container.dir.join("pid");
+        let looking = flock::open(&pid).unwrap();
+        flock::lock(&looking, How::Shared, &pid).unwrap();
+        std::thread::scope(|scope| {
+            let claiming = scope.spawn(|| container.claim());
+            assert!(!claiming.is_finished());
+            drop(looking);
+            drop(claiming.join().unwrap().unwrap());
+        });
     }
 
     #[test]

@@ -173,7 +173,7 @@ pub fn empty_mount(
         Ownership::Logical => {}
         Ownership::Recorded => Owner::of(uid, gid)
             .record(dir)
-            .map_err(StoreError::io("record the owner of", dir))?,
+            .map_err(|errno| StoreError::io("record the owner of", dir)(errno.into()))?,
     }
     // After the owner, which takes setuid and setgid away.
     fs::set_permissions(dir, fs::Permissions::from_mode(mode & 0o7777))

@@ -14,6 +14,7 @@ use crate::op::ExecOp;
 use crate::op::FileAction;
 use crate::op::FileActionKind;
 use crate::op::FileInput;
+use crate::op::Limits;
 use crate::op::ModeChange;
 use crate::op::Mount;
 use crate::op::MountKind;
@@ -155,6 +156,7 @@ fn exec_op(exec: &ExecOp) -> Value {
         extra_hosts,
         ulimits,
         proxy_env,
+        limits,
     } = exec;
     let secrets = secret_env.iter();
     let secrets = secrets.map(|s| json!({ "id": s.id, "name": s.name, "optional": s.optional }));
@@ -162,7 +164,17 @@ fn exec_op(exec: &ExecOp) -> Value {
     let ulimits = ulimits.map(|u| (u.name.clone(), json!({ "soft": u.soft, "hard": u.hard })));
     // A proxy's URL may hold a password; which variables are set is all a reader needs.
     let proxies = proxy_env.env.iter().map(|p| p.split('=').next());
-    json!({
+    let Limits {
+        memory,
+        memory_swap,
+        cpu_shares,
+        cpu_period,
+        cpu_quota,
+        cpuset_cpus,
+        cpuset_mems,
+        cgroup_parent,
+    } = limits.as_ref();
+    let mut exec = json!({
         "args": args,
         "env": **env,
         "cwd": cwd,
@@ -182,7 +194,20 @@ fn exec_op(exec: &ExecOp) -> Value {
         "extra_hosts": extra_hosts,
         "ulimits": ulimits.collect::<BTreeMap<_, _>>(),
         "proxy_env": proxies.collect::<Vec<_>>(),
-    })
+    });
+    if **limits != Limits::default() {
+        exec["limits"] = json!({
+            "memory": memory,
+            "memory_swap": memory_swap,
+            "cpu_shares": cpu_shares,
+            "cpu_period": cpu_period,
+            "cpu_quota": cpu_quota,
+            "cpuset_cpus": cpuset_cpus,
+            "cpuset_mems": cpuset_mems,
+            "cgroup_parent": cgroup_parent,
+        });
+    }
+    exec
 }
 
 fn mount(mount: &Mount) -> Value {

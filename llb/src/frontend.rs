@@ -11,6 +11,7 @@ use crate::diagnostic::SourceFile;
 use crate::diagnostic::Span;
 use crate::id::OciDigest;
 use crate::op::FileModes;
+use crate::op::Limits;
 use crate::op::NetworkMode;
 use crate::op::SourceOp;
 use crate::op::Ulimit;
@@ -51,6 +52,8 @@ pub struct FrontendRequest {
     pub extra_hosts: Vec<(String, String)>,
     /// `--ulimit`.
     pub ulimits: Vec<Ulimit>,
+    /// `--memory`, `--resource` and their like.
+    pub limits: Arc<Limits>,
     /// `--shm-size`, bytes; 0 for what steps have by default.
     pub shm_size: u64,
     /// SOURCE_DATE_EPOCH in Unix seconds.
@@ -83,6 +86,7 @@ impl FrontendRequest {
             network: NetworkMode::Default,
             extra_hosts: Vec::new(),
             ulimits: Vec::new(),
+            limits: Arc::default(),
             shm_size: 0,
             source_date_epoch: None,
             settings: Vec::new(),

@@ -147,6 +147,8 @@ pub struct ExecOp {
     /// Predefined proxy variables: given to the process, in no key and no image.
     #[serde(skip)]
     pub proxy_env: ProxyEnv,
+    /// What the process and its children may use together: in no key.
+    pub limits: Arc<Limits>,
 }
 
 /// The predefined proxy build arguments.
@@ -154,6 +156,27 @@ pub struct ExecOp {
 pub struct ProxyEnv {
     /// `KEY=value` pairs as they go into the process.
     pub env: Vec<String>,
+}
+
+/// What processes may use together (cgroups(7)), with docker's names and units.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// `--memory`: bytes.
+    pub memory: Option<u64>,
+    /// `--memory-swap`: bytes of memory and swap; -1 for any amount of swap.
+    pub memory_swap: Option<i64>,
+    /// `--cpu-shares`: weight among others, of which 1024 is the usual one.
+    pub cpu_shares: Option<u64>,
+    /// `--cpu-period`: microseconds.
+    pub cpu_period: Option<u64>,
+    /// `--cpu-quota`: microseconds of processor time in each period.
+    pub cpu_quota: Option<u64>,
+    /// `--cpuset-cpus`: processors, as `0-3,5`.
+    pub cpuset_cpus: Option<String>,
+    /// `--cpuset-mems`: memory nodes, as `0-1`.
+    pub cpuset_mems: Option<String>,
+    /// `--cgroup-parent`: the cgroup to be below.
+    pub cgroup_parent: Option<String>,
 }
 
 /// A resource limit (`setrlimit(2)`).
@@ -506,6 +529,17 @@ canonical_struct!(ExecOp {
     extra_hosts,
     ulimits,
     proxy_env,
+    limits,
+});
+canonical_struct!(Limits {
+    memory,
+    memory_swap,
+    cpu_shares,
+    cpu_period,
+    cpu_quota,
+    cpuset_cpus,
+    cpuset_mems,
+    cgroup_parent,
 });
 canonical_struct!(ProxyEnv { env });
 canonical_struct!(Ulimit { name, soft, hard });

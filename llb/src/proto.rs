@@ -68,6 +68,9 @@ pub enum EncodeError {
         /// The variable.
         name: String,
     },
+    /// Limits of what a step may use.
+    #[error("LLB has no field for limits of steps")]
+    Limits,
     /// A number that does not fit.
     #[error("{value} does not fit into the LLB field `{field}`")]
     Range {

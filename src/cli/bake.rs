@@ -12,6 +12,7 @@ use rbuild_bake::Attributes;
 use rbuild_bake::BakeOptions;
 use rbuild_bake::BakePlan;
 use rbuild_bake::CacheEntry;
+use rbuild_bake::Resources;
 use rbuild_bake::Target;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Platform;
@@ -300,6 +301,7 @@ fn target(
         ssh: target.ssh.iter().flatten().map(ssh).collect(),
         tag: list(&target.tags),
         target: target.target.iter().cloned().collect(),
+        resource: target.resources.iter().flat_map(resources).collect(),
         ulimit: list(&target.ulimits),
         ..BuildFlags::default()
     };
@@ -318,6 +320,11 @@ fn target(
         },
         prepared.secrets,
     ))
+}
+
+fn resources(resources: &Resources) -> impl Iterator<Item = String> {
+    let given = Resources::NAMES.map(|name| Some(format!("{name}={}", resources.get(name)?)));
+    given.into_iter().flatten()
 }
 
 /// The caches that there are; bake files name others for the machines that CI runs on.

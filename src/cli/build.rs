@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::frontend::NoCache;
+use rbuild_llb::op::Limits;
 use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::Ulimit;
 
@@ -19,6 +20,7 @@ use super::call::Call;
 use super::config;
 use super::env::Env;
 use super::flags::BuildFlags;
+use super::limits;
 use super::sources;
 use super::sources::Secrets;
 use super::values;
@@ -189,6 +191,10 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         context_modes: context_modes.unwrap_or_default(),
         extra_hosts: extra_hosts(flags, &mut problems),
         ulimits: ulimits(flags, &mut problems),
+        limits: limits::limits(flags).unwrap_or_else(|found| {
+            problems.0.extend(found);
+            Limits::default()
+        }),
         shm_size: problems
             .all(flags.shm_size.as_slice(), |text| match text {
                 "" => Ok(0),

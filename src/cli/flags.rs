@@ -141,8 +141,8 @@ pub(crate) struct BuildFlags {
     )]
     pub(crate) call: String,
 
-    /// Parent cgroup of steps
-    #[arg(long, value_name = "CGROUP", hide = true)]
+    /// The cgroup that those of steps are made in: a path, `/builds`
+    #[arg(long, value_name = "CGROUP")]
     pub(crate) cgroup_parent: Option<String>,
 
     /// Shorthand for `--call=check`
@@ -253,8 +253,9 @@ pub(crate) struct BuildFlags {
           default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     pub(crate) quiet: bool,
 
-    /// Resource limits of steps
-    #[arg(long, value_name = "KEY=VALUE", hide = true)]
+    /// What each step may use, where cgroups allow it (`rbuild doctor`): `memory=2g`, `memory-swap=4g`, `cpu-quota=50000`,
+    /// `cpu-period=…`, `cpu-shares=…`, `cpuset-cpus=0-3`, `cpuset-mems=0`
+    #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) resource: Vec<String>,
 
     /// Shorthand for `--attest=type=sbom`
@@ -333,7 +334,6 @@ impl BuildFlags {
     /// The flags that are given but cannot be honoured, with what to do instead.
     pub(crate) fn unsupported(&self) -> Vec<(String, &'static str)> {
         let legacy = &self.legacy;
-        let limits = "limit the whole build from outside, as with `systemd-run --user --scope -p MemoryMax=2G rbuild …`";
         let attestation =
             "leave it out or set it to `false`; an SBOM can be made from the finished image";
         let security =
@@ -355,20 +355,7 @@ impl BuildFlags {
                 "builder",
                 "leave it out: rbuild has no builder instances, it builds where it is",
             ),
-            (
-                given(self.cgroup_parent.as_deref(), &[""]),
-                "cgroup-parent",
-                limits,
-            ),
             (!self.policy.is_empty(), "policy", "leave it out"),
-            (!self.resource.is_empty(), "resource", limits),
-            (legacy.memory.is_some(), "memory", limits),
-            (legacy.memory_swap.is_some(), "memory-swap", limits),
-            (legacy.cpu_shares.is_some(), "cpu-shares", limits),
-            (legacy.cpu_period.is_some(), "cpu-period", limits),
-            (legacy.cpu_quota.is_some(), "cpu-quota", limits),
-            (legacy.cpuset_cpus.is_some(), "cpuset-cpus", limits),
-            (legacy.cpuset_mems.is_some(), "cpuset-mems", limits),
             (!legacy.security_opt.is_empty(), "security-opt", security),
             (
                 legacy.squash,

@@ -20,6 +20,7 @@ mod flags;
 mod images;
 mod init;
 mod later;
+mod limits;
 mod lock;
 mod login;
 mod output;

@@ -27,6 +27,7 @@ use rbuild_llb::event::LogEvent;
 use rbuild_llb::event::VertexEvent;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::ExecOp;
+use rbuild_llb::op::Limits;
 use rbuild_llb::op::Mount;
 use rbuild_llb::op::MountKind;
 use rbuild_llb::op::NetworkMode;
@@ -336,6 +337,7 @@ impl Engine<'_> {
                     hard: limit.hard,
                 })
                 .collect(),
+            limits: Limits::clone(&op.limits),
             stdin: place.attended.clone().unwrap_or(Stdin::Null),
             init: place.attended.is_some(),
         };

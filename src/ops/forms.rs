@@ -99,20 +99,14 @@ impl Engine<'_> {
         cancel: &CancelToken,
     ) -> Result<Arc<LayerForm>, OpError> {
         let tree = layer.layer.tree;
-        self.lease.protect(LeaseRoot::LayerDir(tree))?;
-        let lock = self.bytes.making(tree);
-        let _only_one = lock.lock().expect(UNPOISONED);
         let there = || match self.form(&tree) {
             Some(form) if !form.is_plain() && self.leaves_bare(form.bare(), below)? => {
                 Ok(Some(form))
             }
             _ => Ok(None),
         };
-        if let Some(form) = there()? {
-            return Ok(form);
-        }
         let make = || self.make_form(layer, below, cancel);
-        once(self.store, cancel, &self.form_name(&tree), there, make)
+        self.found_or_made(&tree, cancel, there, make)
     }
 
     /// A directory form of a layer to take files from, made if there is none yet. Called inside the namespace.
@@ -122,18 +116,29 @@ impl Engine<'_> {
         cancel: &CancelToken,
     ) -> Result<Arc<LayerForm>, OpError> {
         let tree = layer.layer.tree;
-        self.lease.protect(LeaseRoot::LayerDir(tree))?;
-        let lock = self.bytes.making(tree);
-        let _only_one = lock.lock().expect(UNPOISONED);
-        let there = || Ok(self.form(&tree));
-        if let Some(form) = self.form(&tree) {
-            return Ok(form);
-        }
         let make = || {
             let form = self.make_layer_dir(layer, cancel)?;
             Ok(self.bytes.keep_form(tree, form))
         };
-        once(self.store, cancel, &self.form_name(&tree), there, make)
+        self.found_or_made(&tree, cancel, || Ok(self.form(&tree)), make)
+    }
+
+    /// A directory form that `there` finds, or else one that `make` makes: in this build once at a time, and in one of
+    /// all builds.
+    fn found_or_made(
+        &self,
+        tree: &TreeId,
+        cancel: &CancelToken,
+        there: impl Fn() -> Result<Option<Arc<LayerForm>>, OpError>,
+        make: impl FnOnce() -> Result<Arc<LayerForm>, OpError>,
+    ) -> Result<Arc<LayerForm>, OpError> {
+        self.lease.protect(LeaseRoot::LayerDir(*tree))?;
+        let lock = self.bytes.making(*tree);
+        let _only_one = lock.lock().expect(UNPOISONED);
+        match there()? {
+            Some(form) => Ok(form),
+            None => once(self.store, cancel, &self.form_name(tree), there, make),
+        }
     }
 
     /// What builds call the making of a directory form.
@@ -174,17 +179,12 @@ impl Engine<'_> {
         cancel: &CancelToken,
     ) -> Result<Arc<LayerForm>, OpError> {
         let tree = layer.layer.tree;
-        let lock = self.bytes.making(tree);
-        let _only_one = lock.lock().expect(UNPOISONED);
         let there = || {
             let dir = self.store.layer_dir(&tree, &self.domain);
             Ok(dir.map(|dir| self.bytes.keep_form(tree, LayerForm::whole(dir))))
         };
-        if let Some(form) = there()? {
-            return Ok(form);
-        }
         let make = || self.make_whole(layer, cancel);
-        once(self.store, cancel, &self.form_name(&tree), there, make)
+        self.found_or_made(&tree, cancel, there, make)
     }
 
     fn make_whole(

@@ -258,7 +258,14 @@ impl std::fmt::Display for ExitText {
         match self.0 {
             Exit::Code(code) => write!(f, "exit code: {code}"),
             Exit::Signal(signal) => write!(f, "killed by signal {signal}"),
-            Exit::OutOfMemory => f.write_str("killed because memory ran out"),
+            Exit::OutOfMemory { limit: None } => f.write_str("killed because memory ran out"),
+            Exit::OutOfMemory { limit: Some(bytes) } => {
+                const MIB: u64 = 1 << 20;
+                match bytes % MIB {
+                    0 => write!(f, "killed by the kernel: memory limit {} MiB", bytes / MIB),
+                    _ => write!(f, "killed by the kernel: memory limit {bytes} bytes"),
+                }
+            }
         }
     }
 }

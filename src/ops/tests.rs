@@ -160,6 +160,7 @@ fn runs(commands: &[&[&str]]) -> PrunedDefinition {
             extra_hosts: Vec::new(),
             ulimits: Vec::new(),
             proxy_env: ProxyEnv::default(),
+            limits: std::sync::Arc::default(),
         });
         let id = definition.add(Vertex {
             op,
@@ -344,7 +345,7 @@ fn a_process_that_fails_leaves_nothing() {
     for end in [
         End::With(Exit::Code(3)),
         End::With(Exit::Signal(11)),
-        End::With(Exit::OutOfMemory),
+        End::With(Exit::OutOfMemory { limit: None }),
         End::NotStarted,
         End::Cancelled,
     ] {

@@ -11,7 +11,6 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use rbuild_cache::Meta;
-use rbuild_cache::OWNER;
 use rbuild_cache::Owner;
 use rbuild_cache::Ownership;
 use rbuild_cache::Scratch;
@@ -20,7 +19,6 @@ use rustix::fs::AtFlags;
 use rustix::fs::CWD;
 use rustix::fs::Timespec;
 use rustix::fs::Timestamps;
-use rustix::fs::XattrFlags;
 
 use super::OpError;
 
@@ -62,9 +60,8 @@ impl Workspace {
             let given = match owners {
                 Ownership::Keep => std::os::unix::fs::chown(upper, Some(root.uid), Some(root.gid)),
                 Ownership::Recorded => {
-                    let owner = Owner::of(root.uid, root.gid).to_text();
-                    let flags = XattrFlags::empty();
-                    rustix::fs::setxattr(upper, OWNER, owner.as_bytes(), flags).map_err(Into::into)
+                    let recorded = Owner::of(root.uid, root.gid).record(upper);
+                    recorded.map_err(Into::into)
                 }
                 Ownership::Single | Ownership::Logical => Ok(()),
             };

@@ -50,16 +50,7 @@ pub fn collect(
 
 /// Deletes what is in the trash, inside the user namespace; nothing where there is none.
 pub(super) fn empty_trash(store: &Store, temp_dir: &Path) -> Option<Vec<(PathBuf, io::Error)>> {
-    let settings = sandbox::Settings {
-        ca: None,
-        temp_dir: temp_dir.to_owned(),
-        store: store.path().to_owned(),
-        // Nothing is run.
-        overlay: Some(true),
-        chroot: false,
-        nested: false,
-        foreign: sandbox::Foreign::default(),
-    };
+    let settings = sandbox::Settings::without_steps(store.path(), temp_dir);
     let _inside = sandbox::enter(&settings).ok()?;
     store.empty_trash().ok()
 }

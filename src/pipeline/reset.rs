@@ -48,16 +48,7 @@ pub fn carry_out(settings: &Settings) -> Result<Reset, BuildError> {
         return Ok(Reset::Nothing);
     }
     if reset::remove(&doomed).is_err() {
-        let settings = sandbox::Settings {
-            ca: None,
-            temp_dir: settings.temp_dir.clone(),
-            store: root.clone(),
-            // Nothing is run.
-            overlay: Some(true),
-            chroot: false,
-            nested: false,
-            foreign: sandbox::Foreign::default(),
-        };
+        let settings = sandbox::Settings::without_steps(root, &settings.temp_dir);
         let _inside = sandbox::enter(&settings).map_err(failure::sandbox)?;
         reset::remove(&doomed).map_err(failure::store)?;
     }

@@ -119,6 +119,6 @@ pub fn run_image(
     Ok(match exit {
         Exit::Code(code) => u8::try_from(code).unwrap_or(255),
         Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
-        Exit::OutOfMemory => 137,
+        Exit::OutOfMemory { .. } => 137,
     })
 }

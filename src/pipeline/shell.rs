@@ -215,7 +215,7 @@ impl Visit {
         Ok(match exit {
             Exit::Code(code) => u8::try_from(code).unwrap_or(255),
             Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
-            Exit::OutOfMemory => 137,
+            Exit::OutOfMemory { .. } => 137,
         })
     }
 }
@@ -451,6 +451,7 @@ mod t {
             hostname: String::new(),
             extra_hosts: Vec::new(),
             ulimits: Vec::new(),
+            limits: Default::default(),
             proxy_env: ProxyEnv::default(),
         }
     }

@@ -14,6 +14,7 @@ use rbuild_llb::frontend::NoCache;
 use rbuild_llb::frontend::SourceRequest;
 use rbuild_llb::op::FileModes;
 use rbuild_llb::op::ImageSource;
+use rbuild_llb::op::Limits;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::NetworkMode;
 
@@ -65,6 +66,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         network: NetworkMode::Default,
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
+        limits: Limits::default(),
         shm_size: 0,
         secrets: BTreeMap::new(),
         ssh: BTreeMap::new(),

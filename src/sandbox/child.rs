@@ -21,6 +21,7 @@ use rustix::thread::CapabilitySet;
 use rustix::thread::UnshareFlags;
 
 use super::caps;
+use super::cgroup;
 use super::chroot;
 use super::error::During;
 use super::error::Errno;
@@ -178,6 +179,7 @@ pub(super) fn run(
     config: &Config,
     prepared: Prepared,
     mut step: Step,
+    cgroup: Option<PathBuf>,
     standard: &Standard,
     supervisor: Option<OwnedFd>,
 ) -> Failure {
@@ -185,25 +187,31 @@ pub(super) fn run(
     if step.hostname.is_empty() {
         HOSTNAME.clone_into(&mut step.hostname);
     }
-    let begun = become_step(config, prepared, &step, standard, supervisor);
-    let begun = begun.and_then(|()| match step.init {
+    // Without namespaces it is not process 1, and there is no `/proc` to tell whether it may be copied.
+    let leaves = step.init && !config.chroot;
+    // While the host's files are still to be seen.
+    let joined = cgroup.map_or(Ok(()), |dir| {
+        cgroup::join(&dir).during(format_args!("enter the cgroup `{}`", dir.display()))
+    });
+    let begun = joined.and_then(|()| become_step(config, prepared, &step, standard, supervisor));
+    let begun = begun.and_then(|()| match leaves {
         true => leave_to_child().during("start a process for the step"),
         false => Ok(()),
     });
+    let begun = begun.and_then(|()| lead(&step, leaves).during("lead the terminal"));
     match begun {
-        Ok(()) => match lead(&step).during("lead the terminal") {
-            Ok(()) => exec(config, &step),
-            Err(failure) => failure,
-        },
+        Ok(()) => exec(config, &step),
         Err(failure) => failure,
     }
 }
 
 /// Makes the process of a step that has a terminal the one which that belongs to.
-fn lead(step: &Step) -> io::Result<()> {
+fn lead(step: &Step, left: bool) -> io::Result<()> {
     if let Stdin::Terminal(_) = step.stdin {
-        // Not in the session of what hands on signals: Ctrl-C would come twice.
-        rustix::process::setsid()?;
+        if left {
+            // Not in the session of what hands on signals: Ctrl-C would come twice.
+            rustix::process::setsid()?;
+        }
         rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
     }
     Ok(())

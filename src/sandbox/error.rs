@@ -95,6 +95,14 @@ pub enum SandboxError {
         /// How it ended, as a clause.
         how: String,
     },
+    /// The limits that a step is to have cannot be set.
+    #[error("steps cannot be given limits here: {why}")]
+    Limits {
+        /// Why not, as a clause.
+        why: String,
+        /// What would mend it.
+        hint: Option<String>,
+    },
     /// A port of this machine cannot be listened on.
     #[error("cannot listen on {address}")]
     Port {
@@ -130,8 +138,10 @@ impl SandboxError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Unavailable { report } => report.fix(),
+            Self::Setup { hint, .. } | Self::Overlay { hint, .. } | Self::Limits { hint, .. } => {
+                hint.clone()
+            }
             Self::Foreign { fix, .. } => fix.clone(),
-            Self::Setup { hint, .. } | Self::Overlay { hint, .. } => hint.clone(),
             Self::NotExecutable { source, .. } => match source.raw_os_error()? {
                 libc::ENOEXEC => Some(
                     "it is for another architecture, or a script without a `#!` line".to_owned(),

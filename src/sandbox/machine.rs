@@ -4,8 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use rustix::fs::Access;
-
+use super::cgroup;
 use super::foreign::Survey;
 use super::probe::Finding;
 use super::probe::State;
@@ -85,25 +84,25 @@ pub(super) fn foreign(survey: &Survey) -> Vec<Finding> {
     findings
 }
 
-/// A cgroup that limits could be set in.
+/// Whether steps can be given limits.
 pub(super) fn cgroup() -> Finding {
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let unified = own.lines().find_map(|line| line.strip_prefix("0::/"));
-    let dir = unified.map(|path| Path::new("/sys/fs/cgroup").join(path));
-    let delegated = dir.filter(|dir| {
-        dir.join("cgroup.controllers").is_file()
-            && rustix::fs::access(dir, Access::WRITE_OK).is_ok()
-    });
-    match delegated {
-        Some(dir) => finding(
-            format!("the cgroup {} is ours", dir.display()),
+    match cgroup::look() {
+        Ok((dir, controllers)) => finding(
+            format!(
+                "limits for steps (`--resource`): {}, in the cgroup {}",
+                controllers.join(", "),
+                dir.display()
+            ),
             State::Good,
             None,
         ),
-        None => finding(
-            "no cgroup of version 2 is ours: steps cannot be given limits",
+        Err(refusal) => finding(
+            format!(
+                "steps cannot be given limits (`--resource`): {}",
+                refusal.why
+            ),
             State::Limited,
-            Some("start builds with `systemd-run --user --scope -p Delegate=yes`"),
+            refusal.fix.as_deref(),
         ),
     }
 }

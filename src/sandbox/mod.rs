@@ -30,6 +30,7 @@
 //! - no_new_privs stays off: su, sudo and ping work.
 
 mod caps;
+mod cgroup;
 mod child;
 mod chroot;
 mod error;
@@ -55,6 +56,7 @@ mod zygote;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -92,6 +94,8 @@ pub use sys::succeed;
 pub use terminal::Size;
 pub use zygote::zygote_main_if_asked;
 
+use cgroup::Cgroups;
+use cgroup::Group;
 use child::Config;
 use child::Standard;
 use chroot::Furnished;
@@ -122,6 +126,21 @@ pub struct Settings {
     pub nested: bool,
     /// What steps are for, and where emulators are.
     pub foreign: Foreign,
+}
+
+impl Settings {
+    /// For who runs nothing, and is inside to reach files of all ids in the store.
+    pub fn without_steps(store: &Path, temp_dir: &Path) -> Self {
+        Self {
+            ca: None,
+            temp_dir: temp_dir.to_owned(),
+            store: store.to_owned(),
+            overlay: Some(true),
+            chroot: false,
+            nested: false,
+            foreign: Foreign::default(),
+        }
+    }
 }
 
 /// Whether roots are made by [`Root::Overlay`].
@@ -157,7 +176,10 @@ pub enum Exit {
     /// A signal ended it.
     Signal(i32),
     /// The kernel killed it, or a process of it, for want of memory.
-    OutOfMemory,
+    OutOfMemory {
+        /// Its limit, in bytes, if it had one and that was the reason.
+        limit: Option<u64>,
+    },
 }
 
 /// Where output was written.
@@ -188,6 +210,7 @@ pub struct Sandbox {
     /// Files that are mounted in every step.
     files: Vec<&'static str>,
     oom: oom::Counter,
+    cgroups: Cgroups,
     foreign: Arranged,
     uplink: OnceLock<Uplink>,
     /// Where the zygote says how the uplink's start went, if it was asked to start it.
@@ -222,6 +245,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         .map_err(failed("find the CA bundle"))?;
     let resolv_conf = rootfs::resolv_conf(|path| std::fs::read(path).ok());
     let oom = oom::Counter::new();
+    let cgroups = Cgroups::new();
     let user = rustix::process::geteuid().as_raw();
     if settings.chroot {
         let given = Given {
@@ -230,7 +254,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
             store: settings.store.clone(),
         };
         let foreign = foreign::arrange(&settings.foreign, false)?;
-        return enter_chroot(given, oom, foreign);
+        return enter_chroot(given, oom, cgroups, foreign);
     }
     let ids = match userns::enter(userns::plan()) {
         Ok(ids) => ids,
@@ -246,11 +270,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
             });
         }
     };
-    rustix::mount::mount_change(
-        "/",
-        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC,
-    )
-    .map_err(|e| SandboxError::Unavailable {
+    mounts::make_private().map_err(|e| SandboxError::Unavailable {
         report: probe::no_mounts(&e.into()),
     })?;
     let (rung, remark) = match ids {
@@ -295,6 +315,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         },
         files,
         oom,
+        cgroups,
         foreign,
         uplink,
         connecting: Mutex::new(None),
@@ -309,6 +330,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
 fn enter_chroot(
     given: Given,
     oom: oom::Counter,
+    cgroups: Cgroups,
     foreign: Arranged,
 ) -> Result<Sandbox, SandboxError> {
     if let Err(report) = probe::chroot() {
@@ -338,6 +360,7 @@ fn enter_chroot(
         stacking: Stacking::Cannot,
         files: Vec::new(),
         oom,
+        cgroups,
         foreign,
         uplink: OnceLock::from(Uplink::Shared("chroot(2) gives no network".to_owned())),
         connecting: Mutex::new(None),
@@ -494,6 +517,7 @@ impl Sandbox {
                 Uplink::Shared(_) => Reach::Shared,
             },
         };
+        let group = self.cgroups.step(&step.limits)?;
         let pipe = || rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from);
         let (out, stdout) = pipe().map_err(failed("make a pipe"))?;
         let (err, stderr) = pipe().map_err(failed("make a pipe"))?;
@@ -532,6 +556,7 @@ impl Sandbox {
             .zygote
             .start_step(
                 step,
+                group.as_ref().map(Group::dir),
                 reach,
                 &standard,
                 another.is_ok_and(|before| before > 1),
@@ -564,10 +589,15 @@ impl Sandbox {
             Ended::Code(code) => Exit::Code(code),
             Ended::Signal(signal) => Exit::Signal(signal),
         };
+        if let Some(limit) = group.as_ref().and_then(Group::killed_for)
+            && exit != Exit::Code(0)
+        {
+            return Ok(Exit::OutOfMemory { limit: Some(limit) });
+        }
         // A shell reports a child killed by signal 9 as 137.
         let killed = matches!(exit, Exit::Signal(libc::SIGKILL) | Exit::Code(137));
         Ok(match killed && self.oom.grew() {
-            true => Exit::OutOfMemory,
+            true => Exit::OutOfMemory { limit: None },
             false => exit,
         })
     }

@@ -1,5 +1,6 @@
 //! Mounts by descriptor (fsopen(2) and its family), and paths resolved inside a root.
 
+use std::ffi::CStr;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
@@ -20,6 +21,7 @@ use rustix::mount::FsMountFlags;
 use rustix::mount::FsOpenFlags;
 use rustix::mount::MountAttrFlags;
 use rustix::mount::MountFlags;
+use rustix::mount::MountPropagationFlags;
 use rustix::mount::MoveMountFlags;
 use rustix::mount::OpenTreeFlags;
 
@@ -89,6 +91,12 @@ fn mount_for_a_moment(
     mount
 }
 
+/// Keeps what is mounted in this namespace from the others that `/` is in.
+pub(super) fn make_private() -> Result<()> {
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private)
+}
+
 /// Another mount of what `path` below `at` is, mounted nowhere yet; with the mounts below it if `recursive`. A
 /// symbolic link at the end is not followed.
 pub(super) fn copy(at: impl AsFd, path: impl AsRef<Path>, recursive: bool) -> Result<OwnedFd> {
@@ -154,10 +162,9 @@ fn walk_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd> 
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         rustix::fs::openat(dir, name, flags, Mode::empty())
     };
-    let mut todo: Vec<OsString> = components(path).rev().collect();
+    let mut names = Names::of(path);
     let mut way = vec![open(root, OsStr::new("."))?];
-    let mut links = 0;
-    while let Some(name) = todo.pop() {
+    while let Some(name) = names.todo.pop() {
         let dir = way.last().expect("the root stays").as_fd();
         if name == ".." {
             way.truncate(way.len().saturating_sub(1).max(1));
@@ -169,16 +176,10 @@ fn walk_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd> 
             way.push(found);
             continue;
         }
-        links += 1;
-        if links > MAX_LINKS {
-            return Err(Errno::LOOP);
-        }
         let target = rustix::fs::readlinkat(dir, name.as_os_str(), Vec::new())?;
-        let target = Path::new(OsStr::from_bytes(target.as_bytes()));
-        if target.is_absolute() {
+        if names.follow(&target)? {
             way.truncate(1);
         }
-        todo.extend(components(target).rev());
     }
     let found = way.pop().expect("the root stays");
     match flags.contains(OFlags::PATH) {
@@ -190,10 +191,9 @@ fn walk_in(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd> 
 /// The path of `path` inside `root` with all links followed, whether it exists or not; relative to `root`, without
 /// `..`. Nobody may be changing the tree.
 pub(super) fn real_path(root: impl AsFd, path: &Path) -> Result<PathBuf> {
-    let mut todo: Vec<OsString> = components(path).rev().collect();
+    let mut names = Names::of(path);
     let mut real = PathBuf::new();
-    let mut links = 0;
-    while let Some(name) = todo.pop() {
+    while let Some(name) = names.todo.pop() {
         if name == ".." {
             real.pop();
             continue;
@@ -202,21 +202,43 @@ pub(super) fn real_path(root: impl AsFd, path: &Path) -> Result<PathBuf> {
             .and_then(|dir| rustix::fs::readlinkat(dir, name.as_os_str(), Vec::new()));
         match link {
             Ok(target) => {
-                links += 1;
-                if links > MAX_LINKS {
-                    return Err(Errno::LOOP);
-                }
-                let target = Path::new(OsStr::from_bytes(target.as_bytes())).to_owned();
-                if target.is_absolute() {
+                if names.follow(&target)? {
                     real.clear();
                 }
-                todo.extend(components(&target).rev());
             }
             Err(Errno::INVAL | Errno::NOENT | Errno::NOTDIR) => real.push(name),
             Err(e) => return Err(e),
         }
     }
     Ok(real)
+}
+
+/// The names of a path that are still to be looked at.
+struct Names {
+    /// The next one last.
+    todo: Vec<OsString>,
+    /// How many links were followed.
+    links: u32,
+}
+
+impl Names {
+    fn of(path: &Path) -> Self {
+        Self {
+            todo: components(path).rev().collect(),
+            links: 0,
+        }
+    }
+
+    /// Puts the names of a link's target in front; says whether they begin at the root.
+    fn follow(&mut self, target: &CStr) -> Result<bool> {
+        self.links += 1;
+        if self.links > MAX_LINKS {
+            return Err(Errno::LOOP);
+        }
+        let target = Path::new(OsStr::from_bytes(target.to_bytes()));
+        self.todo.extend(components(target).rev());
+        Ok(target.is_absolute())
+    }
 }
 
 fn components(path: &Path) -> impl DoubleEndedIterator<Item = OsString> {

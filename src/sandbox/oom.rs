@@ -57,7 +57,8 @@ fn candidates(groups: &str) -> Vec<PathBuf> {
     files
 }
 
-fn kills(text: &str) -> Option<u64> {
+/// The count of such kills in the file of a cgroup, of either version.
+pub(super) fn kills(text: &str) -> Option<u64> {
     text.lines()
         .find_map(|line| line.strip_prefix("oom_kill "))?
         .parse()

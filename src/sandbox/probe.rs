@@ -216,11 +216,7 @@ fn chroot_report() -> Report {
 fn uplink(plan: Result<userns::Plan, String>) -> Finding {
     let tried = in_child(0, || {
         let entered = userns::enter(plan).map_err(|_| "there is no user namespace".to_owned());
-        let made_private = |_| {
-            let private = rustix::mount::MountPropagationFlags::PRIVATE
-                | rustix::mount::MountPropagationFlags::REC;
-            rustix::mount::mount_change("/", private).map_err(|e| e.to_string())
-        };
+        let made_private = |_| mounts::make_private().map_err(|e| e.to_string());
         wire::encode(&match entered
             .and_then(made_private)
             .and_then(|()| uplink::try_out())
@@ -565,12 +561,7 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path, foreign: &Foreign) 
         }
         Err(EnterError::Map(why)) => return failed(Entered::Unmapped { why }),
     };
-    let private =
-        rustix::mount::MountPropagationFlags::PRIVATE | rustix::mount::MountPropagationFlags::REC;
-    let mut tried = vec![(
-        MOUNTS,
-        rustix::mount::mount_change("/", private).map_err(Into::into),
-    )];
+    let mut tried = vec![(MOUNTS, mounts::make_private().map_err(Into::into))];
     match probe_dir(place) {
         Ok(dir) => tried.extend([(STORE, Ok(())), (OVERLAY, overlay(dir.path()))]),
         Err(error) => tried.push((STORE, Err(error))),

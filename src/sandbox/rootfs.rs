@@ -44,7 +44,6 @@ use rustix::mount::UnmountFlags;
 
 use super::child::Config;
 use super::error::During;
-use super::error::Errno as _;
 use super::error::Failure;
 use super::kernelfs;
 use super::mounts;
@@ -359,8 +358,8 @@ fn prepare_mount(mount: &Mount, number: usize, single: bool) -> Result<ToMount, 
 fn give(name: &str, (uid, gid): (u32, u32), single: bool) -> std::io::Result<()> {
     if single {
         return match Owner::of(uid, gid).record(name) {
-            Err(e) if e.errno() == libc::EOPNOTSUPP => Ok(()),
-            recorded => recorded,
+            Err(Errno::OPNOTSUPP) => Ok(()),
+            recorded => recorded.map_err(Into::into),
         };
     }
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));

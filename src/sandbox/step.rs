@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use rbuild_llb::op::Limits;
+
 use super::terminal::Size;
 use super::wire::Blob;
 use super::wire::Wire;
@@ -39,6 +41,8 @@ pub struct Step {
     pub hosts: Vec<(String, String)>,
     /// Resource limits.
     pub ulimits: Vec<Ulimit>,
+    /// What its processes may use together.
+    pub limits: Limits,
     /// Standard input.
     pub stdin: Stdin,
     /// Process 1 is one that hands on signals and collects what ends, and the step's own its child: signals that a program
@@ -189,7 +193,7 @@ pub struct Ulimit {
     pub hard: i64,
 }
 
-// ---- on the wire: `stdin` travels as a descriptor of its own, and of a terminal the size ---------------------
+// ---- on the wire: `stdin` travels as a descriptor of its own, and of a terminal the size; `limits` as a cgroup ----
 
 impl Wire for Step {
     fn put(&self, to: &mut Vec<u8>) {
@@ -236,6 +240,7 @@ impl Wire for Step {
                 }),
                 None => Stdin::Null,
             },
+            limits: Limits::default(),
         })
     }
 }

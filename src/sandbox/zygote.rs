@@ -40,6 +40,8 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd as _;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use rustix::event::PollFd;
@@ -278,12 +280,15 @@ impl Zygote {
     pub(super) fn start_step(
         &self,
         step: &Step,
+        cgroup: Option<&Path>,
         reach: Reach,
         standard: &Standard,
         another: bool,
     ) -> io::Result<OwnedFd> {
         let (ours, theirs) = pair()?;
-        let payload = memory("step", &wire::encode(step))?;
+        let mut bytes = wire::encode(step);
+        cgroup.map(Path::to_owned).put(&mut bytes);
+        let payload = memory("step", &bytes)?;
         let mut fds = vec![
             payload.as_fd(),
             theirs.as_fd(),
@@ -660,8 +665,8 @@ fn carry_out(
         stdout,
         stderr,
     };
-    let report = match (prepared, read::<Step>(payload)) {
-        (Ok(prepared), Ok(step)) => {
+    let report = match (prepared, read::<(Step, Option<PathBuf>)>(payload)) {
+        (Ok(prepared), Ok((step, cgroup))) => {
             if step.init {
                 let netns = prepared.netns();
                 let fds: Vec<BorrowedFd<'_>> = netns.iter().map(AsFd::as_fd).collect();
@@ -669,7 +674,7 @@ fn carry_out(
                 _ = send(&status, &wire::encode(&Report::Inside), &fds);
             }
             Report::Failed {
-                failure: child::run(config, prepared, step, &standard, supervisor),
+                failure: child::run(config, prepared, step, cgroup, &standard, supervisor),
             }
         }
         (Err(failure), _) => Report::Failed { failure },

@@ -371,7 +371,7 @@ impl Graph {
 fn exec(args: Vec<String>) -> ExecOp {
     ExecOp {
         args: args.into_iter().map(Into::into).collect(),
-        env: std::sync::Arc::default(),
+        env: Arc::default(),
         cwd: "/".into(),
         user: String::new(),
         mounts: Vec::new(),
@@ -382,6 +382,7 @@ fn exec(args: Vec<String>) -> ExecOp {
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
         proxy_env: ProxyEnv::default(),
+        limits: Arc::default(),
     }
 }
 

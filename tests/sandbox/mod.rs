@@ -25,6 +25,7 @@ mod escape;
 mod files;
 mod isolation;
 mod lifetime;
+mod limits;
 mod network;
 mod rungs;
 
@@ -72,7 +73,7 @@ impl Fixture {
         for applet in [
             "cat", "chown", "chroot", "cp", "cut", "df", "env", "grep", "hostname", "id", "ip",
             "kill", "ln", "ls", "mkdir", "mkfifo", "mknod", "mount", "mv", "pwd", "readlink", "rm",
-            "rmdir", "seq", "setsid", "sh", "sleep", "sort", "stat", "su", "touch", "true",
+            "rmdir", "seq", "setsid", "sh", "sleep", "sort", "stat", "su", "tail", "touch", "true",
             "umount", "unshare", "wc",
         ] {
             symlink("busybox", bin.join(applet)).unwrap();

@@ -59,12 +59,14 @@ impl Owner {
     ///
     /// # Errors
     /// If the file system keeps no attributes, or refuses this one.
-    pub fn record(&self, path: impl rustix::path::Arg) -> std::io::Result<()> {
-        if !self.is_usual() {
-            let text = self.to_text();
-            rustix::fs::setxattr(path, OWNER, text.as_bytes(), XattrFlags::empty())?;
+    pub fn record(&self, path: impl rustix::path::Arg) -> rustix::io::Result<()> {
+        match self.is_usual() {
+            true => Ok(()),
+            false => {
+                let text = self.to_text();
+                rustix::fs::setxattr(path, OWNER, text.as_bytes(), XattrFlags::empty())
+            }
         }
-        Ok(())
     }
 
     /// Whether it is what a file without an attribute has.

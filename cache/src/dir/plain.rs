@@ -37,22 +37,18 @@ use super::beneath::list;
 use super::beneath::readable;
 use super::beneath::split;
 use super::scan::Files;
-use super::scan::attributes;
-use super::scan::meta;
-use super::scan::owned;
+use super::scan::below;
+use super::scan::check_depth;
 use super::scan::special;
 use super::unpack::Bytes;
 use super::unpack::Unpack;
 use super::unpack::failed;
 use super::unpack::write_layer;
-use crate::builder::NewNode;
 use crate::builder::TreeBuilder;
 use crate::layer::LayerError;
-use crate::layer::show;
 use crate::store::LayerForm;
 use crate::tree::DirNode;
 use crate::tree::Entry;
-use crate::tree::MAX_DEPTH;
 use crate::tree::Node;
 use crate::tree::TreeRef;
 use crate::tree::Trees;
@@ -280,24 +276,6 @@ fn make_room(unpack: &mut Unpack, path: &[u8], entry: &Entry) -> Result<(), Laye
     }
 }
 
-fn below(path: &[u8], name: &[u8]) -> Vec<u8> {
-    match path {
-        b"" => name.to_vec(),
-        path => [path, b"/", name].concat(),
-    }
-}
-
-fn check_depth(path: &[u8]) -> Result<(), LayerError> {
-    // One for the names in it.
-    if path.iter().filter(|b| **b == b'/').count() + 2 > MAX_DEPTH {
-        return Err(LayerError::Entry {
-            path: show(path),
-            problem: "is too deep a path",
-        });
-    }
-    Ok(())
-}
-
 fn stamp_at(beneath: &Beneath, path: &[u8]) -> rustix::io::Result<Stamp> {
     let os = |error: std::io::Error| {
         rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO)
@@ -438,16 +416,12 @@ impl Comparison<'_> {
 
     /// Puts a directory into the layer as it is now.
     fn describe(&mut self, path: &[u8]) -> Result<(), LayerError> {
-        let read = |source| failed("read", path, source);
         let dir = self
             .beneath
             .dir(path)
             .and_then(|dir| readable(dir.as_fd()))
-            .map_err(read)?;
-        let stat = rustix::fs::fstat(&dir).map_err(|errno| read(errno.into()))?;
-        let found = attributes(dir.as_fd(), self.kind).map_err(read)?;
-        let described = owned(&meta(&stat, self.kind), found.owner, found.xattrs);
-        self.builder.insert(path, described, NewNode::Dir);
+            .map_err(|source| failed("read", path, source))?;
+        super::scan::describe(&mut self.builder, dir.as_fd(), path, self.kind)?;
         Ok(())
     }
 }

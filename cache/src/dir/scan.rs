@@ -187,33 +187,17 @@ pub(super) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
 
 impl Scan<'_> {
     fn dir(&mut self, path: &[u8]) -> Result<(), LayerError> {
-        // One for the names in it.
-        if path.iter().filter(|b| **b == b'/').count() + 2 > MAX_DEPTH {
-            return Err(LayerError::Entry {
-                path: show(path),
-                problem: "is too deep a path",
-            });
-        }
+        check_depth(path)?;
         let dir = self
             .beneath
             .dir(path)
             .and_then(|dir| readable(dir.as_fd()))
             .map_err(|source| failed("open", path, source))?;
-        let stat = rustix::fs::fstat(&dir).map_err(|errno| failed("read", path, errno.into()))?;
-        let found = attributes(dir.as_fd(), self.kind)
-            .map_err(|source| failed("read the extended attributes of", path, source))?;
-        let described = owned(&meta(&stat, self.kind), found.owner, found.xattrs);
-        self.builder.insert(path, described, NewNode::Dir);
-        if found.opaque {
+        if describe(&mut self.builder, dir.as_fd(), path, self.kind)? {
             self.builder.opaque(path);
         }
         for name in list(dir.as_fd()).map_err(|source| failed("read", path, source))? {
-            let mut below = path.to_vec();
-            if !below.is_empty() {
-                below.push(b'/');
-            }
-            below.extend_from_slice(&name);
-            self.entry(dir.as_fd(), &name, below)?;
+            self.entry(dir.as_fd(), &name, below(path, &name))?;
         }
         Ok(())
     }
@@ -340,8 +324,43 @@ fn hash(mut file: &File, size: u64) -> io::Result<Option<FileDigest>> {
     Ok((hasher.count() == size).then_some(digest))
 }
 
+/// The path of a name in the directory `path`.
+pub(super) fn below(path: &[u8], name: &[u8]) -> Vec<u8> {
+    match path {
+        b"" => name.to_vec(),
+        path => [path, b"/", name].concat(),
+    }
+}
+
+/// Whether names in the directory `path` are as deep as a tree may be.
+pub(super) fn check_depth(path: &[u8]) -> Result<(), LayerError> {
+    // One for the names in it.
+    if path.iter().filter(|b| **b == b'/').count() + 2 > MAX_DEPTH {
+        return Err(LayerError::Entry {
+            path: show(path),
+            problem: "is too deep a path",
+        });
+    }
+    Ok(())
+}
+
+/// Puts an open directory into a layer as it is now; says whether it is marked as opaque.
+pub(super) fn describe(
+    builder: &mut TreeBuilder,
+    dir: BorrowedFd<'_>,
+    path: &[u8],
+    kind: ScanKind,
+) -> Result<bool, LayerError> {
+    let stat = rustix::fs::fstat(dir).map_err(|errno| failed("read", path, errno.into()))?;
+    let found = attributes(dir, kind)
+        .map_err(|source| failed("read the extended attributes of", path, source))?;
+    let described = owned(&meta(&stat, kind), found.owner, found.xattrs);
+    builder.insert(path, described, NewNode::Dir);
+    Ok(found.opaque)
+}
+
 /// Without extended attributes, and of 0:0 where owners are recorded.
-pub(super) fn meta(stat: &Stat, kind: ScanKind) -> Meta {
+fn meta(stat: &Stat, kind: ScanKind) -> Meta {
     let (uid, gid) = match kind.is_recorded() {
         true => (0, 0),
         false => (stat.st_uid, stat.st_gid),
@@ -358,7 +377,7 @@ pub(super) fn meta(stat: &Stat, kind: ScanKind) -> Meta {
     }
 }
 
-pub(super) fn owned(meta: &Meta, owner: Option<Owner>, xattrs: Xattrs) -> Meta {
+fn owned(meta: &Meta, owner: Option<Owner>, xattrs: Xattrs) -> Meta {
     let (uid, gid) = owner.map_or((meta.uid, meta.gid), |owner| (owner.uid, owner.gid));
     Meta {
         uid,
@@ -405,7 +424,7 @@ pub(super) struct Attributes {
     pub(super) owner: Option<Owner>,
 }
 
-pub(super) fn attributes(fd: BorrowedFd<'_>, kind: ScanKind) -> io::Result<Attributes> {
+fn attributes(fd: BorrowedFd<'_>, kind: ScanKind) -> io::Result<Attributes> {
     let mut list = vec![0; 256];
     let len = loop {
         match rustix::fs::flistxattr(fd, &mut list) {

@@ -378,7 +378,7 @@ fn log_level(text: &str) -> Result<String> {
 
 impl Resources {
     /// The names of the limits.
-    pub(crate) const NAMES: [&str; 7] = [
+    pub const NAMES: [&str; 7] = [
         "memory",
         "memory-swap",
         "cpu-shares",
@@ -412,7 +412,8 @@ impl Resources {
         Ok(())
     }
 
-    pub(crate) fn get(&self, name: &str) -> Option<String> {
+    /// The limit of that name, as it is written.
+    pub fn get(&self, name: &str) -> Option<String> {
         let number = |value: Option<i64>| value.map(|value| value.to_string());
         match name {
             "memory" => self.memory.clone(),

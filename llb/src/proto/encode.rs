@@ -25,6 +25,7 @@ use crate::op::FileAction;
 use crate::op::FileActionKind;
 use crate::op::FileInput;
 use crate::op::FileOp;
+use crate::op::Limits;
 use crate::op::ModeChange;
 use crate::op::Mount;
 use crate::op::MountKind;
@@ -184,6 +185,14 @@ impl Encoder {
             name: secret.name.clone(),
             optional: secret.optional,
         });
+        // BuildKit has them in the metadata of an op since 0.31, which these types do not know.
+        let limits = Limits {
+            cgroup_parent: None,
+            ..Limits::clone(&exec.limits)
+        };
+        if limits != Limits::default() {
+            return Err(EncodeError::Limits);
+        }
         Ok(pb::ExecOp {
             meta: Some(pb::Meta {
                 args: exec.args.iter().map(ToString::to_string).collect(),
@@ -194,6 +203,7 @@ impl Encoder {
                 extra_hosts: hosts.collect(),
                 hostname: exec.hostname.clone(),
                 ulimit: ulimits.collect(),
+                cgroup_parent: exec.limits.cgroup_parent.clone().unwrap_or_default(),
                 // What BuildKit's client always asks for, and what rbuild's sandbox always does.
                 remove_mount_stubs_recursive: true,
                 ..pb::Meta::default()

@@ -154,6 +154,7 @@ fn exec(mounts: Vec<Mount>) -> ExecOp {
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
         proxy_env: ProxyEnv::default(),
+        limits: std::sync::Arc::default(),
     }
 }
 
@@ -209,6 +210,8 @@ fn what_has_no_protobuf_form_is_refused() {
     let root = mount("/", MountKind::Bind);
     let mut proxy = exec(vec![root.clone()]);
     proxy.proxy_env.env = vec!["http_proxy=x".into(), "RSYNC_PROXY=x".into()];
+    let mut limited = exec(vec![root.clone()]);
+    std::sync::Arc::make_mut(&mut limited.limits).memory = Some(1 << 30);
     let size = u64::MAX;
     let tmpfs = exec(vec![root, mount("/t", MountKind::Tmpfs { size })]);
     let late = FileOp {
@@ -230,6 +233,7 @@ fn what_has_no_protobuf_form_is_refused() {
             Op::Exec(proxy),
             "LLB has no field for the proxy variable `RSYNC_PROXY`",
         ),
+        (Op::Exec(limited), "LLB has no field for limits of steps"),
         (
             Op::Exec(tmpfs),
             "18446744073709551615 does not fit into the LLB field `exec.mounts.tmpfs_opt.size`",
@@ -308,10 +312,6 @@ fn what_a_definition_cannot_say_is_refused_by_name() {
         (
             (|exec| exec.cdi_devices.push(pb::CdiDevice::default())) as fn(&mut pb::ExecOp),
             "OP has `exec.cdi_devices`, which is not supported",
-        ),
-        (
-            |exec| exec.meta.as_mut().unwrap().cgroup_parent.push('x'),
-            "OP has `exec.meta.cgroup_parent`, which is not supported",
         ),
         (
             |exec| exec.meta.as_mut().unwrap().valid_exit_codes.push(1),

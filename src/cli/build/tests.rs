@@ -357,7 +357,6 @@ fn what_is_not_supported_is_refused() {
         "--provenance=mode=max /",
         "--sbom true /",
         "--builder mine /",
-        "--cgroup-parent x --resource memory=1g -m 1g /",
         "--policy x --squash --security-opt x /",
     ]
     .iter()
@@ -374,12 +373,6 @@ error: `--sbom` is not supported
 hint: leave it out or set it to `false`; an SBOM can be made from the finished image
 error: `--builder` is not supported
 hint: leave it out: rbuild has no builder instances, it builds where it is
-error: `--cgroup-parent` is not supported
-hint: limit the whole build from outside, as with `systemd-run --user --scope -p MemoryMax=2G rbuild …`
-error: `--resource` is not supported
-hint: limit the whole build from outside, as with `systemd-run --user --scope -p MemoryMax=2G rbuild …`
-error: `--memory` is not supported
-hint: limit the whole build from outside, as with `systemd-run --user --scope -p MemoryMax=2G rbuild …`
 error: `--policy` is not supported
 hint: leave it out
 error: `--security-opt` is not supported

@@ -77,6 +77,7 @@ impl Engine<'_> {
             hostname: String::new(),
             extra_hosts: Vec::new(),
             ulimits: Vec::new(),
+            limits: Default::default(),
             proxy_env: ProxyEnv::default(),
         };
         let workspace = self.workspaces.take(self.store)?;

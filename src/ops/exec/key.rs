@@ -26,6 +26,7 @@ pub(super) fn own_record(kind: &str, op: &ExecOp) -> KeyRecord {
         extra_hosts,
         ulimits,
         proxy_env: _, // never in the key
+        limits: _,    // nor these: they decide whether a step succeeds, not what comes of it
     } = op;
     let mut record = KeyRecord::new(kind);
     record

@@ -125,6 +125,7 @@ fn exec(args: &[&str], env: &[&str], mounts: Vec<Mount>) -> Op {
         extra_hosts: Vec::new(),
         ulimits: Vec::new(),
         proxy_env: ProxyEnv::default(),
+        limits: Arc::default(),
     })
 }
 

@@ -72,10 +72,7 @@ impl Owners {
                 Err(Errno::NODATA) => Ok(()),
                 removed => removed,
             },
-            (false, true) => {
-                let text = owner.to_text();
-                rustix::fs::setxattr(path, name, text.as_bytes(), XattrFlags::empty())
-            }
+            (false, true) => owner.record(path),
             (false, false) => {
                 rustix::fs::setxattr(path, name, &owner.to_capability(), XattrFlags::empty())
             }

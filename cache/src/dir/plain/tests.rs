@@ -6,6 +6,7 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use super::*;
+use crate::builder::NewNode;
 use crate::dir::write_plain;
 use crate::fixture::Fixture;
 use crate::fixture::mine;

@@ -110,6 +110,7 @@ impl Converter<'_> {
             extra_hosts: self.request.extra_hosts.clone(),
             ulimits: self.request.ulimits.clone(),
             proxy_env: self.proxy_env.clone(),
+            limits: self.request.limits.clone(),
         });
         let shell = Shell {
             raw_quotes: true,

@@ -1,6 +1,7 @@
 //! What is inside one op.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bollard_buildkit_proto::pb;
 
@@ -16,6 +17,7 @@ use crate::op::FileAction;
 use crate::op::FileActionKind;
 use crate::op::FileInput;
 use crate::op::FileOp;
+use crate::op::Limits;
 use crate::op::ModeChange;
 use crate::op::Mount;
 use crate::op::MountKind;
@@ -118,9 +120,6 @@ impl OpDecoder<'_> {
         if !cdi_devices.is_empty() {
             return Err(self.unsupported("exec.cdi_devices"));
         }
-        if !cgroup_parent.is_empty() {
-            return Err(self.unsupported("exec.meta.cgroup_parent"));
-        }
         if !valid_exit_codes.is_empty() {
             return Err(self.unsupported("exec.meta.valid_exit_codes"));
         }
@@ -172,6 +171,10 @@ impl OpDecoder<'_> {
                 })
                 .collect(),
             proxy_env: proxy_env.as_ref().map(decode_proxy_env).unwrap_or_default(),
+            limits: Arc::new(Limits {
+                cgroup_parent: Some(cgroup_parent.clone()).filter(|parent| !parent.is_empty()),
+                ..Limits::default()
+            }),
         })
     }
 

@@ -76,6 +76,7 @@ fn process() -> Case {
         extra_hosts: vec![("db".to_owned(), "10.0.0.1".to_owned())],
         ulimits: Vec::new(),
         proxy_env: ProxyEnv::default(),
+        limits: std::sync::Arc::default(),
     }))
 }
 
@@ -224,6 +225,7 @@ fn exec_what_is_in_no_key() {
     none(&|case| case.secret = "another");
     none(&|case| case.exec().extra_hosts[0].1 = "10.0.0.2".to_owned());
     none(&|case| case.exec().proxy_env.env = vec!["HTTP_PROXY=http://proxy".to_owned()]);
+    none(&|case| std::sync::Arc::make_mut(&mut case.exec().limits).memory = Some(1 << 30));
     none(&|case| case.name = "[build 7/9] something else".to_owned());
     none(&|case| case.args.clear());
     none(&|case| case.ignore_cache = true);
