@@ -8,9 +8,11 @@
 //! - [`ops`]: evaluates one kind of step each; [`solver`]: decides which steps run, and runs them in parallel
 //! - [`sandbox`]: user namespaces, mounts, the process of a RUN; the only home of `unsafe`
 //! - [`registry`]: the only home of HTTP; [`image`]: manifests, configs, indexes; [`exporter`]: one file per output
+//! - [`buildkit`]: a BuildKit daemon in the place of ops, solver and sandbox; the only home of gRPC
 //! - [`remote`]: caches that machines share
 //! - [`clock`]: the only reader of the time; [`outcome`]: how a build ends
 
+pub mod buildkit;
 pub mod cli;
 pub mod clock;
 pub mod exporter;

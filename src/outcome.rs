@@ -53,7 +53,7 @@ pub struct BuiltImage {
     pub id: OciDigest,
     /// What names the manifest or index.
     pub descriptor: Descriptor,
-    /// Bytes of the layers as they are stored.
+    /// Bytes of the layers as they are stored; 0 where only a daemon knows.
     pub size: u64,
     /// Names of the image, normalised.
     pub names: Vec<String>,

@@ -11,6 +11,7 @@ pub mod durability;
 mod emulated;
 pub mod explain;
 mod failure;
+mod farm;
 mod files;
 pub mod fsck;
 pub mod inspect;
@@ -163,6 +164,18 @@ fn carry_out(
     let tests = deliver::Tests::new(&targets, &definition);
 
     entitled(request, &definition)?;
+    if let Some(builder) = &request.builder {
+        let farm = farm::Farm {
+            request,
+            builder,
+            store: &store,
+            plan: &plan,
+            locals: &locals,
+            definition: &definition,
+            targets: &targets,
+        };
+        return farm.carry_out(progress);
+    }
     let options = EngineOptions {
         locals,
         secrets: request.secrets.clone(),

@@ -1,5 +1,7 @@
 //! What the user asked for, validated: `cli` makes it, `pipeline` carries it out.
 
+mod builder;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,6 +16,12 @@ use rbuild_llb::op::SourceOp;
 use rbuild_llb::op::Ulimit;
 use serde::Deserialize;
 use serde::Serialize;
+
+pub use builder::Builder;
+pub use builder::BuilderAddress;
+pub use builder::BuilderCache;
+pub use builder::BuilderTls;
+pub use builder::ParseBuilderError;
 
 /// One `rbuild build`.
 #[derive(Debug, Clone)]
@@ -52,6 +60,8 @@ pub struct BuildRequest {
     pub cache_from: Vec<CacheFrom>,
     /// `--cache-to`.
     pub cache_to: Vec<CacheTo>,
+    /// `--builder`: where steps run and results are made; here if it is not given.
+    pub builder: Option<Builder>,
     /// `--pull`: ask for the digest of every tag again.
     pub pull: bool,
     /// `--offline`: ask no network.

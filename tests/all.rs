@@ -18,6 +18,7 @@ mod environments;
 mod escape;
 mod explain;
 mod exporters;
+mod farm;
 mod faults;
 mod foreign;
 mod images;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use regex::Regex;
 
 /// The modules of `src/`, each with those it may use besides itself. `main` and `lib` only name the others.
-const LAYERS: [(&str, &[&str]); 15] = [
+const LAYERS: [(&str, &[&str]); 16] = [
     ("clock", &[]),
     ("request", &[]),
     ("outcome", &["image", "request"]),
@@ -15,6 +15,7 @@ const LAYERS: [(&str, &[&str]); 15] = [
     ("image", &["clock"]),
     ("links", &[]),
     ("registry", &["clock", "image", "links", "request"]),
+    ("buildkit", &["request"]),
     ("sandbox", &["clock"]),
     ("solver", &["clock"]),
     (
@@ -29,8 +30,8 @@ const LAYERS: [(&str, &[&str]); 15] = [
     (
         "pipeline",
         &[
-            "clock", "exporter", "image", "ops", "outcome", "picture", "registry", "remote",
-            "request", "sandbox", "solver", "ui",
+            "buildkit", "clock", "exporter", "image", "ops", "outcome", "picture", "registry",
+            "remote", "request", "sandbox", "solver", "ui",
         ],
     ),
     ("ui", &["clock", "outcome", "pipeline", "request"]),
@@ -139,8 +140,13 @@ fn printing_environment_network_and_unsafe_stay_at_home() {
         ),
         (
             r"\b(ureq|TcpStream|TcpListener|UdpSocket)\b",
-            &["src/registry/", "src/sandbox/publish.rs"],
+            &["src/buildkit/", "src/registry/", "src/sandbox/publish.rs"],
             "speaks to the network",
+        ),
+        (
+            r"\b(tonic|tokio)\b",
+            &["src/buildkit/"],
+            "speaks gRPC, or waits for futures",
         ),
         (r"\bunsafe\b", &["src/sandbox/"], "is unsafe"),
         (r"\bSystemTime::now\b", &["src/clock.rs"], "reads the clock"),

@@ -252,12 +252,12 @@ fn second_platform() -> Measured<String> {
     let step = |command: &str| format!("RUN [\"/bin/busybox\", \"sh\", \"-c\", \"{command}\"]\n");
     let text = [
         "FROM --platform=$BUILDPLATFORM scratch AS tools\nCOPY busybox /bin/busybox\n",
-        &step("/bin/busybox sleep 1; /bin/busybox head -c 16777216 /dev/urandom > /source"),
+        &step("/bin/busybox sleep 1; /bin/busybox head -c 16777216 /dev/urandom > /assets"),
         "FROM tools AS build\nARG TARGETARCH\n",
         &step(
-            "/bin/busybox sleep 1; /bin/busybox sha256sum /source > /program; echo $TARGETARCH >> /program",
+            "/bin/busybox sleep 1; (echo $TARGETARCH; /bin/busybox head -c 4194304 /assets) > /program",
         ),
-        "FROM scratch\nCOPY --from=build /source /program /\n",
+        "FROM scratch\nCOPY --from=tools /assets /\nCOPY --from=build /program /\n",
     ];
     place.dockerfile(&text.concat());
     let build = |platforms: &str| {

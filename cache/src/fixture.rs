@@ -70,6 +70,7 @@ pub(crate) fn failed_step(plan: &str, build: &str) -> FailedStep {
             ulimits: Vec::new(),
             limits: Arc::default(),
             proxy_env: ProxyEnv::default(),
+            limits: Arc::default(),
         },
         withheld: Vec::new(),
         inputs: Vec::new(),

@@ -28,6 +28,7 @@ use sha2::Sha256;
 use crate::definition::Definition;
 use crate::definition::Edge;
 use crate::id::OciDigest;
+use crate::id::VertexId;
 use crate::platform::Platform;
 
 mod decode;
@@ -151,7 +152,20 @@ pub enum DecodeError {
 /// # Errors
 /// If something in it has no protobuf form.
 pub fn encode(definition: &Definition, root: Option<Edge>) -> Result<Vec<u8>, EncodeError> {
-    encode::definition(definition, root).map(|definition| definition.encode_to_vec())
+    encode::definition(definition, root).map(|(definition, _)| definition.encode_to_vec())
+}
+
+/// The same, and which step each op is, by the digest that the op has: a daemon calls steps so.
+///
+/// # Errors
+/// If something in it has no protobuf form.
+pub fn encode_with_steps(
+    definition: &Definition,
+    root: Option<Edge>,
+) -> Result<(Vec<u8>, BTreeMap<String, VertexId>), EncodeError> {
+    let (encoded, digests) = encode::definition(definition, root)?;
+    let steps = digests.into_iter().map(|(step, digest)| (digest, step));
+    Ok((encoded.encode_to_vec(), steps.collect()))
 }
 
 /// The graph of a protobuf form, with one output that has no name. `platform` is what steps are built for that do

@@ -30,6 +30,8 @@ use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
 use crate::pipeline;
 use crate::request::BuildRequest;
+use crate::request::Builder;
+use crate::request::BuilderAddress;
 use crate::request::ContextSource;
 use crate::request::Entitlements;
 use crate::request::OnTerminal;
@@ -159,6 +161,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     let labels = labels
         .into_iter()
         .map(|(k, v)| (k.to_owned(), v.unwrap_or_default().to_owned()));
+    let builder = builder(flags, &mut problems);
     let request = BuildRequest {
         context: context.clone().unwrap_or(ContextSource::Stdin),
         file: flags.file.as_ref().map(|file| match file.to_str() {
@@ -182,8 +185,15 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         outputs,
         annotations: annotations.into_iter().flatten().collect(),
         no_cache: no_cache(flags),
-        cache_from: problems.all(&flags.cache_from, cache::from),
-        cache_to: problems.all(&flags.cache_to, cache::to),
+        cache_from: match builder {
+            None => problems.all(&flags.cache_from, cache::from),
+            Some(_) => Vec::new(),
+        },
+        cache_to: match builder {
+            None => problems.all(&flags.cache_to, cache::to),
+            Some(_) => Vec::new(),
+        },
+        builder,
         pull: flags.pull,
         offline: flags.offline,
         locked: flags.locked,
@@ -245,6 +255,23 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         }),
         _ => Err(problems.0),
     }
+}
+
+/// The daemon that builds, with the caches that are its own affair. buildx calls what there is by itself `default`.
+fn builder(flags: &BuildFlags, problems: &mut Problems) -> Option<Builder> {
+    let text = flags.builder.as_deref()?;
+    if matches!(text, "" | "default") {
+        return None;
+    }
+    let address = text.parse::<BuilderAddress>();
+    let address = address.map_err(|why| invalid("builder", text, why));
+    Some(Builder {
+        address: problems.take(address.map(Some))?,
+        cache_from: problems.all(&flags.cache_from, |text| {
+            cache::of_builder("cache-from", text)
+        }),
+        cache_to: problems.all(&flags.cache_to, |text| cache::of_builder("cache-to", text)),
+    })
 }
 
 /// What is to be built: a `--target` without a value is none.

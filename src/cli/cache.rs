@@ -8,6 +8,7 @@ use rbuild_llb::OciDigest;
 
 use super::values;
 use super::values::invalid;
+use crate::request::BuilderCache;
 use crate::request::CacheFrom;
 use crate::request::CacheTo;
 
@@ -88,6 +89,34 @@ pub(crate) fn to(text: &str) -> Result<CacheTo, Diagnostic> {
     })
 }
 
+/// A cache that a daemon reads or writes: its options are handed on.
+pub(crate) fn of_builder(flag: &'static str, text: &str) -> Result<BuilderCache, Diagnostic> {
+    let mut options: BTreeMap<String, String> = match text.contains('=') {
+        true => values::options(flag, text)?.into_iter().collect(),
+        false => BTreeMap::from([
+            ("type".to_owned(), "registry".to_owned()),
+            ("ref".to_owned(), text.to_owned()),
+        ]),
+    };
+    let Some(kind) = options.remove("type") else {
+        return Err(invalid(flag, text, "`type=` is missing"));
+    };
+    match kind.as_str() {
+        kind if OTHERS.contains(&kind) => {}
+        "local" => {
+            let why = "a builder does not reach directories of this machine";
+            let hint = "use `type=registry,ref=NAME`, or build here";
+            return Err(invalid(flag, text, why).hint(hint));
+        }
+        kind => {
+            let why = format!("there is no cache type `{kind}`");
+            let hint = format!("with a builder there are `{}`", OTHERS.join("`, `"));
+            return Err(invalid(flag, text, why).hint(hint));
+        }
+    }
+    Ok(BuilderCache { kind, options })
+}
+
 fn name(tag: Option<String>) -> String {
     let tag = tag.filter(|tag| !tag.is_empty());
     tag.unwrap_or_else(|| DEFAULT_NAME.to_owned())
@@ -117,7 +146,7 @@ impl<'a> Options<'a> {
             "local" => Ok(options),
             kind if OTHERS.contains(&kind) => Err(options
                 .invalid(format!("caches of type `{kind}` are not supported"))
-                .hint("what there is is `type=local`, a directory")),
+                .hint("what there is is `type=local`, a directory; a `--builder` has the others")),
             kind => Err(options
                 .invalid(format!("there is no cache type `{kind}`"))
                 .hint("what there is is `type=local`, a directory")),
@@ -157,6 +186,25 @@ mod t {
     use crate::request::Compression;
     use snapbox::assert_data_eq;
     use snapbox::str;
+
+    #[test]
+    fn a_builder_gets_its_options_as_they_are() {
+        let cache = |text| of_builder("cache-to", text).unwrap();
+        assert_eq!(
+            cache("r.example/c:1"),
+            cache("type=registry,ref=r.example/c:1")
+        );
+        let s3 = cache("mode=max,type=s3,bucket=b");
+        assert_eq!(s3.kind, "s3");
+        let options = [("bucket", "b"), ("mode", "max")];
+        assert_eq!(
+            s3.options,
+            options.map(|(k, v)| (k.into(), v.into())).into()
+        );
+        for text in ["type=local,dest=d", "type=ftp", "mode=max"] {
+            assert!(of_builder("cache-to", text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn options_of_buildkit() {
@@ -234,9 +282,9 @@ mod t {
             text,
             str![[r#"
 error: `--cache-from user/app:cache`: caches of type `registry` are not supported
-hint: what there is is `type=local`, a directory
+hint: what there is is `type=local`, a directory; a `--builder` has the others
 error: `--cache-from type=gha`: caches of type `gha` are not supported
-hint: what there is is `type=local`, a directory
+hint: what there is is `type=local`, a directory; a `--builder` has the others
 error: `--cache-from type=disk,src=x`: there is no cache type `disk`
 hint: what there is is `type=local`, a directory
 error: `--cache-from src=x`: `type=` is missing
@@ -244,7 +292,7 @@ error: `--cache-from type=local`: `src=` is missing: a directory to read from
 error: `--cache-from type=local,src=x,digest=latest`: `latest` is not a digest such as `sha256:…`
 error: `--cache-from type=local,src=x,mode=max`: type `local` has no option `mode`
 error: `--cache-to type=inline`: caches of type `inline` are not supported
-hint: what there is is `type=local`, a directory
+hint: what there is is `type=local`, a directory; a `--builder` has the others
 error: `--cache-to type=local,dest=`: `dest=` is missing: a directory to write to
 error: `--cache-to type=local,dest=x,mode=most`: mode `most` is neither `min` nor `max`
 error: `--cache-to type=local,dest=x,compression=estargz`: rbuild does not write eStargz layers

@@ -120,15 +120,17 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "NAME=SOURCE")]
     pub(crate) build_context: Vec<String>,
 
-    /// Builder instance: rbuild has none
-    #[arg(long, value_name = "NAME", hide = true)]
+    /// A BuildKit daemon that builds in the place of this machine: `unix://PATH`, `tcp://HOST:PORT`,
+    /// `docker-container://NAME`, `podman-container://NAME`, `docker://` (docs/farm.md)
+    #[arg(long, value_name = "ADDRESS")]
     pub(crate) builder: Option<String>,
 
-    /// A cache that others filled: `type=local,src=dir`
+    /// A cache that others filled: `type=local,src=dir`; with a builder `type=registry,ref=name`, or another of its types
     #[arg(long, value_name = "OPTIONS")]
     pub(crate) cache_from: Vec<String>,
 
-    /// Keep the cache of this build for others: `type=local,dest=dir`, with `,mode=max` that of all steps
+    /// Keep the cache of this build for others: `type=local,dest=dir`, with `,mode=max` that of all steps; with a
+    /// builder `type=registry,ref=name`, or another of its types
     #[arg(long, value_name = "OPTIONS")]
     pub(crate) cache_to: Vec<String>,
 
@@ -350,11 +352,6 @@ impl BuildFlags {
                 attestation,
             ),
             (wanted(self.sbom.as_deref()), "sbom", attestation),
-            (
-                given(self.builder.as_deref(), &["", "default"]),
-                "builder",
-                "leave it out: rbuild has no builder instances, it builds where it is",
-            ),
             (!self.policy.is_empty(), "policy", "leave it out"),
             (!legacy.security_opt.is_empty(), "security-opt", security),
             (
@@ -368,10 +365,6 @@ impl BuildFlags {
             .map(|(_, flag, hint)| (format!("--{flag}"), hint))
             .collect()
     }
-}
-
-fn given(value: Option<&str>, nothing: &[&str]) -> bool {
-    value.is_some_and(|value| !nothing.contains(&value))
 }
 
 /// Whether `--provenance` or `--sbom` asks for something.

@@ -167,6 +167,65 @@ impl Loader {
     }
 }
 
+/// A `load` command that takes an archive which somebody else makes.
+#[derive(Debug)]
+pub struct Waiting {
+    program: String,
+    names: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Waiting {
+    /// Starts one as [`Loader::start`] does; what is written goes to it.
+    ///
+    /// # Errors
+    /// If neither podman nor docker is there.
+    pub fn start(
+        context: Option<&str>,
+        names: &[String],
+    ) -> Result<(Self, Box<dyn io::Write + Send>), ExportError> {
+        let loader = Loader::start(context)?;
+        let mut child = loader.child.borrow_mut().take();
+        let to = child.as_mut().and_then(|child| child.stdin.take());
+        let to = Box::new(to.expect("it was started with a pipe"));
+        let waiting = Self {
+            program: loader.program.clone(),
+            names: names.to_vec(),
+            child,
+        };
+        Ok((waiting, to))
+    }
+
+    /// Waits for it, when all is written and what writes is closed.
+    ///
+    /// # Errors
+    /// If the program did not take the archive.
+    pub fn finish(mut self) -> Result<Delivery, ExportError> {
+        let failed = |message| ExportError::Loader {
+            program: self.program.clone(),
+            message,
+        };
+        let child = self.child.take().expect("it is waited for once");
+        let ended = child.wait_with_output();
+        let ended = ended.map_err(|error| failed(error.to_string()))?;
+        match ended.status.success() {
+            true => Ok(Delivery::Loaded {
+                into: self.program.clone(),
+                names: self.names.clone(),
+            }),
+            false => Err(failed(
+                String::from_utf8_lossy(&ended.stderr).trim().to_owned(),
+            )),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        end(self.child.take());
+    }
+}
+
 fn load(program: &str, where_to: Option<&str>) -> io::Result<Child> {
     Command::new(program)
         .args(where_to)
@@ -211,9 +270,13 @@ fn known_to_docker(where_to: Option<&str>) -> Option<Chains> {
 impl Drop for Loader {
     /// A build that failed has nothing to load.
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.borrow_mut().take() {
-            let _gone = child.kill();
-            let _reaped = child.wait();
-        }
+        end(self.child.borrow_mut().take());
+    }
+}
+
+fn end(child: Option<Child>) {
+    if let Some(mut child) = child {
+        let _gone = child.kill();
+        let _reaped = child.wait();
     }
 }

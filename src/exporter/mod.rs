@@ -295,16 +295,7 @@ fn deliver(
             out.bytes
         }
         false => {
-            let target = links::behind(path).map_err(fail)?;
-            let parent = target
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            let aside = tempfile::Builder::new()
-                .prefix(".rbuild-")
-                .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-                .tempfile_in(parent)
-                .map_err(fail)?;
+            let (aside, target) = aside(path).map_err(fail)?;
             let mut out = io::BufWriter::with_capacity(1 << 18, aside.as_file());
             write(&mut out)?;
             out.flush().map_err(fail)?;
@@ -318,6 +309,75 @@ fn deliver(
         path: path.clone(),
         size,
     }])
+}
+
+/// A file beside what will be replaced by it, and what that is, links followed.
+fn aside(path: &Path) -> io::Result<(tempfile::NamedTempFile, PathBuf)> {
+    let target = links::behind(path)?;
+    let parent = target
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let aside = tempfile::Builder::new()
+        .prefix(".rbuild-")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .tempfile_in(parent)?;
+    Ok((aside, target))
+}
+
+/// A destination for an archive that somebody else makes, with the rules of [`deliver`].
+#[derive(Debug)]
+pub struct Pending {
+    dest: Destination,
+    /// Unless what is there is written to as it is.
+    aside: Option<(tempfile::NamedTempFile, PathBuf)>,
+}
+
+impl Pending {
+    /// Opens a destination, and what writes to it.
+    ///
+    /// # Errors
+    /// If nothing can be written there.
+    pub fn open(dest: &Destination) -> Result<(Self, Box<dyn Write + Send>), ExportError> {
+        let dest = dest.clone();
+        let Destination::File(path) = &dest else {
+            let to = Box::new(io::stdout());
+            return Ok((Self { dest, aside: None }, to));
+        };
+        let fail = |source| ExportError::Write {
+            path: path.clone(),
+            source,
+        };
+        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+            let to = fs::OpenOptions::new().write(true).open(path);
+            let to = Box::new(to.map_err(fail)?);
+            return Ok((Self { dest, aside: None }, to));
+        }
+        let (aside, target) = aside(path).map_err(fail)?;
+        let to = Box::new(aside.reopen().map_err(fail)?);
+        let aside = Some((aside, target));
+        Ok((Self { dest, aside }, to))
+    }
+
+    /// Gives what was written its name.
+    ///
+    /// # Errors
+    /// If it cannot have it.
+    pub fn finish(self) -> Result<Delivery, ExportError> {
+        let Destination::File(path) = self.dest else {
+            return Ok(Delivery::Stdout);
+        };
+        let fail = |source| ExportError::Write {
+            path: path.clone(),
+            source,
+        };
+        let mut size = 0;
+        if let Some((aside, target)) = self.aside {
+            size = aside.as_file().metadata().map_err(fail)?.len();
+            aside.persist(target).map_err(|error| fail(error.error))?;
+        }
+        Ok(Delivery::File { path, size })
+    }
 }
 
 #[cfg(test)]

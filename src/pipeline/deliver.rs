@@ -53,13 +53,13 @@ use crate::solver;
 use crate::solver::SolveError;
 use crate::solver::Solved;
 use crate::ui::EventSink;
+pub(super) use report::write_reports;
 pub(super) use report::write_whole;
 pub(super) use targets::Target;
 pub(super) use targets::Tests;
 pub(super) use targets::reach;
 pub(super) use targets::targets;
 
-use report::write_reports;
 use targets::Deeds;
 
 /// The annotation of archives that says when (OCI image-spec, annotations.md).
@@ -539,27 +539,40 @@ impl Delivering<'_> {
     /// Tests failed: the first step that did, and what else must be known.
     fn failure(self, failed: &[&str], held: &[&str]) -> BuildError {
         let first = self.solved.failed.into_iter().next();
-        let mut error = match first {
+        let error = match first {
             Some(first) => failure::solve(first, self.engine, self.definition, self.plan),
             None => BuildError::new(ErrorKind::Step, anyhow::anyhow!("a test failed")),
         };
-        let list = |names: &[&str]| format!("`{}`", names.join("`, `"));
-        error.hints.push(match failed {
-            [one] => format!("the test `{one}` failed"),
-            several => format!("the tests {} failed", list(several)),
-        });
-        if let Some(text) = match held {
-            [] => None,
-            [one] => Some(format!(
-                "`{one}` was not written: it requires a test that failed"
-            )),
-            several => Some(format!(
-                "{} were not written: they require tests that failed",
-                list(several)
-            )),
-        } {
-            error.hints.push(text);
-        }
-        error
+        tests_failed(error, failed, held)
     }
+}
+
+/// Adds which tests failed, and what was held back for them, to why the first one did.
+pub(super) fn tests_failed<S: AsRef<str>>(
+    mut error: BuildError,
+    failed: &[S],
+    held: &[S],
+) -> BuildError {
+    let list = |names: &[S]| {
+        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        format!("`{}`", names.join("`, `"))
+    };
+    error.hints.push(match failed {
+        [one] => format!("the test `{}` failed", one.as_ref()),
+        several => format!("the tests {} failed", list(several)),
+    });
+    if let Some(text) = match held {
+        [] => None,
+        [one] => Some(format!(
+            "`{}` was not written: it requires a test that failed",
+            one.as_ref()
+        )),
+        several => Some(format!(
+            "{} were not written: they require tests that failed",
+            list(several)
+        )),
+    } {
+        error.hints.push(text);
+    }
+    error
 }

@@ -284,7 +284,7 @@ pub(super) fn solve(
     }
 }
 
-fn has_no_network(vertex: &Vertex) -> bool {
+pub(super) fn has_no_network(vertex: &Vertex) -> bool {
     matches!(&vertex.op, Op::Exec(exec) if exec.network == NetworkMode::None)
 }
 

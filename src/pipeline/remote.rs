@@ -427,3 +427,8 @@ fn no_archive(path: &Path, place: &str) -> BuildError {
     );
     BuildError::new(ErrorKind::Request, error)
 }
+
+/// Whether a file is the context that came on standard input.
+pub(super) fn is_stdin(http: &HttpSource) -> bool {
+    http.url == STDIN
+}

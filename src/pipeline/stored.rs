@@ -5,7 +5,7 @@
 //! Who wants blobs of an image that was built here may find layers as directories alone: their blobs are made then, as
 //! an export of the build would have made them.
 
-mod load;
+pub(in crate::pipeline) mod load;
 mod pull;
 mod push;
 mod ready;

@@ -59,6 +59,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         no_cache: NoCache::Off,
         cache_from: Vec::new(),
         cache_to: Vec::new(),
+        builder: None,
         pull: false,
         offline: true,
         locked: false,

@@ -150,6 +150,17 @@ impl Keyring {
     }
 }
 
+/// What docker's config has for the registry that a daemon calls `host`: user and password, or an identity token, which
+/// has no user.
+pub fn credentials(config: Option<PathBuf>, host: &str) -> Option<(String, String)> {
+    let endpoint = Endpoint::of_host(host);
+    match Keyring::new(config).credentials(&endpoint).credentials {
+        Credentials::Anonymous => None,
+        Credentials::Password { user, password } => Some((user, password)),
+        Credentials::IdentityToken(token) => Some((String::new(), token)),
+    }
+}
+
 fn not_there(path: &impl std::fmt::Display, name: &str) -> String {
     format!("`{path}` has no credentials for `{name}`; `rbuild login {name}` writes them there")
 }

@@ -56,6 +56,21 @@ impl Trust {
 }
 
 impl Endpoint {
+    /// The place behind `host[:port]`, by whichever of its names.
+    pub(super) fn of_host(host: &str) -> Self {
+        let name = match host {
+            DOCKER_HUB_HOST => DOCKER_HUB,
+            host => host,
+        };
+        Self {
+            name: name.to_owned(),
+            scheme: Scheme::Tls,
+            trust: Trust::default(),
+            repository: String::new(),
+            mirrors: None,
+        }
+    }
+
     /// A URL below `/v2/<repository>/`.
     pub(super) fn url(&self, tail: &str) -> String {
         let url = format!("{}{}/{tail}", self.root(), self.repository);

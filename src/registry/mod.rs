@@ -51,6 +51,7 @@ mod upload;
 mod tests;
 
 pub use archive::Archive;
+pub use auth::credentials;
 pub use blob::BlobReader;
 pub use client::Client;
 pub use download::Validators;

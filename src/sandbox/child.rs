@@ -337,7 +337,8 @@ fn become_step(
         (Security::Insecure, 0) => CapabilitySet::all(),
     };
     caps::limit(keep).during("drop capabilities")?;
-    sys::close_others_on_exec().during("close other descriptors")
+    sys::close_others_on_exec();
+    Ok(())
 }
 
 /// Both ends of the step's terminal, if it is to have one.

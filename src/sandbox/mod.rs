@@ -294,7 +294,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
     let uplink = OnceLock::new();
     match uplink::Plan::make() {
         Ok(plan) => config.uplink = Some(plan),
-        Err(why) => drop(uplink.set(Uplink::Shared(why))),
+        Err(lack) => drop(uplink.set(Uplink::Shared(lack.to_string()))),
     }
     let zygote =
         Zygote::start(&mut config).map_err(failed("start the process that starts steps"))?;

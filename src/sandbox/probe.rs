@@ -232,7 +232,7 @@ fn uplink(plan: Result<userns::Plan, String>) -> Finding {
             None,
         ),
         Some(uplink::Outcome::Down { why }) => Finding {
-            fix: Some(uplink::fix(&why).to_owned()),
+            fix: Some(uplink::fix().to_owned()),
             what: format!("steps use this machine's own network: {why}"),
             state: State::Limited,
         },

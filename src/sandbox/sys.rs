@@ -111,26 +111,40 @@ pub(super) fn above_standard(fd: impl AsFd) -> rustix::io::Result<OwnedFd> {
 }
 
 /// Lets every descriptor from 3 on close when the process executes another program.
-pub(super) fn close_others_on_exec() -> io::Result<()> {
+pub(super) fn close_others_on_exec() {
     // SAFETY: changes a flag of descriptors, and nothing in memory.
-    let closed = checked(unsafe {
+    unsafe { close_range(3, libc::CLOSE_RANGE_CLOEXEC) }
+}
+
+/// close_range(2), or what comes to the same.
+///
+/// # Safety
+/// Without `CLOSE_RANGE_CLOEXEC` in `flags` nobody may use or drop an owner of such a descriptor again.
+pub(super) unsafe fn close_range(first: RawFd, flags: libc::c_uint) {
+    // SAFETY: no memory is touched, and the descriptors are the caller's promise.
+    let done = unsafe {
         libc::syscall(
             libc::SYS_close_range,
-            3 as libc::c_uint,
+            first as libc::c_uint,
             libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
+            flags,
         )
-    });
-    if closed.is_err() {
-        // Before Linux 5.11, or not known to a container's filter. What is not open has no flags to be changed.
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-        let end = limit.current.map_or(1 << 16, |end| end.min(1 << 16));
-        for fd in 3..end as RawFd {
-            // SAFETY: as above.
-            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
+    };
+    if done == 0 {
+        return;
     }
-    Ok(())
+    // Before Linux 5.9, with the flag 5.11, or not known to a container's filter. What is not open is not hurt.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let end = limit.current.map_or(1 << 16, |end| end.min(1 << 16));
+    for fd in first..end as RawFd {
+        // SAFETY: as above.
+        unsafe {
+            match flags & libc::CLOSE_RANGE_CLOEXEC {
+                0 => libc::close(fd),
+                _ => libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC),
+            }
+        };
+    }
 }
 
 /// Default action for all signals, none blocked: execve(2) keeps what is ignored, and Rust's runtime ignores SIGPIPE.
@@ -311,16 +325,8 @@ pub(super) fn next_signal(signals: &[libc::c_int]) -> io::Result<libc::c_int> {
 
 /// Closes every descriptor from 3 on, for a process that uses none from then on and ends by [`exit_child`].
 pub(super) fn close_all_but_standard() {
-    // SAFETY: their owners are never used again, nor dropped. It fails on a kernel without the call, on which nothing of
-    // this program works.
-    unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3 as libc::c_uint,
-            libc::c_uint::MAX,
-            0,
-        )
-    };
+    // SAFETY: their owners are never used again, nor dropped.
+    unsafe { close_range(3, 0) }
 }
 
 /// What [`note_number`] writes to.

@@ -116,7 +116,11 @@ fn prefix(name: Option<&str>) -> String {
 
 fn made(outcome: &Built, text: &mut String) {
     let image = outcome.image.as_ref().map_or_else(String::new, |image| {
-        format!("{}, {}", image.id.short(), human::bytes(image.size))
+        match image.size {
+            // A daemon has made it, and does not say.
+            0 => image.id.short(),
+            size => format!("{}, {}", image.id.short(), human::bytes(size)),
+        }
     });
     let of = prefix(outcome.name.as_deref());
     for delivery in &outcome.deliveries {

@@ -11,14 +11,16 @@ use super::Output;
 use super::TestEnv;
 use super::tools;
 
-/// Runs dockerd as root of a user namespace, in which it loads images but has no network for containers, until
-/// standard input ends. What it writes outside of its own directories goes to memory.
+/// Runs dockerd in namespaces of its own, in which it loads images but has no network for containers, until standard input
+/// ends. What it writes outside of its own directories goes to memory.
 const SUPERVISOR: &str = r#"
-"$1" --user --map-root-user --map-auto --mount --net /bin/sh -c '
+unshare=$1 dockerd=$2 dir=$3
+shift 3
+"$unshare" "$@" --mount --net /bin/sh -c '
     mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /etc
     exec "$1" --data-root "$2/data" --exec-root "$2/exec" --pidfile "$2/pid" --host "unix://$2/socket" \
         --storage-driver vfs --iptables=false --bridge none --ip-forward=false
-' sh "$2" "$3" 2>&1 </dev/null &
+' sh "$dockerd" "$dir" 2>&1 </dev/null &
 cat
 kill $!
 wait $!
@@ -43,6 +45,11 @@ impl Dockerd {
             .args(["-c", SUPERVISOR, "sh"])
             .args([tools::find("unshare"), tools::find("dockerd")])
             .arg(&dir)
+            .args(match rustix::process::geteuid().is_root() {
+                true => &[][..],
+                // Root of a user namespace.
+                false => &["--user", "--map-root-user", "--map-auto"],
+            })
             .env("PATH", tools::PATH)
             .env("HOME", env.outside("home"))
             .stdin(Stdio::piped())

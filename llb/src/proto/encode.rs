@@ -40,13 +40,13 @@ use crate::op::UserRef;
 const CACHE_MODE: u32 = 0o755;
 const SECOND: i64 = 1_000_000_000;
 
-/// The protobuf form of what `root` needs.
+/// The protobuf form of what `root` needs, and the digests of the steps in it.
 pub(super) fn definition(
     definition: &Definition,
     root: Option<Edge>,
-) -> Result<pb::Definition, EncodeError> {
+) -> Result<(pb::Definition, BTreeMap<VertexId, String>), EncodeError> {
     let Some(root) = root else {
-        return Ok(pb::Definition::default());
+        return Ok((pb::Definition::default(), BTreeMap::new()));
     };
     let steps: Vec<(VertexId, &Vertex)> = definition.iter().collect();
     let mut needed = BTreeSet::from([root.vertex]);
@@ -68,14 +68,15 @@ pub(super) fn definition(
         ..pb::Op::default()
     };
     encoder.add(result, &VertexMeta::default());
-    Ok(pb::Definition {
+    let encoded = pb::Definition {
         def: encoder.ops,
         metadata: encoder.metadata,
         source: Some(pb::Source {
             locations: encoder.locations,
             infos: encoder.map.into_infos(),
         }),
-    })
+    };
+    Ok((encoded, encoder.digests))
 }
 
 #[derive(Default)]

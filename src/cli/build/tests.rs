@@ -356,7 +356,6 @@ fn what_is_not_supported_is_refused() {
         "--attest type=sbom /",
         "--provenance=mode=max /",
         "--sbom true /",
-        "--builder mine /",
         "--policy x --squash --security-opt x /",
     ]
     .iter()
@@ -371,8 +370,6 @@ error: `--provenance` is not supported
 hint: leave it out or set it to `false`; an SBOM can be made from the finished image
 error: `--sbom` is not supported
 hint: leave it out or set it to `false`; an SBOM can be made from the finished image
-error: `--builder` is not supported
-hint: leave it out: rbuild has no builder instances, it builds where it is
 error: `--policy` is not supported
 hint: leave it out
 error: `--security-opt` is not supported

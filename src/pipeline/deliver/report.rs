@@ -9,7 +9,7 @@ use crate::outcome::ErrorKind;
 use crate::request::BuildRequest;
 
 /// `--iidfile` and `--metadata-file`: last, and each at once.
-pub(super) fn write_reports(
+pub(in crate::pipeline) fn write_reports(
     request: &BuildRequest,
     outcome: &BuildOutcome,
 ) -> Result<(), BuildError> {

@@ -32,16 +32,51 @@ const CLAMP: i64 = 315_532_800;
 pub(in crate::pipeline) struct Target {
     pub(in crate::pipeline) name: String,
     /// Whether the request was for it alone: then its name is always said, as bake does it.
-    pub(super) own: bool,
+    pub(in crate::pipeline) own: bool,
     /// Its outputs in the definition, one a platform.
     pub(in crate::pipeline) outputs: Vec<usize>,
     /// Whether it is written as for several platforms: with an index, with directories for each.
-    pub(super) several: bool,
-    pub(super) require: Vec<String>,
+    pub(in crate::pipeline) several: bool,
+    pub(in crate::pipeline) require: Vec<String>,
     pub(super) deeds: Deeds,
 }
 
 impl Target {
+    pub(in crate::pipeline) fn is_test(&self) -> bool {
+        matches!(self.deeds, Deeds::Test { .. })
+    }
+
+    /// What is made of it.
+    pub(in crate::pipeline) fn specs(&self) -> &[OutputSpec] {
+        match &self.deeds {
+            Deeds::Output { specs, .. } => specs,
+            Deeds::Test { .. } => &[],
+        }
+    }
+
+    /// Names of its image, normalised.
+    pub(in crate::pipeline) fn names(&self) -> &[String] {
+        match &self.deeds {
+            Deeds::Output { names, .. } => names,
+            Deeds::Test { .. } => &[],
+        }
+    }
+
+    /// What times in its layers are clamped to, Unix seconds.
+    pub(in crate::pipeline) fn clamp(&self) -> Option<i64> {
+        match &self.deeds {
+            Deeds::Output { clamp, .. } => *clamp,
+            Deeds::Test { .. } => None,
+        }
+    }
+
+    /// Files of its last step that are written by themselves.
+    pub(in crate::pipeline) fn files(&self) -> &[FilesExport] {
+        match &self.deeds {
+            Deeds::Output { files, .. } | Deeds::Test { files } => files,
+        }
+    }
+
     fn is_annotated(&self) -> bool {
         match &self.deeds {
             Deeds::Output { specs, .. } => specs.iter().any(|spec| !spec.annotations.is_empty()),

@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::FromRawFd as _;
 use std::os::fd::OwnedFd;
 
+use super::super::sys;
 use super::stat::STAT;
 use super::stat::STATX;
 
@@ -295,13 +296,6 @@ pub(super) fn keep_only<const N: usize>(fds: [OwnedFd; N]) -> io::Result<[OwnedF
     std::mem::forget(moved);
     std::mem::forget(fds);
     // SAFETY: as above.
-    checked(unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            above as libc::c_uint,
-            libc::c_uint::MAX,
-            0,
-        )
-    } as libc::c_int)?;
+    unsafe { sys::close_range(above, 0) };
     Ok(kept.try_into().expect("as many as came"))
 }

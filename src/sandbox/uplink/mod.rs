@@ -33,6 +33,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 
+use rustix::fs::Access;
 use rustix::net::AddressFamily;
 use rustix::net::SocketType;
 use rustix::process::WaitId;
@@ -99,18 +100,27 @@ const STEP_INDEX: u32 = 2;
 /// The first number of the router's ends. The tap has a small one.
 const ROUTER_INDEX: u32 = 1000;
 
+/// Why there is nothing to try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Lack {
+    #[error("this machine speaks IPv6 only")]
+    Ipv4,
+    #[error("neither slirp4netns nor pasta is installed")]
+    Programs,
+}
+
 impl Plan {
     /// What this machine has, or why there is nothing to try. Asks no program.
-    pub(super) fn make() -> Result<Self, String> {
+    pub(super) fn make() -> Result<Self, Lack> {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let routes = parse_routes(&read("/proc/net/route"));
         let reaches = |(network, mask): &(u32, u32)| (*network, *mask) == (0, 0);
         if !routes.iter().any(reaches) && read("/proc/net/ipv6_route").contains(DEFAULT_IPV6) {
-            return Err("this machine speaks IPv6 only".to_owned());
+            return Err(Lack::Ipv4);
         }
         let programs = programs::installed();
         if programs.is_empty() {
-            return Err("neither slirp4netns nor pasta is installed".to_owned());
+            return Err(Lack::Programs);
         }
         Ok(Self {
             network: free_network(&routes),
@@ -318,7 +328,7 @@ fn make_router() -> io::Result<OwnedFd> {
 
 /// Starts the uplink and ends it again: what it is, or why there is none.
 pub(super) fn try_out() -> Result<String, String> {
-    let plan = Plan::make()?;
+    let plan = Plan::make().map_err(|lack| lack.to_string())?;
     let starting = start(&plan).map_err(|e| format!("cannot start a process: {e}"))?;
     let (outcome, router) = starting.finish(&plan);
     if let Some(router) = router {
@@ -331,16 +341,17 @@ pub(super) fn try_out() -> Result<String, String> {
     }
 }
 
-/// What would mend it that there is no uplink.
-pub(super) fn fix(why: &str) -> &'static str {
-    if why.contains("/dev/net/tun") {
-        return "sudo chmod 666 /dev/net/tun (in a container: `--device /dev/net/tun`), as distributions ship it: who opens it has \
-                power over network namespaces of their own only";
+/// What would mend it that there is no uplink, or else what to do without.
+pub(super) fn fix() -> &'static str {
+    let tun = rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK);
+    match (Plan::make(), tun) {
+        (Err(Lack::Programs), _) => "install slirp4netns, or pasta (package passt)",
+        (Ok(_), Err(_)) => {
+            "sudo chmod 666 /dev/net/tun (in a container: `--device /dev/net/tun`), as distributions ship it: who opens it has \
+             power over network namespaces of their own only"
+        }
+        _ => "steps work; `--network=none` keeps those from the network that need none",
     }
-    if why.contains("installed") {
-        return "install slirp4netns, or pasta (package passt)";
-    }
-    "steps work; `--network=none` keeps those from the network that need none"
 }
 
 /// The resolver configuration of a step with an uplink: the uplink asks in its stead, also a resolver that only the
@@ -359,6 +370,9 @@ pub(super) fn resolv_conf(host: &[u8], resolver: [u8; 4]) -> Vec<u8> {
     }
     text
 }
+
+/// What the programs need to be able to open.
+const TUN: &str = "/dev/net/tun";
 
 /// Where the network namespace is to be found by the programs.
 const NETNS_DIR: &str = "/proc/driver";

@@ -1,0 +1,370 @@
+//! Results to here: an archive as a stream of bytes, or files in fsutil's protocol, of which this is the receiving side.
+//!
+//! Owners are the user's, modes and times are the daemon's; what is there already stays unless a file of the same name
+//! comes. Device nodes are left out.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::io;
+use std::io::Write;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use bollard_buildkit_proto::fsutil::types::Stat;
+use bollard_buildkit_proto::fsutil::types::packet::PacketType;
+use bollard_buildkit_proto::moby::filesync::packet::file_send_server::FileSend as SendPackets;
+use bollard_buildkit_proto::moby::filesync::v1::BytesMessage;
+use bollard_buildkit_proto::moby::filesync::v1::file_send_server::FileSend as SendBytes;
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use cap_std::fs::File;
+use cap_std::fs::OpenOptions;
+use cap_std::fs::Permissions;
+use cap_std::fs::PermissionsExt as _;
+use rustix::fs::AtFlags;
+use rustix::fs::Timespec;
+use rustix::fs::Timestamps;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tonic::Request;
+use tonic::Response;
+use tonic::Status;
+use tonic::Streaming;
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
+
+use super::Answers;
+use super::QUEUE;
+use super::Trouble;
+use super::files;
+use super::files::Packet;
+use super::files::Type;
+use crate::buildkit::HereError;
+
+/// Where the result of a build goes.
+pub enum Sink {
+    /// The daemon keeps it, or sends it elsewhere.
+    Nothing,
+    /// An archive, to what writes it.
+    Archive {
+        /// What it is called in messages.
+        path: PathBuf,
+        /// Writes it.
+        to: Box<dyn Write + Send>,
+    },
+    /// Files, to a directory, which is made if it is not there.
+    Directory(PathBuf),
+}
+
+/// Takes one result.
+pub(super) struct Receiver {
+    packets: bool,
+    sink: Mutex<Option<Sink>>,
+    trouble: Trouble,
+}
+
+impl Receiver {
+    pub(super) fn new(sink: Sink, trouble: Trouble) -> Self {
+        Self {
+            packets: matches!(sink, Sink::Directory(_)),
+            sink: Mutex::new(Some(sink)),
+            trouble,
+        }
+    }
+
+    /// Whether it is files that come.
+    pub(super) fn takes_packets(&self) -> bool {
+        self.packets
+    }
+
+    /// There is one archive. Files come in as many transfers as there are platforms (daemons before 0.28).
+    fn take(&self) -> Option<Sink> {
+        let mut sink = self.sink.lock().expect("nothing panics while it is locked");
+        match &*sink {
+            Some(Sink::Directory(path)) => Some(Sink::Directory(path.clone())),
+            _ => sink.take(),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl SendBytes for Receiver {
+    type DiffCopyStream = Answers<BytesMessage>;
+
+    async fn diff_copy(
+        &self,
+        request: Request<Streaming<BytesMessage>>,
+    ) -> Result<Response<Self::DiffCopyStream>, Status> {
+        let Some(Sink::Archive { path, mut to }) = self.take() else {
+            return Err(Status::failed_precondition("one archive was asked for"));
+        };
+        let mut incoming = request.into_inner();
+        let (runtime, trouble) = (Handle::current(), self.trouble.clone());
+        let (answers, stream) = mpsc::channel(1);
+        tokio::task::spawn_blocking(move || {
+            let mut write = || -> Result<(), Status> {
+                let failed = |source| {
+                    let path = path.clone();
+                    trouble.note(HereError::Write { path, source })
+                };
+                while let Some(message) = runtime.block_on(incoming.message())? {
+                    to.write_all(&message.data).map_err(failed)?;
+                }
+                to.flush().map_err(failed)
+            };
+            if let Err(status) = write() {
+                drop(answers.blocking_send(Err(status)));
+            }
+        });
+        // The end of the answers tells the daemon that all is written.
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+#[tonic::async_trait]
+impl SendPackets for Receiver {
+    type DiffCopyStream = Answers<Packet>;
+
+    async fn diff_copy(
+        &self,
+        request: Request<Streaming<Packet>>,
+    ) -> Result<Response<Self::DiffCopyStream>, Status> {
+        let Some(Sink::Directory(path)) = self.take() else {
+            return Err(Status::failed_precondition("one directory was asked for"));
+        };
+        let mut incoming = request.into_inner();
+        let (runtime, trouble) = (Handle::current(), self.trouble.clone());
+        let (answers, stream) = mpsc::channel(QUEUE);
+        tokio::task::spawn_blocking(move || {
+            let mut next = || runtime.block_on(incoming.message());
+            let mut answer = |packet| {
+                let sent = answers.blocking_send(Ok(packet));
+                sent.map_err(|_| Status::cancelled("the builder does not listen any more"))
+            };
+            let received = Tree::open(&path)
+                .map_err(|error| trouble.note(error))
+                .and_then(|tree| tree.receive(&mut next, &mut answer, &trouble));
+            if let Err(status) = received {
+                drop(answers.blocking_send(Err(status)));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+/// A directory that files come into. Every path goes through its handle.
+struct Tree {
+    path: PathBuf,
+    root: Dir,
+    /// Files that were asked for, by their numbers.
+    open: BTreeMap<u32, (String, File, Stat)>,
+    /// Directories, whose modes and times are set when all is in them.
+    directories: Vec<Stat>,
+    /// Regular files of this transfer, that names may be given to.
+    seen: BTreeSet<String>,
+}
+
+impl Tree {
+    fn open(path: &Path) -> Result<Self, HereError> {
+        let failed = |source| HereError::Write {
+            path: path.to_owned(),
+            source,
+        };
+        std::fs::create_dir_all(path).map_err(failed)?;
+        Ok(Self {
+            path: path.to_owned(),
+            root: Dir::open_ambient_dir(path, ambient_authority()).map_err(failed)?,
+            open: BTreeMap::new(),
+            directories: Vec::new(),
+            seen: BTreeSet::new(),
+        })
+    }
+
+    fn failed(&self, path: &str) -> impl Fn(io::Error) -> HereError + use<> {
+        let path = self.path.join(path);
+        move |source| HereError::Write {
+            path: path.clone(),
+            source,
+        }
+    }
+
+    /// Takes all that comes, asking for the bytes of every file.
+    fn receive(
+        mut self,
+        next: &mut dyn FnMut() -> Result<Option<Packet>, Status>,
+        answer: &mut dyn FnMut(Packet) -> Result<(), Status>,
+        trouble: &Trouble,
+    ) -> Result<(), Status> {
+        let mut number = 0;
+        let mut all_named = false;
+        let mut finished = false;
+        while let Some(packet) = next()? {
+            match packet.r#type() {
+                PacketType::PacketStat => match packet.stat {
+                    Some(stat) => {
+                        let wanted = self.make(number, stat);
+                        if wanted.map_err(|error| trouble.note(error))? {
+                            answer(Packet {
+                                id: number,
+                                ..files::packet(PacketType::PacketReq)
+                            })?;
+                        }
+                        number += 1;
+                    }
+                    None => all_named = true,
+                },
+                PacketType::PacketData => {
+                    let written = self.write(packet.id, &packet.data);
+                    written.map_err(|error| trouble.note(error))?;
+                }
+                PacketType::PacketFin => return Ok(()),
+                PacketType::PacketErr => {
+                    let message = String::from_utf8_lossy(&packet.data).into_owned();
+                    return Err(Status::aborted(format!("error from sender: {message}")));
+                }
+                PacketType::PacketReq => {}
+            }
+            if all_named && self.open.is_empty() && !finished {
+                finished = true;
+                let settled = self.settle_directories();
+                settled.map_err(|error| trouble.note(error))?;
+                answer(files::packet(PacketType::PacketFin))?;
+            }
+        }
+        match finished {
+            true => Ok(()),
+            false => Err(Status::aborted("the builder sent no more")),
+        }
+    }
+
+    /// Makes what a stat says; whether its bytes are wanted.
+    fn make(&mut self, number: u32, stat: Stat) -> Result<bool, HereError> {
+        let path = stat.path.clone();
+        let clean =
+            !path.is_empty() && path.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        if !clean {
+            let what = format!("the path `{path}`, which leads out of the result");
+            return Err(HereError::Hostile { what });
+        }
+        let failed = self.failed(&path);
+        let kind = files::type_of(&stat);
+        if kind == Type::Directory {
+            // A link to a directory is not followed: what is in it would not be the user's to name.
+            let there = self.root.symlink_metadata(&path);
+            if !there.is_ok_and(|there| there.is_dir()) {
+                self.clear(&path)?;
+                match self.root.create_dir(&path) {
+                    // Another transfer was faster.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    made => made.map_err(&failed)?,
+                }
+            }
+            let mode = Permissions::from_mode(0o700);
+            self.root.set_permissions(&path, mode).map_err(&failed)?;
+            self.directories.push(stat);
+            return Ok(false);
+        }
+        if kind == Type::Other {
+            return Ok(false);
+        }
+        self.clear(&path)?;
+        match kind {
+            Type::File if !stat.linkname.is_empty() => {
+                if !self.seen.contains(&stat.linkname) {
+                    let what = format!("a link to `{}`, which it did not send", stat.linkname);
+                    return Err(HereError::Hostile { what });
+                }
+                let linked = self.root.hard_link(&stat.linkname, &self.root, &path);
+                linked.map_err(&failed)?;
+            }
+            Type::File => {
+                let mut options = OpenOptions::new();
+                options.write(true).create_new(true);
+                let file = self.root.open_with(&path, &options).map_err(&failed)?;
+                self.seen.insert(path.clone());
+                self.open.insert(number, (path, file, stat));
+                return Ok(true);
+            }
+            Type::Symlink => {
+                let made = self.root.symlink_contents(&stat.linkname, &path);
+                made.map_err(&failed)?;
+                self.date(&stat).map_err(&failed)?;
+            }
+            Type::Fifo => {
+                let mode = rustix::fs::Mode::from_bits_truncate(files::unix_mode(stat.mode));
+                let fifo = rustix::fs::FileType::Fifo;
+                let (parent, name) = self.parent(&path).map_err(&failed)?;
+                rustix::fs::mknodat(&parent, name, fifo, mode, 0)
+                    .map_err(|error| failed(error.into()))?;
+                self.date(&stat).map_err(&failed)?;
+            }
+            Type::Directory | Type::Other => {}
+        }
+        Ok(false)
+    }
+
+    /// Removes what has a name that is wanted.
+    fn clear(&self, path: &str) -> Result<(), HereError> {
+        let removed = match self.root.symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(there) if there.is_dir() => self.root.remove_dir_all(path),
+            Ok(_) => self.root.remove_file(path),
+        };
+        removed.map_err(self.failed(path))
+    }
+
+    fn write(&mut self, number: u32, data: &[u8]) -> Result<(), HereError> {
+        let Some((path, mut file, stat)) = self.open.remove(&number) else {
+            let what = format!("bytes of file {number}, which were not asked for");
+            return Err(HereError::Hostile { what });
+        };
+        let failed = self.failed(&path);
+        if !data.is_empty() {
+            file.write_all(data).map_err(failed)?;
+            self.open.insert(number, (path, file, stat));
+            return Ok(());
+        }
+        let mode = Permissions::from_mode(files::unix_mode(stat.mode));
+        file.set_permissions(mode).map_err(&failed)?;
+        rustix::fs::futimens(&file, &times(&stat)).map_err(|error| failed(error.into()))
+    }
+
+    fn settle_directories(&mut self) -> Result<(), HereError> {
+        // What is inside comes first: to touch it would change the time of what it is in.
+        for stat in std::mem::take(&mut self.directories).into_iter().rev() {
+            let failed = self.failed(&stat.path);
+            let mode = Permissions::from_mode(files::unix_mode(stat.mode));
+            self.date(&stat).map_err(&failed)?;
+            self.root
+                .set_permissions(&stat.path, mode)
+                .map_err(&failed)?;
+        }
+        Ok(())
+    }
+
+    fn date(&self, stat: &Stat) -> io::Result<()> {
+        let (parent, name) = self.parent(&stat.path)?;
+        rustix::fs::utimensat(&parent, name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(())
+    }
+
+    /// The directory that a path is in, and its name there.
+    fn parent<'p>(&self, path: &'p str) -> io::Result<(Dir, &'p str)> {
+        match path.rsplit_once('/') {
+            Some((parent, name)) => Ok((self.root.open_dir(parent)?, name)),
+            None => Ok((self.root.try_clone()?, path)),
+        }
+    }
+}
+
+fn times(stat: &Stat) -> Timestamps {
+    let time = Timespec {
+        tv_sec: stat.mod_time.div_euclid(1_000_000_000),
+        tv_nsec: stat.mod_time.rem_euclid(1_000_000_000),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
+}
