@@ -68,7 +68,6 @@ pub(crate) fn failed_step(plan: &str, build: &str) -> FailedStep {
             hostname: String::new(),
             extra_hosts: Vec::new(),
             ulimits: Vec::new(),
-            limits: Arc::default(),
             proxy_env: ProxyEnv::default(),
             limits: Arc::default(),
         },
