@@ -82,8 +82,8 @@ pub struct BuildRequest {
     pub shm_size: u64,
     /// `--secret`, by id.
     pub secrets: BTreeMap<String, SecretSource>,
-    /// `--ssh`: agent sockets, by id.
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// `--ssh`, by id.
+    pub ssh: BTreeMap<String, SshSource>,
     /// `--allow`.
     pub allow: Entitlements,
     /// `--iidfile`.
@@ -98,6 +98,15 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<i64>,
     /// Everything that is not about this one build.
     pub settings: Settings,
+}
+
+/// Who signs for steps that ask for ssh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SshSource {
+    /// The agent at this socket.
+    Agent(PathBuf),
+    /// An agent of the build's own, with the keys in these files.
+    Keys(Vec<PathBuf>),
 }
 
 /// What holds for every subcommand: flags, `config.toml` and environment, merged.

@@ -151,6 +151,24 @@ RUN --mount=type=ssh,id=absent ! test -e $SSH_AUTH_SOCK
     let git = format!("--ssh=git={}", agent.display());
     let mut command = env.rbuild_command(["--ssh=default", &git, "."]);
     env.run(command.env("SSH_AUTH_SOCK", &agent)).success();
+    // Keys, for which the build has an agent of its own.
+    let key = env.outside("key");
+    let key = key.to_str().unwrap();
+    env.tool("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-f", key])
+        .success();
+    let keys = ["default", "git"].map(|id| format!("--ssh={id}={key}"));
+    env.rbuild([&keys[0], &keys[1], "--no-cache", "."])
+        .success();
+    fs::write(key, "no key\n").unwrap();
+    let refused = env.rbuild([&keys[0], &keys[1], "--no-cache", "."]);
+    assert!(
+        refused
+            .stderr
+            .contains("cannot use the keys of `--ssh default`: ")
+            && refused.stderr.contains(key),
+        "{}",
+        refused.stderr
+    );
 
     let env = env.file(
         "Dockerfile",
@@ -163,7 +181,7 @@ error: ssh agent `default` is required, and the build was given none of that nam
 2 | RUN --mount=type=ssh,required=true true
   |                      ^^^^^^^^
   |
-hint: name one with `--ssh ID` or `--ssh ID=SOCKET`; without `required` the step runs without it
+hint: name one with `--ssh ID`, `--ssh ID=SOCKET` or `--ssh ID=KEY`; without `required` the step runs without it
 [exit status: 2]
 
 "#]]);

@@ -277,8 +277,8 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "BYTES")]
     pub(crate) shm_size: Option<String>,
 
-    /// An ssh agent for steps, which may list its keys and have it sign: `default`, `id=socket`
-    #[arg(long, value_name = "ID[=SOCKET]")]
+    /// An ssh agent for steps, which may list its keys and have it sign: `default`, `id=socket`, or keys: `id=file,file`
+    #[arg(long, value_name = "ID[=SOCKET|FILE,…]")]
     pub(crate) ssh: Vec<String>,
 
     /// A name for the image

@@ -26,6 +26,7 @@ use crate::request::NamedContextSource;
 use crate::request::PlanFile;
 use crate::request::Secret;
 use crate::request::SecretSource;
+use crate::request::SshSource;
 use crate::request::Tag;
 use crate::ui;
 
@@ -301,34 +302,49 @@ fn read_secret(path: &Path) -> Result<(Vec<u8>, bool), String> {
     Ok((value, is_regular))
 }
 
-/// `--ssh default`, `--ssh id=socket`; without a path SSH_AUTH_SOCK.
-pub(crate) fn ssh(text: &str, env: &Env) -> Result<(String, PathBuf), Diagnostic> {
-    let (id, path) = match text.split_once('=') {
-        Some((id, path)) => (id, Some(path)),
-        None => (text, None),
+/// `--ssh default`, `--ssh id=socket`, `--ssh id=key,key`; without a path SSH_AUTH_SOCK.
+pub(crate) fn ssh(text: &str, env: &Env) -> Result<(String, SshSource), Diagnostic> {
+    let (id, paths) = match text.split_once('=') {
+        Some((id, paths)) => (id, paths),
+        None => (text, ""),
     };
     let id = if id.is_empty() { "default" } else { id };
-    let Some(path) = path.filter(|path| !path.is_empty()) else {
+    if paths.is_empty() {
         let socket = env.path("SSH_AUTH_SOCK").ok_or_else(|| {
-            invalid(
-                "ssh",
-                text,
-                "there is no ssh agent: SSH_AUTH_SOCK is not set",
-            )
-            .hint("start one and add a key: `eval $(ssh-agent); ssh-add`")
+            let why = "there is no ssh agent: SSH_AUTH_SOCK is not set";
+            invalid("ssh", text, why).hint(format!(
+                "start one and add a key: `eval $(ssh-agent); ssh-add`; or name the key's file: `--ssh {id}=FILE`"
+            ))
         })?;
-        return Ok((id.to_owned(), socket));
-    };
-    match fs::metadata(path) {
-        Ok(meta) if meta.file_type().is_socket() => Ok((id.to_owned(), path.into())),
-        Ok(_) => Err(
-            invalid("ssh", text, format!("`{path}` is not an agent's socket"))
-                .hint("add the key to an ssh agent with `ssh-add`, and name the agent"),
-        ),
-        Err(error) => Err(invalid(
+        return Ok((id.to_owned(), SshSource::Agent(socket)));
+    }
+    let mut sockets = Vec::new();
+    let mut keys = Vec::new();
+    for path in paths.split(',') {
+        let path = PathBuf::from(path);
+        let kind = fs::metadata(&path).map_err(|error| {
+            let why = format!("cannot read `{}`: {error}", path.display());
+            invalid("ssh", text, why)
+        })?;
+        match kind.file_type() {
+            kind if kind.is_socket() => sockets.push(path),
+            kind if kind.is_file() => keys.push(std::path::absolute(&path).unwrap_or(path)),
+            _ => {
+                let why = format!(
+                    "`{}` is neither a key nor an agent's socket",
+                    path.display()
+                );
+                return Err(invalid("ssh", text, why));
+            }
+        }
+    }
+    match (sockets.pop(), sockets.is_empty() && keys.is_empty()) {
+        (None, _) => Ok((id.to_owned(), SshSource::Keys(keys))),
+        (Some(socket), true) => Ok((id.to_owned(), SshSource::Agent(socket))),
+        (Some(_), false) => Err(invalid(
             "ssh",
             text,
-            format!("cannot read `{path}`: {error}"),
+            "an id is one agent's socket, or files of keys",
         )),
     }
 }
@@ -533,10 +549,20 @@ error: `--secret id=a,src=DIR/big`: `DIR/big` is larger than 512.00kB
         let env = Env::of([("SSH_AUTH_SOCK", "/agent")]);
         assert_eq!(
             ssh("default", &env).unwrap(),
-            ("default".into(), "/agent".into())
+            ("default".into(), SshSource::Agent("/agent".into()))
         );
         let text = format!("git={}", socket.display());
-        assert_eq!(ssh(&text, &Env::default()).unwrap(), ("git".into(), socket));
+        let agent = SshSource::Agent(socket.clone());
+        assert_eq!(ssh(&text, &Env::default()).unwrap(), ("git".into(), agent));
+        let [one, two] = ["one", "two"].map(|name| dir.path().join(name));
+        for key in [&one, &two] {
+            fs::write(key, "a key").unwrap();
+        }
+        let text = format!("git={},{}", one.display(), two.display());
+        let keys = SshSource::Keys(vec![one.clone(), two]);
+        assert_eq!(ssh(&text, &Env::default()).unwrap(), ("git".into(), keys));
+        let both = format!("git={},{}", one.display(), socket.display());
+        assert!(error(ssh(&both, &Env::default())).contains("one agent's socket, or files"));
         let text: String = ["default", "k=/dev/null", "k=/nowhere"]
             .iter()
             .map(|text| error(ssh(text, &Env::default())))
@@ -545,9 +571,8 @@ error: `--secret id=a,src=DIR/big`: `DIR/big` is larger than 512.00kB
             text,
             str![[r#"
 error: `--ssh default`: there is no ssh agent: SSH_AUTH_SOCK is not set
-hint: start one and add a key: `eval $(ssh-agent); ssh-add`
-error: `--ssh k=/dev/null`: `/dev/null` is not an agent's socket
-hint: add the key to an ssh agent with `ssh-add`, and name the agent
+hint: start one and add a key: `eval $(ssh-agent); ssh-add`; or name the key's file: `--ssh default=FILE`
+error: `--ssh k=/dev/null`: `/dev/null` is neither a key nor an agent's socket
 error: `--ssh k=/nowhere`: cannot read `/nowhere`: No such file or directory (os error 2)
 
 "#]]

@@ -6,6 +6,7 @@ mod key;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
@@ -49,6 +50,7 @@ use super::workspace::WorkDirs;
 use super::workspace::Workspace;
 use crate::clock;
 use crate::request::SecretSource;
+use crate::request::SshSource;
 use crate::request::Volume;
 use crate::sandbox;
 use crate::sandbox::Exit;
@@ -653,7 +655,27 @@ impl Engine<'_> {
             gid: *gid,
             mode: *mode,
         };
-        ssh::Forward::start(agent, dir, &format!("agent{index}"), access).map(Some)
+        let socket = match agent {
+            SshSource::Agent(socket) => socket.clone(),
+            SshSource::Keys(files) => {
+                let mut agents = self
+                    .key_agents
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                match agents.entry(id.clone()) {
+                    Entry::Occupied(known) => known.get().socket().to_owned(),
+                    Entry::Vacant(place) => {
+                        let agent =
+                            ssh::KeyAgent::start(files).map_err(|why| OpError::SshKeys {
+                                id: id.clone(),
+                                why,
+                            })?;
+                        place.insert(agent).socket().to_owned()
+                    }
+                }
+            }
+        };
+        ssh::Forward::start(&socket, dir, &format!("agent{index}"), access).map(Some)
     }
 
     fn secret(&self, id: &str, optional: bool) -> Result<Option<Vec<u8>>, OpError> {

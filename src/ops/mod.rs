@@ -72,6 +72,7 @@ use rbuild_llb::pattern::PatternError;
 use crate::clock;
 use crate::registry;
 use crate::request::SecretSource;
+use crate::request::SshSource;
 use crate::sandbox::Exit;
 use crate::sandbox::SandboxError;
 use crate::sandbox::Stacking;
@@ -152,6 +153,14 @@ pub enum OpError {
     Unsupported {
         /// What was asked for.
         what: String,
+    },
+    /// Keys of files could not be handed to an agent.
+    #[error("cannot use the keys of `--ssh {id}`: {why}")]
+    SshKeys {
+        /// The id.
+        id: String,
+        /// Why not, as a clause.
+        why: String,
     },
     /// An ssh mount that is `required`.
     #[error("ssh agent `{id}` is required, and the build was given none of that name")]
@@ -286,8 +295,8 @@ pub struct EngineOptions {
     pub locals: BTreeMap<String, LocalRoot>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, SecretSource>,
-    /// Sockets of ssh agents by id.
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// Who signs for steps, by id.
+    pub ssh: BTreeMap<String, SshSource>,
     /// What earlier builds of the same plan are found under, to explain misses.
     pub plan: String,
     /// Times of files the build itself makes, Unix seconds; `None` for now.
@@ -323,6 +332,8 @@ pub struct Engine<'a> {
     bytes: bytes::Bytes,
     pulls: pull::Pulls,
     workspaces: workspace::Workspaces,
+    /// Agents that hold keys of files, by id.
+    key_agents: Mutex<BTreeMap<String, ssh::KeyAgent>>,
     roots: roots::Roots,
     /// Whether the layers below a process are stacked by overlayfs.
     stacks: AtomicBool,
@@ -385,6 +396,7 @@ impl<'a> Engine<'a> {
             bytes: bytes::Bytes::default(),
             pulls: pull::Pulls::new(),
             workspaces: workspace::Workspaces::default(),
+            key_agents: Mutex::default(),
             roots: roots::Roots::default(),
             stacks: AtomicBool::new(true),
             counterparts: OnceLock::new(),

@@ -1,10 +1,13 @@
-//! The user's ssh agents for steps: a socket in the step, behind which a thread hands on what a step may ask.
+//! ssh agents for steps, the user's or one with keys of files: a socket in the step, behind which a thread hands on what
+//! a step may ask.
 //!
 //! A step may have the agent's keys listed and something signed (draft-ietf-sshm-ssh-agent, "Requests from the client to
 //! the agent"). To add, remove or lock keys it is refused. The agent sees its own user ask, whoever the step's user is.
 
 use std::fs;
 use std::io;
+use std::io::BufRead as _;
+use std::io::BufReader;
 use std::io::Read;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
@@ -13,6 +16,9 @@ use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -81,6 +87,87 @@ impl Forward {
             over,
             thread: Some(thread),
         })
+    }
+}
+
+/// Adds the keys that are its arguments, says where the agent is, and ends it when nobody holds the other end of standard
+/// input any more: the agent itself would notice within ten seconds. Ctrl-C at the terminal is the builder's affair.
+const HOLD_KEYS: &str = r#"
+trap '' INT TERM HUP
+end() { kill "$SSH_AGENT_PID"; exit; }
+for key; do
+    said=$(ssh-add -q "$key" 2>&1 < /dev/null) || {
+        printf 'no %s' "${said:-$key has a passphrase, and nobody is asked for it: add it to an agent, and name that}"
+        end
+    }
+done
+printf 'at %s\n' "$SSH_AUTH_SOCK"
+cat > /dev/null
+end
+"#;
+
+/// The user's own `ssh-agent` and `ssh-add`, which know every kind of key there is, for the keys of some files. It ends with
+/// the builder, however that ends.
+#[derive(Debug)]
+pub(super) struct KeyAgent {
+    socket: PathBuf,
+    child: Child,
+}
+
+impl KeyAgent {
+    /// Why not is a clause. A key with a passphrase is refused, as by BuildKit: nobody is asked for it.
+    pub(super) fn start(files: &[PathBuf]) -> Result<Self, String> {
+        let mut child = Command::new("ssh-agent")
+            .args(["sh", "-c", HOLD_KEYS, "sh"])
+            .args(files)
+            // What asks for a passphrase gets none; before OpenSSH 8.4 it takes a display to be asked at all.
+            .env("SSH_ASKPASS", "false")
+            .env("SSH_ASKPASS_REQUIRE", "force")
+            .env("DISPLAY", "none")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => {
+                    "it takes `ssh-agent` and `ssh-add` (package openssh-client)".to_owned()
+                }
+                _ => format!("cannot start `ssh-agent`: {error}"),
+            })?;
+        let mut said = String::new();
+        if let Some(output) = child.stdout.take() {
+            let mut output = BufReader::new(output);
+            // What cannot be read is as if it had not been said.
+            drop(output.read_line(&mut said));
+            if !said.starts_with("at ") {
+                drop(output.take(LONGEST as u64).read_to_string(&mut said));
+            }
+        }
+        match said.strip_prefix("at ") {
+            Some(socket) => Ok(Self {
+                socket: socket.trim_end().into(),
+                child,
+            }),
+            None => {
+                drop(child.wait());
+                let why = said.trim_start_matches("no ").trim();
+                Err(match why {
+                    "" => "`ssh-agent` ended".to_owned(),
+                    why => why.replace(['\r', '\n'], " "),
+                })
+            }
+        }
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+}
+
+impl Drop for KeyAgent {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        drop(self.child.wait());
     }
 }
 
@@ -215,6 +302,75 @@ mod t {
         assert_eq!(message(&mut step).unwrap(), None);
         drop(forward);
         assert!(UnixStream::connect(&short).is_err());
+    }
+
+    /// A key as `ssh-keygen` makes it.
+    fn key(dir: &Path, kind: &str, passphrase: &str) -> PathBuf {
+        let path = dir.join(format!("{kind}{passphrase}"));
+        let mut command = Command::new("ssh-keygen");
+        command.args(["-q", "-t", kind, "-N", passphrase, "-C", kind, "-f"]);
+        let done = command.arg(&path).status();
+        let done = done.expect("ssh-keygen: install the package openssh-client");
+        assert!(done.success());
+        path
+    }
+
+    fn tool(program: &str, socket: &Path, args: &[&str]) -> (bool, String) {
+        let mut command = Command::new(program);
+        let output = command.args(args).env("SSH_AUTH_SOCK", socket).output();
+        let output = output.unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        (output.status.success(), said)
+    }
+
+    /// OpenSSH's own client lists the keys, has each sign, and is refused the rest; then the agent is gone.
+    #[test]
+    fn keys_of_files_are_an_agents() {
+        let dir = tempfile::tempdir().unwrap();
+        let kinds = ["ed25519", "ecdsa", "rsa"];
+        let keys = kinds.map(|kind| key(dir.path(), kind, ""));
+        let agent = KeyAgent::start(&keys).unwrap();
+        let access = Access {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            mode: 0o600,
+        };
+        let forward = Forward::start(agent.socket(), dir.path(), "s", access).unwrap();
+        let (listed, said) = tool("ssh-add", &forward.socket, &["-l"]);
+        assert!(listed);
+        let names: Vec<&str> = said
+            .lines()
+            .filter_map(|line| line.split(' ').nth(2))
+            .collect();
+        assert_eq!(names, kinds);
+        for key in &keys {
+            let public = format!("{}.pub", key.display());
+            assert!(
+                tool("ssh-add", &forward.socket, &["-T", &public]).0,
+                "{public}"
+            );
+        }
+        assert!(!tool("ssh-add", &forward.socket, &["-D"]).0);
+        drop(forward);
+        let socket = agent.socket().to_owned();
+        let mut last = UnixStream::connect(&socket).unwrap();
+        drop(agent);
+        // It ends in its own time.
+        assert_eq!(last.read(&mut [0]).unwrap(), 0);
+        assert!(UnixStream::connect(socket).is_err());
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_used_is_said_why() {
+        let dir = tempfile::tempdir().unwrap();
+        let locked = key(dir.path(), "ed25519", "locked");
+        let no_key = dir.path().join("text");
+        fs::write(&no_key, "no key").unwrap();
+        fs::set_permissions(&no_key, fs::Permissions::from_mode(0o600)).unwrap();
+        for path in [locked, no_key] {
+            let why = KeyAgent::start(std::slice::from_ref(&path)).unwrap_err();
+            assert!(why.contains(path.to_str().unwrap()), "{why}");
+        }
     }
 
     #[test]

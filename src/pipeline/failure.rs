@@ -209,7 +209,8 @@ fn kind(error: &OpError) -> ErrorKind {
         | OpError::Pattern(_)
         | OpError::SshAgent { .. }
         | OpError::Unsupported { .. }
-        | OpError::Secret { .. } => ErrorKind::Request,
+        | OpError::Secret { .. }
+        | OpError::SshKeys { .. } => ErrorKind::Request,
         OpError::Context(error) if error.is_request() => ErrorKind::Request,
         OpError::Cancelled => ErrorKind::Interrupted,
         _ => ErrorKind::Environment,
@@ -328,13 +329,14 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
             Some("required".to_owned()),
             error.to_string(),
             String::new(),
-            Some("name one with `--ssh ID` or `--ssh ID=SOCKET`; without `required` the step runs without it".into()),
+            Some("name one with `--ssh ID`, `--ssh ID=SOCKET` or `--ssh ID=KEY`; without `required` the step runs without it".into()),
         ),
         OpError::Copy(_)
         | OpError::Owner(_)
         | OpError::Pattern(_)
         | OpError::Unsupported { .. }
-        | OpError::Secret { .. } => (None, error.to_string(), String::new(), None),
+        | OpError::Secret { .. }
+        | OpError::SshKeys { .. } => (None, error.to_string(), String::new(), None),
         OpError::Git { .. }
         | OpError::GitReference { .. }
         | OpError::GitChecksum { .. }

@@ -404,14 +404,16 @@ fn set_limit(limit: &Ulimit) -> Result<(), Failure> {
         "stack" => libc::RLIMIT_STACK,
         _ => return Err(io::Error::from_raw_os_error(libc::EINVAL)).during(doing),
     };
-    // -1 is RLIM_INFINITY, all bits set.
-    sys::set_limit(resource, limit.soft as u64, limit.hard as u64).map_err(|e| Failure::Setup {
-        doing,
-        hint: (e.errno() == libc::EPERM).then(|| {
-            "only root can raise a hard limit: raise that of the shell that starts rbuild"
-                .to_owned()
-        }),
-        errno: e.errno(),
+    // -1 is RLIM_INFINITY, all bits set. musl's numbers are signed.
+    sys::set_limit(resource as _, limit.soft as u64, limit.hard as u64).map_err(|e| {
+        Failure::Setup {
+            doing,
+            hint: (e.errno() == libc::EPERM).then(|| {
+                "only root can raise a hard limit: raise that of the shell that starts rbuild"
+                    .to_owned()
+            }),
+            errno: e.errno(),
+        }
     })
 }
 

@@ -102,7 +102,7 @@ pub(in crate::sandbox) const CALLS: &[(Name, Numbers)] = &[
 ];
 
 /// The resource limit whose soft value marks a process as one of other ids ([`super`]).
-const MARKED: u32 = libc::RLIMIT_RTTIME;
+const MARKED: u32 = libc::RLIMIT_RTTIME as _;
 
 /// This machine's column of [`Numbers`].
 #[cfg(target_arch = "x86_64")]
