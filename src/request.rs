@@ -482,8 +482,8 @@ pub struct ShellRequest {
     pub proxy_args: BTreeMap<String, String>,
     /// `--secret`, by id.
     pub secrets: BTreeMap<String, SecretSource>,
-    /// `--ssh`: agent sockets, by id.
-    pub ssh: BTreeMap<String, PathBuf>,
+    /// `--ssh`: who signs, by id.
+    pub ssh: BTreeMap<String, SshSource>,
     /// Everything that is not about this one shell.
     pub settings: Settings,
 }

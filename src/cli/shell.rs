@@ -35,7 +35,7 @@ pub(crate) struct ShellFlags {
     /// A secret that the step asks for: `id=name,src=file`, `id=name,env=VARIABLE`
     #[arg(long, value_name = "OPTIONS")]
     secret: Vec<String>,
-    /// An ssh agent that the step asks for: `default`, `id=socket`
+    /// An ssh agent, or keys, that the step asks for: `default`, `id=socket`, `id=key`
     #[arg(long, value_name = "ID[=SOCKET]")]
     ssh: Vec<String>,
     /// A command, instead of a shell

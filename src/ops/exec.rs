@@ -6,7 +6,7 @@ mod key;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::collections::btree_map::Entry;
+use std::collections::btree_map;
 use std::ffi::OsString;
 use std::path::Path;
 use std::path::PathBuf;
@@ -663,8 +663,8 @@ impl Engine<'_> {
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner);
                 match agents.entry(id.clone()) {
-                    Entry::Occupied(known) => known.get().socket().to_owned(),
-                    Entry::Vacant(place) => {
+                    btree_map::Entry::Occupied(known) => known.get().socket().to_owned(),
+                    btree_map::Entry::Vacant(place) => {
                         let agent =
                             ssh::KeyAgent::start(files).map_err(|why| OpError::SshKeys {
                                 id: id.clone(),

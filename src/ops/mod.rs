@@ -19,7 +19,7 @@ mod pull;
 mod remote;
 mod roots;
 pub mod source;
-mod ssh;
+pub mod ssh;
 pub mod stack;
 #[cfg(test)]
 mod tests;

@@ -109,14 +109,14 @@ end
 /// The user's own `ssh-agent` and `ssh-add`, which know every kind of key there is, for the keys of some files. It ends with
 /// the builder, however that ends.
 #[derive(Debug)]
-pub(super) struct KeyAgent {
+pub(crate) struct KeyAgent {
     socket: PathBuf,
     child: Child,
 }
 
 impl KeyAgent {
     /// Why not is a clause. A key with a passphrase is refused, as by BuildKit: nobody is asked for it.
-    pub(super) fn start(files: &[PathBuf]) -> Result<Self, String> {
+    pub(crate) fn start(files: &[PathBuf]) -> Result<Self, String> {
         let mut child = Command::new("ssh-agent")
             .args(["sh", "-c", HOLD_KEYS, "sh"])
             .args(files)
@@ -159,7 +159,7 @@ impl KeyAgent {
         }
     }
 
-    pub(super) fn socket(&self) -> &Path {
+    pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
 }

@@ -13,6 +13,7 @@ mod outputs;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use rbuild_llb::definition::Output;
 use rbuild_llb::definition::PrunedDefinition;
 use rbuild_llb::event::Event;
 use rbuild_llb::frontend::FilesExport;
+use rbuild_llb::op::MountKind;
 use rbuild_llb::op::Op;
 use rbuild_llb::op::SourceOp;
 
@@ -42,6 +44,8 @@ use crate::buildkit::Part;
 use crate::buildkit::Sink;
 use crate::exporter::ExportError;
 use crate::ops::LocalRoot;
+use crate::ops::OpError;
+use crate::ops::ssh::KeyAgent;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
 use crate::outcome::Built;
@@ -51,6 +55,7 @@ use crate::registry;
 use crate::request::BuildRequest;
 use crate::request::Builder;
 use crate::request::SecretSource;
+use crate::request::SshSource;
 use crate::sandbox;
 use crate::ui::EventSink;
 use crate::ui::Progress;
@@ -83,7 +88,8 @@ impl Farm<'_> {
         sandbox::on_termination_signals(&cancel).map_err(local_failure::signals)?;
         let connection = self.connect(&cancel, &events)?;
         let contexts = contexts::find(&self, &cancel)?;
-        let offer = Arc::new(self.offer(&contexts));
+        let agents = self.agents()?;
+        let offer = Arc::new(self.offer(&contexts, &agents));
         let steps = RefCell::new(Steps::new());
         let remote = Remote {
             farm: &self,
@@ -135,8 +141,44 @@ impl Farm<'_> {
         Err(local_failure::at(error, vertex.meta.spans.first()))
     }
 
+    /// The agents that steps ask for, of those that there are; ones with keys of files are started.
+    fn agents(&self) -> Result<BTreeMap<&str, Agent>, BuildError> {
+        let mut agents = BTreeMap::new();
+        let processes = self
+            .definition
+            .iter()
+            .filter_map(|(_, vertex)| match &vertex.op {
+                Op::Exec(exec) => Some(&exec.mounts),
+                _ => None,
+            });
+        for mount in processes.flatten() {
+            let MountKind::Ssh { id, .. } = &mount.kind else {
+                continue;
+            };
+            let Some((id, source)) = self.request.ssh.get_key_value(id) else {
+                continue;
+            };
+            if agents.contains_key(id.as_str()) {
+                continue;
+            }
+            let agent = match source {
+                SshSource::Agent(socket) => Agent::There(socket.clone()),
+                SshSource::Keys(files) => {
+                    let started = KeyAgent::start(files).map_err(|why| {
+                        let id = id.clone();
+                        let error = anyhow::Error::new(OpError::SshKeys { id, why });
+                        BuildError::new(ErrorKind::Request, error)
+                    });
+                    Agent::Ours(started?)
+                }
+            };
+            agents.insert(id.as_str(), agent);
+        }
+        Ok(agents)
+    }
+
     /// What the daemon may have.
-    fn offer(&self, contexts: &contexts::Contexts) -> Offer {
+    fn offer(&self, contexts: &contexts::Contexts, agents: &BTreeMap<&str, Agent>) -> Offer {
         let secrets = self.request.secrets.clone();
         let config = self.request.settings.docker_config.clone();
         // What a daemon keeps of this directory of this machine is what the next build goes on from.
@@ -151,8 +193,27 @@ impl Farm<'_> {
                 Some(SecretSource::Value(value)) => Ok(Some(value.0.clone())),
                 Some(SecretSource::File(path)) => std::fs::read(path).map(Some),
             }),
-            ssh: self.request.ssh.clone(),
+            ssh: agents
+                .iter()
+                .map(|(id, agent)| ((*id).to_owned(), agent.socket().to_owned()))
+                .collect(),
             credentials: Box::new(move |host| registry::credentials(config.clone(), host)),
+        }
+    }
+}
+
+/// An ssh agent that steps may ask.
+enum Agent {
+    There(PathBuf),
+    /// It ends with the build.
+    Ours(KeyAgent),
+}
+
+impl Agent {
+    fn socket(&self) -> &Path {
+        match self {
+            Self::There(socket) => socket,
+            Self::Ours(agent) => agent.socket(),
         }
     }
 }
