@@ -17,6 +17,8 @@ mod limits;
 mod lines;
 #[path = "commands/measure.rs"]
 mod measure;
+#[path = "commands/packages.rs"]
+mod packages;
 #[path = "commands/place.rs"]
 mod place;
 #[path = "commands/pull.rs"]

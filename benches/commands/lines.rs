@@ -20,6 +20,7 @@ use super::measure::line;
 use super::measure::run;
 use super::measure::run_at_once;
 use super::measure::run_watched;
+use super::packages::packages;
 use super::place::Place;
 use super::place::busybox;
 use super::pull::pull;
@@ -28,12 +29,13 @@ use super::store;
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 15] = [
+pub(crate) const LINES: [Line; 16] = [
     ("cached", cached),
     ("cached-eight", cached_eight),
     ("cached-1000", cached_thousand),
     ("cached-plan", cached_plan),
     ("steps", steps),
+    ("packages", packages),
     ("stages", stages),
     ("second-platform", second_platform),
     ("context", context),

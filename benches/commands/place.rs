@@ -52,6 +52,13 @@ impl Place {
 
     /// `rbuild build` of the context with `store` as its state.
     pub(crate) fn build(&self, store: &str) -> Command {
+        let mut command = self.rbuild(store);
+        command.args(["build", "-t", "bench", "-f", "Dockerfile"]);
+        command
+    }
+
+    /// `rbuild` with `store` as its state.
+    pub(crate) fn rbuild(&self, store: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rbuild"));
         command
             .env_clear()
@@ -61,8 +68,7 @@ impl Place {
             )
             .env("HOME", self.dir.path())
             .env("RBUILD_ROOT", self.beside(store))
-            .current_dir(self.dir.path())
-            .args(["build", "-t", "bench", "-f", "Dockerfile"]);
+            .current_dir(self.dir.path());
         command
     }
 
