@@ -484,10 +484,12 @@ fn a_person_is_at_home_there() {
         .shows("vt100")
         .shows("dev")
         .shows("$ ")
-        // Ctrl-C is for what runs there.
-        .types("echo be''gun; sleep 86400; echo ended $?\r")
+        // Ctrl-C is for what runs there; that says itself when it runs, since the shell has a moment in which it is
+        // between two commands, and forgets it.
+        .types("sh -c 'trap \"echo in${x}terrupted; exit\" INT; echo be${x}gun; while :; do sleep 1; done'\r")
         .shows("begun")
         .types("\x03")
+        .shows("interrupted")
         .shows("$ ")
         .types("cat made; exit 5\r")
         .shows("half");
