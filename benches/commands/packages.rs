@@ -24,7 +24,7 @@ pub(crate) fn packages() -> Measured<String> {
     // Files of other owners are removed where they can be.
     for store in ["store", "single"] {
         if place.beside(store).is_dir() {
-            let reset = place.rbuild(store).args(["reset", "--force"]).status();
+            let reset = place.rbuild(store).args(["reset", "--force"]).output();
             drop(reset);
         }
     }
