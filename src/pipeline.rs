@@ -2,6 +2,7 @@
 
 mod assemble;
 pub mod bake;
+mod builder;
 mod caches;
 mod conceal;
 pub mod convert;
@@ -11,7 +12,6 @@ pub mod durability;
 mod emulated;
 pub mod explain;
 mod failure;
-mod farm;
 mod files;
 pub mod fsck;
 pub mod inspect;
@@ -165,7 +165,7 @@ fn carry_out(
 
     entitled(request, &definition)?;
     if let Some(builder) = &request.builder {
-        let farm = farm::Farm {
+        let job = builder::Job {
             request,
             builder,
             store: &store,
@@ -174,7 +174,7 @@ fn carry_out(
             definition: &definition,
             targets: &targets,
         };
-        return farm.carry_out(progress);
+        return job.carry_out(progress);
     }
     let options = EngineOptions {
         locals,

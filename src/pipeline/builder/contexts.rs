@@ -27,7 +27,7 @@ use rbuild_llb::op::Op;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::pattern::Selection;
 
-use super::Farm;
+use super::Job;
 use super::local_failure;
 use super::users;
 use crate::buildkit::Directory;
@@ -53,10 +53,10 @@ pub(super) struct Contexts {
 }
 
 /// Scans all contexts of a graph.
-pub(super) fn find(farm: &Farm<'_>, cancel: &CancelToken) -> Result<Contexts, BuildError> {
+pub(super) fn find(job: &Job<'_>, cancel: &CancelToken) -> Result<Contexts, BuildError> {
     let mut contexts = Contexts::default();
-    let users = users(farm.definition);
-    for (id, vertex) in farm.definition.iter() {
+    let users = users(job.definition);
+    for (id, vertex) in job.definition.iter() {
         let Op::Source(SourceOp::Local(local)) = &vertex.op else {
             continue;
         };
@@ -68,11 +68,11 @@ pub(super) fn find(farm: &Farm<'_>, cancel: &CancelToken) -> Result<Contexts, Bu
                 name,
                 source,
             };
-            local_failure::plan(error, farm.definition, farm.plan)
+            local_failure::plan(error, job.definition, job.plan)
         };
-        let tree = scan(farm, local, cancel).map_err(|error| failed(id, error))?;
-        let mut taken = Taken::new(farm.store.trees(), tree);
-        let outputs = &farm.definition.outputs;
+        let tree = scan(job, local, cancel).map_err(|error| failed(id, error))?;
+        let mut taken = Taken::new(job.store.trees(), tree);
+        let outputs = &job.definition.outputs;
         if outputs
             .iter()
             .filter_map(|o| o.root)
@@ -81,12 +81,12 @@ pub(super) fn find(farm: &Farm<'_>, cancel: &CancelToken) -> Result<Contexts, Bu
             taken.all();
         }
         for user in users.get(&id).into_iter().flatten() {
-            let vertex = &farm.definition.get(user).expect("users are steps");
+            let vertex = &job.definition.get(user).expect("users are steps");
             taken
                 .by(vertex, &id)
                 .map_err(|error| failed(*user, error.into()))?;
         }
-        let directory = directory(farm, local, &taken).map_err(|error| failed(id, error))?;
+        let directory = directory(job, local, &taken).map_err(|error| failed(id, error))?;
         let name = match contexts.directories.contains_key(&local.name) {
             false => local.name.clone(),
             // The same directory with another selection: to the daemon it is another one.
@@ -98,23 +98,23 @@ pub(super) fn find(farm: &Farm<'_>, cancel: &CancelToken) -> Result<Contexts, Bu
     Ok(contexts)
 }
 
-fn scan(farm: &Farm<'_>, local: &LocalSource, cancel: &CancelToken) -> Result<TreeRef, OpError> {
-    let root = farm.locals.get(&local.name).ok_or(OpError::NoContext)?;
+fn scan(job: &Job<'_>, local: &LocalSource, cancel: &CancelToken) -> Result<TreeRef, OpError> {
+    let root = job.locals.get(&local.name).ok_or(OpError::NoContext)?;
     let select = Selection::new(&local.include, &local.exclude)?;
     let selection = format!("{:?} {:?}", local.include, local.exclude);
-    let stats = farm.store.stat_cache(&root.path, &selection);
-    let trees = farm.store.trees();
+    let stats = job.store.stat_cache(&root.path, &selection);
+    let trees = job.store.trees();
     let scan = scan_context(&root.path, &select, local.modes, &stats, trees, cancel)?;
     Ok(scan.tree)
 }
 
 /// The files that steps take, in the order in which they are sent.
 fn directory(
-    farm: &Farm<'_>,
+    job: &Job<'_>,
     local: &LocalSource,
     taken: &Taken<'_>,
 ) -> Result<Result<Arc<Directory>, BuildError>, OpError> {
-    let root = farm.locals.get(&local.name).ok_or(OpError::NoContext)?;
+    let root = job.locals.get(&local.name).ok_or(OpError::NoContext)?;
     let files = ContextFiles::open_root(&root.path)?;
     let mut list = List::default();
     list.add_directory(taken, &taken.tree, &mut Vec::new(), taken.is_whole(b""))

@@ -66,7 +66,7 @@ use outputs::Export;
 use outputs::Then;
 
 /// What is built where.
-pub(super) struct Farm<'a> {
+pub(super) struct Job<'a> {
     pub(super) request: &'a BuildRequest,
     pub(super) builder: &'a Builder,
     pub(super) store: &'a Store,
@@ -79,7 +79,7 @@ pub(super) struct Farm<'a> {
 /// Which step of ours an op is, by its digest.
 type Steps = BTreeMap<String, VertexId>;
 
-impl Farm<'_> {
+impl Job<'_> {
     /// Builds all targets whose tests pass.
     pub(super) fn carry_out(self, progress: &Progress) -> Result<BuildOutcome, BuildError> {
         let events = progress.events();
@@ -92,7 +92,7 @@ impl Farm<'_> {
         let offer = Arc::new(self.offer(&contexts, &agents));
         let steps = RefCell::new(Steps::new());
         let remote = Remote {
-            farm: &self,
+            job: &self,
             contexts: &contexts,
             offer,
             connection,
@@ -228,7 +228,7 @@ struct Import {
 
 /// A build with its daemon.
 struct Remote<'a> {
-    farm: &'a Farm<'a>,
+    job: &'a Job<'a>,
     contexts: &'a contexts::Contexts,
     offer: Arc<Offer>,
     connection: Connection,
@@ -242,7 +242,7 @@ impl Remote<'_> {
         let mut outcome = BuildOutcome::default();
         let mut failures = Failures::default();
         let tests = |target: &&Target| target.is_test();
-        for target in self.farm.targets.iter().filter(tests) {
+        for target in self.job.targets.iter().filter(tests) {
             match self.solve(target, None, Sink::Nothing) {
                 Ok(_) => {
                     for export in target.files() {
@@ -258,7 +258,7 @@ impl Remote<'_> {
                 Err(error) => return Err(self.told(error)),
             }
         }
-        let outputs: Vec<&Target> = self.farm.targets.iter().filter(|t| !t.is_test()).collect();
+        let outputs: Vec<&Target> = self.job.targets.iter().filter(|t| !t.is_test()).collect();
         let mut imports = Vec::new();
         for target in &outputs {
             let required = |test: &String| failures.tests.contains(test);
@@ -276,7 +276,7 @@ impl Remote<'_> {
                 self.export_files(target, export)?;
             }
             for spec in target.specs() {
-                let export = Export::of(spec, target, self.farm.request, self.farm.builder)
+                let export = Export::of(spec, target, self.job.request, self.job.builder)
                     .map_err(local_failure::export)?;
                 let Export {
                     exporter,
@@ -328,7 +328,7 @@ impl Remote<'_> {
         exporter: Option<(&'static str, BTreeMap<String, String>)>,
         sink: Sink,
     ) -> Result<Answer, EngineError> {
-        let definition = self.farm.definition;
+        let definition = self.job.definition;
         let parts = |capabilities: &Capabilities| {
             let lowered = self.lower(capabilities)?;
             let parts = target.outputs.iter().map(|&at| {
@@ -342,8 +342,8 @@ impl Remote<'_> {
 
     fn lower(&self, capabilities: &Capabilities) -> Result<Lowered, EngineError> {
         let names = &self.contexts.names;
-        let address = &self.farm.builder.address;
-        lower::lower(self.farm.definition, names, capabilities, address)
+        let address = &self.job.builder.address;
+        lower::lower(self.job.definition, names, capabilities, address)
     }
 
     fn part(&self, output: &Output, encoded: (Vec<u8>, Steps)) -> Result<Part, EngineError> {
@@ -363,9 +363,9 @@ impl Remote<'_> {
         exporter: Option<(&'static str, BTreeMap<String, String>)>,
         sink: Sink,
     ) -> Result<Answer, EngineError> {
-        let Farm {
+        let Job {
             request, builder, ..
-        } = self.farm;
+        } = self.job;
         let entitlements = [
             (request.allow.network_host, "network.host"),
             (request.allow.security_insecure, "security.insecure"),
@@ -387,7 +387,7 @@ impl Remote<'_> {
     /// Writes files of a target, for each platform what it has.
     fn export_files(&self, target: &Target, export: &FilesExport) -> Result<(), BuildError> {
         for &at in &target.outputs {
-            let output = &self.farm.definition.outputs[at];
+            let output = &self.job.definition.outputs[at];
             let mut to = PathBuf::from(&export.to);
             if target.outputs.len() > 1 {
                 let platform = output.platform.to_string();
@@ -427,7 +427,7 @@ impl Remote<'_> {
         if let Event::Vertex(vertex) = &mut event {
             let steps = self.steps.borrow();
             let step = steps.get(&vertex.digest);
-            let step = step.and_then(|step| self.farm.definition.get(step));
+            let step = step.and_then(|step| self.job.definition.get(step));
             let context =
                 step.is_some_and(|step| matches!(step.op, Op::Source(SourceOp::Local(_))));
             vertex.cached &= !context;
@@ -436,7 +436,7 @@ impl Remote<'_> {
     }
 
     fn told(&self, error: EngineError) -> BuildError {
-        failure::inside(error, &self.steps.borrow(), self.farm.definition)
+        failure::inside(error, &self.steps.borrow(), self.job.definition)
     }
 }
 
