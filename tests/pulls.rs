@@ -74,9 +74,12 @@ impl Place {
             *self.names.get(&digest).unwrap_or(&"NEW")
         };
         let asked = self.registry.asked().into_iter();
-        asked
+        let mut asked: Vec<String> = asked
             .map(|line| digest.replace_all(&line, name).into_owned())
-            .collect()
+            .collect();
+        // By the names, for what the digests are is chance.
+        asked.sort();
+        asked
     }
 
     fn build(&self, args: &[&str]) {
