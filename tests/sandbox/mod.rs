@@ -64,6 +64,8 @@ fn busybox() -> PathBuf {
 impl Fixture {
     /// `lower/bin` full of busybox, `upper` and `work` empty.
     fn new() -> Self {
+        // A fixture needs it to be cleared away as well: a panic then, on top of one here, would end the other tests too.
+        program();
         let dir = tempfile::tempdir().unwrap();
         let fixture = Self { dir };
         let bin = fixture.path("lower/bin");
