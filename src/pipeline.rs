@@ -303,7 +303,7 @@ fn carry_out(
     if let (Some(terminal), Some(held)) = (&request.shell_on_fail, engine.take_held())
         && !cancel.is_cancelled()
     {
-        shell::enter_held(&engine, &held, terminal.term.as_deref(), progress)?;
+        shell::enter_held(&engine, &held, terminal.term.as_deref(), progress);
         // They were the shell's.
         sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
     }

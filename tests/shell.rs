@@ -234,11 +234,11 @@ RUN --mount=type=secret,id=key --mount=type=secret,id=pw,env=PW cp /run/secrets/
     assert_eq!(holding(&env.store(), "aVerySecretKey"), "");
     env.rbuild(["shell", "true"])
         .code(2)
-        .says("nothing of it was kept");
+        .says("nothing of it is kept");
     // Without them there is nothing to fear.
     env.fails(&["--build-arg=NPM_TOKEN=tokenTokenToken"]);
     assert_eq!(holding(&env.store(), "tokenTokenToken"), "");
-    let script = "cat /run/secrets/key; echo $PW $NPM_TOKEN";
+    let script = "cp /run/secrets/key /copied; cat /copied; echo $PW $NPM_TOKEN";
     let again = ["shell", "-e", "NPM_TOKEN=x", "--", "sh", "-c", script];
     let given = secrets.iter().chain(&again[1..]);
     env.rbuild(again[..1].iter().chain(given))
@@ -246,8 +246,14 @@ RUN --mount=type=secret,id=key --mount=type=secret,id=pw,env=PW cp /run/secrets/
         .is(str![[r#"
 aVerySecretKey
 aVerySecretKey x
+---- stderr ----
+it is given secrets, so nothing of it is kept after this
 
 "#]]);
+    // What ran there has written them down, too.
+    assert_eq!(env.failures().len(), 0);
+    assert_eq!(holding(&env.store(), "aVerySecretKey"), "");
+    env.fails(&["--build-arg=NPM_TOKEN=tokenTokenToken"]);
     let said = env.rbuild(["shell", "true"]).success().stderr;
     assert_data_eq!(
         said,

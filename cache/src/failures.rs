@@ -12,7 +12,7 @@
 //!
 //! - One that is there is complete: all of it is moved together aside, and renamed.
 //! - It costs nothing to keep one: what the process wrote stays where it was written, and has another name.
-//! - There are [`MOST`] at most. One goes when a build of the same plan has a result for its step, when a later build of
+//! - There are [`MOST`] at most, but for those that somebody is in. One goes when a build of the same plan has a result for its step, when a later build of
 //!   that plan fails, and, first of all there is, when space is wanted.
 //! - No secret is in `about.json`: what steps are given of such, it has the names of.
 //! - It goes by being renamed, under its lock: who is in it is not disturbed.
@@ -25,6 +25,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rbuild_llb::Platform;
 use rbuild_llb::TreeId;
@@ -54,6 +55,15 @@ pub(crate) const ABOUT: &str = "about.json";
 
 /// So many are kept.
 pub const MOST: usize = 3;
+
+/// How long one that is locked is waited for before it counts as entered by somebody.
+const LOOKS: [Duration; 5] = [
+    Duration::from_millis(1),
+    Duration::from_millis(4),
+    Duration::from_millis(10),
+    Duration::from_millis(20),
+    Duration::ZERO,
+];
 
 /// A step whose process failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,6 +169,16 @@ impl Entered {
         &self.path
     }
 
+    /// Removes it, from the disk too, before this returns: nobody enters it any more.
+    ///
+    /// # Errors
+    /// If it cannot be moved, or removed.
+    pub fn discard(self, store: &Store) -> Result<(), StoreError> {
+        let trash = store.trash_dir()?;
+        store.discard_locked(&self.path, &trash)?;
+        file::remove(&trash).map_err(StoreError::io("remove", &trash))
+    }
+
     /// Says that it is used now.
     fn touch(&self) {
         let now = Timespec {
@@ -199,7 +219,7 @@ impl Failure {
             step,
             created: time(created, 0),
             used: time(found.mtime(), found.mtime_nsec()),
-            in_use: !try_lock(&path).is_ok_and(|lock| lock.is_some()),
+            in_use: !try_lock(&path, How::Shared).is_ok_and(|lock| lock.is_some()),
             published: time(found.ctime(), found.ctime_nsec()),
             path,
         })
@@ -210,7 +230,16 @@ impl Failure {
     /// # Errors
     /// If it cannot be locked.
     pub fn enter(&self) -> Result<Option<Entered>, StoreError> {
-        let Some(lock) = try_lock(&self.path)? else {
+        let mut lock = None;
+        // Who only looks whether somebody is in it has it locked as well, for moments.
+        for wait in LOOKS {
+            lock = try_lock(&self.path, How::Alone)?;
+            if lock.is_some() || !self.path.exists() {
+                break;
+            }
+            std::thread::sleep(wait);
+        }
+        let Some(lock) = lock else {
             return Ok(None);
         };
         let entered = Entered {
@@ -222,14 +251,14 @@ impl Failure {
     }
 }
 
-/// Locks the directory, if it is there and nobody else has.
-fn try_lock(path: &Path) -> Result<Option<File>, StoreError> {
+/// Locks the directory, if it is there and nobody is in the way.
+fn try_lock(path: &Path, how: How) -> Result<Option<File>, StoreError> {
     let absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     let file = match File::open(path) {
         Err(error) if absent(&error) => return Ok(None),
         opened => opened.map_err(StoreError::io("open", path))?,
     };
-    if !flock::try_lock(&file, How::Alone, path)? {
+    if !flock::try_lock(&file, how, path)? {
         return Ok(None);
     }
     // It may have been removed before it was locked.
@@ -249,7 +278,7 @@ impl Store {
     /// trash then.
     ///
     /// # Errors
-    /// If it cannot be written. Then nothing is kept.
+    /// If it cannot be written or moved. Then nothing is kept.
     pub fn keep_failure(&self, dir: &Path, step: &FailedStep) -> Result<Failure, StoreError> {
         let about = dir.join(ABOUT);
         let bytes = serde_json::to_vec(step).expect("steps can always be written as JSON");
@@ -264,7 +293,8 @@ impl Store {
         let path = all.join(step.id());
         self.mark_unsynced()?;
         fs::rename(dir, &path).map_err(StoreError::io("create", &path))?;
-        let mut older = self.failures()?;
+        // It is kept now. What cannot be removed stays until gc comes by.
+        let mut older = self.failures().unwrap_or_default();
         older.retain(|failure| failure.path != path);
         let replaced = |failure: &Failure| {
             let earlier = |other: &FailedStep| other.plan == step.plan && other.build != step.build;
@@ -272,7 +302,7 @@ impl Store {
         };
         let (replaced, left): (Vec<_>, Vec<_>) = older.into_iter().partition(replaced);
         for failure in replaced.iter().chain(left.iter().skip(MOST - 1)) {
-            self.discard_failure_somewhere(failure)?;
+            drop(self.discard_failure_somewhere(&failure.path));
         }
         Failure::read(path.clone()).ok_or_else(|| {
             let gone = io::Error::from(io::ErrorKind::NotFound);
@@ -304,17 +334,18 @@ impl Store {
         succeeded: &dyn Fn(&str) -> bool,
     ) -> Result<(), StoreError> {
         let list = file::list(&self.path().join(FAILURES))?;
-        for failure in list.into_iter().filter_map(Failure::read) {
-            let step = failure.step.as_ref();
+        for path in list {
+            // Every build comes by here: who is about to enter one is in nobody's way.
+            let step: Option<FailedStep> = file::peek_json(&path.join(ABOUT)).ok().flatten();
             if step.is_some_and(|step| step.plan == plan && succeeded(&step.slot)) {
-                self.discard_failure_somewhere(&failure)?;
+                self.discard_failure_somewhere(&path)?;
             }
         }
         Ok(())
     }
 
-    fn discard_failure_somewhere(&self, failure: &Failure) -> Result<(), StoreError> {
-        self.discard_failure(failure, &self.trash_dir()?).map(drop)
+    fn discard_failure_somewhere(&self, path: &Path) -> Result<(), StoreError> {
+        self.discard_path(path, &self.trash_dir()?).map(drop)
     }
 
     /// Moves one into the directory `trash`, which is on the same file system, unless somebody is in it. Whether it is gone
@@ -323,16 +354,25 @@ impl Store {
     /// # Errors
     /// If it cannot be moved.
     pub fn discard_failure(&self, failure: &Failure, trash: &Path) -> Result<bool, StoreError> {
-        let Some(_lock) = try_lock(&failure.path)? else {
-            return Ok(!failure.path.exists());
-        };
+        self.discard_path(&failure.path, trash)
+    }
+
+    fn discard_path(&self, path: &Path, trash: &Path) -> Result<bool, StoreError> {
+        match try_lock(path, How::Alone)? {
+            Some(_lock) => self.discard_locked(path, trash),
+            None => Ok(!path.exists()),
+        }
+    }
+
+    fn discard_locked(&self, path: &Path, trash: &Path) -> Result<bool, StoreError> {
         // What a process was lent that was killed there.
-        if !self.bring_back_from(&failure.path)? {
+        if !self.bring_back_from(path)? {
             return Ok(false);
         }
-        match fs::rename(&failure.path, trash.join(&failure.id)) {
+        let name = path.file_name().unwrap_or_default();
+        match fs::rename(path, trash.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(StoreError::io("remove", &failure.path)(error))
+                Err(StoreError::io("remove", path)(error))
             }
             _ => Ok(true),
         }

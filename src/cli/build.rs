@@ -296,6 +296,17 @@ fn conflicts(
         let message = "standard input cannot be both the context and the Dockerfile";
         problems.0.push(problem(message).hint("name one of them"));
     }
+    if request.builder.is_some() && request.shell_on_fail.is_some() {
+        let message =
+            "`--shell-on-fail` enters steps of this machine, and `--builder` runs them elsewhere";
+        problems.0.push(problem(message));
+    }
+    if request.builder.is_some() && request.offline {
+        let message = "`--offline` keeps a build from the network, and `--builder` hands it to a machine that has its own";
+        problems
+            .0
+            .push(problem(message).hint("leave one of them out"));
+    }
     if request.pull && request.offline {
         problems
             .0

@@ -302,13 +302,13 @@ pub(crate) struct BuildFlags {
 pub(crate) struct LegacyFlags {
     #[arg(short, long, hide = true)]
     pub(crate) memory: Option<String>,
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, allow_hyphen_values = true)]
     pub(crate) memory_swap: Option<String>,
     #[arg(short, long, hide = true)]
     pub(crate) cpu_shares: Option<String>,
     #[arg(long, hide = true)]
     pub(crate) cpu_period: Option<String>,
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, allow_hyphen_values = true)]
     pub(crate) cpu_quota: Option<String>,
     #[arg(long, hide = true)]
     pub(crate) cpuset_cpus: Option<String>,

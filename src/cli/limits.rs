@@ -27,10 +27,11 @@ pub(crate) fn limits(flags: &BuildFlags) -> Result<Limits, Vec<Diagnostic>> {
         ("cpuset-cpus", &legacy.cpuset_cpus),
         ("cpuset-mems", &legacy.cpuset_mems),
     ] {
-        // Docker takes an empty value, and 0 for what is a number, as none.
-        let none = match name.starts_with("cpuset") {
-            true => &[""][..],
-            false => &["", "0"],
+        // Docker takes an empty value, and 0 for what is a number, as none; and -1, where the kernel does.
+        let none = match name {
+            "cpuset-cpus" | "cpuset-mems" => &[""][..],
+            "cpu-quota" => &["", "0", "-1"],
+            _ => &["", "0"],
         };
         if let Some(value) = value.as_deref().filter(|value| !none.contains(value)) {
             let set = set(&mut limits, name, value);
@@ -193,6 +194,23 @@ mod t {
             (None, None, None)
         );
         assert_eq!(limits.cgroup_parent.as_deref(), Some("/builds/one"));
+    }
+
+    #[test]
+    fn no_limit_is_written_as_docker_has_it() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            flags: LegacyFlags,
+        }
+        let line = "build -m 1g --memory-swap -1 --cpu-quota -1";
+        let line: Line = clap::Parser::try_parse_from(line.split(' ')).unwrap();
+        let flags = BuildFlags {
+            legacy: line.flags,
+            ..BuildFlags::default()
+        };
+        let limits = limits(&flags).unwrap();
+        assert_eq!((limits.memory_swap, limits.cpu_quota), (Some(-1), None));
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::ops::exec::HeldFailure;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
 use crate::registry;
+use crate::request::KeepFailed;
 use crate::request::ShellCommand;
 use crate::request::ShellRequest;
 use crate::sandbox;
@@ -103,6 +104,11 @@ pub fn shell(request: &ShellRequest) -> Result<u8, BuildError> {
     for missing in missing(&step, request) {
         ui::say(&missing);
     }
+    // What runs there may write them down.
+    let goes = engine.gives_secrets(&step.op) && request.settings.keep_failed != KeepFailed::Always;
+    if goes {
+        ui::say("it is given secrets, so nothing of it is kept after this");
+    }
     if request.command == ShellCommand::Interactive && visit.terminal {
         ui::say(&introduction(&step, clock::now()));
     }
@@ -110,20 +116,21 @@ pub fn shell(request: &ShellRequest) -> Result<u8, BuildError> {
         dir: entered.path(),
         wrote: step.wrote,
     };
-    visit.pay(&engine, &step, files)
+    let paid = visit.pay(&engine, &step, files);
+    if goes {
+        entered.discard(&store).map_err(failure::store)?;
+    }
+    paid
 }
 
-/// Enters the step that this build holds, on the terminal that the build was started at.
+/// Enters the step that this build holds, on the terminal that the build was started at. Where that cannot be it says so: the
+/// build ends with what failed in it.
 pub(super) fn enter_held(
     engine: &Engine<'_>,
     held: &HeldFailure,
     term: Option<&str>,
     progress: &Progress,
-) -> Result<(), BuildError> {
-    let entered = match held.kept() {
-        Some(failure) => failure.enter().map_err(failure::store)?,
-        None => None,
-    };
+) {
     let step = &held.step;
     let files = Entered {
         dir: held.dir(),
@@ -135,18 +142,21 @@ pub(super) fn enter_held(
         terminal: true,
     };
     let log = progress.tail(&step.vertex);
-    let code = progress.aside(|| {
+    progress.aside(|| {
         for line in log {
             ui::say(&format!("  {line}"));
         }
         ui::say(&introduction(step, clock::now()));
-        if held.kept().is_none() {
+        if !held.is_kept() {
             ui::say("nothing of it is kept when the shell ends");
         }
-        visit.pay(engine, step, files)
+        if let Err(error) = visit.pay(engine, step, files) {
+            let why = error
+                .source
+                .map_or_else(String::new, |why| format!(": {why:#}"));
+            ui::say(&format!("no shell there{why}"));
+        }
     });
-    drop(entered);
-    code.map(drop)
 }
 
 /// What a process is in a step.
@@ -318,10 +328,10 @@ impl Last {
         let (_, instruction) = self.name.split_once("] ").unwrap_or(("", &self.name));
         let name = &self.name;
         if instruction.starts_with("RUN") {
-            let error = anyhow::anyhow!("`{name}` failed last, and nothing of it was kept");
+            let error = anyhow::anyhow!("`{name}` failed last, and nothing of it is kept");
             return BuildError::new(ErrorKind::Request, error).hint(
-                "a step that was given secrets is kept with `--keep-failed=always` only; `--shell-on-fail` enters any at \
-                 once",
+                "it is gone (`rbuild prune`, a full disk), was not to be kept (`--keep-failed=never`), was given secrets \
+                 (`--keep-failed=always` keeps such), or its process never ran; `--shell-on-fail` enters any that ran, at once",
             );
         }
         let error = anyhow::anyhow!(
@@ -405,21 +415,30 @@ fn missing(step: &FailedStep, request: &ShellRequest) -> Vec<String> {
 
 /// The shell that the step's command was for, or the usual one.
 fn interactive(op: &ExecOp) -> Vec<String> {
-    let shell = match op.args.as_slice() {
-        // `-c`, `-ec`: what follows is a script.
-        [shell, .., option, _] if option.starts_with('-') && option.ends_with('c') => shell,
-        _ => "/bin/sh",
-    };
+    let shell = scripted(op).map_or("/bin/sh", |(shell, _)| shell);
     vec![shell.to_owned()]
+}
+
+/// The shell and the script of a command that is a shell's, `sh -ec 'npm ci'`; one is known by its name, since `gcc -c main.c`
+/// looks the same.
+fn scripted(op: &ExecOp) -> Option<(&str, &str)> {
+    const SHELLS: [&str; 11] = [
+        "sh", "ash", "bash", "csh", "dash", "fish", "ksh", "mksh", "pwsh", "tcsh", "zsh",
+    ];
+    let [shell, .., option, script] = op.args.as_slice() else {
+        return None;
+    };
+    let name = shell.rsplit('/').next()?;
+    let known = SHELLS.contains(&name) || name.starts_with("python");
+    let option = option.strip_prefix('-')?;
+    (known && !option.starts_with('-') && option.ends_with('c')).then_some((shell, script))
 }
 
 /// What somebody should know who finds themselves there.
 fn introduction(step: &FailedStep, now: Timestamp) -> String {
-    let command = match step.op.args.as_slice() {
-        [_, .., option, script] if option.starts_with('-') && option.ends_with('c') => {
-            script.to_string()
-        }
-        args => args.join(" "),
+    let command = match scripted(&step.op) {
+        Some((_, script)) => script.to_owned(),
+        None => step.op.args.join(" "),
     };
     format!(
         "`{}` failed {}: {}\nthis is what it left; changes stay here, and get into no image\nits command:\n  {}",
@@ -467,6 +486,9 @@ mod t {
             ),
             (&["python3", "-c", "import x"], "python3"),
             (&["/app", "--check"], "/bin/sh"),
+            (&["/app", "--sync", "x"], "/bin/sh"),
+            (&["/bin/sh", "--sync", "x"], "/bin/sh"),
+            (&["gcc", "-c", "a.c"], "/bin/sh"),
             (&["/app"], "/bin/sh"),
             (&[], "/bin/sh"),
         ] {

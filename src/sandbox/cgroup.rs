@@ -752,6 +752,31 @@ mod t {
         assert!(!own.exists());
     }
 
+    /// What is in a cgroup is moved to a child before that hands controllers on. Plain files do not empty themselves, so here it
+    /// looks as if processes kept coming.
+    #[test]
+    fn processes_make_room_for_cgroups() {
+        let (dir, machine) = tree("memory");
+        let limits = Limits {
+            memory: Some(1 << 30),
+            ..Limits::default()
+        };
+        let ours = dir.path().join("ours");
+        fs::write(ours.join("cgroup.type"), "domain\n").unwrap();
+        fs::write(ours.join(PROCESSES), "4711\n").unwrap();
+        let below = ours.join(BUILDERS);
+        fs::create_dir(&below).unwrap();
+        fs::write(below.join(PROCESSES), "").unwrap();
+        let mut build = Build::make(machine, &limits).unwrap();
+        let refusal = build.step(&limits).unwrap_err();
+        assert_eq!(
+            refusal.why,
+            format!("processes keep coming into `{}`", ours.display())
+        );
+        assert_eq!(fs::read_to_string(below.join(PROCESSES)).unwrap(), "4711");
+        assert_eq!(fs::read_to_string(ours.join(CHILDREN)).unwrap(), "");
+    }
+
     /// A builder that was moved into a child finds its way back.
     #[test]
     fn those_that_were_moved_go_on_where_they_were() {

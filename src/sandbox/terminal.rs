@@ -145,9 +145,11 @@ impl Carrier {
                 }
                 self.pass_on()?;
             }
+            // One piece at a time: what else may have become ready, a typed Ctrl-C or a signal, is not kept waiting by a step that
+            // writes faster than the person's terminal takes.
             Ready::Terminal => {
                 self.pass_on()?;
-                self.hand_on(output)?;
+                self.hand_on(output).map(drop)?;
             }
         }
         Ok(())
@@ -171,20 +173,21 @@ impl Carrier {
         Ok(())
     }
 
-    /// Reads what the step wrote, as far as it is there.
-    fn hand_on(&mut self, output: &mut dyn FnMut(&[u8])) -> io::Result<()> {
+    /// Reads the next of what the step wrote; says whether more may be there.
+    fn hand_on(&mut self, output: &mut dyn FnMut(&[u8])) -> io::Result<bool> {
         let mut buffer = [0; CHUNK];
-        while let Some(terminal) = &self.terminal {
-            match rustix::io::read(terminal, &mut buffer) {
-                // EIO: all who had the other end open have closed it.
-                Ok(0) | Err(Errno::IO) => self.terminal = None,
-                Ok(len) => output(&buffer[..len]),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => break,
-                Err(error) => return Err(error.into()),
-            }
+        let Some(terminal) = &self.terminal else {
+            return Ok(false);
+        };
+        match rustix::io::read(terminal, &mut buffer) {
+            // EIO: all who had the other end open have closed it.
+            Ok(0) | Err(Errno::IO) => self.terminal = None,
+            Ok(len) => output(&buffer[..len]),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(false),
+            Err(error) => return Err(error.into()),
         }
-        Ok(())
+        Ok(self.terminal.is_some())
     }
 
     /// Reads what is left when the step has ended, which may have been over before anybody looked.
@@ -197,7 +200,8 @@ impl Carrier {
                 carried => carried?,
             }
         }
-        self.hand_on(output)
+        while self.hand_on(output)? {}
+        Ok(())
     }
 
     /// Gives the step's terminal the size of the person's; the kernel tells the step.
@@ -208,5 +212,44 @@ impl Carrier {
             // A wrong size is a nuisance and no failure.
             let _ = rustix::termios::tcsetwinsize(terminal, size);
         }
+    }
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    /// Between two pieces there is time for what else may be ready: a typed Ctrl-C, a signal.
+    #[test]
+    fn what_a_step_writes_comes_in_pieces() {
+        let size = Size {
+            rows: 24,
+            columns: 80,
+        };
+        let owner = (rustix::process::getuid(), rustix::process::getgid());
+        let (outer, inner) = make(size, (owner.0.as_raw(), owner.1.as_raw())).unwrap();
+        rustix::io::ioctl_fionbio(&outer, true).unwrap();
+        let mut carrier = Carrier {
+            socket: None,
+            terminal: Some(outer),
+            typing: false,
+            typed: Vec::new(),
+        };
+        // Two writes, and less than a terminal holds: nothing waits for a reader.
+        for _ in 0..2 {
+            assert_eq!(rustix::io::write(&inner, &[b'y'; CHUNK / 2]), Ok(CHUNK / 2));
+        }
+        drop(inner);
+        let (mut pieces, mut bytes) = (0, 0);
+        let mut output = |piece: &[u8]| {
+            pieces += 1;
+            bytes += piece.len();
+        };
+        carrier.carry(Ready::Terminal, &mut output).unwrap();
+        assert_eq!(pieces, 1);
+        carrier
+            .finish(&mut |piece: &[u8]| bytes += piece.len())
+            .unwrap();
+        assert_eq!(bytes, CHUNK);
     }
 }

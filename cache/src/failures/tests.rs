@@ -91,6 +91,39 @@ fn it_goes_when_its_step_has_a_result() {
     assert!(first.enter().unwrap().is_none(), "it is gone");
 }
 
+#[test]
+fn who_is_in_one_stays_there_however_many_come_after() {
+    let fixture = Fixture::new();
+    let first = fixture.keep("a", "1", 1);
+    let inside = first.enter().unwrap().unwrap();
+    for failed in 2..=5 {
+        fixture.keep("a", "1", failed);
+    }
+    assert!(first.path.join("upper").is_dir());
+    assert_eq!(fixture.kept(), of([("a", 5), ("a", 4), ("a", 3), ("a", 1)]));
+    inside.discard(&fixture.store).unwrap();
+    assert_eq!(fixture.kept().len(), MOST);
+}
+
+#[test]
+fn who_looks_whether_somebody_is_in_keeps_nobody_out() {
+    let fixture = Fixture::new();
+    let failure = fixture.keep("a", "1", 1);
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                fixture.store.failures().unwrap();
+            }
+        });
+        for _ in 0..100 {
+            let entered = failure.enter().unwrap();
+            assert!(entered.is_some());
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
 /// As fsck sees it, however it came about.
 #[test]
 fn what_is_damaged_is_found_and_taken_out() {

@@ -49,15 +49,20 @@ pub fn lend(store: &Path, home: &Path, at: &Path) -> io::Result<()> {
     fs::rename(home, at).inspect_err(|_| drop(fs::remove_file(&link)))
 }
 
-/// Moves what was [lent](lend) back. What is no longer there was removed by the step, and comes back empty: it would have
-/// been, if it were mounted.
+/// Moves what was [lent](lend) back. What is no longer there, or is no directory any more, was removed by the step, and comes
+/// back empty: it would have been, if it were mounted.
 ///
 /// # Errors
 /// If it cannot be moved.
 pub fn take_back(home: &Path, at: &Path) -> io::Result<()> {
-    match fs::rename(at, home) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir(home)?,
-        moved => moved?,
+    let found = match fs::symlink_metadata(at) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        found => Some(found?),
+    };
+    // Not what a step has put in its place: a link would lead builds that come after to wherever it likes.
+    match found.is_some_and(|found| found.is_dir()) {
+        true => fs::rename(at, home)?,
+        false => fs::create_dir(home)?,
     }
     fs::remove_file(away(home))
 }

@@ -306,6 +306,29 @@ fn what_is_lent_is_waited_for_as_long_as_it_may_come_back() {
 }
 
 #[test]
+fn what_a_step_puts_in_the_place_of_a_mount_does_not_become_it() {
+    let (dir, store) = store();
+    let mount = take(&store, "a", CacheSharing::Shared);
+    let (home, at) = (mount.path().to_owned(), store.path().join("tmp/at"));
+    let elsewhere = dir.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("file"), "").unwrap();
+    let puts: [&dyn Fn(); 2] = [
+        &|| std::os::unix::fs::symlink(&elsewhere, &at).unwrap(),
+        &|| fs::write(&at, "a file").unwrap(),
+    ];
+    for put in puts {
+        lend(store.path(), &home, &at).unwrap();
+        fs::remove_dir(&at).unwrap();
+        put();
+        take_back(&home, &at).unwrap();
+        let found = fs::symlink_metadata(&home).unwrap();
+        assert!(found.is_dir() && file::list(&home).unwrap().is_empty());
+        fs::remove_file(&at).unwrap();
+    }
+}
+
+#[test]
 fn a_collector_brings_back_what_was_lent() {
     let (_dir, store) = store();
     let (data, at) = lent_by_the_dead(&store);

@@ -32,9 +32,9 @@ use tonic::Response;
 use tonic::Status;
 use tonic::Streaming;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
+use tonic::codegen::tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::Answers;
-use super::QUEUE;
 use super::Trouble;
 use super::files;
 use super::files::Packet;
@@ -134,22 +134,33 @@ impl SendPackets for Receiver {
         };
         let mut incoming = request.into_inner();
         let (runtime, trouble) = (Handle::current(), self.trouble.clone());
-        let (answers, stream) = mpsc::channel(QUEUE);
+        // Not bounded: there is one request for each file that was named, and who waited here until the daemon takes one would not
+        // take what it sends meanwhile.
+        let (answers, stream) = mpsc::unbounded_channel();
         tokio::task::spawn_blocking(move || {
             let mut next = || runtime.block_on(incoming.message());
             let mut answer = |packet| {
-                let sent = answers.blocking_send(Ok(packet));
+                let sent = answers.send(Ok(packet));
                 sent.map_err(|_| Status::cancelled("the builder does not listen any more"))
             };
             let received = Tree::open(&path)
                 .map_err(|error| trouble.note(error))
                 .and_then(|tree| tree.receive(&mut next, &mut answer, &trouble));
             if let Err(status) = received {
-                drop(answers.blocking_send(Err(status)));
+                drop(answers.send(Err(status)));
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(
+            stream,
+        ))))
     }
+}
+
+/// A file whose bytes were asked for.
+struct Coming {
+    stat: Stat,
+    /// From its first bytes on: a daemon names far more files at once than a process may have open.
+    file: Option<File>,
 }
 
 /// A directory that files come into. Every path goes through its handle.
@@ -157,7 +168,7 @@ struct Tree {
     path: PathBuf,
     root: Dir,
     /// Files that were asked for, by their numbers.
-    open: BTreeMap<u32, (String, File, Stat)>,
+    coming: BTreeMap<u32, Coming>,
     /// Directories, whose modes and times are set when all is in them.
     directories: Vec<Stat>,
     /// Regular files of this transfer, that names may be given to.
@@ -174,7 +185,7 @@ impl Tree {
         Ok(Self {
             path: path.to_owned(),
             root: Dir::open_ambient_dir(path, ambient_authority()).map_err(failed)?,
-            open: BTreeMap::new(),
+            coming: BTreeMap::new(),
             directories: Vec::new(),
             seen: BTreeSet::new(),
         })
@@ -224,7 +235,7 @@ impl Tree {
                 }
                 PacketType::PacketReq => {}
             }
-            if all_named && self.open.is_empty() && !finished {
+            if all_named && self.coming.is_empty() && !finished {
                 finished = true;
                 let settled = self.settle_directories();
                 settled.map_err(|error| trouble.note(error))?;
@@ -280,9 +291,9 @@ impl Tree {
             Type::File => {
                 let mut options = OpenOptions::new();
                 options.write(true).create_new(true);
-                let file = self.root.open_with(&path, &options).map_err(&failed)?;
-                self.seen.insert(path.clone());
-                self.open.insert(number, (path, file, stat));
+                drop(self.root.open_with(&path, &options).map_err(&failed)?);
+                self.seen.insert(path);
+                self.coming.insert(number, Coming { stat, file: None });
                 return Ok(true);
             }
             Type::Symlink => {
@@ -315,14 +326,23 @@ impl Tree {
     }
 
     fn write(&mut self, number: u32, data: &[u8]) -> Result<(), HereError> {
-        let Some((path, mut file, stat)) = self.open.remove(&number) else {
+        let Some(Coming { stat, file }) = self.coming.remove(&number) else {
             let what = format!("bytes of file {number}, which were not asked for");
             return Err(HereError::Hostile { what });
         };
-        let failed = self.failed(&path);
+        let failed = self.failed(&stat.path);
+        let mut file = match file {
+            Some(file) => file,
+            None => {
+                let mut options = OpenOptions::new();
+                let opened = self.root.open_with(&stat.path, options.write(true));
+                opened.map_err(&failed)?
+            }
+        };
         if !data.is_empty() {
             file.write_all(data).map_err(failed)?;
-            self.open.insert(number, (path, file, stat));
+            let file = Some(file);
+            self.coming.insert(number, Coming { stat, file });
             return Ok(());
         }
         let mode = Permissions::from_mode(files::unix_mode(stat.mode));
@@ -366,5 +386,62 @@ fn times(stat: &Stat) -> Timestamps {
     Timestamps {
         last_access: time,
         last_modification: time,
+    }
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    /// A daemon names all files before it sends the bytes of the first.
+    #[test]
+    fn a_file_is_open_while_its_bytes_come() {
+        let dir = tempfile::tempdir().unwrap();
+        let names: Vec<String> = (0..100).map(|number| format!("f{number}")).collect();
+        let named = names.iter().map(|name| Packet {
+            stat: Some(Stat {
+                path: name.clone(),
+                mode: 0o644,
+                ..Stat::default()
+            }),
+            ..files::packet(PacketType::PacketStat)
+        });
+        let sent = |id: usize, data: &[u8]| Packet {
+            id: id as u32,
+            data: data.to_vec(),
+            ..files::packet(PacketType::PacketData)
+        };
+        let bytes = (0..names.len()).flat_map(|id| [sent(id, names[id].as_bytes()), sent(id, b"")]);
+        let end = [files::packet(PacketType::PacketFin)];
+        let mut packets = named
+            .chain([files::packet(PacketType::PacketStat)])
+            .chain(bytes)
+            .chain(end);
+        let fds = || {
+            let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            let targets = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+            targets.filter(|to| to.starts_with(dir.path())).count()
+        };
+        let mut most = 0;
+        let mut next = || {
+            most = most.max(fds());
+            Ok(packets.next())
+        };
+        let tree = Tree::open(dir.path()).unwrap();
+        let (mut asked, trouble) = (0, Trouble::default());
+        let mut answer = |packet: Packet| {
+            asked += usize::from(packet.r#type() == PacketType::PacketReq);
+            Ok(())
+        };
+        tree.receive(&mut next, &mut answer, &trouble).unwrap();
+        assert_eq!(asked, names.len());
+        for name in &names {
+            assert_eq!(
+                std::fs::read_to_string(dir.path().join(name)).unwrap(),
+                *name
+            );
+        }
+        // The directory, and one file.
+        assert!(most <= 2, "{most}");
     }
 }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 
 use rbuild_cache::FailedStep;
-use rbuild_cache::Failure;
 use rbuild_cache::Snapshot;
 use rbuild_cache::Written;
 use rbuild_llb::Op;
@@ -53,25 +52,22 @@ pub struct HeldFailure {
 
 #[derive(Debug)]
 enum Held {
-    /// In the store.
-    Kept(Box<Failure>),
+    /// In the store, where no later failure makes it go as long as it is entered.
+    Kept(rbuild_cache::Entered),
     /// In a directory that goes with this.
     Here { _workspace: Workspace, dir: PathBuf },
 }
 
 impl HeldFailure {
-    /// What is kept of it, if anything is.
-    pub fn kept(&self) -> Option<&Failure> {
-        match &self.place {
-            Held::Kept(failure) => Some(failure),
-            Held::Here { .. } => None,
-        }
+    /// Whether its files stay when the build is over.
+    pub fn is_kept(&self) -> bool {
+        matches!(self.place, Held::Kept(_))
     }
 
     /// The directory with its files.
     pub fn dir(&self) -> &Path {
         match &self.place {
-            Held::Kept(failure) => &failure.path,
+            Held::Kept(entered) => entered.path(),
             Held::Here { dir, .. } => dir,
         }
     }
@@ -156,7 +152,11 @@ impl Engine<'_> {
         }
         if holds {
             let place = match kept {
-                Some(failure) => Held::Kept(Box::new(failure)),
+                Some(failure) => match failure.enter() {
+                    Ok(Some(entered)) => Held::Kept(entered),
+                    // Somebody was quicker: they are there now.
+                    _ => return,
+                },
                 None => Held::Here {
                     _workspace: workspace,
                     dir,
@@ -213,7 +213,7 @@ impl Engine<'_> {
     }
 
     /// Whether a step is given the value of a secret.
-    fn gives_secrets(&self, op: &ExecOp) -> bool {
+    pub fn gives_secrets(&self, op: &ExecOp) -> bool {
         let mounted = op.mounts.iter().filter_map(|mount| match &mount.kind {
             MountKind::Secret { id, .. } => Some(id),
             _ => None,

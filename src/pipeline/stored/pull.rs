@@ -139,19 +139,27 @@ fn several(
     let document = engine.registry().document(&reference);
     let (document, bytes) = document.map_err(failure::registry)?;
     let Document::Index(index) = document else {
-        // A name that stands for a single image gives that if it is for one of them.
-        let platform = match wanted {
-            Wanted::These(platforms) => platforms.first(),
-            Wanted::Own | Wanted::All => None,
+        // A name that stands for a single image gives that if it is for one of them; the first that it is not for is named.
+        let Wanted::These(platforms) = wanted else {
+            return single(engine, pinner, name, None, step);
         };
-        return single(engine, pinner, name, platform, step);
+        let mut refused = None;
+        for platform in platforms {
+            match single(engine, pinner, name, Some(platform), step) {
+                Ok(pulled) => return Ok(pulled),
+                Err(error) => refused = refused.or(Some(error)),
+            }
+        }
+        return Err(refused.expect("somebody who names platforms names one"));
     };
     let whole = Descriptor::of(index.media_type.as_str(), &bytes);
     let mut entries: Vec<Descriptor> = Vec::new();
     match wanted {
         Wanted::These(platforms) => {
             for platform in platforms {
-                let found = pinner.ask(name, platform)?.manifest;
+                // Of this very index, whatever the name means by now.
+                let exact = reference.with_digest(whole.digest).to_string();
+                let found = pinner.ask(&exact, platform)?.manifest;
                 if entries.iter().any(|entry| entry.digest == found) {
                     continue;
                 }
