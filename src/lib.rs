@@ -10,8 +10,9 @@
 //! - [`registry`]: the only home of HTTP; [`image`]: manifests, configs, indexes; [`exporter`]: one file per output
 //! - [`buildkit`]: a BuildKit daemon in the place of ops, solver and sandbox; the only home of gRPC
 //! - [`remote`]: caches that machines share
-//! - [`clock`]: the only reader of the time; [`outcome`]: how a build ends
+//! - `agent`: what steps may ask of an ssh agent; [`clock`]: the only reader of the time; [`outcome`]: how a build ends
 
+mod agent;
 pub mod buildkit;
 pub mod cli;
 pub mod clock;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rbuild_llb::Diagnostic;
 use rbuild_llb::OciDigest;
+use rbuild_llb::Platform;
 use rbuild_llb::Span;
 
 use crate::image::Descriptor;
@@ -22,6 +23,25 @@ pub struct BuildOutcome {
     pub passed: Vec<String>,
     /// What emulated programs of other architectures, and how much of the work.
     pub emulated: Vec<Emulation>,
+    /// Where each platform was built, if a builder has several nodes.
+    pub ran: Vec<Ran>,
+}
+
+/// Where a platform of a target was built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// The target, if several were built.
+    pub target: Option<String>,
+    /// What for.
+    pub platform: Platform,
+    /// The node's name.
+    pub node: String,
+    /// Where that is.
+    pub place: String,
+    /// How many steps had to be emulated, since no node that could be reached is native to them.
+    pub emulated: usize,
+    /// The nodes that should have built it, and why they have not.
+    pub failed: Vec<(String, String)>,
 }
 
 /// The steps that one emulator executed.

@@ -16,6 +16,7 @@ mod files;
 pub mod fsck;
 pub mod inspect;
 pub mod lock;
+pub mod nodes;
 mod once;
 mod pin;
 mod plan;
@@ -63,6 +64,7 @@ use rbuild_llb::pattern::read_ignore_file;
 use crate::clock;
 use crate::ops::Engine;
 use crate::ops::EngineOptions;
+use crate::ops::LocalRoot;
 use crate::ops::StepResult;
 use crate::ops::exec::Failing;
 use crate::ops::git;
@@ -146,7 +148,6 @@ fn carry_out(
         registry,
         plan,
     } = opened;
-    let cancel = CancelToken::new();
     if let Some(remark) = &plan.remark {
         remark_on(&events, remark);
     }
@@ -161,7 +162,6 @@ fn carry_out(
     let locals = files::locals(&plan, &definition)?;
     let targets = deliver::targets(request, own, &plan, &definition, goals)?;
     deliver::no_windows_images(&targets, &definition)?;
-    let tests = deliver::Tests::new(&targets, &definition);
 
     entitled(request, &definition)?;
     if let Some(builder) = &request.builder {
@@ -174,170 +174,225 @@ fn carry_out(
             definition: &definition,
             targets: &targets,
         };
-        return job.carry_out(progress);
-    }
-    let options = EngineOptions {
-        locals,
-        secrets: request.secrets.clone(),
-        ssh: request.ssh.clone(),
-        plan: plan.identity.clone(),
-        source_date_epoch: request.source_date_epoch,
-        offline: request.offline,
-        ranges_only: request.settings.ranges_only,
-        kept: tests.kept(),
-        failing: Failing {
-            keep: request.settings.keep_failed,
-            hold: request.shell_on_fail.is_some(),
-        },
-    };
-    let mut sandboxing = sandbox_settings(&request.settings, &store);
-    let domain = sandbox::expected_domain();
-    let mut engine = Engine::new(
-        &store,
-        &lease,
-        &definition,
-        &registry,
-        &cancel,
-        options,
-        domain,
-    );
-    let imports = caches::import(request, own, &store, &events);
-    if let Some(imports) = &imports {
-        engine.set_remote(imports);
-    }
-    let looked_up = look_up(&definition, &engine, &plan, &targets, &events)?;
-    let unread = engine.unread(looked_up.pending()).map_err(failure::op)?;
-    let untouched = Untouched::find(
-        &definition,
-        |output| deliver::takes_blobs_whole(&targets, output),
-        |step| unread.contains(step),
-    );
-    let looked_up = match &untouched {
-        None => looked_up,
-        Some(untouched) => solver::plan(untouched.remaining(), &engine)
-            .map_err(|error| failure::plan(error, &definition, &plan))?,
-    };
-
-    let ledger = explain::Ledger::open(
-        &store,
-        &plan.identity,
-        &engine,
-        &definition,
-        &looked_up,
-        std::iter::once(request)
-            .chain(own.values().copied())
-            .map(|request| &request.build_args),
-    );
-    let exporters = deliver::exporters(request, &targets)?;
-    let caches = caches::Exports::new(request, own, &targets);
-    let processes = looked_up
-        .pending()
-        .filter(|(_, vertex)| matches!(vertex.op, Op::Exec(_)))
-        .count();
-    // Files of other owners than the user can be read inside only.
-    let works =
-        !looked_up.is_complete() || deliver::writes_files(request, &targets) || !caches.is_empty();
-    let reads = works
-        && (looked_up.found().any(|found| engine.has_directories(found))
-            || engine
-                .bases_have_directories(looked_up.pending())
-                .map_err(failure::op)?
-            || caches.read_directories(&engine, &definition)?);
-    if works {
-        preflight::look(&store, &engine, looked_up.pending(), processes, &events)?;
-    }
-    let Entered { remark, emulated } = match processes > 0 || reads {
-        true => {
-            sandboxing.foreign.platforms = emulated::platforms(&looked_up);
-            enter(
-                (&sandboxing, &request.settings),
-                &mut engine,
-                &looked_up,
-                processes,
-                progress,
-            )?
-        }
-        false => Entered::default(),
-    };
-    // An unchanged build that writes no file is over before anybody could interrupt it.
-    if works {
-        sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
-    }
-
-    // A context is looked at in every build: it is never what people mean by cached.
-    let contexts: BTreeSet<String> = definition
-        .iter()
-        .filter(|(_, vertex)| matches!(vertex.op, Op::Source(SourceOp::Local(_))))
-        .map(|(id, _)| solver::event_digest(&id))
-        .collect();
-    let send = |mut event| {
-        if let Event::Vertex(vertex) = &mut event {
-            vertex.cached &= !contexts.contains(&vertex.digest);
-            emulated.note(vertex);
-            if let Some(ledger) = &ledger {
-                ledger.note(vertex);
+        return match job.carry_out(progress)? {
+            builder::Carried::Out(outcome) => Ok(outcome),
+            builder::Carried::Far(rest) => {
+                let left = Work {
+                    request: &rest.request,
+                    own: &BTreeMap::new(),
+                    store: &store,
+                    lease: &lease,
+                    registry: &registry,
+                    plan: &plan,
+                    locals: locals.clone(),
+                    definition: &rest.definition,
+                    targets: &rest.targets,
+                };
+                let built = left.carry_out(progress)?;
+                rest.finish(&job, built, progress)
             }
-        }
-        events.send(event);
-    };
-    if let Some(untouched) = &untouched {
-        untouched.report(&definition, send);
+        };
     }
-    engine.set_solving(true);
-    let solved = solver::solve(
-        looked_up,
-        &engine,
-        SolveOptions {
-            jobs: jobs(request, works),
-            cancel: &cancel,
-            events: &send,
-            clock: &clock::now,
-            may_fail: &|step| tests.may_fail(step),
-        },
-    );
-    engine.set_solving(false);
-    emulated.advise(&definition, &events);
-    if let Some(ledger) = ledger {
-        ledger.keep(solved.is_err());
-    }
-    if let (Some(terminal), Some(held)) = (&request.shell_on_fail, engine.take_held())
-        && !cancel.is_cancelled()
-    {
-        shell::enter_held(&engine, &held, terminal.term.as_deref(), progress);
-        // They were the shell's.
-        sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
-    }
-    engine.discard_roots();
-    if solved.is_err() {
-        durability::sync_later(&store, &request.settings);
-    }
-    let solved = solved.map_err(|error| {
-        let mut error = failure::solve(error, &engine, &definition, &plan);
-        if error.kind == ErrorKind::Step {
-            error.hints.extend(remark);
-        }
-        with_full_disk(error, &engine)
-    })?;
-
-    let delivery = deliver::Delivering {
+    let work = Work {
         request,
-        engine: &engine,
+        own,
+        store: &store,
+        lease: &lease,
+        registry: &registry,
         plan: &plan,
+        locals,
         definition: &definition,
-        untouched: untouched.as_ref(),
-        solved,
-        cancel: &cancel,
-        events: &events,
+        targets: &targets,
     };
-    let roots = caches.roots(&delivery)?;
-    let mut outcome = delivery
-        .deliver(&targets, exporters)
-        .map_err(|error| with_full_disk(error, &engine))?;
-    outcome.emulated = emulated.into_summary();
-    caches.write(&engine, &definition, &roots, &events)?;
-    engine.forget_failures();
-    durability::sync_later(&store, &request.settings);
-    Ok(outcome)
+    work.carry_out(progress)
+}
+
+/// What this machine is to build.
+struct Work<'a> {
+    request: &'a BuildRequest,
+    own: &'a BTreeMap<&'a str, &'a BuildRequest>,
+    store: &'a Store,
+    lease: &'a Lease,
+    registry: &'a registry::Client,
+    plan: &'a plan::Plan,
+    locals: BTreeMap<String, LocalRoot>,
+    definition: &'a PrunedDefinition,
+    targets: &'a [deliver::Target],
+}
+
+impl Work<'_> {
+    /// Lines 6 to 9.
+    fn carry_out(self, progress: &Progress) -> Result<BuildOutcome, BuildError> {
+        let Self {
+            request,
+            own,
+            store,
+            lease,
+            registry,
+            plan,
+            locals,
+            definition,
+            targets,
+        } = self;
+        let events = progress.events();
+        let cancel = CancelToken::new();
+        let tests = deliver::Tests::new(targets, definition);
+        let options = EngineOptions {
+            locals,
+            secrets: request.secrets.clone(),
+            ssh: request.ssh.clone(),
+            plan: plan.identity.clone(),
+            source_date_epoch: request.source_date_epoch,
+            offline: request.offline,
+            ranges_only: request.settings.ranges_only,
+            kept: tests.kept(),
+            failing: Failing {
+                keep: request.settings.keep_failed,
+                hold: request.shell_on_fail.is_some(),
+            },
+        };
+        let mut sandboxing = sandbox_settings(&request.settings, store);
+        let domain = sandbox::expected_domain();
+        let mut engine = Engine::new(store, lease, definition, registry, &cancel, options, domain);
+        let imports = caches::import(request, own, store, &events);
+        if let Some(imports) = &imports {
+            engine.set_remote(imports);
+        }
+        let looked_up = look_up(definition, &engine, plan, targets, &events)?;
+        let unread = engine.unread(looked_up.pending()).map_err(failure::op)?;
+        let untouched = Untouched::find(
+            definition,
+            |output| deliver::takes_blobs_whole(targets, output),
+            |step| unread.contains(step),
+        );
+        let looked_up = match &untouched {
+            None => looked_up,
+            Some(untouched) => solver::plan(untouched.remaining(), &engine)
+                .map_err(|error| failure::plan(error, definition, plan))?,
+        };
+
+        let ledger = explain::Ledger::open(
+            store,
+            &plan.identity,
+            &engine,
+            definition,
+            &looked_up,
+            std::iter::once(request)
+                .chain(own.values().copied())
+                .map(|request| &request.build_args),
+        );
+        let exporters = deliver::exporters(request, targets)?;
+        let caches = caches::Exports::new(request, own, targets);
+        let processes = looked_up
+            .pending()
+            .filter(|(_, vertex)| matches!(vertex.op, Op::Exec(_)))
+            .count();
+        // Files of other owners than the user can be read inside only.
+        let works = !looked_up.is_complete()
+            || deliver::writes_files(request, targets)
+            || !caches.is_empty();
+        let reads = works
+            && (looked_up.found().any(|found| engine.has_directories(found))
+                || engine
+                    .bases_have_directories(looked_up.pending())
+                    .map_err(failure::op)?
+                || caches.read_directories(&engine, definition)?);
+        if works {
+            preflight::look(store, &engine, looked_up.pending(), processes, &events)?;
+        }
+        let Entered { remark, emulated } = match processes > 0 || reads {
+            true => {
+                sandboxing.foreign.platforms = emulated::platforms(&looked_up);
+                enter(
+                    (&sandboxing, &request.settings),
+                    &mut engine,
+                    &looked_up,
+                    processes,
+                    progress,
+                )?
+            }
+            false => Entered::default(),
+        };
+        // An unchanged build that writes no file is over before anybody could interrupt it.
+        if works {
+            sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+        }
+
+        // A context is looked at in every build: it is never what people mean by cached.
+        let contexts: BTreeSet<String> = definition
+            .iter()
+            .filter(|(_, vertex)| matches!(vertex.op, Op::Source(SourceOp::Local(_))))
+            .map(|(id, _)| solver::event_digest(&id))
+            .collect();
+        let send = |mut event| {
+            if let Event::Vertex(vertex) = &mut event {
+                vertex.cached &= !contexts.contains(&vertex.digest);
+                emulated.note(vertex);
+                if let Some(ledger) = &ledger {
+                    ledger.note(vertex);
+                }
+            }
+            events.send(event);
+        };
+        if let Some(untouched) = &untouched {
+            untouched.report(definition, send);
+        }
+        engine.set_solving(true);
+        let solved = solver::solve(
+            looked_up,
+            &engine,
+            SolveOptions {
+                jobs: jobs(request, works),
+                cancel: &cancel,
+                events: &send,
+                clock: &clock::now,
+                may_fail: &|step| tests.may_fail(step),
+            },
+        );
+        engine.set_solving(false);
+        emulated.advise(definition, &events);
+        if let Some(ledger) = ledger {
+            ledger.keep(solved.is_err());
+        }
+        if let (Some(terminal), Some(held)) = (&request.shell_on_fail, engine.take_held())
+            && !cancel.is_cancelled()
+        {
+            shell::enter_held(&engine, &held, terminal.term.as_deref(), progress);
+            // They were the shell's.
+            sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+        }
+        engine.discard_roots();
+        if solved.is_err() {
+            durability::sync_later(store, &request.settings);
+        }
+        let solved = solved.map_err(|error| {
+            let mut error = failure::solve(error, &engine, definition, plan);
+            if error.kind == ErrorKind::Step {
+                error.hints.extend(remark);
+            }
+            with_full_disk(error, &engine)
+        })?;
+
+        let delivery = deliver::Delivering {
+            request,
+            engine: &engine,
+            plan: plan,
+            definition: definition,
+            untouched: untouched.as_ref(),
+            solved,
+            cancel: &cancel,
+            events: &events,
+        };
+        let roots = caches.roots(&delivery)?;
+        let mut outcome = delivery
+            .deliver(targets, exporters)
+            .map_err(|error| with_full_disk(error, &engine))?;
+        outcome.emulated = emulated.into_summary();
+        caches.write(&engine, definition, &roots, &events)?;
+        engine.forget_failures();
+        durability::sync_later(store, &request.settings);
+        Ok(outcome)
+    }
 }
 
 /// Line 6: again, as long as there is something to be fetched first from caches elsewhere.

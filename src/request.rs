@@ -21,7 +21,9 @@ pub use builder::Builder;
 pub use builder::BuilderAddress;
 pub use builder::BuilderCache;
 pub use builder::BuilderTls;
+pub use builder::Node;
 pub use builder::ParseBuilderError;
+pub use builder::Place;
 
 /// One `rbuild build`.
 #[derive(Debug, Clone)]

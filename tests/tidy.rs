@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use regex::Regex;
 
 /// The modules of `src/`, each with those it may use besides itself. `main` and `lib` only name the others.
-const LAYERS: [(&str, &[&str]); 16] = [
+const LAYERS: [(&str, &[&str]); 17] = [
+    ("agent", &[]),
     ("clock", &[]),
     ("request", &[]),
     ("outcome", &["image", "request"]),
@@ -15,12 +16,14 @@ const LAYERS: [(&str, &[&str]); 16] = [
     ("image", &["clock"]),
     ("links", &[]),
     ("registry", &["clock", "image", "links", "request"]),
-    ("buildkit", &["request"]),
+    ("buildkit", &["agent", "request"]),
     ("sandbox", &["clock"]),
     ("solver", &["clock"]),
     (
         "ops",
-        &["clock", "image", "registry", "request", "sandbox", "solver"],
+        &[
+            "agent", "clock", "image", "registry", "request", "sandbox", "solver",
+        ],
     ),
     (
         "exporter",

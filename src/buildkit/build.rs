@@ -74,6 +74,8 @@ pub struct Build<'a> {
     pub cache_to: Vec<BuilderCache>,
     /// `network.host`, `security.insecure`.
     pub entitlements: Vec<String>,
+    /// Whether it is none that anybody asked for, so that the daemon keeps no record of it.
+    pub internal: bool,
 }
 
 /// What the exporter says of the result, in BuildKit's words.
@@ -120,6 +122,7 @@ impl Connection {
                 ..api::CacheOptions::default()
             }),
             entitlements: build.entitlements,
+            internal: build.internal,
             ..api::SolveRequest::default()
         };
         let gateway = Gateway {
@@ -224,6 +227,12 @@ pub(super) fn failed(
             message,
         };
     }
+    if status.code() == tonic::Code::ResourceExhausted || is_exhausted(status.message()) {
+        return EngineError::Exhausted {
+            address: address.to_string(),
+            message: status.message().to_owned(),
+        };
+    }
     match doing {
         "build" => EngineError::Failed {
             message: status.message().to_owned(),
@@ -235,6 +244,19 @@ pub(super) fn failed(
             message: status.message().to_owned(),
         },
     }
+}
+
+/// Whether a daemon says that its machine is out of something (strerror(3), as Go has it), and not that a step's process
+/// is.
+fn is_exhausted(message: &str) -> bool {
+    const LACKS: [&str; 4] = [
+        "no space left on device",
+        "disk quota exceeded",
+        "too many open files",
+        "no buffer space available",
+    ];
+    !message.contains("did not complete successfully")
+        && LACKS.iter().any(|lack| message.contains(lack))
 }
 
 /// The frontend that a build has: this program.

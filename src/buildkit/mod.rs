@@ -6,7 +6,8 @@
 //!
 //! | file | what it knows |
 //! |---|---|
-//! //! | `dial` | from a name to a stream of bytes: sockets, TLS, programs, the Docker API |
+//! | `dial` | from a name to a stream of bytes: sockets, TLS, programs, the Docker API |
+//! | `about` | what a daemon says about itself |
 //! | `build` | one build: `Control.Solve`, the gateway that runs beside it, `Control.Status` |
 //! | `session` | the services that a daemon calls: a gRPC server on a stream that the client opened |
 //! | `session/files` | files from here (fsutil's protocol, sending side) |
@@ -21,12 +22,13 @@
 //! - What a daemon asks for is given if it was offered, by its name; paths that it sends lead nowhere outside the directory
 //!   that the user named.
 
+mod about;
 mod build;
 mod dial;
 mod session;
 mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -105,6 +107,14 @@ pub enum EngineError {
         /// What it was asked for.
         doing: &'static str,
         /// Its reason.
+        message: String,
+    },
+    /// It has run out of something that builds need.
+    #[error("the builder `{address}` ran out of what it needs: {message}")]
+    Exhausted {
+        /// As the user wrote it.
+        address: String,
+        /// What the daemon said.
         message: String,
     },
     /// The build failed there.
@@ -224,6 +234,18 @@ impl Connection {
     /// # Errors
     /// If it is not there, or is no BuildKit.
     pub fn open(address: &BuilderAddress, cancel: &CancelToken) -> Result<Self, EngineError> {
+        Self::open_within(PATIENCE, address, cancel)
+    }
+
+    /// The same, but that the daemon must have answered within `patience`.
+    ///
+    /// # Errors
+    /// If it is not there by then, or is no BuildKit.
+    pub fn open_within(
+        patience: Duration,
+        address: &BuilderAddress,
+        cancel: &CancelToken,
+    ) -> Result<Self, EngineError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -257,7 +279,7 @@ impl Connection {
             Ok((channel, guard, platforms))
         };
         let opened = runtime.block_on(cancellable(cancel, async {
-            match tokio::time::timeout(PATIENCE, opening).await {
+            match tokio::time::timeout(patience, opening).await {
                 Ok(opened) => opened,
                 Err(_) => Err(EngineError::Connect {
                     address: address.to_string(),

@@ -384,17 +384,11 @@ impl sshforward::ssh_server::Ssh for Offered {
 }
 
 mod agent {
-    //! An ssh agent for steps, which may ask for its keys and have it sign, and nothing else: what the sandbox's socket
-    //! lets through, too (draft-ietf-sshm-ssh-agent, "Requests from the client to the agent").
+    //! An ssh agent for steps on a daemon, which may ask of it what steps here may.
 
     use super::*;
-
-    /// SSH_AGENTC_REQUEST_IDENTITIES and SSH_AGENTC_SIGN_REQUEST.
-    const ALLOWED: [u8; 2] = [11, 13];
-    /// SSH_AGENT_FAILURE, a message of one byte.
-    const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
-    /// OpenSSH's AGENT_MAX_LEN.
-    const LONGEST: usize = 256 << 10;
+    use crate::agent::LONGEST;
+    use crate::agent::refusal;
 
     /// Hands requests on, one after the other, and gives the answers.
     pub(super) fn forward(
@@ -407,9 +401,9 @@ mod agent {
             while let Ok(Some(message)) = asked.message().await {
                 buffer.extend_from_slice(&message.data);
                 while let Some(request) = take_message(&mut buffer) {
-                    let answer = match request.get(4) {
-                        Some(kind) if ALLOWED.contains(kind) => ask(&mut agent, &request).await,
-                        _ => Ok(FAILURE.to_vec()),
+                    let answer = match refusal(&request) {
+                        None => ask(&mut agent, &request).await,
+                        Some(refusal) => Ok(refusal),
                     };
                     let Ok(data) = answer else { return };
                     let sent = answers.send(Ok(sshforward::BytesMessage { data })).await;

@@ -1,6 +1,6 @@
 //! Builds on a daemon that a test makes up.
 
-mod fake;
+pub(crate) mod fake;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -113,6 +113,7 @@ fn build(offer: Offer, sink: Sink) -> Build<'static> {
         cache_from: Vec::new(),
         cache_to: Vec::new(),
         entitlements: vec!["network.host".into()],
+        internal: false,
     }
 }
 
@@ -314,7 +315,7 @@ fn an_archive_comes_whole() {
     assert_eq!(fs::read(path).unwrap(), b"archive");
 }
 
-fn stat(path: &str, mode: u32, linkname: &str) -> Packet {
+pub(crate) fn stat(path: &str, mode: u32, linkname: &str) -> Packet {
     Packet {
         stat: Some(Stat {
             path: path.into(),
@@ -328,7 +329,7 @@ fn stat(path: &str, mode: u32, linkname: &str) -> Packet {
 }
 
 /// Sends files as a daemon does, with these bytes for each that is asked for.
-async fn send(channel: Channel, stats: Vec<Packet>, bytes: &[u8]) -> Result<(), Status> {
+pub(crate) async fn send(channel: Channel, stats: Vec<Packet>, bytes: &[u8]) -> Result<(), Status> {
     let (tell, told) = mpsc::channel(16);
     let mut client = packet::file_send_client::FileSendClient::new(channel);
     let request = Request::new(ReceiverStream::new(told));
@@ -360,7 +361,7 @@ async fn send(channel: Channel, stats: Vec<Packet>, bytes: &[u8]) -> Result<(), 
 }
 
 /// Go's modes: `os.ModeDir` and `os.ModeSymlink`.
-const DIR: u32 = 1 << 31;
+pub(crate) const DIR: u32 = 1 << 31;
 const LINK: u32 = 1 << 27;
 
 #[test]

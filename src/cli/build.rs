@@ -15,6 +15,7 @@ use rbuild_llb::op::Ulimit;
 use super::Failed;
 use super::Session;
 use super::annotation;
+use super::builders;
 use super::cache;
 use super::call::Call;
 use super::config;
@@ -31,7 +32,6 @@ use crate::outcome::BuildOutcome;
 use crate::pipeline;
 use crate::request::BuildRequest;
 use crate::request::Builder;
-use crate::request::BuilderAddress;
 use crate::request::ContextSource;
 use crate::request::Entitlements;
 use crate::request::OnTerminal;
@@ -161,7 +161,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     let labels = labels
         .into_iter()
         .map(|(k, v)| (k.to_owned(), v.unwrap_or_default().to_owned()));
-    let builder = builder(flags, &mut problems);
+    let builder = builder(flags, env, &mut problems);
     let request = BuildRequest {
         context: context.clone().unwrap_or(ContextSource::Stdin),
         file: flags.file.as_ref().map(|file| match file.to_str() {
@@ -257,16 +257,12 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     }
 }
 
-/// The daemon that builds, with the caches that are its own affair. buildx calls what there is by itself `default`.
-fn builder(flags: &BuildFlags, problems: &mut Problems) -> Option<Builder> {
-    let text = flags.builder.as_deref()?;
-    if matches!(text, "" | "default") {
-        return None;
-    }
-    let address = text.parse::<BuilderAddress>();
-    let address = address.map_err(|why| invalid("builder", text, why));
+/// The builder, with the caches that are its own affair.
+fn builder(flags: &BuildFlags, env: &Env, problems: &mut Problems) -> Option<Builder> {
+    let (name, nodes) = problems.take(builders::chosen(flags.builder.as_deref(), env))?;
     Some(Builder {
-        address: problems.take(address.map(Some))?,
+        name,
+        nodes,
         cache_from: problems.all(&flags.cache_from, |text| {
             cache::of_builder("cache-from", text)
         }),

@@ -45,6 +45,7 @@ use rbuild_llb::SourceFile;
 use rbuild_llb::Span;
 use serde::Deserialize;
 use serde::Deserializer;
+use serde::de::DeserializeOwned;
 use serde::de::Error as _;
 
 use super::env::Env;
@@ -381,7 +382,8 @@ fn read(path: &Path) -> Result<Config, Diagnostic> {
     }
 }
 
-fn parse(name: &str, text: String) -> Result<Config, Diagnostic> {
+/// Reads a file of ours, and points at what is wrong with it.
+pub(super) fn parse<T: DeserializeOwned>(name: &str, text: String) -> Result<T, Diagnostic> {
     toml::from_str(&text).map_err(|error| {
         let file = Arc::new(SourceFile {
             name: name.to_owned(),
@@ -686,7 +688,7 @@ mod t {
         let rendered: String = texts
             .iter()
             .map(|text| {
-                let error = parse("config.toml", (*text).to_owned()).unwrap_err();
+                let error = parse::<Config>("config.toml", (*text).to_owned()).unwrap_err();
                 crate::ui::render(&error, false) + "\n\n"
             })
             .collect();

@@ -121,8 +121,9 @@ pub(crate) struct BuildFlags {
     pub(crate) build_context: Vec<String>,
 
     /// A BuildKit daemon that builds in the place of this machine: `unix://PATH`, `tcp://HOST:PORT`,
-    /// `docker-container://NAME`, `podman-container://NAME`, `docker://` (docs/farm.md)
-    #[arg(long, value_name = "ADDRESS")]
+    /// `docker-container://NAME`, `podman-container://NAME`, `docker://`; or what `rbuild builder` knows by a name; `default`
+    /// is this machine (docs/farm.md)
+    #[arg(long, value_name = "ADDRESS|NAME")]
     pub(crate) builder: Option<String>,
 
     /// A cache that others filled: `type=local,src=dir`; with a builder `type=registry,ref=name`, or another of its types

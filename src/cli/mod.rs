@@ -7,6 +7,8 @@
 mod annotation;
 mod bake;
 mod build;
+mod builder;
+mod builders;
 mod cache;
 mod call;
 mod config;
@@ -137,6 +139,8 @@ enum Cmd {
     Logs(Later<containers::LogsFlags>),
     /// End containers of `run --detach`
     Stop(Later<containers::StopFlags>),
+    /// BuildKit daemons that builds go to by name: list, create, inspect, rm, use
+    Builder(Later<builder::BuilderFlags>),
     /// Say what this machine can do for builds, and what would mend the rest
     Doctor(Later<doctor::DoctorFlags>),
     /// Show what the store takes on the disk, and what for
@@ -283,6 +287,7 @@ fn dispatch(
         Cmd::Shell(Later(flags)) => return Ok(shell::run(&flags, &session)?),
         Cmd::Logs(Later(flags)) => containers::logs(&flags, &session)?,
         Cmd::Stop(Later(flags)) => return Ok(containers::stop(&flags, &session)?),
+        Cmd::Builder(Later(flags)) => builder::run(&flags, &session)?,
         Cmd::Doctor(Later(flags)) => doctor::run(&session, &flags)?,
         Cmd::Debug(command) => return debug::run(&command, &session),
     }

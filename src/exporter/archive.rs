@@ -127,8 +127,19 @@ fn index_json(exports: &[Export<'_>]) -> Vec<u8> {
 }
 
 fn entries(export: &Export<'_>, whole: bool) -> Vec<Descriptor> {
+    named(export.top(), export.names, whole)
+}
+
+/// `index.json` of one image.
+pub(super) fn found_by(top: &Descriptor, names: &[String]) -> Vec<u8> {
+    let mut tags = BTreeSet::new();
+    let whole = !names.iter().all(|name| tags.insert(tag(name)));
+    Index::new(Format::Oci, named(top, names, whole)).to_json()
+}
+
+fn named(top: &Descriptor, names: &[String], whole: bool) -> Vec<Descriptor> {
     let entry = |name: Option<&String>| {
-        let mut entry: Descriptor = export.top().clone();
+        let mut entry: Descriptor = top.clone();
         if let Some(name) = name {
             let found_by = match whole {
                 true => name,
@@ -143,7 +154,7 @@ fn entries(export: &Export<'_>, whole: bool) -> Vec<Descriptor> {
         }
         entry
     };
-    match export.names {
+    match names {
         [] => vec![entry(None)],
         names => names.iter().map(|name| entry(Some(name))).collect(),
     }
@@ -153,7 +164,7 @@ fn tag(name: &str) -> &str {
     name.rsplit_once(':').map_or("latest", |(_, tag)| tag)
 }
 
-const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(super) const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Docker's `manifest.json`.
 fn manifest_json(exports: &[Export<'_>]) -> Vec<u8> {
@@ -190,10 +201,7 @@ pub(super) fn write_tar(
         path: PathBuf::from("the archive"),
         source,
     };
-    for dir in ["blobs/", "blobs/sha256/"] {
-        let header = header(dir, tar::EntryType::Directory, 0, 0o755).map_err(archive)?;
-        out.write_all(header.as_bytes()).map_err(archive)?;
-    }
+    directories(out).map_err(archive)?;
     let (index, manifest) = (index_json(exports), manifest_json(exports));
     let mut pieces: BTreeMap<String, Piece<'_>> = exports.iter().flat_map(blobs).collect();
     pieces.retain(|_, piece| !matches!(piece, Piece::Blob(digest, _) if without.contains(digest)));
@@ -209,38 +217,52 @@ pub(super) fn write_tar(
         if cancel.is_cancelled() {
             return Err(ExportError::Cancelled);
         }
-        // What may change in a layout can be written, as in containerd's archives.
-        let mode = match path.as_str() {
-            "index.json" | "manifest.json" => 0o644,
-            _ => 0o444,
-        };
-        let header = |size| header(path, tar::EntryType::Regular, size, mode);
         match piece {
             Piece::Bytes(bytes) => {
-                header(bytes.len() as u64).and_then(|h| entry(out, &h, |out| out.write_all(bytes)))
+                let size = bytes.len() as u64;
+                file(out, path, size, |out| out.write_all(bytes))
             }
             Piece::Blob(digest, size) => {
                 let blob = store.blobs().open(digest)?;
-                header(*size).and_then(|h| entry(out, &h, |out| out.copy(blob, *size)))
+                file(out, path, *size, |out| out.copy(blob, *size))
             }
         }
         .map_err(archive)?;
     }
-    // Two blocks of zeros end an archive.
-    out.write_all(&[BLOCK; 2].concat()).map_err(archive)
+    end(out).map_err(archive)
 }
 
-const BLOCK: [u8; 512] = [0; 512];
+pub(super) const BLOCK: [u8; 512] = [0; 512];
+
+/// Writes the directories of a layout.
+pub(super) fn directories(out: &mut dyn Out) -> io::Result<()> {
+    for dir in ["blobs/", "blobs/sha256/"] {
+        let header = header(dir, tar::EntryType::Directory, 0, 0o755)?;
+        out.write_all(header.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Two blocks of zeros end an archive.
+pub(super) fn end(out: &mut dyn Out) -> io::Result<()> {
+    out.write_all(&[BLOCK; 2].concat())
+}
 
 /// Writes a file: its header, its bytes by `body`, and what fills its last block.
-fn entry(
+pub(super) fn file(
     out: &mut dyn Out,
-    header: &tar::Header,
+    path: &str,
+    size: u64,
     body: impl FnOnce(&mut dyn Out) -> io::Result<()>,
 ) -> io::Result<()> {
+    // What may change in a layout can be written, as in containerd's archives.
+    let mode = match path {
+        "index.json" | "manifest.json" => 0o644,
+        _ => 0o444,
+    };
+    let header = header(path, tar::EntryType::Regular, size, mode)?;
     out.write_all(header.as_bytes())?;
     body(out)?;
-    let size = header.size()?;
     let filled = size.next_multiple_of(BLOCK.len() as u64);
     out.write_all(&BLOCK[..(filled - size) as usize])
 }

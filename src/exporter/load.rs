@@ -167,6 +167,14 @@ impl Loader {
     }
 }
 
+/// Whether what there is to load into takes an image for several platforms.
+///
+/// # Errors
+/// If neither podman nor docker is there.
+pub fn takes_indexes(context: Option<&str>) -> Result<bool, ExportError> {
+    Loader::start(context).map(|loader| loader.takes_indexes())
+}
+
 /// A `load` command that takes an archive which somebody else makes.
 #[derive(Debug)]
 pub struct Waiting {

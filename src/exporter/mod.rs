@@ -1,10 +1,12 @@
 //! Where finished images go: one file per output type.
 //!
 //! [`archive`] writes the OCI image layout, [`tar`] and [`local`] the root file system, [`store`] names the image in
-//! rbuild's own store, [`push`] sends it to registries, [`load`] hands it to podman or docker. An exporter is given finished images and a way
+//! rbuild's own store, [`push`] sends it to registries, [`load`] hands it to podman or docker; [`join`] makes one of what
+//! several builders made. An exporter is given finished images and a way
 //! to read bytes; it makes nothing up. Files appear under their name only when they are whole.
 
 pub mod archive;
+pub mod join;
 pub mod load;
 pub mod local;
 pub mod push;
@@ -216,6 +218,12 @@ pub enum ExportError {
         /// What it said.
         message: String,
     },
+    /// What a builder made.
+    #[error("what a builder sent cannot be used")]
+    Sent(#[source] io::Error),
+    /// What several builders made.
+    #[error("cannot write what several builders made as one")]
+    Joined(#[source] io::Error),
     /// The build was cancelled.
     #[error("cancelled")]
     Cancelled,

@@ -7,18 +7,21 @@ use rayon::prelude::*;
 
 use rbuild_cache::LayerRef;
 use rbuild_cache::StoredImage;
+use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
 
 use super::Export;
 use super::ExportError;
 use super::Exporter;
 use super::ReadyImage;
+use super::ReadyIndex;
 use super::store::OwnStore;
 use crate::image::Descriptor;
 use crate::outcome::Delivery;
 use crate::registry::Client;
 use crate::registry::Pushed;
 use crate::registry::Reference;
+use crate::request::ImageOutput;
 use crate::request::Settings;
 
 /// Sends to the registries of the names; one that ends in a digest has no tag there.
@@ -32,19 +35,74 @@ pub struct Push {
 
 impl Push {
     fn client(&self, export: &Export<'_>) -> Result<Client, ExportError> {
-        let Some(settings) = &self.insecure else {
-            return Ok(export.registry.clone());
-        };
-        let mut settings = settings.clone();
-        for name in export.names {
-            let host = name.parse::<Reference>()?.registry;
-            // Both, as BuildKit sets them: plain HTTP, then TLS with any certificate.
-            let registry = settings.registries.hosts.entry(host).or_default();
-            registry.http = Some(true);
-            registry.insecure = Some(true);
+        match &self.insecure {
+            None => Ok(export.registry.clone()),
+            Some(settings) => insecure(settings, export.names, export.cancel),
         }
-        Ok(Client::cancelled_by(&settings, export.cancel))
     }
+}
+
+/// A client that trusts the registries of these names.
+fn insecure(
+    settings: &Settings,
+    names: &[String],
+    cancel: &CancelToken,
+) -> Result<Client, ExportError> {
+    let mut settings = settings.clone();
+    for name in names {
+        let host = name.parse::<Reference>()?.registry;
+        // Both, as BuildKit sets them: plain HTTP, then TLS with any certificate.
+        let registry = settings.registries.hosts.entry(host).or_default();
+        registry.http = Some(true);
+        registry.insecure = Some(true);
+    }
+    Ok(Client::cancelled_by(&settings, cancel))
+}
+
+/// Sends an index under each of its names, or under its digest alone; the images are there already.
+///
+/// # Errors
+/// If a registry does not take it.
+pub fn send_index(
+    index: &ReadyIndex,
+    output: &ImageOutput,
+    names: &[String],
+    settings: &Settings,
+    cancel: &CancelToken,
+) -> Result<Vec<Delivery>, ExportError> {
+    let client = match output.insecure {
+        true => insecure(settings, names, cancel)?,
+        false => Client::cancelled_by(settings, cancel),
+    };
+    let names = super::store::names(output, names, index.descriptor.digest)?;
+    let mut deliveries = Vec::new();
+    for name in names {
+        let reference: Reference = name.parse()?;
+        let digest =
+            client.push_manifest(&reference, &index.descriptor.media_type, &index.document)?;
+        deliveries.push(Delivery::Pushed { name, digest });
+    }
+    Ok(deliveries)
+}
+
+/// The repositories of these names, each once.
+///
+/// # Errors
+/// If one is no name.
+pub fn repositories(names: &[String]) -> Result<Vec<String>, ExportError> {
+    let mut repositories = Vec::new();
+    for name in names {
+        let Reference {
+            registry,
+            repository,
+            ..
+        } = name.parse()?;
+        let name = format!("{registry}/{repository}");
+        if !repositories.contains(&name) {
+            repositories.push(name);
+        }
+    }
+    Ok(repositories)
 }
 
 /// What became of an image that was sent.

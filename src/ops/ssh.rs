@@ -1,8 +1,8 @@
 //! ssh agents for steps, the user's or one with keys of files: a socket in the step, behind which a thread hands on what
 //! a step may ask.
 //!
-//! A step may have the agent's keys listed and something signed (draft-ietf-sshm-ssh-agent, "Requests from the client to
-//! the agent"). To add, remove or lock keys it is refused. The agent sees its own user ask, whoever the step's user is.
+//! A step may have the agent's keys listed and something signed ([`crate::agent`]). The agent sees its own user ask, whoever
+//! the step's user is.
 
 use std::fs;
 use std::io;
@@ -27,13 +27,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::OpError;
+use crate::agent;
+use crate::agent::LONGEST;
 
-/// SSH_AGENTC_REQUEST_IDENTITIES and SSH_AGENTC_SIGN_REQUEST.
-const ALLOWED: [u8; 2] = [11, 13];
-/// SSH_AGENT_FAILURE, a message of one byte.
-const FAILURE: [u8; 5] = [0, 0, 0, 1, 5];
-/// OpenSSH's AGENT_MAX_LEN.
-const LONGEST: usize = 256 << 10;
 /// Connections that a step has at once; the step opens them, and each costs this process a thread.
 const MOST: usize = 64;
 /// Until somebody may have closed a descriptor.
@@ -221,15 +217,15 @@ fn serve(listener: &UnixListener, agent: &Path, over: &AtomicBool) {
 }
 
 /// What goes wrong with either end is an end of the connection, which the client sees.
-fn relay(mut client: &UnixStream, agent: &Path) -> io::Result<()> {
-    let mut upstream = UnixStream::connect(agent)?;
+fn relay(mut client: &UnixStream, upstream: &Path) -> io::Result<()> {
+    let mut upstream = UnixStream::connect(upstream)?;
     while let Some(request) = message(&mut client)? {
-        let answer = match request.get(4).is_some_and(|kind| ALLOWED.contains(kind)) {
-            true => {
+        let answer = match agent::refusal(&request) {
+            None => {
                 upstream.write_all(&request)?;
                 message(&mut upstream)?.ok_or(io::ErrorKind::UnexpectedEof)?
             }
-            false => FAILURE.to_vec(),
+            Some(refusal) => refusal,
         };
         client.write_all(&answer)?;
     }

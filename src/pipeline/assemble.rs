@@ -234,7 +234,7 @@ fn format(spec: &OutputSpec) -> Format {
 
 /// What is said of a level, and, of manifests, for a platform: that counts more than what is said of all. What is said of
 /// the index for a platform is said of the index, as BuildKit has it.
-fn annotations(
+pub(super) fn annotations(
     spec: &OutputSpec,
     level: AnnotationLevel,
     platform: Option<&Platform>,
@@ -275,10 +275,12 @@ fn compression(spec: &OutputSpec) -> rbuild_cache::Compression {
 
 /// The index over the images of several platforms, or of one that is written as several are.
 pub(super) fn index(spec: &OutputSpec, images: &[ReadyImage]) -> ReadyIndex {
-    let entries = images
-        .iter()
-        .map(|image| image.descriptor.clone())
-        .collect();
+    let entries = images.iter().map(|image| image.descriptor.clone());
+    index_of(spec, entries.collect())
+}
+
+/// The index over these manifests.
+pub(super) fn index_of(spec: &OutputSpec, entries: Vec<Descriptor>) -> ReadyIndex {
     let mut index = Index::new(format(spec), entries);
     index.annotations = annotations(spec, AnnotationLevel::Index, None);
     let document = index.to_json();

@@ -37,7 +37,7 @@ use crate::ui::ProgressMode;
 use crate::ui::Terminal;
 
 /// A request for what lies in `root`, and a plan that says nothing.
-fn request(root: &Path) -> (BuildRequest, plan::Plan) {
+pub(super) fn request(root: &Path) -> (BuildRequest, plan::Plan) {
     let request = BuildRequest {
         context: ContextSource::Directory(root.to_owned()),
         file: None,
@@ -119,7 +119,7 @@ fn request(root: &Path) -> (BuildRequest, plan::Plan) {
     (request, plan)
 }
 
-fn progress() -> Progress {
+pub(super) fn progress() -> Progress {
     let terminal = Terminal {
         tty: false,
         color: false,

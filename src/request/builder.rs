@@ -5,18 +5,63 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use rbuild_llb::Platform;
+
 /// The Docker API's socket.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
-/// A build on a BuildKit daemon (`--builder`).
+/// A build on BuildKit daemons (`--builder`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Builder {
-    /// Which.
-    pub address: BuilderAddress,
+    /// What messages call it: its name, or its address where it has none.
+    pub name: String,
+    /// One at least. If there is one alone, it is a daemon.
+    pub nodes: Vec<Node>,
     /// `--cache-from`, in order: they are the daemon's to read.
     pub cache_from: Vec<BuilderCache>,
     /// `--cache-to`.
     pub cache_to: Vec<BuilderCache>,
+}
+
+/// One of the machines of a builder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// Its name, which no other node of the builder has.
+    pub name: String,
+    /// Where it is.
+    pub place: Place,
+    /// What it is said to be native to; if nothing is said, the daemon is asked.
+    pub platforms: Vec<Platform>,
+}
+
+/// Where a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// This machine: no daemon.
+    Here,
+    /// A daemon.
+    Daemon(BuilderAddress),
+}
+
+impl FromStr for Place {
+    type Err = ParseBuilderError;
+
+    /// `local`, or an address.
+    fn from_str(text: &str) -> Result<Self, ParseBuilderError> {
+        match text {
+            "local" => Ok(Self::Here),
+            _ => text.parse().map(Self::Daemon),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Here => f.write_str("local"),
+            Self::Daemon(address) => address.fmt(f),
+        }
+    }
 }
 
 /// A cache that a daemon reads or writes: BuildKit's type and options.

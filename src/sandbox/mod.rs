@@ -62,8 +62,11 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
 
 use rbuild_llb::Platform;
 use rbuild_llb::cancel::CancelToken;
@@ -722,18 +725,52 @@ fn read_some(
     }
 }
 
+/// What ends a process, and is to end a build first.
+const TERMINATION: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+
 /// Cancels `cancel` at the first SIGINT, SIGTERM or SIGHUP; the second ends the process. Starts a thread: call it after
 /// [`enter`].
 pub fn on_termination_signals(cancel: &CancelToken) -> io::Result<()> {
-    let event = sys::signal_event(&[libc::SIGINT, libc::SIGTERM, libc::SIGHUP], true)?;
+    termination_signals(cancel).map(std::mem::forget)
+}
+
+/// The same until what it gives is dropped, which ends the thread.
+pub fn termination_signals(cancel: &CancelToken) -> io::Result<Signals> {
+    let event = Arc::new(sys::signal_event(&TERMINATION, true)?);
+    let over = Arc::new(AtomicBool::new(false));
+    let (seen, ending) = (Arc::clone(&event), Arc::clone(&over));
     let cancel = cancel.clone();
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            let read = || rustix::io::read(&event, &mut [0_u8; 8]);
-            if rustix::io::retry_on_intr(read).is_ok() {
+            let read = || rustix::io::read(&seen, &mut [0_u8; 8]);
+            if rustix::io::retry_on_intr(read).is_ok() && !ending.load(Ordering::Acquire) {
                 cancel.cancel();
             }
         })?;
-    Ok(())
+    Ok(Signals {
+        event,
+        over,
+        thread: Some(thread),
+    })
+}
+
+/// Termination signals that cancel something.
+#[must_use]
+pub struct Signals {
+    event: Arc<OwnedFd>,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        sys::default_signals(&TERMINATION);
+        self.over.store(true, Ordering::Release);
+        let woken = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+        // A thread that cannot be woken ends with the process.
+        if let (Ok(_), Some(thread)) = (woken, self.thread.take()) {
+            drop(thread.join());
+        }
+    }
 }

@@ -378,6 +378,14 @@ fn handle(
     Ok(())
 }
 
+/// What the system does at these signals when nobody says anything.
+pub(super) fn default_signals(signals: &[libc::c_int]) {
+    for &signal in signals {
+        // SAFETY: SIG_DFL runs no code of ours.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
 static SIGNALLED: AtomicI32 = AtomicI32::new(-1);
 
 extern "C" fn note_signal(_: libc::c_int) {

@@ -106,6 +106,20 @@ pub(crate) fn success(outcome: &BuildOutcome) -> String {
         let seconds = emulation.time.as_secs_f64();
         let _ = writeln!(text, "{steps} emulated by {}: {seconds:.1}s", emulation.by);
     }
+    for ran in &outcome.ran {
+        let of = prefix(ran.target.as_deref());
+        let _ = write!(text, "{of}{} was built on {}", ran.platform, ran.node);
+        if ran.place != ran.node {
+            let _ = write!(text, " ({})", ran.place);
+        }
+        if ran.emulated > 0 {
+            let _ = write!(text, ", {} of its steps emulated", ran.emulated);
+        }
+        for (node, why) in &ran.failed {
+            let _ = write!(text, "; {node} failed: {why}");
+        }
+        text.push('\n');
+    }
     text
 }
 

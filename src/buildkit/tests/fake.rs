@@ -41,12 +41,17 @@ use crate::request::BuilderAddress;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Solved = Result<HashMap<String, String>, Status>;
-type Deed = dyn Fn(Channel) -> Pin<Box<dyn Future<Output = Solved> + Send>> + Send + Sync;
+type Deed = dyn Fn(api::SolveRequest, Channel) -> Pin<Box<dyn Future<Output = Solved> + Send>>
+    + Send
+    + Sync;
 
-/// What was seen of a client.
+/// What was seen of clients.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
+    /// The last build.
     pub(super) solve: Option<api::SolveRequest>,
+    /// What each build exported, and with which options.
+    pub(crate) exports: Vec<(String, HashMap<String, String>)>,
     pub(super) parts: Vec<gateway::SolveRequest>,
     pub(super) returned: Option<gateway::ReturnRequest>,
     pub(super) methods: Vec<String>,
@@ -55,8 +60,10 @@ pub(super) struct Seen {
 }
 
 /// What a daemon does.
-pub(super) struct Script {
-    pub(super) capabilities: Vec<&'static str>,
+pub(crate) struct Script {
+    pub(crate) capabilities: Vec<&'static str>,
+    /// What it builds for, as `arch`.
+    pub(crate) platforms: Vec<&'static str>,
     /// What it tells.
     pub(super) status: Vec<api::StatusResponse>,
     /// What it does with the session when there is something to be solved, and how that ends.
@@ -69,16 +76,26 @@ impl Script {
         F: Fn(Channel) -> R + Send + Sync + 'static,
         R: Future<Output = Solved> + Send + 'static,
     {
+        Self::asked(move |_, channel| deed(channel))
+    }
+
+    /// One that knows what it is asked for.
+    pub(crate) fn asked<F, R>(deed: F) -> Self
+    where
+        F: Fn(api::SolveRequest, Channel) -> R + Send + Sync + 'static,
+        R: Future<Output = Solved> + Send + 'static,
+    {
         Self {
             capabilities: Vec::new(),
+            platforms: vec!["amd64"],
             status: Vec::new(),
-            deed: Box::new(move |channel| Box::pin(deed(channel))),
+            deed: Box::new(move |request, channel| Box::pin(deed(request, channel))),
         }
     }
 }
 
 /// A daemon on a socket of its own.
-pub(super) struct Fake {
+pub(crate) struct Fake {
     dir: tempfile::TempDir,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -87,19 +104,21 @@ pub(super) struct Fake {
 struct Shared {
     script: Script,
     seen: Mutex<Seen>,
-    session: watch::Sender<Option<Channel>>,
-    returned: Notify,
+    /// By what introduced them.
+    sessions: watch::Sender<HashMap<String, Channel>>,
+    /// What builds have come to, by their ids.
+    returned: watch::Sender<HashMap<String, gateway::ReturnRequest>>,
     die: Notify,
 }
 
 impl Fake {
-    pub(super) fn start(script: Script) -> Self {
+    pub(crate) fn start(script: Script) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let shared = Arc::new(Shared {
             script,
             seen: Mutex::default(),
-            session: watch::channel(None).0,
-            returned: Notify::new(),
+            sessions: watch::Sender::default(),
+            returned: watch::Sender::default(),
             die: Notify::new(),
         });
         let listener = std::os::unix::net::UnixListener::bind(dir.path().join("s")).unwrap();
@@ -119,7 +138,7 @@ impl Fake {
         }
     }
 
-    pub(super) fn address(&self) -> BuilderAddress {
+    pub(crate) fn address(&self) -> BuilderAddress {
         BuilderAddress::Unix(self.socket())
     }
 
@@ -128,13 +147,13 @@ impl Fake {
     }
 
     /// What a deed calls to be gone at once.
-    pub(super) fn dying(&self) -> impl Fn() + Send + use<> {
+    pub(crate) fn dying(&self) -> impl Fn() + Send + use<> {
         let shared = Arc::clone(&self.shared);
         move || shared.die.notify_one()
     }
 
     /// What was seen, once the daemon is gone.
-    pub(super) fn stop(mut self) -> Seen {
+    pub(crate) fn stop(mut self) -> Seen {
         self.shared.die.notify_one();
         self.thread.take().unwrap().join().unwrap();
         self.shared.seen.lock().unwrap().clone()
@@ -194,14 +213,14 @@ impl Control for Daemon {
         &self,
         _: Request<api::ListWorkersRequest>,
     ) -> Result<Response<api::ListWorkersResponse>, Status> {
-        let platforms = vec![pb::Platform {
+        let platforms = self.0.script.platforms.iter().map(|arch| pb::Platform {
             os: "linux".into(),
-            architecture: "amd64".into(),
+            architecture: (*arch).into(),
             ..pb::Platform::default()
-        }];
+        });
         Ok(Response::new(api::ListWorkersResponse {
             record: vec![WorkerRecord {
-                platforms,
+                platforms: platforms.collect(),
                 ..WorkerRecord::default()
             }],
         }))
@@ -211,21 +230,24 @@ impl Control for Daemon {
         &self,
         request: Request<api::SolveRequest>,
     ) -> Result<Response<api::SolveResponse>, Status> {
-        self.see(|seen| seen.solve = Some(request.into_inner()));
+        let request = request.into_inner();
+        self.see(|seen| {
+            seen.solve = Some(request.clone());
+            let exports = request.exporters.iter();
+            let exports = exports.map(|own| (own.r#type.clone(), own.attrs.clone()));
+            seen.exports.extend(exports);
+        });
         let mut abandoned = Abandoned(Some(self.clone()));
-        self.0.returned.notified().await;
-        let error = {
-            let seen = self.0.seen.lock().unwrap();
-            seen.returned
-                .as_ref()
-                .and_then(|returned| returned.error.clone())
-        };
+        let mut returned = self.0.returned.subscribe();
+        let returned = returned.wait_for(|all| all.contains_key(&request.r#ref));
+        let error = returned.await.unwrap()[&request.r#ref].error.clone();
         let solved = match error {
             Some(error) => Err(Status::new(error.code.into(), error.message)),
             None => {
-                let mut session = self.0.session.subscribe();
-                let channel = session.wait_for(Option::is_some).await.unwrap().clone();
-                (self.0.script.deed)(channel.unwrap()).await
+                let mut sessions = self.0.sessions.subscribe();
+                let open = sessions.wait_for(|all| all.contains_key(&request.session));
+                let channel = open.await.unwrap()[&request.session].clone();
+                (self.0.script.deed)(request, channel).await
             }
         };
         abandoned.0 = None;
@@ -257,6 +279,8 @@ impl Control for Daemon {
             .map(|method| method.to_str().unwrap().to_owned());
         let methods = methods.collect();
         self.see(|seen| seen.methods = methods);
+        let id = request.metadata().get("x-docker-expose-session-uuid");
+        let id = id.unwrap().to_str().unwrap().to_owned();
         let mut incoming = request.into_inner();
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let (mut read, mut write) = tokio::io::split(ours);
@@ -278,7 +302,9 @@ impl Control for Daemon {
         let shared = Arc::clone(&self.0);
         tokio::spawn(async move {
             let channel = over(dial::Stream::new(theirs)).await.unwrap();
-            shared.session.send_replace(Some(channel));
+            shared
+                .sessions
+                .send_modify(|all| drop(all.insert(id, channel)));
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -375,8 +401,11 @@ macro_rules! refused {
                 &self,
                 request: Request<gateway::ReturnRequest>,
             ) -> Result<Response<gateway::ReturnResponse>, Status> {
-                self.see(|seen| seen.returned = Some(request.into_inner()));
-                self.0.returned.notify_one();
+                let id = request.metadata().get("buildkit-controlapi-buildid");
+                let id = id.unwrap().to_str().unwrap().to_owned();
+                let given = request.into_inner();
+                self.see(|seen| seen.returned = Some(given.clone()));
+                self.0.returned.send_modify(|all| drop(all.insert(id, given)));
                 Ok(Response::new(gateway::ReturnResponse {}))
             }
 

@@ -30,6 +30,14 @@ impl Landing {
         self.0.path()
     }
 
+    /// Gives all that came its place in `to`: what is there already stays, unless something of the same name comes.
+    pub(super) fn pour(self, to: &Path) -> Result<(), ExportError> {
+        merge(self.path(), to).map_err(|source| ExportError::Write {
+            path: to.to_owned(),
+            source,
+        })
+    }
+
     /// Gives what came of `path` its place: a file that of `to`, or its own name in it if `to` is a directory or ends with a
     /// slash; of a directory what it holds, in `to`.
     pub(super) fn place(self, path: &str, to: &Path) -> Result<(), ExportError> {

@@ -148,9 +148,39 @@ impl Lowered {
     }
 }
 
+/// A capability, by BuildKit's name, and what takes it.
+type Ability = (&'static str, &'static str);
+
+const DIFF: Ability = ("diffop", "the difference of two file systems");
+const SUBMODULES: Ability = (
+    "source.git.skipsubmodules",
+    "repositories without submodules",
+);
+const CGROUP_PARENT: Ability = ("exec.meta.cgroup.parent", "`--cgroup-parent`");
+const SECRET_ENV: Ability = ("exec.secretenv", "secrets in variables");
+const ULIMIT: Ability = ("exec.meta.ulimit", "limits of processes");
+const INSECURE: Ability = ("exec.meta.security", "`--security=insecure`");
+const TMPFS_SIZE: Ability = ("exec.mount.tmpfs.size", "the size of a tmpfs");
+const SYMLINK: Ability = ("file.symlink.create", "making symbolic links");
+const PATTERNS: Ability = ("file.copy.includeexcludepatterns", "copying by patterns");
+
+/// What builds may ask for that not all daemons can do. Where they cannot merge, layers of `COPY --link` are copied.
+pub(in crate::pipeline) const ABILITIES: [Ability; 10] = [
+    ("mergeop", "`COPY --link` without copying"),
+    DIFF,
+    SUBMODULES,
+    CGROUP_PARENT,
+    SECRET_ENV,
+    ULIMIT,
+    INSECURE,
+    TMPFS_SIZE,
+    SYMLINK,
+    PATTERNS,
+];
+
 /// Capabilities that an op needs besides those that all daemons have had since 0.8 (that of docker 20.10), and in words
 /// what for.
-fn needs(op: &Op) -> Vec<(&'static str, &'static str)> {
+fn needs(op: &Op) -> Vec<Ability> {
     let mut needs = Vec::new();
     match op {
         Op::Exec(exec) => of_exec(exec, &mut needs),
@@ -159,49 +189,46 @@ fn needs(op: &Op) -> Vec<(&'static str, &'static str)> {
                 of_action(&action.kind, &mut needs);
             }
         }
-        Op::Diff => needs.push(("diffop", "the difference of two file systems")),
+        Op::Diff => needs.push(DIFF),
         Op::Source(SourceOp::Git(git)) if git.skip_submodules => {
-            needs.push((
-                "source.git.skipsubmodules",
-                "repositories without submodules",
-            ));
+            needs.push(SUBMODULES);
         }
         Op::Source(_) | Op::Merge => {}
     }
     needs
 }
 
-fn of_exec(exec: &ExecOp, needs: &mut Vec<(&'static str, &'static str)>) {
+fn of_exec(exec: &ExecOp, needs: &mut Vec<Ability>) {
     if exec.limits.cgroup_parent.is_some() {
-        needs.push(("exec.meta.cgroup.parent", "`--cgroup-parent`"));
+        needs.push(CGROUP_PARENT);
     }
     if !exec.secret_env.is_empty() {
-        needs.push(("exec.secretenv", "secrets in variables"));
+        needs.push(SECRET_ENV);
     }
     if !exec.ulimits.is_empty() {
-        needs.push(("exec.meta.ulimit", "limits of processes"));
+        needs.push(ULIMIT);
     }
     if exec.security == SecurityMode::Insecure {
-        needs.push(("exec.meta.security", "`--security=insecure`"));
+        needs.push(INSECURE);
     }
     let sized = |kind: &MountKind| matches!(kind, MountKind::Tmpfs { size } if *size > 0);
     if exec.mounts.iter().any(|mount| sized(&mount.kind)) {
-        needs.push(("exec.mount.tmpfs.size", "the size of a tmpfs"));
+        needs.push(TMPFS_SIZE);
     }
 }
 
-fn of_action(kind: &FileActionKind, needs: &mut Vec<(&'static str, &'static str)>) {
+fn of_action(kind: &FileActionKind, needs: &mut Vec<Ability>) {
     match kind {
         FileActionKind::Symlink { .. } => {
-            needs.push(("file.symlink.create", "making symbolic links"));
+            needs.push(SYMLINK);
         }
         FileActionKind::Copy(copy) => {
             if !copy.include.is_empty() || !copy.exclude.is_empty() {
-                needs.push(("file.copy.includeexcludepatterns", "copying by patterns"));
+                needs.push(PATTERNS);
             }
             if matches!(copy.mode, Some(ModeChange::Symbolic(_))) {
                 // It has a capability of its own since 0.17, which no BuildKit lists; this came with the next one.
-                needs.push(("file.symlink.create", "a symbolic `--chmod`"));
+                needs.push((SYMLINK.0, "a symbolic `--chmod`"));
             }
         }
         FileActionKind::Mkfile { .. }

@@ -19,6 +19,7 @@ use crate::buildkit::Sink;
 use crate::exporter::ExportError;
 use crate::exporter::Pending;
 use crate::exporter::load::Waiting;
+use crate::exporter::load::takes_indexes;
 use crate::image::Descriptor;
 use crate::outcome::BuildError;
 use crate::outcome::BuiltImage;
@@ -33,8 +34,10 @@ use crate::request::BuilderAddress;
 use crate::request::Compression;
 use crate::request::Destination;
 use crate::request::ImageOutput;
+use crate::request::Node;
 use crate::request::OutputKind;
 use crate::request::OutputSpec;
+use crate::request::Place;
 use crate::request::Push;
 
 /// An output for a daemon.
@@ -85,7 +88,7 @@ impl Export {
         spec: &OutputSpec,
         target: &Target,
         request: &BuildRequest,
-        builder: &Builder,
+        address: &BuilderAddress,
     ) -> Result<Self, ExportError> {
         let mut options = layers(spec, target, request);
         let names = target.names();
@@ -94,7 +97,7 @@ impl Export {
                 options.insert("name".to_owned(), names.join(","));
             }
         };
-        let in_dockerd = matches!(builder.address, BuilderAddress::Docker(_));
+        let in_dockerd = matches!(address, BuilderAddress::Docker(_));
         let (exporter, sink, then) = match &spec.kind {
             OutputKind::Image(_) | OutputKind::Load { .. } if in_dockerd => {
                 // An image that dockerd builds is one of its own.
@@ -114,7 +117,7 @@ impl Export {
                 names_option(&mut options);
                 let (archive, to) = scratch(request)?;
                 let options = LoadOptions {
-                    shown: builder.address.to_string().into(),
+                    shown: address.to_string().into(),
                     platform: None,
                 };
                 let sink = archive_sink("the image", to);
@@ -168,7 +171,7 @@ impl Export {
     }
 }
 
-fn archive_sink(shown: &str, to: Box<dyn Write + Send>) -> Sink {
+pub(super) fn archive_sink(shown: &str, to: Box<dyn Write + Send>) -> Sink {
     Sink::Archive {
         path: shown.into(),
         to: Box::new(io::BufWriter::with_capacity(1 << 18, to)),
@@ -183,7 +186,9 @@ fn shown(dest: &Destination) -> String {
 }
 
 /// A file without a name, and what writes to it; reading begins at its beginning.
-fn scratch(request: &BuildRequest) -> Result<(File, Box<dyn Write + Send>), ExportError> {
+pub(super) fn scratch(
+    request: &BuildRequest,
+) -> Result<(File, Box<dyn Write + Send>), ExportError> {
     let dir = &request.settings.temp_dir;
     let failed = |source| ExportError::Write {
         path: dir.clone(),
@@ -194,13 +199,13 @@ fn scratch(request: &BuildRequest) -> Result<(File, Box<dyn Write + Send>), Expo
     Ok((reader, Box::new(named.into_file())))
 }
 
-fn platform_split(split: Option<bool>, options: &mut BTreeMap<String, String>) {
+pub(super) fn platform_split(split: Option<bool>, options: &mut BTreeMap<String, String>) {
     if let Some(split) = split {
         options.insert("platform-split".to_owned(), split.to_string());
     }
 }
 
-fn pushed(image: &ImageOutput, options: &mut BTreeMap<String, String>) {
+pub(super) fn pushed(image: &ImageOutput, options: &mut BTreeMap<String, String>) {
     let flags = [
         ("push", true),
         ("push-by-digest", image.push == Push::ByDigest),
@@ -217,7 +222,11 @@ fn pushed(image: &ImageOutput, options: &mut BTreeMap<String, String>) {
 }
 
 /// How layers and documents are made (exporter/containerimage/exptypes/keys.go).
-fn layers(spec: &OutputSpec, target: &Target, request: &BuildRequest) -> BTreeMap<String, String> {
+pub(super) fn layers(
+    spec: &OutputSpec,
+    target: &Target,
+    request: &BuildRequest,
+) -> BTreeMap<String, String> {
     let mut options = BTreeMap::new();
     let mut set = |name: &str, value: String| drop(options.insert(name.to_owned(), value));
     let epoch = spec.epoch.or(request.source_date_epoch);
@@ -289,6 +298,38 @@ pub(super) fn image(answer: &Answer, names: &[String]) -> Option<BuiltImage> {
     })
 }
 
+/// What cannot be made of what several nodes make.
+fn unjoinable(spec: &OutputSpec, target: &Target) -> Option<Diagnostic> {
+    let refused = |message: &str, hint: &str| Diagnostic::unplaced(message).hint(hint);
+    if !target.several {
+        return None;
+    }
+    match &spec.kind {
+        OutputKind::Tar {
+            split: Some(false), ..
+        }
+        | OutputKind::Local {
+            split: Some(false), ..
+        } => Some(refused(
+            "`platform-split=false` is not supported where several nodes build",
+            "leave it out: each platform gets a directory",
+        )),
+        OutputKind::Docker { .. } => Some(refused(
+            "docker's archive holds one platform only, and no index",
+            "name one platform, or use `type=oci`",
+        )),
+        OutputKind::Load { context } => match takes_indexes(context.as_deref()) {
+            Ok(true) => None,
+            Ok(false) => Some(refused(
+                "what there is to load into takes no image for several platforms",
+                "name one platform, or use docker with the containerd image store",
+            )),
+            Err(error) => Some(Diagnostic::unplaced(error.to_string())),
+        },
+        _ => None,
+    }
+}
+
 /// LLB has one of them alone.
 fn sayable(limits: &Limits) -> bool {
     let others = Limits {
@@ -329,9 +370,27 @@ pub(super) fn refuse(
             None => Diagnostic::unplaced(message).hint(hint),
         });
     }
-    let in_dockerd = matches!(builder.address, BuilderAddress::Docker(_));
+    let is_dockerd = |node: &Node| matches!(node.place, Place::Daemon(BuilderAddress::Docker(_)));
+    let farm = builder.nodes.len() > 1;
+    let in_dockerd = !farm && builder.nodes.iter().any(is_dockerd);
     for target in targets {
         for spec in target.specs() {
+            if farm {
+                let kept = spec
+                    .kind
+                    .is_image()
+                    .then(|| builder.nodes.iter().find(|node| is_dockerd(node)));
+                if let Some(node) = kept.flatten() {
+                    let message = format!(
+                        "the node `{}` is a dockerd, which keeps the images that it builds",
+                        node.name
+                    );
+                    let hint = "a builder of several nodes makes images on BuildKit daemons alone";
+                    refused.push(Diagnostic::unplaced(message).hint(hint));
+                    continue;
+                }
+                refused.extend(unjoinable(spec, target));
+            }
             let problem = match &spec.kind {
                 OutputKind::Oci { tar: false, .. } | OutputKind::Docker { tar: false, .. } => {
                     Some((

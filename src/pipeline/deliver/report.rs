@@ -6,6 +6,7 @@ use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
 use crate::outcome::Built;
 use crate::outcome::ErrorKind;
+use crate::outcome::Ran;
 use crate::request::BuildRequest;
 
 /// `--iidfile` and `--metadata-file`: last, and each at once.
@@ -24,10 +25,13 @@ pub(in crate::pipeline) fn write_reports(
     if let Some(path) = &request.metadata_file {
         // Of several targets each has its own, as bake writes them.
         let metadata = match outcome.built.as_slice() {
-            [built] if built.name.is_none() => metadata(built),
+            [built] if built.name.is_none() => metadata(built, outcome),
             several => several
                 .iter()
-                .map(|built| (built.name.clone().unwrap_or_default(), metadata(built)))
+                .map(|built| {
+                    let name = built.name.clone().unwrap_or_default();
+                    (name, metadata(built, outcome))
+                })
                 .collect(),
         };
         let text =
@@ -39,7 +43,7 @@ pub(in crate::pipeline) fn write_reports(
 
 /// What buildx writes about one image, in its keys. What it says about builds by a daemon (`buildx.build.ref`) has
 /// nothing here that it could name.
-fn metadata(built: &Built) -> serde_json::Value {
+fn metadata(built: &Built, outcome: &BuildOutcome) -> serde_json::Value {
     let mut metadata = serde_json::Map::new();
     if let Some(image) = &built.image {
         if !image.descriptor.is_index() {
@@ -59,7 +63,26 @@ fn metadata(built: &Built) -> serde_json::Value {
             metadata.insert("image.name".into(), image.names.join(",").into());
         }
     }
+    let own = |ran: &&Ran| built.name.is_none() || ran.target == built.name;
+    let ran: Vec<_> = outcome.ran.iter().filter(own).map(where_it_ran).collect();
+    if !ran.is_empty() {
+        metadata.insert("rbuild.nodes".into(), ran.into());
+    }
     metadata.into()
+}
+
+/// Which node of a builder built a platform, and which should have.
+fn where_it_ran(ran: &Ran) -> serde_json::Value {
+    let failed = ran.failed.iter();
+    let failed = failed.map(|(node, why)| serde_json::json!({"node": node, "error": why}));
+    serde_json::json!({
+        "target": ran.target,
+        "platform": ran.platform.to_string(),
+        "node": ran.node,
+        "endpoint": ran.place,
+        "emulatedSteps": ran.emulated,
+        "failed": failed.collect::<Vec<_>>(),
+    })
 }
 
 pub(in crate::pipeline) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {

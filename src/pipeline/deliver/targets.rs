@@ -77,6 +77,23 @@ impl Target {
         }
     }
 
+    /// One of its platforms, of which nothing but these outputs is made.
+    pub(in crate::pipeline) fn part(&self, output: usize, specs: Vec<OutputSpec>) -> Self {
+        Self {
+            name: self.name.clone(),
+            own: self.own,
+            outputs: vec![output],
+            several: false,
+            require: Vec::new(),
+            deeds: Deeds::Output {
+                names: self.names().to_vec(),
+                specs,
+                files: Vec::new(),
+                clamp: self.clamp(),
+            },
+        }
+    }
+
     fn is_annotated(&self) -> bool {
         match &self.deeds {
             Deeds::Output { specs, .. } => specs.iter().any(|spec| !spec.annotations.is_empty()),

@@ -1,0 +1,812 @@
+//! A builder of several nodes: who builds what, and what is done when one fails.
+//!
+//! Each platform of a target is a lot, which one node makes from beginning to end. Nodes are asked what they are first;
+//! then lots go to the best of them ([`super::placing`]), all side by side. A node that is gone, refuses or has run out of
+//! something has its lots made by the next; a step that fails is the build's failure, wherever it ran. When all lots of a
+//! target are there, its outputs are made of them ([`super::pieces`]).
+//!
+//! Of the nodes one may be this machine. What is its to build comes last, when no thread of this part of the program is
+//! left: a process enters a user namespace alone.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use rbuild_llb::CancelToken;
+use rbuild_llb::Platform;
+use rbuild_llb::definition::PrunedDefinition;
+use rbuild_llb::op::Op;
+
+use super::Carried;
+use super::Import;
+use super::Job;
+use super::Supply;
+use super::caches;
+use super::daemon::Daemon;
+use super::failure;
+use super::failure::Failures;
+use super::list;
+use super::local_failure;
+use super::outputs::Then;
+use super::pieces;
+use super::pieces::Bytes;
+use super::pieces::Joining;
+use super::pieces::Piece;
+use super::placing;
+use super::placing::Candidate;
+use super::placing::Need;
+use super::placing::Site;
+use crate::buildkit::Connection;
+use crate::buildkit::EngineError;
+use crate::exporter::push;
+use crate::outcome::BuildError;
+use crate::outcome::BuildOutcome;
+use crate::outcome::Built;
+use crate::outcome::Delivery;
+use crate::outcome::ErrorKind;
+use crate::outcome::Ran;
+use crate::pipeline::assemble;
+use crate::pipeline::deliver::Target;
+use crate::pipeline::deliver::reach;
+use crate::pipeline::deliver::write_reports;
+use crate::pipeline::remark_on;
+use crate::pipeline::task::Task;
+use crate::request::BuildRequest;
+use crate::request::BuilderAddress;
+use crate::request::Node;
+use crate::request::OutputSpec;
+use crate::request::Place;
+use crate::sandbox;
+use crate::ui::EventSink;
+use crate::ui::Progress;
+
+/// How long a node may take to answer, where another may be waiting: two of TCP's attempts are lost by then.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Lots that are under way at once, for each node. A daemon runs the steps of one side by side.
+const LOTS: usize = 4;
+
+/// The nodes, with what is known of them.
+struct Farm<'a> {
+    job: &'a Job<'a>,
+    events: &'a EventSink,
+    supply: Supply,
+    members: Vec<Member<'a>>,
+}
+
+struct Member<'a> {
+    node: &'a Node,
+    /// What it builds for; none if it was not asked.
+    reported: Vec<Platform>,
+    was_asked: bool,
+    /// Why it is of no use any more.
+    lost: Mutex<Option<String>>,
+}
+
+/// A platform of a target.
+struct Lot {
+    target: usize,
+    output: usize,
+    candidates: Vec<Candidate>,
+}
+
+/// What became of a lot.
+enum Fate {
+    Made(Account, Vec<Piece>),
+    /// It is for this machine to make.
+    Here(Account),
+    /// A step failed, or nobody is left; with where that was.
+    Failed(BuildError),
+    /// Another has failed.
+    Stopped,
+}
+
+/// Where a lot was made.
+struct Account {
+    node: String,
+    place: String,
+    emulated: usize,
+    failed: Vec<(String, String)>,
+}
+
+/// Builds on several nodes.
+pub(super) fn carry_out(
+    job: &Job<'_>,
+    cancel: &CancelToken,
+    progress: &Progress,
+) -> Result<Carried, BuildError> {
+    let events = progress.events();
+    progress.resume();
+    let supply = job.supply(cancel)?;
+    let mut farm = Farm {
+        job,
+        events: &events,
+        supply,
+        members: job.builder.nodes.iter().map(Member::new).collect(),
+    };
+    let lots = farm.lots(cancel)?;
+    let (tests, outputs): (Vec<Lot>, Vec<Lot>) = { lots }
+        .into_iter()
+        .partition(|lot| job.targets[lot.target].is_test());
+    let mut whole = Whole::default();
+    whole.test(job, farm.run(tests, cancel))?;
+    let outputs = outputs.into_iter();
+    let outputs = outputs.filter(|lot| !whole.is_held(&job.targets[lot.target]));
+    let fates = farm.run(outputs.collect(), cancel);
+    // What spoke to daemons has ended.
+    drop(farm);
+    let mut here = Vec::new();
+    for (lot, fate) in fates {
+        match fate {
+            Fate::Made(account, made) => whole.add(job, &lot, account, made),
+            Fate::Here(account) => here.push((lot, account)),
+            Fate::Failed(error) => return Err(error),
+            Fate::Stopped => {}
+        }
+    }
+    if cancel.is_cancelled() {
+        return Err(BuildError::interrupted());
+    }
+    match here.is_empty() {
+        true => whole.finish(job, cancel, progress).map(Carried::Out),
+        false => {
+            let rest = Rest::new(job, whole, here).map_err(local_failure::export)?;
+            Ok(Carried::Far(Box::new(rest)))
+        }
+    }
+}
+
+impl<'a> Member<'a> {
+    fn new(node: &'a Node) -> Self {
+        // Who has come this far knows of this machine what it is; what it could emulate is seen when it is tried.
+        let host = Platform::host();
+        let here = node.place == Place::Here;
+        Self {
+            node,
+            reported: if here { host.fallbacks() } else { Vec::new() },
+            was_asked: here,
+            lost: Mutex::default(),
+        }
+    }
+
+    fn lost(&self) -> Option<String> {
+        self.locked().clone()
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.lost.lock().expect("nothing panics while it is locked")
+    }
+}
+
+impl<'a> Farm<'a> {
+    /// What is to be built, with who may build it; nodes are asked as far as that takes it.
+    fn lots(&mut self, cancel: &CancelToken) -> Result<Vec<Lot>, BuildError> {
+        let Job {
+            definition,
+            targets,
+            ..
+        } = self.job;
+        let mut wanted = Vec::new();
+        for (at, target) in targets.iter().enumerate() {
+            for &output in &target.outputs {
+                wanted.push((at, output, need(definition, output)));
+            }
+        }
+        let needs = |platform: &Platform| {
+            let mut needs = wanted.iter();
+            needs.any(|(_, _, need)| {
+                need.steps.contains_key(platform)
+                    || (need.steps.is_empty() && need.platform == *platform)
+            })
+        };
+        let likely = |node: &Node| node.platforms.is_empty() || node.platforms.iter().any(needs);
+        self.ask(likely, cancel)?;
+        if wanted
+            .iter()
+            .any(|(target, _, need)| self.candidates(*target, need).is_empty())
+        {
+            self.ask(|_| true, cancel)?;
+        }
+        let mut lots = Vec::new();
+        for (target, output, need) in &wanted {
+            let candidates = self.candidates(*target, need);
+            if candidates.is_empty() {
+                return Err(self.nobody_runs(*target, need));
+            }
+            lots.push(Lot {
+                target: *target,
+                output: *output,
+                candidates,
+            });
+        }
+        Ok(lots)
+    }
+
+    /// Asks nodes what they build for, all at once.
+    fn ask(
+        &mut self,
+        which: impl Fn(&Node) -> bool,
+        cancel: &CancelToken,
+    ) -> Result<(), BuildError> {
+        let events = self.events;
+        thread::scope(|scope| {
+            let asked: Vec<_> = { &mut self.members }
+                .iter_mut()
+                .filter(|member| !member.was_asked && which(member.node))
+                .map(|member| scope.spawn(|| member.ask(cancel, events)))
+                .collect();
+            for thread in asked {
+                thread.join().expect("asking does not panic");
+            }
+        });
+        match cancel.is_cancelled() {
+            true => Err(BuildError::interrupted()),
+            false => Ok(()),
+        }
+    }
+
+    fn candidates(&self, target: usize, need: &Need) -> Vec<Candidate> {
+        let sites = self.members.iter().map(|member| Site {
+            node: &member.node.name,
+            declared: &member.node.platforms,
+            reported: &member.reported,
+        });
+        let sites: Vec<Site<'_>> = sites.collect();
+        let target = &self.job.targets[target];
+        let mut order = placing::order(&key(self.job, target), &sites, need);
+        // What is built here comes last, and files that others wait for cannot.
+        let late = target.is_test() || !target.files().is_empty();
+        order.retain(|candidate| !late || self.members[candidate.site].node.place != Place::Here);
+        order
+    }
+
+    /// There is no node for a lot.
+    fn nobody_runs(&self, target: usize, need: &Need) -> BuildError {
+        let foreign: Vec<Platform> = match need.steps.is_empty() {
+            true => vec![need.platform.clone()],
+            false => need.steps.keys().cloned().collect(),
+        };
+        let lost: Vec<_> = self
+            .members
+            .iter()
+            .filter_map(|member| Some((member.node.name.clone(), member.lost()?)))
+            .collect();
+        let kind = match lost.is_empty() {
+            true => ErrorKind::Request,
+            false => ErrorKind::Environment,
+        };
+        let error = anyhow::anyhow!(
+            "no node of the builder `{}` runs steps for {}",
+            self.job.builder.name,
+            list(&foreign)
+        );
+        let mut error = BuildError::new(kind, caused_by(lost, error));
+        for member in &self.members {
+            let platforms = match member.node.platforms.as_slice() {
+                [] => &member.reported,
+                declared => declared,
+            };
+            if !platforms.is_empty() {
+                let name = &member.node.name;
+                error = error.hint(format!("the node `{name}` is for {}", list(platforms)));
+            }
+        }
+        let target = &self.job.targets[target];
+        if target.is_test() || !target.files().is_empty() {
+            error = error.hint(
+                "tests, and files that a plan exports, are not built on `local` among other nodes",
+            );
+        }
+        error
+    }
+
+    /// Makes lots, as many at once as nodes are thought to bear.
+    fn run(&self, lots: Vec<Lot>, cancel: &CancelToken) -> Vec<(Lot, Fate)> {
+        let stop = CancelToken::new();
+        let stopping = stop.clone();
+        let _interrupt = cancel.on_cancel(move || stopping.cancel());
+        let next = AtomicUsize::new(0);
+        let fates: Vec<Mutex<Option<Fate>>> = lots.iter().map(|_| Mutex::default()).collect();
+        let work = || {
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(lot) = lots.get(at) else { return };
+                let fate = self.make(lot, &stop);
+                // A test that fails is no end to the others.
+                if matches!(fate, Fate::Failed(_)) && !self.job.targets[lot.target].is_test() {
+                    stop.cancel();
+                }
+                fates[at]
+                    .lock()
+                    .expect("it is only written to")
+                    .replace(fate);
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 0..lots.len().min(LOTS * self.members.len()) {
+                scope.spawn(work);
+            }
+        });
+        let fates = fates.into_iter().map(|fate| {
+            let fate = fate.into_inner().expect("it is only written to");
+            fate.unwrap_or(Fate::Stopped)
+        });
+        let fates: Vec<Fate> = fates.collect();
+        lots.into_iter().zip(fates).collect()
+    }
+
+    /// Makes a lot, on the first of its nodes that can.
+    fn make(&self, lot: &Lot, stop: &CancelToken) -> Fate {
+        let target = &self.job.targets[lot.target];
+        let platform = &self.job.definition.outputs[lot.output].platform;
+        let mut failed: Vec<(String, String)> = Vec::new();
+        for candidate in &lot.candidates {
+            if stop.is_cancelled() {
+                return Fate::Stopped;
+            }
+            let member = &self.members[candidate.site];
+            let Node { name, place, .. } = member.node;
+            if let Some(why) = member.lost() {
+                failed.push((name.clone(), why));
+                continue;
+            }
+            if let Some((before, why)) = failed.last() {
+                let text =
+                    format!("the node `{before}` failed: {why}; {platform} is built on `{name}`");
+                remark_on(self.events, &text);
+            }
+            if candidate.emulated > 0 {
+                let text = format!(
+                    "no node that can be reached is native to all of {platform}: `{name}` emulates {}",
+                    steps(candidate.emulated)
+                );
+                remark_on(self.events, &text);
+            }
+            let account = |failed: Vec<(String, String)>| Account {
+                node: name.clone(),
+                place: place.to_string(),
+                emulated: candidate.emulated,
+                failed,
+            };
+            let address = match place {
+                Place::Daemon(address) => address,
+                Place::Here => return Fate::Here(account(failed)),
+            };
+            match self.attempt(target, lot.output, name, address, stop) {
+                Ok(made) => return Fate::Made(account(failed), made),
+                Err(_) if stop.is_cancelled() => return Fate::Stopped,
+                Err(error) => match blame(&error) {
+                    None => return Fate::Failed(error),
+                    Some(Blame { why, gone }) => {
+                        if gone {
+                            member.locked().get_or_insert_with(|| why.clone());
+                        }
+                        failed.push((name.clone(), why));
+                    }
+                },
+            }
+        }
+        let error = anyhow::anyhow!(
+            "no node of the builder `{}` is left that could build {platform}",
+            self.job.builder.name
+        );
+        Fate::Failed(BuildError::new(
+            ErrorKind::Environment,
+            caused_by(failed, error),
+        ))
+    }
+
+    fn attempt(
+        &self,
+        target: &Target,
+        output: usize,
+        node: &str,
+        address: &BuilderAddress,
+        stop: &CancelToken,
+    ) -> Result<Vec<Piece>, BuildError> {
+        let builder = self.job.builder;
+        let platform = &self.job.definition.outputs[output].platform;
+        let (from, to) = match target.several {
+            true => (
+                caches::to_read(&builder.cache_from, platform),
+                caches::to_write(&builder.cache_to, platform),
+            ),
+            false => (builder.cache_from.clone(), builder.cache_to.clone()),
+        };
+        let connection = Connection::open_within(PATIENCE, address, stop);
+        let daemon = Daemon {
+            job: self.job,
+            supply: &self.supply,
+            address,
+            connection: connection.map_err(failure::outside)?,
+            caches: (&from, &to),
+            events: self.events,
+            node: Some(node),
+            steps: RefCell::default(),
+            open: RefCell::default(),
+        };
+        let made = daemon.lot(target, output);
+        if made.is_err() {
+            daemon.abandon();
+        }
+        made
+    }
+}
+
+impl Member<'_> {
+    fn ask(&mut self, cancel: &CancelToken, events: &EventSink) {
+        self.was_asked = true;
+        let Node { name, place, .. } = self.node;
+        let Place::Daemon(address) = place else {
+            return;
+        };
+        let shown = format!("{name}: [internal] connecting to {address}");
+        let task = Task::start(&shown, &shown, events);
+        let reported = task.carry_out(cancel, |_| {
+            let connection = Connection::open_within(PATIENCE, address, cancel);
+            let connection = connection.map_err(failure::outside)?;
+            Ok(connection.platforms().to_vec())
+        });
+        match reported {
+            Ok(reported) => self.reported = reported,
+            Err(error) => *self.locked() = Some(error.to_string()),
+        }
+    }
+}
+
+/// The identity of a build, whatever its files: what its image is called, else where it is; and which target it is.
+fn key(job: &Job<'_>, target: &Target) -> String {
+    let names = push::repositories(target.names()).unwrap_or_default();
+    let project = match names.first() {
+        Some(name) => name,
+        None => &job.plan.identity,
+    };
+    format!("{project}\0{}", target.name)
+}
+
+/// What runs for an output.
+fn need(definition: &PrunedDefinition, output: usize) -> Need {
+    let output = &definition.outputs[output];
+    let mut reached = BTreeSet::new();
+    reach(
+        definition,
+        output.root.map(|edge| edge.vertex),
+        &mut reached,
+    );
+    let mut steps: BTreeMap<Platform, usize> = BTreeMap::new();
+    for vertex in reached.iter().filter_map(|step| definition.get(step)) {
+        if matches!(vertex.op, Op::Exec(_)) {
+            *steps.entry(vertex.platform.clone()).or_default() += 1;
+        }
+    }
+    Need {
+        platform: output.platform.clone(),
+        steps,
+    }
+}
+
+/// Why a node, and not a build, failed.
+struct Blame {
+    why: String,
+    /// Whether it is of no use for anything else either.
+    gone: bool,
+}
+
+fn blame(error: &BuildError) -> Option<Blame> {
+    let engine = error.source.as_ref()?.downcast_ref::<EngineError>()?;
+    let gone = match engine {
+        EngineError::Connect { .. }
+        | EngineError::Foreign { .. }
+        | EngineError::Pem { .. }
+        | EngineError::Lost { .. }
+        | EngineError::Refused { .. } => true,
+        EngineError::Exhausted { .. } | EngineError::Missing { .. } => false,
+        EngineError::Failed { .. } | EngineError::Here(_) | EngineError::Cancelled => return None,
+    };
+    Some(Blame {
+        why: error.to_string(),
+        gone,
+    })
+}
+
+/// An error with what went wrong on each node for its causes.
+fn caused_by(failed: Vec<(String, String)>, error: anyhow::Error) -> anyhow::Error {
+    let causes = failed.into_iter().rev();
+    let chain = causes.fold(None, |inner: Option<anyhow::Error>, (node, why)| {
+        let text = format!("`{node}`: {why}");
+        Some(match inner {
+            None => anyhow::anyhow!(text),
+            Some(inner) => inner.context(text),
+        })
+    });
+    match chain {
+        None => error,
+        Some(chain) => chain.context(error.to_string()),
+    }
+}
+
+fn steps(count: usize) -> String {
+    match count {
+        1 => "1 step".to_owned(),
+        several => format!("{several} steps"),
+    }
+}
+
+/// What has been made.
+#[derive(Default)]
+struct Whole {
+    failures: Failures,
+    passed: Vec<String>,
+    ran: Vec<Ran>,
+    /// What came of the outputs of each output of the definition.
+    made: BTreeMap<usize, Vec<Piece>>,
+    /// What this machine has made whole.
+    built: BTreeMap<usize, Built>,
+}
+
+impl Whole {
+    /// Takes in how tests went: one has passed if it has for all platforms.
+    fn test(&mut self, job: &Job<'_>, fates: Vec<(Lot, Fate)>) -> Result<(), BuildError> {
+        let tests: BTreeSet<usize> = fates.iter().map(|(lot, _)| lot.target).collect();
+        for (lot, fate) in fates {
+            let name = &job.targets[lot.target].name;
+            match fate {
+                Fate::Made(account, made) => self.add(job, &lot, account, made),
+                Fate::Failed(error) if error.kind == ErrorKind::Step => {
+                    if !self.failures.tests.contains(name) {
+                        self.failures.tests.push(name.clone());
+                    }
+                    self.failures.first.get_or_insert(error);
+                }
+                Fate::Failed(error) => return Err(error),
+                Fate::Here(_) | Fate::Stopped => return Err(BuildError::interrupted()),
+            }
+        }
+        let names = tests.into_iter().map(|at| job.targets[at].name.clone());
+        let failed = &self.failures.tests;
+        self.passed = names.filter(|name| !failed.contains(name)).collect();
+        Ok(())
+    }
+
+    fn is_held(&mut self, target: &Target) -> bool {
+        let failed = |test: &String| self.failures.tests.contains(test);
+        let held = target.require.iter().any(failed);
+        if held && !self.failures.held.contains(&target.name) {
+            self.failures.held.push(target.name.clone());
+        }
+        held
+    }
+
+    fn add(&mut self, job: &Job<'_>, lot: &Lot, account: Account, made: Vec<Piece>) {
+        self.account(job, lot, account);
+        self.made.insert(lot.output, made);
+    }
+
+    fn account(&mut self, job: &Job<'_>, lot: &Lot, account: Account) {
+        let Account {
+            node,
+            place,
+            emulated,
+            failed,
+        } = account;
+        let target = &job.targets[lot.target];
+        let named = job.targets.len() > 1 || target.own;
+        self.ran.push(Ran {
+            target: named.then(|| target.name.clone()),
+            platform: job.definition.outputs[lot.output].platform.clone(),
+            node,
+            place,
+            emulated,
+            failed,
+        });
+    }
+
+    /// Makes the outputs of what nodes have made.
+    fn finish(
+        mut self,
+        job: &Job<'_>,
+        cancel: &CancelToken,
+        progress: &Progress,
+    ) -> Result<BuildOutcome, BuildError> {
+        let events = progress.events();
+        let mut outcome = BuildOutcome {
+            passed: std::mem::take(&mut self.passed),
+            ran: std::mem::take(&mut self.ran),
+            ..BuildOutcome::default()
+        };
+        let outputs = job.targets.iter().filter(|target| !target.is_test());
+        let named = outputs.count() > 1;
+        let mut imports = Vec::new();
+        for (at, target) in job.targets.iter().enumerate() {
+            if target.is_test() || self.is_held(target) {
+                continue;
+            }
+            let name = (named || target.own).then(|| target.name.clone());
+            let mut built = match self.built.remove(&at) {
+                Some(built) => Built {
+                    name: name.clone(),
+                    ..built
+                },
+                None => {
+                    let nth = outcome.built.len();
+                    self.target(job, target, nth, &mut imports, cancel, &events)?
+                }
+            };
+            built.name.clone_from(&name);
+            let files = target.files().iter().map(|files| files.to.clone().into());
+            match target.specs().is_empty() {
+                true => outcome
+                    .written
+                    .extend(files.map(|path| (name.clone(), path))),
+                false => {
+                    let directories = files.map(|path| Delivery::Directory { path });
+                    built.deliveries.extend(directories);
+                    outcome.built.push(built);
+                }
+            }
+        }
+        job.import(&mut outcome, imports, progress)?;
+        match self.failures.into_error() {
+            Some(error) => Err(error),
+            None => {
+                write_reports(job.request, &outcome)?;
+                Ok(outcome)
+            }
+        }
+    }
+
+    fn target(
+        &mut self,
+        job: &Job<'_>,
+        target: &Target,
+        nth: usize,
+        imports: &mut Vec<Import>,
+        cancel: &CancelToken,
+        events: &EventSink,
+    ) -> Result<Built, BuildError> {
+        let joining = Joining {
+            request: job.request,
+            builder: &job.builder.name,
+            target,
+            cancel,
+        };
+        let mut built = Built {
+            name: None,
+            image: None,
+            deliveries: Vec::new(),
+        };
+        let mut made: Vec<(Platform, std::vec::IntoIter<Piece>)> = Vec::new();
+        for output in &target.outputs {
+            let platform = job.definition.outputs[*output].platform.clone();
+            let pieces = self.made.remove(output).unwrap_or_default();
+            made.push((platform, pieces.into_iter()));
+        }
+        for spec in target.specs() {
+            let pieces = made.iter_mut();
+            let pieces =
+                pieces.filter_map(|(platform, pieces)| Some((platform.clone(), pieces.next()?)));
+            let task = assemble::begin(spec, &target.name, events);
+            let pieces = pieces.collect();
+            let image = task.carry_out(cancel, |_| {
+                let joined = joining.output(spec, pieces);
+                let (image, then) = joined.map_err(local_failure::export)?;
+                let image = image.or(built.image.take());
+                match then.finish(image.as_ref()).map_err(local_failure::export)? {
+                    Then::Done(deliveries) => built.deliveries.extend(deliveries),
+                    Then::Import { archive, options } => imports.push(Import {
+                        built: nth,
+                        archive,
+                        options,
+                    }),
+                    Then::Pending(_) | Then::Push(_) | Then::Load(_) => {}
+                }
+                Ok(image)
+            })?;
+            built.image = image;
+        }
+        Ok(built)
+    }
+}
+
+/// What this machine is to build, and what becomes of it with the rest.
+pub(in crate::pipeline) struct Rest {
+    /// The build that is left.
+    pub(in crate::pipeline) request: BuildRequest,
+    pub(in crate::pipeline) definition: PrunedDefinition,
+    pub(in crate::pipeline) targets: Vec<Target>,
+    whole: Whole,
+    parts: Vec<Part>,
+    /// Where archives of it come to lie.
+    _dir: tempfile::TempDir,
+}
+
+/// What one of the targets that are left is.
+enum Part {
+    /// This target, all of it.
+    Target(usize),
+    /// What is made of one output of the definition for one of a target's outputs.
+    Piece(usize, Bytes),
+}
+
+impl Rest {
+    fn new(
+        job: &Job<'_>,
+        mut whole: Whole,
+        here: Vec<(Lot, Account)>,
+    ) -> Result<Self, crate::exporter::ExportError> {
+        let temp = &job.request.settings.temp_dir;
+        let dir = tempfile::tempdir_in(temp).map_err(|source| {
+            let path = temp.clone();
+            crate::exporter::ExportError::Write { path, source }
+        })?;
+        let mut definition = (**job.definition).clone();
+        let all = std::mem::take(&mut definition.outputs);
+        let (mut targets, mut parts) = (Vec::new(), Vec::new());
+        for (lot, account) in here {
+            whole.account(job, &lot, account);
+            let target = &job.targets[lot.target];
+            let output = definition.outputs.len();
+            definition.outputs.push(all[lot.output].clone());
+            if !target.several {
+                targets.push(target.part(output, target.specs().to_vec()));
+                parts.push(Part::Target(lot.target));
+                continue;
+            }
+            for spec in target.specs() {
+                let platform = &all[lot.output].platform;
+                let (spec, bytes): (OutputSpec, Bytes) = pieces::here(spec, platform, dir.path())?;
+                targets.push(target.part(output, vec![spec]));
+                parts.push(Part::Piece(lot.output, bytes));
+            }
+        }
+        let request = BuildRequest {
+            builder: None,
+            multi_platform: false,
+            iidfile: None,
+            metadata_file: None,
+            ..job.request.clone()
+        };
+        Ok(Self {
+            request,
+            definition: definition.prune(),
+            targets,
+            whole,
+            parts,
+            _dir: dir,
+        })
+    }
+
+    /// Makes the outputs of what nodes made and what was built here.
+    pub(in crate::pipeline) fn finish(
+        self,
+        job: &Job<'_>,
+        here: BuildOutcome,
+        progress: &Progress,
+    ) -> Result<BuildOutcome, BuildError> {
+        let cancel = CancelToken::new();
+        sandbox::on_termination_signals(&cancel).map_err(local_failure::signals)?;
+        let mut whole = self.whole;
+        for (part, built) in self.parts.into_iter().zip(here.built) {
+            match part {
+                Part::Target(target) => drop(whole.built.insert(target, built)),
+                Part::Piece(output, bytes) => {
+                    let image = built.image;
+                    whole
+                        .made
+                        .entry(output)
+                        .or_default()
+                        .push(Piece { image, bytes });
+                }
+            }
+        }
+        let outcome = whole.finish(job, &cancel, progress)?;
+        Ok(BuildOutcome {
+            emulated: here.emulated,
+            ..outcome
+        })
+    }
+}

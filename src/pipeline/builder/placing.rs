@@ -1,0 +1,238 @@
+//! Which nodes of a builder may make an output, the best first. Pure.
+//!
+//! What counts is what must run: an output for arm64 whose steps all run on the build platform needs an amd64 node. Of nodes
+//! that emulate equally little, the order is that of their scores (rendezvous hashing): the hash of the build's identity
+//! and the node's name. So a build goes to the node that it went to before, whatever is in its files; and when a node comes
+//! or goes, only the builds that are its own move.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use rbuild_llb::Platform;
+
+/// A node, as far as placing goes.
+#[derive(Debug, Clone)]
+pub(super) struct Site<'a> {
+    pub(super) node: &'a str,
+    /// What the configuration says that it is native to.
+    pub(super) declared: &'a [Platform],
+    /// What the daemon says that it builds for, its own platform first; none if it was not asked.
+    pub(super) reported: &'a [Platform],
+}
+
+/// What an output needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Need {
+    /// What it is for.
+    pub(super) platform: Platform,
+    /// The platforms of the steps that run for it, and how many they are.
+    pub(super) steps: BTreeMap<Platform, usize>,
+}
+
+/// A node that may make an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Candidate {
+    /// Which of the sites.
+    pub(super) site: usize,
+    /// How many steps it emulates.
+    pub(super) emulated: usize,
+}
+
+impl Site<'_> {
+    /// Whether its CPU runs programs for `platform`.
+    fn is_native(&self, platform: &Platform) -> bool {
+        let kin = |own: &Platform| own.os == platform.os && own.arch == platform.arch;
+        if !self.declared.is_empty() {
+            // Of a variant the daemon knows, such as amd64/v3.
+            return self.declared.contains(platform)
+                || (self.declared.iter().any(kin) && self.reported.contains(platform));
+        }
+        // BuildKit (util/archutil) tries the lesser CPUs of the family, and lists those that work.
+        let family = |own: &Platform| {
+            let arch = (own.arch.as_ref(), platform.arch.as_ref());
+            kin(own)
+                || (own.os == platform.os && matches!(arch, ("amd64", "386") | ("arm64", "arm")))
+        };
+        self.reported.contains(platform) && self.reported.first().is_some_and(family)
+    }
+
+    fn runs(&self, platform: &Platform) -> bool {
+        self.is_native(platform) || self.reported.contains(platform)
+    }
+}
+
+/// The nodes that can make an output, in the order in which they are tried; `key` is the build's identity.
+pub(super) fn order(key: &str, sites: &[Site<'_>], need: &Need) -> Vec<Candidate> {
+    let able = sites.iter().enumerate().filter(|(_, site)| {
+        let mut platforms = need.steps.keys();
+        platforms.all(|platform| site.runs(platform))
+    });
+    let mut ranked: Vec<_> = able
+        .map(|(at, site)| {
+            let emulated = need.steps.iter();
+            let emulated = emulated.filter(|(platform, _)| !site.is_native(platform));
+            let candidate = Candidate {
+                site: at,
+                emulated: emulated.map(|(_, steps)| steps).sum(),
+            };
+            // Where nothing runs any node will do, and that of the platform is where people look for it.
+            let elsewhere = !site.is_native(&need.platform);
+            let rank = (
+                candidate.emulated,
+                elsewhere,
+                Reverse(score(key, site.node)),
+            );
+            (rank, candidate)
+        })
+        .collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, candidate)| candidate).collect()
+}
+
+fn score(key: &str, node: &str) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    // The length keeps ("a", "bc") and ("ab", "c") apart.
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key.as_bytes());
+    hasher.update(node.as_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    fn platforms(texts: &[&str]) -> Vec<Platform> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn need(platform: &str, steps: &[(&str, usize)]) -> Need {
+        let steps = steps.iter();
+        Need {
+            platform: platform.parse().unwrap(),
+            steps: steps.map(|(p, n)| (p.parse().unwrap(), *n)).collect(),
+        }
+    }
+
+    fn sites<'a>(names: &'a [String], native: &'a [Platform]) -> Vec<Site<'a>> {
+        let site = |node: &'a String| Site {
+            node,
+            declared: native,
+            reported: &[],
+        };
+        names.iter().map(site).collect()
+    }
+
+    fn names(count: usize) -> Vec<String> {
+        (0..count).map(|at| format!("node{at}")).collect()
+    }
+
+    /// The winners of many builds among these nodes, by name.
+    fn winners<'a>(nodes: &'a [String], native: &[Platform]) -> Vec<&'a str> {
+        let need = need("linux/amd64", &[("linux/amd64", 3)]);
+        (0..1000)
+            .map(|build| {
+                let order = order(&format!("project{build}"), &sites(nodes, native), &need);
+                nodes[order[0].site].as_str()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_node_that_goes_moves_its_own_builds_alone() {
+        let native = platforms(&["linux/amd64"]);
+        for count in 2..8 {
+            let all = names(count);
+            let before = winners(&all, &native);
+            for gone in 0..count {
+                let mut rest = all.clone();
+                let gone = rest.remove(gone);
+                for (before, after) in before.iter().zip(winners(&rest, &native)) {
+                    match *before == gone {
+                        true => assert_ne!(after, gone),
+                        false => assert_eq!(after, *before, "{count} nodes without {gone}"),
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn builds_are_spread_and_where_nodes_stand_does_not_matter() {
+        let native = platforms(&["linux/amd64"]);
+        let all = names(4);
+        let before = winners(&all, &native);
+        for node in &all {
+            let share = before.iter().filter(|winner| **winner == node).count();
+            // 250 of 1000 each, give or take five standard deviations.
+            assert!((180..320).contains(&share), "{node}: {share}");
+        }
+        let reversed: Vec<String> = all.iter().rev().cloned().collect();
+        assert_eq!(winners(&reversed, &native), before);
+    }
+
+    /// Who is first, and who follows, are the same order for all platforms that nodes share.
+    #[test]
+    fn platforms_of_one_build_meet_on_one_node() {
+        let native = platforms(&["linux/amd64", "linux/386"]);
+        let all = names(5);
+        let sites = sites(&all, &native);
+        for build in 0..50 {
+            let key = format!("project{build}");
+            let of = |platform: &str| order(&key, &sites, &need(platform, &[(platform, 1)]));
+            assert_eq!(of("linux/amd64"), of("linux/386"));
+        }
+    }
+
+    #[test]
+    fn who_is_native_to_what_runs_comes_first() {
+        let (amd, arm, both) = (
+            platforms(&["linux/amd64", "linux/amd64/v2", "linux/386"]),
+            platforms(&["linux/arm64", "linux/arm/v7"]),
+            // One with emulators: after its own.
+            platforms(&["linux/amd64", "linux/386", "linux/arm64"]),
+        );
+        let said = platforms(&["linux/riscv64"]);
+        const NAMES: [&str; 4] = ["amd", "arm", "both", "said"];
+        let of = [(&[][..], &amd), (&[], &arm), (&[], &both), (&said, &amd)];
+        let sites: Vec<Site<'_>> = NAMES
+            .iter()
+            .zip(of)
+            .map(|(node, (declared, reported))| Site {
+                node,
+                declared,
+                reported,
+            })
+            .collect();
+        let order_of = |platform: &str, steps: &[(&str, usize)]| {
+            let order = order("project", &sites, &need(platform, steps));
+            let names = order.iter().map(|c| (NAMES[c.site], c.emulated));
+            names.collect::<Vec<_>>()
+        };
+        let sorted = |mut list: Vec<(&'static str, usize)>| {
+            list.sort();
+            list
+        };
+        assert_eq!(
+            order_of("linux/arm64", &[("linux/arm64", 2)]),
+            [("arm", 0), ("both", 2)]
+        );
+        // Cross-compiled: nothing of it runs on arm64. What is declared counts, though the daemon says more.
+        let cross = order_of("linux/arm64", &[("linux/amd64", 4)]);
+        assert_eq!(sorted(cross[..2].to_vec()), [("amd", 0), ("both", 0)]);
+        assert_eq!(cross[2..], [("said", 4)]);
+        assert_eq!(
+            order_of("linux/riscv64", &[("linux/riscv64", 1)]),
+            [("said", 0)]
+        );
+        assert_eq!(order_of("linux/arm/v7", &[("linux/arm/v7", 1)])[0].0, "arm");
+        assert_eq!(order_of("linux/s390x", &[("linux/s390x", 1)]), []);
+        // Nothing runs: that of its platform, then anybody.
+        let copied = order_of("linux/arm64", &[]);
+        assert_eq!(copied[0].0, "arm");
+        assert_eq!(copied.len(), 4);
+        // Of both architectures: as few emulated steps as can be.
+        let mixed = order_of("linux/arm64", &[("linux/amd64", 1), ("linux/arm64", 5)]);
+        assert_eq!(mixed, [("both", 5)]);
+    }
+}

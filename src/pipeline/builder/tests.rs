@@ -1,0 +1,537 @@
+//! Builders of several nodes, which a test makes up.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use bollard_buildkit_proto::moby::filesync::v1 as filesync;
+use rbuild_llb::CancelToken;
+use rbuild_llb::Platform;
+use tonic::Status;
+use tonic::codegen::tokio_stream::iter;
+use tonic::transport::Channel;
+
+use crate::buildkit::tests::DIR;
+use crate::buildkit::tests::fake::Fake;
+use crate::buildkit::tests::fake::Script;
+use crate::buildkit::tests::send;
+use crate::buildkit::tests::stat;
+use crate::image::Descriptor;
+use crate::image::Format;
+use crate::image::Index;
+use crate::image::Manifest;
+use crate::outcome::BuildError;
+use crate::outcome::BuildOutcome;
+use crate::outcome::Delivery;
+use crate::outcome::ErrorKind;
+use crate::pipeline::build;
+use crate::pipeline::tests::progress;
+use crate::pipeline::tests::request;
+use crate::request::BuildRequest;
+use crate::request::Builder;
+use crate::request::Destination;
+use crate::request::ImageOutput;
+use crate::request::Node;
+use crate::request::OutputKind;
+use crate::request::OutputSpec;
+use crate::request::Place;
+use crate::request::Push;
+use crate::request::Tag;
+
+/// A project with a step that runs for each platform.
+struct Project {
+    dir: tempfile::TempDir,
+    request: BuildRequest,
+}
+
+impl Project {
+    fn new(platforms: &[&str], kind: OutputKind) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut request, _) = request(dir.path());
+        let context = dir.path().join("context");
+        fs::create_dir(&context).unwrap();
+        fs::write(context.join("f"), "").unwrap();
+        fs::write(
+            context.join("Dockerfile"),
+            "FROM scratch\nCOPY f /\nRUN x\n",
+        )
+        .unwrap();
+        request.context = crate::request::ContextSource::Directory(context);
+        request.platforms = platforms.iter().map(|p| p.parse().unwrap()).collect();
+        request.outputs = vec![OutputSpec::plain(kind)];
+        Self { dir, request }
+    }
+
+    fn local(platforms: &[&str]) -> Self {
+        let mut project = Self::new(platforms, OutputKind::CacheOnly);
+        let kind = OutputKind::Local {
+            dest: project.out(),
+            split: None,
+            delete: false,
+        };
+        project.request.outputs = vec![OutputSpec::plain(kind)];
+        project
+    }
+
+    fn out(&self) -> std::path::PathBuf {
+        self.dir.path().join("out")
+    }
+
+    fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.out().join(name)).unwrap_or_else(|error| error.to_string())
+    }
+
+    fn dockerfile(&self, text: &str) {
+        fs::write(self.dir.path().join("context/Dockerfile"), text).unwrap();
+    }
+
+    fn build(&mut self, nodes: Vec<Node>) -> Result<BuildOutcome, BuildError> {
+        self.request.builder = Some(Builder {
+            name: "farm".into(),
+            nodes,
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
+        });
+        build(&self.request, &progress())
+    }
+}
+
+fn node(name: &str, place: Place) -> Node {
+    Node {
+        name: name.into(),
+        place,
+        platforms: Vec::new(),
+    }
+}
+
+fn at(name: &str, fake: &Fake) -> Node {
+    node(name, Place::Daemon(fake.address()))
+}
+
+/// Who built what, and which nodes had failed before.
+fn ran(outcome: &BuildOutcome) -> Vec<(String, String, Vec<String>)> {
+    let ran = outcome.ran.iter().map(|ran| {
+        let failed = ran.failed.iter().map(|(node, _)| node.clone());
+        (ran.platform.to_string(), ran.node.clone(), failed.collect())
+    });
+    ran.collect()
+}
+
+fn no_failures(ran: &[(&str, &str)]) -> Vec<(String, String, Vec<String>)> {
+    let ran = ran.iter();
+    ran.map(|(platform, node)| ((*platform).to_owned(), (*node).to_owned(), Vec::new()))
+        .collect()
+}
+
+/// Sends one file, which says who made it, where the platform's directory is or where there is none.
+async fn say(
+    who: &'static str,
+    arch: Option<&str>,
+    channel: Channel,
+) -> Result<HashMap<String, String>, Status> {
+    let stats = match arch {
+        None => vec![stat("who", 0o644, "")],
+        Some(arch) => vec![
+            stat(&format!("linux_{arch}"), DIR | 0o755, ""),
+            stat(&format!("linux_{arch}/who"), 0o644, ""),
+        ],
+    };
+    send(channel, stats, who.as_bytes()).await?;
+    Ok(HashMap::new())
+}
+
+fn native(who: &'static str, arch: &'static str, split: bool) -> Fake {
+    Fake::start(Script {
+        platforms: vec![arch],
+        ..Script::asked(move |_, channel| say(who, split.then_some(arch), channel))
+    })
+}
+
+#[test]
+fn platforms_go_to_who_is_native_to_them() {
+    let (amd, arm) = (native("amd", "amd64", true), native("arm", "arm64", true));
+    let mut project = Project::local(&["linux/amd64", "linux/arm64"]);
+    let outcome = project.build(vec![at("a", &amd), at("b", &arm)]).unwrap();
+    let want = no_failures(&[("linux/amd64", "a"), ("linux/arm64", "b")]);
+    assert_eq!(ran(&outcome), want);
+    assert_eq!(project.file("linux_amd64/who"), "amd");
+    assert_eq!(project.file("linux_arm64/who"), "arm");
+    // What nodes send lies nowhere else any more.
+    let left = fs::read_dir(project.dir.path()).unwrap();
+    let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(!left.into_iter().any(|name| name.starts_with(".rbuild-")));
+    let metadata = fs::read(project.dir.path().join("metadata")).unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata).unwrap();
+    assert_eq!(metadata["rbuild.nodes"][1]["node"], "b");
+
+    // What the configuration says counts more than what a daemon does.
+    let mut said = at("c", &amd);
+    said.platforms = vec!["linux/arm64".parse().unwrap()];
+    let mut project = Project::local(&["linux/arm64"]);
+    project.request.multi_platform = true;
+    let outcome = project.build(vec![at("a", &amd), said]).unwrap();
+    assert_eq!(ran(&outcome), no_failures(&[("linux/arm64", "c")]));
+
+    // Nobody: before anything runs.
+    let mut project = Project::local(&["linux/s390x"]);
+    let error = project
+        .build(vec![at("a", &amd), at("b", &arm)])
+        .unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Request);
+    let text = error.to_string();
+    assert_eq!(
+        text,
+        "no node of the builder `farm` runs steps for linux/s390x"
+    );
+    assert_eq!(
+        error.hints,
+        [
+            "the node `a` is for linux/amd64",
+            "the node `b` is for linux/arm64"
+        ]
+    );
+}
+
+#[test]
+fn a_build_goes_where_it_went_before() {
+    let (one, two) = (native("one", "amd64", false), native("two", "amd64", false));
+    let nodes = || vec![at("one", &one), at("two", &two)];
+    let mut first = Vec::new();
+    for project in 0..8 {
+        let mut project_ = Project::local(&["linux/amd64"]);
+        project_.request.tags = vec![Tag {
+            target: None,
+            name: format!("registry.example/project{project}:latest"),
+        }];
+        let chosen = project_.build(nodes()).unwrap().ran[0].node.clone();
+        for rebuild in 1..10 {
+            let path = project_.dir.path().join("context/f");
+            fs::write(path, format!("rebuild {rebuild}")).unwrap();
+            // The next commit's tag.
+            project_.request.tags[0].name = format!("registry.example/project{project}:{rebuild}");
+            let outcome = project_.build(nodes()).unwrap();
+            assert_eq!(outcome.ran[0].node, chosen, "project {project}, {rebuild}");
+        }
+        assert_eq!(project_.file("who"), chosen);
+        first.push(chosen);
+    }
+    first.sort();
+    first.dedup();
+    assert_eq!(first, ["one", "two"]);
+}
+
+/// The first of two to be asked does this; the other, or the first when it is asked again, builds.
+fn troubled<T>(
+    trouble: impl Fn(&dyn Fn()) -> T + Send + Sync + 'static,
+) -> (Fake, Fake, Arc<Mutex<Vec<&'static str>>>)
+where
+    T: Future<Output = Result<HashMap<String, String>, Status>> + Send + 'static,
+{
+    type Dying = Mutex<HashMap<&'static str, Box<dyn Fn() + Send>>>;
+    let dying: Arc<Dying> = Arc::default();
+    let asked: Arc<Mutex<Vec<&'static str>>> = Arc::default();
+    let trouble = Arc::new(trouble);
+    let start = |who: &'static str| {
+        let (dying, asked, trouble) = (dying.clone(), asked.clone(), trouble.clone());
+        Fake::start(Script::asked(move |_, channel| {
+            let first = {
+                let mut asked = asked.lock().unwrap();
+                asked.push(who);
+                asked.len() == 1
+            };
+            let troubled = first.then(|| {
+                let dying = dying.lock().unwrap();
+                trouble(&*dying[who])
+            });
+            async move {
+                match troubled {
+                    Some(troubled) => troubled.await,
+                    None => say(who, None, channel).await,
+                }
+            }
+        }))
+    };
+    let (one, two) = (start("one"), start("two"));
+    for (who, fake) in [("one", &one), ("two", &two)] {
+        dying.lock().unwrap().insert(who, Box::new(fake.dying()));
+    }
+    (one, two, asked)
+}
+
+#[test]
+fn what_a_node_does_not_finish_another_does() {
+    let gone = |die: &dyn Fn()| {
+        die();
+        std::future::pending()
+    };
+    let full = |_: &dyn Fn()| {
+        let message = "failed to copy files: copy file range failed: no space left on device";
+        std::future::ready(Err(Status::unknown(message)))
+    };
+    let cases: [(fn() -> (Fake, Fake, Arc<Mutex<Vec<&'static str>>>), &str); 2] = [
+        (move || troubled(gone), "was lost"),
+        (move || troubled(full), "no space left on device"),
+    ];
+    for (start, why) in cases {
+        let (one, two, asked) = start();
+        let mut project = Project::local(&["linux/amd64"]);
+        let nodes = vec![at("one", &one), at("two", &two)];
+        let outcome = project.build(nodes).unwrap();
+        let asked = asked.lock().unwrap().clone();
+        let [first, second] = asked.as_slice() else {
+            panic!("{asked:?}");
+        };
+        assert_ne!(first, second);
+        let failed = vec![(*first).to_owned()];
+        let want = ("linux/amd64".to_owned(), (*second).to_owned(), failed);
+        assert_eq!(ran(&outcome), [want]);
+        assert!(outcome.ran[0].failed[0].1.contains(why), "{outcome:?}");
+        assert_eq!(project.file("who"), *second);
+    }
+}
+
+#[test]
+fn a_step_that_fails_is_not_tried_elsewhere() {
+    let (one, two, asked) = troubled(|_: &dyn Fn()| {
+        let message = "process \"/bin/sh -c x\" did not complete successfully: exit code: 7";
+        std::future::ready(Err(Status::unknown(message)))
+    });
+    let mut project = Project::local(&["linux/amd64"]);
+    let error = project.build(vec![at("one", &one), at("two", &two)]);
+    assert_eq!(error.unwrap_err().kind, ErrorKind::Step);
+    assert_eq!(asked.lock().unwrap().len(), 1);
+    assert!(!project.out().exists());
+}
+
+#[test]
+fn nodes_that_cannot_be_had_are_done_without() {
+    // One is not there, one hangs up before there is TLS.
+    let dir = tempfile::tempdir().unwrap();
+    let missing = format!("unix://{}/none", dir.path().display());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let refused = format!("tcp://127.0.0.1:{port},servername=b.example");
+    let nodes = || {
+        let mut gone = vec![
+            node("missing", missing.parse().unwrap()),
+            node("refused", refused.parse().unwrap()),
+        ];
+        gone.iter_mut()
+            .for_each(|node| node.platforms = vec!["linux/amd64".parse().unwrap()]);
+        gone
+    };
+    let one = native("one", "amd64", false);
+    let mut project = Project::local(&["linux/amd64"]);
+    let outcome = project
+        .build([nodes(), vec![at("one", &one)]].concat())
+        .unwrap();
+    assert_eq!(outcome.ran[0].node, "one");
+    assert_eq!(project.file("who"), "one");
+
+    let error = project.build(nodes()).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Environment);
+    let text = error.to_string();
+    let begin = "no node of the builder `farm` is left that could build linux/amd64: ";
+    assert!(text.starts_with(begin), "{text}");
+    for node in ["`missing`: cannot connect", "`refused`: cannot connect"] {
+        assert!(text.contains(node), "{text}");
+    }
+}
+
+/// A registry that takes every manifest, and remembers them by their paths.
+fn registry() -> (u16, Arc<Mutex<Vec<(String, Vec<u8>)>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let taken: Arc<Mutex<Vec<(String, Vec<u8>)>>> = Arc::default();
+    let seen = Arc::clone(&taken);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            loop {
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).unwrap_or(0) > 0 {}
+                let Some(path) = head.strip_prefix("PUT ") else {
+                    break;
+                };
+                let path = path.split(' ').next().unwrap().to_owned();
+                let length = head.lines().find_map(|line| {
+                    let (name, value) = line.split_once(": ")?;
+                    let is_length = name.eq_ignore_ascii_case("content-length");
+                    is_length.then(|| value.parse::<usize>().unwrap())
+                });
+                let mut body = vec![0; length.unwrap()];
+                stream.read_exact(&mut body).unwrap();
+                seen.lock().unwrap().push((path, body));
+                let answer = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
+                stream.get_mut().write_all(answer).unwrap();
+            }
+        }
+    });
+    (port, taken)
+}
+
+#[test]
+fn an_index_is_pushed_once_all_is_there() {
+    let digest = |arch: &str| Descriptor::of("", arch.as_bytes()).digest;
+    let start = |arch: &'static str| {
+        Fake::start(Script {
+            platforms: vec![arch],
+            ..Script::asked(move |_, _| async move {
+                let image = Descriptor::of(Format::Oci.manifest(), arch.as_bytes());
+                let json = serde_json::to_vec(&image).unwrap();
+                use base64::Engine as _;
+                let json = base64::prelude::BASE64_STANDARD.encode(json);
+                Ok(HashMap::from([
+                    ("containerimage.digest".to_owned(), image.digest.to_string()),
+                    ("containerimage.descriptor".to_owned(), json),
+                ]))
+            })
+        })
+    };
+    let (amd, arm) = (start("amd64"), start("arm64"));
+    let (port, taken) = registry();
+    let kind = OutputKind::Image(ImageOutput::with_push(Push::ByName));
+    let mut project = Project::new(&["linux/amd64", "linux/arm64"], kind);
+    let names = ["a", "b"].map(|tag| format!("127.0.0.1:{port}/app:{tag}"));
+    let tags = names.iter().map(|name| Tag {
+        target: None,
+        name: name.clone(),
+    });
+    project.request.tags = tags.collect();
+    let outcome = project
+        .build(vec![at("amd", &amd), at("arm", &arm)])
+        .unwrap();
+
+    let taken = taken.lock().unwrap().clone();
+    let paths: Vec<&str> = taken.iter().map(|(path, _)| path.as_str()).collect();
+    assert_eq!(paths, ["/v2/app/manifests/a", "/v2/app/manifests/b"]);
+    let index: Index = serde_json::from_slice(&taken[0].1).unwrap();
+    let by_platform = index.by_platform();
+    for arch in ["amd64", "arm64"] {
+        let platform = Platform::new("linux", arch, "");
+        assert_eq!(by_platform[&platform], digest(arch));
+    }
+    let top = Descriptor::of(Format::Oci.index(), &taken[0].1).digest;
+    let pushed = names.map(|name| Delivery::Pushed { name, digest: top });
+    assert_eq!(outcome.built[0].deliveries, pushed);
+    // Nodes push by digests alone.
+    for fake in [amd, arm] {
+        let exports = fake.stop().exports;
+        let [(exporter, options)] = exports.as_slice() else {
+            panic!("{exports:?}");
+        };
+        assert_eq!(exporter, "image");
+        assert_eq!(options["name"], format!("127.0.0.1:{port}/app"));
+        assert_eq!(options["push-by-digest"], "true");
+    }
+}
+
+/// An image with one layer, as an archive.
+fn archive(arch: &str) -> Vec<u8> {
+    let mut files = Vec::new();
+    let mut blob = |media_type: &str, bytes: &[u8]| {
+        let descriptor = Descriptor::of(media_type, bytes);
+        let path = format!("blobs/sha256/{}", descriptor.digest.hex());
+        files.push((path, bytes.to_vec()));
+        descriptor
+    };
+    // An empty layer: the end of a tar.
+    let layer = blob(crate::image::media_type::OCI_LAYER, &[0; 1024]);
+    let config = serde_json::json!({
+        "architecture": arch, "os": "linux", "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [layer.digest.to_string()]},
+    });
+    let config = blob(Format::Oci.config(), config.to_string().as_bytes());
+    let manifest = Manifest::new(Format::Oci, config, vec![layer]).to_json();
+    let manifest = blob(Format::Oci.manifest(), &manifest);
+    files.push((
+        "index.json".to_owned(),
+        Index::new(Format::Oci, vec![manifest]).to_json(),
+    ));
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, bytes) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, path, bytes.as_slice())
+            .unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+fn sends_image(arch: &'static str) -> Fake {
+    Fake::start(Script {
+        platforms: vec![arch],
+        ..Script::asked(move |_, channel| async move {
+            let mut client = filesync::file_send_client::FileSendClient::new(channel);
+            let data = archive(arch);
+            let mut answers = client
+                .diff_copy(iter([filesync::BytesMessage { data }]))
+                .await?
+                .into_inner();
+            assert!(answers.message().await?.is_none());
+            Ok(HashMap::new())
+        })
+    })
+}
+
+#[test]
+fn images_of_nodes_are_one_in_an_archive_and_in_the_store() {
+    let (amd, arm) = (sends_image("amd64"), sends_image("arm64"));
+    let mut project = Project::new(&["linux/amd64", "linux/arm64"], OutputKind::CacheOnly);
+    let oci = OutputKind::Oci {
+        dest: Destination::File(project.out()),
+        tar: true,
+    };
+    let store = OutputKind::Image(ImageOutput::with_push(Push::No));
+    project.request.outputs = [oci, store].map(OutputSpec::plain).into();
+    let outcome = project
+        .build(vec![at("amd", &amd), at("arm", &arm)])
+        .unwrap();
+    let store = crate::pipeline::open_store(&project.request.settings).unwrap();
+    let image = store
+        .images()
+        .get("docker.io/library/app:latest")
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        image.digest,
+        outcome.built[0].image.as_ref().unwrap().descriptor.digest
+    );
+    let unpacked = store
+        .unpack_archive(fs::File::open(project.out()).unwrap(), &CancelToken::new())
+        .unwrap();
+    let archive = crate::registry::Archive::new(&unpacked, Path::new("out"));
+    let images = archive.images(&Platform::host(), false).unwrap();
+    assert_eq!(images[0].names, ["docker.io/library/app:latest"]);
+    assert_eq!(images[0].images.len(), 2);
+}
+
+#[test]
+fn this_machine_may_be_one_of_the_nodes() {
+    let host = Platform::host();
+    let other = match host.arch.as_ref() {
+        "arm64" => "amd64",
+        _ => "arm64",
+    };
+    let fake = native("other", other, true);
+    let mut project = Project::local(&[&host.to_string(), &format!("linux/{other}")]);
+    // It runs nothing: a test is no place for that.
+    project.dockerfile("FROM scratch\nCOPY f /\n");
+    let nodes = vec![node("mine", Place::Here), at("there", &fake)];
+    let outcome = project.build(nodes).unwrap();
+    let ran: Vec<&str> = outcome.ran.iter().map(|ran| ran.node.as_str()).collect();
+    assert_eq!(ran, ["there", "mine"]);
+    assert_eq!(project.file(&format!("linux_{other}/who")), "other");
+    let mine = host.to_string().replace('/', "_");
+    assert_eq!(project.file(&format!("{mine}/f")), "");
+    assert!(project.dir.path().join("metadata").exists());
+}
