@@ -173,6 +173,7 @@ impl Args {
                     work: self.work.clone().unwrap_or_default(),
                 },
             },
+            readonly: false,
             mounts: self.mount.clone(),
             args: self.command.clone(),
             env: self.env.clone(),

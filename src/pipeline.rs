@@ -15,6 +15,7 @@ mod failure;
 mod files;
 pub mod fsck;
 pub mod inspect;
+mod llb;
 pub mod lock;
 pub mod nodes;
 mod once;
@@ -497,11 +498,14 @@ fn entitled(request: &BuildRequest, definition: &PrunedDefinition) -> Result<(),
             ),
         ];
         for (_, what, entitlement) in asked.iter().filter(|(refused, _, _)| *refused) {
-            if let Some(span) = vertex.meta.spans.first() {
-                let message = format!("{what} is not allowed in this build");
-                let hint = format!("allow it with `--allow {entitlement}` if you trust this file");
-                refused.push(Diagnostic::error(message, span.clone(), "").hint(hint));
-            }
+            let message = format!("{what} is not allowed in this build");
+            let hint = format!("allow it with `--allow {entitlement}` if you trust this file");
+            let diagnostic = match vertex.meta.spans.first() {
+                Some(span) => Diagnostic::error(message, span.clone(), ""),
+                // A graph need not say where its steps come from.
+                None => Diagnostic::unplaced(format!("`{}`: {message}", vertex.meta.name)),
+            };
+            refused.push(diagnostic.hint(hint));
         }
     }
     match refused.is_empty() {

@@ -32,6 +32,8 @@ pub struct BuildRequest {
     pub context: ContextSource,
     /// `-f`, or `None` to look for the default names in the context.
     pub file: Option<PlanFile>,
+    /// `--llb`: a graph in the place of a Dockerfile or plan.
+    pub llb: Option<LlbInput>,
     /// `--target`, and the outputs named behind the context; none for the plan's default.
     pub targets: Vec<String>,
     /// `--set`: values in the place of those of a plan, as `KEY=VALUE`.
@@ -100,6 +102,17 @@ pub struct BuildRequest {
     pub source_date_epoch: Option<i64>,
     /// Everything that is not about this one build.
     pub settings: Settings,
+}
+
+/// A graph that another client made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LlbInput {
+    /// The file, or standard input.
+    pub file: PlanFile,
+    /// `--llb-config`: the config of the image.
+    pub config: Option<PathBuf>,
+    /// Whether there is a build context, which is the local source `context` then.
+    pub has_context: bool,
 }
 
 /// Who signs for steps that ask for ssh.

@@ -22,6 +22,7 @@ mod farm;
 mod faults;
 mod foreign;
 mod images;
+mod llb;
 mod lock;
 mod network_sources;
 mod outputs;

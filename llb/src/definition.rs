@@ -180,6 +180,12 @@ impl Definition {
         self.vertices.is_empty()
     }
 
+    /// Has every step run, whatever is cached.
+    pub fn ignore_caches(&mut self) {
+        let steps = self.vertices.iter_mut();
+        steps.for_each(|vertex| vertex.meta.ignore_cache = true);
+    }
+
     /// Leaves only what the outputs need.
     pub fn prune(self) -> PrunedDefinition {
         let mut needed: BTreeSet<VertexId> = BTreeSet::new();
@@ -217,6 +223,12 @@ impl Definition {
 /// A graph in which every step is needed by some output.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PrunedDefinition(Definition);
+
+impl From<PrunedDefinition> for Definition {
+    fn from(pruned: PrunedDefinition) -> Self {
+        pruned.0
+    }
+}
 
 impl std::ops::Deref for PrunedDefinition {
     type Target = Definition;

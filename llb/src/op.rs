@@ -25,7 +25,7 @@ pub enum Op {
     File(FileOp),
     /// Stacks its inputs, later ones on top.
     Merge,
-    /// What the second input adds to the first.
+    /// What the second input adds to the first, and takes from it; without a second one, all that there is is taken.
     Diff,
 }
 

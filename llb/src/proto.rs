@@ -9,14 +9,18 @@
 //! - Only images and execs have a platform in LLB. [`decode`] gives other steps that of their first input, else the
 //!   one it was told.
 //! - The mode and owner of a cache mount are, in LLB, those of a directory `/cache` that the mount starts from, made
-//!   by a file op. [`encode`] adds that op; [`decode`] leaves it as it is.
+//!   by a file op. [`encode`] adds that op, and [`decode`] takes it out again.
 //! - `--parents` is, in LLB, include patterns with required paths.
 //! - A pinned image is its reference with the digest behind an `@`; [`decode`] can't tell whether that is the
 //!   platform's manifest or an index, so it leaves it there.
 //!
 //! [`encode`] makes the bytes BuildKit's own client would: same op, same digest. [`decode`] takes everything
-//! BuildKit's Dockerfile frontend emits but devices, and refuses what a [`Definition`] can't say, by name. It drops
-//! what has no influence on files: sessions, transfer hints and progress groups.
+//! BuildKit's Dockerfile frontend emits but devices, and refuses what a [`Definition`] can't say, by name, all of it at
+//! once. It drops what has no influence on files: sessions, transfer hints and progress groups. What [`encode`] says,
+//! [`decode`] reads back as it was (`tests/again.rs` has what that is for each field).
+//!
+//! The bytes may be anybody's. An op is known by the digest that it has, whatever others say, so there are no cycles;
+//! what is not there is named; and all indices of a [`Definition`] that was decoded lead somewhere.
 
 use std::collections::BTreeMap;
 
@@ -33,6 +37,7 @@ use crate::platform::Platform;
 
 mod decode;
 mod encode;
+mod resources;
 mod source;
 mod spans;
 #[cfg(test)]
@@ -70,7 +75,7 @@ pub enum EncodeError {
         name: String,
     },
     /// Limits of what a step may use.
-    #[error("LLB has no field for limits of steps")]
+    #[error("not every daemon has limits of steps")]
     Limits,
     /// A number that does not fit.
     #[error("{value} does not fit into the LLB field `{field}`")]
@@ -82,12 +87,22 @@ pub enum EncodeError {
     },
 }
 
-/// Bytes that are no graph, or one that can't be said in a [`Definition`]. Ops are named by their digest.
+/// Bytes that are no graph, or one that can't be said in a [`Definition`]. Ops are named by what they are called, and by
+/// their digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
     /// Not protobuf, or another message.
     #[error("not an LLB definition")]
     Malformed {
+        /// What is wrong with the bytes.
+        #[source]
+        source: prost::DecodeError,
+    },
+    /// The bytes of an op are none.
+    #[error("{op} is no op of LLB")]
+    MalformedOp {
+        /// The op.
+        op: String,
         /// What is wrong with the bytes.
         #[source]
         source: prost::DecodeError,
@@ -104,11 +119,11 @@ pub enum DecodeError {
         input: String,
     },
     /// A field BuildKit added after this was written.
-    #[error("{op} has the unknown field {path}")]
+    #[error("{op} has the unknown field `{path}`")]
     UnknownField {
         /// The op.
         op: String,
-        /// Field numbers from `pb.Op` inwards: `2.1.13`.
+        /// Its name if that is known, else field numbers from `pb.Op` inwards: `2.1.13`.
         path: String,
     },
     /// An op or field that a [`Definition`] has no place for.
@@ -152,31 +167,45 @@ pub enum DecodeError {
 /// # Errors
 /// If something in it has no protobuf form.
 pub fn encode(definition: &Definition, root: Option<Edge>) -> Result<Vec<u8>, EncodeError> {
-    encode::definition(definition, root).map(|(definition, _)| definition.encode_to_vec())
+    let encode::Encoded {
+        definition, limits, ..
+    } = encode::definition(definition, root)?;
+    let mut bytes = definition.encode_to_vec();
+    for (op, limits) in limits {
+        let metadata = definition.metadata.get(&op);
+        let metadata = metadata.map_or(Vec::new(), Message::encode_to_vec);
+        resources::append(&mut bytes, &op, metadata, &limits);
+    }
+    Ok(bytes)
 }
 
 /// The same, and which step each op is, by the digest that the op has: a daemon calls steps so.
 ///
 /// # Errors
-/// If something in it has no protobuf form.
+/// If something in it has no protobuf form that all daemons understand: those before 0.31 pass over limits.
 pub fn encode_with_steps(
     definition: &Definition,
     root: Option<Edge>,
 ) -> Result<(Vec<u8>, BTreeMap<String, VertexId>), EncodeError> {
-    let (encoded, digests) = encode::definition(definition, root)?;
-    let steps = digests.into_iter().map(|(step, digest)| (digest, step));
-    Ok((encoded.encode_to_vec(), steps.collect()))
+    let encoded = encode::definition(definition, root)?;
+    if !encoded.limits.is_empty() {
+        return Err(EncodeError::Limits);
+    }
+    let steps = encoded.digests.into_iter();
+    let steps = steps.map(|(step, digest)| (digest, step));
+    Ok((encoded.definition.encode_to_vec(), steps.collect()))
 }
 
 /// The graph of a protobuf form, with one output that has no name. `platform` is what steps are built for that do
 /// not say so themselves.
 ///
 /// # Errors
-/// If the bytes are no graph, or one that can't be said in a [`Definition`].
-pub fn decode(bytes: &[u8], platform: &Platform) -> Result<Definition, DecodeError> {
+/// All reasons why the bytes are no graph, or one that can't be said in a [`Definition`].
+pub fn decode(bytes: &[u8], platform: &Platform) -> Result<Definition, Vec<DecodeError>> {
     let definition =
-        pb::Definition::decode(bytes).map_err(|source| DecodeError::Malformed { source })?;
-    decode::definition(&definition, platform)
+        pb::Definition::decode(bytes).map_err(|source| vec![DecodeError::Malformed { source }])?;
+    let limits = resources::read(bytes).map_err(|problem| vec![problem])?;
+    decode::definition(&definition, limits, platform)
 }
 
 /// How an op is called: SHA-256 of its bytes.

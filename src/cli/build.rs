@@ -22,6 +22,7 @@ use super::config;
 use super::env::Env;
 use super::flags::BuildFlags;
 use super::limits;
+use super::llb;
 use super::sources;
 use super::sources::Secrets;
 use super::values;
@@ -171,6 +172,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         }),
         targets: targets(&flags.target, words),
         also_run: flags.also_run.clone(),
+        llb: llb::input(flags),
         set: flags.set.clone(),
         build_args,
         proxy_args,
@@ -178,6 +180,8 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         named_contexts: problems
             .all(&flags.build_context, sources::named_context)
             .into_iter()
+            .chain(problems.all(&flags.local, llb::local))
+            .chain(problems.all(&flags.oci_layout, llb::layout))
             .collect(),
         platforms: platforms(flags, env, &mut problems),
         multi_platform,
@@ -240,6 +244,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         let hint = "a repository can be the context: `-f` then names a file in it";
         problems.0.push(invalid("file", file, why).hint(hint));
     }
+    problems.0.extend(llb::conflicts(flags, &request));
     conflicts(
         &request,
         talk.as_ref(),

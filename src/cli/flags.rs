@@ -179,10 +179,23 @@ pub(crate) struct BuildFlags {
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<String>,
 
+    /// A graph that a client of BuildKit made (LLB, what `buildctl build` takes), in the place of a Dockerfile; `-` for
+    /// standard input (docs/llb.md)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) llb: Option<PathBuf>,
+
+    /// With `--llb`, the config of the image: JSON as the OCI image-spec has it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) llb_config: Option<PathBuf>,
+
     /// Hand the image to docker or podman
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
           default_missing_value = "true", value_name = "BOOL", value_parser = boolean)]
     pub(crate) load: bool,
+
+    /// With `--llb`, the directory that is a local source: `name=dir`
+    #[arg(long, value_name = "NAME=DIR")]
+    pub(crate) local: Vec<String>,
 
     /// Fail if the lock file is missing or has not all that is built on
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,
@@ -210,6 +223,10 @@ pub(crate) struct BuildFlags {
     /// Run every step of these stages
     #[arg(long, value_name = "STAGE,…")]
     pub(crate) no_cache_filter: Vec<String>,
+
+    /// With `--llb`, the directory that is a store of image layouts: `name=dir`
+    #[arg(long, value_name = "NAME=DIR")]
+    pub(crate) oci_layout: Vec<String>,
 
     /// Use what is in the store and ask no network
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", hide_default_value = true,

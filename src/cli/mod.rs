@@ -23,6 +23,7 @@ mod images;
 mod init;
 mod later;
 mod limits;
+mod llb;
 mod lock;
 mod login;
 mod output;

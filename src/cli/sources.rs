@@ -74,6 +74,9 @@ pub(crate) fn places(
     let plan_here = named.is_some_and(|extension| extension == "toml")
         || (flags.file.is_none() && Path::new(PLAN).is_file());
     let here = || ContextSource::Directory(PathBuf::from("."));
+    if flags.llb.is_some() && flags.words.is_empty() {
+        return Ok((here(), Vec::new()));
+    }
     let words = |list: &[PathBuf]| {
         let list = list.iter().map(|word| word.to_string_lossy().into_owned());
         list.collect::<Vec<String>>()

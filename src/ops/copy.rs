@@ -52,6 +52,18 @@ pub enum CopyError {
         /// What is there.
         there: &'static str,
     },
+    /// What is to be made is there already.
+    #[error("`/{path}` is there already")]
+    Exists {
+        /// Path in the image.
+        path: String,
+    },
+    /// The directory that something is to be made in is not there, and is not to be made.
+    #[error("there is no directory `/{path}`")]
+    NoDirectory {
+        /// Path in the image.
+        path: String,
+    },
     /// A directory above the destination is something else.
     #[error("`/{path}` is not a directory")]
     NotADirectory {
@@ -70,6 +82,13 @@ pub enum CopyError {
     /// A tree cannot be read.
     #[error("cannot read a file tree")]
     Tree(#[source] TreeError),
+}
+
+impl CopyError {
+    /// Of a path that something is at.
+    pub(super) fn exists(path: &[u8]) -> Self {
+        Self::Exists { path: text(path) }
+    }
 }
 
 impl From<TreeError> for CopyError {
@@ -286,7 +305,8 @@ pub fn arriving(
         }
         ControlFlow::Continue(())
     })?;
-    if !taken && !action.include.is_empty() && !action.allow_empty_wildcard {
+    // What `--parents` names has to be there. Patterns by themselves only choose.
+    if !taken && action.parents && !action.allow_empty_wildcard {
         return Err(CopyError::NotFound {
             src: action.include.join(" "),
         });
@@ -473,6 +493,21 @@ impl<'a> Target<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Refuses a [resolved](Self::resolve) path in a directory that is missing.
+    ///
+    /// # Errors
+    /// [`CopyError::NoDirectory`], [`CopyError::NotADirectory`], or if a tree cannot be read.
+    pub fn must_have_parent(&self, path: &[u8]) -> Result<(), CopyError> {
+        let parent = split(path).0;
+        match self
+            .trees
+            .lookup(&self.root.tree, parent, Follow::NotLast)?
+        {
+            Some(found) => self.must_be_dir(parent, &found.entry),
+            None => Err(CopyError::NoDirectory { path: text(parent) }),
+        }
     }
 
     /// Refuses what is there and no directory.

@@ -236,7 +236,6 @@ impl Engine<'_> {
         let root = root_mount
             .and_then(|mount| mount.input)
             .map_or(&empty, |index| inputs[index]);
-        let keeps_root = root_mount.is_some_and(|mount| mount.output.is_some());
 
         let workspace = self.workspaces.take(self.store)?;
         let mut log = |stream: Stream, data: &[u8]| {
@@ -253,7 +252,8 @@ impl Engine<'_> {
             self.remark_on_network(self.executor()?, step)?;
         }
         let place = Place::new(&workspace);
-        let (ended, plain) = self.process(op, inputs, &place, step, &mut log)?;
+        let (ended, Files { plain, written, .. }) =
+            self.process(op, inputs, &place, step, &mut log)?;
         let wrote = match plain {
             Some(root) => Wrote::Changed(Box::new(root)),
             None => Wrote::Upper(workspace.dirs.upper.clone()),
@@ -275,15 +275,22 @@ impl Engine<'_> {
             self.keep_failure(vertex, op, inputs, workspace, left, &error);
             return Err(error);
         }
-        let outputs = match keeps_root {
-            true => vec![self.written(root, wrote, step)?],
-            false => Vec::new(),
-        };
+        let mut outputs: BTreeMap<u32, Snapshot> = BTreeMap::new();
+        if let Some(output) = root_mount.and_then(|mount| mount.output) {
+            outputs.insert(output, self.written(root, wrote, step)?);
+        }
+        for (index, wrote) in written {
+            let mount = &op.mounts[index];
+            if let Some(output) = mount.output {
+                let base = mount.input.map_or(&empty, |index| inputs[index]);
+                outputs.insert(output, self.written(base, wrote, step)?);
+            }
+        }
         self.workspaces.give_back(workspace);
-        Ok(outputs)
+        Ok(outputs.into_values().collect())
     }
 
-    /// Runs a process to its end. Gives its root too, if that is a directory of its own.
+    /// Runs a process to its end. Gives its files too, of which root and mounts are the sandbox' by then.
     fn process(
         &self,
         op: &ExecOp,
@@ -291,7 +298,7 @@ impl Engine<'_> {
         place: &Place<'_>,
         step: &StepControl<'_>,
         output: &mut dyn FnMut(Stream, &[u8]),
-    ) -> Result<(Result<Exit, SandboxError>, Option<PlainRoot>), OpError> {
+    ) -> Result<(Result<Exit, SandboxError>, Files), OpError> {
         let executor = self.executor()?;
         let empty = self.empty();
         let root = root_mount(op)
@@ -309,10 +316,11 @@ impl Engine<'_> {
         let caches = self.caches(op, inputs, step)?;
         let agents = self.agents(op, place.workspace.path())?;
         let files = || self.files(op, root, inputs, (&caches, place, &agents), step);
-        let (root, mounts, mut plain) = files()?;
+        let mut had = files()?;
         let mut spec = Step {
-            root,
-            mounts,
+            root: had.root.clone(),
+            readonly: root_mount(op).is_some_and(|mount| mount.readonly),
+            mounts: std::mem::take(&mut had.mounts),
             args: op
                 .args
                 .iter()
@@ -348,12 +356,14 @@ impl Engine<'_> {
                 if executor.stacking() == Stacking::May && place.entered.is_none() =>
             {
                 self.stacks.store(false, Ordering::Relaxed);
-                (spec.root, spec.mounts, plain) = files()?;
+                had = files()?;
+                spec.root = had.root.clone();
+                spec.mounts = std::mem::take(&mut had.mounts);
                 executor.run(&spec, output, step.cancel)
             }
             ended => ended,
         };
-        Ok((ended, plain))
+        Ok((ended, had))
     }
 
     /// The file system of a process: its root, which it may write to, and what is mounted in it.
@@ -364,8 +374,9 @@ impl Engine<'_> {
         inputs: &[&Snapshot],
         (caches, place, agents): (&Caches, &Place<'_>, &BTreeMap<usize, ssh::Forward>),
         step: &StepControl<'_>,
-    ) -> Result<(sandbox::Root, Vec<sandbox::Mount>, Option<PlainRoot>), OpError> {
+    ) -> Result<Files, OpError> {
         let mut mounts = Vec::new();
+        let mut written = Vec::new();
         for (index, mount) in op
             .mounts
             .iter()
@@ -386,6 +397,11 @@ impl Engine<'_> {
             });
             let source = match caches.source(index, mount).or(agent) {
                 Some(source) => Some(source),
+                None if mount.output.is_some() && place.entered.is_none() => {
+                    let (source, wrote) = self.mount_output(mount, inputs, &dir, step)?;
+                    written.push((index, wrote));
+                    Some(source)
+                }
                 None => self.mount_source(mount, inputs, (&dir, kept), step)?,
             };
             if let Some(source) = source {
@@ -404,7 +420,55 @@ impl Engine<'_> {
             },
         }));
         let (root, plain) = self.root(root, place, step.cancel)?;
-        Ok((root, mounts, plain))
+        Ok(Files {
+            root,
+            mounts,
+            plain,
+            written,
+        })
+    }
+
+    /// What is mounted where what is written is an output of the step: all of the input, of which the step sees what the
+    /// mount selects.
+    fn mount_output(
+        &self,
+        mount: &Mount,
+        inputs: &[&Snapshot],
+        dir: &Path,
+        step: &StepControl<'_>,
+    ) -> Result<(MountSource, Wrote), OpError> {
+        let empty = self.empty();
+        let snapshot = mount.input.map_or(&empty, |index| inputs[index]);
+        let path = copy::clean(&mount.selector);
+        let trees = self.store.trees();
+        if trees
+            .lookup(&snapshot.root.tree, &path, Follow::All)?
+            .is_none()
+        {
+            return Err(copy::CopyError::NotFound {
+                src: mount.selector.clone(),
+            }
+            .into());
+        }
+        if !self.stacks() {
+            let plain = self.plain_root(snapshot, step.cancel)?;
+            let source = MountSource::Bind {
+                path: plain.path().to_owned(),
+                subpath: PathBuf::from(&mount.selector),
+                readonly: false,
+            };
+            return Ok((source, Wrote::Changed(Box::new(plain))));
+        }
+        std::fs::create_dir(dir).map_err(|source| OpError::io("create", dir, source))?;
+        let dirs = WorkDirs::make(dir)?;
+        dirs.show(&trees.root(&snapshot.root.tree)?.meta, self.ownership)?;
+        let source = MountSource::Overlay {
+            lowers: self.lowers(snapshot, step.cancel)?,
+            upper: Some(dirs.upper.clone()),
+            work: dirs.work,
+            subpath: PathBuf::from(&mount.selector),
+        };
+        Ok((source, Wrote::Upper(dirs.upper)))
     }
 
     /// A root for a process.
@@ -428,7 +492,7 @@ impl Engine<'_> {
             return Ok((layers, None));
         }
         if self.stacks() {
-            workspace.show(
+            workspace.dirs.show(
                 &self.store.trees().root(&root.root.tree)?.meta,
                 self.ownership,
             )?;
@@ -688,6 +752,16 @@ impl Engine<'_> {
             None => Err(OpError::Secret { id: id.to_owned() }),
         }
     }
+}
+
+/// What a process sees.
+struct Files {
+    root: sandbox::Root,
+    mounts: Vec<sandbox::Mount>,
+    /// The root, if it is a directory of its own.
+    plain: Option<PlainRoot>,
+    /// Where what is written to mounts goes that are outputs of the step, by the place of the mount.
+    written: Vec<(usize, Wrote)>,
 }
 
 /// Where a process wrote.

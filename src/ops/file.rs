@@ -245,14 +245,16 @@ impl Engine<'_> {
                 if let Some(found) = there {
                     target.must_be_dir(&path, &found.entry)?;
                 } else {
-                    if *make_parents {
-                        target.make_dirs(parent, copy::Made::by(owner))?;
+                    let mode = mode & 0o777;
+                    match make_parents {
+                        true => target.make_dirs(parent, copy::Made { owner, mode })?,
+                        false => target.must_have_parent(&path)?,
                     }
                     let node = copy::empty_dir(self.store.trees());
                     self.put(
                         &mut target,
                         &copy::join(parent, last),
-                        *mode,
+                        mode,
                         owner,
                         *timestamp,
                         node,
@@ -266,12 +268,26 @@ impl Engine<'_> {
                 owner,
                 timestamp,
             } => {
-                let owner = self
-                    .owner(base, action.input, owner.as_ref())?
-                    .unwrap_or((0, 0));
+                let owner = self.owner(base, action.input, owner.as_ref())?;
+                let path = target.resolve(&copy::clean(path))?;
+                target.must_have_parent(&path)?;
+                let there = self
+                    .store
+                    .trees()
+                    .lookup(&target.root.tree, &path, Follow::NotLast)?;
+                // A file that is there is written to: it keeps its mode, and its owner if no other is asked for.
+                let (mode, kept) = match there.map(|found| found.entry) {
+                    None => (mode & 0o777, (0, 0)),
+                    Some(Entry {
+                        node: Node::File(_),
+                        meta,
+                        ..
+                    }) => (meta.mode, (meta.uid, meta.gid)),
+                    Some(_) => return Err(copy::CopyError::exists(&path).into()),
+                };
                 let node = Node::File(self.spool_data(data)?);
-                let path = self.resolved(&target, &copy::clean(path))?;
-                self.put(&mut target, &path, *mode, owner, *timestamp, node)?;
+                let owner = owner.unwrap_or(kept);
+                self.put(&mut target, &path, mode, owner, *timestamp, node)?;
             }
             FileActionKind::Symlink {
                 target: to,
@@ -282,10 +298,18 @@ impl Engine<'_> {
                 let owner = self
                     .owner(base, action.input, owner.as_ref())?
                     .unwrap_or((0, 0));
+                let path = target.resolve(&copy::clean(path))?;
+                target.must_have_parent(&path)?;
+                let there = self
+                    .store
+                    .trees()
+                    .lookup(&target.root.tree, &path, Follow::NotLast)?;
+                if there.is_some() {
+                    return Err(copy::CopyError::exists(&path).into());
+                }
                 let node = Node::Symlink {
                     target: to.clone().into_bytes(),
                 };
-                let path = self.resolved(&target, &copy::clean(path))?;
                 self.put(&mut target, &path, 0o777, owner, *timestamp, node)?;
             }
             FileActionKind::Rm {
@@ -297,19 +321,6 @@ impl Engine<'_> {
             }
         }
         Ok(target.root)
-    }
-
-    /// A path whose parent's links are resolved; the last component is taken literally.
-    fn resolved(&self, target: &Target<'_>, path: &[u8]) -> Result<Vec<u8>, OpError> {
-        let (parent, last) = copy::split(path);
-        let found = self
-            .store
-            .trees()
-            .lookup(&target.root.tree, parent, Follow::All)?;
-        Ok(copy::join(
-            &found.map_or_else(|| parent.to_vec(), |found| found.path),
-            last,
-        ))
     }
 
     fn put(
@@ -350,7 +361,8 @@ impl Engine<'_> {
         let pattern = CopyAction {
             src: path.to_owned(),
             allow_wildcard: wild,
-            allow_empty_wildcard: missing_ok,
+            // A pattern need not match.
+            allow_empty_wildcard: missing_ok || wild,
             ..CopyAction::default()
         };
         match copy::sources(self.store.trees(), &target.root, &pattern) {
@@ -379,6 +391,10 @@ impl Engine<'_> {
             timestamp: action.timestamp,
         };
         let trees = self.store.trees();
+        if !action.create_dest_path {
+            let dest = target.resolve(&copy::clean(&action.dest))?;
+            target.must_have_parent(&dest)?;
+        }
         for found in copy::sources(trees, &source.root, action)? {
             self.place_copied(source, &found.path, &found.entry)?;
             if action.attempt_unpack

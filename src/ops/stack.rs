@@ -22,10 +22,15 @@ impl Engine<'_> {
     /// The layers the second input has on top of the first; where it is not built on the first, one layer with the
     /// difference of the two file systems.
     pub(super) fn diff(&self, inputs: &[&Snapshot]) -> Result<Snapshot, OpError> {
-        let [lower, upper] = inputs else {
-            return Err(OpError::Unsupported {
-                what: format!("a diff of {} inputs", inputs.len()),
-            });
+        let empty = self.empty();
+        let (lower, upper) = match inputs {
+            [lower, upper] => (*lower, *upper),
+            [lower] => (*lower, &empty),
+            _ => {
+                return Err(OpError::Unsupported {
+                    what: format!("a diff of {} inputs", inputs.len()),
+                });
+            }
         };
         let same = |(below, above): (&LayerRef, &LayerRef)| below.is_same(above);
         let built_on = lower.layers.len() <= upper.layers.len()

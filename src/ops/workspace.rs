@@ -49,9 +49,28 @@ impl Workspace {
         Ok(Self { scratch, dirs })
     }
 
-    /// Gives the upper directory, which is `/` to a step, the mode, owner and time that `/` has.
+    /// Where there is room for more.
+    pub(super) fn path(&self) -> &Path {
+        self.scratch.path()
+    }
+}
+
+impl WorkDirs {
+    /// Makes both in `parent`.
+    pub(super) fn make(parent: &Path) -> Result<Self, OpError> {
+        let (upper, work) = (parent.join(UPPER), parent.join("work"));
+        for dir in [&upper, &work] {
+            fs::create_dir(dir).map_err(|source| OpError::io("create", dir, source))?;
+        }
+        // Its mode is that of `/` in the step, and seldom another one.
+        fs::set_permissions(&upper, fs::Permissions::from_mode(MODE))
+            .map_err(|source| OpError::io("set the mode of", &upper, source))?;
+        Ok(Self { upper, work })
+    }
+
+    /// Gives the upper directory the mode, owner and time of the root that a step sees in its place.
     pub(super) fn show(&self, root: &Meta, owners: Ownership) -> Result<(), OpError> {
-        let upper = &self.dirs.upper;
+        let upper = &self.upper;
         if root.mode != MODE {
             fs::set_permissions(upper, fs::Permissions::from_mode(root.mode))
                 .map_err(|source| OpError::io("set the mode of", upper, source))?;
@@ -77,25 +96,6 @@ impl Workspace {
         };
         rustix::fs::utimensat(CWD, upper, &times, AtFlags::empty())
             .map_err(|errno| OpError::io("set the time of", upper, errno.into()))
-    }
-
-    /// Where there is room for more.
-    pub(super) fn path(&self) -> &Path {
-        self.scratch.path()
-    }
-}
-
-impl WorkDirs {
-    /// Makes both in `parent`.
-    pub(super) fn make(parent: &Path) -> Result<Self, OpError> {
-        let (upper, work) = (parent.join(UPPER), parent.join("work"));
-        for dir in [&upper, &work] {
-            fs::create_dir(dir).map_err(|source| OpError::io("create", dir, source))?;
-        }
-        // Its mode is that of `/` in the step, and seldom another one.
-        fs::set_permissions(&upper, fs::Permissions::from_mode(MODE))
-            .map_err(|source| OpError::io("set the mode of", &upper, source))?;
-        Ok(Self { upper, work })
     }
 }
 

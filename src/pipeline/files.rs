@@ -17,6 +17,7 @@ use rbuild_llb::frontend::GitState;
 use rbuild_llb::op::SourceOp;
 use rbuild_plan::FileKind;
 
+use super::llb::Graph;
 use super::plan;
 use crate::ops::LocalRoot;
 use crate::outcome::BuildError;
@@ -34,6 +35,8 @@ pub(super) fn is_plan(source: &SourceFile) -> bool {
 pub(super) enum Language {
     Dockerfile(Dockerfile),
     Plan(Box<rbuild_plan::Plan>),
+    /// A graph of another client.
+    Llb(Box<Graph>),
 }
 
 impl Language {
@@ -48,6 +51,7 @@ impl Language {
         match self {
             Self::Dockerfile(dockerfile) => dockerfile,
             Self::Plan(plan) => plan.as_ref(),
+            Self::Llb(graph) => graph.as_ref(),
         }
     }
 }
@@ -136,7 +140,7 @@ pub(super) fn locals(
     definition: &PrunedDefinition,
 ) -> Result<BTreeMap<String, LocalRoot>, BuildError> {
     let mut locals = plan.locals.clone();
-    if matches!(plan.language, Language::Dockerfile(_)) {
+    if !matches!(plan.language, Language::Plan(_)) {
         return Ok(locals);
     }
     let mut errors = Vec::new();

@@ -81,6 +81,7 @@ pub fn inspect(request: &BuildRequest, question: Question) -> Result<Inspection,
         Language::Plan(language) if question == Question::Check => {
             Answer::Findings(checked(language, asked, &request.platforms, &pinner)?)
         }
+        Language::Llb(_) => return Err(no_text(&source.name)),
         Language::Plan(_) => {
             let error = anyhow::anyhow!(
                 "`{}` is a plan, and that is asked of Dockerfiles",
@@ -91,6 +92,12 @@ pub fn inspect(request: &BuildRequest, question: Question) -> Result<Inspection,
         }
     };
     Ok(Inspection { source, answer })
+}
+
+/// Nothing can be said of a graph but what it is.
+fn no_text(name: &str) -> BuildError {
+    let error = anyhow::anyhow!("`{name}` is a graph, and that is asked of Dockerfiles and plans");
+    BuildError::new(ErrorKind::Request, error).hint("`rbuild plan --llb` shows it")
 }
 
 fn about_dockerfile(
@@ -192,6 +199,7 @@ pub fn contents(request: &BuildRequest) -> Result<Contents, BuildError> {
             return language.contents(&asked).map_err(BuildError::request);
         }
         Language::Dockerfile(language) => language,
+        Language::Llb(_) => return Err(no_text(&plan.source.name)),
     };
     let targets = language.targets(&asked).map_err(BuildError::request)?;
     let item = |(at, target): (usize, Target)| Item {

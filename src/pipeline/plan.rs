@@ -17,6 +17,7 @@ use rbuild_llb::frontend::MainContext;
 
 use super::files;
 use super::files::Language;
+use super::llb;
 use super::lock;
 use crate::ops::LocalRoot;
 use crate::outcome::BuildError;
@@ -111,6 +112,9 @@ const LIMIT: u64 = 16 << 20;
 
 /// Reads the plan of a context that is a directory; `None` if it is no directory, see [`remote`](super::remote).
 pub(super) fn read(request: &BuildRequest) -> Result<Option<Plan>, BuildError> {
+    if let Some(input) = &request.llb {
+        return llb::read(request, input).map(Some);
+    }
     let ContextSource::Directory(dir) = &request.context else {
         return Ok(None);
     };

@@ -41,6 +41,7 @@ pub(super) fn request(root: &Path) -> (BuildRequest, plan::Plan) {
     let request = BuildRequest {
         context: ContextSource::Directory(root.to_owned()),
         file: None,
+        llb: None,
         targets: Vec::new(),
         also_run: Vec::new(),
         set: Vec::new(),

@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
+use rbuild_cache::Owner;
 use rustix::fs::Gid;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
@@ -295,9 +296,9 @@ fn become_step(
     for limit in &step.ulimits {
         set_limit(limit)?;
     }
-    rustix::process::chdir(&step.cwd).map_err(|e| Failure::WorkingDirectory {
+    enter_working_directory(config, step).map_err(|error| Failure::WorkingDirectory {
         path: step.cwd.clone(),
-        errno: e.errno(),
+        errno: error.errno(),
     })?;
     let other = config.single && (step.uid, step.gid) != (0, 0);
     if other {
@@ -381,6 +382,32 @@ fn standard_streams(config: &Config, standard: &Standard) -> io::Result<()> {
     }
     sys::dup_to(&standard.stdout, 1)?;
     sys::dup_to(&standard.stderr, 2)
+}
+
+/// Makes it if it is missing, with what is missing above it, as BuildKit and docker do: LLB has working directories that no
+/// step makes.
+fn enter_working_directory(config: &Config, step: &Step) -> io::Result<()> {
+    match rustix::process::chdir(&step.cwd) {
+        Err(rustix::io::Errno::NOENT) => {}
+        entered => return Ok(entered?),
+    }
+    let mut above = PathBuf::from("/");
+    for part in step.cwd.components() {
+        above.push(part);
+        match std::fs::create_dir(&above) {
+            Ok(()) => {}
+            // A file, or a link to nothing, is in the way.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(error) => return Err(error),
+        }
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&above, mode)?;
+        match config.single {
+            true => Owner::of(step.uid, step.gid).record(&above)?,
+            false => std::os::unix::fs::chown(&above, Some(step.uid), Some(step.gid))?,
+        }
+    }
+    Ok(rustix::process::chdir(&step.cwd)?)
 }
 
 fn set_limit(limit: &Ulimit) -> Result<(), Failure> {

@@ -99,6 +99,13 @@ impl Furnished {
                 errno: libc::ENOSYS,
             });
         }
+        if step.readonly {
+            return Err(Failure::Setup {
+                doing: "keep a step that has no mounts from writing to its root".to_owned(),
+                hint: None,
+                errno: libc::ENOSYS,
+            });
+        }
         let mut furnished = Self {
             root: root.to_owned(),
             points: Points::open(root)?,

@@ -156,6 +156,10 @@ pub(super) fn enter(config: &Config, step: &Step, prepared: Prepared) -> Result<
         )?,
         Root::Directory { path } => directory(path)?,
     };
+    if step.readonly {
+        // What is mounted in it comes after.
+        mounts::make_read_only(&root).during("make the root read-only")?;
+    }
     kernelfs::move_all(&prepared.kernel, root.as_fd())?;
     for p in &all {
         let doing = format_args!("mount {} on `{}`", p.named, p.dest.display());
@@ -374,7 +378,13 @@ fn layers(
     work: &Path,
     subpath: &Path,
 ) -> Result<OwnedFd, mounts::Refusal> {
-    let names = link_all(prefix, lowers)?;
+    let mut names = link_all(prefix, lowers)?;
+    if names.is_empty() {
+        // Overlay wants a layer, also of a file system without any.
+        let void = format!("{prefix}v");
+        mounts::make_dirs(CWD, Path::new(&void))?;
+        names.push(void);
+    }
     let (u, w, place) = (
         format!("{prefix}u"),
         format!("{prefix}w"),

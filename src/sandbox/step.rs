@@ -16,6 +16,8 @@ use super::wire::wire_struct;
 pub struct Step {
     /// The file system at `/`.
     pub root: Root,
+    /// Refuse writes to it.
+    pub readonly: bool,
     /// Mounts besides the root and the usual ones (`/proc`, `/sys`, `/dev`, `/etc/hosts`, `/etc/resolv.conf`). Made in
     /// order of depth, those of equal depth in the order given.
     pub mounts: Vec<Mount>,
@@ -23,7 +25,7 @@ pub struct Step {
     pub args: Vec<OsString>,
     /// `KEY=value`; the last of equal keys counts.
     pub env: Vec<OsString>,
-    /// Working directory, absolute. It must exist.
+    /// Working directory, absolute. One that is missing is made, as the step's user's.
     pub cwd: PathBuf,
     /// User id.
     pub uid: u32,
@@ -198,6 +200,7 @@ pub struct Ulimit {
 impl Wire for Step {
     fn put(&self, to: &mut Vec<u8>) {
         self.root.put(to);
+        self.readonly.put(to);
         self.mounts.put(to);
         self.args.put(to);
         self.env.put(to);
@@ -220,6 +223,7 @@ impl Wire for Step {
     fn take(from: &mut &[u8]) -> Option<Self> {
         Some(Self {
             root: Wire::take(from)?,
+            readonly: Wire::take(from)?,
             mounts: Wire::take(from)?,
             args: Wire::take(from)?,
             env: Wire::take(from)?,

@@ -1,13 +1,20 @@
 //! A graph from its protobuf form.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bollard_buildkit_proto::pb;
 use prost::Message;
 
+use super::CACHE_DIR;
 use super::DecodeError;
 use super::NAME;
+use super::NOTHING;
 use super::digest_of;
+use super::encode::CACHE_MODE;
+use super::encode::below;
 use super::source;
 use super::spans;
 use super::wire;
@@ -18,21 +25,32 @@ use crate::definition::Output;
 use crate::definition::Vertex;
 use crate::definition::VertexMeta;
 use crate::id::VertexId;
+use crate::op::ExecOp;
+use crate::op::FileActionKind;
+use crate::op::FileInput;
+use crate::op::FileOp;
+use crate::op::Limits;
+use crate::op::MountKind;
 use crate::op::Op;
+use crate::op::Owner;
 use crate::op::SourceOp;
+use crate::op::UserRef;
+use crate::paths;
 use crate::platform::Platform;
 
 mod op;
 
-use op::OpDecoder;
-use op::unsupported;
-use op::value;
+pub(super) use op::OpDecoder;
 
-/// The graph of a protobuf form.
+/// Of a step's name this much is in messages.
+const MAX_NAME: usize = 80;
+
+/// The graph of a protobuf form, and all that is wrong with it.
 pub(super) fn definition(
     encoded: &pb::Definition,
+    limits: BTreeMap<String, Limits>,
     platform: &Platform,
-) -> Result<Definition, DecodeError> {
+) -> Result<Definition, Vec<DecodeError>> {
     let mut definition = Definition::new();
     let mut output = Output {
         name: String::new(),
@@ -41,71 +59,156 @@ pub(super) fn definition(
         config: ImageConfig::scratch(platform),
     };
     if let Some((last, steps)) = encoded.def.split_last() {
-        let mut ops = BTreeMap::new();
-        for bytes in steps {
-            let digest = digest_of(bytes);
-            let op = parse(&digest, bytes)?;
-            ops.insert(digest, op);
-        }
-        let result = parse(&digest_of(last), last)?;
-        let ([root], None) = (result.inputs.as_slice(), &result.op) else {
-            return Err(DecodeError::NoResult);
-        };
         let mut decoder = Decoder {
-            ops,
+            ops: BTreeMap::new(),
             encoded,
             files: encoded.source.as_ref().map_or(Vec::new(), spans::files),
             platform,
             ids: BTreeMap::new(),
             definition,
+            problems: RefCell::default(),
+            broken: BTreeSet::new(),
+            limits,
+            root: None,
         };
-        let edge = decoder.edge(&digest_of(last), root)?;
+        for bytes in steps {
+            let digest = digest_of(bytes);
+            if !decoder.ops.contains_key(&digest) {
+                let op = decoder.parse(&digest, bytes);
+                decoder.ops.insert(digest, op);
+            }
+        }
+        let digest = digest_of(last);
+        let root = match decoder.parse(&digest, last) {
+            Some(pb::Op {
+                inputs, op: None, ..
+            }) => match inputs.as_slice() {
+                [root] => {
+                    decoder.root = Some(root.digest.clone());
+                    Some(decoder.edge(&digest, root))
+                }
+                _ => None,
+            },
+            Some(_) => None,
+            // What it is has been said.
+            None => return Err(decoder.problems.into_inner()),
+        };
+        let Some(root) = root else {
+            decoder.problems.borrow_mut().push(DecodeError::NoResult);
+            return Err(decoder.problems.into_inner());
+        };
+        decoder.followed();
+        let problems = decoder.problems.into_inner();
+        if !problems.is_empty() {
+            return Err(problems);
+        }
         definition = decoder.definition;
-        if let Some(step) = definition.get(&edge.vertex) {
+        if let Some(step) = definition.get(&root.vertex) {
             output.platform = step.platform.clone();
             output.config = ImageConfig::scratch(&step.platform);
         }
-        output.root = Some(edge);
+        output.root = Some(root);
     }
     definition.outputs.push(output);
-    Ok(definition)
-}
-
-/// One op, with nothing dropped.
-fn parse(digest: &str, bytes: &[u8]) -> Result<pb::Op, DecodeError> {
-    let op = pb::Op::decode(bytes).map_err(|source| DecodeError::Malformed { source })?;
-    match wire::dropped(bytes, &op.encode_to_vec()) {
-        None => Ok(op),
-        Some(path) => {
-            let numbers: Vec<String> = path.iter().map(u32::to_string).collect();
-            Err(DecodeError::UnknownField {
-                op: digest.to_owned(),
-                path: numbers.join("."),
-            })
-        }
-    }
+    // Without the directories that cache mounts started from.
+    Ok(definition.prune().into())
 }
 
 struct Decoder<'a> {
-    ops: BTreeMap<String, pb::Op>,
+    /// By digest; nothing for one that is none.
+    ops: BTreeMap<String, Option<pb::Op>>,
     encoded: &'a pb::Definition,
     files: Vec<std::sync::Arc<crate::SourceFile>>,
     platform: &'a Platform,
     ids: BTreeMap<String, VertexId>,
     definition: Definition,
+    problems: RefCell<Vec<DecodeError>>,
+    /// The ops that something is wrong with.
+    broken: BTreeSet<String>,
+    /// What ops may use, by their digests.
+    limits: BTreeMap<String, Limits>,
+    /// What the result is an output of.
+    root: Option<String>,
 }
 
 impl Decoder<'_> {
+    fn problem(&self, problem: DecodeError) {
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// One op, with nothing dropped.
+    fn parse(&self, digest: &str, bytes: &[u8]) -> Option<pb::Op> {
+        let op = match pb::Op::decode(bytes) {
+            Ok(op) => op,
+            Err(source) => {
+                let op = digest.to_owned();
+                self.problem(DecodeError::MalformedOp { op, source });
+                return None;
+            }
+        };
+        if let Some(path) = wire::dropped(bytes, &op.encode_to_vec()) {
+            self.problem(DecodeError::UnknownField {
+                op: self.label(digest, Some(&op)),
+                path: wire::name(&path),
+            });
+            return None;
+        }
+        Some(op)
+    }
+
+    /// What messages call an op.
+    fn label(&self, digest: &str, op: Option<&pb::Op>) -> String {
+        let kind = op.and_then(|op| op.op.as_ref());
+        let named = self.name(digest).map(str::to_owned);
+        let name = named.or_else(|| match kind? {
+            pb::op::Op::Source(source) => Some(source.identifier.clone()),
+            pb::op::Op::Exec(exec) => exec.meta.as_ref().map(|meta| meta.args.join(" ")),
+            _ => None,
+        });
+        match name.filter(|name| !name.is_empty()) {
+            // A name may have a whole heredoc in it.
+            Some(name) => {
+                let line = name.lines().next().unwrap_or_default();
+                let short: String = line.chars().take(MAX_NAME).collect();
+                let more = if short.len() < name.len() { "…" } else { "" };
+                format!("`{short}{more}` ({digest})")
+            }
+            None => digest.to_owned(),
+        }
+    }
+
+    fn name(&self, digest: &str) -> Option<&str> {
+        let metadata = self.encoded.metadata.get(digest)?;
+        metadata.description.get(NAME).map(String::as_str)
+    }
+
     /// Adds the step an input names, after all it needs. Ops may stand in any order; a digest can't be part of
     /// what it is the digest of, so there are no cycles.
-    fn edge(&mut self, user: &str, input: &pb::Input) -> Result<Edge, DecodeError> {
-        let mut open = vec![(input.digest.clone(), user.to_owned())];
+    fn edge(&mut self, user: &str, input: &pb::Input) -> Edge {
+        self.add(user, &input.digest);
+        self.known(user, input)
+    }
+
+    /// Adds a step, after all it needs.
+    fn add(&mut self, user: &str, digest: &str) {
+        let mut open = vec![(digest.to_owned(), user.to_owned())];
         while let Some((digest, user)) = open.last().cloned() {
-            let Some(op) = self.ops.get(&digest) else {
-                return Err(DecodeError::NoSuchInput {
-                    op: user,
-                    input: digest,
-                });
+            // Several may have asked for it.
+            if self.ids.contains_key(&digest) {
+                open.pop();
+                continue;
+            }
+            let Some(Some(op)) = self.ops.get(&digest) else {
+                if !self.ops.contains_key(&digest) {
+                    let op = self.ops.get(&user).and_then(Option::as_ref);
+                    self.problem(DecodeError::NoSuchInput {
+                        op: self.label(&user, op),
+                        input: digest.clone(),
+                    });
+                }
+                let id = self.definition.add(self.placeholder());
+                self.ids.insert(digest, id);
+                continue;
             };
             // The first input is added first, as in BuildKit's order.
             let missing = op.inputs.iter().rev().map(|input| &input.digest);
@@ -114,74 +217,217 @@ impl Decoder<'_> {
             open.extend(missing.map(|input| (input.clone(), digest.clone())));
             if open.len() == before {
                 open.pop();
-                if !self.ids.contains_key(&digest) {
-                    let vertex = self.vertex(&digest)?;
-                    let id = self.definition.add(vertex);
-                    self.ids.insert(digest, id);
+                let before = self.problems.borrow().len();
+                let vertex = self.vertex(&digest);
+                if self.problems.borrow().len() > before {
+                    self.broken.insert(digest.clone());
                 }
+                let id = self.definition.add(vertex);
+                self.ids.insert(digest, id);
             }
         }
-        self.known(user, input)
+    }
+
+    /// Followed paths say which files a client sends. What is built must not depend on it, for here all are at hand: so
+    /// steps may copy just those.
+    fn followed(&self) {
+        let parsed = || {
+            self.ops
+                .iter()
+                .filter_map(|(d, op)| Some((d, op.as_ref()?)))
+        };
+        for (digest, op) in parsed() {
+            let Some(pb::op::Op::Source(source)) = &op.op else {
+                continue;
+            };
+            let Some(text) = source.attrs.get(source::LOCAL_FOLLOW) else {
+                continue;
+            };
+            let paths: Option<Vec<String>> = serde_json::from_str(text).ok();
+            let fits = paths.is_some_and(|paths| {
+                parsed().all(|(_, user)| takes_only(user, digest, &paths))
+                    && self.root.as_deref() != Some(digest.as_str())
+            });
+            if !fits {
+                self.problem(DecodeError::Value {
+                    op: self.label(digest, Some(op)),
+                    field: source::LOCAL_FOLLOW,
+                    value: text.clone(),
+                });
+            }
+        }
+    }
+
+    /// Stands for what is not there, so that what takes it can be looked at.
+    fn placeholder(&self) -> Vertex {
+        Vertex {
+            op: Op::Merge,
+            inputs: Vec::new(),
+            platform: self.platform.clone(),
+            meta: VertexMeta::default(),
+        }
     }
 
     /// An input whose step was added.
-    fn known(&self, op: &str, input: &pb::Input) -> Result<Edge, DecodeError> {
-        let output = u32::try_from(input.index);
-        Ok(Edge {
-            vertex: self.ids[&input.digest],
-            output: output.map_err(|_| value(op, "inputs.index", input.index))?,
-        })
+    fn known(&self, user: &str, input: &pb::Input) -> Edge {
+        let vertex = self.ids[&input.digest];
+        let outputs = match self.definition.get(&vertex).map(|vertex| &vertex.op) {
+            Some(Op::Exec(exec)) => exec.mounts.iter().filter(|m| m.output.is_some()).count(),
+            Some(Op::File(file)) => file.actions.iter().filter(|a| a.output.is_some()).count(),
+            _ => 1,
+        };
+        let output = u32::try_from(input.index).ok();
+        let output = output.filter(|output| (*output as usize) < outputs);
+        // Of one that is not understood nobody knows how many it has.
+        let understood = matches!(self.ops.get(&input.digest), Some(Some(_)))
+            && !self.broken.contains(&input.digest);
+        if output.is_none() && understood {
+            let op = self.ops.get(user).and_then(Option::as_ref);
+            self.problem(DecodeError::Value {
+                op: self.label(user, op),
+                field: "inputs.index",
+                value: input.index.to_string(),
+            });
+        }
+        Edge {
+            vertex,
+            output: output.unwrap_or(0),
+        }
     }
 
-    fn vertex(&self, digest: &str) -> Result<Vertex, DecodeError> {
-        let op = &self.ops[digest];
+    fn vertex(&self, digest: &str) -> Vertex {
+        let Some(Some(op)) = self.ops.get(digest) else {
+            return self.placeholder();
+        };
         let mut inputs: Vec<Edge> = op
             .inputs
             .iter()
             .map(|input| self.known(digest, input))
-            .collect::<Result<_, _>>()?;
+            .collect();
+        let decode = OpDecoder {
+            op: &self.label(digest, Some(op)),
+            inputs: inputs.len(),
+            problems: &self.problems,
+        };
         if op
             .constraints
             .as_ref()
             .is_some_and(|c| !c.filter.is_empty())
         {
-            return Err(unsupported(digest, "constraints.filter"));
+            decode.unsupported("constraints.filter");
         }
-        let decode = OpDecoder {
-            op: digest,
-            inputs: inputs.len(),
-        };
         let decoded = match &op.op {
-            None => return Err(unsupported(digest, "op")),
-            Some(pb::op::Op::Source(op)) => Op::Source(source::decode(digest, op)?),
-            Some(pb::op::Op::Exec(op)) => Op::Exec(decode.exec(op)?),
-            Some(pb::op::Op::File(op)) => Op::File(decode.file(op)?),
-            Some(pb::op::Op::Build(_)) => return Err(unsupported(digest, "build")),
+            None => {
+                decode.unsupported("op");
+                Op::Merge
+            }
+            Some(pb::op::Op::Source(source)) => {
+                if !inputs.is_empty() {
+                    decode.unsupported("inputs");
+                }
+                match source::decode(&decode, source) {
+                    Some(source) => Op::Source(source),
+                    None => Op::Merge,
+                }
+            }
+            Some(pb::op::Op::Exec(op)) => {
+                let mut exec = decode.exec(op);
+                if let Some(limits) = self.limits.get(digest) {
+                    let all = Arc::make_mut(&mut exec.limits);
+                    let cgroup_parent = all.cgroup_parent.take();
+                    *all = Limits {
+                        cgroup_parent,
+                        ..limits.clone()
+                    };
+                }
+                self.fold_caches(&mut exec, &mut inputs);
+                Op::Exec(exec)
+            }
+            Some(pb::op::Op::File(op)) => Op::File(decode.file(op)),
+            Some(pb::op::Op::Build(_)) => {
+                decode.unsupported("build");
+                Op::Merge
+            }
             Some(pb::op::Op::Merge(op)) => {
                 let order: Vec<i64> = op.inputs.iter().map(|input| input.input).collect();
-                inputs = decode.reorder("merge.inputs", &order, &inputs)?;
+                inputs = decode.reorder("merge.inputs", &order, &inputs);
+                if order.is_empty() {
+                    decode.value("merge.inputs", "");
+                }
                 Op::Merge
             }
             Some(pb::op::Op::Diff(op)) => {
                 let lower = op.lower.map_or(0, |lower| lower.input);
                 let upper = op.upper.map_or(0, |upper| upper.input);
-                inputs = decode.reorder("diff", &[lower, upper], &inputs)?;
-                Op::Diff
+                match (lower, upper) {
+                    // All that there is, on top of nothing.
+                    (NOTHING, upper) => {
+                        inputs = decode.reorder("diff.upper", &[upper], &inputs);
+                        Op::Merge
+                    }
+                    // Nothing, on top of all that there is.
+                    (lower, NOTHING) => {
+                        inputs = decode.reorder("diff.lower", &[lower], &inputs);
+                        Op::Diff
+                    }
+                    _ => {
+                        inputs = decode.reorder("diff", &[lower, upper], &inputs);
+                        Op::Diff
+                    }
+                }
             }
         };
         let platform = match &op.platform {
-            Some(platform) => decode.platform(platform)?,
+            Some(platform) => decode.platform(platform),
             None => {
                 let first = inputs.first().and_then(|i| self.definition.get(&i.vertex));
                 first.map_or(self.platform, |first| &first.platform).clone()
             }
         };
-        Ok(Vertex {
+        if matches!(decoded, Op::Exec(_)) && *platform.os != *"linux" {
+            decode.value("platform.os", platform.os.escape_debug());
+        }
+        Vertex {
             meta: self.meta(digest, &decoded),
             op: decoded,
             inputs,
             platform,
-        })
+        }
+    }
+
+    /// Gives cache mounts the mode and owner of the directory that was made for them to start from (see `encode`).
+    fn fold_caches(&self, exec: &mut ExecOp, inputs: &mut Vec<Edge>) {
+        // They were added behind the op's own, in the order of the mounts.
+        for at in (0..exec.mounts.len()).rev() {
+            let last = inputs.len().wrapping_sub(1);
+            let mount = &exec.mounts[at];
+            let MountKind::Cache { .. } = mount.kind else {
+                continue;
+            };
+            if mount.input != Some(last) || mount.selector != CACHE_DIR {
+                continue;
+            }
+            let only = exec.mounts.iter().filter(|m| m.input == Some(last)).count() == 1;
+            let made = self.definition.get(&inputs[last].vertex);
+            let Some((made, from)) = made.filter(|_| only).and_then(cache_directory) else {
+                continue;
+            };
+            let input = match from {
+                None => None,
+                // What it was made in has to be an input of the exec as well.
+                Some(edge) => match inputs[..last].iter().position(|input| *input == edge) {
+                    Some(input) => Some(input),
+                    None => continue,
+                },
+            };
+            let mount = &mut exec.mounts[at];
+            mount.input = input;
+            mount.selector.clear();
+            if let MountKind::Cache { mode, uid, gid, .. } = &mut mount.kind {
+                (*mode, *uid, *gid) = made;
+            }
+            inputs.pop();
+        }
     }
 
     fn meta(&self, digest: &str, op: &Op) -> VertexMeta {
@@ -189,14 +435,85 @@ impl Decoder<'_> {
         let source = self.encoded.source.as_ref();
         let locations = source.and_then(|source| source.locations.get(digest));
         VertexMeta {
-            name: metadata
-                .and_then(|metadata| metadata.description.get(NAME).cloned())
-                .unwrap_or_else(|| default_name(op)),
+            name: self
+                .name(digest)
+                .map_or_else(|| default_name(op), str::to_owned),
             spans: locations.map_or(Vec::new(), |at| spans::spans(at, &self.files)),
             ignore_cache: metadata.is_some_and(|metadata| metadata.ignore_cache),
             args: Vec::new(),
         }
     }
+}
+
+/// Whether an op takes nothing of `local` but copies of `paths` and of what is below them.
+fn takes_only(user: &pb::Op, local: &str, paths: &[String]) -> bool {
+    let is_local = |index: i64| {
+        let input = usize::try_from(index).ok();
+        let input = input.and_then(|index| user.inputs.get(index));
+        input.is_some_and(|input| input.digest == local)
+    };
+    if !user.inputs.iter().any(|input| input.digest == local) {
+        return true;
+    }
+    let Some(pb::op::Op::File(file)) = &user.op else {
+        return false;
+    };
+    let plain = |path: &str| paths::clean(&format!("/{path}"));
+    let sent = |path: &str| {
+        let path = plain(path);
+        paths.iter().any(|sent| {
+            let sent = plain(sent);
+            let below = path.strip_prefix(sent.trim_end_matches('/'));
+            below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
+    };
+    file.actions.iter().all(|action| {
+        let copies = match &action.action {
+            Some(pb::file_action::Action::Copy(copy)) if is_local(action.secondary_input) => {
+                let inside = copy.include_patterns.iter();
+                sent(&copy.src)
+                    || (!copy.include_patterns.is_empty()
+                        && inside
+                            .map(|path| below(&copy.src, path))
+                            .all(|path| sent(&path)))
+            }
+            _ => !is_local(action.secondary_input),
+        };
+        copies && !is_local(action.input)
+    })
+}
+
+/// Mode, owner and group of the directory that a cache mount starts from, if that is all a step makes; and what it is
+/// made in.
+fn cache_directory(vertex: &Vertex) -> Option<((u32, u32, u32), Option<Edge>)> {
+    let Op::File(FileOp { actions }) = &vertex.op else {
+        return None;
+    };
+    let [action] = actions.as_slice() else {
+        return None;
+    };
+    let FileActionKind::Mkdir {
+        path,
+        mode,
+        make_parents: false,
+        owner:
+            Some(Owner {
+                user: UserRef::Id(uid),
+                group: Some(UserRef::Id(gid)),
+            }),
+        timestamp: None,
+    } = &action.kind
+    else {
+        return None;
+    };
+    let from = match (action.input, vertex.inputs.as_slice()) {
+        (FileInput::Scratch, []) => None,
+        (FileInput::Input(0), [edge]) => Some(*edge),
+        _ => return None,
+    };
+    // Without any of the three the mount would start from an empty directory without such an op.
+    let plain = (*mode, *uid, *gid) == (CACHE_MODE, 0, 0);
+    (path == CACHE_DIR && !plain).then_some(((*mode, *uid, *gid), from))
 }
 
 /// What to call a step that has no name.

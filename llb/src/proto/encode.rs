@@ -37,16 +37,26 @@ use crate::op::SecurityMode;
 use crate::op::UserRef;
 
 /// Mode of a cache mount's directory if nobody asks for another.
-const CACHE_MODE: u32 = 0o755;
+pub(super) const CACHE_MODE: u32 = 0o755;
 const SECOND: i64 = 1_000_000_000;
 
-/// The protobuf form of what `root` needs, and the digests of the steps in it.
+/// A graph in its protobuf form.
+#[derive(Default)]
+pub(super) struct Encoded {
+    pub(super) definition: pb::Definition,
+    /// The digests of its steps.
+    pub(super) digests: BTreeMap<VertexId, String>,
+    /// What ops may use, by their digests; those that may use anything are not here.
+    pub(super) limits: BTreeMap<String, Limits>,
+}
+
+/// The protobuf form of what `root` needs.
 pub(super) fn definition(
     definition: &Definition,
     root: Option<Edge>,
-) -> Result<(pb::Definition, BTreeMap<VertexId, String>), EncodeError> {
+) -> Result<Encoded, EncodeError> {
     let Some(root) = root else {
-        return Ok((pb::Definition::default(), BTreeMap::new()));
+        return Ok(Encoded::default());
     };
     let steps: Vec<(VertexId, &Vertex)> = definition.iter().collect();
     let mut needed = BTreeSet::from([root.vertex]);
@@ -60,6 +70,9 @@ pub(super) fn definition(
         if needed.contains(&id) {
             let op = encoder.op(vertex)?;
             let digest = encoder.add(op, &vertex.meta);
+            if let Op::Exec(exec) = &vertex.op {
+                encoder.limit(&digest, &exec.limits);
+            }
             encoder.digests.insert(id, digest);
         }
     }
@@ -68,7 +81,7 @@ pub(super) fn definition(
         ..pb::Op::default()
     };
     encoder.add(result, &VertexMeta::default());
-    let encoded = pb::Definition {
+    let definition = pb::Definition {
         def: encoder.ops,
         metadata: encoder.metadata,
         source: Some(pb::Source {
@@ -76,7 +89,11 @@ pub(super) fn definition(
             infos: encoder.map.into_infos(),
         }),
     };
-    Ok((encoded, encoder.digests))
+    Ok(Encoded {
+        definition,
+        digests: encoder.digests,
+        limits: encoder.limits,
+    })
 }
 
 #[derive(Default)]
@@ -86,9 +103,21 @@ struct Encoder {
     metadata: BTreeMap<String, pb::OpMetadata>,
     locations: BTreeMap<String, pb::Locations>,
     map: SourceMap,
+    limits: BTreeMap<String, Limits>,
 }
 
 impl Encoder {
+    /// Notes what an op may use. The cgroup it is below is in the op itself.
+    fn limit(&mut self, digest: &str, limits: &Limits) {
+        let limits = Limits {
+            cgroup_parent: None,
+            ..limits.clone()
+        };
+        if limits != Limits::default() {
+            self.limits.insert(digest.to_owned(), limits);
+        }
+    }
+
     /// Adds an op. Steps that differ only in what LLB does not say, such as the platform of a file op, are one op.
     fn add(&mut self, op: pb::Op, meta: &VertexMeta) -> String {
         let bytes = op_bytes(op);
@@ -142,7 +171,7 @@ impl Encoder {
             Op::Exec(exec) => (pb::op::Op::Exec(self.exec(exec, &mut inputs)?), true),
             Op::File(file) => (pb::op::Op::File(file_op(file, inputs.len())?), false),
             Op::Merge => (pb::op::Op::Merge(merge_op(inputs.len())), false),
-            Op::Diff => (pb::op::Op::Diff(diff_op()), false),
+            Op::Diff => (pb::op::Op::Diff(diff_op(inputs.len())), false),
         };
         Ok(pb::Op {
             inputs,
@@ -186,14 +215,6 @@ impl Encoder {
             name: secret.name.clone(),
             optional: secret.optional,
         });
-        // BuildKit has them in the metadata of an op since 0.31, which these types do not know.
-        let limits = Limits {
-            cgroup_parent: None,
-            ..Limits::clone(&exec.limits)
-        };
-        if limits != Limits::default() {
-            return Err(EncodeError::Limits);
-        }
         Ok(pb::ExecOp {
             meta: Some(pb::Meta {
                 args: exec.args.iter().map(ToString::to_string).collect(),
@@ -553,9 +574,10 @@ fn merge_op(inputs: usize) -> pb::MergeOp {
     }
 }
 
-fn diff_op() -> pb::DiffOp {
+fn diff_op(inputs: usize) -> pb::DiffOp {
+    let upper = if inputs < 2 { NOTHING } else { 1 };
     pb::DiffOp {
         lower: Some(pb::LowerDiffInput { input: 0 }),
-        upper: Some(pb::UpperDiffInput { input: 1 }),
+        upper: Some(pb::UpperDiffInput { input: upper }),
     }
 }

@@ -3,8 +3,8 @@
 use bollard_buildkit_proto::pb;
 
 use super::Attributes;
-use super::DecodeError;
 use super::EncodeError;
+use super::decode::OpDecoder;
 use crate::id::OciDigest;
 use crate::op::FileModes;
 use crate::op::GitSource;
@@ -34,15 +34,17 @@ const HTTP_FILENAME: &str = "http.filename";
 const HTTP_MODE: &str = "http.perm";
 const LAYOUT_STORE: &str = "oci.store";
 
-/// Attributes that say how files get here, not which. (Followed paths only spare the transfer of files that no step
-/// asks for.)
+/// Paths of which the client sends no others. [`OpDecoder`] sees to it that no step asks for others.
+pub(super) const LOCAL_FOLLOW: &str = "local.followpaths";
+
+/// Attributes that say how files get here, not which.
 const NO_INFLUENCE: [&str; 8] = [
     "image.resolvemode",
     "image.recordtype",
     "local.session",
     "local.unique",
     "local.differ",
-    "local.followpaths",
+    LOCAL_FOLLOW,
     LOCAL_KEY_HINT,
     "oci.session",
 ];
@@ -161,7 +163,7 @@ fn git_place(remote: &str) -> Result<(String, bool), EncodeError> {
 
 /// Reads the attributes of one source, and notices those that were not asked for.
 struct Reader<'a> {
-    op: &'a str,
+    op: &'a OpDecoder<'a>,
     attrs: Attributes,
 }
 
@@ -170,53 +172,52 @@ impl Reader<'_> {
         self.attrs.remove(name)
     }
 
-    fn value(&self, field: &'static str, value: impl Into<String>) -> DecodeError {
-        DecodeError::Value {
-            op: self.op.to_owned(),
-            field,
-            value: value.into(),
+    fn digest(&mut self, name: &'static str) -> Option<OciDigest> {
+        let text = self.take(name)?;
+        let digest = text.parse().ok();
+        if digest.is_none() {
+            self.op.value(name, text);
         }
+        digest
     }
 
-    fn digest(&mut self, name: &'static str) -> Result<Option<OciDigest>, DecodeError> {
-        let text = self.take(name);
-        text.map(|text| text.parse().map_err(|_| self.value(name, text)))
-            .transpose()
-    }
-
-    fn list(&mut self, name: &'static str) -> Result<Vec<String>, DecodeError> {
-        let text = self.take(name);
-        text.map_or(Ok(Vec::new()), |text| {
-            serde_json::from_str(&text).map_err(|_| self.value(name, text))
+    fn list(&mut self, name: &'static str) -> Vec<String> {
+        let Some(text) = self.take(name) else {
+            return Vec::new();
+        };
+        serde_json::from_str(&text).unwrap_or_else(|_| {
+            self.op.value(name, text);
+            Vec::new()
         })
     }
 
     /// A value that there is no choice about.
-    fn only(&mut self, name: &'static str, wanted: &str) -> Result<bool, DecodeError> {
+    fn only(&mut self, name: &'static str, wanted: &str) -> bool {
         match self.take(name) {
-            None => Ok(false),
-            Some(value) if value == wanted => Ok(true),
-            Some(value) => Err(self.value(name, value)),
+            None => false,
+            Some(value) => {
+                if value != wanted {
+                    self.op.value(name, value);
+                }
+                true
+            }
         }
     }
 
-    fn done(self) -> Result<(), DecodeError> {
-        let mut names = self.attrs.into_keys();
-        match names.find(|name| !NO_INFLUENCE.contains(&name.as_str())) {
-            None => Ok(()),
-            Some(name) => Err(DecodeError::UnknownAttribute {
-                op: self.op.to_owned(),
-                name,
-            }),
+    fn done(self) {
+        for name in self.attrs.into_keys() {
+            if !NO_INFLUENCE.contains(&name.as_str()) {
+                self.op.unknown_attribute(name);
+            }
         }
     }
 }
 
 /// A source from its protobuf form.
-pub(super) fn decode(op: &str, source: &pb::SourceOp) -> Result<SourceOp, DecodeError> {
+pub(super) fn decode(op: &OpDecoder<'_>, source: &pb::SourceOp) -> Option<SourceOp> {
     let mut reader = Reader {
         op,
-        attrs: source.attrs.clone(),
+        attrs: source.attrs.clone().into_iter().collect(),
     };
     let identifier = source.identifier.as_str();
     let (scheme, rest) = identifier.split_once("://").unwrap_or_default();
@@ -235,45 +236,47 @@ pub(super) fn decode(op: &str, source: &pb::SourceOp) -> Result<SourceOp, Decode
         }
         "local" => SourceOp::Local(LocalSource {
             name: rest.to_owned(),
-            include: reader.list(LOCAL_INCLUDE)?,
-            exclude: reader.list(LOCAL_EXCLUDE)?,
+            include: reader.list(LOCAL_INCLUDE),
+            exclude: reader.list(LOCAL_EXCLUDE),
             modes: match reader.take(LOCAL_MODES).as_deref() {
                 None => FileModes::Exact,
                 Some("git") => FileModes::Git,
-                Some(other) => return Err(reader.value(LOCAL_MODES, other.to_owned())),
+                Some(other) => {
+                    op.value(LOCAL_MODES, other);
+                    FileModes::Exact
+                }
             },
         }),
-        "git" => SourceOp::Git(git(rest, &mut reader)?),
+        "git" => SourceOp::Git(git(rest, &mut reader)),
         "http" | "https" => SourceOp::Http(HttpSource {
             url: identifier.to_owned(),
-            checksum: reader.digest(HTTP_CHECKSUM)?,
+            checksum: reader.digest(HTTP_CHECKSUM),
             filename: reader.take(HTTP_FILENAME).unwrap_or_default(),
-            mode: match reader.take(HTTP_MODE) {
-                None => None,
-                Some(text) => match u32::from_str_radix(&text, 8) {
-                    Ok(mode) if mode <= 0o7777 => Some(mode),
-                    _ => return Err(reader.value(HTTP_MODE, text)),
-                },
-            },
+            mode: reader.take(HTTP_MODE).and_then(|text| {
+                let mode = u32::from_str_radix(&text, 8).ok();
+                let mode = mode.filter(|mode| *mode <= 0o7777);
+                if mode.is_none() {
+                    op.value(HTTP_MODE, text);
+                }
+                mode
+            }),
         }),
         _ => {
-            return Err(DecodeError::UnknownSource {
-                op: op.to_owned(),
-                identifier: identifier.to_owned(),
-            });
+            op.unknown_source(identifier);
+            return None;
         }
     };
-    reader.done()?;
-    Ok(source)
+    reader.done();
+    Some(source)
 }
 
-fn git(rest: &str, reader: &mut Reader<'_>) -> Result<GitSource, DecodeError> {
+fn git(rest: &str, reader: &mut Reader<'_>) -> GitSource {
     let (place, fragment) = rest.split_once('#').unwrap_or((rest, ""));
     let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
     for (name, id) in GIT_SECRETS {
-        reader.only(name, id)?;
+        reader.only(name, id);
     }
-    reader.only(GIT_SSH, "default")?;
+    reader.only(GIT_SSH, "default");
     let named = Some(reference.to_owned()).filter(|text| is_commit(text));
     let (commit, checksum) = match reader.take(GIT_CHECKSUM) {
         Some(text) if is_commit(&text) => (Some(text), None),
@@ -281,17 +284,17 @@ fn git(rest: &str, reader: &mut Reader<'_>) -> Result<GitSource, DecodeError> {
         Some(text) => (named, Some(text)),
         None => (named, None),
     };
-    Ok(GitSource {
+    GitSource {
         remote: reader
             .take(GIT_URL)
             .unwrap_or_else(|| format!("https://{place}")),
         reference: reference.to_owned(),
         subdir: subdir.to_owned(),
-        keep_git_dir: reader.only(GIT_KEEP_DIR, "true")?,
-        skip_submodules: reader.only(GIT_SKIP_SUBMODULES, "true")?,
+        keep_git_dir: reader.only(GIT_KEEP_DIR, "true"),
+        skip_submodules: reader.only(GIT_SKIP_SUBMODULES, "true"),
         checksum,
         commit,
-    })
+    }
 }
 
 fn is_commit(text: &str) -> bool {
@@ -301,7 +304,24 @@ fn is_commit(text: &str) -> bool {
 
 #[cfg(test)]
 mod t {
+    use std::cell::RefCell;
+
+    use super::super::DecodeError;
     use super::*;
+
+    fn read(source: &pb::SourceOp) -> Result<SourceOp, Vec<DecodeError>> {
+        let problems = RefCell::default();
+        let op = OpDecoder {
+            op: "op",
+            inputs: 0,
+            problems: &problems,
+        };
+        let source = decode(&op, source);
+        match problems.take() {
+            none if none.is_empty() => Ok(source.unwrap()),
+            problems => Err(problems),
+        }
+    }
 
     #[test]
     fn a_repository_has_one_place() {
@@ -344,7 +364,7 @@ mod t {
             });
             let encoded = encode(&source).unwrap();
             assert_eq!(encoded.attrs["git.skipsubmodules"], "true");
-            assert_eq!(decode("op", &encoded), Ok(source));
+            assert_eq!(read(&encoded), Ok(source));
         }
     }
 
@@ -412,7 +432,11 @@ mod t {
                 "`md5:x` for `http.checksum`",
             ),
         ] {
-            let error = decode("op", &source).unwrap_err().to_string();
+            let errors = read(&source).unwrap_err();
+            let [error] = errors.as_slice() else {
+                panic!("{errors:?}");
+            };
+            let error = error.to_string();
             assert!(error.starts_with("op has "), "{error}");
             assert!(error.contains(want), "{error}");
         }

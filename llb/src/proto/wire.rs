@@ -3,23 +3,67 @@
 //! A protobuf decoder skips fields it does not know, but in a build graph a field that is skipped is a build that
 //! does something else than was asked. So the bytes are compared with what the decoded message encodes to.
 
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+
+/// Deeper than this no message of LLB goes.
+const MAX_DEPTH: usize = 16;
+
+/// Fields that the protobuf types lack, by their numbers from `pb.Op` inwards.
+const NAMES: [(&[u32], &str); 1] = [(&[8], "passthrough")];
+
+/// What messages call a field: its name if that is known, else the numbers on the way to it.
+pub(super) fn name(path: &[u32]) -> String {
+    let known = NAMES.iter().find(|(numbers, _)| *numbers == path);
+    known.map_or_else(
+        || {
+            let numbers: Vec<String> = path.iter().map(u32::to_string).collect();
+            numbers.join(".")
+        },
+        |(_, name)| (*name).to_owned(),
+    )
+}
+
 /// The first field of `bytes` that is not in `known`, what the message decoded from `bytes` encodes to: field
 /// numbers, outermost first. `None` if nothing was dropped; another order of fields is no difference.
 pub(super) fn dropped(bytes: &[u8], known: &[u8]) -> Option<Vec<u32>> {
+    dropped_at(bytes, known, 0)
+}
+
+fn dropped_at(bytes: &[u8], known: &[u8], depth: usize) -> Option<Vec<u32>> {
     if bytes == known {
         return None;
     }
-    let (Some(fields), Some(mut rest)) = (fields(bytes), fields(known)) else {
+    let (Some(fields), Some(rest)) = (fields(bytes), fields(known)) else {
         return Some(Vec::new());
     };
+    // Equal ones first, however many there are and in whatever order.
+    let mut equal: BTreeMap<(u32, &[u8]), usize> = BTreeMap::new();
+    for field in &rest {
+        *equal.entry((field.number, field.payload)).or_default() += 1;
+    }
+    let mut other = Vec::new();
     for field in fields {
-        if let Some(at) = rest.iter().position(|other| *other == field) {
-            rest.remove(at);
-            continue;
+        match equal.get_mut(&(field.number, field.payload)) {
+            Some(count) if *count > 0 => *count -= 1,
+            _ => other.push(field),
         }
-        let same_number = rest.iter().position(|other| other.number == field.number);
-        let inside = match same_number.map(|at| rest.remove(at)) {
-            Some(other) => match dropped(field.payload, other.payload) {
+    }
+    let mut left: BTreeMap<u32, VecDeque<&[u8]>> = BTreeMap::new();
+    for field in rest {
+        if let Some(count) = equal.get_mut(&(field.number, field.payload))
+            && *count > 0
+        {
+            *count -= 1;
+            let same_number = left.entry(field.number).or_default();
+            same_number.push_back(field.payload);
+        }
+    }
+    for field in other {
+        let same_number = left.get_mut(&field.number).and_then(VecDeque::pop_front);
+        let inside = match same_number {
+            Some(_) if depth == MAX_DEPTH => Vec::new(),
+            Some(other) => match dropped_at(field.payload, other, depth + 1) {
                 Some(inside) => inside,
                 None => continue,
             },

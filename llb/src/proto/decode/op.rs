@@ -1,12 +1,14 @@
 //! What is inside one op.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use bollard_buildkit_proto::pb;
 
 use super::super::DecodeError;
 use super::super::NOTHING;
+use super::super::encode::CACHE_MODE;
 use super::super::encode::base_of;
 use super::super::encode::below;
 use crate::definition::Edge;
@@ -28,60 +30,118 @@ use crate::op::SecretEnv;
 use crate::op::SecurityMode;
 use crate::op::Ulimit;
 use crate::op::UserRef;
+use crate::paths;
 use crate::platform::Platform;
 
 const SECOND: i64 = 1_000_000_000;
 
-/// Decodes what is inside one op.
-pub(super) struct OpDecoder<'a> {
-    /// Its digest.
-    pub op: &'a str,
+/// The limits of `setrlimit(2)`, by the names they have in LLB.
+const LIMITS: [&str; 16] = [
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
+];
+
+/// Decodes what is inside one op. What is wrong with it is noted, and something harmless takes its place, so that all
+/// of it is found.
+pub(in crate::proto) struct OpDecoder<'a> {
+    /// What messages call it.
+    pub(in crate::proto) op: &'a str,
     /// How many inputs it has.
-    pub inputs: usize,
+    pub(in crate::proto) inputs: usize,
+    pub(in crate::proto) problems: &'a RefCell<Vec<DecodeError>>,
 }
 
 impl OpDecoder<'_> {
-    fn unsupported(&self, field: &'static str) -> DecodeError {
-        unsupported(self.op, field)
+    pub(in crate::proto) fn unsupported(&self, field: &'static str) {
+        let op = self.op.to_owned();
+        let problem = DecodeError::Unsupported { op, field };
+        self.problems.borrow_mut().push(problem);
     }
 
-    fn value(&self, field: &'static str, text: impl ToString) -> DecodeError {
-        value(self.op, field, text)
+    pub(in crate::proto) fn value(&self, field: &'static str, value: impl ToString) {
+        self.problems.borrow_mut().push(DecodeError::Value {
+            op: self.op.to_owned(),
+            field,
+            value: value.to_string(),
+        });
     }
 
-    /// A number that may be nothing.
-    fn index<T: TryFrom<i64>>(
-        &self,
-        field: &'static str,
-        index: i64,
-    ) -> Result<Option<T>, DecodeError> {
-        match index {
-            NOTHING => Ok(None),
-            _ => match T::try_from(index) {
-                Ok(number) => Ok(Some(number)),
-                Err(_) => Err(self.value(field, index)),
-            },
+    pub(in crate::proto) fn unknown_source(&self, identifier: &str) {
+        self.problems.borrow_mut().push(DecodeError::UnknownSource {
+            op: self.op.to_owned(),
+            identifier: identifier.to_owned(),
+        });
+    }
+
+    pub(in crate::proto) fn unknown_attribute(&self, name: String) {
+        let op = self.op.to_owned();
+        let problem = DecodeError::UnknownAttribute { op, name };
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// A text that becomes a name or an argument: the kernel takes none with a zero byte.
+    fn text(&self, field: &'static str, text: &str) -> String {
+        if text.contains('\0') {
+            self.value(field, text.escape_debug());
+        }
+        text.to_owned()
+    }
+
+    /// Where a mount is, without detours: `..` leads nowhere that it does not name.
+    fn dest(&self, cwd: &str, path: &str) -> String {
+        let path = self.text("exec.mounts.dest", path);
+        match path.starts_with('/') {
+            true => paths::clean(&path),
+            false => paths::clean(&format!("/{cwd}/{path}")),
         }
     }
 
-    fn number<T: TryFrom<i64>>(&self, field: &'static str, number: i64) -> Result<T, DecodeError> {
-        T::try_from(number).map_err(|_| self.value(field, number))
+    /// A number that may be nothing.
+    fn index<T: TryFrom<i64>>(&self, field: &'static str, index: i64) -> Option<T> {
+        if index == NOTHING {
+            return None;
+        }
+        let number = T::try_from(index).ok();
+        if number.is_none() {
+            self.value(field, index);
+        }
+        number
     }
 
-    pub(super) fn reorder(
-        &self,
-        field: &'static str,
-        order: &[i64],
-        inputs: &[Edge],
-    ) -> Result<Vec<Edge>, DecodeError> {
+    fn number<T: TryFrom<i64> + Default>(&self, field: &'static str, number: i64) -> T {
+        T::try_from(number).unwrap_or_else(|_| {
+            self.value(field, number);
+            T::default()
+        })
+    }
+
+    /// The inputs that `order` names.
+    pub(super) fn reorder(&self, field: &'static str, order: &[i64], inputs: &[Edge]) -> Vec<Edge> {
         let input = |&index: &i64| {
             let edge = usize::try_from(index).ok().and_then(|at| inputs.get(at));
-            edge.copied().ok_or_else(|| self.value(field, index))
+            if edge.is_none() {
+                self.value(field, index);
+            }
+            edge.copied()
         };
-        order.iter().map(input).collect()
+        order.iter().filter_map(input).collect()
     }
 
-    pub(super) fn platform(&self, platform: &pb::Platform) -> Result<Platform, DecodeError> {
+    pub(super) fn platform(&self, platform: &pb::Platform) -> Platform {
         let pb::Platform {
             architecture,
             os,
@@ -90,12 +150,34 @@ impl OpDecoder<'_> {
             os_features,
         } = platform;
         if !os_version.is_empty() || !os_features.is_empty() {
-            return Err(self.unsupported("platform.os_version"));
+            self.unsupported("platform.os_version");
         }
-        Ok(Platform::new(os, architecture, variant))
+        // They become names of directories, and are printed.
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let bounded = |part: &str| part.len() <= 64 && part.chars().all(fits);
+        for (field, part) in [
+            ("platform.os", os),
+            ("platform.architecture", architecture),
+            ("platform.variant", variant),
+        ] {
+            if !bounded(part) || matches!(part.as_str(), "." | "..") {
+                self.value(field, part.escape_debug());
+            }
+        }
+        Platform::new(os, architecture, variant)
     }
 
-    pub(super) fn exec(&self, exec: &pb::ExecOp) -> Result<ExecOp, DecodeError> {
+    /// Outputs are numbered from 0 on, each once: whoever takes one names its number.
+    fn outputs(&self, field: &'static str, outputs: impl Iterator<Item = u32>) {
+        let mut outputs: Vec<u32> = outputs.collect();
+        outputs.sort_unstable();
+        let wrong = (0..).zip(&outputs).find(|(wanted, found)| wanted != *found);
+        if let Some((_, found)) = wrong {
+            self.value(field, found);
+        }
+    }
+
+    pub(super) fn exec(&self, exec: &pb::ExecOp) -> ExecOp {
         let pb::ExecOp {
             meta,
             mounts,
@@ -104,6 +186,7 @@ impl OpDecoder<'_> {
             secretenv,
             cdi_devices,
         } = exec;
+        let none = pb::Meta::default();
         let pb::Meta {
             args,
             env,
@@ -116,69 +199,117 @@ impl OpDecoder<'_> {
             cgroup_parent,
             remove_mount_stubs_recursive,
             valid_exit_codes,
-        } = meta.as_ref().ok_or_else(|| self.value("exec.meta", ""))?;
+        } = meta.as_ref().unwrap_or(&none);
+        if meta.is_none() {
+            self.value("exec.meta", "");
+        } else if args.is_empty() {
+            self.value("exec.meta.args", "");
+        } else if !remove_mount_stubs_recursive {
+            self.value("exec.meta.remove_mount_stubs_recursive", false);
+        }
         if !cdi_devices.is_empty() {
-            return Err(self.unsupported("exec.cdi_devices"));
+            self.unsupported("exec.cdi_devices");
         }
         if !valid_exit_codes.is_empty() {
-            return Err(self.unsupported("exec.meta.valid_exit_codes"));
+            self.unsupported("exec.meta.valid_exit_codes");
         }
-        if !remove_mount_stubs_recursive {
-            return Err(self.value("exec.meta.remove_mount_stubs_recursive", false));
+        let decoded: Vec<Mount> = mounts.iter().map(|mount| self.mount(mount, cwd)).collect();
+        let mut roots = decoded.iter().filter(|mount| mount.dest == "/");
+        match (roots.next(), roots.next()) {
+            (Some(root), None) => {
+                if root.kind != MountKind::Bind || !matches!(root.selector.as_str(), "" | "/") {
+                    self.value("exec.mounts", "no plain mount of /");
+                }
+            }
+            _ => self.value("exec.mounts", "no single mount of /"),
         }
-        if mounts.iter().filter(|mount| mount.dest == "/").count() != 1 {
-            return Err(self.value("exec.mounts", "no single mount of /"));
-        }
-        Ok(ExecOp {
-            args: args.iter().cloned().map(Cow::Owned).collect(),
-            env: env.clone().into(),
-            cwd: cwd.clone(),
-            user: user.clone(),
-            mounts: mounts
-                .iter()
-                .map(|mount| self.mount(mount))
-                .collect::<Result<_, _>>()?,
+        self.outputs(
+            "exec.mounts.output",
+            decoded.iter().filter_map(|mount| mount.output),
+        );
+        let cwd = match cwd.as_str() {
+            "" => String::new(),
+            path if path.starts_with('/') => self.text("exec.meta.cwd", path),
+            path => {
+                self.value("exec.meta.cwd", path);
+                String::new()
+            }
+        };
+        let all = |field, list: &[String]| -> Vec<String> {
+            list.iter().map(|text| self.text(field, text)).collect()
+        };
+        ExecOp {
+            args: all("exec.meta.args", args)
+                .into_iter()
+                .map(Cow::Owned)
+                .collect(),
+            env: all("exec.meta.env", env).into(),
+            cwd,
+            user: self.text("exec.meta.user", user),
+            mounts: decoded,
             network: match pb::NetMode::try_from(*network) {
                 Ok(pb::NetMode::Unset) => NetworkMode::Default,
                 Ok(pb::NetMode::Host) => NetworkMode::Host,
                 Ok(pb::NetMode::None) => NetworkMode::None,
-                Err(_) => return Err(self.value("exec.network", network)),
+                Err(_) => {
+                    self.value("exec.network", network);
+                    NetworkMode::None
+                }
             },
             security: match pb::SecurityMode::try_from(*security) {
                 Ok(pb::SecurityMode::Sandbox) => SecurityMode::Sandbox,
                 Ok(pb::SecurityMode::Insecure) => SecurityMode::Insecure,
-                Err(_) => return Err(self.value("exec.security", security)),
+                Err(_) => {
+                    self.value("exec.security", security);
+                    SecurityMode::Sandbox
+                }
             },
             secret_env: secretenv
                 .iter()
                 .map(|secret| SecretEnv {
                     id: secret.id.clone(),
-                    name: secret.name.clone(),
+                    name: self.text("exec.secretenv.name", &secret.name),
                     optional: secret.optional,
                 })
                 .collect(),
-            hostname: hostname.clone(),
+            hostname: self.text("exec.meta.hostname", hostname),
             extra_hosts: extra_hosts
                 .iter()
                 .map(|host| (host.host.clone(), host.ip.clone()))
                 .collect(),
-            ulimits: ulimit
-                .iter()
-                .map(|limit| Ulimit {
-                    name: limit.name.clone(),
-                    soft: limit.soft,
-                    hard: limit.hard,
-                })
-                .collect(),
+            ulimits: ulimit.iter().map(|limit| self.ulimit(limit)).collect(),
             proxy_env: proxy_env.as_ref().map(decode_proxy_env).unwrap_or_default(),
             limits: Arc::new(Limits {
-                cgroup_parent: Some(cgroup_parent.clone()).filter(|parent| !parent.is_empty()),
+                cgroup_parent: Some(self.cgroup(cgroup_parent)).filter(|parent| !parent.is_empty()),
                 ..Limits::default()
             }),
-        })
+        }
     }
 
-    fn mount(&self, mount: &pb::Mount) -> Result<Mount, DecodeError> {
+    fn ulimit(&self, limit: &pb::Ulimit) -> Ulimit {
+        if !LIMITS.contains(&limit.name.as_str()) {
+            self.value("exec.meta.ulimit.name", limit.name.escape_debug());
+        }
+        for number in [limit.soft, limit.hard] {
+            if number < -1 {
+                self.value("exec.meta.ulimit", number);
+            }
+        }
+        Ulimit {
+            name: limit.name.clone(),
+            soft: limit.soft,
+            hard: limit.hard,
+        }
+    }
+
+    fn cgroup(&self, parent: &str) -> String {
+        if parent.split('/').any(|part| part == "..") {
+            self.value("exec.meta.cgroup_parent", parent);
+        }
+        self.text("exec.meta.cgroup_parent", parent)
+    }
+
+    fn mount(&self, mount: &pb::Mount, cwd: &str) -> Mount {
         let pb::Mount {
             input,
             selector,
@@ -195,38 +326,48 @@ impl OpDecoder<'_> {
             ssh_opt: _,
         } = mount;
         if !result_id.is_empty() {
-            return Err(self.unsupported("exec.mounts.result_id"));
+            self.unsupported("exec.mounts.result_id");
         }
         if *content_cache != i32::from(pb::MountContentCache::Default) {
-            return Err(self.unsupported("exec.mounts.content_cache"));
+            self.unsupported("exec.mounts.content_cache");
         }
-        let input: Option<usize> = self.index("exec.mounts.input", *input)?;
-        if let Some(index) = input.filter(|index| *index >= self.inputs) {
-            return Err(self.value("exec.mounts.input", index));
+        let mut input: Option<usize> = self.index("exec.mounts.input", *input);
+        if let Some(index) = input.take_if(|index| *index >= self.inputs) {
+            self.value("exec.mounts.input", index);
         }
-        let output = self.index("exec.mounts.output", *output)?;
-        let kind = self.mount_kind(mount)?;
-        // BuildKit's client does not set the output of files from outside, which reads as 0.
-        let from_outside = matches!(kind, MountKind::Secret { .. } | MountKind::Ssh { .. });
-        Ok(Mount {
+        let kind = self.mount_kind(mount);
+        let output = match kind {
+            MountKind::Bind if !readonly => self.index("exec.mounts.output", *output),
+            // BuildKit's client does not set the output of files from outside, which reads as 0.
+            MountKind::Secret { .. } | MountKind::Ssh { .. } => None,
+            _ => {
+                if *output != NOTHING {
+                    self.value("exec.mounts.output", output);
+                }
+                None
+            }
+        };
+        Mount {
             input,
-            selector: selector.clone(),
-            dest: dest.clone(),
-            output: output.filter(|_| !from_outside),
+            selector: self.text("exec.mounts.selector", selector),
+            dest: self.dest(cwd, dest),
+            output,
             readonly: *readonly,
             kind,
-        })
+        }
     }
 
-    fn mount_kind(&self, mount: &pb::Mount) -> Result<MountKind, DecodeError> {
-        let lacks = |what| move || self.value(what, "");
-        Ok(match pb::MountType::try_from(mount.mount_type) {
+    fn mount_kind(&self, mount: &pb::Mount) -> MountKind {
+        let lacks = |what| {
+            self.value(what, "");
+            MountKind::Bind
+        };
+        match pb::MountType::try_from(mount.mount_type) {
             Ok(pb::MountType::Bind) => MountKind::Bind,
             Ok(pb::MountType::Cache) => {
-                let cache = mount
-                    .cache_opt
-                    .as_ref()
-                    .ok_or_else(lacks("exec.mounts.cache_opt"))?;
+                let Some(cache) = &mount.cache_opt else {
+                    return lacks("exec.mounts.cache_opt");
+                };
                 MountKind::Cache {
                     id: cache.id.clone(),
                     sharing: match pb::CacheSharingOpt::try_from(cache.sharing) {
@@ -234,10 +375,11 @@ impl OpDecoder<'_> {
                         Ok(pb::CacheSharingOpt::Private) => CacheSharing::Private,
                         Ok(pb::CacheSharingOpt::Locked) => CacheSharing::Locked,
                         Err(_) => {
-                            return Err(self.value("exec.mounts.cache_opt.sharing", cache.sharing));
+                            self.value("exec.mounts.cache_opt.sharing", cache.sharing);
+                            CacheSharing::Private
                         }
                     },
-                    mode: 0o755,
+                    mode: CACHE_MODE,
                     uid: 0,
                     gid: 0,
                 }
@@ -246,13 +388,12 @@ impl OpDecoder<'_> {
                 size: self.number(
                     "exec.mounts.tmpfs_opt.size",
                     mount.tmpfs_opt.map_or(0, |tmpfs| tmpfs.size),
-                )?,
+                ),
             },
             Ok(pb::MountType::Secret) => {
-                let secret = mount
-                    .secret_opt
-                    .as_ref()
-                    .ok_or_else(lacks("exec.mounts.secret_opt"))?;
+                let Some(secret) = &mount.secret_opt else {
+                    return lacks("exec.mounts.secret_opt");
+                };
                 MountKind::Secret {
                     id: secret.id.clone(),
                     uid: secret.uid,
@@ -262,10 +403,9 @@ impl OpDecoder<'_> {
                 }
             }
             Ok(pb::MountType::Ssh) => {
-                let ssh = mount
-                    .ssh_opt
-                    .as_ref()
-                    .ok_or_else(lacks("exec.mounts.ssh_opt"))?;
+                let Some(ssh) = &mount.ssh_opt else {
+                    return lacks("exec.mounts.ssh_opt");
+                };
                 MountKind::Ssh {
                     id: ssh.id.clone(),
                     uid: ssh.uid,
@@ -275,96 +415,105 @@ impl OpDecoder<'_> {
                 }
             }
             Err(_) => {
-                return Err(self.value("exec.mounts.mount_type", mount.mount_type));
+                self.value("exec.mounts.mount_type", mount.mount_type);
+                MountKind::Bind
             }
-        })
+        }
     }
 
-    pub(super) fn file(&self, file: &pb::FileOp) -> Result<FileOp, DecodeError> {
+    pub(super) fn file(&self, file: &pb::FileOp) -> FileOp {
+        if file.actions.is_empty() {
+            self.value("file.actions", "");
+        }
         let mut decoded = FileOp {
             actions: Vec::with_capacity(file.actions.len()),
         };
         for action in &file.actions {
-            let input = self.file_input("file.actions.input", action.input, &decoded)?;
+            let input = self.file_input("file.actions.input", action.input, &decoded);
             let secondary = self.file_input(
                 "file.actions.secondary_input",
                 action.secondary_input,
                 &decoded,
-            )?;
+            );
             let base = base_of(&decoded, input);
+            let Some(kind) = self.action(action.action.as_ref(), base) else {
+                self.unsupported("file.actions.action");
+                continue;
+            };
             decoded.actions.push(FileAction {
                 input,
                 secondary,
-                output: self.index("file.actions.output", action.output)?,
-                kind: self.action(action.action.as_ref(), base)?,
+                output: self.index("file.actions.output", action.output),
+                kind,
             });
         }
-        Ok(decoded)
+        let outputs = decoded.actions.iter().filter_map(|action| action.output);
+        self.outputs("file.actions.output", outputs);
+        decoded
     }
 
-    fn file_input(
-        &self,
-        field: &'static str,
-        index: i64,
-        before: &FileOp,
-    ) -> Result<FileInput, DecodeError> {
-        Ok(match self.index::<usize>(field, index)? {
+    fn file_input(&self, field: &'static str, index: i64, before: &FileOp) -> FileInput {
+        match self.index::<usize>(field, index) {
             None => FileInput::Scratch,
             Some(at) if at < self.inputs => FileInput::Input(at),
             Some(at) if at - self.inputs < before.actions.len() => {
                 FileInput::Action(at - self.inputs)
             }
-            Some(_) => return Err(self.value(field, index)),
-        })
+            Some(_) => {
+                self.value(field, index);
+                FileInput::Scratch
+            }
+        }
     }
 
     fn action(
         &self,
         action: Option<&pb::file_action::Action>,
         base: FileInput,
-    ) -> Result<FileActionKind, DecodeError> {
+    ) -> Option<FileActionKind> {
         use pb::file_action::Action;
         let time = |nanoseconds: i64| match nanoseconds {
-            NOTHING => Ok(None),
-            whole if whole % SECOND == 0 => Ok(Some(whole / SECOND)),
-            other => Err(self.value("file.actions.timestamp", other)),
-        };
-        let owner = |owner: &Option<pb::ChownOpt>| match owner {
-            None => Ok(None),
-            Some(owner) => self.owner(owner, base),
-        };
-        match action {
-            None => Err(self.unsupported("file.actions.action")),
-            Some(Action::Copy(copy)) => {
-                let (owner, timestamp) = (owner(&copy.owner)?, time(copy.timestamp)?);
-                self.copy(copy, owner, timestamp).map(FileActionKind::Copy)
+            NOTHING => None,
+            whole if whole % SECOND == 0 => Some(whole / SECOND),
+            other => {
+                self.value("file.actions.timestamp", other);
+                None
             }
-            Some(Action::Mkfile(file)) => Ok(FileActionKind::Mkfile {
-                path: file.path.clone(),
-                mode: self.number("file.actions.mkfile.mode", file.mode.into())?,
+        };
+        let owner = |owner: &Option<pb::ChownOpt>| {
+            let owner = owner.as_ref()?;
+            self.owner(owner, base)
+        };
+        Some(match action? {
+            Action::Copy(copy) => {
+                FileActionKind::Copy(self.copy(copy, owner(&copy.owner), time(copy.timestamp)))
+            }
+            Action::Mkfile(file) => FileActionKind::Mkfile {
+                path: self.text("file.actions.mkfile.path", &file.path),
+                mode: self.number("file.actions.mkfile.mode", file.mode.into()),
                 data: file.data.clone(),
-                owner: owner(&file.owner)?,
-                timestamp: time(file.timestamp)?,
-            }),
-            Some(Action::Mkdir(dir)) => Ok(FileActionKind::Mkdir {
-                path: dir.path.clone(),
-                mode: self.number("file.actions.mkdir.mode", dir.mode.into())?,
+                owner: owner(&file.owner),
+                timestamp: time(file.timestamp),
+            },
+            Action::Mkdir(dir) => FileActionKind::Mkdir {
+                path: self.text("file.actions.mkdir.path", &dir.path),
+                mode: self.number("file.actions.mkdir.mode", dir.mode.into()),
                 make_parents: dir.make_parents,
-                owner: owner(&dir.owner)?,
-                timestamp: time(dir.timestamp)?,
-            }),
-            Some(Action::Symlink(link)) => Ok(FileActionKind::Symlink {
-                target: link.oldpath.clone(),
-                path: link.newpath.clone(),
-                owner: owner(&link.owner)?,
-                timestamp: time(link.timestamp)?,
-            }),
-            Some(Action::Rm(rm)) => Ok(FileActionKind::Rm {
-                path: rm.path.clone(),
+                owner: owner(&dir.owner),
+                timestamp: time(dir.timestamp),
+            },
+            Action::Symlink(link) => FileActionKind::Symlink {
+                target: self.text("file.actions.symlink.oldpath", &link.oldpath),
+                path: self.text("file.actions.symlink.newpath", &link.newpath),
+                owner: owner(&link.owner),
+                timestamp: time(link.timestamp),
+            },
+            Action::Rm(rm) => FileActionKind::Rm {
+                path: self.text("file.actions.rm.path", &rm.path),
                 allow_not_found: rm.allow_not_found,
                 allow_wildcard: rm.allow_wildcard,
-            }),
-        }
+            },
+        })
     }
 
     fn copy(
@@ -372,7 +521,7 @@ impl OpDecoder<'_> {
         copy: &pb::FileActionCopy,
         owner: Option<Owner>,
         timestamp: Option<i64>,
-    ) -> Result<CopyAction, DecodeError> {
+    ) -> CopyAction {
         let required: Vec<String> = copy
             .include_patterns
             .iter()
@@ -381,19 +530,25 @@ impl OpDecoder<'_> {
         let required = match copy.required_paths.as_slice() {
             [] => false,
             paths if paths == required && copy.allow_empty_wildcard => true,
-            paths => return Err(self.value("file.actions.copy.required_paths", paths.join(" "))),
+            paths => {
+                self.value("file.actions.copy.required_paths", paths.join(" "));
+                false
+            }
         };
-        Ok(CopyAction {
-            src: copy.src.clone(),
-            dest: copy.dest.clone(),
+        CopyAction {
+            src: self.text("file.actions.copy.src", &copy.src),
+            dest: self.text("file.actions.copy.dest", &copy.dest),
             owner,
             mode: match (copy.mode, copy.mode_str.as_str()) {
                 (-1, "") => None,
                 (mode, "") => Some(ModeChange::Octal(
-                    self.number("file.actions.copy.mode", mode.into())?,
+                    self.number("file.actions.copy.mode", mode.into()),
                 )),
                 (0, text) => Some(ModeChange::Symbolic(text.to_owned())),
-                (mode, _) => return Err(self.value("file.actions.copy.mode", mode)),
+                (mode, _) => {
+                    self.value("file.actions.copy.mode", mode);
+                    None
+                }
             },
             follow_symlinks: copy.follow_symlink,
             dir_copy_contents: copy.dir_copy_contents,
@@ -406,34 +561,39 @@ impl OpDecoder<'_> {
             always_replace_existing_dest_paths: copy.always_replace_existing_dest_paths,
             timestamp,
             parents: !copy.include_patterns.is_empty() && copy.allow_empty_wildcard,
-        })
-    }
-
-    fn owner(&self, owner: &pb::ChownOpt, base: FileInput) -> Result<Option<Owner>, DecodeError> {
-        let user = owner.user.as_ref().map(|user| self.user(user, base));
-        let group = owner.group.as_ref().map(|group| self.user(group, base));
-        match (user.transpose()?, group.transpose()?) {
-            (None, None) => Ok(None),
-            (Some(user), group) => Ok(Some(Owner { user, group })),
-            (None, Some(_)) => Err(self.value("file.actions.owner.user", "")),
         }
     }
 
+    fn owner(&self, owner: &pb::ChownOpt, base: FileInput) -> Option<Owner> {
+        let user = owner.user.as_ref().and_then(|user| self.user(user, base));
+        let group = owner
+            .group
+            .as_ref()
+            .and_then(|group| self.user(group, base));
+        if owner.user.is_none() && group.is_some() {
+            self.value("file.actions.owner.user", "");
+        }
+        Some(Owner { user: user?, group })
+    }
+
     /// Names are looked up in what the actions began with; LLB could say another input, but no frontend does.
-    fn user(&self, user: &pb::UserOpt, base: FileInput) -> Result<UserRef, DecodeError> {
+    fn user(&self, user: &pb::UserOpt, base: FileInput) -> Option<UserRef> {
         let wanted = match base {
             FileInput::Input(index) => index as i64,
             FileInput::Scratch | FileInput::Action(_) => NOTHING,
         };
         match &user.user {
-            Some(pb::user_opt::User::ById(id)) => Ok(UserRef::Id(*id)),
-            Some(pb::user_opt::User::ByName(name)) if name.input == wanted => {
-                Ok(UserRef::Name(name.name.clone()))
-            }
+            Some(pb::user_opt::User::ById(id)) => Some(UserRef::Id(*id)),
             Some(pb::user_opt::User::ByName(name)) => {
-                Err(self.value("file.actions.owner.by_name.input", name.input))
+                if name.input != wanted {
+                    self.value("file.actions.owner.by_name.input", name.input);
+                }
+                Some(UserRef::Name(name.name.clone()))
             }
-            None => Err(self.value("file.actions.owner", "")),
+            None => {
+                self.value("file.actions.owner", "");
+                None
+            }
         }
     }
 }
@@ -456,20 +616,5 @@ fn decode_proxy_env(proxy: &pb::ProxyEnv) -> ProxyEnv {
     });
     ProxyEnv {
         env: both.collect(),
-    }
-}
-
-pub(super) fn unsupported(op: &str, field: &'static str) -> DecodeError {
-    DecodeError::Unsupported {
-        op: op.to_owned(),
-        field,
-    }
-}
-
-pub(super) fn value(op: &str, field: &'static str, value: impl ToString) -> DecodeError {
-    DecodeError::Value {
-        op: op.to_owned(),
-        field,
-        value: value.to_string(),
     }
 }
