@@ -255,11 +255,13 @@ impl Work<'_> {
         let mut sandboxing = sandbox_settings(&request.settings, store);
         let domain = sandbox::expected_domain();
         let mut engine = Engine::new(store, lease, definition, registry, &cancel, options, domain);
-        let imports = caches::import(request, own, store, &events);
+        let imports = caches::import(request, own, store, registry, &events);
+        let mut told = Vec::new();
         if let Some(imports) = &imports {
             engine.set_remote(imports);
         }
-        let looked_up = look_up(definition, &engine, plan, targets, &events)?;
+        let looked_up = look_up(request, definition, &engine, plan, targets, &events)?;
+        caches::tell(imports.as_ref(), &mut told, &events);
         let unread = engine.unread(looked_up.pending()).map_err(failure::op)?;
         let untouched = Untouched::find(
             definition,
@@ -351,6 +353,7 @@ impl Work<'_> {
             },
         );
         engine.set_solving(false);
+        caches::tell(imports.as_ref(), &mut told, &events);
         emulated.advise(definition, &events);
         if let Some(ledger) = ledger {
             ledger.keep(solved.is_err());
@@ -374,7 +377,9 @@ impl Work<'_> {
             with_full_disk(error, &engine)
         })?;
 
+        let inline = caches::inline(request, own, &engine, definition, imports.as_ref())?;
         let delivery = deliver::Delivering {
+            inline: &inline,
             request,
             engine: &engine,
             plan: plan,
@@ -389,7 +394,7 @@ impl Work<'_> {
             .deliver(targets, exporters)
             .map_err(|error| with_full_disk(error, &engine))?;
         outcome.emulated = emulated.into_summary();
-        caches.write(&engine, definition, &roots, &events)?;
+        caches.write(&engine, definition, imports.as_ref(), &roots, &events)?;
         engine.forget_failures();
         durability::sync_later(store, &request.settings);
         Ok(outcome)
@@ -398,6 +403,7 @@ impl Work<'_> {
 
 /// Line 6: again, as long as there is something to be fetched first from caches elsewhere.
 fn look_up<'d>(
+    request: &BuildRequest,
     definition: &'d PrunedDefinition,
     engine: &Engine<'_>,
     plan: &plan::Plan,
@@ -407,7 +413,7 @@ fn look_up<'d>(
     loop {
         let looked_up = solver::plan(definition, engine)
             .map_err(|error| failure::plan(error, definition, plan))?;
-        if caches::fetched(engine, definition, &looked_up, targets, events)? {
+        if caches::fetched(request, engine, definition, &looked_up, targets, events)? {
             return Ok(looked_up);
         }
     }

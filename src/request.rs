@@ -61,9 +61,11 @@ pub struct BuildRequest {
     /// `--no-cache`, `--no-cache-filter`.
     pub no_cache: NoCache,
     /// `--cache-from`, in order.
-    pub cache_from: Vec<CacheFrom>,
+    pub cache_from: Vec<CachePlace>,
     /// `--cache-to`.
     pub cache_to: Vec<CacheTo>,
+    /// `--cache-to type=inline`: images have their cache in them.
+    pub inline_cache: bool,
     /// `--builder`: where steps run and results are made; here if it is not given.
     pub builder: Option<Builder>,
     /// `--pull`: ask for the digest of every tag again.
@@ -746,22 +748,57 @@ pub enum Destination {
     File(PathBuf),
 }
 
-/// One `--cache-from`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CacheFrom {
-    /// `src=`: the directory.
-    pub src: PathBuf,
-    /// `tag=` or `digest=`: which of its caches.
-    pub name: String,
+/// Where a cache is that machines share: one `--cache-from`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CachePlace {
+    /// `type=local`
+    Local {
+        /// `src=` or `dest=`: the directory.
+        dir: PathBuf,
+        /// `tag=` or `digest=`: which of its caches.
+        name: String,
+    },
+    /// `type=registry`: a cache of its own, or one that an image has in it.
+    Registry {
+        /// `ref=`, normalised.
+        reference: String,
+        /// `registry.insecure`: plain HTTP, or any certificate.
+        insecure: bool,
+    },
+}
+
+impl CachePlace {
+    /// The name of its type.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Local { .. } => "local",
+            Self::Registry { .. } => "registry",
+        }
+    }
+
+    /// Whether it is asked over a network.
+    pub fn is_remote(&self) -> bool {
+        match self {
+            Self::Local { .. } => false,
+            Self::Registry { .. } => true,
+        }
+    }
+}
+
+impl std::fmt::Display for CachePlace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Local { dir, .. } => write!(f, "{}", dir.display()),
+            Self::Registry { reference, .. } => f.write_str(reference),
+        }
+    }
 }
 
 /// One `--cache-to`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheTo {
-    /// `dest=`: the directory.
-    pub dest: PathBuf,
-    /// `tag=`: under which name.
-    pub name: String,
+    /// Where to.
+    pub place: CachePlace,
     /// `mode=max`: all steps, not only those whose layers the images have.
     pub all: bool,
     /// How layers are compressed.

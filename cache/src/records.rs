@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io;
-use std::io::Read as _;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -28,6 +28,9 @@ use crate::tree::TreeRef;
 
 /// A record's mtime says when it was last used, to within these many seconds: a look-up is not to write each time.
 const USED_AGAIN: i64 = 3600;
+
+/// How the source of an origin begins that is a cache elsewhere: what follows is its place's affair.
+pub const CACHE: &str = "cache:";
 
 /// A file system as layers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,7 +113,8 @@ pub struct Origin {
     pub media_type: String,
     /// SHA-256 of the uncompressed tar.
     pub diff_id: OciDigest,
-    /// A reference with a digest, or `oci-layout://` and a directory, where it can be fetched again.
+    /// A reference with a digest, `oci-layout://` and a directory, or [`CACHE`] and a cache elsewhere, where it can be fetched
+    /// again.
     pub source: Option<String>,
     /// Where else it can be had, as the manifest says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -182,6 +186,27 @@ pub struct Answer {
     pub duration_ms: u64,
 }
 
+/// A result of which a cache elsewhere knows only which blobs its layers are, as an image has them: what is in those is known
+/// when they are read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// By output index, the layers bottom first, each with when a build made it.
+    pub outputs: Vec<Vec<(Origin, Option<u128>)>>,
+    /// When the step ended, nanoseconds since the epoch.
+    pub created: u128,
+    /// How long it took.
+    pub duration_ms: u64,
+}
+
+/// What a cache elsewhere has for a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Elsewhere {
+    /// A result whose trees are in the store by now.
+    Answer(Answer),
+    /// Blobs to be read.
+    Unread(Unread),
+}
+
 /// Why a cache elsewhere cannot give what it says it has.
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {problem}")]
@@ -194,11 +219,26 @@ pub struct RemoteError {
 
 /// Caches elsewhere, filled by others: asked for what this machine's store does not know.
 pub trait RemoteCache: Sync {
-    /// The result of a key. The trees of its layers are then in the store, and where their blobs can be had.
+    /// The result of a key. Where its layers' blobs can be had is then known to the store.
     ///
     /// # Errors
     /// If there is one that cannot be used.
-    fn find(&self, key: &CacheKey) -> Result<Option<Answer>, RemoteError>;
+    fn find(&self, key: &CacheKey) -> Result<Option<Elsewhere>, RemoteError>;
+
+    /// Whether what origins call `place` is one of these caches.
+    fn reaches(&self, place: &str) -> bool;
+
+    /// Opens a blob that is in the cache at `place`; `None` if that is none of these. The reader compares the bytes with the
+    /// digest, and gives an error in place of the last if they differ.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    fn open(
+        &self,
+        place: &str,
+        digest: &OciDigest,
+        size: u64,
+    ) -> Option<Result<Box<dyn Read + Send>, RemoteError>>;
 }
 
 /// The records of a store.

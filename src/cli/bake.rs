@@ -329,8 +329,8 @@ fn resources(resources: &Resources) -> impl Iterator<Item = String> {
 
 /// The caches that there are; bake files name others for the machines that CI runs on.
 fn caches(caches: &Option<Vec<CacheEntry>>) -> Vec<String> {
-    let local = caches.iter().flatten().filter(|cache| is_local(cache));
-    local
+    let known = caches.iter().flatten().filter(|cache| is_known(cache));
+    known
         .map(|cache| options(&cache.kind, "", &cache.attributes))
         .collect()
 }
@@ -338,11 +338,11 @@ fn caches(caches: &Option<Vec<CacheEntry>>) -> Vec<String> {
 fn other_caches(target: &Target) -> impl Iterator<Item = &CacheEntry> {
     let from = target.cache_from.iter().flatten();
     let caches = from.chain(target.cache_to.iter().flatten());
-    caches.filter(|cache| !is_local(cache))
+    caches.filter(|cache| !is_known(cache))
 }
 
-fn is_local(cache: &CacheEntry) -> bool {
-    cache.kind == "local"
+fn is_known(cache: &CacheEntry) -> bool {
+    matches!(cache.kind.as_str(), "local" | "registry" | "inline")
 }
 
 fn output(output: &rbuild_bake::Output) -> String {

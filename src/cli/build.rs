@@ -163,6 +163,13 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         .into_iter()
         .map(|(k, v)| (k.to_owned(), v.unwrap_or_default().to_owned()));
     let builder = builder(flags, env, &mut problems);
+    let cache_to = match builder {
+        None => problems.all(&flags.cache_to, cache::to),
+        Some(_) => Vec::new(),
+    };
+    // buildx makes an output of it, whatever else the argument is for.
+    let inline = build_args.get("BUILDKIT_INLINE_CACHE");
+    let inline = inline.is_some_and(|text| values::boolean(text) == Ok(true));
     let request = BuildRequest {
         context: context.clone().unwrap_or(ContextSource::Stdin),
         file: flags.file.as_ref().map(|file| match file.to_str() {
@@ -193,10 +200,8 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
             None => problems.all(&flags.cache_from, cache::from),
             Some(_) => Vec::new(),
         },
-        cache_to: match builder {
-            None => problems.all(&flags.cache_to, cache::to),
-            Some(_) => Vec::new(),
-        },
+        inline_cache: inline || cache_to.contains(&None),
+        cache_to: cache_to.into_iter().flatten().collect(),
         builder,
         pull: flags.pull,
         offline: flags.offline,
@@ -318,6 +323,10 @@ fn conflicts(
             problem("`--pull` asks what tags mean now, `--locked` does not")
                 .hint("`rbuild update` changes the lock file"),
         );
+    }
+    if request.offline && request.cache_to.iter().any(|to| to.place.is_remote()) {
+        let message = "`--cache-to` needs the network, `--offline` does not use it";
+        problems.0.push(problem(message));
     }
     outputs::conflicts(request, talk, stdout_is_terminal, problems);
 }

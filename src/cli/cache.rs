@@ -8,52 +8,89 @@ use rbuild_llb::OciDigest;
 
 use super::values;
 use super::values::invalid;
+use crate::registry::Reference;
 use crate::request::BuilderCache;
-use crate::request::CacheFrom;
+use crate::request::CachePlace;
 use crate::request::CacheTo;
 
 /// What a cache is called that is not given a name, as with BuildKit.
 const DEFAULT_NAME: &str = "latest";
-/// The types that BuildKit has besides.
-const OTHERS: [&str; 5] = ["registry", "inline", "gha", "s3", "azblob"];
+/// The types that a daemon knows; it reaches no directories of this machine.
+const OF_BUILDERS: [&str; 5] = ["registry", "inline", "gha", "s3", "azblob"];
+/// Those of them that there are only there.
+const OTHERS: [&str; 3] = ["gha", "s3", "azblob"];
 
 /// The options of a cache, taken out one by one; what is left over is not known.
 struct Options<'a> {
     flag: &'static str,
     text: &'a str,
+    kind: String,
     left: BTreeMap<String, String>,
 }
 
-/// `type=local,src=DIR`
-pub(crate) fn from(text: &str) -> Result<CacheFrom, Diagnostic> {
+/// `type=local,src=DIR`, `type=registry,ref=NAME` or `NAME` alone
+pub(crate) fn from(text: &str) -> Result<CachePlace, Diagnostic> {
     let mut options = Options::parse("cache-from", text)?;
-    let src = options.directory("src", "to read from")?;
-    let tag = options.left.remove("tag");
-    let digest = options
-        .left
-        .remove("digest")
-        .filter(|text| !text.is_empty());
-    if let Some(digest) = &digest
-        && digest.parse::<OciDigest>().is_err()
-    {
-        return Err(options.invalid(format!("`{digest}` is not a digest such as `sha256:…`")));
-    }
+    let place = match options.kind.as_str() {
+        "local" => {
+            let dir = options.directory("src", "to read from")?;
+            let tag = options.left.remove("tag");
+            let digest = options
+                .left
+                .remove("digest")
+                .filter(|text| !text.is_empty());
+            if let Some(digest) = &digest
+                && digest.parse::<OciDigest>().is_err()
+            {
+                let why = format!("`{digest}` is not a digest such as `sha256:…`");
+                return Err(options.invalid(why));
+            }
+            CachePlace::Local {
+                dir,
+                name: digest.unwrap_or_else(|| name(tag)),
+            }
+        }
+        "inline" => {
+            let hint = "`type=registry,ref=IMAGE` reads the cache that an image has in it";
+            return Err(options
+                .invalid("an inline cache is written only")
+                .hint(hint));
+        }
+        _ => options.registry()?,
+    };
     options.nothing_left()?;
-    Ok(CacheFrom {
-        src,
-        name: digest.unwrap_or_else(|| name(tag)),
-    })
+    Ok(place)
 }
 
-/// `type=local,dest=DIR,mode=max`
-pub(crate) fn to(text: &str) -> Result<CacheTo, Diagnostic> {
+/// What is written where; nothing if it is written into the images.
+pub(crate) fn to(text: &str) -> Result<Option<CacheTo>, Diagnostic> {
     let mut options = Options::parse("cache-to", text)?;
-    let dest = options.directory("dest", "to write to")?;
-    let name = name(options.left.remove("tag"));
     let all = match options.left.remove("mode").unwrap_or_default().as_str() {
         "" | "min" => false,
         "max" => true,
         mode => return Err(options.invalid(format!("mode `{mode}` is neither `min` nor `max`"))),
+    };
+    let ignore_error = options.boolean("ignore-error")?.unwrap_or(false);
+    if options.kind == "inline" {
+        // As with BuildKit it is always that of `mode=min`: an image has its own layers.
+        options.nothing_left()?;
+        return Ok(None);
+    }
+    let place = match options.kind.as_str() {
+        "local" => CachePlace::Local {
+            dir: options.directory("dest", "to write to")?,
+            name: name(options.left.remove("tag")),
+        },
+        _ => {
+            let place = options.registry()?;
+            if let CachePlace::Registry { reference, .. } = &place
+                && reference.contains('@')
+            {
+                return Err(options
+                    .invalid("what is written has a tag, and its digest is not known before"));
+            }
+            place
+        }
     };
     let word = options.left.remove("compression");
     let level = options.left.remove("compression-level");
@@ -64,7 +101,6 @@ pub(crate) fn to(text: &str) -> Result<CacheTo, Diagnostic> {
     })?;
     // All layers that the cache has are compressed as it is said; a base's are not in it.
     options.boolean("force-compression")?;
-    let ignore_error = options.boolean("ignore-error")?.unwrap_or(false);
     for (key, what) in [
         (
             "oci-mediatypes",
@@ -80,13 +116,12 @@ pub(crate) fn to(text: &str) -> Result<CacheTo, Diagnostic> {
         }
     }
     options.nothing_left()?;
-    Ok(CacheTo {
-        dest,
-        name,
+    Ok(Some(CacheTo {
+        place,
         all,
         compression,
         ignore_error,
-    })
+    }))
 }
 
 /// A cache that a daemon reads or writes: its options are handed on.
@@ -102,7 +137,7 @@ pub(crate) fn of_builder(flag: &'static str, text: &str) -> Result<BuilderCache,
         return Err(invalid(flag, text, "`type=` is missing"));
     };
     match kind.as_str() {
-        kind if OTHERS.contains(&kind) => {}
+        kind if OF_BUILDERS.contains(&kind) => {}
         "local" => {
             let why = "a builder does not reach directories of this machine";
             let hint = "use `type=registry,ref=NAME`, or build here";
@@ -110,7 +145,7 @@ pub(crate) fn of_builder(flag: &'static str, text: &str) -> Result<BuilderCache,
         }
         kind => {
             let why = format!("there is no cache type `{kind}`");
-            let hint = format!("with a builder there are `{}`", OTHERS.join("`, `"));
+            let hint = format!("with a builder there are `{}`", OF_BUILDERS.join("`, `"));
             return Err(invalid(flag, text, why).hint(hint));
         }
     }
@@ -124,33 +159,44 @@ fn name(tag: Option<String>) -> String {
 
 impl<'a> Options<'a> {
     fn parse(flag: &'static str, text: &'a str) -> Result<Self, Diagnostic> {
-        // A reference alone is one of a registry, as buildx reads it.
-        let kind = match text.contains('=') {
-            false => "registry".to_owned(),
-            true => String::new(),
-        };
         let mut options = Self {
             flag,
             text,
+            kind: "registry".to_owned(),
             left: BTreeMap::new(),
         };
-        let kind = match kind.is_empty() {
-            false => kind,
-            true => {
-                options.left = values::options(flag, text)?.into_iter().collect();
-                let kind = options.left.remove("type");
-                kind.ok_or_else(|| options.invalid("`type=` is missing"))?
-            }
-        };
-        match kind.as_str() {
-            "local" => Ok(options),
+        // A reference alone is one of a registry, as buildx reads it.
+        if !text.contains('=') {
+            options.left.insert("ref".to_owned(), text.to_owned());
+            return Ok(options);
+        }
+        options.left = values::options(flag, text)?.into_iter().collect();
+        let kind = options.left.remove("type");
+        options.kind = kind.ok_or_else(|| options.invalid("`type=` is missing"))?;
+        match options.kind.as_str() {
+            "local" | "registry" | "inline" => Ok(options),
             kind if OTHERS.contains(&kind) => Err(options
                 .invalid(format!("caches of type `{kind}` are not supported"))
-                .hint("what there is is `type=local`, a directory; a `--builder` has the others")),
+                .hint("there are `registry`, `inline` and `local`; a `--builder` has the others")),
             kind => Err(options
                 .invalid(format!("there is no cache type `{kind}`"))
-                .hint("what there is is `type=local`, a directory")),
+                .hint("there are `registry`, `inline` and `local`")),
         }
+    }
+
+    /// `ref=` and `registry.insecure=`
+    fn registry(&mut self) -> Result<CachePlace, Diagnostic> {
+        let reference = self.left.remove("ref").unwrap_or_default();
+        if reference.is_empty() {
+            return Err(
+                self.invalid("`ref=` is missing: a name such as `registry.example/app:cache`")
+            );
+        }
+        let reference: Reference = reference.parse().map_err(|error| self.invalid(error))?;
+        Ok(CachePlace::Registry {
+            reference: reference.to_string(),
+            insecure: self.boolean("registry.insecure")?.unwrap_or(false),
+        })
     }
 
     fn invalid(&self, why: impl std::fmt::Display) -> Diagnostic {
@@ -175,7 +221,10 @@ impl<'a> Options<'a> {
     fn nothing_left(&self) -> Result<(), Diagnostic> {
         match self.left.first_key_value() {
             None => Ok(()),
-            Some((key, _)) => Err(self.invalid(format!("type `local` has no option `{key}`"))),
+            Some((key, _)) => {
+                let kind = &self.kind;
+                Err(self.invalid(format!("type `{kind}` has no option `{key}`")))
+            }
         }
     }
 }
@@ -208,9 +257,16 @@ mod t {
 
     #[test]
     fn options_of_buildkit() {
+        let local = |name: &str| CachePlace::Local {
+            dir: "d".into(),
+            name: name.to_owned(),
+        };
+        let registry = |reference: &str, insecure| CachePlace::Registry {
+            reference: reference.to_owned(),
+            insecure,
+        };
         let plain = CacheTo {
-            dest: "d".into(),
-            name: "latest".into(),
+            place: local("latest"),
             all: false,
             compression: Compression::Default,
             ignore_error: false,
@@ -224,16 +280,44 @@ mod t {
             (
                 "type=local,mode=max,dest=d,tag=main,ignore-error=true,compression=zstd,compression-level=9",
                 CacheTo {
-                    name: "main".into(),
+                    place: local("main"),
                     all: true,
                     compression: Compression::Zstd(Some(9)),
                     ignore_error: true,
+                },
+            ),
+            (
+                "type=registry,ref=r.example/app:cache,mode=max,image-manifest=true,oci-mediatypes=true",
+                CacheTo {
+                    place: registry("r.example/app:cache", false),
+                    all: true,
+                    ..plain.clone()
+                },
+            ),
+            (
+                "user/app",
+                CacheTo {
+                    place: registry("docker.io/user/app:latest", false),
+                    ..plain.clone()
+                },
+            ),
+            (
+                "type=registry,ref=r.example/app,registry.insecure=true",
+                CacheTo {
+                    place: registry("r.example/app:latest", true),
                     ..plain
                 },
             ),
         ] {
-            assert_eq!(to(text).unwrap(), want, "{text}");
+            assert_eq!(to(text).unwrap(), Some(want), "{text}");
         }
+        for text in ["type=inline", "type=inline,mode=max"] {
+            assert_eq!(to(text).unwrap(), None, "{text}");
+        }
+        assert_eq!(
+            from("user/app:cache").unwrap(),
+            registry("docker.io/user/app:cache", false)
+        );
         let digest = format!("sha256:{}", "0".repeat(64));
         for (text, name) in [
             ("type=local,src=a b".to_owned(), "latest"),
@@ -243,8 +327,8 @@ mod t {
                 &*digest,
             ),
         ] {
-            let want = CacheFrom {
-                src: "a b".into(),
+            let want = CachePlace::Local {
+                dir: "a b".into(),
                 name: name.to_owned(),
             };
             assert_eq!(from(&text).unwrap(), want, "{text}");
@@ -254,16 +338,21 @@ mod t {
     #[test]
     fn what_is_wrong_is_said() {
         let wrong_from = [
-            "user/app:cache",
+            "User/app:cache",
             "type=gha",
             "type=disk,src=x",
             "src=x",
             "type=local",
             "type=local,src=x,digest=latest",
             "type=local,src=x,mode=max",
+            "type=registry",
+            "type=registry,ref=r.example/a,mode=max",
+            "type=inline",
         ];
         let wrong_to = [
-            "type=inline",
+            "type=registry,dest=x",
+            "type=registry,ref=r.example/a:b@sha256:0000000000000000000000000000000000000000000000000000000000000000",
+            "type=inline,ref=x",
             "type=local,dest=",
             "type=local,dest=x,mode=most",
             "type=local,dest=x,compression=estargz",

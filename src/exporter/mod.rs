@@ -115,8 +115,13 @@ pub struct Export<'a> {
     pub registry: &'a registry::Client,
     /// Opens a file of a snapshot's merged tree at a resolved path.
     pub open: &'a OpenMerged<'a>,
-    /// Gets the blob of a base's layer into the store, if it is not there.
-    pub fetch: &'a (dyn Fn(&LayerRef) -> io::Result<()> + Sync),
+    /// Gets a layer's blob of that digest into the store, if it is not there: that of a base, or one that a cache elsewhere
+    /// has.
+    pub fetch: &'a (dyn Fn(&LayerRef, &OciDigest) -> io::Result<()> + Sync),
+    /// The repository in which a layer's blob is, as far as is known.
+    pub near: &'a (dyn Fn(&LayerRef, &OciDigest) -> Option<registry::Reference> + Sync),
+    /// Whether the store has bytes of a layer, or a base's registry.
+    pub here: &'a (dyn Fn(&LayerRef) -> bool + Sync),
     /// Stop when it says so.
     pub cancel: &'a CancelToken,
 }
@@ -126,6 +131,13 @@ impl Export<'_> {
         self.top
             .expect("what exports images is given those of at least one platform")
     }
+}
+
+/// The repository of the base that a layer is of, if it has that very blob.
+pub fn base_of(layer: &LayerRef, blob: &OciDigest) -> Option<registry::Reference> {
+    let origin = layer.origin.as_ref()?;
+    let source = origin.source.as_deref()?.parse().ok()?;
+    (origin.digest == *blob).then_some(source)
 }
 
 /// Writes finished images somewhere.

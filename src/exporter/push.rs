@@ -5,7 +5,6 @@ use std::io::Read;
 
 use rayon::prelude::*;
 
-use rbuild_cache::LayerRef;
 use rbuild_cache::StoredImage;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
@@ -16,7 +15,6 @@ use super::Exporter;
 use super::ReadyImage;
 use super::ReadyIndex;
 use super::store::OwnStore;
-use crate::image::Descriptor;
 use crate::outcome::Delivery;
 use crate::registry::Client;
 use crate::registry::Pushed;
@@ -48,15 +46,10 @@ fn insecure(
     names: &[String],
     cancel: &CancelToken,
 ) -> Result<Client, ExportError> {
-    let mut settings = settings.clone();
-    for name in names {
-        let host = name.parse::<Reference>()?.registry;
-        // Both, as BuildKit sets them: plain HTTP, then TLS with any certificate.
-        let registry = settings.registries.hosts.entry(host).or_default();
-        registry.http = Some(true);
-        registry.insecure = Some(true);
-    }
-    Ok(Client::cancelled_by(&settings, cancel))
+    let hosts = names.iter();
+    let hosts = hosts.map(|name| Ok(name.parse::<Reference>()?.registry));
+    let hosts = hosts.collect::<Result<Vec<String>, ExportError>>()?;
+    Ok(Client::trusting(settings, hosts, cancel))
 }
 
 /// Sends an index under each of its names, or under its digest alone; the images are there already.
@@ -151,11 +144,13 @@ fn send_image(
         .par_iter()
         .map(|(layer, of)| -> Result<Pushed, ExportError> {
             let open = || {
-                (export.fetch)(of)?;
+                (export.fetch)(of, &layer.digest)?;
                 let blob = blobs.open(&layer.digest).map_err(std::io::Error::other)?;
                 Ok(Box::new(blob) as Box<dyn Read>)
             };
-            let near = near(reference, layer, of);
+            let near = (export.near)(of, &layer.digest);
+            let near = near.filter(|near| near.registry == reference.registry);
+            let near = near.map(|near| near.repository);
             Ok(registry.push_blob(reference, &layer.digest, layer.size, near.as_deref(), &open)?)
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -174,19 +169,11 @@ fn send_image(
     Ok(pushed)
 }
 
-/// The repository of the same registry that a base's layer came from.
-fn near(to: &Reference, layer: &Descriptor, from: &LayerRef) -> Option<String> {
-    let origin = from.origin.as_ref()?;
-    let source: Reference = origin.source.as_deref()?.parse().ok()?;
-    let same = origin.digest == layer.digest && source.registry == to.registry;
-    same.then_some(source.repository)
-}
-
 impl Exporter for Push {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
-        // An image whose base stayed where it is would be a name for what is not here.
+        // An image of which something stayed where it is would be a name for what is not here.
         let mut layers = export.images.iter().flat_map(|image| &image.layers);
-        let whole = layers.all(|(_, layer)| layer.is_read());
+        let whole = layers.all(|(_, layer)| layer.is_read() && (export.here)(layer));
         let store = self.store.as_ref().filter(|_| whole);
         let stored = store.map(|store| store.export(export));
         let mut deliveries = stored.transpose()?.unwrap_or_default();

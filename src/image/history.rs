@@ -40,6 +40,8 @@ pub struct FinishOptions {
     pub format: Format,
     /// SOURCE_DATE_EPOCH, Unix seconds: no time in the config is later but those of the base image's history.
     pub epoch: Option<i64>,
+    /// A field of the config that is nobody else's, with its value as JSON.
+    pub field: Option<(&'static str, Vec<u8>)>,
     /// Annotations of the manifest. Docker's format knows none; BuildKit writes them there all the same.
     pub annotations: BTreeMap<String, String>,
 }
@@ -96,7 +98,13 @@ pub fn finish(
     }
 
     let format = options.format;
-    let config_bytes = config.to_json();
+    let mut config_bytes = config.to_json();
+    if let Some((name, value)) = &options.field {
+        let end = config_bytes.pop();
+        debug_assert_eq!(end, Some(b'}'), "a config is an object with fields");
+        config_bytes.extend(format!(",\"{name}\":").bytes().chain(value.iter().copied()));
+        config_bytes.push(b'}');
+    }
     let config_descriptor = Descriptor::of(format.config(), &config_bytes);
     let blobs = layers
         .iter()
@@ -258,6 +266,7 @@ mod t {
         FinishOptions {
             format: Format::Oci,
             epoch,
+            field: None,
             annotations: BTreeMap::new(),
         }
     }

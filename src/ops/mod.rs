@@ -28,6 +28,8 @@ mod turn;
 pub mod why;
 mod workspace;
 
+pub(crate) use pull::side_by_side;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::io;
@@ -183,6 +185,9 @@ pub enum OpError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] registry::RegistryError),
+    /// A cache elsewhere.
+    #[error(transparent)]
+    Elsewhere(#[from] rbuild_cache::RemoteError),
     /// A layer.
     #[error(transparent)]
     Layer(#[from] LayerError),

@@ -18,6 +18,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::thread;
 
+use rbuild_cache::CACHE;
 use rbuild_cache::KnownLayer;
 use rbuild_cache::LayerError;
 use rbuild_cache::LayerRef;
@@ -543,6 +544,9 @@ impl Engine<'_> {
                 what: format!("layer {} of {source}", origin.digest),
             });
         }
+        if let Some(place) = cache_of(origin) {
+            return self.open_in_cache(place, origin);
+        }
         let reference: Reference = source.parse().map_err(|_| OpError::Unsupported {
             what: format!("a layer that comes from nowhere ({source})"),
         })?;
@@ -552,6 +556,23 @@ impl Engine<'_> {
             &origin.digest,
             origin.size,
         )?))
+    }
+
+    /// Opens a blob of a cache elsewhere: one that was given to this build, or one in a registry, which anybody may ask.
+    fn open_in_cache(&self, place: &str, origin: &Origin) -> Result<Box<dyn Read + Send>, OpError> {
+        let given = self
+            .remote
+            .and_then(|remote| remote.open(place, &origin.digest, origin.size));
+        if let Some(opened) = given {
+            return Ok(opened?);
+        }
+        let Some(registry) = self.cache_registry(place) else {
+            return Err(OpError::Unsupported {
+                what: format!("a layer that is in a cache this build was not given ({place})"),
+            });
+        };
+        let blob = self.registry.blob(&registry, &origin.digest, origin.size);
+        Ok(Box::new(blob?))
     }
 
     /// Names the image that a layer is of, where it is at fault and not this machine.
@@ -577,18 +598,25 @@ pub(super) fn layout_of(origin: &Origin) -> Option<&Path> {
     Some(Path::new(path))
 }
 
+/// The cache elsewhere that a blob comes from, if it comes from one.
+pub(super) fn cache_of(origin: &Origin) -> Option<&str> {
+    let source = origin.source.as_deref()?;
+    source.starts_with(CACHE).then_some(source)
+}
+
 /// Whether what was downloaded is at fault, or who was to give it.
 fn is_of_content(error: &OpError) -> bool {
     matches!(
         error,
         OpError::Registry(_)
+            | OpError::Elsewhere(_)
             | OpError::Layer(LayerError::Archive { .. } | LayerError::Entry { .. })
             | OpError::Io { .. }
     )
 }
 
 /// Does the same with each of several things, on threads that are gone afterwards.
-pub(super) fn side_by_side<T: Sync, R: Send>(
+pub(crate) fn side_by_side<T: Sync, R: Send>(
     things: &[T],
     deed: impl Fn(&T) -> R + Sync,
 ) -> Vec<R> {

@@ -13,6 +13,8 @@ use std::sync::atomic::Ordering;
 
 use rbuild_cache::Answer;
 use rbuild_cache::BlobOptions;
+use rbuild_cache::CACHE;
+use rbuild_cache::Elsewhere;
 use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
 use rbuild_cache::LeaseRoot;
@@ -20,6 +22,7 @@ use rbuild_cache::Origin;
 use rbuild_cache::Record;
 use rbuild_cache::RemoteCache;
 use rbuild_cache::Snapshot;
+use rbuild_cache::Unread;
 use rbuild_llb::CacheKey;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::OciDigest;
@@ -30,9 +33,13 @@ use rbuild_llb::definition::PrunedDefinition;
 use super::Engine;
 use super::OpError;
 use super::StepResult;
+use super::pull::Forms;
+use super::pull::cache_of;
 use super::pull::layout_of;
 use super::pull::side_by_side;
+use super::transfer::Reporter;
 use crate::registry::Layout;
+use crate::registry::Reference;
 use crate::solver::Evaluate as _;
 use crate::solver::Input;
 use crate::solver::InputKey;
@@ -47,6 +54,8 @@ pub(super) struct Far {
     solving: AtomicBool,
     /// Blobs that were not what they should be.
     bad: Mutex<BTreeSet<OciDigest>>,
+    /// Blobs that those who are to get them have.
+    stay: Mutex<BTreeSet<OciDigest>>,
 }
 
 impl Engine<'_> {
@@ -69,7 +78,11 @@ impl Engine<'_> {
         key: &CacheKey,
     ) -> Load<StepResult> {
         let answer = match remote.find(key) {
-            Ok(Some(answer)) => answer,
+            Ok(Some(Elsewhere::Answer(answer))) => answer,
+            Ok(Some(Elsewhere::Unread(unread))) => match self.read_answer(unread) {
+                Ok(answer) => answer,
+                Err(error) => return Load::Unusable(error.to_string()),
+            },
             Ok(None) => return Load::Miss,
             Err(error) => return Load::Unusable(error.to_string()),
         };
@@ -90,6 +103,62 @@ impl Engine<'_> {
             Ok(false) => Load::Unusable("what a cache says of its layers does not fit".into()),
             Err(error) => Load::Unusable(error.to_string()),
         }
+    }
+
+    /// Reads the layers of a result that is known by its blobs alone: they come in, as a base's do.
+    fn read_answer(&self, unread: Unread) -> Result<Answer, OpError> {
+        let silent = Reporter {
+            digest: "",
+            events: &|_| {},
+        };
+        self.far.seen.store(true, Ordering::Relaxed);
+        let read = |layers: &Vec<(Origin, Option<u128>)>| {
+            let bad = layers
+                .iter()
+                .find(|(origin, _)| self.is_bad(&origin.digest));
+            if let Some((origin, _)) = bad {
+                return Err(OpError::Unsupported {
+                    what: format!("layer {}, which could not be had", origin.digest),
+                });
+            }
+            let origins: Vec<Origin> = layers.iter().map(|(origin, _)| origin.clone()).collect();
+            let read = self.image(&origins, Forms::Tree, &silent);
+            let mut snapshot = read.inspect_err(|_| {
+                // No other step is to wait for them again.
+                let missing = origins.iter().map(|origin| origin.digest);
+                let missing = missing.filter(|blob| !self.store.blobs().contains(blob));
+                self.make_bad(missing);
+            })?;
+            for (layer, (_, created)) in snapshot.layers.iter_mut().zip(layers) {
+                layer.created = *created;
+            }
+            Ok(snapshot)
+        };
+        Ok(Answer {
+            outputs: unread.outputs.iter().map(read).collect::<Result<_, _>>()?,
+            created: unread.created,
+            duration_ms: unread.duration_ms,
+        })
+    }
+
+    fn make_bad(&self, blobs: impl Iterator<Item = OciDigest>) {
+        let mut bad = self.far.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        bad.extend(blobs);
+    }
+
+    /// Whether something may be had from the cache that origins call `place`.
+    fn reaches(&self, place: &str) -> bool {
+        let given = self.remote.is_some_and(|remote| remote.reaches(place));
+        !self.options.offline && (given || self.cache_registry(place).is_some())
+    }
+
+    /// Caches in registries can be asked whoever named them: the rest takes what only the command line gives.
+    pub(super) fn cache_registry(&self, place: &str) -> Option<Reference> {
+        place
+            .strip_prefix(CACHE)?
+            .strip_prefix("registry:")?
+            .parse()
+            .ok()
     }
 
     /// While steps are carried out, a result whose layers are elsewhere is found only with their bytes: whoever goes on with
@@ -169,8 +238,19 @@ impl Engine<'_> {
                     && (!self.options.offline
                         || Layout::has_blob(path, &origin.digest, origin.size))
             }
-            None => origin.source.is_some() && !self.options.offline,
+            None => match cache_of(origin) {
+                Some(place) => {
+                    self.far.seen.store(true, Ordering::Relaxed);
+                    !self.is_bad(&origin.digest) && self.reaches(place)
+                }
+                None => origin.source.is_some() && !self.options.offline,
+            },
         }
+    }
+
+    /// Whether a blob is in a directory or in a cache elsewhere, and not in the registry of a base.
+    pub(crate) fn is_far(&self, origin: &Origin) -> bool {
+        layout_of(origin).is_some() || cache_of(origin).is_some()
     }
 
     /// Whether a cache elsewhere still has bytes of a layer, as far as can be told without reading them.
@@ -183,7 +263,7 @@ impl Engine<'_> {
     fn is_there(&self, origin: &Origin) -> bool {
         let there = match layout_of(origin) {
             Some(path) => Layout::has_blob(path, &origin.digest, origin.size),
-            None => !self.options.offline,
+            None => cache_of(origin).is_some_and(|place| self.reaches(place)),
         };
         there && !self.is_bad(&origin.digest)
     }
@@ -192,6 +272,79 @@ impl Engine<'_> {
     pub(crate) fn is_bad(&self, blob: &OciDigest) -> bool {
         let bad = self.far.bad.lock().unwrap_or_else(PoisonError::into_inner);
         bad.contains(blob)
+    }
+
+    /// Notes that a blob of a cache elsewhere need not come: who is to get it has it.
+    pub(crate) fn let_stay(&self, blob: OciDigest) {
+        let mut stay = self.far.stay.lock().unwrap_or_else(PoisonError::into_inner);
+        stay.insert(blob);
+    }
+
+    /// A layer's blob that is elsewhere, as far as is known.
+    pub(crate) fn far_blob(
+        &self,
+        layer: &LayerRef,
+        options: &BlobOptions,
+    ) -> Result<Option<LayerBlob>, OpError> {
+        let Some(blob) = self.store.layer_blob(&layer.layer.tree, options)? else {
+            return Ok(None);
+        };
+        let mut origins = self.elsewhere(layer)?.into_iter();
+        let there = origins.any(|origin| origin.digest == blob.digest && self.is_there(&origin));
+        Ok((there && !self.store.blobs().contains(&blob.digest)).then_some(blob))
+    }
+
+    /// A layer's blob that is elsewhere, and need not come.
+    pub(crate) fn blob_that_stays(
+        &self,
+        layer: &LayerRef,
+        options: &BlobOptions,
+    ) -> Result<Option<LayerBlob>, OpError> {
+        let stays = |blob: &LayerBlob| {
+            let stay = self.far.stay.lock().unwrap_or_else(PoisonError::into_inner);
+            stay.contains(&blob.digest)
+        };
+        Ok(self.far_blob(layer, options)?.filter(stays))
+    }
+
+    /// Fetches the blob of a layer that was made by a build, if it is not here.
+    pub(crate) fn fetch_own_blob(&self, layer: &LayerRef, blob: &OciDigest) -> Result<(), OpError> {
+        if !self.store.blobs().contains(blob) {
+            self.fetch_elsewhere(layer, |origin| origin.digest == *blob)?;
+        }
+        Ok(())
+    }
+
+    /// The repository in which a layer's blob is, as far as is known: its base's, or that of a cache.
+    pub(crate) fn near(&self, layer: &LayerRef, blob: &OciDigest) -> Option<Reference> {
+        let of = |origin: &Origin| match cache_of(origin) {
+            Some(place) => self.cache_registry(place),
+            None => origin.source.as_deref()?.parse().ok(),
+        };
+        match &layer.origin {
+            Some(origin) if origin.digest == *blob => of(origin),
+            Some(_) => None,
+            None => {
+                let origins = self.elsewhere(layer).ok()?;
+                let mut origins = origins.iter().filter(|origin| origin.digest == *blob);
+                origins.find_map(of)
+            }
+        }
+    }
+
+    /// Whether the store has bytes of a layer, or the registry of the base that it is of.
+    pub(crate) fn is_here(&self, layer: &LayerRef) -> bool {
+        let blobs = self.store.blobs();
+        match &layer.origin {
+            Some(origin) => {
+                !self.is_far(origin) || blobs.contains(&origin.digest) || self.has_directory(layer)
+            }
+            None => {
+                let made = self.store.all_layer_blobs(&layer.layer.tree);
+                let made = made.unwrap_or_default();
+                self.has_directory(layer) || made.iter().any(|blob| blobs.contains(&blob.digest))
+            }
+        }
     }
 
     /// Whether a layer's bytes are in the store, or a registry or a cache elsewhere has them.
@@ -242,8 +395,7 @@ impl Engine<'_> {
                 Err(_) if self.cancel.is_cancelled() => return Err(OpError::Cancelled),
                 // It can be made of the layer's other bytes.
                 Err(_) => {
-                    let mut bad = self.far.bad.lock().unwrap_or_else(PoisonError::into_inner);
-                    bad.insert(blob.digest);
+                    self.make_bad(std::iter::once(blob.digest));
                     false
                 }
             },
@@ -302,7 +454,7 @@ impl Engine<'_> {
 
     fn fetch_layer(&self, layer: &LayerRef) -> Result<(), OpError> {
         match &layer.origin {
-            Some(origin) if layout_of(origin).is_some() => self.fetch_blob(origin),
+            Some(origin) if self.is_far(origin) => self.fetch_blob(origin),
             Some(_) => Ok(()),
             None if self.has_directory(layer) => Ok(()),
             None => self.any_blob(layer).map(drop),

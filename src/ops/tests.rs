@@ -426,8 +426,25 @@ impl RemoteCache for Answers {
     fn find(
         &self,
         key: &CacheKey,
-    ) -> Result<Option<rbuild_cache::Answer>, rbuild_cache::RemoteError> {
-        Ok(self.0.get(key).cloned())
+    ) -> Result<Option<rbuild_cache::Elsewhere>, rbuild_cache::RemoteError> {
+        Ok(self
+            .0
+            .get(key)
+            .cloned()
+            .map(rbuild_cache::Elsewhere::Answer))
+    }
+
+    fn reaches(&self, _: &str) -> bool {
+        false
+    }
+
+    fn open(
+        &self,
+        _: &str,
+        _: &OciDigest,
+        _: u64,
+    ) -> Option<Result<Box<dyn std::io::Read + Send>, rbuild_cache::RemoteError>> {
+        None
     }
 }
 

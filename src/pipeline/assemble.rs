@@ -31,6 +31,9 @@ use crate::image::history::finish;
 use crate::image::media_type;
 use crate::ops::Engine;
 use crate::ops::OpError;
+use crate::remote::Known;
+use crate::remote::catalogue::identity;
+use crate::remote::inline;
 use crate::request::AnnotationLevel;
 use crate::request::BuildRequest;
 use crate::request::Compression;
@@ -44,6 +47,8 @@ use crate::ui::EventSink;
 pub(super) struct Made<'a> {
     pub(super) output: &'a Output,
     pub(super) definition: &'a PrunedDefinition,
+    /// What is known of the steps, if the image is to have it in it.
+    pub(super) known: Option<&'a [Known]>,
 }
 
 impl Made<'_> {
@@ -88,6 +93,30 @@ fn pinned(image: &ImageSource) -> String {
     }
 }
 
+/// What times in the layers of an output are clamped to, Unix seconds; `clamp` is what the plan says.
+pub(super) fn rewritten(
+    request: &BuildRequest,
+    spec: &OutputSpec,
+    clamp: Option<i64>,
+) -> Option<i64> {
+    let epoch = spec.epoch.or(request.source_date_epoch);
+    let clamp = clamp.map(|of_plan| epoch.unwrap_or(of_plan));
+    epoch.filter(|_| spec.rewrite_timestamp).or(clamp)
+}
+
+/// How a layer is written for an output. Those of a base have the times they came with, whatever else is made of them: it is
+/// pinned, and always the same.
+pub(super) fn blob_options(
+    spec: &OutputSpec,
+    rewritten: Option<i64>,
+    layer: &LayerRef,
+) -> BlobOptions {
+    BlobOptions {
+        compression: compression(spec),
+        clamp: rewritten.filter(|_| layer.origin.is_none()),
+    }
+}
+
 /// An image, its layers as blobs, and when it was created. `clamp` is what the plan says about times.
 pub(super) fn image(
     request: &BuildRequest,
@@ -99,14 +128,9 @@ pub(super) fn image(
     cancel: &CancelToken,
 ) -> Result<(ReadyImage, Option<String>), OpError> {
     let epoch = spec.epoch.or(request.source_date_epoch);
+    let rewritten = rewritten(request, spec, clamp);
     let clamp = clamp.map(|of_plan| epoch.unwrap_or(of_plan));
-    let rewritten = epoch.filter(|_| spec.rewrite_timestamp).or(clamp);
-    // The layers of a base have the times they came with, whatever else is made of them: it is pinned, and always the
-    // same.
-    let options = |layer: &LayerRef| BlobOptions {
-        compression: compression(spec),
-        clamp: rewritten.filter(|_| layer.origin.is_none()),
-    };
+    let options = |layer: &LayerRef| blob_options(spec, rewritten, layer);
     // Whoever reads blobs needs their bytes; rbuild's own store can make them again from directories.
     let keep = match spec.kind {
         // Directories have the times that were, so they are not what a blob with others is made of again.
@@ -114,6 +138,7 @@ pub(super) fn image(
         OutputKind::Oci { .. } | OutputKind::Docker { .. } | OutputKind::Load { .. } => true,
         OutputKind::Tar { .. } | OutputKind::Local { .. } | OutputKind::CacheOnly => false,
     };
+    let pushed = spec.kind.pushes();
     let described_by = |blob: LayerBlob| {
         (
             Descriptor::new(blob.media_type(), blob.digest, blob.size),
@@ -150,7 +175,10 @@ pub(super) fn image(
             };
             return Ok(there.then_some((descriptor, origin.diff_id)));
         }
-        let ready = engine.ready_blob(layer, &options(layer), keep)?;
+        let ready = match engine.ready_blob(layer, &options(layer), keep)? {
+            None if pushed => engine.blob_that_stays(layer, &options(layer))?,
+            ready => ready,
+        };
         Ok(ready.map(described_by))
     };
     let make = |layer: &LayerRef| -> Result<(Descriptor, OciDigest), OpError> {
@@ -199,11 +227,20 @@ pub(super) fn image(
         })
         .collect();
     made.name(&mut layers);
+    let identities: Vec<_> = snapshot
+        .layers
+        .iter()
+        .map(|layer| (identity(layer), layer.created))
+        .collect();
+    let inline = made
+        .known
+        .and_then(|known| inline::of_image(known, &identities));
     let output = made.output;
     let of = |level| annotations(spec, level, Some(&output.platform));
     let options = FinishOptions {
         format: format(spec),
         epoch: epoch.or(clamp),
+        field: inline.map(|value| (inline::FIELD, value)),
         annotations: of(AnnotationLevel::Manifest),
     };
     let finished = finish(&output.config, &layers, &options);

@@ -9,10 +9,13 @@ use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
 use rbuild_cache::Origin;
 use rbuild_cache::Store;
+use rbuild_llb::CancelToken;
+use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
 use rbuild_llb::VertexId;
 use rbuild_llb::definition::PrunedDefinition;
 
+use super::assemble;
 use super::deliver;
 use super::deliver::Delivering;
 use super::deliver::Target;
@@ -24,20 +27,31 @@ use super::task::Task;
 use crate::clock;
 use crate::ops::Engine;
 use crate::ops::StepResult;
+use crate::ops::side_by_side;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
+use crate::registry::Client;
+use crate::registry::Reference;
 use crate::remote;
+use crate::remote::CacheReader;
+use crate::remote::CacheWriter;
 use crate::remote::Imports;
 use crate::remote::Known;
 use crate::remote::catalogue::Bytes;
 use crate::remote::catalogue::Written;
 use crate::remote::catalogue::identity;
 use crate::remote::directory::Directory;
+use crate::remote::directory::LocalReader;
 use crate::remote::import::Import;
+use crate::remote::repository;
+use crate::remote::repository::RepositoryReader;
+use crate::remote::repository::RepositoryWriter;
 use crate::request::BuildRequest;
-use crate::request::CacheFrom;
+use crate::request::CachePlace;
 use crate::request::CacheTo;
 use crate::request::Compression;
+use crate::request::OutputSpec;
+use crate::request::Settings;
 use crate::solver;
 use crate::ui::EventSink;
 
@@ -49,10 +63,11 @@ pub(super) fn import<'a>(
     request: &BuildRequest,
     own: &BTreeMap<&str, &BuildRequest>,
     store: &'a Store,
+    registry: &Client,
     events: &EventSink,
 ) -> Option<Imports<'a>> {
     let requests = std::iter::once(request).chain(own.values().copied());
-    let mut wanted: Vec<&CacheFrom> = Vec::new();
+    let mut wanted: Vec<&CachePlace> = Vec::new();
     for from in requests.flat_map(|request| &request.cache_from) {
         if !wanted.contains(&from) {
             wanted.push(from);
@@ -60,20 +75,80 @@ pub(super) fn import<'a>(
     }
     let mut caches = Vec::new();
     for from in wanted {
-        let name = format!("importing cache manifest from local:{}", from.src.display());
-        let step = Task::start(&format!("{name} {}", from.name), name, events);
-        match Import::open(from) {
+        let name = match from {
+            CachePlace::Local { dir, name } => (format!("local:{}", dir.display()), name.as_str()),
+            CachePlace::Registry { reference, .. } => (reference.clone(), ""),
+        };
+        let (shown, which) = name;
+        let name = format!("importing cache manifest from {shown}");
+        let step = Task::start(&format!("{name} {which}"), name, events);
+        match open(request, from, registry) {
             Ok(cache) => caches.push(cache),
-            Err(error) => remark_on(events, &format!("a cache cannot be used: {error}")),
+            Err(problem) => remark_on(events, &format!("a cache cannot be used: {problem}")),
         }
         step.end(None);
     }
     (!caches.is_empty()).then(|| Imports::new(store, caches))
 }
 
+fn open(request: &BuildRequest, from: &CachePlace, registry: &Client) -> Result<Import, String> {
+    let shown = from.to_string();
+    if request.offline && from.is_remote() {
+        return Err(format!("{shown}: `--offline` asks nobody"));
+    }
+    let (reader, place): (Box<dyn CacheReader>, String) = match from {
+        CachePlace::Local { dir, name } => {
+            let reader = LocalReader::open(dir, name);
+            let reader = reader.map_err(|trouble| format!("{shown}: {}", trouble.what))?;
+            let path = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+            (Box::new(reader), format!("{LAYOUT}{}", path.display()))
+        }
+        CachePlace::Registry {
+            reference,
+            insecure,
+        } => {
+            let reference: Reference = reference
+                .parse()
+                .map_err(|error| format!("{shown}: {error}"))?;
+            let place = repository::place(&reference);
+            let client = client(registry, &request.settings, &reference, *insecure, None);
+            (Box::new(RepositoryReader::new(client, reference)), place)
+        }
+    };
+    Import::open(reader, place, shown).map_err(|error| error.to_string())
+}
+
+/// The client that speaks to the registry of a cache.
+fn client(
+    registry: &Client,
+    settings: &Settings,
+    reference: &Reference,
+    insecure: bool,
+    cancel: Option<&CancelToken>,
+) -> Client {
+    if !insecure {
+        return registry.clone();
+    }
+    let never = CancelToken::new();
+    let host = [reference.registry.clone()];
+    Client::trusting(settings, host, cancel.unwrap_or(&never))
+}
+
+/// Tells of what went wrong with caches that were opened, each once.
+pub(super) fn tell(imports: Option<&Imports<'_>>, told: &mut Vec<String>, events: &EventSink) {
+    let troubles = imports.map(Imports::troubles).unwrap_or_default();
+    for trouble in troubles {
+        if !told.contains(&trouble) {
+            remark_on(events, &format!("a cache is of no use: {trouble}"));
+            told.push(trouble);
+        }
+    }
+}
+
 /// Brings in the layers that a build will need of caches: what does not come is better known before something is built with
 /// it. If not all came, it is to be looked up again what there is.
 pub(super) fn fetched(
+    request: &BuildRequest,
     engine: &Engine<'_>,
     definition: &PrunedDefinition,
     plan: &solver::Plan<'_, StepResult>,
@@ -87,9 +162,86 @@ pub(super) fn fetched(
     let delivered = outputs.filter_map(|(at, output)| {
         let found = plan.found_root(at)?;
         let bytes = deliver::takes_bytes(targets, at);
-        bytes.then_some(layers_of(found, output.root?.output))
+        let layers = bytes.then(|| layers_of(found, output.root.map_or(0, |root| root.output)));
+        output.root.and(layers).map(|layers| (at, layers))
     });
-    all_came(engine, taken.chain(delivered.flatten()), events)
+    let mut needed: Vec<&LayerRef> = taken.collect();
+    for (at, layers) in delivered {
+        needed.extend(to_come(request, engine, targets, at, layers)?);
+    }
+    all_came(engine, needed.into_iter(), events)
+}
+
+/// The layers of an output that must come: not those that all registries which it is pushed to have, or take from where
+/// they are.
+fn to_come<'s>(
+    request: &BuildRequest,
+    engine: &Engine<'_>,
+    targets: &[Target],
+    output: usize,
+    layers: impl Iterator<Item = &'s LayerRef>,
+) -> Result<Vec<&'s LayerRef>, BuildError> {
+    let Some(repositories) = deliver::pushed_to(targets, output) else {
+        return Ok(layers.collect());
+    };
+    let users = targets
+        .iter()
+        .filter(|target| target.outputs.contains(&output));
+    let users: Vec<(&OutputSpec, Option<i64>)> = users
+        .flat_map(|target| target.specs().iter().map(|spec| (spec, target.clamp())))
+        .collect();
+    // A blob of each output, or none.
+    let blobs = |layer: &LayerRef| -> Result<Option<Vec<(OciDigest, u64)>>, BuildError> {
+        let mut blobs = Vec::new();
+        for (spec, clamp) in &users {
+            let blob = match &layer.origin {
+                Some(_) if spec.force_compression => None,
+                Some(origin) => engine
+                    .is_far(origin)
+                    .then_some((origin.digest, origin.size)),
+                None => {
+                    let rewritten = assemble::rewritten(request, spec, *clamp);
+                    let options = assemble::blob_options(spec, rewritten, layer);
+                    let blob = engine.far_blob(layer, &options).map_err(failure::op)?;
+                    blob.map(|blob| (blob.digest, blob.size))
+                }
+            };
+            let Some(blob) = blob else { return Ok(None) };
+            blobs.push(blob);
+        }
+        Ok(Some(blobs))
+    };
+    let mut come = Vec::new();
+    let mut asked = Vec::new();
+    for layer in layers {
+        match blobs(layer)? {
+            Some(blobs) => asked.push((layer, blobs)),
+            None => come.push(layer),
+        }
+    }
+    let there = side_by_side(&asked, |(layer, blobs)| {
+        blobs.iter().all(|(blob, size)| {
+            let near = engine.near(layer, blob);
+            repositories.iter().all(|to| {
+                let near = near.as_ref().filter(|near| near.registry == to.registry);
+                let near = near.map_or("", |near| near.repository.as_str());
+                let registry = engine.registry();
+                // Who does not answer will be asked again, by the push.
+                let has = match near {
+                    "" => registry.has(to, blob),
+                    near => registry.has_or_mounts(to, blob, *size, near),
+                };
+                has.unwrap_or(false)
+            })
+        })
+    });
+    for ((layer, blobs), there) in asked.into_iter().zip(there) {
+        match there {
+            true => blobs.iter().for_each(|(blob, _)| engine.let_stay(*blob)),
+            false => come.push(layer),
+        }
+    }
+    Ok(come)
 }
 
 fn layers_of(result: &StepResult, output: u32) -> impl Iterator<Item = &LayerRef> {
@@ -104,11 +256,14 @@ fn all_came<'s>(
 ) -> Result<bool, BuildError> {
     let failed = engine.fetch_far(layers).map_err(failure::op)?;
     let all = failed.is_empty();
-    for error in failed {
-        remark_on(
-            events,
-            &format!("a cache is of no use: {:#}", anyhow::Error::new(error)),
-        );
+    let count = failed.len();
+    if let Some(error) = failed.into_iter().next() {
+        let more = match count {
+            1 => String::new(),
+            count => format!(" (and {} layers more)", count - 1),
+        };
+        let error = anyhow::Error::new(error);
+        remark_on(events, &format!("a cache is of no use: {error:#}{more}"));
     }
     Ok(all)
 }
@@ -117,8 +272,11 @@ fn all_came<'s>(
 #[derive(Debug)]
 struct Export<'a> {
     to: &'a CacheTo,
+    settings: &'a Settings,
     /// Outputs of the definition.
     outputs: BTreeSet<usize>,
+    /// Where images go that are made of them.
+    pushed: Vec<Reference>,
 }
 
 /// The caches of `--cache-to`.
@@ -140,13 +298,24 @@ impl<'a> Exports<'a> {
                 .iter()
                 .chain(of_target.into_iter().flatten())
             {
-                let outputs = target.outputs.iter().copied();
-                match exports.iter_mut().find(|export| export.to == to) {
-                    Some(export) => export.outputs.extend(outputs),
-                    None => exports.push(Export {
-                        to,
-                        outputs: outputs.collect(),
-                    }),
+                let export = match exports.iter_mut().find(|export| export.to == to) {
+                    Some(export) => export,
+                    None => {
+                        exports.push(Export {
+                            to,
+                            settings: &request.settings,
+                            outputs: BTreeSet::new(),
+                            pushed: Vec::new(),
+                        });
+                        exports.last_mut().expect("it was added just now")
+                    }
+                };
+                export.outputs.extend(target.outputs.iter().copied());
+                if target.specs().iter().any(|spec| spec.kind.pushes()) {
+                    let names = target.names().iter();
+                    export
+                        .pushed
+                        .extend(names.filter_map(|name| name.parse().ok()));
                 }
             }
         }
@@ -168,7 +337,7 @@ impl<'a> Exports<'a> {
         if self.0.is_empty() {
             return Ok(false);
         }
-        let known = known(engine, definition)?;
+        let known = known(engine, definition, None)?;
         let layers: Vec<&LayerRef> = known
             .values()
             .flat_map(|known| &known.answer.outputs)
@@ -212,6 +381,7 @@ impl<'a> Exports<'a> {
         &self,
         engine: &Engine<'_>,
         definition: &PrunedDefinition,
+        imports: Option<&Imports<'_>>,
         roots: &BTreeMap<usize, BTreeSet<TreeId>>,
         events: &EventSink,
     ) -> Result<(), BuildError> {
@@ -220,9 +390,9 @@ impl<'a> Exports<'a> {
         }
         for export in &self.0 {
             let to = export.to;
-            let id = format!("export cache {} {}", to.dest.display(), to.name);
-            let step = Task::start(&id, "exporting cache to client directory", events);
-            let written = export.write(engine, definition, roots, &step);
+            let id = format!("export cache {:?}", to.place);
+            let step = Task::start(&id, export_name(&to.place), events);
+            let written = export.write(engine, definition, imports, roots, &step);
             let failed = match &written {
                 Err(error) if !engine.cancel().is_cancelled() => Some(format!("{error:#}")),
                 _ => None,
@@ -250,19 +420,25 @@ impl Export<'_> {
         &self,
         engine: &Engine<'_>,
         definition: &PrunedDefinition,
+        imports: Option<&Imports<'_>>,
         roots: &BTreeMap<usize, BTreeSet<TreeId>>,
         step: &Task<'_>,
     ) -> anyhow::Result<()> {
         let began = clock::now();
-        let directory = Directory::open(&self.to.dest)?;
+        let writer = self.writer(engine)?;
         let options = blob_options(self.to);
         // What comes from another cache may not come: then what is made of it is left out.
         let known = loop {
-            let known = self.selected(definition, &known(engine, definition)?, roots);
+            let known = self.selected(definition, &known(engine, definition, imports)?, roots);
             let layers = known.iter().flat_map(|known| &known.answer.outputs);
-            let layers = layers.flat_map(|output| &output.layers);
-            let lacks = |layer: &&LayerRef| there(engine, layer, &options, &directory).is_none();
-            if all_came(engine, layers.filter(lacks), step.events)? {
+            let layers: Vec<&LayerRef> = layers.flat_map(|output| &output.layers).collect();
+            let lacks = once_each(
+                &layers,
+                |layer| blob_of(layer),
+                |layer| anyhow::Ok(there(engine, layer, &options, &*writer)?.is_none()),
+            )?;
+            let lacking = layers.into_iter().zip(lacks).filter(|(_, lacks)| *lacks);
+            if all_came(engine, lacking.map(|(layer, _)| layer), step.events)? {
                 break known;
             }
         };
@@ -276,24 +452,40 @@ impl Export<'_> {
             layers.extend(new);
         }
         // A layer is made once, whatever else tells two of one tree apart.
-        let tree = |layer: &&LayerRef| {
-            let origin = layer.origin.as_ref().map(|origin| origin.digest);
-            (layer.layer.tree, origin)
-        };
-        let bytes = once_each(&layers, tree, |layer| {
-            bytes(engine, layer, &options, &directory)
-        })?;
+        let bytes = once_each(
+            &layers,
+            |layer| blob_of(layer),
+            |layer| bytes(engine, layer, &options, &*writer),
+        )?;
         step.did("preparing build cache for export", began);
         let layers = layers.into_iter().map(identity).zip(bytes).collect();
         let did = |what: &str, began| step.did(what, began);
         Ok(remote::export(
             engine.store(),
-            directory,
-            &self.to.name,
+            writer,
             &known,
             &layers,
             &did,
         )?)
+    }
+
+    /// Where it is written to.
+    fn writer(&self, engine: &Engine<'_>) -> anyhow::Result<Box<dyn CacheWriter>> {
+        Ok(match &self.to.place {
+            CachePlace::Local { dir, name } => Box::new(Directory::open(dir, name)?),
+            CachePlace::Registry {
+                reference,
+                insecure,
+            } => {
+                let reference: Reference = reference.parse()?;
+                let (registry, cancel) = (engine.registry(), Some(engine.cancel()));
+                let client = client(registry, self.settings, &reference, *insecure, cancel);
+                let near = self.pushed.iter();
+                let near = near.filter(|image| image.registry == reference.registry);
+                let near = near.map(|image| image.repository.clone()).collect();
+                Box::new(RepositoryWriter::open(client, reference, near)?)
+            }
+        })
     }
 
     /// The steps to write: those that the outputs need, with `mode=min` those whose layers the images have.
@@ -325,46 +517,89 @@ impl Export<'_> {
     }
 }
 
+/// What is known of the steps, where images are to have it in them: by target, or for all of them.
+pub(super) fn inline(
+    request: &BuildRequest,
+    own: &BTreeMap<&str, &BuildRequest>,
+    engine: &Engine<'_>,
+    definition: &PrunedDefinition,
+    imports: Option<&Imports<'_>>,
+) -> Result<BTreeMap<String, Vec<Known>>, BuildError> {
+    let of_own = own.iter().filter(|(_, own)| own.inline_cache);
+    let mut names: Vec<String> = of_own.map(|(name, _)| (*name).to_owned()).collect();
+    if request.inline_cache {
+        names.push(String::new());
+    }
+    if names.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let known: Vec<Known> = known(engine, definition, imports)?.into_values().collect();
+    let each = names.into_iter().map(|name| (name, known.clone()));
+    Ok(each.collect())
+}
+
 /// What is known of the steps.
 fn known(
     engine: &Engine<'_>,
     definition: &PrunedDefinition,
+    imports: Option<&Imports<'_>>,
 ) -> Result<BTreeMap<VertexId, Known>, BuildError> {
     let known = engine.known(definition).map_err(failure::op)?;
-    let known = known.into_iter();
-    Ok(known
-        .map(|(step, (keys, answer))| (step, Known { keys, answer }))
-        .collect())
+    let known = known.into_iter().map(|(step, (mut keys, answer))| {
+        // By the keys that it was found by elsewhere it is to be found there again.
+        let others = imports.map(|imports| imports.other_keys(&keys[0]));
+        for key in others.into_iter().flatten() {
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        (step, Known { keys, answer })
+    });
+    Ok(known.collect())
 }
 
-/// Where a layer's bytes are, if the directory has them already, or need not have them.
+fn export_name(place: &CachePlace) -> &'static str {
+    match place {
+        CachePlace::Local { .. } => "exporting cache to client directory",
+        CachePlace::Registry { .. } => "exporting cache to registry",
+    }
+}
+
+/// What tells the blobs of layers apart.
+fn blob_of(layer: &LayerRef) -> (TreeId, Option<OciDigest>) {
+    let origin = layer.origin.as_ref().map(|origin| origin.digest);
+    (layer.layer.tree, origin)
+}
+
+/// Where a layer's bytes are, if the cache has them already, or need not have them.
 fn there(
     engine: &Engine<'_>,
     layer: &LayerRef,
     options: &BlobOptions,
-    directory: &Directory,
-) -> Option<Bytes> {
-    let has = |blob, size| directory.has(blob, size) && !engine.is_bad(blob);
+    writer: &dyn CacheWriter,
+) -> anyhow::Result<Option<Bytes>> {
+    let has = |blob, size| anyhow::Ok(!engine.is_bad(blob) && writer.has(blob, size)?);
     if let Some(origin) = &layer.origin {
-        let source = origin.source.as_ref();
-        return match source.is_some_and(|source| !source.starts_with(LAYOUT)) {
+        return Ok(match origin.source.is_some() && !engine.is_far(origin) {
             true => Some(Bytes::Origin(origin.clone())),
-            false => has(&origin.digest, origin.size).then(|| here(origin)),
-        };
+            false => has(&origin.digest, origin.size)?.then(|| here(origin)),
+        });
     }
     let known = engine.store().layer_blob(&layer.layer.tree, options);
-    let blob = known.ok().flatten()?;
-    has(&blob.digest, blob.size).then(|| written(blob, options))
+    let Some(blob) = known.ok().flatten() else {
+        return Ok(None);
+    };
+    Ok(has(&blob.digest, blob.size)?.then(|| written(blob, options)))
 }
 
-/// The blob of a layer is in the store, or in the directory, or where its base comes from.
+/// The blob of a layer is in the store, or in the cache, or where its base comes from.
 fn bytes(
     engine: &Engine<'_>,
     layer: &LayerRef,
     options: &BlobOptions,
-    directory: &Directory,
+    writer: &dyn CacheWriter,
 ) -> anyhow::Result<Bytes> {
-    if let Some(there) = there(engine, layer, options, directory) {
+    if let Some(there) = there(engine, layer, options, writer)? {
         return Ok(there);
     }
     let (bytes, blob) = match &layer.origin {
@@ -379,7 +614,7 @@ fn bytes(
         }
     };
     if engine.is_bad(&blob) {
-        directory.remove(&blob)?;
+        writer.mistrust(&blob)?;
     }
     Ok(bytes)
 }

@@ -3,6 +3,7 @@
 mod report;
 mod targets;
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
@@ -12,6 +13,7 @@ use rbuild_cache::FileNode;
 use rbuild_cache::LayerRef;
 use rbuild_cache::Snapshot;
 use rbuild_llb::CancelToken;
+use rbuild_llb::OciDigest;
 use rbuild_llb::definition::PrunedDefinition;
 use rbuild_llb::frontend::FilesExport;
 
@@ -44,6 +46,8 @@ use crate::outcome::Built;
 use crate::outcome::BuiltImage;
 use crate::outcome::Delivery;
 use crate::outcome::ErrorKind;
+use crate::registry::Reference;
+use crate::remote::Known;
 use crate::request;
 use crate::request::BuildRequest;
 use crate::request::ImageOutput;
@@ -226,6 +230,30 @@ pub(super) fn takes_bytes(targets: &[Target], output: usize) -> bool {
     users.any(taken)
 }
 
+/// The repositories that all images made of an output are pushed to, if that is all that becomes of it.
+pub(super) fn pushed_to(targets: &[Target], output: usize) -> Option<Vec<Reference>> {
+    let mut to = Vec::new();
+    for target in targets
+        .iter()
+        .filter(|target| target.outputs.contains(&output))
+    {
+        let Deeds::Output { specs, files, .. } = &target.deeds else {
+            return None;
+        };
+        let by_name = |spec: &OutputSpec| match &spec.kind {
+            OutputKind::Image(image) => image.push != request::Push::No && !image.insecure,
+            _ => false,
+        };
+        if !files.is_empty() || specs.is_empty() || !specs.iter().all(by_name) {
+            return None;
+        }
+        for name in target.names() {
+            to.push(name.parse().ok()?);
+        }
+    }
+    Some(to).filter(|to| !to.is_empty())
+}
+
 /// Whether more is done than to name images in rbuild's own store.
 pub(super) fn writes_files(request: &BuildRequest, targets: &[Target]) -> bool {
     let writes = |target: &Target| match &target.deeds {
@@ -247,6 +275,8 @@ pub(super) struct Delivering<'a> {
     pub(super) plan: &'a plan::Plan,
     pub(super) definition: &'a PrunedDefinition,
     pub(super) untouched: Option<&'a Untouched>,
+    /// What is known of the steps, by the names of targets whose images are to have it in them; `""` stands for all.
+    pub(super) inline: &'a BTreeMap<String, Vec<Known>>,
     pub(super) solved: Solved<StepResult, OpError>,
     pub(super) cancel: &'a CancelToken,
     pub(super) events: &'a EventSink,
@@ -434,12 +464,19 @@ impl Delivering<'_> {
             let open = |snapshot: &Snapshot, path: &[u8], node: &FileNode| {
                 self.engine.open_in(snapshot, path, node)
             };
-            let fetch = |layer: &LayerRef| match &layer.origin {
-                Some(origin) => self.engine.fetch_blob(origin).map_err(io::Error::other),
-                None => Ok(()),
+            let fetch = |layer: &LayerRef, blob: &OciDigest| {
+                let fetched = match &layer.origin {
+                    Some(origin) => self.engine.fetch_blob(origin),
+                    None => self.engine.fetch_own_blob(layer, blob),
+                };
+                fetched.map_err(io::Error::other)
             };
+            let near = |layer: &LayerRef, blob: &OciDigest| self.engine.near(layer, blob);
+            let here = |layer: &LayerRef| self.engine.is_here(layer);
             let export = Export {
                 fetch: &fetch,
+                near: &near,
+                here: &here,
                 roots: &roots,
                 several: target.several,
                 images: made.as_ref().map_or(&[], |made| &made.images),
@@ -494,6 +531,8 @@ impl Delivering<'_> {
     ) -> Result<Made, BuildError> {
         let mut images = Vec::with_capacity(roots.len());
         let mut created = None;
+        let known = self.inline.get(target.name.as_str());
+        let known = known.or_else(|| self.inline.get(""));
         for (&at, root) in target.outputs.iter().zip(roots) {
             let (image, when) = assemble::image(
                 self.request,
@@ -503,6 +542,7 @@ impl Delivering<'_> {
                 &assemble::Made {
                     output: &self.definition.outputs[at],
                     definition: self.definition,
+                    known: known.map(Vec::as_slice),
                 },
                 &root.snapshot,
                 self.cancel,

@@ -87,7 +87,13 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
         options,
         sandbox::expected_domain(),
     );
-    let imports = caches::import(request, &BTreeMap::new(), &store, &progress.events());
+    let imports = caches::import(
+        request,
+        &BTreeMap::new(),
+        &store,
+        &registry,
+        &progress.events(),
+    );
     if let Some(imports) = &imports {
         engine.set_remote(imports);
     }

@@ -60,6 +60,7 @@ pub(super) fn request(root: &Path) -> (BuildRequest, plan::Plan) {
         no_cache: NoCache::Off,
         cache_from: Vec::new(),
         cache_to: Vec::new(),
+        inline_cache: false,
         builder: None,
         pull: false,
         offline: true,
@@ -364,6 +365,7 @@ fn the_image_is_reported_when_all_exports_are_done() {
             (&spec, Some(Box::new(post) as Box<dyn Exporter>))
         });
         let delivering = deliver::Delivering {
+            inline: &BTreeMap::new(),
             request: &request,
             engine: &engine,
             plan: &plan,

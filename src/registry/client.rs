@@ -77,6 +77,22 @@ impl Client {
         Self::with_patience(settings, token, PATIENCE)
     }
 
+    /// One that speaks to some registries in plain HTTP, or trusts any of their certificates, whatever else is said of them.
+    pub fn trusting(
+        settings: &Settings,
+        registries: impl IntoIterator<Item = String>,
+        token: &CancelToken,
+    ) -> Self {
+        let mut settings = settings.clone();
+        for host in registries {
+            let registry = settings.registries.hosts.entry(host).or_default();
+            // Both, as BuildKit sets them: plain HTTP, then TLS with any certificate.
+            registry.http = Some(true);
+            registry.insecure = Some(true);
+        }
+        Self::cancelled_by(&settings, token)
+    }
+
     pub(super) fn with_patience(
         settings: &Settings,
         token: &CancelToken,

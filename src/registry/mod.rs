@@ -62,6 +62,7 @@ pub use push::Pushed;
 pub use reference::ParseReferenceError;
 pub use reference::Reference;
 pub use resolve::Resolved;
+pub use transport::OpenBlob;
 
 /// Manifests, indexes and configs larger than this are refused (distribution-spec, Pushing Manifests: registries
 /// should take at least that much).

@@ -40,6 +40,24 @@ impl Client {
         mount_from: Option<&'a str>,
         open: &'a OpenBlob<'a>,
     ) -> Result<Pushed, RegistryError> {
+        match self.has(to, digest)? {
+            true => Ok(Pushed::Existed),
+            false => self.send_blob(to, digest, size, mount_from, open),
+        }
+    }
+
+    /// The same for a blob that is known not to be there.
+    ///
+    /// # Errors
+    /// [`RegistryError`]; `Source` if the blob cannot be read.
+    pub fn send_blob<'a>(
+        &self,
+        to: &'a Reference,
+        digest: &'a OciDigest,
+        size: u64,
+        mount_from: Option<&'a str>,
+        open: &'a OpenBlob<'a>,
+    ) -> Result<Pushed, RegistryError> {
         let blob = Blob {
             to,
             digest,
@@ -49,10 +67,47 @@ impl Client {
             open,
         };
         self.over_endpoints(&self.0.places.to_push(to)?, |endpoint| {
-            if self.has_blob(endpoint, to, digest)? {
-                return Ok(Pushed::Existed);
-            }
             self.upload(endpoint, &blob)
+        })
+    }
+
+    /// Whether the repository of `to` has a blob.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn has(&self, to: &Reference, digest: &OciDigest) -> Result<bool, RegistryError> {
+        self.over_endpoints(&self.0.places.to_push(to)?, |endpoint| {
+            self.has_blob(endpoint, to, digest)
+        })
+    }
+
+    /// Whether the repository of `to` has a blob, or could take it from another one of the same registry.
+    ///
+    /// # Errors
+    /// [`RegistryError`].
+    pub fn has_or_mounts(
+        &self,
+        to: &Reference,
+        digest: &OciDigest,
+        size: u64,
+        from: &str,
+    ) -> Result<bool, RegistryError> {
+        let open = || Err(std::io::ErrorKind::Unsupported.into());
+        let blob = Blob {
+            to,
+            digest,
+            size,
+            mount_from: Some(from).filter(|from| *from != to.repository),
+            open: &open,
+        };
+        self.over_endpoints(&self.0.places.to_push(to)?, |endpoint| {
+            if self.has_blob(endpoint, to, digest)? {
+                return Ok(true);
+            }
+            match blob.mount_from {
+                Some(_) => self.mount(endpoint, &blob),
+                None => Ok(false),
+            }
         })
     }
 

@@ -84,7 +84,7 @@ pub(super) enum Payload<'a> {
 }
 
 /// Opens a blob from its beginning.
-pub(super) type OpenBlob<'a> = dyn Fn() -> io::Result<Box<dyn Read + 'a>> + 'a;
+pub type OpenBlob<'a> = dyn Fn() -> io::Result<Box<dyn Read + 'a>> + 'a;
 
 /// Why there is no answer.
 #[derive(Debug)]

@@ -75,6 +75,17 @@ impl Client {
         Ok(Pushed::Sent)
     }
 
+    /// Asks for the blob of another repository; whether it was given. An upload that was offered instead is not wanted.
+    pub(super) fn mount(&self, endpoint: &Endpoint, blob: &Blob<'_>) -> Result<bool, Failure> {
+        let Some(session) = self.begin(endpoint, blob, blob.mount_from)? else {
+            return Ok(true);
+        };
+        let cancel = Request::new(Method::DELETE, session.place);
+        // Registries forget uploads that do not go on, too.
+        drop(self.expect_success(endpoint, blob.to, &scopes(blob.to, None), &cancel));
+        Ok(false)
+    }
+
     /// Asks for a place to upload to, or for the blob of another repository; `None` if it gave that.
     fn begin(
         &self,

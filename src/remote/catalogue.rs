@@ -14,8 +14,8 @@ use rbuild_llb::OciDigest;
 use serde::Deserialize;
 use serde::Serialize;
 
-/// The only version there is.
-const VERSION: u32 = 1;
+/// The only version that is read.
+const VERSION: u32 = 2;
 
 /// Keys, results and layers. Each list is in the order in which the one before it first names what is in it, and keys are
 /// sorted, so that equal knowledge is equal bytes.
@@ -28,6 +28,18 @@ pub struct Catalogue {
     pub results: Vec<StepResult>,
     /// What results are made of.
     pub layers: Vec<Layer>,
+    /// Blobs that have several small ones in them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub packs: Vec<Pack>,
+}
+
+/// Small blobs behind each other in one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pack {
+    /// SHA-256 of the whole.
+    pub digest: OciDigest,
+    /// Its bytes.
+    pub size: u64,
 }
 
 /// What a step came to.
@@ -75,6 +87,9 @@ pub struct Files {
     pub digest: OciDigest,
     /// Its bytes.
     pub size: u64,
+    /// The position of the pack that it is in, and where it begins there; a blob by itself if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<(usize, u64)>,
 }
 
 /// Where the bytes of a layer are.
@@ -146,8 +161,9 @@ pub fn identity(layer: &LayerRef) -> Identity {
 }
 
 impl Catalogue {
-    /// Puts together what is known of steps. `layers` has what is to be said of each of their layers.
-    pub fn of(known: &[Known], layers: &BTreeMap<Identity, Layer>) -> Self {
+    /// Puts together what is known of steps. `layers` has what is to be said of each of their layers, whose
+    /// lists of files are in `packs`, or by themselves.
+    pub fn of(known: &[Known], layers: &BTreeMap<Identity, Layer>, packs: Vec<Pack>) -> Self {
         let mut keys: BTreeMap<CacheKey, usize> = BTreeMap::new();
         for (at, step) in known.iter().enumerate() {
             keys.extend(step.keys.iter().map(|key| (*key, at)));
@@ -157,6 +173,7 @@ impl Catalogue {
             keys: BTreeMap::new(),
             results: Vec::new(),
             layers: Vec::new(),
+            packs,
         };
         let mut results: BTreeMap<usize, usize> = BTreeMap::new();
         let mut places: BTreeMap<Identity, usize> = BTreeMap::new();
@@ -219,12 +236,23 @@ impl Catalogue {
         let whole: Self = serde_json::from_slice(bytes).map_err(malformed)?;
         let mut outputs = whole.results.iter().flat_map(|result| &result.outputs);
         let layers = whole.layers.len();
+        let mut files = whole.layers.iter().filter_map(|layer| layer.files.at);
         if whole.keys.values().any(|at| *at >= whole.results.len())
+            || files.any(|(pack, _)| pack >= whole.packs.len())
             || outputs.any(|output| output.layers.iter().any(|at| *at >= layers))
         {
             return Err("names what it does not have".to_owned());
         }
         Ok(whole)
+    }
+
+    /// The keys of the same result.
+    pub fn keys_beside(&self, key: &CacheKey) -> Vec<CacheKey> {
+        let Some(result) = self.keys.get(key) else {
+            return Vec::new();
+        };
+        let same = self.keys.iter().filter(|(_, at)| *at == result);
+        same.map(|(key, _)| *key).collect()
     }
 
     /// What is known for a key, where what the cache itself has is at `place`.
@@ -307,6 +335,7 @@ mod t {
             files: Files {
                 digest: digest(9),
                 size: 5,
+                at: None,
             },
             bytes: match &of.origin {
                 Some(origin) => Bytes::Origin(Origin {
@@ -347,7 +376,7 @@ mod t {
 
     fn catalogue(steps: &[Known]) -> Catalogue {
         let layers = refs().iter().map(|of| (identity(of), layer(of))).collect();
-        Catalogue::of(steps, &layers)
+        Catalogue::of(steps, &layers, Vec::new())
     }
 
     #[test]
@@ -384,14 +413,19 @@ mod t {
         let written = catalogue(&[known(&[1], &refs())]);
         let text = String::from_utf8(written.to_json()).unwrap();
         for (from, to, problem) in [
-            ("\"version\":1", "\"version\":2", "is of version 2"),
-            ("\"version\":1,", "", "cannot be read"),
+            ("\"version\":2", "\"version\":1", "is of version 1"),
+            ("\"version\":2,", "", "cannot be read"),
             (
                 "\"layers\":[0,1]",
                 "\"layers\":[0,2]",
                 "names what it does not have",
             ),
             ("\":0}", "\":1}", "names what it does not have"),
+            (
+                "\"size\":5}",
+                "\"size\":5,\"at\":[0,0]}",
+                "names what it does not have",
+            ),
             ("sha256:0303", "sha512:0303", "cannot be read"),
             (
                 "\"blob\":{\"version\"",

@@ -20,15 +20,27 @@ use serde_json::json;
 use tempfile::NamedTempFile;
 
 use super::CACHE;
+use super::CATALOGUE;
+use super::MAX_CATALOGUE;
+use super::catalogue::Catalogue;
 use super::export::ExportError;
+use super::manifest;
+use super::place::Blob;
+use super::place::CacheReader;
+use super::place::CacheWriter;
+use super::place::Contents;
+use super::place::Trouble;
+use super::read_whole;
 use crate::image::Descriptor;
 use crate::image::media_type;
 use crate::registry::Layout;
+use crate::registry::OpenBlob;
+use crate::registry::RegistryError;
 
 /// Names of caches (OCI image-spec, annotations.md).
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
 /// What BuildKit's caches have, as the config of a manifest or among the entries of an index.
-const BUILDKIT: &str = "application/vnd.buildkit.cacheconfig.v0";
+pub(super) const BUILDKIT: &str = "application/vnd.buildkit.cacheconfig.v0";
 /// How the names of files begin that are being written.
 const ASIDE: &str = ".rbuild-";
 /// Larger manifests are none.
@@ -38,6 +50,8 @@ const MAX_MANIFEST: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
+    /// What the cache is called.
+    name: String,
     /// `index.json`, with the fields of it that mean nothing here.
     index: Value,
     /// Holds the lock.
@@ -49,7 +63,7 @@ impl Directory {
     ///
     /// # Errors
     /// If it is something else, or cannot be written.
-    pub fn open(path: &Path) -> Result<Self, ExportError> {
+    pub fn open(path: &Path, name: &str) -> Result<Self, ExportError> {
         let blobs = path.join("blobs/sha256");
         fs::create_dir_all(&blobs).map_err(ExportError::write(&blobs))?;
         let lock = File::open(path).map_err(ExportError::write(path))?;
@@ -72,6 +86,7 @@ impl Directory {
         };
         Ok(Self {
             path: path.to_owned(),
+            name: name.to_owned(),
             index,
             _lock: lock,
         })
@@ -79,47 +94,6 @@ impl Directory {
 
     fn blob_path(&self, digest: &OciDigest) -> PathBuf {
         self.path.join("blobs/sha256").join(digest.hex())
-    }
-
-    /// Whether it has a blob of that length.
-    pub fn has(&self, digest: &OciDigest, size: u64) -> bool {
-        Layout::has_blob(&self.path, digest, size)
-    }
-
-    /// Takes a blob, unless it is there.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn put(&self, digest: &OciDigest, size: u64, from: impl Read) -> Result<(), ExportError> {
-        match self.has(digest, size) {
-            true => Ok(()),
-            false => self.write(digest, size, from),
-        }
-    }
-
-    /// Takes a blob that is at hand: what is there is compared with it, and not only by its length.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn put_bytes(&self, digest: &OciDigest, bytes: &[u8]) -> Result<(), ExportError> {
-        match fs::read(self.blob_path(digest)) {
-            Ok(there) if there == bytes => Ok(()),
-            _ => self.write(digest, bytes.len() as u64, bytes),
-        }
-    }
-
-    /// Removes a blob.
-    ///
-    /// # Errors
-    /// If it is there, and cannot be removed.
-    pub fn remove(&self, digest: &OciDigest) -> Result<(), ExportError> {
-        let path = self.blob_path(digest);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(ExportError::write(&path)(error))
-            }
-            _ => Ok(()),
-        }
     }
 
     fn write(&self, digest: &OciDigest, size: u64, mut from: impl Read) -> Result<(), ExportError> {
@@ -145,10 +119,8 @@ impl Directory {
     }
 
     /// Names a manifest that was put, in the place of what had the name, and removes what nothing names any more.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn publish(mut self, name: &str, manifest: &Descriptor) -> Result<(), ExportError> {
+    fn name(mut self, manifest: &Descriptor) -> Result<(), ExportError> {
+        let name = self.name.clone();
         let marker = self.path.join("oci-layout");
         if !marker.is_file() {
             let version = json!({"imageLayoutVersion": "1.0.0"}).to_string();
@@ -261,30 +233,114 @@ impl Directory {
     }
 }
 
-/// Reads a blob whole, as its digest and length have it.
-///
-/// # Errors
-/// Why not, as the rest of a sentence.
-pub fn read_blob(
-    layout: &Layout,
-    digest: &OciDigest,
-    size: u64,
-    limit: u64,
-) -> Result<Vec<u8>, String> {
-    if size > limit {
-        return Err(format!("has {size} bytes, and {limit} are the most"));
+impl CacheWriter for Directory {
+    fn earlier(&self) -> Option<&Catalogue> {
+        None
     }
-    let mut bytes = Vec::new();
-    let read = layout
-        .blob(digest, size)
-        .map_err(|error| error.to_string())
-        .and_then(|mut blob| {
-            blob.read_to_end(&mut bytes)
-                .map_err(|error| error.to_string())
-        });
-    match read {
-        Ok(_) => Ok(bytes),
-        Err(error) => Err(format!("cannot be read: {error}")),
+
+    fn has(&self, digest: &OciDigest, size: u64) -> Result<bool, ExportError> {
+        Ok(Layout::has_blob(&self.path, digest, size))
+    }
+
+    fn put(&self, digest: &OciDigest, size: u64, open: &OpenBlob<'_>) -> Result<bool, ExportError> {
+        if self.has(digest, size)? {
+            return Ok(false);
+        }
+        let from = open().map_err(|source| ExportError::Source { source })?;
+        self.write(digest, size, from)?;
+        Ok(true)
+    }
+
+    fn put_bytes(&self, digest: &OciDigest, bytes: &[u8]) -> Result<bool, ExportError> {
+        match fs::read(self.blob_path(digest)) {
+            Ok(there) if there == bytes => Ok(false),
+            _ => {
+                self.write(digest, bytes.len() as u64, bytes)?;
+                Ok(true)
+            }
+        }
+    }
+
+    fn mistrust(&self, digest: &OciDigest) -> Result<(), ExportError> {
+        let path = self.blob_path(digest);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(ExportError::write(&path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn publish(
+        self: Box<Self>,
+        catalogue: &[u8],
+        blobs: Vec<Descriptor>,
+        did: &dyn Fn(&str),
+    ) -> Result<(), ExportError> {
+        let config = Descriptor::of(CATALOGUE, catalogue);
+        let document = manifest(config.clone(), blobs);
+        let descriptor = Descriptor::of(media_type::OCI_MANIFEST, &document);
+        self.put_bytes(&config.digest, catalogue)?;
+        did(&format!("writing config {}", config.digest));
+        self.put_bytes(&descriptor.digest, &document)?;
+        did(&format!(
+            "writing cache image manifest {}",
+            descriptor.digest
+        ));
+        self.name(&descriptor)
+    }
+}
+
+/// A directory to read from.
+#[derive(Debug)]
+pub struct LocalReader {
+    layout: Layout,
+    name: String,
+}
+
+impl LocalReader {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// If it is no OCI image layout.
+    pub fn open(path: &Path, name: &str) -> Result<Self, Trouble> {
+        let layout = Layout::open(path).map_err(trouble)?;
+        Ok(Self {
+            layout,
+            name: name.to_owned(),
+        })
+    }
+}
+
+fn trouble(error: RegistryError) -> Trouble {
+    Trouble::with(super::chain(&error))
+}
+
+impl CacheReader for LocalReader {
+    fn contents(&self) -> Result<Contents, Trouble> {
+        let found = self.layout.artifact(CACHE, &self.name).map_err(trouble)?;
+        let none = || Trouble::with(format!("it has no cache called `{}`", self.name));
+        let manifest = found.ok_or_else(none)?;
+        let config = &manifest.config;
+        if config.media_type != CATALOGUE {
+            let what = format!("its catalogue is a `{}`", config.media_type);
+            return Err(Trouble::with(what));
+        }
+        let bytes = read_whole(self, &config.digest, config.size, MAX_CATALOGUE);
+        let bytes = bytes.map_err(|trouble| Trouble {
+            what: format!("its catalogue {}", trouble.what),
+            ..trouble
+        })?;
+        Ok(Contents::Catalogue(bytes))
+    }
+
+    fn blob(&self, digest: &OciDigest, size: u64) -> Result<Blob, Trouble> {
+        let blob = self.layout.blob(digest, size).map_err(trouble)?;
+        Ok(Box::new(blob))
+    }
+
+    fn may_have(&self, digest: &OciDigest, size: u64) -> bool {
+        Layout::has_blob(self.layout.path(), digest, size)
     }
 }
 
@@ -302,16 +358,12 @@ mod t {
 
     /// Publishes a cache with one blob.
     fn publish(path: &Path, name: &str, blob: &[u8]) {
-        let directory = Directory::open(path).unwrap();
-        let config = put(&directory, "config", b"catalogue");
+        let directory = Directory::open(path, name).unwrap();
         let layer = put(&directory, "layer", blob);
-        let manifest = Manifest {
-            artifact_type: Some(CACHE.to_owned()),
-            ..Manifest::new(Format::Oci, config, vec![layer])
-        };
-        let document = manifest.to_json();
-        let descriptor = put(&directory, &manifest.media_type, &document);
-        directory.publish(name, &descriptor).unwrap();
+        let directory = Box::new(directory);
+        directory
+            .publish(b"catalogue", vec![layer], &|_| {})
+            .unwrap();
     }
 
     fn blobs(path: &Path) -> usize {
@@ -358,7 +410,7 @@ mod t {
     fn caches_are_replaced_and_images_are_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
-        let directory = Directory::open(path).unwrap();
+        let directory = Directory::open(path, "latest").unwrap();
         // As BuildKit 0.21 writes it with `image-manifest=true`, and with `false`.
         let config = put(&directory, BUILDKIT, b"{}");
         let layer = put(&directory, media_type::OCI_LAYER, b"of buildkit");
@@ -392,7 +444,7 @@ mod t {
     fn nothing_is_removed_where_not_all_names_can_be_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path();
-        let directory = Directory::open(path).unwrap();
+        let directory = Directory::open(path, "latest").unwrap();
         let kept = put(&directory, "layer", b"kept");
         drop(directory);
         let gone = Descriptor::of(media_type::OCI_MANIFEST, b"gone");
@@ -406,19 +458,19 @@ mod t {
     #[test]
     fn a_blob_of_another_length_is_written_again_and_one_that_is_at_hand_compared() {
         let dir = tempfile::tempdir().unwrap();
-        let directory = Directory::open(dir.path()).unwrap();
+        let directory = Directory::open(dir.path(), "latest").unwrap();
         let blob = put(&directory, "layer", b"whole");
         let path = directory.blob_path(&blob.digest);
         fs::write(&path, b"who").unwrap();
-        assert!(!directory.has(&blob.digest, blob.size));
-        directory
-            .put(&blob.digest, blob.size, &b"whole"[..])
-            .unwrap();
+        assert!(!directory.has(&blob.digest, blob.size).unwrap());
+        let whole = || Ok(Box::new(&b"whole"[..]) as Box<dyn Read>);
+        let sent = directory.put(&blob.digest, blob.size, &whole).unwrap();
+        assert!(sent && !directory.put(&blob.digest, blob.size, &whole).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"whole");
         fs::write(&path, b"Whole").unwrap();
         directory.put_bytes(&blob.digest, b"whole").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"whole");
-        let short = directory.put(&gone(), 5, &b"four"[..]);
+        let short = directory.put(&gone(), 5, &|| Ok(Box::new(&b"four"[..])));
         assert!(short.is_err());
         assert!(!directory.blob_path(&gone()).exists());
     }

@@ -1,6 +1,8 @@
 //! Writes a cache.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -10,26 +12,26 @@ use rbuild_cache::BlobError;
 use rbuild_cache::LayerRef;
 use rbuild_cache::Store;
 use rbuild_cache::TreeError;
+use rbuild_cache::TreeRef;
 use rbuild_llb::OciDigest;
 use rbuild_llb::event::Timestamp;
 use sha2::Digest as _;
 use sha2::Sha256;
 
-use super::CACHE;
-use super::CATALOGUE;
 use super::FILES;
+use super::PACK;
 use super::catalogue::Bytes;
 use super::catalogue::Catalogue;
 use super::catalogue::Files;
 use super::catalogue::Identity;
 use super::catalogue::Known;
 use super::catalogue::Layer;
+use super::catalogue::Pack;
 use super::catalogue::identity;
-use super::directory::Directory;
+use super::pack;
+use super::place::CacheWriter;
 use crate::clock;
 use crate::image::Descriptor;
-use crate::image::Format;
-use crate::image::Manifest;
 
 /// Why a cache could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,22 @@ pub enum ExportError {
         /// The directory.
         path: PathBuf,
     },
+    /// The destination is elsewhere, and refused.
+    #[error("cannot write to `{place}`")]
+    Place {
+        /// What it is called.
+        place: String,
+        /// Why not.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// What was to be sent.
+    #[error("cannot read what is to be sent")]
+    Source {
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
     /// A tree.
     #[error("cannot list the files of a layer")]
     Tree(#[from] TreeError),
@@ -64,16 +82,14 @@ impl ExportError {
     }
 }
 
-/// Writes what is known of steps, in the place of what the directory has under `name`. `bytes` says where those of each layer
-/// are; blobs that the cache itself is to have are in the store, or in the directory. `did` is told what was written, and
-/// when that began.
+/// Writes what is known of steps, in the place of what was there. `bytes` says where those of each layer are; blobs that the
+/// cache itself is to have are in the store, or where it is written to. `did` is told what was written, and when that began.
 ///
 /// # Errors
-/// If it cannot be written. What the directory had under the name, it has then still.
+/// If it cannot be written. What was there is there then still.
 pub fn export(
     store: &Store,
-    directory: Directory,
-    name: &str,
+    to: Box<dyn CacheWriter + '_>,
     known: &[Known],
     bytes: &BTreeMap<Identity, Bytes>,
     did: &(dyn Fn(&str, Timestamp) + Sync),
@@ -82,61 +98,167 @@ pub fn export(
     for snapshot in known.iter().flat_map(|step| &step.answer.outputs) {
         layers.extend(snapshot.layers.iter().map(|layer| (identity(layer), layer)));
     }
-    let has = |digest: &OciDigest, size: u64| directory.has(digest, size);
-    let written = layers.into_par_iter().map(|(identity, layer)| {
-        let pack = store.trees().pack(&layer.layer.tree)?;
-        let files = Files {
-            digest: sha256(&pack),
-            size: pack.len() as u64,
-        };
-        directory.put_bytes(&files.digest, &pack)?;
+    let trees: BTreeSet<TreeRef> = layers.values().map(|layer| layer.layer).collect();
+    let listed = list_files(store, &*to, &trees, to.earlier())?;
+    // What is there may have been written by another zstd.
+    let Listed { files, packs } = match listed {
+        Some(listed) => listed,
+        None => list_files(store, &*to, &trees, None)?.ok_or_else(|| ExportError::Source {
+            source: io::Error::other("a list of files is not the same twice"),
+        })?,
+    };
+    let entry = |(identity, layer): (Identity, &LayerRef)| {
         let entry = Layer {
             layer: layer.layer,
             created: layer.created,
             single: layer.single,
-            files,
+            files: files[&layer.layer],
             bytes: bytes[&identity].clone(),
         };
-        if let Some((digest, size, _)) = entry.blob()
-            && !has(&digest, size)
-        {
-            let began = clock::now();
-            directory.put(&digest, size, store.blobs().open(&digest)?)?;
+        (identity, entry)
+    };
+    let entries: BTreeMap<Identity, Layer> = layers.into_iter().map(entry).collect();
+    let blobs: BTreeSet<_> = entries
+        .values()
+        .filter_map(|layer| layer.blob().map(|(digest, size, _)| (digest, size)))
+        .collect();
+    blobs.into_par_iter().try_for_each(|(digest, size)| {
+        let began = clock::now();
+        let open = || {
+            let blob = store.blobs().open(&digest).map_err(io::Error::other)?;
+            Ok(Box::new(blob) as Box<dyn io::Read>)
+        };
+        if to.put(&digest, size, &open)? {
             did(&format!("writing layer {digest}"), began);
         }
-        Ok((identity, entry))
-    });
-    let written: BTreeMap<_, Layer> = written.collect::<Result<_, ExportError>>()?;
-    let catalogue = Catalogue::of(known, &written);
-    let document = catalogue.to_json();
-    let config = Descriptor::of(CATALOGUE, &document);
+        Ok::<_, ExportError>(())
+    })?;
+    let catalogue = Catalogue::of(known, &entries, packs);
     let mut blobs = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut list = |descriptor: Descriptor| {
-        if !blobs.contains(&descriptor) {
+        if seen.insert(descriptor.digest) {
             blobs.push(descriptor);
         }
     };
+    for pack in &catalogue.packs {
+        list(Descriptor::new(PACK, pack.digest, pack.size));
+    }
     for layer in &catalogue.layers {
-        list(Descriptor::new(FILES, layer.files.digest, layer.files.size));
+        let Files { digest, size, at } = layer.files;
+        if at.is_none() {
+            list(Descriptor::new(FILES, digest, size));
+        }
         if let Some((digest, size, media_type)) = layer.blob() {
             list(Descriptor::new(media_type, digest, size));
         }
     }
-    let manifest = Manifest {
-        artifact_type: Some(CACHE.to_owned()),
-        ..Manifest::new(Format::Oci, config.clone(), blobs)
+    let began = clock::now();
+    to.publish(&catalogue.to_json(), blobs, &|what| did(what, began))
+}
+
+/// Where lists of files are.
+struct Listed {
+    files: BTreeMap<TreeRef, Files>,
+    packs: Vec<Pack>,
+}
+
+/// Brings the lists of files of layers there, the small ones in packs. Nothing comes of it if lists that are named in
+/// `earlier` would be others now.
+fn list_files(
+    store: &Store,
+    to: &dyn CacheWriter,
+    trees: &BTreeSet<TreeRef>,
+    earlier: Option<&Catalogue>,
+) -> Result<Option<Listed>, ExportError> {
+    // What the cache knows already need not be made again; it is the same for the same tree.
+    let of_earlier = |catalogue: &Catalogue| -> BTreeMap<TreeRef, Files> {
+        let layers = catalogue.layers.iter();
+        layers.map(|layer| (layer.layer, layer.files)).collect()
     };
-    let manifest_document = manifest.to_json();
-    let descriptor = Descriptor::of(manifest.media_type.as_str(), &manifest_document);
-    for (what, descriptor, document) in [
-        ("config", &config, document),
-        ("cache image manifest", &descriptor, manifest_document),
-    ] {
-        let began = clock::now();
-        directory.put_bytes(&descriptor.digest, &document)?;
-        did(&format!("writing {what} {}", descriptor.digest), began);
+    let earlier_files = earlier.map(of_earlier).unwrap_or_default();
+    let list = |tree: &TreeRef| -> Result<(TreeRef, Files), ExportError> {
+        let tree = *tree;
+        if let Some(files) = earlier_files.get(&tree) {
+            return Ok((tree, Files { at: None, ..*files }));
+        }
+        let pack = store.trees().pack(&tree.tree)?;
+        let digest = sha256(&pack);
+        let size = pack.len() as u64;
+        if size > pack::SMALL {
+            to.put_bytes(&digest, &pack)?;
+        }
+        let at = None;
+        Ok((tree, Files { digest, size, at }))
+    };
+    let files = trees.par_iter().map(list);
+    let mut files: BTreeMap<TreeRef, Files> = files.collect::<Result<_, _>>()?;
+    let tree_of: BTreeMap<OciDigest, TreeRef> = files
+        .iter()
+        .map(|(tree, files)| (files.digest, *tree))
+        .collect();
+    let sizes: BTreeMap<OciDigest, u64> = files
+        .values()
+        .map(|files| (files.digest, files.size))
+        .collect();
+    let groups = pack::groups(sizes.iter().map(|(digest, size)| (*digest, *size)));
+    let known = earlier.map(packs_of).unwrap_or_default();
+    let made_again = |digest: &OciDigest| -> Result<Option<Vec<u8>>, ExportError> {
+        let bytes = store.trees().pack(&tree_of[digest].tree)?;
+        Ok((sha256(&bytes) == *digest).then_some(bytes))
+    };
+    let make = |group: &Vec<OciDigest>| -> Result<Option<Pack>, ExportError> {
+        if let Some(pack) = known.get(group) {
+            return Ok(Some(*pack));
+        }
+        let mut bytes = Vec::new();
+        for digest in group {
+            match made_again(digest)? {
+                Some(list) => bytes.extend(list),
+                None => return Ok(None),
+            }
+        }
+        let digest = sha256(&bytes);
+        to.put_bytes(&digest, &bytes)?;
+        let size = bytes.len() as u64;
+        Ok(Some(Pack { digest, size }))
+    };
+    let packs = groups.par_iter().map(make);
+    let packs: Vec<Option<Pack>> = packs.collect::<Result<_, _>>()?;
+    let Some(packs) = packs.into_iter().collect::<Option<Vec<Pack>>>() else {
+        return Ok(None);
+    };
+    let mut places: BTreeMap<OciDigest, (usize, u64)> = BTreeMap::new();
+    for (at, group) in groups.iter().enumerate() {
+        let mut offset = 0;
+        for digest in group {
+            places.insert(*digest, (at, offset));
+            offset += sizes[digest];
+        }
     }
-    directory.publish(name, &descriptor)
+    for (tree, files) in &mut files {
+        files.at = places.get(&files.digest).copied();
+        let alone = files.at.is_none() && files.size <= pack::SMALL;
+        if alone && earlier_files.get(tree) != Some(files) {
+            match made_again(&files.digest)? {
+                Some(list) => to.put_bytes(&files.digest, &list)?,
+                None => return Ok(None),
+            };
+        }
+    }
+    Ok(Some(Listed { files, packs }))
+}
+
+/// The packs of a catalogue, by what is in them, in order.
+fn packs_of(catalogue: &Catalogue) -> BTreeMap<Vec<OciDigest>, Pack> {
+    let mut members: Vec<BTreeMap<u64, OciDigest>> = vec![BTreeMap::new(); catalogue.packs.len()];
+    for Files { digest, at, .. } in catalogue.layers.iter().map(|layer| layer.files) {
+        if let Some((pack, offset)) = at {
+            members[pack].insert(offset, digest);
+        }
+    }
+    let members = members.into_iter().map(|of| of.into_values().collect());
+    members.zip(catalogue.packs.iter().copied()).collect()
 }
 
 fn sha256(bytes: &[u8]) -> OciDigest {

@@ -1,34 +1,37 @@
 //! Answers from caches.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
-use rbuild_cache::Answer;
+use rbuild_cache::Elsewhere;
 use rbuild_cache::RemoteCache;
 use rbuild_cache::RemoteError;
 use rbuild_cache::Store;
 use rbuild_llb::CacheKey;
+use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
+use sha2::Digest as _;
+use sha2::Sha256;
 
-use super::CACHE;
-use super::CATALOGUE;
+use super::MAX_FILES;
 use super::catalogue::Bytes;
 use super::catalogue::Catalogue;
+use super::catalogue::Files;
 use super::catalogue::Layer;
 use super::catalogue::Written;
-use super::directory::read_blob;
-use crate::registry::Layout;
-use crate::request::CacheFrom;
-
-/// A catalogue may not be larger, bytes: some hundred thousand steps.
-const MAX_CATALOGUE: u64 = 256 << 20;
-/// Neither may a list of files.
-const MAX_FILES: u64 = 512 << 20;
+use super::chain;
+use super::inline::OfImage;
+use super::place::Blob;
+use super::place::CacheReader;
+use super::place::Contents;
+use super::place::Trouble;
+use super::read_whole;
 
 /// The caches of `--cache-from`, in their order.
-#[derive(Debug)]
 pub struct Imports<'a> {
     store: &'a Store,
     caches: Vec<Import>,
@@ -37,60 +40,112 @@ pub struct Imports<'a> {
 }
 
 /// One cache that was opened.
-#[derive(Debug)]
 pub struct Import {
-    layout: Layout,
+    reader: Box<dyn CacheReader>,
     /// As origins have it.
     place: String,
     /// As the user named it.
     shown: String,
-    catalogue: Catalogue,
+    knows: Knows,
+    /// Packs that came in, or did not.
+    packs: Mutex<BTreeMap<usize, Option<Arc<Vec<u8>>>>>,
+    trouble: Mutex<Troubles>,
+}
+
+/// What went wrong with a cache that was opened.
+#[derive(Default)]
+struct Troubles {
+    /// The first of it.
+    first: Option<String>,
+    /// Whether nothing more is asked of it.
+    given_up: bool,
+}
+
+/// What a cache knows.
+enum Knows {
+    Catalogue(Catalogue),
+    Images(Vec<OfImage>),
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Import {
-    /// Reads the catalogue of a cache.
+    /// Reads what a cache knows. Origins call it `place`.
     ///
     /// # Errors
     /// Why it is none that can be used.
-    pub fn open(from: &CacheFrom) -> Result<Self, RemoteError> {
-        let shown = from.src.display().to_string();
+    pub fn open(
+        reader: Box<dyn CacheReader>,
+        place: String,
+        shown: String,
+    ) -> Result<Self, RemoteError> {
         let failed = |problem: String| RemoteError {
             place: shown.clone(),
             problem,
         };
-        let layout = Layout::open(&from.src).map_err(|error| failed(chain(&error)))?;
-        let found = layout.artifact(CACHE, &from.name);
-        let manifest = found
-            .map_err(|error| failed(chain(&error)))?
-            .ok_or_else(|| failed(format!("it has no cache called `{}`", from.name)))?;
-        let config = &manifest.config;
-        if config.media_type != CATALOGUE {
-            return Err(failed(format!(
-                "its catalogue is a `{}`",
-                config.media_type
-            )));
-        }
-        let bytes = read_blob(&layout, &config.digest, config.size, MAX_CATALOGUE);
-        let bytes = bytes.map_err(|error| failed(format!("its catalogue {error}")))?;
-        let catalogue = Catalogue::parse(&bytes);
-        let path = std::path::absolute(&from.src).unwrap_or_else(|_| from.src.clone());
+        let contents = reader.contents().map_err(|trouble| failed(trouble.what))?;
+        let knows = match contents {
+            Contents::Catalogue(bytes) => {
+                let catalogue = Catalogue::parse(&bytes);
+                let wrong = |problem| failed(format!("its catalogue {problem}"));
+                Knows::Catalogue(catalogue.map_err(wrong)?)
+            }
+            Contents::Images(images) => Knows::Images(images),
+        };
         Ok(Self {
-            layout,
-            place: format!("oci-layout://{}", path.display()),
-            catalogue: catalogue.map_err(|problem| failed(format!("its catalogue {problem}")))?,
+            reader,
+            place,
             shown,
+            knows,
+            packs: Mutex::default(),
+            trouble: Mutex::default(),
         })
     }
 
-    fn path(&self) -> &Path {
-        self.layout.path()
-    }
-
-    fn failed(&self, problem: String) -> RemoteError {
+    fn failed(&self, trouble: Trouble) -> RemoteError {
+        let mut troubles = locked(&self.trouble);
+        troubles.given_up |= trouble.lasting;
+        troubles.first.get_or_insert_with(|| trouble.what.clone());
         RemoteError {
             place: self.shown.clone(),
-            problem,
+            problem: trouble.what,
         }
+    }
+
+    fn is_given_up(&self) -> bool {
+        locked(&self.trouble).given_up
+    }
+
+    /// A list of files.
+    fn files(&self, catalogue: &Catalogue, files: Files) -> Result<Vec<u8>, Trouble> {
+        let named = |trouble: Trouble| Trouble {
+            what: format!("a list of files {}", trouble.what),
+            ..trouble
+        };
+        let Files { digest, size, at } = files;
+        let Some((pack, offset)) = at else {
+            return read_whole(&*self.reader, &digest, size, MAX_FILES).map_err(named);
+        };
+        let cut = |pack: &[u8]| {
+            let begin = usize::try_from(offset).ok()?;
+            let end = begin.checked_add(usize::try_from(size).ok()?)?;
+            let bytes = pack.get(begin..end)?.to_vec();
+            let found = OciDigest::from_bytes(Sha256::digest(&bytes).into());
+            (found == digest).then_some(bytes)
+        };
+        let mut packs = locked(&self.packs);
+        if let Some(known) = packs.get(&pack) {
+            let bytes = known.as_deref().and_then(|pack| cut(pack));
+            return bytes.ok_or_else(|| named(Trouble::with("is not in its pack")));
+        }
+        let whole = catalogue.packs[pack];
+        let read = read_whole(&*self.reader, &whole.digest, whole.size, MAX_FILES);
+        let read = read.map(Arc::new);
+        packs.insert(pack, read.as_ref().ok().cloned());
+        let bytes = cut(&read.map_err(named)?);
+        bytes.ok_or_else(|| named(Trouble::with("is not in its pack")))
     }
 }
 
@@ -104,23 +159,50 @@ impl<'a> Imports<'a> {
         }
     }
 
+    /// The other keys of what a key has the result of. Who knows a result from a cache may not know what it was made of, and
+    /// so not by which other keys it can be found.
+    pub fn other_keys(&self, key: &CacheKey) -> Vec<CacheKey> {
+        let of = |cache: &Import| match &cache.knows {
+            Knows::Catalogue(catalogue) => catalogue.keys_beside(key),
+            Knows::Images(images) => {
+                let of = images.iter().flat_map(|image| image.keys_beside(key));
+                of.collect()
+            }
+        };
+        self.caches.iter().flat_map(of).collect()
+    }
+
+    /// What went wrong with caches after they were opened: the first of each.
+    pub fn troubles(&self) -> Vec<String> {
+        let problems = self.caches.iter().filter_map(|cache| {
+            let problem = locked(&cache.trouble).first.clone()?;
+            Some(format!("{}: {problem}", cache.shown))
+        });
+        problems.collect()
+    }
+
     /// Brings in what a layer needs to be known: the list of its files, and where its blob is.
-    fn take(&self, cache: &Import, layer: &Layer) -> Result<(), RemoteError> {
-        let problem = |error: &dyn std::error::Error| cache.failed(chain(error));
+    fn take(
+        &self,
+        cache: &Import,
+        catalogue: &Catalogue,
+        layer: &Layer,
+    ) -> Result<(), RemoteError> {
+        let problem = |error: &dyn std::error::Error| cache.failed(Trouble::with(chain(error)));
         if let Some((digest, size, _)) = layer.blob()
             && !self.store.blobs().contains(&digest)
-            && !Layout::has_blob(cache.path(), &digest, size)
+            && !cache.reader.may_have(&digest, size)
         {
-            return Err(cache.failed(format!("it no longer has layer {digest}")));
+            let what = format!("it no longer has layer {digest}");
+            return Err(cache.failed(Trouble::with(what)));
         }
         let tree = layer.layer;
-        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listed = locked(&self.listed);
         let trees = self.store.trees();
         if !listed.contains(&tree.tree) {
             if trees.objects(&tree.tree, &mut BTreeSet::new()).is_err() {
-                let files = layer.files;
-                let pack = read_blob(&cache.layout, &files.digest, files.size, MAX_FILES)
-                    .map_err(|error| cache.failed(format!("a list of files {error}")))?;
+                let pack = cache.files(catalogue, layer.files);
+                let pack = pack.map_err(|trouble| cache.failed(trouble))?;
                 let unpacked = trees.unpack(&tree, &mut pack.as_slice());
                 unpacked.map_err(|error| problem(&error))?;
             }
@@ -146,14 +228,30 @@ impl<'a> Imports<'a> {
 }
 
 impl RemoteCache for Imports<'_> {
-    fn find(&self, key: &CacheKey) -> Result<Option<Answer>, RemoteError> {
+    fn find(&self, key: &CacheKey) -> Result<Option<Elsewhere>, RemoteError> {
         let mut failed = None;
         for cache in &self.caches {
-            let Some((answer, layers)) = cache.catalogue.find(key, &cache.place) else {
+            if cache.is_given_up() {
+                continue;
+            }
+            let catalogue = match &cache.knows {
+                Knows::Catalogue(catalogue) => catalogue,
+                Knows::Images(images) => {
+                    let found = images
+                        .iter()
+                        .find_map(|image| image.find(key, &cache.place));
+                    match found {
+                        Some(found) => return Ok(Some(Elsewhere::Unread(found))),
+                        None => continue,
+                    }
+                }
+            };
+            let Some((answer, layers)) = catalogue.find(key, &cache.place) else {
                 continue;
             };
-            match layers.iter().try_for_each(|layer| self.take(cache, layer)) {
-                Ok(()) => return Ok(Some(answer)),
+            let mut layers = layers.iter();
+            match layers.try_for_each(|layer| self.take(cache, catalogue, layer)) {
+                Ok(()) => return Ok(Some(Elsewhere::Answer(answer))),
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
@@ -162,16 +260,21 @@ impl RemoteCache for Imports<'_> {
             None => Ok(None),
         }
     }
-}
 
-/// An error with what brought it about.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
+    fn reaches(&self, place: &str) -> bool {
+        let mut caches = self.caches.iter();
+        caches.any(|cache| cache.place == place && !cache.is_given_up())
     }
-    text
+
+    fn open(
+        &self,
+        place: &str,
+        digest: &OciDigest,
+        size: u64,
+    ) -> Option<Result<Blob, RemoteError>> {
+        let mut caches = self.caches.iter();
+        let cache = caches.find(|cache| cache.place == place)?;
+        let blob = cache.reader.blob(digest, size);
+        Some(blob.map_err(|trouble| cache.failed(trouble)))
+    }
 }

@@ -118,6 +118,11 @@ impl Registry {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Where all that it has lies.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
     /// The file it serves a blob from, to damage it. `digest` is `sha256:…`.
     pub(crate) fn blob(&self, digest: &str) -> PathBuf {
         let hex = digest.strip_prefix("sha256:").unwrap();
@@ -129,11 +134,15 @@ impl Registry {
     }
 }
 
+/// Says of a request, `GET name/manifests/1`, what is answered in the registry's place: a status, and headers behind it.
+type Rule = Box<dyn Fn(&str) -> Option<&'static str> + Send>;
+
 /// What stands in front of a [`Registry`] and notes what it is asked.
 pub(crate) struct Watched {
     registry: Registry,
     port: u16,
     log: Arc<Mutex<Vec<String>>>,
+    rule: Arc<Mutex<Option<Rule>>>,
 }
 
 impl Watched {
@@ -143,19 +152,32 @@ impl Watched {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let log = Arc::<Mutex<Vec<String>>>::default();
-        let (lines, to) = (Arc::clone(&log), registry.port);
+        let rule = Arc::<Mutex<Option<Rule>>>::default();
+        let (lines, rules, to) = (Arc::clone(&log), Arc::clone(&rule), registry.port);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (stream, lines) = (stream.unwrap(), Arc::clone(&lines));
+                let rules = Arc::clone(&rules);
                 // Whoever asked may be gone before the answer: that is for the test to notice.
-                thread::spawn(move || drop(pass_on(&stream, to, &lines)));
+                thread::spawn(move || drop(pass_on(&stream, to, &lines, &rules)));
             }
         });
         Self {
             registry,
             port,
             log,
+            rule,
         }
+    }
+
+    /// From now on some requests are answered here: `429 Too Many Requests\r\nRetry-After: 0`.
+    pub(crate) fn refuse(&self, rule: impl Fn(&str) -> Option<&'static str> + Send + 'static) {
+        *self.rule.lock().unwrap() = Some(Box::new(rule));
+    }
+
+    /// From now on the registry answers everything.
+    pub(crate) fn refuse_nothing(&self) {
+        *self.rule.lock().unwrap() = None;
     }
 
     /// The registry behind, for what is not to be noted.
@@ -177,7 +199,12 @@ impl Watched {
 }
 
 /// Passes one request on, and its answer back.
-fn pass_on(client: &TcpStream, port: u16, log: &Mutex<Vec<String>>) -> io::Result<()> {
+fn pass_on(
+    client: &TcpStream,
+    port: u16,
+    log: &Mutex<Vec<String>>,
+    rule: &Mutex<Option<Rule>>,
+) -> io::Result<()> {
     let mut from = BufReader::new(client);
     let mut request = String::new();
     from.read_line(&mut request)?;
@@ -189,7 +216,16 @@ fn pass_on(client: &TcpStream, port: u16, log: &Mutex<Vec<String>>) -> io::Resul
         let path = place.map_or(path.to_owned(), |at| {
             format!("{}/blobs/uploads/…", &path[..at])
         });
-        log.lock().unwrap().push(format!("{method} {path}"));
+        let line = format!("{method} {path}");
+        let refused = rule.lock().unwrap().as_ref().and_then(|rule| rule(&line));
+        log.lock().unwrap().push(line);
+        if let Some(status) = refused {
+            let head =
+                format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            (&mut { client }).write_all(head.as_bytes())?;
+            client.shutdown(std::net::Shutdown::Write)?;
+            return io::copy(&mut from, &mut io::sink()).map(drop);
+        }
     }
     let server = TcpStream::connect(("127.0.0.1", port))?;
     let mut to = &server;

@@ -276,7 +276,9 @@ impl Ready {
             lease: engine.lease(),
             registry: engine.registry(),
             open: &|_, _, _| Err(std::io::ErrorKind::Unsupported.into()),
-            fetch: &|_| Ok(()),
+            fetch: &|_, _| Ok(()),
+            near: &crate::exporter::base_of,
+            here: &|_| true,
             cancel: engine.cancel(),
         }
     }

@@ -1,5 +1,7 @@
 //! Caches that machines share. Another machine is another store; what it has of the first is the cache alone.
 
+mod registries;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::fs::File;
@@ -107,6 +109,20 @@ fn layers(cache: &Path) -> Vec<Value> {
             .contains(".image.layer.")
     };
     layers.filter(is_layer).cloned().collect()
+}
+
+/// What a file has in it, and what it unpacks to.
+fn with_unpacked(mut bytes: Vec<u8>) -> Vec<u8> {
+    let mut unpacked = Vec::new();
+    if bytes.starts_with(&[0x1f, 0x8b]) {
+        let read = flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut unpacked);
+        read.unwrap();
+    } else if bytes.starts_with(&0xfd2f_b528_u32.to_le_bytes()) {
+        // Lists of files in a pack are one frame each.
+        unpacked = zstd::decode_all(&bytes[..]).unwrap();
+    }
+    bytes.extend(unpacked);
+    bytes
 }
 
 #[test]
@@ -319,15 +335,7 @@ fn no_value_goes_out() {
     on(&env, "first", &["-t", "app", secret, arg, TO]).success();
     let cache = env.outside("cache");
     for (path, _) in files(&cache) {
-        let mut bytes = fs::read(&path).unwrap();
-        let mut unpacked = Vec::new();
-        if bytes.starts_with(&[0x1f, 0x8b]) {
-            let read = flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut unpacked);
-            read.unwrap();
-        } else if bytes.starts_with(&0xfd2f_b528_u32.to_le_bytes()) {
-            unpacked = zstd::decode_all(&bytes[..]).unwrap();
-        }
-        bytes.extend(unpacked);
+        let bytes = with_unpacked(fs::read(&path).unwrap());
         for value in [
             "value-of",
             "other-argument",

@@ -1,0 +1,324 @@
+//! Whole caches in a map in memory, which counts what is asked of it.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use rbuild_cache::Answer;
+use rbuild_cache::Elsewhere;
+use rbuild_cache::LayerRef;
+use rbuild_cache::Meta;
+use rbuild_cache::NewNode;
+use rbuild_cache::Origin;
+use rbuild_cache::RemoteCache as _;
+use rbuild_cache::Snapshot;
+use rbuild_cache::Store;
+use rbuild_cache::TreeBuilder;
+use rbuild_llb::CacheKey;
+use rbuild_llb::OciDigest;
+
+use super::catalogue::Bytes;
+use super::catalogue::Catalogue;
+use super::catalogue::Identity;
+use super::catalogue::identity;
+use super::import::Import;
+use super::place::Blob;
+use super::place::Contents;
+use super::*;
+use crate::registry::OpenBlob;
+
+/// What is in a place, and what was done there.
+#[derive(Default)]
+struct Shelf {
+    catalogue: Option<Vec<u8>>,
+    blobs: BTreeMap<OciDigest, Vec<u8>>,
+    named: Vec<Descriptor>,
+    sent: usize,
+    read: usize,
+}
+
+/// A place in memory.
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Shelf>>);
+
+struct Writer {
+    memory: Memory,
+    earlier: Option<Catalogue>,
+}
+
+impl Memory {
+    fn writer(&self) -> Box<Writer> {
+        let bytes = self.0.lock().unwrap().catalogue.clone();
+        Box::new(Writer {
+            memory: self.clone(),
+            earlier: bytes.map(|bytes| Catalogue::parse(&bytes).unwrap()),
+        })
+    }
+
+    /// How many blobs were sent and read since the last time.
+    fn moved(&self) -> (usize, usize) {
+        let mut shelf = self.0.lock().unwrap();
+        (
+            std::mem::take(&mut shelf.sent),
+            std::mem::take(&mut shelf.read),
+        )
+    }
+}
+
+impl CacheWriter for Writer {
+    fn earlier(&self) -> Option<&Catalogue> {
+        self.earlier.as_ref()
+    }
+
+    fn has(&self, digest: &OciDigest, _: u64) -> Result<bool, ExportError> {
+        Ok(self.memory.0.lock().unwrap().blobs.contains_key(digest))
+    }
+
+    fn put(&self, digest: &OciDigest, size: u64, open: &OpenBlob<'_>) -> Result<bool, ExportError> {
+        if self.has(digest, size)? {
+            return Ok(false);
+        }
+        let mut bytes = Vec::new();
+        open().unwrap().read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes.len() as u64, size);
+        let mut shelf = self.memory.0.lock().unwrap();
+        shelf.blobs.insert(*digest, bytes);
+        shelf.sent += 1;
+        Ok(true)
+    }
+
+    fn mistrust(&self, digest: &OciDigest) -> Result<(), ExportError> {
+        self.memory.0.lock().unwrap().blobs.remove(digest);
+        Ok(())
+    }
+
+    fn publish(
+        self: Box<Self>,
+        catalogue: &[u8],
+        blobs: Vec<Descriptor>,
+        _: &dyn Fn(&str),
+    ) -> Result<(), ExportError> {
+        let mut shelf = self.memory.0.lock().unwrap();
+        for blob in &blobs {
+            let there = shelf
+                .blobs
+                .get(&blob.digest)
+                .expect("what is named is there");
+            assert_eq!(Descriptor::of("", there).digest, blob.digest);
+            assert_eq!(there.len() as u64, blob.size);
+        }
+        shelf.named = blobs;
+        shelf.catalogue = Some(catalogue.to_vec());
+        Ok(())
+    }
+}
+
+impl CacheReader for Memory {
+    fn contents(&self) -> Result<Contents, Trouble> {
+        let catalogue = self.0.lock().unwrap().catalogue.clone();
+        let catalogue = catalogue.ok_or_else(|| Trouble::with("is empty"))?;
+        Ok(Contents::Catalogue(catalogue))
+    }
+
+    fn blob(&self, digest: &OciDigest, _: u64) -> Result<Blob, Trouble> {
+        let mut shelf = self.0.lock().unwrap();
+        shelf.read += 1;
+        let bytes = shelf.blobs.get(digest).cloned();
+        let bytes = bytes.ok_or_else(|| Trouble::with("is not there"))?;
+        Ok(Box::new(Cursor::new(bytes)))
+    }
+
+    fn may_have(&self, digest: &OciDigest, _: u64) -> bool {
+        self.0.lock().unwrap().blobs.contains_key(digest)
+    }
+}
+
+/// A machine with its store.
+struct Machine {
+    _dir: tempfile::TempDir,
+    store: Store,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        Self { _dir: dir, store }
+    }
+
+    /// A step that came to a layer with one file. Its bytes are a registry's.
+    fn step(&self, number: u16) -> Known {
+        let mut tree = TreeBuilder::new();
+        let meta = Meta {
+            mode: 0o644,
+            ..Meta::default()
+        };
+        let link = NewNode::Symlink {
+            target: format!("to {number}").into_bytes(),
+        };
+        tree.insert(b"file", meta, link);
+        let tree = tree.finish(self.store.trees());
+        self.store.trees().persist(&tree.tree).unwrap();
+        let digest = OciDigest::from_bytes(*blake3::hash(&number.to_le_bytes()).as_bytes());
+        let layer = LayerRef {
+            layer: tree,
+            origin: Some(Origin {
+                digest,
+                size: 1,
+                media_type: "layer".into(),
+                diff_id: digest,
+                source: Some("registry.example/base".into()),
+                urls: Vec::new(),
+            }),
+            created: None,
+            single: false,
+        };
+        Known {
+            keys: vec![key(number)],
+            answer: Answer {
+                outputs: vec![Snapshot {
+                    layers: vec![layer],
+                    root: tree,
+                }],
+                created: 1,
+                duration_ms: 2,
+            },
+        }
+    }
+
+    fn export(&self, steps: &[Known], to: &Memory) {
+        let layers = steps.iter().flat_map(|step| &step.answer.outputs[0].layers);
+        let bytes = layers.map(|layer| {
+            let origin = layer.origin.clone().unwrap();
+            (identity(layer), Bytes::Origin(origin))
+        });
+        let bytes: BTreeMap<Identity, Bytes> = bytes.collect();
+        export(&self.store, to.writer(), steps, &bytes, &|_, _| {}).unwrap();
+    }
+}
+
+fn key(number: u16) -> CacheKey {
+    blake3::hash(&number.to_be_bytes())
+        .to_hex()
+        .parse()
+        .unwrap()
+}
+
+fn import(memory: &Memory) -> Import {
+    let reader = Box::new(memory.clone());
+    Import::open(reader, "cache:memory".into(), "memory".into()).unwrap()
+}
+
+/// Far away each blob is a request: small ones travel together, and only what is new.
+#[test]
+fn small_blobs_travel_together_and_what_is_there_does_not() {
+    let (first, second) = (Machine::new(), Machine::new());
+    let memory = Memory::default();
+    let steps: Vec<Known> = (0..500).map(|number| first.step(number)).collect();
+    first.export(&steps, &memory);
+    let (sent, _) = memory.moved();
+    assert!((2..40).contains(&sent), "{sent}");
+    let written = memory.0.lock().unwrap().catalogue.clone();
+    first.export(&steps, &memory);
+    assert_eq!(memory.moved(), (0, 0));
+    assert_eq!(memory.0.lock().unwrap().catalogue, written);
+    // A step more is a pack or two more.
+    let more: Vec<Known> = (0..501).map(|number| first.step(number)).collect();
+    first.export(&more, &memory);
+    assert!(memory.moved().0 <= 2);
+    // Who begins with nothing comes to the same.
+    let other = Memory::default();
+    first.export(&more, &other);
+    assert_eq!(
+        other.0.lock().unwrap().catalogue,
+        memory.0.lock().unwrap().catalogue
+    );
+    let imports = Imports::new(&second.store, vec![import(&memory)]);
+    for step in &more {
+        let found = imports.find(&step.keys[0]).unwrap();
+        assert_eq!(found, Some(Elsewhere::Answer(step.answer.clone())));
+    }
+    let (_, read) = memory.moved();
+    assert!(read <= sent + 2, "{read}");
+    assert_eq!(imports.find(&key(600)).unwrap(), None);
+    assert_eq!(imports.troubles(), [""; 0]);
+}
+
+/// What a pack lacks, or has wrong, is missing; nothing else is.
+#[test]
+fn a_damaged_pack_is_of_no_use_and_nothing_else() {
+    let (first, second) = (Machine::new(), Machine::new());
+    let memory = Memory::default();
+    let steps: Vec<Known> = (0..200).map(|number| first.step(number)).collect();
+    first.export(&steps, &memory);
+    let pack = {
+        let mut shelf = memory.0.lock().unwrap();
+        let pack = shelf.named.iter().find(|blob| blob.media_type == PACK);
+        let pack = pack.unwrap().digest;
+        let bytes = shelf.blobs.get_mut(&pack).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        pack
+    };
+    let imports = Imports::new(&second.store, vec![import(&memory)]);
+    let (mut found, mut failed) = (0, 0);
+    for step in &steps {
+        match imports.find(&step.keys[0]) {
+            Ok(Some(_)) => found += 1,
+            Ok(None) => panic!("it is in the catalogue"),
+            Err(error) => {
+                assert!(error.to_string().contains("a list of files"), "{error}");
+                failed += 1;
+            }
+        }
+    }
+    assert!(failed > 0 && found > failed, "{found} {failed}");
+    assert_eq!(imports.troubles().len(), 1);
+    memory.0.lock().unwrap().blobs.remove(&pack);
+    let third = Machine::new();
+    let imports = Imports::new(&third.store, vec![import(&memory)]);
+    let ask = |step: &&Known| imports.find(&step.keys[0]).is_ok();
+    assert!(steps.iter().filter(ask).count() > found / 2);
+    // A pack that did not come is not asked for again and again.
+    assert!(memory.moved().1 < 40);
+}
+
+/// A place that refuses is asked nothing more.
+#[test]
+fn who_does_not_answer_is_left_alone() {
+    struct Refuses(Memory);
+    impl CacheReader for Refuses {
+        fn contents(&self) -> Result<Contents, Trouble> {
+            self.0.contents()
+        }
+        fn blob(&self, _: &OciDigest, _: u64) -> Result<Blob, Trouble> {
+            self.0.0.lock().unwrap().read += 1;
+            Err(Trouble {
+                what: "takes no more requests".into(),
+                lasting: true,
+            })
+        }
+        fn may_have(&self, _: &OciDigest, _: u64) -> bool {
+            true
+        }
+    }
+    let (first, second) = (Machine::new(), Machine::new());
+    let memory = Memory::default();
+    let steps: Vec<Known> = (0..100).map(|number| first.step(number)).collect();
+    first.export(&steps, &memory);
+    memory.moved();
+    let refuses = Box::new(Refuses(memory.clone()));
+    let import = Import::open(refuses, "cache:memory".into(), "memory".into()).unwrap();
+    let imports = Imports::new(&second.store, vec![import]);
+    assert!(imports.find(&steps[0].keys[0]).is_err());
+    for step in &steps[1..] {
+        assert_eq!(imports.find(&step.keys[0]).unwrap(), None);
+    }
+    assert_eq!(memory.moved().1, 1);
+    assert!(!imports.reaches("cache:memory"));
+    assert_eq!(
+        imports.troubles(),
+        ["memory: a list of files cannot be read: takes no more requests"]
+    );
+}
