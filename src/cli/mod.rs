@@ -9,6 +9,7 @@ mod bake;
 mod build;
 mod cache;
 mod call;
+mod completion;
 mod config;
 mod containers;
 mod convert;
@@ -17,6 +18,7 @@ mod doctor;
 mod env;
 mod explain;
 mod flags;
+mod github;
 mod images;
 mod init;
 mod later;
@@ -145,6 +147,11 @@ enum Cmd {
     Prune(Later<usage::PruneFlags>),
     /// Remove the whole store: all images and caches
     Reset(Later<reset::ResetFlags>),
+    /// Print what a shell completes rbuild's commands with: `source <(rbuild completion bash)`
+    Completion(Later<completion::CompletionFlags>),
+    /// Build what a step of a GitHub workflow asks for, as `action.yml` runs it: flags are in `INPUT_*`
+    #[command(hide = true)]
+    GithubAction,
     /// Look inside
     #[command(subcommand)]
     Debug(debug::DebugCommand),
@@ -284,6 +291,8 @@ fn dispatch(
         Cmd::Logs(Later(flags)) => containers::logs(&flags, &session)?,
         Cmd::Stop(Later(flags)) => return Ok(containers::stop(&flags, &session)?),
         Cmd::Doctor(Later(flags)) => doctor::run(&session, &flags)?,
+        Cmd::Completion(Later(flags)) => completion::print(&flags)?,
+        Cmd::GithubAction => return github::run(&session),
         Cmd::Debug(command) => return debug::run(&command, &session),
     }
     Ok(ExitCode::SUCCESS)
