@@ -8,6 +8,7 @@ mod bad_machine;
 mod bake;
 mod cache;
 mod calls;
+mod ci;
 mod concurrency;
 mod containers;
 mod contexts;

@@ -31,7 +31,7 @@ const BUILD: &str = "rbuild build --progress=plain --build-arg=SOURCE_DATE_EPOCH
 const FILES: &str = "rbuild build --progress=plain -o type=tar,dest=-";
 
 /// A context with a shell, and a container image with that and rbuild.
-fn containers() -> TestEnv {
+pub(crate) fn containers() -> TestEnv {
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(fs::read);
     let busybox = busybox
         .into_iter()

@@ -13,6 +13,7 @@ use rbuild_llb::proto;
 use super::Failed;
 use super::Session;
 use super::build;
+use super::completion;
 use super::flags::BuildFlags;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
@@ -32,6 +33,8 @@ pub(crate) enum DebugCommand {
     /// Prints one line for each thing that is wrong: its path, and what about it. Exits with 1 if there are any that
     /// were not taken out.
     Fsck(FsckFlags),
+    /// Write the manual pages, a file for each command
+    Man(completion::ManFlags),
 }
 
 #[derive(Debug, Args)]
@@ -67,6 +70,10 @@ pub(crate) fn run(command: &DebugCommand, session: &Session) -> Result<ExitCode,
     match command {
         DebugCommand::DumpLlb(flags) => dump_llb(flags, session).map(|()| ExitCode::SUCCESS),
         DebugCommand::Fsck(flags) => Ok(check_store(flags, session)?),
+        DebugCommand::Man(flags) => {
+            completion::manual(flags)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 

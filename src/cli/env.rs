@@ -27,7 +27,7 @@ impl Env {
         }
     }
 
-    #[cfg(test)]
+    /// Sets a variable of this copy.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         self.vars.insert(name.into(), value.into());
     }

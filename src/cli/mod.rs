@@ -11,6 +11,7 @@ mod builder;
 mod builders;
 mod cache;
 mod call;
+mod completion;
 mod config;
 mod containers;
 mod convert;
@@ -19,6 +20,7 @@ mod doctor;
 mod env;
 mod explain;
 mod flags;
+mod github;
 mod images;
 mod init;
 mod later;
@@ -150,6 +152,11 @@ enum Cmd {
     Prune(Later<usage::PruneFlags>),
     /// Remove the whole store: all images and caches
     Reset(Later<reset::ResetFlags>),
+    /// Print what a shell completes rbuild's commands with: `source <(rbuild completion bash)`
+    Completion(Later<completion::CompletionFlags>),
+    /// Build what a step of a GitHub workflow asks for, as `action.yml` runs it: flags are in `INPUT_*`
+    #[command(hide = true)]
+    GithubAction,
     /// Look inside
     #[command(subcommand)]
     Debug(debug::DebugCommand),
@@ -290,6 +297,8 @@ fn dispatch(
         Cmd::Stop(Later(flags)) => return Ok(containers::stop(&flags, &session)?),
         Cmd::Builder(Later(flags)) => builder::run(&flags, &session)?,
         Cmd::Doctor(Later(flags)) => doctor::run(&session, &flags)?,
+        Cmd::Completion(Later(flags)) => completion::print(&flags)?,
+        Cmd::GithubAction => return github::run(&session),
         Cmd::Debug(command) => return debug::run(&command, &session),
     }
     Ok(ExitCode::SUCCESS)

@@ -6,6 +6,7 @@
 
 mod contents;
 mod explain;
+pub(crate) mod github;
 mod human;
 pub(crate) mod inspect;
 mod mask;

@@ -197,6 +197,13 @@ impl Progress {
         }
     }
 
+    /// Shows somebody all that is known of the steps, after [`finish`](Self::finish).
+    pub(crate) fn traced(&self, see: impl FnOnce(&Trace)) {
+        if let Drawing::Finished(core) = &lock(&self.state).drawing {
+            see(&core.trace);
+        }
+    }
+
     /// All warnings, after [`finish`](Self::finish).
     pub(crate) fn warnings(&self) -> Vec<Diagnostic> {
         match &lock(&self.state).drawing {

@@ -11,6 +11,7 @@ mod schema;
 mod servers;
 mod terminal;
 pub(crate) mod tools;
+pub(crate) mod yaml;
 
 pub(crate) use bases::Base;
 pub(crate) use bases::FOREIGN;
