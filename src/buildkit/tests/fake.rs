@@ -40,8 +40,8 @@ use crate::buildkit::over;
 use crate::request::BuilderAddress;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-type Solved = Result<HashMap<String, String>, Status>;
-type Deed = dyn Fn(api::SolveRequest, Channel) -> Pin<Box<dyn Future<Output = Solved> + Send>>
+pub(crate) type Solved = Result<HashMap<String, String>, Status>;
+pub(crate) type Deed = dyn Fn(api::SolveRequest, Channel) -> Pin<Box<dyn Future<Output = Solved> + Send>>
     + Send
     + Sync;
 
@@ -65,9 +65,9 @@ pub(crate) struct Script {
     /// What it builds for, as `arch`.
     pub(crate) platforms: Vec<&'static str>,
     /// What it tells.
-    pub(super) status: Vec<api::StatusResponse>,
+    pub(crate) status: Vec<api::StatusResponse>,
     /// What it does with the session when there is something to be solved, and how that ends.
-    pub(super) deed: Box<Deed>,
+    pub(crate) deed: Box<Deed>,
 }
 
 impl Script {

@@ -54,7 +54,6 @@ use crate::pipeline::assemble;
 use crate::pipeline::deliver::Target;
 use crate::pipeline::deliver::reach;
 use crate::pipeline::deliver::write_reports;
-use crate::pipeline::remark_on;
 use crate::pipeline::task::Task;
 use crate::request::BuildRequest;
 use crate::request::BuilderAddress;
@@ -355,16 +354,17 @@ impl<'a> Farm<'a> {
                 continue;
             }
             if let Some((before, why)) = failed.last() {
-                let text =
-                    format!("the node `{before}` failed: {why}; {platform} is built on `{name}`");
-                remark_on(self.events, &text);
+                let text = format!(
+                    "[internal] {platform} is built on {name}, since {before} failed: {why}"
+                );
+                say(&text, self.events);
             }
             if candidate.emulated > 0 {
                 let text = format!(
-                    "no node that can be reached is native to all of {platform}: `{name}` emulates {}",
+                    "[internal] no node that can be reached is native to what runs for {platform}: {name} emulates {}",
                     steps(candidate.emulated)
                 );
-                remark_on(self.events, &text);
+                say(&text, self.events);
             }
             let account = |failed: Vec<(String, String)>| Account {
                 node: name.clone(),
@@ -458,14 +458,17 @@ impl Member<'_> {
     }
 }
 
-/// The identity of a build, whatever its files: what its image is called, else where it is; and which target it is.
+/// The identity of a build, whatever its files: what its image is called, else where it is; and which target it is, if
+/// anybody said (a Dockerfile's last stage has another number when there is one more).
 fn key(job: &Job<'_>, target: &Target) -> String {
     let names = push::repositories(target.names()).unwrap_or_default();
     let project = match names.first() {
         Some(name) => name,
         None => &job.plan.identity,
     };
-    format!("{project}\0{}", target.name)
+    let named = job.targets.len() > 1 || target.own || !job.request.targets.is_empty();
+    let target = if named { &*target.name } else { "" };
+    format!("{project}\0{target}")
 }
 
 /// What runs for an output.
@@ -527,6 +530,11 @@ fn caused_by(failed: Vec<(String, String)>, error: anyhow::Error) -> anyhow::Err
         None => error,
         Some(chain) => chain.context(error.to_string()),
     }
+}
+
+/// Tells what was decided, when it is: warnings are shown at the end.
+fn say(text: &str, events: &EventSink) {
+    Task::start(text, text, events).end(None);
 }
 
 fn steps(count: usize) -> String {

@@ -275,12 +275,11 @@ fn what_a_node_does_not_finish_another_does() {
         let message = "failed to copy files: copy file range failed: no space left on device";
         std::future::ready(Err(Status::unknown(message)))
     };
-    let cases: [(fn() -> (Fake, Fake, Arc<Mutex<Vec<&'static str>>>), &str); 2] = [
-        (move || troubled(gone), "was lost"),
-        (move || troubled(full), "no space left on device"),
+    let cases = [
+        (troubled(gone), "was lost"),
+        (troubled(full), "no space left on device"),
     ];
-    for (start, why) in cases {
-        let (one, two, asked) = start();
+    for ((one, two, asked), why) in cases {
         let mut project = Project::local(&["linux/amd64"]);
         let nodes = vec![at("one", &one), at("two", &two)];
         let outcome = project.build(nodes).unwrap();
