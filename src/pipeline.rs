@@ -1,6 +1,7 @@
 //! One build, from request to image. [`build`] reads as the list in ARCHITECTURE.md, one call a line.
 
 mod assemble;
+mod attend;
 pub mod bake;
 mod builder;
 mod caches;

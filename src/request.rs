@@ -480,6 +480,10 @@ pub struct RunRequest {
     pub network: NetworkMode,
     /// `-p`.
     pub ports: Vec<PublishedPort>,
+    /// `-i`: standard input is the process's.
+    pub interactive: bool,
+    /// `-t`: the process has a terminal.
+    pub terminal: bool,
     /// Everything that is not about this one run.
     pub settings: Settings,
 }

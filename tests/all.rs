@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod applications;
 mod apt;
 mod bad_input;
 mod bad_machine;

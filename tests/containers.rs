@@ -3,6 +3,7 @@
 use std::io::BufRead as _;
 use std::io::BufReader;
 use std::io::Read as _;
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::process::Child;
 use std::process::Stdio;
@@ -12,6 +13,7 @@ use std::time::Instant;
 use rustix::process::Pid;
 use rustix::process::Signal;
 
+use crate::support::AtTerminal;
 use crate::support::Base;
 use crate::support::TestEnv;
 
@@ -138,4 +140,62 @@ fn what_cannot_start_is_told_at_once() {
     env.rbuild(["logs", "nothing"])
         .code(2)
         .says("error: there is no container `nothing`");
+}
+
+#[test]
+fn a_container_at_a_terminal_has_one_of_its_own() {
+    let env = TestEnv::new().bases([Base::Busybox]);
+    let mut at = AtTerminal::start(&env.rbuild_command(["run", "-it", "busybox", "sh"]));
+    at.types("tty; stty size; echo kind: $TERM\n")
+        .shows("/dev/pts/0")
+        .shows("40 100")
+        .shows("kind: xterm");
+    at.types("while [ \"$(stty size)\" = '40 100' ]; do :; done; stty size\n");
+    at.is_resized(30, 90).shows("30 90");
+    // Ctrl-C is for what runs there.
+    at.types("trap 'echo caught' INT; echo re''ady; sleep 86400\n")
+        .shows("ready")
+        .types("\x03")
+        .shows("caught");
+    at.types("exit 7\n");
+    assert_eq!(at.ends().1, Some(7));
+    // Where nobody sits.
+    env.rbuild(["run", "-it", "busybox", "true"])
+        .code(2)
+        .says("error: `-it` takes a terminal, and standard input is none");
+    // A terminal that nobody types at.
+    let shown = env.rbuild(["run", "-t", "busybox", "sh", "-c", "test -t 0 && stty size"]);
+    assert_eq!(shown.success().stdout, "24 80\r\n");
+    let mut at = AtTerminal::start(&env.rbuild_command(["run", "-t", "busybox", "stty", "size"]));
+    at.shows("40 100");
+    assert_eq!(at.ends().1, Some(0));
+}
+
+#[test]
+fn standard_input_is_handed_on_if_it_is_asked_for() {
+    let env = TestEnv::new().bases([Base::Busybox]);
+    let say = |flags: &[&str]| {
+        let args = [&["run"], flags, &["busybox", "cat"]].concat();
+        let mut child = env
+            .rbuild_command(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Nobody may read it.
+        drop(child.stdin.take().unwrap().write_all(b"said\n"));
+        env.finished(child).success().stdout
+    };
+    assert_eq!(say(&["-i"]), "said\n");
+    assert_eq!(say(&[]), "");
+    // At a terminal it is what is typed, and the terminal is none of the container's.
+    let script = "test -t 0 && exit 9; echo re''ady; read word; echo got $word; exit 3";
+    let mut at =
+        AtTerminal::start(&env.rbuild_command(["run", "-i", "busybox", "sh", "-c", script]));
+    at.shows("ready").types("word\n").shows("got word");
+    assert_eq!(at.ends().1, Some(3));
+    env.rbuild(["run", "-di", "busybox", "cat"])
+        .code(2)
+        .says("error: `-i` hands on standard input, and with `-d` there is none");
 }

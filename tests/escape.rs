@@ -2,8 +2,17 @@
 //! offers an attacker is `sandbox::escape`.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 
+use rustix::fs::CWD;
+use rustix::fs::RenameFlags;
 use snapbox::str;
 
 use crate::support::Base;
@@ -185,4 +194,179 @@ hint: name one with `--ssh ID`, `--ssh ID=SOCKET` or `--ssh ID=KEY`; without `re
 [exit status: 2]
 
 "#]]);
+}
+
+/// Two names that change places as fast as they can, until it is dropped.
+struct Swapping {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<u64>>,
+}
+
+impl Swapping {
+    fn start(one: PathBuf, other: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut swaps = 0;
+            while !seen.load(Ordering::Relaxed) {
+                let flags = RenameFlags::EXCHANGE;
+                // Whoever writes there may have taken one away.
+                if rustix::fs::renameat_with(CWD, &one, CWD, &other, flags).is_ok() {
+                    swaps += 1;
+                }
+            }
+            swaps
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+
+    /// How often they did.
+    fn stop(mut self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Swapping {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What nobody may read or write: a directory of the user's, with this in its file.
+const STOLEN: &str = "this is nobody's business";
+
+fn victim(env: &TestEnv) -> PathBuf {
+    let victim = env.outside("victim");
+    fs::create_dir_all(victim.join("sub")).unwrap();
+    fs::write(victim.join("f"), STOLEN).unwrap();
+    victim
+}
+
+/// Nothing was written there.
+#[track_caller]
+fn untouched(victim: &Path) {
+    let names = |dir: PathBuf| -> Vec<_> {
+        let entries = fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(victim.to_owned()), ["f", "sub"]);
+    assert!(names(victim.join("sub")).is_empty());
+    assert_eq!(fs::read_to_string(victim.join("f")).unwrap(), STOLEN);
+}
+
+/// All files below a directory that have the stolen bytes in them.
+fn with_stolen(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => with_stolen(&path, found),
+            Ok(kind) if kind.is_file() => {
+                let bytes = fs::read(&path).unwrap_or_default();
+                if bytes
+                    .windows(STOLEN.len())
+                    .any(|at| at == STOLEN.as_bytes())
+                {
+                    found.push(path);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A directory and a file of the context are links to somewhere else half of the time. A build has them, or says that
+/// they are not there or have changed; what they link to it has never.
+#[test]
+fn contexts_that_change_places_with_links_are_not_followed_out() {
+    let env = TestEnv::new()
+        .file("dir/f", "of the context")
+        .file("dir/sub/g", "of the context")
+        .file("f", "of the context")
+        .file(
+            "Dockerfile",
+            "FROM scratch\nCOPY dir /dir\nCOPY dir/f /one\nCOPY f /f\nCOPY . /all\n",
+        );
+    let victim = victim(&env);
+    symlink(&victim, env.outside("dir")).unwrap();
+    symlink(victim.join("f"), env.outside("f")).unwrap();
+    let swapping = ["dir", "f"].map(|name| Swapping::start(env.path(name), env.outside(name)));
+    for round in 0..12 {
+        let out = format!("type=local,dest=../out{round}");
+        let built = env.rbuild(["--no-cache", "-o", &out, "."]);
+        assert!(matches!(built.status.code(), Some(0..=3)), "{built}");
+    }
+    let swaps = swapping.map(Swapping::stop);
+    assert!(swaps.iter().all(|swaps| *swaps > 0), "{swaps:?}");
+    let mut found = Vec::new();
+    for round in 0..12 {
+        with_stolen(&env.outside(&format!("out{round}")), &mut found);
+    }
+    with_stolen(&env.store(), &mut found);
+    assert!(found.is_empty(), "{found:?}");
+    untouched(&victim);
+}
+
+/// A directory that is written to as an output is a link to somewhere else half of the time: nothing gets there.
+#[test]
+fn outputs_that_change_places_with_links_are_not_written_through() {
+    let env = TestEnv::new().file("f", "of the context").file(
+        "Dockerfile",
+        "FROM scratch\nCOPY f /dir/f\nCOPY f /dir/sub/f\nCOPY f /dir/sub/new\nCOPY f /dir/new/f\n",
+    );
+    let victim = victim(&env);
+    fs::create_dir_all(env.outside("out/dir/sub")).unwrap();
+    symlink(&victim, env.outside("link")).unwrap();
+    let swapping = Swapping::start(env.outside("out/dir"), env.outside("link"));
+    for more in ["", ",mode=delete"] {
+        for _ in 0..10 {
+            let out = format!("type=local,dest=../out{more}");
+            let allow = "--allow=buildx.local.delete";
+            let built = env.rbuild([allow, "-o", &out, "."]);
+            assert!(matches!(built.status.code(), Some(0..=3)), "{built}");
+        }
+    }
+    assert!(swapping.stop() > 0);
+    untouched(&victim);
+}
+
+/// A directory of a cache that two steps share is a link to somewhere else half of the time, for each of the other's
+/// mount points. Both are in file systems of their own, in which there is no such place.
+#[test]
+fn caches_that_change_places_with_links_lead_nowhere() {
+    let env = TestEnv::new().bases([Base::Busybox]);
+    let victim = victim(&env);
+    let at = victim.display();
+    let mount = "--mount=type=cache,id=raced,target=/c";
+    let mut dockerfile = format!(
+        "FROM busybox AS swaps
+RUN {mount} i=0; while [ $i -lt 400 ]; do i=$((i+1)); mkdir /c/dir 2>/dev/null; rm -rf /c/dir; ln -s {at} /c/dir; rm -f /c/dir; done
+FROM busybox AS uses
+COPY --from=busybox /bin/busybox /f
+"
+    );
+    for round in 0..8 {
+        dockerfile += &format!(
+            "RUN {mount} --mount=type=tmpfs,target=/c/dir/sub/made cp /f /c/dir/copied{round} 2>/dev/null; \
+             ls /c/dir/f 2>/dev/null && exit 9; ln /c/dir/f /hard 2>/dev/null && exit 9; true\n"
+        );
+    }
+    dockerfile += "FROM swaps\nCOPY --from=uses /f /\nRUN --mount=type=cache,id=raced,target=/c \
+                   if [ -e /c/dir/f ]; then exit 9; fi\n";
+    let env = env.file("Dockerfile", &dockerfile);
+    for _ in 0..2 {
+        let built = env.rbuild(["--no-cache", "--progress=plain", "."]);
+        // A mount point may have been taken away before something was mounted there.
+        assert!(!built.stderr.contains("exit code: 9"), "{built}");
+        assert!(matches!(built.status.code(), Some(0 | 1 | 3)), "{built}");
+    }
+    let mut found = Vec::new();
+    with_stolen(&env.store(), &mut found);
+    assert!(found.is_empty(), "{found:?}");
+    untouched(&victim);
 }

@@ -87,6 +87,10 @@ pub(super) struct BakeFlags {
     #[arg(long, value_name = "FILE")]
     metadata_file: Option<PathBuf>,
 
+    /// Enter the first step that fails, with a shell on this terminal, before the build ends
+    #[arg(long)]
+    shell_on_fail: bool,
+
     /// Progress: `auto`, `tty`, `plain`, `rawjson`, `quiet`, `none` [env: BUILDKIT_PROGRESS]
     #[arg(
         long,
@@ -200,6 +204,7 @@ fn requests(
     let base = BuildFlags {
         words: vec![PathBuf::from(".")],
         metadata_file: flags.metadata_file.clone(),
+        shell_on_fail: flags.shell_on_fail,
         progress: flags.progress.clone(),
         network: "default".to_owned(),
         allow: flags.allow.clone(),

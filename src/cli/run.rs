@@ -19,6 +19,7 @@ use super::images;
 use super::sources::image_name;
 use super::values;
 use super::values::invalid;
+use super::values::problem;
 use crate::outcome::BuildError;
 use crate::pipeline;
 use crate::pipeline::run::run_image;
@@ -57,6 +58,12 @@ pub(crate) struct RunFlags {
     /// Working directory
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
+    /// Keep standard input open for it, and hand on what comes
+    #[arg(short, long)]
+    interactive: bool,
+    /// Give it a terminal
+    #[arg(short, long)]
+    tty: bool,
     /// Leave it running, and print an id for `rbuild logs` and `rbuild stop`
     #[arg(short, long)]
     detach: bool,
@@ -121,6 +128,14 @@ fn request(
     platform: Option<Platform>,
     session: &Session,
 ) -> Result<RunRequest, Diagnostic> {
+    if flags.interactive && flags.tty && !flags.detach && !ui::can_ask() {
+        let message = "`-it` takes a terminal, and standard input is none";
+        return Err(problem(message).hint("leave `-t` out: `-i` hands on what comes"));
+    }
+    if flags.interactive && flags.detach && !flags.tty {
+        let message = "`-i` hands on standard input, and with `-d` there is none";
+        return Err(problem(message).hint("leave one of them out, or add `-t`"));
+    }
     // What is not in the store is pulled.
     let image = match images::find(images, &flags.image) {
         Some((name, _)) => name.clone(),
@@ -157,6 +172,8 @@ fn request(
             .iter()
             .map(|text| port(text))
             .collect::<Result<_, _>>()?,
+        interactive: flags.interactive,
+        terminal: flags.tty,
         settings: session.settings.clone(),
     })
 }

@@ -5,11 +5,13 @@ use rbuild_llb::CancelToken;
 use rbuild_llb::Definition;
 use rbuild_llb::frontend::Pin;
 
+use super::attend;
+use super::attend::Ground;
+use super::attend::attended;
 use super::failure;
 use super::open_store;
 use super::pin::Pinner;
 use super::sandbox_settings;
-use crate::ops::Engine;
 use crate::ops::EngineOptions;
 use crate::ops::exec::Foreground;
 use crate::outcome::BuildError;
@@ -17,10 +19,11 @@ use crate::outcome::ErrorKind;
 use crate::registry;
 use crate::request::RunRequest;
 use crate::sandbox;
-use crate::sandbox::Exit;
 use crate::sandbox::Port;
 use crate::sandbox::Published;
+use crate::sandbox::Stdin;
 use crate::sandbox::Stream;
+use crate::ui;
 
 /// Runs a process and gives its exit code, as a shell reports it: 128 and the number for a signal. Signals to this process
 /// are handed on to it. Once all is ready for it, `started` is called
@@ -44,7 +47,6 @@ pub fn run_image(
     };
     let definition = Definition::new();
     let cancel = CancelToken::new();
-    let options = EngineOptions::default();
     let ports: Vec<Port> = request
         .ports
         .iter()
@@ -62,16 +64,14 @@ pub fn run_image(
     // As long as there is no process that signals are for.
     sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
     entered.publish(published);
-    let mut engine = Engine::new(
-        &store,
-        &lease,
-        &definition,
-        &registry,
-        &cancel,
-        options,
-        String::new(),
-    );
-    engine.set_executor(Box::new(entered), 1);
+    let ground = Ground {
+        store: &store,
+        lease: &lease,
+        definition: &definition,
+        registry: &registry,
+        cancel: &cancel,
+    };
+    let engine = ground.engine(EngineOptions::default(), entered);
     let snapshot = engine
         .image_snapshot(digest, &request.image, &|_| {})
         .map_err(failure::op)?;
@@ -90,6 +90,10 @@ pub fn run_image(
         return Err(BuildError::new(ErrorKind::Request, error).hint("name one after the image"));
     }
     let mut env = run.env.clone();
+    if request.terminal && !env.iter().any(|pair| pair.starts_with("TERM=")) {
+        // As docker has it, whatever terminal it is.
+        env.push("TERM=xterm".to_owned());
+    }
     env.extend(
         request
             .env
@@ -111,14 +115,22 @@ pub fn run_image(
         user: request.user.clone().unwrap_or_else(|| run.user.clone()),
         network: request.network,
         volumes: request.volumes.clone(),
+        stdin: match (request.terminal, request.interactive) {
+            (true, _) => Stdin::Terminal(attend::size()),
+            (false, true) => Stdin::Own,
+            (false, false) => Stdin::Null,
+        },
     };
     started(&listening);
-    let exit = engine
-        .foreground(&snapshot, &process, output)
-        .map_err(failure::op)?;
-    Ok(match exit {
-        Exit::Code(code) => u8::try_from(code).unwrap_or(255),
-        Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
-        Exit::OutOfMemory { .. } => 137,
-    })
+    match (request.interactive, request.terminal) {
+        // A process that has no terminal must not get this one.
+        (true, false) => ui::pipe_typed(),
+        // What is typed is for this process: it hands on that it was interrupted.
+        (false, true) => ui::type_nothing(),
+        _ => Ok(()),
+    }
+    .map_err(attend::no_terminal)?;
+    let typed_at = request.interactive && ui::can_ask();
+    let run = || engine.foreground(&snapshot, &process, output);
+    attended(&process.stdin, typed_at, run, failure::op)
 }

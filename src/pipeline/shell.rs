@@ -15,6 +15,9 @@ use rbuild_llb::op::ExecOp;
 use rbuild_llb::op::MountKind;
 use rbuild_llb::op::ProxyEnv;
 
+use super::attend::Ground;
+use super::attend::attended;
+use super::attend::no_terminal;
 use super::existing_store;
 use super::failure;
 use super::sandbox_settings;
@@ -32,7 +35,6 @@ use crate::request::KeepFailed;
 use crate::request::ShellCommand;
 use crate::request::ShellRequest;
 use crate::sandbox;
-use crate::sandbox::Exit;
 use crate::sandbox::Size;
 use crate::sandbox::Stacking;
 use crate::sandbox::Stdin;
@@ -91,16 +93,14 @@ pub fn shell(request: &ShellRequest) -> Result<u8, BuildError> {
         ssh: request.ssh.clone(),
         ..EngineOptions::default()
     };
-    let mut engine = Engine::new(
-        &store,
-        &lease,
-        &definition,
-        &registry,
-        &cancel,
-        options,
-        String::new(),
-    );
-    engine.set_executor(Box::new(sandbox), 1);
+    let ground = Ground {
+        store: &store,
+        lease: &lease,
+        definition: &definition,
+        registry: &registry,
+        cancel: &cancel,
+    };
+    let engine = ground.engine(options, sandbox);
     for missing in missing(&step, request) {
         ui::say(&missing);
     }
@@ -198,7 +198,7 @@ impl Visit {
         step: &FailedStep,
         files: Entered<'_>,
     ) -> Result<u8, BuildError> {
-        let size = Size::of_stdin().filter(|_| self.terminal);
+        let size = Size::of_terminal().filter(|_| self.terminal);
         let entry = Entry {
             args: self.args.clone(),
             env: self.env.clone(),
@@ -215,25 +215,11 @@ impl Visit {
             Stream::Stdout => {}
             Stream::Stderr => ui::relay(bytes),
         };
-        let raw = match size {
-            Some(_) => Some(ui::raw_terminal().map_err(no_terminal)?),
-            None => None,
-        };
-        let ended = engine.enter(step, files, &entry, &mut output);
-        drop(raw);
-        let exit = ended.map_err(not_started)?;
+        let run = || engine.enter(step, files, &entry, &mut output);
+        let code = attended(&entry.stdin, true, run, not_started)?;
         written.map_err(no_terminal)?;
-        Ok(match exit {
-            Exit::Code(code) => u8::try_from(code).unwrap_or(255),
-            Exit::Signal(signal) => u8::try_from(128 + signal).unwrap_or(255),
-            Exit::OutOfMemory { .. } => 137,
-        })
+        Ok(code)
     }
-}
-
-fn no_terminal(error: std::io::Error) -> BuildError {
-    let error = anyhow::Error::new(error).context("cannot write to the terminal");
-    BuildError::new(ErrorKind::Environment, error)
 }
 
 fn not_started(error: OpError) -> BuildError {

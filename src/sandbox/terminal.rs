@@ -32,14 +32,20 @@ pub struct Size {
 }
 
 impl Size {
-    /// That of the terminal which standard input is, if it is one.
-    pub fn of_stdin() -> Option<Self> {
-        let size = rustix::termios::tcgetwinsize(rustix::stdio::stdin()).ok()?;
+    /// That of the terminal which standard input is, or else standard output, if one is.
+    pub fn of_terminal() -> Option<Self> {
+        let size = person()?;
         Some(Self {
             rows: size.ws_row,
             columns: size.ws_col,
         })
     }
+}
+
+/// The size of the person's terminal.
+fn person() -> Option<Winsize> {
+    let size = |stream: BorrowedFd<'_>| rustix::termios::tcgetwinsize(stream).ok();
+    size(rustix::stdio::stdin()).or_else(|| size(rustix::stdio::stdout()))
 }
 
 /// Both ends of a new pseudo-terminal: that of who sits there, that of the step.
@@ -207,7 +213,7 @@ impl Carrier {
     /// Gives the step's terminal the size of the person's; the kernel tells the step.
     pub(super) fn resize(&self) {
         if let Some(terminal) = &self.terminal
-            && let Ok(size) = rustix::termios::tcgetwinsize(rustix::stdio::stdin())
+            && let Some(size) = person()
         {
             // A wrong size is a nuisance and no failure.
             let _ = rustix::termios::tcsetwinsize(terminal, size);

@@ -36,7 +36,9 @@ pub use prompt::ask;
 pub use prompt::ask_secret;
 pub use prompt::can_ask;
 pub use raw::has_terminal;
+pub use raw::pipe_typed;
 pub use raw::raw_terminal;
+pub use raw::type_nothing;
 pub(crate) use report::familiar;
 pub use report::render;
 

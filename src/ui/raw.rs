@@ -1,7 +1,9 @@
 //! A terminal that is another program's for a while.
 
+use std::fs::File;
 use std::io;
 use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
 
 use rustix::termios::OptionalActions;
 use rustix::termios::Termios;
@@ -9,6 +11,30 @@ use rustix::termios::Termios;
 /// Whether somebody sits at a terminal and sees there what is written.
 pub fn has_terminal() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
+}
+
+/// Has standard input come through a pipe if it is a terminal, so that who is given it has no terminal.
+///
+/// # Errors
+/// If there is no pipe to be had.
+pub fn pipe_typed() -> io::Result<()> {
+    if !io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let (read, mut write) = io::pipe()?;
+    let typed = io::stdin().as_fd().try_clone_to_owned()?;
+    rustix::stdio::dup2_stdin(read)?;
+    // It ends with the process, which does not wait for what is typed when nobody reads it any more.
+    std::thread::spawn(move || io::copy(&mut File::from(typed), &mut write));
+    Ok(())
+}
+
+/// Has nothing come from standard input.
+///
+/// # Errors
+/// If `/dev/null` cannot be opened.
+pub fn type_nothing() -> io::Result<()> {
+    Ok(rustix::stdio::dup2_stdin(File::open("/dev/null")?)?)
 }
 
 /// Gives the terminal that is standard input its modes back.

@@ -97,6 +97,18 @@ impl AtTerminal {
         self
     }
 
+    /// Gives the terminal another size.
+    pub(crate) fn is_resized(&mut self, rows: u16, columns: u16) -> &mut Self {
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        rustix::termios::tcsetwinsize(&self.terminal, size).unwrap();
+        self
+    }
+
     /// Waits for the end: what was shown in all, and the exit code.
     pub(crate) fn ends(mut self) -> (String, Option<i32>) {
         while self.read() {}

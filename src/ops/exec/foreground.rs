@@ -37,6 +37,8 @@ pub struct Foreground {
     pub network: NetworkMode,
     /// Directories of this machine.
     pub volumes: Vec<Volume>,
+    /// Standard input.
+    pub stdin: Stdin,
 }
 
 /// A process in what a failed step left.
@@ -83,7 +85,7 @@ impl Engine<'_> {
         let workspace = self.workspaces.take(self.store)?;
         let place = Place {
             volumes: &process.volumes,
-            attended: Some(Stdin::Null),
+            attended: Some(process.stdin.clone()),
             ..Place::new(&workspace)
         };
         self.attend(&op, &[root], &place, output)

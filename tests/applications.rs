@@ -1,0 +1,117 @@
+//! Applications of node and python, with their package managers, are the same whatever a machine gives steps: ranges of
+//! ids or one alone, stacked layers or copies. Compared entry by entry and then byte by byte; of times only those count that
+//! are before the build.
+
+use std::fs;
+
+use snapbox::assert_data_eq;
+
+use crate::single_id;
+use crate::support::Base;
+use crate::support::TestEnv;
+use crate::support::list_tar;
+
+const NODE: &str = r#"FROM node AS build
+WORKDIR /app
+COPY package.json package-lock.json ./
+RUN --mount=type=cache,target=/root/.npm npm ci --omit=dev --no-audit --no-fund --no-update-notifier
+COPY . .
+RUN chown -R 990:991 /app && chmod -R g+w /app/src
+FROM node
+COPY --from=build /app /app
+USER 990:991
+WORKDIR /app
+RUN touch src/made && ln -s made src/link && node -e "require('fs').chmodSync('src/made', 0o640)"
+RUN node -e "console.log(require('nanoid').nanoid().length)" > src/counted
+"#;
+
+/// Compiled modules have the times of their sources in them.
+const PYTHON: &str = r#"FROM python
+ENV PYTHONDONTWRITEBYTECODE=1
+WORKDIR /srv
+COPY requirements.txt ./
+RUN python3 -m venv /opt/venv \
+ && /opt/venv/bin/pip install --no-compile --no-cache-dir --disable-pip-version-check -r requirements.txt \
+ && find /opt/venv -name __pycache__ -prune -exec rm -r {} +
+COPY --chown=1000:1000 app app
+RUN chown -R 1000:1001 /opt/venv/lib && chmod 2750 /srv/app
+USER 1000:1001
+RUN cd /srv/app && touch made && /opt/venv/bin/python -c 'import flask, os; os.symlink("made", "link"); os.mkfifo("pipe", 0o600)'
+"#;
+
+/// The same build on both rungs with both stackers, with nothing in common but the base.
+fn alike(env: &TestEnv, made: &[&str]) {
+    let build = |name: &str, more: &[&str], single: bool| {
+        let output = format!("type=tar,dest={name}.tar,rewrite-timestamp=true");
+        let args = [
+            "build",
+            "--no-cache",
+            "--file=Dockerfile",
+            "--ca=/etc/ssl/certs/ca-certificates.crt",
+            "--build-arg=SOURCE_DATE_EPOCH=1700000000",
+            "-o",
+            &output,
+            ".",
+        ];
+        let args = [&args, more].concat();
+        match single {
+            true => single_id::build(env, &args).success(),
+            false => env.rbuild(&args).success(),
+        };
+        let tar = env.path(&format!("{name}.tar"));
+        let listing: String = list_tar(&tar)
+            .iter()
+            .map(|entry| format!("{entry}\n"))
+            .collect();
+        let bytes = fs::read(&tar).unwrap();
+        fs::remove_file(tar).unwrap();
+        (listing, bytes)
+    };
+    let (listing, bytes) = build("ranges", &["--stacker=overlay", "--min-rung=1"], false);
+    for entry in made {
+        assert!(listing.contains(entry), "{entry} is not in:\n{listing}");
+    }
+    for (name, stacker, single) in [
+        ("link", "--stacker=link", false),
+        ("single", "--stacker=overlay", true),
+        ("single-link", "--stacker=link", true),
+    ] {
+        let (other, others_bytes) = build(name, &[stacker], single);
+        assert_data_eq!(other, listing.clone());
+        assert!(others_bytes == bytes, "files differ: {name}");
+    }
+}
+
+#[test]
+fn a_node_application() {
+    let env = TestEnv::new()
+        .bases([Base::Node])
+        .context("todo")
+        .file("Dockerfile", NODE)
+        .file(".dockerignore", "*.tar\n");
+    alike(
+        &env,
+        &[
+            "990/991 app/node_modules/nanoid/package.json",
+            "-rw-r----- 990/991 app/src/made",
+            "lrwxrwxrwx 990/991 app/src/link",
+        ],
+    );
+}
+
+#[test]
+fn a_python_application() {
+    let env = TestEnv::new()
+        .bases([Base::Python])
+        .testdata("plan/python-web")
+        .file("Dockerfile", PYTHON)
+        .file(".dockerignore", "*.tar\n");
+    alike(
+        &env,
+        &[
+            "1000/1001 opt/venv/lib",
+            "drwxr-s--- 1000/1000 srv/app",
+            "prw------- 1000/1000 srv/app/pipe",
+        ],
+    );
+}
