@@ -6,19 +6,24 @@ use std::path::PathBuf;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::OciDigest;
 
+use super::env::Env;
 use super::values;
 use super::values::invalid;
 use crate::registry::Reference;
+use crate::request::ActionsService;
 use crate::request::BuilderCache;
 use crate::request::CachePlace;
 use crate::request::CacheTo;
+use crate::request::Secret;
 
 /// What a cache is called that is not given a name, as with BuildKit.
 const DEFAULT_NAME: &str = "latest";
 /// The types that a daemon knows; it reaches no directories of this machine.
 const OF_BUILDERS: [&str; 5] = ["registry", "inline", "gha", "s3", "azblob"];
 /// Those of them that there are only there.
-const OTHERS: [&str; 3] = ["gha", "s3", "azblob"];
+const OTHERS: [&str; 2] = ["s3", "azblob"];
+/// What GitHub's cache is called that is not given a scope, as with BuildKit.
+const DEFAULT_SCOPE: &str = "buildkit";
 
 /// The options of a cache, taken out one by one; what is left over is not known.
 struct Options<'a> {
@@ -29,7 +34,7 @@ struct Options<'a> {
 }
 
 /// `type=local,src=DIR`, `type=registry,ref=NAME` or `NAME` alone
-pub(crate) fn from(text: &str) -> Result<CachePlace, Diagnostic> {
+pub(crate) fn from(text: &str, env: &Env) -> Result<CachePlace, Diagnostic> {
     let mut options = Options::parse("cache-from", text)?;
     let place = match options.kind.as_str() {
         "local" => {
@@ -56,6 +61,7 @@ pub(crate) fn from(text: &str) -> Result<CachePlace, Diagnostic> {
                 .invalid("an inline cache is written only")
                 .hint(hint));
         }
+        "gha" => options.actions(env),
         _ => options.registry()?,
     };
     options.nothing_left()?;
@@ -63,7 +69,7 @@ pub(crate) fn from(text: &str) -> Result<CachePlace, Diagnostic> {
 }
 
 /// What is written where; nothing if it is written into the images.
-pub(crate) fn to(text: &str) -> Result<Option<CacheTo>, Diagnostic> {
+pub(crate) fn to(text: &str, env: &Env) -> Result<Option<CacheTo>, Diagnostic> {
     let mut options = Options::parse("cache-to", text)?;
     let all = match options.left.remove("mode").unwrap_or_default().as_str() {
         "" | "min" => false,
@@ -81,6 +87,7 @@ pub(crate) fn to(text: &str) -> Result<Option<CacheTo>, Diagnostic> {
             dir: options.directory("dest", "to write to")?,
             name: name(options.left.remove("tag")),
         },
+        "gha" => options.actions(env),
         _ => {
             let place = options.registry()?;
             if let CachePlace::Registry { reference, .. } = &place
@@ -174,13 +181,13 @@ impl<'a> Options<'a> {
         let kind = options.left.remove("type");
         options.kind = kind.ok_or_else(|| options.invalid("`type=` is missing"))?;
         match options.kind.as_str() {
-            "local" | "registry" | "inline" => Ok(options),
+            "local" | "registry" | "inline" | "gha" => Ok(options),
             kind if OTHERS.contains(&kind) => Err(options
                 .invalid(format!("caches of type `{kind}` are not supported"))
-                .hint("there are `registry`, `inline` and `local`; a `--builder` has the others")),
+                .hint("there are `registry`, `gha`, `inline` and `local`; a `--builder` has the others")),
             kind => Err(options
                 .invalid(format!("there is no cache type `{kind}`"))
-                .hint("there are `registry`, `inline` and `local`")),
+                .hint("there are `registry`, `gha`, `inline` and `local`")),
         }
     }
 
@@ -197,6 +204,24 @@ impl<'a> Options<'a> {
             reference: reference.to_string(),
             insecure: self.boolean("registry.insecure")?.unwrap_or(false),
         })
+    }
+
+    /// GitHub's service: of the job's environment, unless options name another.
+    fn actions(&mut self, env: &Env) -> CachePlace {
+        let mut option = |name: &str| self.left.remove(name).filter(|text| !text.is_empty());
+        let scope = option("scope").unwrap_or_else(|| DEFAULT_SCOPE.to_owned());
+        let (url, token) = (option("url_v2"), option("token"));
+        let url = url.or_else(|| env.text("ACTIONS_RESULTS_URL"));
+        let token = token.or_else(|| env.text("ACTIONS_RUNTIME_TOKEN"));
+        // What the first version of the service needs, and what BuildKit's retries and its listing of all entries do.
+        for name in ["url", "version", "timeout", "repository", "ghtoken"] {
+            option(name);
+        }
+        let service = url.zip(token).map(|(url, token)| ActionsService {
+            url,
+            token: Secret(token.into_bytes()),
+        });
+        CachePlace::Actions { scope, service }
     }
 
     fn invalid(&self, why: impl std::fmt::Display) -> Diagnostic {
@@ -232,6 +257,14 @@ impl<'a> Options<'a> {
 #[cfg(test)]
 mod t {
     use super::*;
+
+    fn from(text: &str) -> Result<CachePlace, Diagnostic> {
+        super::from(text, &Env::default())
+    }
+
+    fn to(text: &str) -> Result<Option<CacheTo>, Diagnostic> {
+        super::to(text, &Env::default())
+    }
     use crate::request::Compression;
     use snapbox::assert_data_eq;
     use snapbox::str;
@@ -338,8 +371,8 @@ mod t {
     #[test]
     fn what_is_wrong_is_said() {
         let wrong_from = [
-            "User/app:cache",
-            "type=gha",
+            "user/App:cache",
+            "type=s3",
             "type=disk,src=x",
             "src=x",
             "type=local",

@@ -37,6 +37,9 @@ use crate::remote::CacheReader;
 use crate::remote::CacheWriter;
 use crate::remote::Imports;
 use crate::remote::Known;
+use crate::remote::actions;
+use crate::remote::actions::Actions;
+use crate::remote::actions::ActionsWriter;
 use crate::remote::catalogue::Bytes;
 use crate::remote::catalogue::Written;
 use crate::remote::catalogue::identity;
@@ -78,6 +81,7 @@ pub(super) fn import<'a>(
         let name = match from {
             CachePlace::Local { dir, name } => (format!("local:{}", dir.display()), name.as_str()),
             CachePlace::Registry { reference, .. } => (reference.clone(), ""),
+            CachePlace::Actions { .. } => (from.to_string(), ""),
         };
         let (shown, which) = name;
         let name = format!("importing cache manifest from {shown}");
@@ -114,9 +118,18 @@ fn open(request: &BuildRequest, from: &CachePlace, registry: &Client) -> Result<
             let client = client(registry, &request.settings, &reference, *insecure, None);
             (Box::new(RepositoryReader::new(client, reference)), place)
         }
+        CachePlace::Actions { scope, service } => {
+            let service = service.clone();
+            let service = service.ok_or_else(|| format!("{shown}: {NO_JOB}"))?;
+            let reader = Actions::new(registry.clone(), service, scope.clone());
+            (Box::new(reader), actions::place(scope))
+        }
     };
     Import::open(reader, place, shown).map_err(|error| error.to_string())
 }
+
+/// Why GitHub's service cannot be asked.
+const NO_JOB: &str = "ACTIONS_RESULTS_URL and ACTIONS_RUNTIME_TOKEN are not set; only jobs of GitHub Actions have them, and only actions get them";
 
 /// The client that speaks to the registry of a cache.
 fn client(
@@ -390,6 +403,14 @@ impl<'a> Exports<'a> {
         }
         for export in &self.0 {
             let to = export.to;
+            // Outside of GitHub's jobs buildx leaves it out, so that one command does for both.
+            if let CachePlace::Actions { service: None, .. } = &to.place {
+                remark_on(
+                    events,
+                    &format!("a cache was not written: {}: {NO_JOB}", to.place),
+                );
+                continue;
+            }
             let id = format!("export cache {:?}", to.place);
             let step = Task::start(&id, export_name(&to.place), events);
             let written = export.write(engine, definition, imports, roots, &step);
@@ -485,6 +506,16 @@ impl Export<'_> {
                 let near = near.map(|image| image.repository.clone()).collect();
                 Box::new(RepositoryWriter::open(client, reference, near)?)
             }
+            CachePlace::Actions { scope, service } => {
+                let service = service.clone();
+                let service = service.ok_or_else(|| anyhow::anyhow!(NO_JOB))?;
+                let client = engine.registry().clone();
+                Box::new(ActionsWriter::open(Actions::new(
+                    client,
+                    service,
+                    scope.clone(),
+                ))?)
+            }
         })
     }
 
@@ -562,6 +593,7 @@ fn export_name(place: &CachePlace) -> &'static str {
     match place {
         CachePlace::Local { .. } => "exporting cache to client directory",
         CachePlace::Registry { .. } => "exporting cache to registry",
+        CachePlace::Actions { .. } => "exporting to GitHub Actions Cache",
     }
 }
 

@@ -26,6 +26,7 @@
 //! - A layer that a registry has is named and not copied. All others are there.
 //! - A cache that cannot be read makes a build slower and nothing else. One that fails as a whole is asked nothing more.
 
+pub mod actions;
 pub mod catalogue;
 pub mod directory;
 pub mod export;

@@ -1,5 +1,6 @@
 //! Caches that machines share. Another machine is another store; what it has of the first is the cache alone.
 
+mod actions;
 mod registries;
 
 use std::collections::BTreeSet;
@@ -588,7 +589,7 @@ fn targets_of_a_bake_file_have_caches_of_their_own() {
             target \"b\" {
               target = \"b\"
               output = [\"type=cacheonly\"]
-              cache-from = [\"type=gha\"]
+              cache-from = [\"type=other\"]
               cache-to = [\"type=local,dest=../cache-b\"]
             }\n",
         );
@@ -600,7 +601,7 @@ fn targets_of_a_bake_file_have_caches_of_their_own() {
     assert!(
         first
             .stderr
-            .contains("target `b`: a cache of type `gha` is left out"),
+            .contains("target `b`: a cache of type `other` is left out"),
         "{first}"
     );
     assert_eq!(layers(&env.outside("cache-a")).len(), 1);

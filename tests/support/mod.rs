@@ -1,5 +1,6 @@
 //! What the tests stand on: a private environment for each, a loopback registry, base images, foreign tools.
 
+mod actions;
 mod bases;
 mod dockerd;
 mod env;
@@ -12,6 +13,7 @@ mod servers;
 mod terminal;
 pub(crate) mod tools;
 
+pub(crate) use actions::ActionsCache;
 pub(crate) use bases::Base;
 pub(crate) use bases::FOREIGN;
 pub(crate) use bases::PACKAGES_WITH_USERS;
