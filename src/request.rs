@@ -26,6 +26,8 @@ pub use builder::ParseBuilderError;
 pub use caches::ActionsService;
 pub use caches::CachePlace;
 pub use caches::CacheTo;
+pub use caches::ObjectCache;
+pub use caches::ObjectKeys;
 
 /// One `rbuild build`.
 #[derive(Debug, Clone)]

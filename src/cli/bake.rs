@@ -117,7 +117,7 @@ pub(super) fn run(flags: &BakeFlags, session: &Session) -> Result<ExitCode, Fail
                 severity: rbuild_llb::Severity::Warning,
                 ..problem(message)
             };
-            let hint = "rbuild has `registry`, `gha`, `inline` and `local`";
+            let hint = "rbuild has `registry`, `gha`, `s3`, `azblob`, `inline` and `local`";
             ui::finding(&warning.hint(hint), session.terminal);
         }
     }
@@ -343,7 +343,10 @@ fn other_caches(target: &Target) -> impl Iterator<Item = &CacheEntry> {
 }
 
 fn is_known(cache: &CacheEntry) -> bool {
-    matches!(cache.kind.as_str(), "local" | "registry" | "inline" | "gha")
+    matches!(
+        cache.kind.as_str(),
+        "local" | "registry" | "inline" | "gha" | "s3" | "azblob"
+    )
 }
 
 fn output(output: &rbuild_bake::Output) -> String {

@@ -46,6 +46,9 @@ use crate::remote::catalogue::identity;
 use crate::remote::directory::Directory;
 use crate::remote::directory::LocalReader;
 use crate::remote::import::Import;
+use crate::remote::objects;
+use crate::remote::objects::Objects;
+use crate::remote::objects::ObjectsWriter;
 use crate::remote::repository;
 use crate::remote::repository::RepositoryReader;
 use crate::remote::repository::RepositoryWriter;
@@ -53,6 +56,8 @@ use crate::request::BuildRequest;
 use crate::request::CachePlace;
 use crate::request::CacheTo;
 use crate::request::Compression;
+use crate::request::ObjectCache;
+use crate::request::ObjectKeys;
 use crate::request::OutputSpec;
 use crate::request::Settings;
 use crate::solver;
@@ -81,7 +86,7 @@ pub(super) fn import<'a>(
         let name = match from {
             CachePlace::Local { dir, name } => (format!("local:{}", dir.display()), name.as_str()),
             CachePlace::Registry { reference, .. } => (reference.clone(), ""),
-            CachePlace::Actions { .. } => (from.to_string(), ""),
+            CachePlace::Actions { .. } | CachePlace::Objects(_) => (from.to_string(), ""),
         };
         let (shown, which) = name;
         let name = format!("importing cache manifest from {shown}");
@@ -123,6 +128,10 @@ fn open(request: &BuildRequest, from: &CachePlace, registry: &Client) -> Result<
             let service = service.ok_or_else(|| format!("{shown}: {NO_JOB}"))?;
             let reader = Actions::new(registry.clone(), service, scope.clone());
             (Box::new(reader), actions::place(scope))
+        }
+        CachePlace::Objects(cache) => {
+            let reader = Objects::new(registry.clone(), cache.clone());
+            (Box::new(reader), objects::place(cache))
         }
     };
     Import::open(reader, place, shown).map_err(|error| error.to_string())
@@ -516,6 +525,11 @@ impl Export<'_> {
                     scope.clone(),
                 ))?)
             }
+            CachePlace::Objects(cache) => {
+                let client = engine.registry().clone();
+                let objects = Objects::new(client, cache.clone());
+                Box::new(ObjectsWriter::open(objects)?)
+            }
         })
     }
 
@@ -594,6 +608,11 @@ fn export_name(place: &CachePlace) -> &'static str {
         CachePlace::Local { .. } => "exporting cache to client directory",
         CachePlace::Registry { .. } => "exporting cache to registry",
         CachePlace::Actions { .. } => "exporting to GitHub Actions Cache",
+        CachePlace::Objects(ObjectCache {
+            keys: ObjectKeys::Amazon { .. },
+            ..
+        }) => "exporting cache to Amazon S3",
+        CachePlace::Objects(_) => "exporting cache to Azure Blob Storage",
     }
 }
 

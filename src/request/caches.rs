@@ -29,6 +29,46 @@ pub enum CachePlace {
         /// Who is asked; nobody where no job is running.
         service: Option<ActionsService>,
     },
+    /// `type=s3`, `type=azblob`
+    Objects(ObjectCache),
+}
+
+/// Objects of a store that caches are written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectCache {
+    /// The URL of the bucket or container, without a slash at its end.
+    pub base: String,
+    /// How keys of blobs begin.
+    pub blobs: String,
+    /// How keys of catalogues begin.
+    pub manifests: String,
+    /// `name=`: under which names it is written; all are read.
+    pub names: Vec<String>,
+    /// How requests are signed.
+    pub keys: ObjectKeys,
+}
+
+/// What requests to a store of objects are signed with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObjectKeys {
+    /// Amazon's.
+    Amazon {
+        /// `region=`
+        region: String,
+        /// `access_key_id=`; empty if requests are not signed, as for what everybody may read.
+        id: String,
+        /// `secret_access_key=`
+        secret: Secret,
+        /// `session_token=`
+        session: Option<Secret>,
+    },
+    /// Azure's.
+    Azure {
+        /// `account_name=`
+        account: String,
+        /// `secret_access_key=`, decoded.
+        key: Secret,
+    },
 }
 
 /// The cache service of a job of GitHub Actions.
@@ -47,6 +87,10 @@ impl CachePlace {
             Self::Local { .. } => "local",
             Self::Registry { .. } => "registry",
             Self::Actions { .. } => "gha",
+            Self::Objects(cache) => match cache.keys {
+                ObjectKeys::Amazon { .. } => "s3",
+                ObjectKeys::Azure { .. } => "azblob",
+            },
         }
     }
 
@@ -54,7 +98,7 @@ impl CachePlace {
     pub fn is_remote(&self) -> bool {
         match self {
             Self::Local { .. } => false,
-            Self::Registry { .. } | Self::Actions { .. } => true,
+            Self::Registry { .. } | Self::Actions { .. } | Self::Objects(_) => true,
         }
     }
 }
@@ -65,6 +109,16 @@ impl std::fmt::Display for CachePlace {
             Self::Local { dir, .. } => write!(f, "{}", dir.display()),
             Self::Registry { reference, .. } => f.write_str(reference),
             Self::Actions { scope, .. } => write!(f, "gha:{scope}"),
+            Self::Objects(cache) => {
+                let names = cache.names.join(";");
+                write!(
+                    f,
+                    "{}:{}/{}{names}",
+                    self.kind(),
+                    cache.base,
+                    cache.manifests
+                )
+            }
         }
     }
 }
