@@ -1,6 +1,7 @@
 //! What the user asked for, validated: `cli` makes it, `pipeline` carries it out.
 
 mod builder;
+mod caches;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,6 +25,11 @@ pub use builder::BuilderTls;
 pub use builder::Node;
 pub use builder::ParseBuilderError;
 pub use builder::Place;
+pub use caches::ActionsService;
+pub use caches::CachePlace;
+pub use caches::CacheTo;
+pub use caches::ObjectCache;
+pub use caches::ObjectKeys;
 
 /// One `rbuild build`.
 #[derive(Debug, Clone)]
@@ -750,65 +756,6 @@ pub enum Destination {
     Stdout,
     /// `dest=FILE`
     File(PathBuf),
-}
-
-/// Where a cache is that machines share: one `--cache-from`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum CachePlace {
-    /// `type=local`
-    Local {
-        /// `src=` or `dest=`: the directory.
-        dir: PathBuf,
-        /// `tag=` or `digest=`: which of its caches.
-        name: String,
-    },
-    /// `type=registry`: a cache of its own, or one that an image has in it.
-    Registry {
-        /// `ref=`, normalised.
-        reference: String,
-        /// `registry.insecure`: plain HTTP, or any certificate.
-        insecure: bool,
-    },
-}
-
-impl CachePlace {
-    /// The name of its type.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::Local { .. } => "local",
-            Self::Registry { .. } => "registry",
-        }
-    }
-
-    /// Whether it is asked over a network.
-    pub fn is_remote(&self) -> bool {
-        match self {
-            Self::Local { .. } => false,
-            Self::Registry { .. } => true,
-        }
-    }
-}
-
-impl std::fmt::Display for CachePlace {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Local { dir, .. } => write!(f, "{}", dir.display()),
-            Self::Registry { reference, .. } => f.write_str(reference),
-        }
-    }
-}
-
-/// One `--cache-to`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CacheTo {
-    /// Where to.
-    pub place: CachePlace,
-    /// `mode=max`: all steps, not only those whose layers the images have.
-    pub all: bool,
-    /// How layers are compressed.
-    pub compression: Compression,
-    /// `ignore-error=true`: a cache that cannot be written does not fail the build.
-    pub ignore_error: bool,
 }
 
 /// Layer compression.

@@ -121,7 +121,8 @@ pub(super) fn run(flags: &BakeFlags, session: &Session) -> Result<ExitCode, Fail
                 severity: rbuild_llb::Severity::Warning,
                 ..problem(message)
             };
-            ui::finding(&warning.hint("rbuild has `type=local`"), session.terminal);
+            let hint = "rbuild has `registry`, `gha`, `s3`, `azblob`, `inline` and `local`";
+            ui::finding(&warning.hint(hint), session.terminal);
         }
     }
     let (base, targets) = requests(flags, &plan, session).map_err(BuildError::request)?;
@@ -347,7 +348,10 @@ fn other_caches(target: &Target) -> impl Iterator<Item = &CacheEntry> {
 }
 
 fn is_known(cache: &CacheEntry) -> bool {
-    matches!(cache.kind.as_str(), "local" | "registry" | "inline")
+    matches!(
+        cache.kind.as_str(),
+        "local" | "registry" | "inline" | "gha" | "s3" | "azblob"
+    )
 }
 
 fn output(output: &rbuild_bake::Output) -> String {

@@ -164,7 +164,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         .map(|(k, v)| (k.to_owned(), v.unwrap_or_default().to_owned()));
     let builder = builder(flags, env, &mut problems);
     let cache_to = match builder {
-        None => problems.all(&flags.cache_to, cache::to),
+        None => problems.all(&flags.cache_to, |text| cache::to(text, env)),
         Some(_) => Vec::new(),
     };
     // buildx makes an output of it, whatever else the argument is for.
@@ -197,7 +197,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         annotations: annotations.into_iter().flatten().collect(),
         no_cache: no_cache(flags),
         cache_from: match builder {
-            None => problems.all(&flags.cache_from, cache::from),
+            None => problems.all(&flags.cache_from, |text| cache::from(text, env)),
             Some(_) => Vec::new(),
         },
         inline_cache: inline || cache_to.contains(&None),

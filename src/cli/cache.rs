@@ -3,33 +3,49 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::OciDigest;
 
+use super::env::Env;
 use super::values;
 use super::values::invalid;
 use crate::registry::Reference;
+use crate::request::ActionsService;
 use crate::request::BuilderCache;
 use crate::request::CachePlace;
 use crate::request::CacheTo;
+use crate::request::ObjectCache;
+use crate::request::ObjectKeys;
+use crate::request::Secret;
 
 /// What a cache is called that is not given a name, as with BuildKit.
 const DEFAULT_NAME: &str = "latest";
 /// The types that a daemon knows; it reaches no directories of this machine.
 const OF_BUILDERS: [&str; 5] = ["registry", "inline", "gha", "s3", "azblob"];
-/// Those of them that there are only there.
-const OTHERS: [&str; 3] = ["gha", "s3", "azblob"];
+/// Options that are not shown.
+const SECRETS: [&str; 5] = [
+    "account_key",
+    "ghtoken",
+    "secret_access_key",
+    "session_token",
+    "token",
+];
+/// What GitHub's cache is called that is not given a scope, as with BuildKit.
+const DEFAULT_SCOPE: &str = "buildkit";
 
 /// The options of a cache, taken out one by one; what is left over is not known.
-struct Options<'a> {
+struct Options {
     flag: &'static str,
-    text: &'a str,
+    /// As it was typed, without what is secret.
+    text: String,
     kind: String,
     left: BTreeMap<String, String>,
 }
 
 /// `type=local,src=DIR`, `type=registry,ref=NAME` or `NAME` alone
-pub(crate) fn from(text: &str) -> Result<CachePlace, Diagnostic> {
+pub(crate) fn from(text: &str, env: &Env) -> Result<CachePlace, Diagnostic> {
     let mut options = Options::parse("cache-from", text)?;
     let place = match options.kind.as_str() {
         "local" => {
@@ -56,6 +72,9 @@ pub(crate) fn from(text: &str) -> Result<CachePlace, Diagnostic> {
                 .invalid("an inline cache is written only")
                 .hint(hint));
         }
+        "gha" => options.actions(env),
+        "s3" => options.amazon(env)?,
+        "azblob" => options.azure(env)?,
         _ => options.registry()?,
     };
     options.nothing_left()?;
@@ -63,7 +82,7 @@ pub(crate) fn from(text: &str) -> Result<CachePlace, Diagnostic> {
 }
 
 /// What is written where; nothing if it is written into the images.
-pub(crate) fn to(text: &str) -> Result<Option<CacheTo>, Diagnostic> {
+pub(crate) fn to(text: &str, env: &Env) -> Result<Option<CacheTo>, Diagnostic> {
     let mut options = Options::parse("cache-to", text)?;
     let all = match options.left.remove("mode").unwrap_or_default().as_str() {
         "" | "min" => false,
@@ -81,6 +100,9 @@ pub(crate) fn to(text: &str) -> Result<Option<CacheTo>, Diagnostic> {
             dir: options.directory("dest", "to write to")?,
             name: name(options.left.remove("tag")),
         },
+        "gha" => options.actions(env),
+        "s3" => options.amazon(env)?,
+        "azblob" => options.azure(env)?,
         _ => {
             let place = options.registry()?;
             if let CachePlace::Registry { reference, .. } = &place
@@ -169,11 +191,11 @@ fn name(tag: Option<String>) -> String {
     tag.unwrap_or_else(|| DEFAULT_NAME.to_owned())
 }
 
-impl<'a> Options<'a> {
-    fn parse(flag: &'static str, text: &'a str) -> Result<Self, Diagnostic> {
+impl Options {
+    fn parse(flag: &'static str, text: &str) -> Result<Self, Diagnostic> {
         let mut options = Self {
             flag,
-            text,
+            text: text.to_owned(),
             kind: "registry".to_owned(),
             left: BTreeMap::new(),
         };
@@ -183,16 +205,18 @@ impl<'a> Options<'a> {
             return Ok(options);
         }
         options.left = values::options(flag, text)?.into_iter().collect();
+        for name in SECRETS {
+            if let Some(secret) = options.left.get(name).filter(|text| !text.is_empty()) {
+                options.text = options.text.replace(secret.as_str(), "…");
+            }
+        }
         let kind = options.left.remove("type");
         options.kind = kind.ok_or_else(|| options.invalid("`type=` is missing"))?;
         match options.kind.as_str() {
-            "local" | "registry" | "inline" => Ok(options),
-            kind if OTHERS.contains(&kind) => Err(options
-                .invalid(format!("caches of type `{kind}` are not supported"))
-                .hint("there are `registry`, `inline` and `local`; a `--builder` has the others")),
+            "local" | "registry" | "inline" | "gha" | "s3" | "azblob" => Ok(options),
             kind => Err(options
                 .invalid(format!("there is no cache type `{kind}`"))
-                .hint("there are `registry`, `inline` and `local`")),
+                .hint("there are `registry`, `gha`, `s3`, `azblob`, `inline` and `local`")),
         }
     }
 
@@ -211,8 +235,157 @@ impl<'a> Options<'a> {
         })
     }
 
+    fn text(&mut self, name: &str) -> Option<String> {
+        self.left.remove(name).filter(|text| !text.is_empty())
+    }
+
+    /// `name=a;b`
+    fn names(&mut self) -> Vec<String> {
+        let names = self.text("name").unwrap_or_default();
+        let names = names.split(';').filter(|name| !name.is_empty());
+        let names: Vec<String> = names.map(str::to_owned).collect();
+        match names.is_empty() {
+            true => vec![DEFAULT_SCOPE.to_owned()],
+            false => names,
+        }
+    }
+
+    /// A bucket of Amazon's S3, or of what speaks like it.
+    fn amazon(&mut self, env: &Env) -> Result<CachePlace, Diagnostic> {
+        let mut required = |name: &str, variable: &str| {
+            let value = self.text(name).or_else(|| env.text(variable));
+            let missing = || self.invalid(format!("`{name}=` is missing, and so is {variable}"));
+            value.ok_or_else(missing)
+        };
+        let bucket = required("bucket", "AWS_BUCKET")?;
+        let region = required("region", "AWS_REGION")?;
+        let endpoint = self.text("endpoint_url");
+        let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
+        let endpoint = endpoint.trim_end_matches('/');
+        let path_style = self.boolean("use_path_style")?.unwrap_or(false);
+        let base = match endpoint.split_once("://") {
+            Some(_) if path_style => format!("{endpoint}/{bucket}"),
+            Some((scheme, host)) => format!("{scheme}://{bucket}.{host}"),
+            None => {
+                let why = format!("`{endpoint}` is not a URL such as `https://s3.example`");
+                return Err(self.invalid(why));
+            }
+        };
+        let prefix = self.text("prefix").unwrap_or_default();
+        let below = |given: Option<String>, usual: &str| {
+            format!("{prefix}{}", given.unwrap_or_else(|| usual.to_owned()))
+        };
+        let blobs = below(self.left.remove("blobs_prefix"), "blobs/");
+        let manifests = below(self.left.remove("manifests_prefix"), "manifests/");
+        let (id, secret) = (self.text("access_key_id"), self.text("secret_access_key"));
+        let session = self.text("session_token");
+        // Those of the environment are one set: what is given is not mixed with them.
+        let of_env = id.is_none() && secret.is_none();
+        let or = |given: Option<String>, variable| match of_env {
+            true => given.or_else(|| env.text(variable)),
+            false => given,
+        };
+        let id = or(id, "AWS_ACCESS_KEY_ID").unwrap_or_default();
+        let secret = or(secret, "AWS_SECRET_ACCESS_KEY").unwrap_or_default();
+        let session = or(session, "AWS_SESSION_TOKEN");
+        if id.is_empty() != secret.is_empty() {
+            return Err(self.invalid("of `access_key_id=` and `secret_access_key=` one is missing"));
+        }
+        // How BuildKit's client sends and tries again, and what it touches so that it does not expire.
+        for name in [
+            "touch_refresh",
+            "upload_parallelism",
+            "disable_accept_encoding",
+            "retry_mode",
+            "retry_max_attempts",
+        ] {
+            self.text(name);
+        }
+        Ok(CachePlace::Objects(ObjectCache {
+            base,
+            blobs,
+            manifests,
+            names: self.names(),
+            keys: ObjectKeys::Amazon {
+                region,
+                id,
+                secret: Secret(secret.into_bytes()),
+                session: session.map(|session| Secret(session.into_bytes())),
+            },
+        }))
+    }
+
+    /// A container of Azure's blob storage.
+    fn azure(&mut self, env: &Env) -> Result<CachePlace, Diagnostic> {
+        let mut option = |name: &str, variable: &str| {
+            let given = self.text(name);
+            given.or_else(|| env.text(&format!("BUILDKIT_AZURE_STORAGE_{variable}")))
+        };
+        let url = option("account_url", "ACCOUNT_URL");
+        let account = option("account_name", "ACCOUNT_NAME");
+        let container = option("container", "CONTAINER");
+        let prefix = option("prefix", "PREFIX").unwrap_or_default();
+        let url = url.ok_or_else(|| {
+            let variable = "BUILDKIT_AZURE_STORAGE_ACCOUNT_URL";
+            self.invalid(format!("`account_url=` is missing, and so is {variable}"))
+        })?;
+        let url = url.trim_end_matches('/').to_owned();
+        let Some((_, host)) = url.split_once("://") else {
+            let why =
+                format!("`{url}` is not a URL such as `https://account.blob.core.windows.net`");
+            return Err(self.invalid(why));
+        };
+        let of_host = host.split(['.', ':', '/']).next().unwrap_or_default();
+        let account = account.unwrap_or_else(|| of_host.to_owned());
+        let container = container.unwrap_or_else(|| "buildkit-cache".to_owned());
+        let below = |given: Option<String>, usual: &str| {
+            let given = given.unwrap_or_else(|| usual.to_owned());
+            let parts = [prefix.trim_matches('/'), given.trim_matches('/')];
+            let parts = parts.into_iter().filter(|part| !part.is_empty());
+            parts.map(|part| format!("{part}/")).collect::<String>()
+        };
+        let blobs = below(self.left.remove("blobs_prefix"), "blobs");
+        let manifests = below(self.left.remove("manifests_prefix"), "manifests");
+        let key = self.text("secret_access_key");
+        let key = key.or_else(|| self.text("account_key"));
+        let key = key.ok_or_else(|| {
+            self.invalid("`secret_access_key=` is missing: the key of the storage account")
+        })?;
+        let key = STANDARD
+            .decode(&key)
+            .map_err(|_| self.invalid("`secret_access_key=` is not in base64"))?;
+        Ok(CachePlace::Objects(ObjectCache {
+            base: format!("{url}/{container}"),
+            blobs,
+            manifests,
+            names: self.names(),
+            keys: ObjectKeys::Azure {
+                account,
+                key: Secret(key),
+            },
+        }))
+    }
+
+    /// GitHub's service: of the job's environment, unless options name another.
+    fn actions(&mut self, env: &Env) -> CachePlace {
+        let mut option = |name: &str| self.left.remove(name).filter(|text| !text.is_empty());
+        let scope = option("scope").unwrap_or_else(|| DEFAULT_SCOPE.to_owned());
+        let (url, token) = (option("url_v2"), option("token"));
+        let url = url.or_else(|| env.text("ACTIONS_RESULTS_URL"));
+        let token = token.or_else(|| env.text("ACTIONS_RUNTIME_TOKEN"));
+        // What the first version of the service needs, and what BuildKit's retries and its listing of all entries do.
+        for name in ["url", "version", "timeout", "repository", "ghtoken"] {
+            option(name);
+        }
+        let service = url.zip(token).map(|(url, token)| ActionsService {
+            url,
+            token: Secret(token.into_bytes()),
+        });
+        CachePlace::Actions { scope, service }
+    }
+
     fn invalid(&self, why: impl std::fmt::Display) -> Diagnostic {
-        invalid(self.flag, self.text, why)
+        invalid(self.flag, &self.text, why)
     }
 
     fn directory(&mut self, key: &str, what: &str) -> Result<PathBuf, Diagnostic> {
@@ -244,6 +417,14 @@ impl<'a> Options<'a> {
 #[cfg(test)]
 mod t {
     use super::*;
+
+    fn from(text: &str) -> Result<CachePlace, Diagnostic> {
+        super::from(text, &Env::default())
+    }
+
+    fn to(text: &str) -> Result<Option<CacheTo>, Diagnostic> {
+        super::to(text, &Env::default())
+    }
     use crate::request::Compression;
     use snapbox::assert_data_eq;
     use snapbox::str;
@@ -350,8 +531,13 @@ mod t {
     #[test]
     fn what_is_wrong_is_said() {
         let wrong_from = [
-            "User/app:cache",
-            "type=gha",
+            "user/App:cache",
+            "type=s3,region=r",
+            "type=s3,bucket=b,region=r,endpoint_url=s3.example",
+            "type=s3,bucket=b,region=r,access_key_id=i",
+            "type=s3,bucket=b,region=r,secret_access_key=value-of-key",
+            "type=azblob",
+            "type=azblob,account_url=https://a.example,account_name=a",
             "type=disk,src=x",
             "src=x",
             "type=local",
@@ -382,18 +568,26 @@ mod t {
         assert_data_eq!(
             text,
             str![[r#"
-error: `--cache-from user/app:cache`: caches of type `registry` are not supported
-hint: what there is is `type=local`, a directory; a `--builder` has the others
-error: `--cache-from type=gha`: caches of type `gha` are not supported
-hint: what there is is `type=local`, a directory; a `--builder` has the others
+error: `--cache-from user/App:cache`: `user/App:cache` is not an image reference: a repository is written in lower case
+error: `--cache-from type=s3,region=r`: `bucket=` is missing, and so is AWS_BUCKET
+error: `--cache-from type=s3,bucket=b,region=r,endpoint_url=s3.example`: `s3.example` is not a URL such as `https://s3.example`
+error: `--cache-from type=s3,bucket=b,region=r,access_key_id=i`: of `access_key_id=` and `secret_access_key=` one is missing
+error: `--cache-from type=s3,bucket=b,region=r,secret_access_key=…`: of `access_key_id=` and `secret_access_key=` one is missing
+error: `--cache-from type=azblob`: `account_url=` is missing, and so is BUILDKIT_AZURE_STORAGE_ACCOUNT_URL
+error: `--cache-from type=azblob,account_url=https://a.example,account_name=a`: `secret_access_key=` is missing: the key of the storage account
 error: `--cache-from type=disk,src=x`: there is no cache type `disk`
-hint: what there is is `type=local`, a directory
+hint: there are `registry`, `gha`, `s3`, `azblob`, `inline` and `local`
 error: `--cache-from src=x`: `type=` is missing
 error: `--cache-from type=local`: `src=` is missing: a directory to read from
 error: `--cache-from type=local,src=x,digest=latest`: `latest` is not a digest such as `sha256:…`
 error: `--cache-from type=local,src=x,mode=max`: type `local` has no option `mode`
-error: `--cache-to type=inline`: caches of type `inline` are not supported
-hint: what there is is `type=local`, a directory; a `--builder` has the others
+error: `--cache-from type=registry`: `ref=` is missing: a name such as `registry.example/app:cache`
+error: `--cache-from type=registry,ref=r.example/a,mode=max`: type `registry` has no option `mode`
+error: `--cache-from type=inline`: an inline cache is written only
+hint: `type=registry,ref=IMAGE` reads the cache that an image has in it
+error: `--cache-to type=registry,dest=x`: `ref=` is missing: a name such as `registry.example/app:cache`
+error: `--cache-to type=registry,ref=r.example/a:b@sha256:0000000000000000000000000000000000000000000000000000000000000000`: what is written has a tag, and its digest is not known before
+error: `--cache-to type=inline,ref=x`: type `inline` has no option `ref`
 error: `--cache-to type=local,dest=`: `dest=` is missing: a directory to write to
 error: `--cache-to type=local,dest=x,mode=most`: mode `most` is neither `min` nor `max`
 error: `--cache-to type=local,dest=x,compression=estargz`: rbuild does not write eStargz layers

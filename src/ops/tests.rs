@@ -441,7 +441,7 @@ impl RemoteCache for Answers {
     fn open(
         &self,
         _: &str,
-        _: &OciDigest,
+        _: &rbuild_llb::OciDigest,
         _: u64,
     ) -> Option<Result<Box<dyn std::io::Read + Send>, rbuild_cache::RemoteError>> {
         None

@@ -37,12 +37,18 @@ use crate::remote::CacheReader;
 use crate::remote::CacheWriter;
 use crate::remote::Imports;
 use crate::remote::Known;
+use crate::remote::actions;
+use crate::remote::actions::Actions;
+use crate::remote::actions::ActionsWriter;
 use crate::remote::catalogue::Bytes;
 use crate::remote::catalogue::Written;
 use crate::remote::catalogue::identity;
 use crate::remote::directory::Directory;
 use crate::remote::directory::LocalReader;
 use crate::remote::import::Import;
+use crate::remote::objects;
+use crate::remote::objects::Objects;
+use crate::remote::objects::ObjectsWriter;
 use crate::remote::repository;
 use crate::remote::repository::RepositoryReader;
 use crate::remote::repository::RepositoryWriter;
@@ -50,6 +56,8 @@ use crate::request::BuildRequest;
 use crate::request::CachePlace;
 use crate::request::CacheTo;
 use crate::request::Compression;
+use crate::request::ObjectCache;
+use crate::request::ObjectKeys;
 use crate::request::OutputSpec;
 use crate::request::Settings;
 use crate::solver;
@@ -78,6 +86,7 @@ pub(super) fn import<'a>(
         let name = match from {
             CachePlace::Local { dir, name } => (format!("local:{}", dir.display()), name.as_str()),
             CachePlace::Registry { reference, .. } => (reference.clone(), ""),
+            CachePlace::Actions { .. } | CachePlace::Objects(_) => (from.to_string(), ""),
         };
         let (shown, which) = name;
         let name = format!("importing cache manifest from {shown}");
@@ -114,9 +123,22 @@ fn open(request: &BuildRequest, from: &CachePlace, registry: &Client) -> Result<
             let client = client(registry, &request.settings, &reference, *insecure, None);
             (Box::new(RepositoryReader::new(client, reference)), place)
         }
+        CachePlace::Actions { scope, service } => {
+            let service = service.clone();
+            let service = service.ok_or_else(|| format!("{shown}: {NO_JOB}"))?;
+            let reader = Actions::new(registry.clone(), service, scope.clone());
+            (Box::new(reader), actions::place(scope))
+        }
+        CachePlace::Objects(cache) => {
+            let reader = Objects::new(registry.clone(), cache.clone());
+            (Box::new(reader), objects::place(cache))
+        }
     };
     Import::open(reader, place, shown).map_err(|error| error.to_string())
 }
+
+/// Why GitHub's service cannot be asked.
+const NO_JOB: &str = "ACTIONS_RESULTS_URL and ACTIONS_RUNTIME_TOKEN are not set; only jobs of GitHub Actions have them, and only actions get them";
 
 /// The client that speaks to the registry of a cache.
 fn client(
@@ -390,6 +412,14 @@ impl<'a> Exports<'a> {
         }
         for export in &self.0 {
             let to = export.to;
+            // Outside of GitHub's jobs buildx leaves it out, so that one command does for both.
+            if let CachePlace::Actions { service: None, .. } = &to.place {
+                remark_on(
+                    events,
+                    &format!("a cache was not written: {}: {NO_JOB}", to.place),
+                );
+                continue;
+            }
             let id = format!("export cache {:?}", to.place);
             let step = Task::start(&id, export_name(&to.place), events);
             let written = export.write(engine, definition, imports, roots, &step);
@@ -485,6 +515,21 @@ impl Export<'_> {
                 let near = near.map(|image| image.repository.clone()).collect();
                 Box::new(RepositoryWriter::open(client, reference, near)?)
             }
+            CachePlace::Actions { scope, service } => {
+                let service = service.clone();
+                let service = service.ok_or_else(|| anyhow::anyhow!(NO_JOB))?;
+                let client = engine.registry().clone();
+                Box::new(ActionsWriter::open(Actions::new(
+                    client,
+                    service,
+                    scope.clone(),
+                ))?)
+            }
+            CachePlace::Objects(cache) => {
+                let client = engine.registry().clone();
+                let objects = Objects::new(client, cache.clone());
+                Box::new(ObjectsWriter::open(objects)?)
+            }
         })
     }
 
@@ -562,6 +607,12 @@ fn export_name(place: &CachePlace) -> &'static str {
     match place {
         CachePlace::Local { .. } => "exporting cache to client directory",
         CachePlace::Registry { .. } => "exporting cache to registry",
+        CachePlace::Actions { .. } => "exporting to GitHub Actions Cache",
+        CachePlace::Objects(ObjectCache {
+            keys: ObjectKeys::Amazon { .. },
+            ..
+        }) => "exporting cache to Amazon S3",
+        CachePlace::Objects(_) => "exporting cache to Azure Blob Storage",
     }
 }
 

@@ -84,6 +84,41 @@ impl Verifier {
     }
 }
 
+/// A blob that somebody else opened. Its errors have a [`RegistryError`] inside.
+pub(super) struct Verified<R> {
+    from: R,
+    verifier: Verifier,
+}
+
+impl<R: Read> Verified<R> {
+    pub(super) fn new(from: R, digest: &OciDigest, size: u64) -> Result<Self, RegistryError> {
+        let mut verifier = Verifier::new(digest, size);
+        if size == 0 {
+            verifier.push(&[])?;
+        }
+        Ok(Self { from, verifier })
+    }
+}
+
+impl<R: Read> Read for Verified<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let missing = self.verifier.missing();
+        let most = buf
+            .len()
+            .min(usize::try_from(missing).unwrap_or(usize::MAX));
+        if most == 0 {
+            return Ok(0);
+        }
+        let n = self.from.read(&mut buf[..most])?;
+        let passed = match n {
+            0 => Err(self.verifier.wrong_size(self.verifier.seen())),
+            n => self.verifier.push(&buf[..n]),
+        };
+        passed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Ok(n)
+    }
+}
+
 /// A blob on its way from a registry. Its errors have a [`RegistryError`] inside.
 pub struct BlobReader {
     client: Client,

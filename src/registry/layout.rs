@@ -12,6 +12,7 @@ use rbuild_llb::Platform;
 use serde::Deserialize;
 
 use super::MAX_DOCUMENT;
+use super::blob::Verified;
 use super::blob::Verifier;
 use super::error::RegistryError;
 use super::resolve;
@@ -39,10 +40,7 @@ pub struct Layout {
 }
 
 /// A blob of a layout. Its errors have a [`RegistryError`] inside.
-pub struct LayoutBlob {
-    file: File,
-    verifier: Verifier,
-}
+pub struct LayoutBlob(Verified<File>);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -170,14 +168,10 @@ impl Layout {
     pub fn blob(&self, digest: &OciDigest, size: u64) -> Result<LayoutBlob, RegistryError> {
         let path = self.blob_path(digest);
         let (file, length) = open(&path)?;
-        let mut verifier = Verifier::new(digest, size);
         if length != size {
-            return Err(verifier.wrong_size(length));
+            return Err(Verifier::new(digest, size).wrong_size(length));
         }
-        if size == 0 {
-            verifier.push(&[])?;
-        }
-        Ok(LayoutBlob { file, verifier })
+        Ok(LayoutBlob(Verified::new(file, digest, size)?))
     }
 
     fn find(&self, name: Option<&str>) -> Result<Descriptor, RegistryError> {
@@ -267,20 +261,7 @@ impl Layout {
 
 impl Read for LayoutBlob {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let missing = self.verifier.missing();
-        let most = buf
-            .len()
-            .min(usize::try_from(missing).unwrap_or(usize::MAX));
-        if most == 0 {
-            return Ok(0);
-        }
-        let n = self.file.read(&mut buf[..most])?;
-        let passed = match n {
-            0 => Err(self.verifier.wrong_size(self.verifier.seen())),
-            n => self.verifier.push(&buf[..n]),
-        };
-        passed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        Ok(n)
+        self.0.read(buf)
     }
 }
 

@@ -14,6 +14,7 @@
 //! | `call` | retries, authorization, what refusals mean |
 //! | `client` | the pull calls; `push` and `upload` the others; `blob` the resuming reader |
 //! | `download` | files by URL |
+//! | `service` | requests to services that keep caches, and are no registries |
 //! | `resolve` | from a name to the image for a platform |
 //! | `layout` | OCI image layouts |
 //! | `archive` | images in archives, OCI's and docker's |
@@ -43,6 +44,7 @@ mod places;
 mod push;
 pub mod reference;
 mod resolve;
+mod service;
 mod tls;
 mod transport;
 mod upload;
@@ -62,6 +64,8 @@ pub use push::Pushed;
 pub use reference::ParseReferenceError;
 pub use reference::Reference;
 pub use resolve::Resolved;
+pub use service::Call;
+pub use service::Reply;
 pub use transport::OpenBlob;
 
 /// Manifests, indexes and configs larger than this are refused (distribution-spec, Pushing Manifests: registries

@@ -40,10 +40,8 @@ impl Client {
         mount_from: Option<&'a str>,
         open: &'a OpenBlob<'a>,
     ) -> Result<Pushed, RegistryError> {
-        match self.has(to, digest)? {
-            true => Ok(Pushed::Existed),
-            false => self.send_blob(to, digest, size, mount_from, open),
-        }
+        let blob = Blob::new(to, digest, size, mount_from, open);
+        self.bring(&blob, false)
     }
 
     /// The same for a blob that is known not to be there.
@@ -58,16 +56,18 @@ impl Client {
         mount_from: Option<&'a str>,
         open: &'a OpenBlob<'a>,
     ) -> Result<Pushed, RegistryError> {
-        let blob = Blob {
-            to,
-            digest,
-            size,
-            // Mounting a blob where it is already tells nothing.
-            mount_from: mount_from.filter(|from| *from != to.repository),
-            open,
-        };
-        self.over_endpoints(&self.0.places.to_push(to)?, |endpoint| {
-            self.upload(endpoint, &blob)
+        let blob = Blob::new(to, digest, size, mount_from, open);
+        self.bring(&blob, true)
+    }
+
+    /// Whoever tries again asks again: the last try may have come through.
+    fn bring(&self, blob: &Blob<'_>, mut missing: bool) -> Result<Pushed, RegistryError> {
+        self.over_endpoints(&self.0.places.to_push(blob.to)?, |endpoint| {
+            let known = std::mem::take(&mut missing);
+            if !known && self.has_blob(endpoint, blob.to, blob.digest)? {
+                return Ok(Pushed::Existed);
+            }
+            self.upload(endpoint, blob)
         })
     }
 
@@ -93,13 +93,7 @@ impl Client {
         from: &str,
     ) -> Result<bool, RegistryError> {
         let open = || Err(std::io::ErrorKind::Unsupported.into());
-        let blob = Blob {
-            to,
-            digest,
-            size,
-            mount_from: Some(from).filter(|from| *from != to.repository),
-            open: &open,
-        };
+        let blob = Blob::new(to, digest, size, Some(from), &open);
         self.over_endpoints(&self.0.places.to_push(to)?, |endpoint| {
             if self.has_blob(endpoint, to, digest)? {
                 return Ok(true);
@@ -167,6 +161,25 @@ pub(super) struct Blob<'a> {
     pub(super) size: u64,
     pub(super) mount_from: Option<&'a str>,
     pub(super) open: &'a OpenBlob<'a>,
+}
+
+impl<'a> Blob<'a> {
+    fn new(
+        to: &'a Reference,
+        digest: &'a OciDigest,
+        size: u64,
+        mount_from: Option<&'a str>,
+        open: &'a OpenBlob<'a>,
+    ) -> Self {
+        Self {
+            to,
+            digest,
+            size,
+            // Mounting a blob where it is already tells nothing.
+            mount_from: mount_from.filter(|from| *from != to.repository),
+            open,
+        }
+    }
 }
 
 /// What pushing to a repository needs, and mounting from another one.

@@ -1,6 +1,7 @@
 //! What a cache knows, as one JSON document.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use rbuild_cache::Answer;
 use rbuild_cache::BlobOptions;
@@ -13,6 +14,10 @@ use rbuild_llb::CacheKey;
 use rbuild_llb::OciDigest;
 use serde::Deserialize;
 use serde::Serialize;
+
+use super::FILES;
+use super::PACK;
+use crate::image::Descriptor;
 
 /// The only version that is read.
 const VERSION: u32 = 2;
@@ -244,6 +249,30 @@ impl Catalogue {
             return Err("names what it does not have".to_owned());
         }
         Ok(whole)
+    }
+
+    /// The blobs that the cache itself has, with their types.
+    pub fn blobs(&self) -> Vec<Descriptor> {
+        let mut blobs = Vec::new();
+        let mut seen = BTreeSet::new();
+        let mut list = |descriptor: Descriptor| {
+            if seen.insert(descriptor.digest) {
+                blobs.push(descriptor);
+            }
+        };
+        for pack in &self.packs {
+            list(Descriptor::new(PACK, pack.digest, pack.size));
+        }
+        for layer in &self.layers {
+            let Files { digest, size, at } = layer.files;
+            if at.is_none() {
+                list(Descriptor::new(FILES, digest, size));
+            }
+            if let Some((digest, size, media_type)) = layer.blob() {
+                list(Descriptor::new(media_type, digest, size));
+            }
+        }
+        blobs
     }
 
     /// The keys of the same result.

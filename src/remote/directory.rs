@@ -331,7 +331,7 @@ impl CacheReader for LocalReader {
             what: format!("its catalogue {}", trouble.what),
             ..trouble
         })?;
-        Ok(Contents::Catalogue(bytes))
+        Ok(Contents::Catalogues(vec![bytes]))
     }
 
     fn blob(&self, digest: &OciDigest, size: u64) -> Result<Blob, Trouble> {

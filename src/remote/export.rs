@@ -18,8 +18,6 @@ use rbuild_llb::event::Timestamp;
 use sha2::Digest as _;
 use sha2::Sha256;
 
-use super::FILES;
-use super::PACK;
 use super::catalogue::Bytes;
 use super::catalogue::Catalogue;
 use super::catalogue::Files;
@@ -31,7 +29,6 @@ use super::catalogue::identity;
 use super::pack;
 use super::place::CacheWriter;
 use crate::clock;
-use crate::image::Descriptor;
 
 /// Why a cache could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -134,27 +131,10 @@ pub fn export(
         Ok::<_, ExportError>(())
     })?;
     let catalogue = Catalogue::of(known, &entries, packs);
-    let mut blobs = Vec::new();
-    let mut seen = BTreeSet::new();
-    let mut list = |descriptor: Descriptor| {
-        if seen.insert(descriptor.digest) {
-            blobs.push(descriptor);
-        }
-    };
-    for pack in &catalogue.packs {
-        list(Descriptor::new(PACK, pack.digest, pack.size));
-    }
-    for layer in &catalogue.layers {
-        let Files { digest, size, at } = layer.files;
-        if at.is_none() {
-            list(Descriptor::new(FILES, digest, size));
-        }
-        if let Some((digest, size, media_type)) = layer.blob() {
-            list(Descriptor::new(media_type, digest, size));
-        }
-    }
     let began = clock::now();
-    to.publish(&catalogue.to_json(), blobs, &|what| did(what, began))
+    to.publish(&catalogue.to_json(), catalogue.blobs(), &|what| {
+        did(what, began)
+    })
 }
 
 /// Where lists of files are.

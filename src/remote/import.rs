@@ -48,7 +48,7 @@ pub struct Import {
     shown: String,
     knows: Knows,
     /// Packs that came in, or did not.
-    packs: Mutex<BTreeMap<usize, Option<Arc<Vec<u8>>>>>,
+    packs: Mutex<BTreeMap<OciDigest, Option<Arc<Vec<u8>>>>>,
     trouble: Mutex<Troubles>,
 }
 
@@ -63,7 +63,7 @@ struct Troubles {
 
 /// What a cache knows.
 enum Knows {
-    Catalogue(Catalogue),
+    Catalogues(Vec<Catalogue>),
     Images(Vec<OfImage>),
 }
 
@@ -87,10 +87,11 @@ impl Import {
         };
         let contents = reader.contents().map_err(|trouble| failed(trouble.what))?;
         let knows = match contents {
-            Contents::Catalogue(bytes) => {
-                let catalogue = Catalogue::parse(&bytes);
+            Contents::Catalogues(documents) => {
+                let catalogues = documents.iter().map(|bytes| Catalogue::parse(bytes));
                 let wrong = |problem| failed(format!("its catalogue {problem}"));
-                Knows::Catalogue(catalogue.map_err(wrong)?)
+                let catalogues = catalogues.collect::<Result<Vec<_>, _>>();
+                Knows::Catalogues(catalogues.map_err(wrong)?)
             }
             Contents::Images(images) => Knows::Images(images),
         };
@@ -135,15 +136,15 @@ impl Import {
             let found = OciDigest::from_bytes(Sha256::digest(&bytes).into());
             (found == digest).then_some(bytes)
         };
+        let whole = catalogue.packs[pack];
         let mut packs = locked(&self.packs);
-        if let Some(known) = packs.get(&pack) {
+        if let Some(known) = packs.get(&whole.digest) {
             let bytes = known.as_deref().and_then(|pack| cut(pack));
             return bytes.ok_or_else(|| named(Trouble::with("is not in its pack")));
         }
-        let whole = catalogue.packs[pack];
         let read = read_whole(&*self.reader, &whole.digest, whole.size, MAX_FILES);
         let read = read.map(Arc::new);
-        packs.insert(pack, read.as_ref().ok().cloned());
+        packs.insert(whole.digest, read.as_ref().ok().cloned());
         let bytes = cut(&read.map_err(named)?);
         bytes.ok_or_else(|| named(Trouble::with("is not in its pack")))
     }
@@ -162,11 +163,17 @@ impl<'a> Imports<'a> {
     /// The other keys of what a key has the result of. Who knows a result from a cache may not know what it was made of, and
     /// so not by which other keys it can be found.
     pub fn other_keys(&self, key: &CacheKey) -> Vec<CacheKey> {
-        let of = |cache: &Import| match &cache.knows {
-            Knows::Catalogue(catalogue) => catalogue.keys_beside(key),
-            Knows::Images(images) => {
-                let of = images.iter().flat_map(|image| image.keys_beside(key));
-                of.collect()
+        let of = |cache: &Import| -> Vec<CacheKey> {
+            match &cache.knows {
+                Knows::Catalogues(catalogues) => {
+                    let of = catalogues.iter();
+                    of.flat_map(|catalogue| catalogue.keys_beside(key))
+                        .collect()
+                }
+                Knows::Images(images) => {
+                    let of = images.iter();
+                    of.flat_map(|image| image.keys_beside(key)).collect()
+                }
             }
         };
         self.caches.iter().flat_map(of).collect()
@@ -234,8 +241,8 @@ impl RemoteCache for Imports<'_> {
             if cache.is_given_up() {
                 continue;
             }
-            let catalogue = match &cache.knows {
-                Knows::Catalogue(catalogue) => catalogue,
+            let catalogues = match &cache.knows {
+                Knows::Catalogues(catalogues) => catalogues,
                 Knows::Images(images) => {
                     let found = images
                         .iter()
@@ -246,13 +253,15 @@ impl RemoteCache for Imports<'_> {
                     }
                 }
             };
-            let Some((answer, layers)) = catalogue.find(key, &cache.place) else {
-                continue;
-            };
-            let mut layers = layers.iter();
-            match layers.try_for_each(|layer| self.take(cache, catalogue, layer)) {
-                Ok(()) => return Ok(Some(Elsewhere::Answer(answer))),
-                Err(error) => failed = failed.or(Some(error)),
+            for catalogue in catalogues {
+                let Some((answer, layers)) = catalogue.find(key, &cache.place) else {
+                    continue;
+                };
+                let mut layers = layers.iter();
+                match layers.try_for_each(|layer| self.take(cache, catalogue, layer)) {
+                    Ok(()) => return Ok(Some(Elsewhere::Answer(answer))),
+                    Err(error) => failed = failed.or(Some(error)),
+                }
             }
         }
         match failed {

@@ -14,8 +14,8 @@
 //! In a registry it is the same manifest, under a tag. The catalogue ([`catalogue`]) is flat: key → result → layers. It is
 //! read once, and a key is then found in memory. An image may have a small cache in its config instead ([`inline`]).
 //!
-//! Where caches are is behind two traits, [`CacheReader`] and [`CacheWriter`] ([`place`]); [`directory`] and [`repository`]
-//! implement them, and a map in memory in the tests.
+//! Where caches are is behind two traits, [`CacheReader`] and [`CacheWriter`] ([`place`]); [`directory`], [`repository`],
+//! [`actions`] and [`objects`] implement them, and a map in memory in the tests.
 //!
 //! Always true:
 //! - What goes out holds keys and results, and nothing of what keys are made of: no arguments, variables, commands or paths
@@ -26,11 +26,13 @@
 //! - A layer that a registry has is named and not copied. All others are there.
 //! - A cache that cannot be read makes a build slower and nothing else. One that fails as a whole is asked nothing more.
 
+pub mod actions;
 pub mod catalogue;
 pub mod directory;
 pub mod export;
 pub mod import;
 pub mod inline;
+pub mod objects;
 mod pack;
 pub mod place;
 pub mod repository;

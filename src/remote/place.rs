@@ -35,8 +35,8 @@ impl Trouble {
 /// What is found at a place.
 #[derive(Debug)]
 pub enum Contents {
-    /// A catalogue, which names all the rest.
-    Catalogue(Vec<u8>),
+    /// Catalogues, each of which names all the rest: those of several branches, say.
+    Catalogues(Vec<Vec<u8>>),
     /// What images have in them, one a platform.
     Images(Vec<OfImage>),
 }

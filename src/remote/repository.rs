@@ -149,7 +149,7 @@ impl CacheReader for RepositoryReader {
         match config.media_type.as_str() {
             CATALOGUE => {
                 let bytes = read_whole(self, &config.digest, config.size, MAX_CATALOGUE)?;
-                Ok(Contents::Catalogue(bytes))
+                Ok(Contents::Catalogues(vec![bytes]))
             }
             BUILDKIT => Err(of_buildkit()),
             media_type::OCI_CONFIG | media_type::DOCKER_CONFIG => self.images(&[manifest]),

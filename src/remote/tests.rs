@@ -118,7 +118,7 @@ impl CacheReader for Memory {
     fn contents(&self) -> Result<Contents, Trouble> {
         let catalogue = self.0.lock().unwrap().catalogue.clone();
         let catalogue = catalogue.ok_or_else(|| Trouble::with("is empty"))?;
-        Ok(Contents::Catalogue(catalogue))
+        Ok(Contents::Catalogues(vec![catalogue]))
     }
 
     fn blob(&self, digest: &OciDigest, _: u64) -> Result<Blob, Trouble> {

@@ -1,10 +1,12 @@
 //! What the tests stand on: a private environment for each, a loopback registry, base images, foreign tools.
 
+mod actions;
 mod bases;
 mod dockerd;
 mod env;
 mod gate;
 mod layout;
+mod objects;
 mod output;
 mod registry;
 mod schema;
@@ -13,6 +15,7 @@ mod terminal;
 pub(crate) mod tools;
 pub(crate) mod yaml;
 
+pub(crate) use actions::ActionsCache;
 pub(crate) use bases::Base;
 pub(crate) use bases::FOREIGN;
 pub(crate) use bases::PACKAGES_WITH_USERS;
@@ -22,6 +25,7 @@ pub(crate) use env::TestEnv;
 pub(crate) use gate::Gate;
 pub(crate) use layout::Image;
 pub(crate) use layout::list_tar;
+pub(crate) use objects::ObjectStore;
 pub(crate) use output::Output;
 pub(crate) use registry::Registry;
 pub(crate) use registry::USER;

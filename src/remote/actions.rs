@@ -1,0 +1,453 @@
+//! The cache service of GitHub Actions, by the protocol of its second version: Twirp calls in JSON that give signed URLs of
+//! blobs in Azure's storage.
+//!
+//! The service keeps entries by key, each written once, and removes what it likes: what was used longest ago, and what is too
+//! old. A blob's key is its digest. A catalogue's is a prefix and a number, and the newest with the prefix counts. Each branch
+//! has entries of its own, and reads those of its base and of the default branch besides; a token says which it may read and
+//! which write. So there is a catalogue for each branch, and all that may be read are read.
+//!
+//! The service counts requests. A blob takes two; what the catalogue that is replaced names is not asked for.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rbuild_cache::CACHE as PREFIX;
+use rbuild_llb::OciDigest;
+use serde::Deserialize;
+use serde_json::json;
+use sha2::Digest as _;
+use sha2::Sha256;
+
+use super::MAX_CATALOGUE;
+use super::catalogue::Catalogue;
+use super::chain;
+use super::export::ExportError;
+use super::place::Blob;
+use super::place::CacheReader;
+use super::place::CacheWriter;
+use super::place::Contents;
+use super::place::Trouble;
+use crate::image::Descriptor;
+use crate::registry::Call;
+use crate::registry::Client;
+use crate::registry::OpenBlob;
+use crate::registry::RegistryError;
+use crate::request::ActionsService;
+
+/// Where the calls are, below the URL of the service.
+const SERVICE: &str = "twirp/github.actions.results.api.v1.CacheService";
+/// Answers of the service are not larger.
+const MAX_ANSWER: u64 = 64 << 10;
+/// Larger blobs are sent in blocks.
+const BLOCK: u64 = 64 << 20;
+/// Numbers of catalogues that are tried: each that is taken is another build's, or was left by one that was killed.
+const NUMBERS: u64 = 16;
+/// In a scope's permission: it may be written.
+const WRITE: u64 = 2;
+
+/// What origins call the cache of a repository. It has no credentials, and which repository it is the job knows.
+pub fn place(scope: &str) -> String {
+    format!("{PREFIX}gha:{scope}")
+}
+
+/// The service, for the caches of one `scope=`.
+#[derive(Clone)]
+pub struct Actions {
+    client: Client,
+    service: ActionsService,
+    scope: String,
+}
+
+/// One branch's part of the cache.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+struct Branch {
+    #[serde(rename = "Scope")]
+    name: String,
+    #[serde(rename = "Permission")]
+    permission: u64,
+}
+
+/// An entry.
+struct Entry {
+    key: String,
+    url: String,
+}
+
+/// What a call came to.
+enum Answered<T> {
+    With(T),
+    /// There is such an entry.
+    Exists,
+}
+
+impl Actions {
+    /// Asks nobody yet.
+    pub fn new(client: Client, service: ActionsService, scope: String) -> Self {
+        Self {
+            client,
+            service,
+            scope,
+        }
+    }
+
+    fn token(&self) -> String {
+        String::from_utf8_lossy(&self.service.token.0).into_owned()
+    }
+
+    /// What the token may read, the branch itself first. A token that does not say may do what it may do.
+    fn branches(&self) -> Vec<Branch> {
+        let read = || -> Option<Vec<Branch>> {
+            #[derive(Deserialize)]
+            struct Claims {
+                ac: String,
+            }
+            let token = self.token();
+            let claims = token.split('.').nth(1)?;
+            let claims = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+            let claims: Claims = serde_json::from_slice(&claims).ok()?;
+            serde_json::from_str(&claims.ac).ok()
+        };
+        let mut branches = read().unwrap_or_default();
+        if branches.is_empty() {
+            branches.push(Branch {
+                name: String::new(),
+                permission: WRITE,
+            });
+        }
+        branches.sort_by_key(|branch| branch.permission & WRITE == 0);
+        branches
+    }
+
+    /// The prefix of the keys of a branch's catalogues.
+    fn catalogues_of(&self, branch: &Branch) -> String {
+        let digest = Sha256::digest(branch.name.as_bytes());
+        let short: String = digest[..4]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!("rbuild-cache-1-{}-{short}#", self.scope)
+    }
+
+    /// Entries of another version are not seen.
+    fn version() -> String {
+        let digest = Sha256::digest(b"rbuild cache 1");
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn call<T: for<'de> Deserialize<'de>>(
+        &self,
+        method: &str,
+        body: &serde_json::Value,
+    ) -> Result<Answered<T>, RegistryError> {
+        let url = format!(
+            "{}/{SERVICE}/{method}",
+            self.service.url.trim_end_matches('/')
+        );
+        let body = body.to_string();
+        let call = Call::new("POST", url)
+            .header("authorization", format!("Bearer {}", self.token()))
+            .header("content-type", "application/json")
+            .bytes(body.as_bytes())
+            .or(409)
+            .hint("the token of the job may not do that, or has expired");
+        let (status, answer) = self.client.call_small(&call, MAX_ANSWER)?;
+        if status == 409 {
+            return Ok(Answered::Exists);
+        }
+        let answer = serde_json::from_slice(&answer);
+        let answer = answer.map_err(|error| RegistryError::Protocol {
+            registry: "GitHub's cache service".to_owned(),
+            why: error.to_string(),
+        })?;
+        Ok(Answered::With(answer))
+    }
+
+    /// The entry of a key, or with `newest` the newest whose key begins so.
+    fn find(&self, key: &str, newest: bool) -> Result<Option<Entry>, RegistryError> {
+        #[derive(Deserialize)]
+        struct Found {
+            #[serde(default)]
+            ok: bool,
+            #[serde(default)]
+            signed_download_url: String,
+            #[serde(default)]
+            matched_key: String,
+        }
+        let others: &[&str] = match newest {
+            true => &[key],
+            false => &[],
+        };
+        let body = json!({"key": key, "restore_keys": others, "version": Self::version()});
+        let Answered::With(found) = self.call::<Found>("GetCacheEntryDownloadURL", &body)? else {
+            return Ok(None);
+        };
+        let fits = match newest {
+            true => found.matched_key.starts_with(key),
+            false => found.matched_key == key,
+        };
+        Ok((found.ok && fits).then_some(Entry {
+            key: found.matched_key,
+            url: found.signed_download_url,
+        }))
+    }
+
+    /// Writes an entry; not if there is one.
+    fn save(&self, key: &str, size: u64, open: &OpenBlob<'_>) -> Result<bool, RegistryError> {
+        #[derive(Deserialize)]
+        struct Created {
+            #[serde(default)]
+            ok: bool,
+            #[serde(default)]
+            signed_upload_url: String,
+        }
+        #[derive(Deserialize)]
+        struct Finalized {
+            #[serde(default)]
+            ok: bool,
+        }
+        let refused = |what: &str| RegistryError::Protocol {
+            registry: "GitHub's cache service".to_owned(),
+            why: format!("it does not {what} an entry"),
+        };
+        let version = Self::version();
+        let created = self.call("CreateCacheEntry", &json!({"key": key, "version": version}))?;
+        let Answered::With(Created {
+            ok,
+            signed_upload_url: url,
+        }) = created
+        else {
+            return Ok(false);
+        };
+        if !ok {
+            return Err(refused("begin"));
+        }
+        self.upload(&url, size, open)?;
+        let done = json!({"key": key, "size_bytes": size.to_string(), "version": version});
+        match self.call("FinalizeCacheEntryUpload", &done)? {
+            Answered::With(Finalized { ok: false }) => Err(refused("end")),
+            _ => Ok(true),
+        }
+    }
+
+    /// Puts bytes to a signed URL (Azure Storage, Put Blob; Put Block and Put Block List).
+    fn upload(&self, url: &str, size: u64, open: &OpenBlob<'_>) -> Result<(), RegistryError> {
+        let open = || open();
+        if size <= BLOCK {
+            let put = Call::new("PUT", url)
+                .header("x-ms-blob-type", "BlockBlob")
+                .header("content-type", "application/octet-stream")
+                .blob(&open, size);
+            return self.client.call_small(&put, MAX_ANSWER).map(drop);
+        }
+        let mut list = String::from("<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList>");
+        for (number, from) in (0..size).step_by(BLOCK as usize).enumerate() {
+            let id = base64::engine::general_purpose::STANDARD.encode(format!("{number:08}"));
+            let length = BLOCK.min(size - from);
+            let block = || {
+                let mut blob = open()?;
+                std::io::copy(&mut (&mut blob).take(from), &mut std::io::sink())?;
+                Ok(Box::new(blob.take(length)) as Box<dyn std::io::Read>)
+            };
+            let id_ = id
+                .replace('=', "%3D")
+                .replace('+', "%2B")
+                .replace('/', "%2F");
+            let put = Call::new("PUT", format!("{url}&comp=block&blockid={id_}"))
+                .header("content-type", "application/octet-stream")
+                .blob(&block, length);
+            self.client.call_small(&put, MAX_ANSWER)?;
+            list.push_str(&format!("<Latest>{id}</Latest>"));
+        }
+        list.push_str("</BlockList>");
+        let put = Call::new("PUT", format!("{url}&comp=blocklist"))
+            .header("content-type", "application/xml")
+            .bytes(list.as_bytes());
+        self.client.call_small(&put, MAX_ANSWER).map(drop)
+    }
+
+    /// The newest catalogue of a branch, with its key.
+    fn catalogue(&self, branch: &Branch) -> Result<Option<(String, Vec<u8>)>, RegistryError> {
+        let Some(entry) = self.find(&self.catalogues_of(branch), true)? else {
+            return Ok(None);
+        };
+        let get = Call::new("GET", entry.url);
+        match self.client.call_small(&get, MAX_CATALOGUE) {
+            Ok((_, bytes)) => Ok(Some((entry.key, bytes))),
+            // It went between the two requests.
+            Err(RegistryError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn blob_key(digest: &OciDigest) -> String {
+    format!("rbuild-blob-1-{digest}")
+}
+
+fn trouble(error: RegistryError) -> Trouble {
+    Trouble {
+        lasting: !matches!(error, RegistryError::NotFound { .. }),
+        what: chain(&error),
+    }
+}
+
+impl CacheReader for Actions {
+    fn contents(&self) -> Result<Contents, Trouble> {
+        let mut found = Vec::new();
+        for branch in self.branches() {
+            let catalogue = self.catalogue(&branch).map_err(trouble)?;
+            found.extend(catalogue.map(|(_, bytes)| bytes));
+        }
+        match found.is_empty() {
+            false => Ok(Contents::Catalogues(found)),
+            true => Err(Trouble::with(format!(
+                "it has no cache of scope `{}` yet",
+                self.scope
+            ))),
+        }
+    }
+
+    fn blob(&self, digest: &OciDigest, size: u64) -> Result<Blob, Trouble> {
+        let gone = || Trouble::with(format!("it no longer has {digest}"));
+        let entry = self.find(&blob_key(digest), false).map_err(trouble)?;
+        let entry = entry.ok_or_else(gone)?;
+        let reply = match self.client.call(&Call::new("GET", entry.url)) {
+            Ok(reply) => reply,
+            Err(RegistryError::NotFound { .. }) => return Err(gone()),
+            Err(error) => return Err(trouble(error)),
+        };
+        let blob = reply.into_blob(digest, size);
+        Ok(Box::new(blob.map_err(trouble)?))
+    }
+
+    fn may_have(&self, _: &OciDigest, _: u64) -> bool {
+        true
+    }
+}
+
+/// The service, to write a cache to.
+pub struct ActionsWriter {
+    actions: Actions,
+    /// The prefix of its keys.
+    catalogues: String,
+    /// The key of the catalogue that is there.
+    earlier: Option<String>,
+    bytes: Vec<u8>,
+    catalogue: Option<Catalogue>,
+    /// Blobs that are known to be there, or not.
+    known: Mutex<BTreeMap<OciDigest, bool>>,
+}
+
+impl ActionsWriter {
+    /// Looks what is there.
+    ///
+    /// # Errors
+    /// If the service does not say, or if nothing may be written.
+    pub fn open(actions: Actions) -> Result<Self, ExportError> {
+        let branch = actions.branches().into_iter().next();
+        let branch = branch.filter(|branch| branch.permission & WRITE != 0);
+        let branch = branch.ok_or_else(|| {
+            let why = "the token of this job may read caches, and not write them";
+            failed(&actions.scope, std::io::Error::other(why))
+        })?;
+        let found = actions.catalogue(&branch);
+        let found = found.map_err(|error| failed(&actions.scope, error))?;
+        let (earlier, bytes) = found.unzip();
+        let bytes = bytes.unwrap_or_default();
+        let catalogue = Catalogue::parse(&bytes).ok();
+        let blobs = catalogue.iter().flat_map(Catalogue::blobs);
+        let known = blobs.map(|blob| (blob.digest, true)).collect();
+        Ok(Self {
+            catalogues: actions.catalogues_of(&branch),
+            actions,
+            earlier,
+            bytes,
+            catalogue,
+            known: Mutex::new(known),
+        })
+    }
+
+    fn failed(&self, error: RegistryError) -> ExportError {
+        failed(&self.actions.scope, error)
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<OciDigest, bool>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failed(scope: &str, error: impl std::error::Error + Send + Sync + 'static) -> ExportError {
+    ExportError::Place {
+        place: format!("gha:{scope}"),
+        source: Box::new(error),
+    }
+}
+
+impl CacheWriter for ActionsWriter {
+    fn earlier(&self) -> Option<&Catalogue> {
+        self.catalogue.as_ref()
+    }
+
+    fn has(&self, digest: &OciDigest, _: u64) -> Result<bool, ExportError> {
+        if let Some(there) = self.known().get(digest) {
+            return Ok(*there);
+        }
+        let entry = self.actions.find(&blob_key(digest), false);
+        let there = entry.map_err(|error| self.failed(error))?.is_some();
+        self.known().insert(*digest, there);
+        Ok(there)
+    }
+
+    fn put(&self, digest: &OciDigest, size: u64, open: &OpenBlob<'_>) -> Result<bool, ExportError> {
+        if self.has(digest, size)? {
+            return Ok(false);
+        }
+        let sent = self.actions.save(&blob_key(digest), size, open);
+        let sent = sent.map_err(|error| self.failed(error))?;
+        self.known().insert(*digest, true);
+        Ok(sent)
+    }
+
+    /// It may have gone: that is asked.
+    fn mistrust(&self, digest: &OciDigest) -> Result<(), ExportError> {
+        self.known().remove(digest);
+        Ok(())
+    }
+
+    fn publish(
+        self: Box<Self>,
+        catalogue: &[u8],
+        blobs: Vec<Descriptor>,
+        did: &dyn Fn(&str),
+    ) -> Result<(), ExportError> {
+        let named: BTreeSet<OciDigest> = blobs.iter().map(|blob| blob.digest).collect();
+        debug_assert!(
+            named
+                .iter()
+                .all(|blob| self.known().get(blob) == Some(&true))
+        );
+        if self.earlier.is_some() && self.bytes == catalogue {
+            return Ok(());
+        }
+        let last = self.earlier.as_deref();
+        let last = last.and_then(|key| key.strip_prefix(self.catalogues.as_str()));
+        let last: u64 = last.and_then(|number| number.parse().ok()).unwrap_or(0);
+        let open = || Ok(Box::new(catalogue) as Box<dyn std::io::Read>);
+        for number in last + 1..=last + NUMBERS {
+            let key = format!("{}{number}", self.catalogues);
+            let saved = self.actions.save(&key, catalogue.len() as u64, &open);
+            if saved.map_err(|error| self.failed(error))? {
+                did(&format!("writing cache manifest {key}"));
+                return Ok(());
+            }
+        }
+        let why = "other builds are writing to it all the time";
+        Err(failed(&self.actions.scope, std::io::Error::other(why)))
+    }
+}
