@@ -146,18 +146,6 @@ pub(crate) fn to(text: &str, env: &Env) -> Result<Option<CacheTo>, Diagnostic> {
     }))
 }
 
-/// The type of a cache, if it is one that only builders have.
-pub(crate) fn missing_kind(text: &str) -> Option<&'static str> {
-    let kind = match text.contains('=') {
-        false => "registry".to_owned(),
-        true => {
-            let options = values::options("cache", text).ok()?;
-            options.into_iter().find(|(key, _)| key == "type")?.1
-        }
-    };
-    OTHERS.into_iter().find(|other| *other == kind)
-}
-
 /// A cache that a daemon reads or writes: its options are handed on.
 pub(crate) fn of_builder(flag: &'static str, text: &str) -> Result<BuilderCache, Diagnostic> {
     let mut options: BTreeMap<String, String> = match text.contains('=') {

@@ -4,7 +4,6 @@
 //! rbuild keeps its inputs. Nothing here is judged: the command line that comes out is read as any other.
 
 use super::Runner;
-use crate::cli::cache;
 use crate::cli::env::Env;
 use crate::cli::values;
 
@@ -101,12 +100,11 @@ impl Inputs {
             false => context,
             true => runner.default_context(),
         };
-        let remote = inputs.builder(&text(env, "builder"));
+        inputs.builder(&text(env, "builder"));
         for (input, flag, shape) in LISTS {
             for value in listed(env, input, shape, &mut wrong) {
                 match input {
                     "build-contexts" => inputs.flag(flag, &with_context(&value, runner)),
-                    "cache-from" | "cache-to" if !remote => inputs.cache(flag, &value),
                     _ => inputs.flag(flag, &value),
                 }
             }
@@ -150,28 +148,15 @@ impl Inputs {
         self.arguments.push(format!("--{flag}={value}"));
     }
 
-    /// An address goes on. A name is that of a builder that docker/setup-buildx-action made, and rbuild needs none. Whether
-    /// another machine builds.
-    fn builder(&mut self, builder: &str) -> bool {
+    /// An address goes on. A name is that of a builder that docker/setup-buildx-action made, and rbuild needs none.
+    fn builder(&mut self, builder: &str) {
         match builder {
             "" => {}
             address if address.contains("://") => {
                 self.flag("builder", address);
-                return true;
             }
             name => self.remarks.push(format!(
                 "the input `builder` names `{name}`, a builder of buildx; rbuild needs none and builds on this machine"
-            )),
-        }
-        false
-    }
-
-    /// A cache makes no difference but in time, so one of a type that is not there yet stops no workflow.
-    fn cache(&mut self, flag: &str, value: &str) {
-        match cache::missing_kind(value) {
-            None => self.flag(flag, value),
-            Some(kind) => self.remarks.push(format!(
-                "the input `{flag}` is left out: there are no caches of type `{kind}` yet"
             )),
         }
     }
