@@ -120,3 +120,50 @@ fn what_an_old_builder_cannot_do_is_said_before_it_runs() {
         .says("is too old for copying by patterns, which `[1/1] COPY --exclude=b . /` asks for");
     assert!(!env.outside("there").exists());
 }
+
+/// What is written down by `rbuild builder` is what builds use; the old daemon says what it lacks.
+#[test]
+fn builders_go_by_their_names() {
+    let env = TestEnv::new()
+        .file("Dockerfile", "FROM scratch\nCOPY a /\n")
+        .file("a", "");
+    let _docker = Dockerd::start(&env);
+    let address = address(&env);
+    let create = ["builder", "create", "old", &address, "--use"];
+    env.rbuild(create).success();
+    env.rbuild(create)
+        .code(2)
+        .says("there is a builder `old` already");
+    let inspected = env.rbuild(["builder", "inspect", "--bootstrap"]).success();
+    for line in [
+        "Status:    running",
+        "Version:   BuildKit, older than 0.11",
+        "Lacks:     `COPY --link` without copying (mergeop)",
+        "Lacks:     copying by patterns (file.copy.includeexcludepatterns)",
+    ] {
+        assert!(inspected.stdout.contains(line), "{}", inspected.stdout);
+    }
+    let built = env.rbuild(["--progress", "plain", "-o", "../there", "."]);
+    built.success().says(&format!("connecting to {address}"));
+    assert!(env.outside("there/a").exists());
+
+    // A second node, which is not there.
+    let gone = format!("unix://{}", env.outside("none").display());
+    env.rbuild([
+        "builder", "create", "old", "--append", "--node", "gone", &gone,
+    ])
+    .success();
+    env.rbuild(["builder", "inspect", "old", "--bootstrap"])
+        .code(3)
+        .says("of the builder `old` cannot be reached: `gone`");
+    let built = env.rbuild(["-o", "../farm", "."]).success();
+    built.says("was built on old0");
+    assert!(env.outside("farm/a").exists());
+
+    env.rbuild(["builder", "rm", "old"]).success();
+    env.rbuild(["--builder", "old", "."])
+        .code(2)
+        .says("there is no builder `old`");
+    env.rbuild(["-o", "../here", "."]).success();
+    assert!(env.outside("here/a").exists());
+}

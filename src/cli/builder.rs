@@ -647,7 +647,35 @@ endpoint = "local"
             text += &crate::ui::render(&error, false);
             text.push('\n');
         }
-        assert_data_eq!(text, str![[""]]);
+        assert_data_eq!(
+            text,
+            str![[r#"
+error: the builder has no name
+hint: rbuild builder create NAME unix:///b.sock
+error: it is not said where `other` is
+hint: rbuild builder create other unix:///run/buildkit/buildkitd.sock
+error: wanted a name and an address
+hint: rbuild builder create NAME unix:///run/buildkit/buildkitd.sock
+error: there is a builder `farm` already
+hint: add a node to it with `--append`, or remove it first: `rbuild builder rm`
+error: there is no builder `fram`
+hint: did you mean `farm`?
+error: `0` cannot be the name of a builder: a name has letters, digits, `.`, `_` and `-`, and begins with a letter
+error: `default` is this machine, and no name for others
+error: `host:1` is no address of a builder: wanted `unix://PATH`, `tcp://HOST:PORT`, `docker-container://NAME`, `podman-container://NAME` or `docker://`
+error: `--driver kubernetes`: builders are daemons that run already
+hint: start a buildkitd, and name its address; one in a container is `docker-container://NAME`
+error: `--driver-opt cacert=/no/such/ca.pem`: `/no/such/ca.pem` is no file
+error: `tcp://h:1,network=host` is no address of a builder: `network=host` is none of `cacert=`, `cert=`, `key=` and `servername=`, which `tcp://` may have
+error: `--platform pdp11/x/y/z`: `pdp11/x/y/z` is not a platform: wanted OS/ARCH[/VARIANT], such as `linux/amd64` or `linux/arm/v7`
+error: `--leave` takes the node's name
+hint: add `--node NAME`
+error: `farm` has no node `other`
+error: `farm0` is the only node of `farm`
+hint: rbuild builder rm farm
+
+"#]]
+        );
     }
 
     #[test]

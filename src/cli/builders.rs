@@ -326,7 +326,41 @@ endpoint = "local"
             text += &shown.replace(dir.path().to_str().unwrap(), "DIR");
             text += "\n\n";
         }
-        assert_data_eq!(text, str![[""]]);
+        assert_data_eq!(
+            text,
+            str![[r#"
+error: there is no builder `fram`
+hint: did you mean `farm`?
+
+error: there is no builder `elsewhere`
+hint: there are `farm`, `mine`
+
+error: `--builder ssh://x`: wanted `unix://PATH`, `tcp://HOST:PORT`, `docker-container://NAME`, `podman-container://NAME` or `docker://`
+
+error: there is no builder `farm`
+hint: make one: `rbuild builder create farm ADDRESS`
+
+error: there is no builder `gone`
+hint: make one: `rbuild builder create gone ADDRESS`
+
+error: the builder `empty` has no nodes
+hint: add one: `rbuild builder create empty --append ADDRESS`
+
+error: `host:1` is no address of a builder: wanted `unix://PATH`, `tcp://HOST:PORT`, `docker-container://NAME`, `podman-container://NAME` or `docker://`
+ --> DIR/rbuild/builders.toml:3:12
+  |
+3 | endpoint = 'host:1'
+  |            ^^^^^^^^
+
+error: `pdp11/x/y/z` is not a platform: wanted OS/ARCH[/VARIANT], such as `linux/amd64` or `linux/arm/v7`
+ --> DIR/rbuild/builders.toml:4:13
+  |
+4 | platforms = ['pdp11/x/y/z']
+  |             ^^^^^^^^^^^^^^^
+
+
+"#]]
+        );
     }
 
     #[test]

@@ -372,17 +372,15 @@ fn stacker(flags: &GlobalFlags, env: &Env) -> Result<Option<StackerName>, Diagno
 }
 
 fn read(path: &Path) -> Result<Config, Diagnostic> {
+    let shown = path.to_string_lossy();
     match fs::read_to_string(path) {
-        Ok(text) => parse(&path.to_string_lossy(), text),
+        Ok(text) => parse(&shown, text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Config::default()),
-        Err(error) => Err(problem(format!(
-            "cannot read `{}`: {error}",
-            path.display()
-        ))),
+        Err(error) => Err(problem(format!("cannot read `{shown}`: {error}"))),
     }
 }
 
-/// Reads a file of ours, and points at what is wrong with it.
+/// Reads a file of ours.
 pub(super) fn parse<T: DeserializeOwned>(name: &str, text: String) -> Result<T, Diagnostic> {
     toml::from_str(&text).map_err(|error| {
         let file = Arc::new(SourceFile {

@@ -214,6 +214,8 @@ mod t {
             std::fs::write(path, bytes).unwrap();
         }
         let archive = dir.join("tar");
+        // An earlier one is still open.
+        drop(std::fs::remove_file(&archive));
         let mut command = Command::new("tar");
         command.arg("-C").arg(&root).arg("-cf").arg(&archive);
         let names = std::fs::read_dir(&root).unwrap();

@@ -351,8 +351,8 @@ mod t {
         let socket = agent.socket().to_owned();
         let mut last = UnixStream::connect(&socket).unwrap();
         drop(agent);
-        // It ends in its own time.
-        assert_eq!(last.read(&mut [0]).unwrap(), 0);
+        // It ends in its own time, before it has seen the connection or after.
+        assert!(matches!(last.read(&mut [0]), Ok(0) | Err(_)));
         assert!(UnixStream::connect(socket).is_err());
     }
 

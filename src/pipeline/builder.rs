@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `daemon` | a build with one daemon |
 //! | `farm` | several of them: who builds what, and what is done when one fails |
+//! | `whole` | what nodes have made, and what is left to this machine |
 //! | `placing` | which node is the best for an output (pure) |
 //! | `pieces` | what nodes make of an output, and the output made of that |
 //! | `contexts`, `lower`, `outputs`, `caches` | files, graph, outputs and caches as a daemon takes them |
@@ -25,6 +26,7 @@ mod pieces;
 mod placing;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -86,7 +88,7 @@ pub(super) enum Carried {
     /// To its end.
     Out(BuildOutcome),
     /// What this machine builds is left.
-    Far(Box<farm::Rest>),
+    Far(Box<whole::Rest>),
 }
 
 /// Which step of ours an op is, by its digest.
