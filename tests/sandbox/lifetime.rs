@@ -201,7 +201,7 @@ hint: its interpreter (the `#!` line or the dynamic loader) is missing
 [exit status: 126]
 ---- stderr ----
 error: cannot enter the working directory `/none`
-caused by: No such file or directory (os error 2)
+caused by: Read-only file system (os error 30)
 [exit status: 3]
 
 "#]]
