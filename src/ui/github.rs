@@ -317,8 +317,6 @@ mod t {
     use super::*;
     use std::sync::Arc;
 
-    use snapbox::IntoData as _;
-
     use crate::outcome::StepFailure;
     use crate::ui::ProgressMode;
     use crate::ui::Terminal;
