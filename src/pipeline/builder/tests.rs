@@ -345,11 +345,14 @@ fn nodes_that_cannot_be_had_are_done_without() {
     }
 }
 
+/// What a registry was sent.
+type Taken = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
 /// A registry that takes every manifest, and remembers them by their paths.
-fn registry() -> (u16, Arc<Mutex<Vec<(String, Vec<u8>)>>>) {
+fn registry() -> (u16, Taken) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let taken: Arc<Mutex<Vec<(String, Vec<u8>)>>> = Arc::default();
+    let taken = Taken::default();
     let seen = Arc::clone(&taken);
     std::thread::spawn(move || {
         for stream in listener.incoming() {
