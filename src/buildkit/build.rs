@@ -265,6 +265,7 @@ fn is_exhausted(message: &str) -> bool {
         "no buffer space available",
     ];
     !message.contains("did not complete successfully")
+        && !message.contains("exit code: ")
         && LACKS.iter().any(|lack| message.contains(lack))
 }
 
