@@ -345,6 +345,27 @@ fn nodes_that_cannot_be_had_are_done_without() {
     }
 }
 
+#[test]
+fn who_emulates_takes_over_whatever_is_declared() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = format!("unix://{}/none", dir.path().display());
+    let mut arm = node("arm", missing.parse().unwrap());
+    arm.platforms = vec!["linux/arm64".parse().unwrap()];
+    let fake = Fake::start(Script {
+        platforms: vec!["amd64", "arm64"],
+        ..Script::asked(|_, channel| say("amd", None, channel))
+    });
+    let mut amd = at("amd", &fake);
+    amd.platforms = vec!["linux/amd64".parse().unwrap()];
+    let mut project = Project::local(&["linux/arm64"]);
+    let outcome = project.build(vec![amd, arm]).unwrap();
+    let failed = vec!["arm".to_owned()];
+    let want = ("linux/arm64".to_owned(), "amd".to_owned(), failed);
+    assert_eq!(ran(&outcome), [want]);
+    assert_eq!(outcome.ran[0].emulated, 1);
+    assert_eq!(project.file("who"), "amd");
+}
+
 /// A registry that takes every manifest, and remembers them by their paths.
 fn registry() -> (u16, Arc<Mutex<Vec<(String, Vec<u8>)>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
