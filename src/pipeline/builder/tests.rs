@@ -454,6 +454,53 @@ fn an_index_is_pushed_once_all_is_there() {
     }
 }
 
+#[test]
+fn no_index_is_made_of_what_is_not_described() {
+    let start = |arch: &'static str| {
+        Fake::start(Script {
+            platforms: vec![arch],
+            ..Script::asked(move |_, _| async move {
+                let digest = Descriptor::of("", arch.as_bytes()).digest.to_string();
+                Ok(HashMap::from([(
+                    "containerimage.digest".to_owned(),
+                    digest,
+                )]))
+            })
+        })
+    };
+    let (amd, arm) = (start("amd64"), start("arm64"));
+    let (port, taken) = registry();
+    let kind = OutputKind::Image(ImageOutput::with_push(Push::ByName));
+    let mut project = Project::new(&["linux/amd64", "linux/arm64"], kind);
+    project.request.tags = vec![Tag {
+        target: None,
+        name: format!("127.0.0.1:{port}/app:a"),
+    }];
+    let built = project.build(vec![at("amd", &amd), at("arm", &arm)]);
+    let error = built.unwrap_err().to_string();
+    assert!(error.contains("does not say what it pushed"), "{error}");
+    assert!(taken.lock().unwrap().is_empty());
+}
+
+#[test]
+fn caches_are_not_ignored_on_this_machine() {
+    let fake = native("one", "amd64", false);
+    let mut project = Project::local(&["linux/amd64"]);
+    project.request.builder = Some(Builder {
+        name: "farm".into(),
+        nodes: vec![node("mine", Place::Here), at("one", &fake)],
+        cache_from: vec![crate::request::BuilderCache {
+            kind: "inline".to_owned(),
+            options: Default::default(),
+        }],
+        cache_to: Vec::new(),
+    });
+    let error = build(&project.request, &progress()).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Request);
+    let said = format!("{error:?}");
+    assert!(said.contains("the node `mine` is this machine"), "{said}");
+}
+
 /// An image with one layer, as an archive.
 fn archive(arch: &str) -> Vec<u8> {
     let mut files = Vec::new();
