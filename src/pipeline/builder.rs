@@ -138,11 +138,14 @@ impl Job<'_> {
             steps: RefCell::default(),
             open: RefCell::default(),
         };
-        let (mut outcome, imports) = daemon.build_all()?;
+        let (mut outcome, imports, failures) = daemon.build_all()?;
         // What spoke to the daemon has ended: another part of the program may want to be alone in its process.
         drop(daemon);
         drop(supply);
         self.import(&mut outcome, imports, progress)?;
+        if let Some(error) = failures.into_error() {
+            return Err(error);
+        }
         write_reports(self.request, &outcome)?;
         Ok(Carried::Out(outcome))
     }

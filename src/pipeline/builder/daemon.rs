@@ -62,8 +62,8 @@ pub(super) struct Daemon<'a> {
 }
 
 impl Daemon<'_> {
-    /// Tests first, then what does not require one that failed.
-    pub(super) fn build_all(&self) -> Result<(BuildOutcome, Vec<Import>), BuildError> {
+    /// Tests first, then what does not require one that failed: that is made in any case.
+    pub(super) fn build_all(&self) -> Result<(BuildOutcome, Vec<Import>, Failures), BuildError> {
         let mut outcome = BuildOutcome::default();
         let mut failures = Failures::default();
         let tests = |target: &&Target| target.is_test();
@@ -141,10 +141,7 @@ impl Daemon<'_> {
                 }
             }
         }
-        match failures.into_error() {
-            None => Ok((outcome, imports)),
-            Some(error) => Err(error),
-        }
+        Ok((outcome, imports, failures))
     }
 
     /// Makes one platform of a target; of each of its outputs there is a piece.
