@@ -184,7 +184,7 @@ impl Job<'_> {
         })?;
         let platforms = connection.platforms();
         let foreign = self.definition.iter().find(|(_, vertex)| {
-            matches!(vertex.op, Op::Exec(_)) && !platforms.contains(&vertex.platform)
+            matches!(vertex.op, Op::Exec(_)) && !placing::runs(platforms, &vertex.platform)
         });
         let Some((_, vertex)) = foreign.filter(|_| !platforms.is_empty()) else {
             return Ok(connection);
