@@ -42,6 +42,8 @@ use rbuild_llb::VertexId;
 use rbuild_llb::definition::PrunedDefinition;
 use rbuild_llb::op::MountKind;
 use rbuild_llb::op::Op;
+use rbuild_llb::op::SourceOp;
+use rbuild_llb::proto;
 
 use super::deliver::Target;
 use super::deliver::write_reports;
@@ -212,17 +214,7 @@ impl Job<'_> {
     /// The agents that steps ask for, of those that there are; ones with keys of files are started.
     fn agents(&self) -> Result<BTreeMap<String, Agent>, BuildError> {
         let mut agents = BTreeMap::new();
-        let processes = self
-            .definition
-            .iter()
-            .filter_map(|(_, vertex)| match &vertex.op {
-                Op::Exec(exec) => Some(&exec.mounts),
-                _ => None,
-            });
-        for mount in processes.flatten() {
-            let MountKind::Ssh { id, .. } = &mount.kind else {
-                continue;
-            };
+        for id in agents_asked_for(self.definition) {
             let Some((id, source)) = self.request.ssh.get_key_value(id) else {
                 continue;
             };
@@ -302,3 +294,23 @@ fn users(definition: &PrunedDefinition) -> BTreeMap<VertexId, BTreeSet<VertexId>
     }
     users
 }
+/// The agents that steps ask for, and the one with which git reaches a remote by ssh.
+fn agents_asked_for(definition: &PrunedDefinition) -> BTreeSet<&str> {
+    let mut ids = BTreeSet::new();
+    for (_, vertex) in definition.iter() {
+        match &vertex.op {
+            Op::Exec(exec) => {
+                ids.extend(exec.mounts.iter().filter_map(|mount| match &mount.kind {
+                    MountKind::Ssh { id, .. } => Some(id.as_str()),
+                    _ => None,
+                }))
+            }
+            Op::Source(SourceOp::Git(git)) if proto::is_reached_by_ssh(&git.remote) => {
+                ids.insert(proto::GIT_AGENT);
+            }
+            _ => {}
+        }
+    }
+    ids
+}
+

@@ -4,6 +4,7 @@ use bollard_buildkit_proto::pb;
 
 use super::Attributes;
 use super::EncodeError;
+use super::GIT_AGENT;
 use super::decode::OpDecoder;
 use crate::id::OciDigest;
 use crate::op::FileModes;
@@ -97,7 +98,7 @@ pub(super) fn encode(source: &SourceOp) -> Result<pb::SourceOp, EncodeError> {
                 set(GIT_SKIP_SUBMODULES, "true");
             }
             if ssh {
-                set(GIT_SSH, "default");
+                set(GIT_SSH, GIT_AGENT);
             }
             let commit = git.commit.as_ref().filter(|c| **c != git.reference);
             if let Some(checksum) = commit.or(git.checksum.as_ref()) {
@@ -137,7 +138,7 @@ fn layout_digest(layout: &OciLayoutSource) -> Result<OciDigest, EncodeError> {
 
 /// Host and path of a git remote, and whether it is reached by ssh. One repository has one place, by whichever
 /// protocol it is fetched.
-fn git_place(remote: &str) -> Result<(String, bool), EncodeError> {
+pub(super) fn git_place(remote: &str) -> Result<(String, bool), EncodeError> {
     let error = || EncodeError::Remote {
         remote: remote.to_owned(),
     };
@@ -276,7 +277,7 @@ fn git(rest: &str, reader: &mut Reader<'_>) -> GitSource {
     for (name, id) in GIT_SECRETS {
         reader.only(name, id);
     }
-    reader.only(GIT_SSH, "default");
+    reader.only(GIT_SSH, GIT_AGENT);
     let named = Some(reference.to_owned()).filter(|text| is_commit(text));
     let (commit, checksum) = match reader.take(GIT_CHECKSUM) {
         Some(text) if is_commit(&text) => (Some(text), None),
