@@ -25,7 +25,6 @@ use rbuild_llb::op::Op;
 use super::Carried;
 use super::Job;
 use super::Supply;
-use super::caches;
 use super::daemon::Daemon;
 use super::failure;
 use super::list;
@@ -375,22 +374,14 @@ impl<'a> Farm<'a> {
         address: &BuilderAddress,
         stop: &CancelToken,
     ) -> Result<Vec<Piece>, BuildError> {
-        let builder = self.job.builder;
         let platform = &self.job.definition.outputs[output].platform;
-        let (from, to) = match target.several {
-            true => (
-                caches::to_read(&builder.cache_from, platform),
-                caches::to_write(&builder.cache_to, platform),
-            ),
-            false => (builder.cache_from.clone(), builder.cache_to.clone()),
-        };
         let connection = Connection::open_within(PATIENCE, address, stop);
         let daemon = Daemon {
             job: self.job,
             supply: &self.supply,
             address,
             connection: connection.map_err(failure::outside)?,
-            caches: (&from, &to),
+            apart: target.several.then_some(platform),
             events: self.events,
             node: Some(node),
             steps: RefCell::default(),

@@ -357,6 +357,7 @@ pub(super) fn refuse(
     targets: &[Target],
     definition: &PrunedDefinition,
     builder: &Builder,
+    has_caches: bool,
 ) -> Result<(), BuildError> {
     let mut refused = Vec::new();
     for (_, vertex) in definition.iter() {
@@ -385,9 +386,8 @@ pub(super) fn refuse(
     }
     let is_dockerd = |node: &Node| matches!(node.place, Place::Daemon(BuilderAddress::Docker(_)));
     let farm = builder.nodes.len() > 1;
-    let caches = !builder.cache_from.is_empty() || !builder.cache_to.is_empty();
     let here = builder.nodes.iter().find(|node| node.place == Place::Here);
-    if let Some(node) = here.filter(|_| caches) {
+    if let Some(node) = here.filter(|_| has_caches) {
         let message = format!(
             "the node `{}` is this machine, which takes no caches among other nodes",
             node.name

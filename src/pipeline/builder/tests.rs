@@ -602,3 +602,102 @@ fn this_machine_may_be_one_of_the_nodes() {
     assert_eq!(project.file(&format!("{mine}/f")), "");
     assert!(project.dir.path().join("metadata").exists());
 }
+
+#[test]
+fn targets_of_a_bake_file_have_their_own_caches() {
+    type Asked = Arc<Mutex<Vec<(Vec<String>, Vec<String>)>>>;
+    let asked: Asked = Arc::default();
+    let seen = Arc::clone(&asked);
+    let fake = Fake::start(Script::asked(move |request, _| {
+        let cache = request.cache.unwrap();
+        let names = [cache.imports, cache.exports].map(|caches| {
+            let names = caches.iter().map(|cache| cache.attrs["ref"].clone());
+            names.collect::<Vec<_>>()
+        });
+        seen.lock().unwrap().push(names.into());
+        std::future::ready(Ok(HashMap::new()))
+    }));
+    let mut project = Project::new(&["linux/amd64"], OutputKind::CacheOnly);
+    let builder = |from: &[&str], to: &[&str]| {
+        let caches = |names: &[&str]| {
+            let caches = names.iter().map(|name| crate::request::BuilderCache {
+                kind: "registry".to_owned(),
+                options: [("ref".to_owned(), (*name).to_owned())].into(),
+            });
+            caches.collect()
+        };
+        Some(Builder {
+            name: "one".into(),
+            nodes: vec![at("one", &fake)],
+            cache_from: caches(from),
+            cache_to: caches(to),
+        })
+    };
+    project.request.builder = builder(&[], &[]);
+    project.request.tags.clear();
+    project.request.iidfile = None;
+    let target = |name: &str, from: &[&str], to: &[&str]| crate::request::BakeTarget {
+        name: name.to_owned(),
+        request: BuildRequest {
+            builder: builder(from, to),
+            ..project.request.clone()
+        },
+        inline: None,
+        contexts: Default::default(),
+        linked: false,
+    };
+    let targets = [
+        target("a", &["r.example/all"], &["r.example/a"]),
+        target("b", &["r.example/all"], &["r.example/b"]),
+    ];
+    project.request.outputs.clear();
+    crate::pipeline::bake::bake(&project.request, &targets, &progress()).unwrap();
+    let all = vec!["r.example/all".to_owned()];
+    let mut asked = asked.lock().unwrap().clone();
+    asked.sort();
+    let want = ["r.example/a", "r.example/b"].map(|to| (all.clone(), vec![to.to_owned()]));
+    assert_eq!(asked, want);
+}
+
+#[test]
+fn git_by_ssh_gets_its_agent() {
+    use rbuild_llb::Vertex;
+    use rbuild_llb::definition::Definition;
+    use rbuild_llb::definition::Edge;
+    use rbuild_llb::definition::Output;
+    use rbuild_llb::definition::VertexMeta;
+    use rbuild_llb::op::GitSource;
+    use rbuild_llb::op::Op;
+    use rbuild_llb::op::SourceOp;
+    for (remote, want) in [
+        ("git@git.example:a/b.git", vec!["default"]),
+        ("ssh://git.example/a/b.git", vec!["default"]),
+        ("https://git.example/a/b.git", vec![]),
+    ] {
+        let platform = Platform::new("linux", "amd64", "");
+        let mut definition = Definition::new();
+        let vertex = definition.add(Vertex {
+            op: Op::Source(SourceOp::Git(GitSource {
+                remote: remote.to_owned(),
+                reference: "main".to_owned(),
+                subdir: String::new(),
+                keep_git_dir: false,
+                skip_submodules: false,
+                checksum: None,
+                commit: None,
+            })),
+            inputs: Vec::new(),
+            platform: platform.clone(),
+            meta: VertexMeta::default(),
+        });
+        definition.outputs.push(Output {
+            name: String::new(),
+            config: rbuild_llb::config::ImageConfig::scratch(&platform),
+            platform,
+            root: Some(Edge { vertex, output: 0 }),
+        });
+        let definition = definition.prune();
+        let asked: Vec<&str> = super::agents_asked_for(&definition).into_iter().collect();
+        assert_eq!(asked, want, "{remote}");
+    }
+}
