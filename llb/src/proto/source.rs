@@ -280,7 +280,13 @@ fn git(rest: &str, reader: &mut Reader<'_>) -> GitSource {
     reader.only(GIT_SSH, GIT_AGENT);
     let named = Some(reference.to_owned()).filter(|text| is_commit(text));
     let (commit, checksum) = match reader.take(GIT_CHECKSUM) {
-        Some(text) if is_commit(&text) => (Some(text), None),
+        Some(text) if is_commit(&text) => {
+            // BuildKit fetches the commit that is named, and fails if that is another.
+            if named.is_some_and(|named| named != text) {
+                reader.op.value(GIT_CHECKSUM, &text);
+            }
+            (Some(text), None)
+        }
         // A prefix pins nothing.
         Some(text) => (named, Some(text)),
         None => (named, None),
@@ -366,6 +372,18 @@ mod t {
             let encoded = encode(&source).unwrap();
             assert_eq!(encoded.attrs["git.skipsubmodules"], "true");
             assert_eq!(read(&encoded), Ok(source));
+        }
+    }
+
+    #[test]
+    fn a_commit_is_the_one_that_is_named() {
+        let [one, other] = ["ab", "cd"].map(|half| half.repeat(20));
+        for (checksum, fits) in [(&one, true), (&other, false)] {
+            let source = pb::SourceOp {
+                identifier: format!("git://h/r.git#{one}"),
+                attrs: [(GIT_CHECKSUM.to_owned(), checksum.clone())].into(),
+            };
+            assert_eq!(read(&source).is_ok(), fits, "{checksum}");
         }
     }
 
