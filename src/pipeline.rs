@@ -169,6 +169,7 @@ fn carry_out(
     if let Some(builder) = &request.builder {
         let job = builder::Job {
             request,
+            own,
             builder,
             store: &store,
             plan: &plan,

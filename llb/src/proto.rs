@@ -208,6 +208,14 @@ pub fn decode(bytes: &[u8], platform: &Platform) -> Result<Definition, Vec<Decod
     decode::definition(&definition, limits, platform)
 }
 
+/// The ssh agent that a git source is fetched with, if its remote is reached by ssh.
+pub const GIT_AGENT: &str = "default";
+
+/// Whether git reaches a remote by ssh.
+pub fn is_reached_by_ssh(remote: &str) -> bool {
+    source::git_place(remote).is_ok_and(|(_, ssh)| ssh)
+}
+
 /// How an op is called: SHA-256 of its bytes.
 fn digest_of(op: &[u8]) -> String {
     OciDigest::from_bytes(Sha256::digest(op).into()).to_string()

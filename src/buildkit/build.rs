@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bollard_buildkit_proto::google::rpc;
@@ -23,6 +24,7 @@ use tonic::transport::Channel;
 use super::Capabilities;
 use super::Connection;
 use super::EngineError;
+use super::HereError;
 use super::LARGEST_MESSAGE;
 use super::Offer;
 use super::cancellable;
@@ -151,14 +153,21 @@ impl Connection {
         if let Some(error) = session.trouble.take() {
             return Err(error.into());
         }
-        solved.map_err(|error| match error {
+        let answer = solved.map_err(|error| match error {
             EngineError::Failed { message, .. } => {
                 let failures = failures.borrow();
                 let op = failures.first().map(|(op, _)| op.to_owned());
                 EngineError::Failed { message, op }
             }
             error => error,
-        })
+        })?;
+        match session.whole.load(Ordering::Acquire) {
+            true => Ok(answer),
+            false => {
+                let what = "no whole archive, and says that it is done".to_owned();
+                Err(HereError::Hostile { what }.into())
+            }
+        }
     }
 
     async fn solve(
@@ -256,6 +265,7 @@ fn is_exhausted(message: &str) -> bool {
         "no buffer space available",
     ];
     !message.contains("did not complete successfully")
+        && !message.contains("exit code: ")
         && LACKS.iter().any(|lack| message.contains(lack))
 }
 

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
 use bollard_buildkit_proto::health;
 use bollard_buildkit_proto::moby::buildkit::secrets::v1 as secrets;
@@ -86,6 +87,8 @@ impl Trouble {
 pub(super) struct Session {
     pub(super) id: String,
     pub(super) trouble: Trouble,
+    /// Whether the result that was asked for has come.
+    pub(super) whole: Arc<AtomicBool>,
     /// What serves it; dropping it ends them.
     _tasks: JoinSet<()>,
     _guard: dial::Guard,
@@ -132,6 +135,7 @@ impl Session {
             .add_service(secrets::secrets_server::SecretsServer::new(offered.clone()))
             .add_service(sshforward::ssh_server::SshServer::new(offered));
         let received = receive::Receiver::new(sink, trouble.clone());
+        let whole = received.whole();
         // One method, and two kinds of messages: which it is the daemon does not say.
         let server = match received.takes_packets() {
             true => server.add_service(
@@ -152,6 +156,7 @@ impl Session {
         Ok(Self {
             id,
             trouble,
+            whole,
             _tasks: tasks,
             _guard: guard,
         })

@@ -507,7 +507,24 @@ fn a_cancelled_build_ends_there_too() {
     let built = connection.build(build(offer([]), Sink::Nothing), &|_| {});
     assert!(matches!(built, Err(EngineError::Cancelled)), "{built:?}");
     drop(connection);
-    assert!(fake.stop().abandoned);
+    // It serves on: were it stopped first, that would end the call as well.
+    assert!(fake.is_abandoned());
+}
+
+#[test]
+fn an_archive_that_does_not_come_is_no_success() {
+    let fake = Fake::start(Script::new(|_| async { done() }));
+    let connection = Connection::open(&fake.address(), &CancelToken::new()).unwrap();
+    let sink = Sink::Archive {
+        path: "app.tar".into(),
+        to: Box::new(io::sink()),
+    };
+    let built = connection.build(build(offer([]), sink), &|_| {});
+    let error = built.unwrap_err();
+    assert!(
+        matches!(error, EngineError::Here(HereError::Hostile { .. })),
+        "{error:?}"
+    );
 }
 
 #[test]

@@ -51,6 +51,11 @@ pub(super) struct BakeFlags {
     #[arg(long, value_name = "NAME=VALUE")]
     var: Vec<String>,
 
+    /// A BuildKit daemon that builds in the place of this machine, as with `rbuild build`; `default` is this machine
+    /// (docs/farm.md)
+    #[arg(long, value_name = "ADDRESS|NAME")]
+    builder: Option<String>,
+
     /// Print what would be built, as buildx does, and build nothing
     #[arg(long)]
     print: bool,
@@ -204,6 +209,7 @@ fn requests(
 ) -> Result<(Prepared, Vec<BakeTarget>), Vec<Diagnostic>> {
     let base = BuildFlags {
         words: vec![PathBuf::from(".")],
+        builder: flags.builder.clone(),
         metadata_file: flags.metadata_file.clone(),
         shell_on_fail: flags.shell_on_fail,
         progress: flags.progress.clone(),
@@ -279,6 +285,7 @@ fn target(
     let inline = target.dockerfile_inline.clone();
     let build = BuildFlags {
         words: vec![PathBuf::from(&context)],
+        builder: flags.builder.clone(),
         file: file.filter(|_| inline.is_none()),
         add_host: pairs(&target.extra_hosts, '='),
         allow: flags.allow.clone(),

@@ -308,10 +308,9 @@ fn conflicts(
         problems.0.push(problem(message));
     }
     if request.builder.is_some() && request.offline {
-        let message = "`--offline` keeps a build from the network, and `--builder` hands it to a machine that has its own";
-        problems
-            .0
-            .push(problem(message).hint("leave one of them out"));
+        let message = "`--offline` keeps a build from the network, and the builder is a machine that has its own";
+        let hint = "leave it out, or build here: `--builder default`";
+        problems.0.push(problem(message).hint(hint));
     }
     if request.pull && request.offline {
         problems

@@ -42,6 +42,8 @@ use rbuild_llb::VertexId;
 use rbuild_llb::definition::PrunedDefinition;
 use rbuild_llb::op::MountKind;
 use rbuild_llb::op::Op;
+use rbuild_llb::op::SourceOp;
+use rbuild_llb::proto;
 
 use super::deliver::Target;
 use super::deliver::write_reports;
@@ -62,6 +64,7 @@ use crate::registry;
 use crate::request::BuildRequest;
 use crate::request::Builder;
 use crate::request::BuilderAddress;
+use crate::request::BuilderCache;
 use crate::request::Node;
 use crate::request::Place;
 use crate::request::SecretSource;
@@ -75,6 +78,8 @@ pub(super) use lower::ABILITIES;
 /// What is built where.
 pub(super) struct Job<'a> {
     pub(super) request: &'a BuildRequest,
+    /// Requests that targets have of their own: of each the caches count.
+    pub(super) own: &'a BTreeMap<&'a str, &'a BuildRequest>,
     pub(super) builder: &'a Builder,
     pub(super) store: &'a Store,
     pub(super) plan: &'a Plan,
@@ -113,7 +118,11 @@ struct Import {
 impl Job<'_> {
     /// Builds all targets whose tests pass, but for what is left to this machine.
     pub(super) fn carry_out(&self, progress: &Progress) -> Result<Carried, BuildError> {
-        outputs::refuse(self.targets, self.definition, self.builder)?;
+        let has_caches = self.targets.iter().any(|target| {
+            let (from, to) = self.caches(target, None);
+            !from.is_empty() || !to.is_empty()
+        });
+        outputs::refuse(self.targets, self.definition, self.builder, has_caches)?;
         let cancel = CancelToken::new();
         let signals = sandbox::termination_signals(&cancel).map_err(local_failure::signals)?;
         let [Node { place, .. }] = self.builder.nodes.as_slice() else {
@@ -132,19 +141,54 @@ impl Job<'_> {
             supply: &supply,
             address,
             connection,
-            caches: (&self.builder.cache_from, &self.builder.cache_to),
+            apart: None,
             events: &events,
             node: None,
             steps: RefCell::default(),
             open: RefCell::default(),
         };
-        let (mut outcome, imports) = daemon.build_all()?;
+        let (mut outcome, imports, failures) = daemon.build_all()?;
         // What spoke to the daemon has ended: another part of the program may want to be alone in its process.
         drop(daemon);
         drop(supply);
         self.import(&mut outcome, imports, progress)?;
+        if let Some(error) = failures.into_error() {
+            return Err(error);
+        }
         write_reports(self.request, &outcome)?;
         Ok(Carried::Out(outcome))
+    }
+
+    /// The caches to read and to write with a target: what others read helps it as well, what it writes is its own. `apart` is
+    /// the platform that a node builds, if others build the rest.
+    fn caches(
+        &self,
+        target: &Target,
+        apart: Option<&Platform>,
+    ) -> (Vec<BuilderCache>, Vec<BuilderCache>) {
+        let own = self.own.values().filter_map(|own| own.builder.as_ref());
+        let (mut from, mut to) = (Vec::new(), Vec::new());
+        let others = own.flat_map(|own| &own.cache_from);
+        for cache in self.builder.cache_from.iter().chain(others) {
+            if !from.contains(cache) {
+                from.push(cache.clone());
+            }
+        }
+        let own = self.own.get(target.name.as_str());
+        let own = own.and_then(|own| own.builder.as_ref());
+        let own = own.into_iter().flat_map(|own| &own.cache_to);
+        for cache in self.builder.cache_to.iter().chain(own) {
+            if !to.contains(cache) {
+                to.push(cache.clone());
+            }
+        }
+        match apart {
+            None => (from, to),
+            Some(platform) => (
+                caches::to_read(&from, platform),
+                caches::to_write(&to, platform),
+            ),
+        }
     }
 
     /// Takes images into the store.
@@ -181,7 +225,7 @@ impl Job<'_> {
         })?;
         let platforms = connection.platforms();
         let foreign = self.definition.iter().find(|(_, vertex)| {
-            matches!(vertex.op, Op::Exec(_)) && !platforms.contains(&vertex.platform)
+            matches!(vertex.op, Op::Exec(_)) && !placing::runs(platforms, &vertex.platform)
         });
         let Some((_, vertex)) = foreign.filter(|_| !platforms.is_empty()) else {
             return Ok(connection);
@@ -209,23 +253,10 @@ impl Job<'_> {
     /// The agents that steps ask for, of those that there are; ones with keys of files are started.
     fn agents(&self) -> Result<BTreeMap<String, Agent>, BuildError> {
         let mut agents = BTreeMap::new();
-        let processes = self
-            .definition
-            .iter()
-            .filter_map(|(_, vertex)| match &vertex.op {
-                Op::Exec(exec) => Some(&exec.mounts),
-                _ => None,
-            });
-        for mount in processes.flatten() {
-            let MountKind::Ssh { id, .. } = &mount.kind else {
-                continue;
-            };
+        for id in agents_asked_for(self.definition) {
             let Some((id, source)) = self.request.ssh.get_key_value(id) else {
                 continue;
             };
-            if agents.contains_key(id.as_str()) {
-                continue;
-            }
             let agent = match source {
                 SshSource::Agent(socket) => Agent::There(socket.clone()),
                 SshSource::Keys(files) => {
@@ -265,6 +296,26 @@ impl Job<'_> {
             credentials: Box::new(move |host| registry::credentials(config.clone(), host)),
         }
     }
+}
+
+/// The agents that steps ask for, and the one with which git reaches a remote by ssh.
+fn agents_asked_for(definition: &PrunedDefinition) -> BTreeSet<&str> {
+    let mut ids = BTreeSet::new();
+    for (_, vertex) in definition.iter() {
+        match &vertex.op {
+            Op::Exec(exec) => {
+                ids.extend(exec.mounts.iter().filter_map(|mount| match &mount.kind {
+                    MountKind::Ssh { id, .. } => Some(id.as_str()),
+                    _ => None,
+                }))
+            }
+            Op::Source(SourceOp::Git(git)) if proto::is_reached_by_ssh(&git.remote) => {
+                ids.insert(proto::GIT_AGENT);
+            }
+            _ => {}
+        }
+    }
+    ids
 }
 
 /// An ssh agent that steps may ask.

@@ -55,7 +55,7 @@ use crate::request::NamedContextSource;
 use crate::request::PlanFile;
 
 /// A larger file is no graph that somebody means: BuildKit takes 16 MiB.
-const LIMIT: u64 = 64 << 20;
+const LIMIT: u64 = 16 << 20;
 
 /// The name of what it makes.
 const NAME: &str = "llb";

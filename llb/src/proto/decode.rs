@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bollard_buildkit_proto::pb;
@@ -44,6 +45,18 @@ pub(super) use op::OpDecoder;
 
 /// Of a step's name this much is in messages.
 const MAX_NAME: usize = 80;
+/// So many problems are told: who sends more has sent no graph.
+const MAX_PROBLEMS: usize = 100;
+/// The longest path that the kernel takes (PATH_MAX).
+const MAX_PATH: usize = 4096;
+
+/// Remembers a problem, unless there are enough.
+fn note(problems: &RefCell<Vec<DecodeError>>, problem: impl FnOnce() -> DecodeError) {
+    let mut problems = problems.borrow_mut();
+    if problems.len() < MAX_PROBLEMS {
+        problems.push(problem());
+    }
+}
 
 /// The graph of a protobuf form, and all that is wrong with it.
 pub(super) fn definition(
@@ -65,6 +78,7 @@ pub(super) fn definition(
             files: encoded.source.as_ref().map_or(Vec::new(), spans::files),
             platform,
             ids: BTreeMap::new(),
+            outputs: BTreeMap::new(),
             definition,
             problems: RefCell::default(),
             broken: BTreeSet::new(),
@@ -121,6 +135,8 @@ struct Decoder<'a> {
     files: Vec<std::sync::Arc<crate::SourceFile>>,
     platform: &'a Platform,
     ids: BTreeMap<String, VertexId>,
+    /// How many outputs steps have, of those that have more than one or none.
+    outputs: BTreeMap<VertexId, usize>,
     definition: Definition,
     problems: RefCell<Vec<DecodeError>>,
     /// The ops that something is wrong with.
@@ -132,8 +148,8 @@ struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    fn problem(&self, problem: DecodeError) {
-        self.problems.borrow_mut().push(problem);
+    fn problem(&self, problem: impl FnOnce() -> DecodeError) {
+        note(&self.problems, problem);
     }
 
     /// One op, with nothing dropped.
@@ -142,12 +158,12 @@ impl Decoder<'_> {
             Ok(op) => op,
             Err(source) => {
                 let op = digest.to_owned();
-                self.problem(DecodeError::MalformedOp { op, source });
+                self.problem(|| DecodeError::MalformedOp { op, source });
                 return None;
             }
         };
         if let Some(path) = wire::dropped(bytes, &op.encode_to_vec()) {
-            self.problem(DecodeError::UnknownField {
+            self.problem(|| DecodeError::UnknownField {
                 op: self.label(digest, Some(&op)),
                 path: wire::name(&path),
             });
@@ -201,7 +217,7 @@ impl Decoder<'_> {
             let Some(Some(op)) = self.ops.get(&digest) else {
                 if !self.ops.contains_key(&digest) {
                     let op = self.ops.get(&user).and_then(Option::as_ref);
-                    self.problem(DecodeError::NoSuchInput {
+                    self.problem(|| DecodeError::NoSuchInput {
                         op: self.label(&user, op),
                         input: digest.clone(),
                     });
@@ -222,7 +238,15 @@ impl Decoder<'_> {
                 if self.problems.borrow().len() > before {
                     self.broken.insert(digest.clone());
                 }
+                let outputs = match &vertex.op {
+                    Op::Exec(exec) => exec.mounts.iter().filter(|m| m.output.is_some()).count(),
+                    Op::File(file) => file.actions.iter().filter(|a| a.output.is_some()).count(),
+                    _ => 1,
+                };
                 let id = self.definition.add(vertex);
+                if outputs != 1 {
+                    self.outputs.insert(id, outputs);
+                }
                 self.ids.insert(digest, id);
             }
         }
@@ -236,20 +260,30 @@ impl Decoder<'_> {
                 .iter()
                 .filter_map(|(d, op)| Some((d, op.as_ref()?)))
         };
+        let mut followed: BTreeMap<&str, (&pb::Op, &String, Option<Followed>)> = BTreeMap::new();
         for (digest, op) in parsed() {
-            let Some(pb::op::Op::Source(source)) = &op.op else {
-                continue;
-            };
-            let Some(text) = source.attrs.get(source::LOCAL_FOLLOW) else {
-                continue;
-            };
-            let paths: Option<Vec<String>> = serde_json::from_str(text).ok();
-            let fits = paths.is_some_and(|paths| {
-                parsed().all(|(_, user)| takes_only(user, digest, &paths))
-                    && self.root.as_deref() != Some(digest.as_str())
+            if let Some(pb::op::Op::Source(source)) = &op.op
+                && let Some(text) = source.attrs.get(source::LOCAL_FOLLOW)
+            {
+                let is_root = self.root.as_deref() == Some(digest.as_str());
+                let paths = Followed::parse(text).filter(|_| !is_root);
+                followed.insert(digest, (op, text, paths));
+            }
+        }
+        if followed.is_empty() {
+            return;
+        }
+        for (_, user) in parsed() {
+            // A local that somebody takes more of has no paths any more.
+            takings(user, &mut |local, copy| {
+                if let Some((_, _, paths)) = followed.get_mut(local) {
+                    paths.take_if(|paths| !copy.is_some_and(|copy| paths.have(copy)));
+                }
             });
-            if !fits {
-                self.problem(DecodeError::Value {
+        }
+        for (digest, (op, text, paths)) in followed {
+            if paths.is_none() {
+                self.problem(|| DecodeError::Value {
                     op: self.label(digest, Some(op)),
                     field: source::LOCAL_FOLLOW,
                     value: text.clone(),
@@ -271,11 +305,7 @@ impl Decoder<'_> {
     /// An input whose step was added.
     fn known(&self, user: &str, input: &pb::Input) -> Edge {
         let vertex = self.ids[&input.digest];
-        let outputs = match self.definition.get(&vertex).map(|vertex| &vertex.op) {
-            Some(Op::Exec(exec)) => exec.mounts.iter().filter(|m| m.output.is_some()).count(),
-            Some(Op::File(file)) => file.actions.iter().filter(|a| a.output.is_some()).count(),
-            _ => 1,
-        };
+        let outputs = self.outputs.get(&vertex).copied().unwrap_or(1);
         let output = u32::try_from(input.index).ok();
         let output = output.filter(|output| (*output as usize) < outputs);
         // Of one that is not understood nobody knows how many it has.
@@ -283,7 +313,7 @@ impl Decoder<'_> {
             && !self.broken.contains(&input.digest);
         if output.is_none() && understood {
             let op = self.ops.get(user).and_then(Option::as_ref);
-            self.problem(DecodeError::Value {
+            self.problem(|| DecodeError::Value {
                 op: self.label(user, op),
                 field: "inputs.index",
                 value: input.index.to_string(),
@@ -397,6 +427,15 @@ impl Decoder<'_> {
 
     /// Gives cache mounts the mode and owner of the directory that was made for them to start from (see `encode`).
     fn fold_caches(&self, exec: &mut ExecOp, inputs: &mut Vec<Edge>) {
+        // Counted and found once: there may be as many mounts and inputs as there are bytes.
+        let mut users = vec![0_usize; inputs.len()];
+        for input in exec.mounts.iter().filter_map(|mount| mount.input) {
+            users[input] += 1;
+        }
+        let mut first = BTreeMap::new();
+        for (at, edge) in inputs.iter().enumerate() {
+            first.entry(*edge).or_insert(at);
+        }
         // They were added behind the op's own, in the order of the mounts.
         for at in (0..exec.mounts.len()).rev() {
             let last = inputs.len().wrapping_sub(1);
@@ -407,7 +446,7 @@ impl Decoder<'_> {
             if mount.input != Some(last) || mount.selector != CACHE_DIR {
                 continue;
             }
-            let only = exec.mounts.iter().filter(|m| m.input == Some(last)).count() == 1;
+            let only = users[last] == 1;
             let made = self.definition.get(&inputs[last].vertex);
             let Some((made, from)) = made.filter(|_| only).and_then(cache_directory) else {
                 continue;
@@ -415,9 +454,12 @@ impl Decoder<'_> {
             let input = match from {
                 None => None,
                 // What it was made in has to be an input of the exec as well.
-                Some(edge) => match inputs[..last].iter().position(|input| *input == edge) {
-                    Some(input) => Some(input),
-                    None => continue,
+                Some(edge) => match first.get(&edge) {
+                    Some(input) if *input < last => {
+                        users[*input] += 1;
+                        Some(*input)
+                    }
+                    _ => continue,
                 },
             };
             let mount = &mut exec.mounts[at];
@@ -445,42 +487,64 @@ impl Decoder<'_> {
     }
 }
 
-/// Whether an op takes nothing of `local` but copies of `paths` and of what is below them.
-fn takes_only(user: &pb::Op, local: &str, paths: &[String]) -> bool {
-    let is_local = |index: i64| {
-        let input = usize::try_from(index).ok();
-        let input = input.and_then(|index| user.inputs.get(index));
-        input.is_some_and(|input| input.digest == local)
-    };
-    if !user.inputs.iter().any(|input| input.digest == local) {
-        return true;
+/// The paths that are sent of a directory, none of them below another, in order.
+struct Followed(Vec<PathBuf>);
+
+impl Followed {
+    fn parse(text: &str) -> Option<Self> {
+        let paths: Vec<String> = serde_json::from_str(text).ok()?;
+        let mut paths: Vec<PathBuf> = paths.iter().map(|path| plain(path)).collect();
+        paths.sort_unstable();
+        paths.dedup_by(|path, before| path.starts_with(before));
+        Some(Self(paths))
     }
-    let Some(pb::op::Op::File(file)) = &user.op else {
-        return false;
-    };
-    let plain = |path: &str| paths::clean(&format!("/{path}"));
-    let sent = |path: &str| {
+
+    /// Whether a path is among them, or below one.
+    fn has(&self, path: &str) -> bool {
         let path = plain(path);
-        paths.iter().any(|sent| {
-            let sent = plain(sent);
-            let below = path.strip_prefix(sent.trim_end_matches('/'));
-            below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
+        // Paths are in the order of their components: what is between one and a path below it is below it as well.
+        let after = self.0.partition_point(|sent| *sent <= path);
+        after > 0 && path.starts_with(&self.0[after - 1])
+    }
+
+    /// Whether nothing else is copied.
+    fn have(&self, copy: &pb::FileActionCopy) -> bool {
+        let mut inside = copy.include_patterns.iter();
+        copy.src.len() <= MAX_PATH
+            && (self.has(&copy.src)
+                || (!copy.include_patterns.is_empty()
+                    && inside.all(|path| self.has(&below(&copy.src, path)))))
+    }
+}
+
+fn plain(path: &str) -> PathBuf {
+    paths::clean(&format!("/{path}")).into()
+}
+
+/// Says what an op takes of its inputs, by their digests: a copy, or more than that.
+fn takings<'a>(user: &'a pb::Op, taken: &mut dyn FnMut(&str, Option<&'a pb::FileActionCopy>)) {
+    let Some(pb::op::Op::File(file)) = &user.op else {
+        for input in &user.inputs {
+            taken(&input.digest, None);
+        }
+        return;
     };
-    file.actions.iter().all(|action| {
-        let copies = match &action.action {
-            Some(pb::file_action::Action::Copy(copy)) if is_local(action.secondary_input) => {
-                let inside = copy.include_patterns.iter();
-                sent(&copy.src)
-                    || (!copy.include_patterns.is_empty()
-                        && inside
-                            .map(|path| below(&copy.src, path))
-                            .all(|path| sent(&path)))
-            }
-            _ => !is_local(action.secondary_input),
-        };
-        copies && !is_local(action.input)
-    })
+    let mut take = |index: i64, copy| {
+        let input = usize::try_from(index).ok();
+        if let Some(input) = input.and_then(|index| user.inputs.get(index)) {
+            taken(&input.digest, copy);
+        }
+    };
+    for action in &file.actions {
+        take(action.input, None);
+        take(
+            action.secondary_input,
+            match &action.action {
+                Some(pb::file_action::Action::Copy(copy)) => Some(copy),
+                _ => None,
+            },
+        );
+    }
 }
 
 /// Mode, owner and group of the directory that a cache mount starts from, if that is all a step makes; and what it is
@@ -526,5 +590,50 @@ fn default_name(op: &Op) -> String {
         Op::Source(SourceOp::Http(http)) => http.url.clone(),
         Op::Exec(exec) => exec.args.join(" "),
         Op::File(_) | Op::Merge | Op::Diff => op.kind().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn what_is_below_followed_paths_is_sent() {
+        let followed = Followed::parse(r#"["a","a/b","/c/d/","a-b"]"#).unwrap();
+        for sent in ["a", "/a/b/c", "a/../a", "c/d", "/c/d/e", "a-b/x"] {
+            assert!(followed.has(sent), "{sent}");
+        }
+        for other in ["/", "", "ab", "a-", "c", "c/da", "b"] {
+            assert!(!followed.has(other), "{other}");
+        }
+        assert!(Followed::parse(r#"["/"]"#).unwrap().has("x"));
+        assert!(!Followed::parse("[]").unwrap().has("x"));
+    }
+
+    #[test]
+    fn problems_of_a_hostile_graph_are_bounded() {
+        let attrs = (0..1000).map(|number| (format!("other{number}"), String::new()));
+        let source = pb::Op {
+            op: Some(pb::op::Op::Source(pb::SourceOp {
+                identifier: "local://x".to_owned(),
+                attrs: attrs.collect(),
+            })),
+            ..pb::Op::default()
+        };
+        let source = source.encode_to_vec();
+        let result = pb::Op {
+            inputs: vec![pb::Input {
+                digest: digest_of(&source),
+                index: 0,
+            }],
+            ..pb::Op::default()
+        };
+        let encoded = pb::Definition {
+            def: vec![source, result.encode_to_vec()],
+            ..pb::Definition::default()
+        };
+        let platform = Platform::new("linux", "amd64", "");
+        let problems = definition(&encoded, BTreeMap::new(), &platform).unwrap_err();
+        assert_eq!(problems.len(), MAX_PROBLEMS);
     }
 }

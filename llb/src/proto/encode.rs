@@ -421,8 +421,11 @@ fn file_op(file: &FileOp, inputs: usize) -> Result<pb::FileOp, EncodeError> {
         FileInput::Action(index) => (inputs + index) as i64,
     };
     let mut actions = Vec::with_capacity(file.actions.len());
+    let mut bases = Vec::with_capacity(file.actions.len());
     for action in &file.actions {
-        let base = index(base_of(file, action.input));
+        let base = base_of(&bases, action.input);
+        bases.push(base);
+        let base = index(base);
         actions.push(pb::FileAction {
             input: index(action.input),
             secondary_input: index(action.secondary),
@@ -433,16 +436,12 @@ fn file_op(file: &FileOp, inputs: usize) -> Result<pb::FileOp, EncodeError> {
     Ok(pb::FileOp { actions })
 }
 
-/// The input that a chain of actions began with: names of users are looked up there.
-pub(super) fn base_of(file: &FileOp, mut input: FileInput) -> FileInput {
-    let mut before = file.actions.len();
-    while let FileInput::Action(index) = input
-        && index < before
-    {
-        input = file.actions[index].input;
-        before = index;
+/// The input that a chain of actions began with: names of users are looked up there. `bases` has those of the actions before.
+pub(super) fn base_of(bases: &[FileInput], input: FileInput) -> FileInput {
+    match input {
+        FileInput::Action(index) => bases.get(index).copied().unwrap_or(input),
+        FileInput::Input(_) | FileInput::Scratch => input,
     }
-    input
 }
 
 fn action_kind(kind: &FileActionKind, base: i64) -> Result<pb::file_action::Action, EncodeError> {

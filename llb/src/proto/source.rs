@@ -4,6 +4,7 @@ use bollard_buildkit_proto::pb;
 
 use super::Attributes;
 use super::EncodeError;
+use super::GIT_AGENT;
 use super::decode::OpDecoder;
 use crate::id::OciDigest;
 use crate::op::FileModes;
@@ -97,7 +98,7 @@ pub(super) fn encode(source: &SourceOp) -> Result<pb::SourceOp, EncodeError> {
                 set(GIT_SKIP_SUBMODULES, "true");
             }
             if ssh {
-                set(GIT_SSH, "default");
+                set(GIT_SSH, GIT_AGENT);
             }
             let commit = git.commit.as_ref().filter(|c| **c != git.reference);
             if let Some(checksum) = commit.or(git.checksum.as_ref()) {
@@ -137,7 +138,7 @@ fn layout_digest(layout: &OciLayoutSource) -> Result<OciDigest, EncodeError> {
 
 /// Host and path of a git remote, and whether it is reached by ssh. One repository has one place, by whichever
 /// protocol it is fetched.
-fn git_place(remote: &str) -> Result<(String, bool), EncodeError> {
+pub(super) fn git_place(remote: &str) -> Result<(String, bool), EncodeError> {
     let error = || EncodeError::Remote {
         remote: remote.to_owned(),
     };
@@ -276,10 +277,16 @@ fn git(rest: &str, reader: &mut Reader<'_>) -> GitSource {
     for (name, id) in GIT_SECRETS {
         reader.only(name, id);
     }
-    reader.only(GIT_SSH, "default");
+    reader.only(GIT_SSH, GIT_AGENT);
     let named = Some(reference.to_owned()).filter(|text| is_commit(text));
     let (commit, checksum) = match reader.take(GIT_CHECKSUM) {
-        Some(text) if is_commit(&text) => (Some(text), None),
+        Some(text) if is_commit(&text) => {
+            // BuildKit fetches the commit that is named, and fails if that is another.
+            if named.is_some_and(|named| named != text) {
+                reader.op.value(GIT_CHECKSUM, &text);
+            }
+            (Some(text), None)
+        }
         // A prefix pins nothing.
         Some(text) => (named, Some(text)),
         None => (named, None),
@@ -365,6 +372,18 @@ mod t {
             let encoded = encode(&source).unwrap();
             assert_eq!(encoded.attrs["git.skipsubmodules"], "true");
             assert_eq!(read(&encoded), Ok(source));
+        }
+    }
+
+    #[test]
+    fn a_commit_is_the_one_that_is_named() {
+        let [one, other] = ["ab", "cd"].map(|half| half.repeat(20));
+        for (checksum, fits) in [(&one, true), (&other, false)] {
+            let source = pb::SourceOp {
+                identifier: format!("git://h/r.git#{one}"),
+                attrs: [(GIT_CHECKSUM.to_owned(), checksum.clone())].into(),
+            };
+            assert_eq!(read(&source).is_ok(), fits, "{checksum}");
         }
     }
 

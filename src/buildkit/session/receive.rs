@@ -9,7 +9,10 @@ use std::io;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use bollard_buildkit_proto::fsutil::types::Stat;
 use bollard_buildkit_proto::fsutil::types::packet::PacketType;
@@ -60,6 +63,8 @@ pub enum Sink {
 pub(super) struct Receiver {
     packets: bool,
     sink: Mutex<Option<Sink>>,
+    /// Whether all that is to come has come.
+    whole: Arc<AtomicBool>,
     trouble: Trouble,
 }
 
@@ -67,9 +72,16 @@ impl Receiver {
     pub(super) fn new(sink: Sink, trouble: Trouble) -> Self {
         Self {
             packets: matches!(sink, Sink::Directory(_)),
+            // A directory is as whole as the daemon says: it may come in several transfers.
+            whole: Arc::new(AtomicBool::new(!matches!(sink, Sink::Archive { .. }))),
             sink: Mutex::new(Some(sink)),
             trouble,
         }
+    }
+
+    /// Says whether an archive that was asked for has come to its end.
+    pub(super) fn whole(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.whole)
     }
 
     /// Whether it is files that come.
@@ -100,6 +112,7 @@ impl SendBytes for Receiver {
         };
         let mut incoming = request.into_inner();
         let (runtime, trouble) = (Handle::current(), self.trouble.clone());
+        let whole = self.whole();
         let (answers, stream) = mpsc::channel(1);
         tokio::task::spawn_blocking(move || {
             let mut write = || -> Result<(), Status> {
@@ -112,8 +125,9 @@ impl SendBytes for Receiver {
                 }
                 to.flush().map_err(failed)
             };
-            if let Err(status) = write() {
-                drop(answers.blocking_send(Err(status)));
+            match write() {
+                Ok(()) => whole.store(true, Ordering::Release),
+                Err(status) => drop(answers.blocking_send(Err(status))),
             }
         });
         // The end of the answers tells the daemon that all is written.

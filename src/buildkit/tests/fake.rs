@@ -5,8 +5,10 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::Condvar;
 use std::sync::Mutex;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1 as api;
 use bollard_buildkit_proto::moby::buildkit::v1::apicaps::ApiCap;
@@ -104,6 +106,8 @@ pub(crate) struct Fake {
 struct Shared {
     script: Script,
     seen: Mutex<Seen>,
+    /// Told when a build was abandoned.
+    abandoned: Condvar,
     /// By what introduced them.
     sessions: watch::Sender<HashMap<String, Channel>>,
     /// What builds have come to, by their ids.
@@ -117,6 +121,7 @@ impl Fake {
         let shared = Arc::new(Shared {
             script,
             seen: Mutex::default(),
+            abandoned: Condvar::new(),
             sessions: watch::Sender::default(),
             returned: watch::Sender::default(),
             die: Notify::new(),
@@ -150,6 +155,14 @@ impl Fake {
     pub(crate) fn dying(&self) -> impl Fn() + Send + use<> {
         let shared = Arc::clone(&self.shared);
         move || shared.die.notify_one()
+    }
+
+    /// Whether a build is abandoned while the daemon serves, sooner or later.
+    pub(super) fn is_abandoned(&self) -> bool {
+        let seen = self.shared.seen.lock().unwrap();
+        let wait = Duration::from_secs(60);
+        let waited = { &self.shared.abandoned }.wait_timeout_while(seen, wait, |s| !s.abandoned);
+        waited.unwrap().0.abandoned
     }
 
     /// What was seen, once the daemon is gone.
@@ -199,6 +212,7 @@ impl Drop for Abandoned {
     fn drop(&mut self) {
         if let Some(daemon) = &self.0 {
             daemon.see(|seen| seen.abandoned = true);
+            daemon.0.abandoned.notify_all();
         }
     }
 }

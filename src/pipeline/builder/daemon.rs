@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use rbuild_llb::Platform;
 use rbuild_llb::definition::Output;
 use rbuild_llb::event::Event;
 use rbuild_llb::event::VertexEvent;
@@ -42,7 +43,6 @@ use crate::outcome::Built;
 use crate::outcome::Delivery;
 use crate::pipeline::deliver::Target;
 use crate::request::BuilderAddress;
-use crate::request::BuilderCache;
 use crate::ui::EventSink;
 
 /// A daemon that is there, and what it is to build.
@@ -51,8 +51,8 @@ pub(super) struct Daemon<'a> {
     pub(super) supply: &'a Supply,
     pub(super) address: &'a BuilderAddress,
     pub(super) connection: Connection,
-    /// To be read, and to be written.
-    pub(super) caches: (&'a [BuilderCache], &'a [BuilderCache]),
+    /// The platform that it builds, if others build the rest.
+    pub(super) apart: Option<&'a Platform>,
     pub(super) events: &'a EventSink,
     /// What it is called, if it is one of several: they may be at the same step.
     pub(super) node: Option<&'a str>,
@@ -62,13 +62,13 @@ pub(super) struct Daemon<'a> {
 }
 
 impl Daemon<'_> {
-    /// Tests first, then what does not require one that failed.
-    pub(super) fn build_all(&self) -> Result<(BuildOutcome, Vec<Import>), BuildError> {
+    /// Tests first, then what does not require one that failed: that is made in any case.
+    pub(super) fn build_all(&self) -> Result<(BuildOutcome, Vec<Import>, Failures), BuildError> {
         let mut outcome = BuildOutcome::default();
         let mut failures = Failures::default();
         let tests = |target: &&Target| target.is_test();
         for target in self.job.targets.iter().filter(tests) {
-            match self.solve(&target.outputs, target.several, None, Sink::Nothing) {
+            match self.solve(target, &target.outputs, target.several, None, Sink::Nothing) {
                 Ok(_) => {
                     for export in target.files() {
                         self.export_files(target, &target.outputs, export)?;
@@ -111,7 +111,7 @@ impl Daemon<'_> {
                 } = export;
                 let exporter = Some((exporter, options));
                 let answer = self
-                    .solve(&target.outputs, target.several, exporter, sink)
+                    .solve(target, &target.outputs, target.several, exporter, sink)
                     .map_err(|error| self.told(error))?;
                 built.image = outputs::image(&answer, target.names()).or(built.image);
                 match then
@@ -141,10 +141,7 @@ impl Daemon<'_> {
                 }
             }
         }
-        match failures.into_error() {
-            None => Ok((outcome, imports)),
-            Some(error) => Err(error),
-        }
+        Ok((outcome, imports, failures))
     }
 
     /// Makes one platform of a target; of each of its outputs there is a piece.
@@ -152,7 +149,7 @@ impl Daemon<'_> {
         let platform = &self.job.definition.outputs[output].platform;
         let outputs = [output];
         if target.is_test() {
-            self.solve(&outputs, false, None, Sink::Nothing)
+            self.solve(target, &outputs, false, None, Sink::Nothing)
                 .map_err(|error| self.told(error))?;
         }
         for export in target.files() {
@@ -170,7 +167,7 @@ impl Daemon<'_> {
             let exporter = Some((exporter, options));
             let split = Order::split(spec, target);
             let answer = self
-                .solve(&outputs, split, exporter, sink)
+                .solve(target, &outputs, split, exporter, sink)
                 .map_err(|error| self.told(error))?;
             pieces.push(bytes.of(&answer, target));
         }
@@ -180,6 +177,7 @@ impl Daemon<'_> {
     /// Has the daemon make outputs of a target.
     fn solve(
         &self,
+        target: &Target,
         outputs: &[usize],
         several: bool,
         exporter: Option<(&'static str, BTreeMap<String, String>)>,
@@ -194,7 +192,7 @@ impl Daemon<'_> {
             });
             parts.collect::<Result<Vec<_>, EngineError>>()
         };
-        self.build(&parts, several, exporter, sink)
+        self.build(target, &parts, several, exporter, sink)
     }
 
     fn lower(&self, capabilities: &Capabilities) -> Result<Lowered, EngineError> {
@@ -214,6 +212,7 @@ impl Daemon<'_> {
 
     fn build(
         &self,
+        target: &Target,
         parts: &dyn Fn(&Capabilities) -> Result<Vec<Part>, EngineError>,
         several: bool,
         exporter: Option<(&'static str, BTreeMap<String, String>)>,
@@ -225,14 +224,15 @@ impl Daemon<'_> {
             (request.allow.security_insecure, "security.insecure"),
         ];
         let entitlements = entitlements.into_iter().filter(|(allowed, _)| *allowed);
+        let (cache_from, cache_to) = self.job.caches(target, self.apart);
         let build = Build {
             offer: Arc::clone(&self.supply.offer),
             parts,
             several,
             exporter,
             sink,
-            cache_from: self.caches.0.to_vec(),
-            cache_to: self.caches.1.to_vec(),
+            cache_from,
+            cache_to,
             entitlements: entitlements.map(|(_, name)| name.to_owned()).collect(),
             internal: false,
         };
@@ -266,7 +266,7 @@ impl Daemon<'_> {
             let landing = Landing::beside(&to).map_err(local_failure::export)?;
             let sink = Sink::Directory(landing.path().to_owned());
             let exporter = Some(("local", BTreeMap::new()));
-            match self.build(&parts, false, exporter, sink) {
+            match self.build(target, &parts, false, exporter, sink) {
                 Ok(_) => {}
                 Err(EngineError::Failed { message, .. })
                     if failure::not_there(&message) == Some(export.path.as_str()) =>

@@ -25,7 +25,6 @@ use rbuild_llb::op::Op;
 use super::Carried;
 use super::Job;
 use super::Supply;
-use super::caches;
 use super::daemon::Daemon;
 use super::failure;
 use super::list;
@@ -66,9 +65,8 @@ struct Farm<'a> {
 
 struct Member<'a> {
     node: &'a Node,
-    /// What it builds for; none if it was not asked.
+    /// What it builds for; none if it did not say.
     reported: Vec<Platform>,
-    was_asked: bool,
     /// Why it is of no use any more.
     lost: Mutex<Option<String>>,
 }
@@ -154,7 +152,6 @@ impl<'a> Member<'a> {
         Self {
             node,
             reported: if here { host.fallbacks() } else { Vec::new() },
-            was_asked: here,
             lost: Mutex::default(),
         }
     }
@@ -169,7 +166,8 @@ impl<'a> Member<'a> {
 }
 
 impl<'a> Farm<'a> {
-    /// What is to be built, with who may build it; nodes are asked as far as that takes it.
+    /// What is to be built, with who may build it. All nodes are asked first: what one can do whose declared platforms do
+    /// not fit counts when those that fit are gone.
     fn lots(&mut self, cancel: &CancelToken) -> Result<Vec<Lot>, BuildError> {
         let Job {
             definition,
@@ -182,21 +180,7 @@ impl<'a> Farm<'a> {
                 wanted.push((at, output, need(definition, output)));
             }
         }
-        let needs = |platform: &Platform| {
-            let mut needs = wanted.iter();
-            needs.any(|(_, _, need)| {
-                need.steps.contains_key(platform)
-                    || (need.steps.is_empty() && need.platform == *platform)
-            })
-        };
-        let likely = |node: &Node| node.platforms.is_empty() || node.platforms.iter().any(needs);
-        self.ask(likely, cancel)?;
-        if wanted
-            .iter()
-            .any(|(target, _, need)| self.candidates(*target, need).is_empty())
-        {
-            self.ask(|_| true, cancel)?;
-        }
+        self.ask(cancel)?;
         let mut lots = Vec::new();
         for (target, output, need) in &wanted {
             let candidates = self.candidates(*target, need);
@@ -213,16 +197,11 @@ impl<'a> Farm<'a> {
     }
 
     /// Asks nodes what they build for, all at once.
-    fn ask(
-        &mut self,
-        which: impl Fn(&Node) -> bool,
-        cancel: &CancelToken,
-    ) -> Result<(), BuildError> {
+    fn ask(&mut self, cancel: &CancelToken) -> Result<(), BuildError> {
         let events = self.events;
         thread::scope(|scope| {
             let asked: Vec<_> = { &mut self.members }
                 .iter_mut()
-                .filter(|member| !member.was_asked && which(member.node))
                 .map(|member| scope.spawn(|| member.ask(cancel, events)))
                 .collect();
             for thread in asked {
@@ -395,22 +374,14 @@ impl<'a> Farm<'a> {
         address: &BuilderAddress,
         stop: &CancelToken,
     ) -> Result<Vec<Piece>, BuildError> {
-        let builder = self.job.builder;
         let platform = &self.job.definition.outputs[output].platform;
-        let (from, to) = match target.several {
-            true => (
-                caches::to_read(&builder.cache_from, platform),
-                caches::to_write(&builder.cache_to, platform),
-            ),
-            false => (builder.cache_from.clone(), builder.cache_to.clone()),
-        };
         let connection = Connection::open_within(PATIENCE, address, stop);
         let daemon = Daemon {
             job: self.job,
             supply: &self.supply,
             address,
             connection: connection.map_err(failure::outside)?,
-            caches: (&from, &to),
+            apart: target.several.then_some(platform),
             events: self.events,
             node: Some(node),
             steps: RefCell::default(),
@@ -426,7 +397,6 @@ impl<'a> Farm<'a> {
 
 impl Member<'_> {
     fn ask(&mut self, cancel: &CancelToken, events: &EventSink) {
-        self.was_asked = true;
         let Node { name, place, .. } = self.node;
         let Place::Daemon(address) = place else {
             return;

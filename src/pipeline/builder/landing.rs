@@ -2,7 +2,9 @@
 //! or a directory.
 
 use std::fs;
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -12,6 +14,13 @@ use crate::exporter::ExportError;
 
 /// A directory on the disk of what is to be written.
 pub(super) struct Landing(TempDir);
+
+impl Drop for Landing {
+    /// What is left goes, also out of directories that nobody may write to.
+    fn drop(&mut self) {
+        open_all(self.path());
+    }
+}
 
 impl Landing {
     pub(super) fn beside(to: &Path) -> Result<Self, ExportError> {
@@ -67,27 +76,56 @@ fn parent(path: &Path) -> &Path {
     parent.unwrap_or(Path::new("."))
 }
 
+/// Lets what is in directories be removed.
+fn open_all(dir: &Path) {
+    drop(fs::set_permissions(dir, Permissions::from_mode(0o700)));
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_all(&entry.path());
+        }
+    }
+}
+
+/// Does what its owner must be able to write to a directory for; `then` is where the directory is afterwards, with its mode.
+fn opened(dir: &Path, then: &Path, act: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let mode = fs::metadata(dir)?.permissions();
+    if mode.mode() & 0o700 == 0o700 {
+        return act();
+    }
+    fs::set_permissions(dir, Permissions::from_mode(mode.mode() | 0o700))?;
+    act()?;
+    fs::set_permissions(then, mode)
+}
+
 /// Moves what a directory holds into another: what is there already stays, unless something of the same name comes.
 fn merge(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        let there = fs::symlink_metadata(&target).map(|there| there.is_dir());
-        match (entry.file_type()?.is_dir(), there) {
-            (true, Ok(true)) => merge(&entry.path(), &target)?,
-            (true, Ok(false)) => {
-                fs::remove_file(&target)?;
-                fs::rename(entry.path(), target)?;
+    // It is emptied, and then removed.
+    fs::set_permissions(from, Permissions::from_mode(0o700))?;
+    opened(to, to, || {
+        for entry in fs::read_dir(from)? {
+            let entry = entry?;
+            let target = to.join(entry.file_name());
+            let there = fs::symlink_metadata(&target).map(|there| there.is_dir());
+            match (entry.file_type()?.is_dir(), there) {
+                (true, Ok(true)) => merge(&entry.path(), &target)?,
+                (true, there) => {
+                    if there.is_ok() {
+                        fs::remove_file(&target)?;
+                    }
+                    // To move it is to write to it: it gets another parent.
+                    let moved = || fs::rename(entry.path(), &target);
+                    opened(&entry.path(), &target, moved)?;
+                }
+                (false, Ok(true)) => {
+                    fs::remove_dir_all(&target)?;
+                    fs::rename(entry.path(), target)?;
+                }
+                (false, _) => fs::rename(entry.path(), target)?,
             }
-            (false, Ok(true)) => {
-                fs::remove_dir_all(&target)?;
-                fs::rename(entry.path(), target)?;
-            }
-            _ => fs::rename(entry.path(), target)?,
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 #[cfg(test)]
@@ -126,5 +164,37 @@ mod t {
             let got = fs::read_to_string(dir.path().join(want));
             assert_eq!(got.unwrap(), "new", "{path} to {}", to.display());
         }
+    }
+
+    /// As root this cannot fail.
+    #[test]
+    fn directories_that_nobody_may_write_to_get_their_places() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("out");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let close = |path: &Path| fs::set_permissions(path, Permissions::from_mode(0o555)).unwrap();
+        for file in ["f", "g"] {
+            let landing = Landing::beside(&to).unwrap();
+            let came = landing.path().join("a/b");
+            fs::create_dir_all(&came).unwrap();
+            fs::write(came.join(file), "new").unwrap();
+            close(&came);
+            close(came.parent().unwrap());
+            landing.pour(&to).unwrap();
+            assert_eq!(
+                fs::read_to_string(to.join("a/b").join(file)).unwrap(),
+                "new"
+            );
+            assert_eq!([mode(&to.join("a")), mode(&to.join("a/b"))], [0o555; 2]);
+        }
+        // One that is not wanted.
+        let landing = Landing::beside(&to).unwrap();
+        let came = landing.path().join("a");
+        fs::create_dir(&came).unwrap();
+        fs::write(came.join("f"), "").unwrap();
+        close(&came);
+        drop(landing);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        open_all(&to);
     }
 }

@@ -126,7 +126,12 @@ impl Export {
             OutputKind::Load { context } => {
                 names_option(&mut options);
                 let (waiting, to) = Waiting::start(context.as_deref(), names)?;
-                ("docker", archive_sink("the image", to), Then::Load(waiting))
+                // Docker's kind of archive has no index.
+                let exporter = match target.outputs.len() {
+                    1 => "docker",
+                    _ => "oci",
+                };
+                (exporter, archive_sink("the image", to), Then::Load(waiting))
             }
             OutputKind::Oci { dest, .. } | OutputKind::Docker { dest, .. } => {
                 names_option(&mut options);
@@ -314,6 +319,14 @@ fn unjoinable(spec: &OutputSpec, target: &Target) -> Option<Diagnostic> {
             "`platform-split=false` is not supported where several nodes build",
             "leave it out: each platform gets a directory",
         )),
+        _ => unindexed(spec),
+    }
+}
+
+/// What takes no image for several platforms.
+fn unindexed(spec: &OutputSpec) -> Option<Diagnostic> {
+    let refused = |message: &str, hint: &str| Diagnostic::unplaced(message).hint(hint);
+    match &spec.kind {
         OutputKind::Docker { .. } => Some(refused(
             "docker's archive holds one platform only, and no index",
             "name one platform, or use `type=oci`",
@@ -344,6 +357,7 @@ pub(super) fn refuse(
     targets: &[Target],
     definition: &PrunedDefinition,
     builder: &Builder,
+    has_caches: bool,
 ) -> Result<(), BuildError> {
     let mut refused = Vec::new();
     for (_, vertex) in definition.iter() {
@@ -372,6 +386,15 @@ pub(super) fn refuse(
     }
     let is_dockerd = |node: &Node| matches!(node.place, Place::Daemon(BuilderAddress::Docker(_)));
     let farm = builder.nodes.len() > 1;
+    let here = builder.nodes.iter().find(|node| node.place == Place::Here);
+    if let Some(node) = here.filter(|_| has_caches) {
+        let message = format!(
+            "the node `{}` is this machine, which takes no caches among other nodes",
+            node.name
+        );
+        let hint = "leave out `--cache-from` and `--cache-to`, or the node";
+        refused.push(Diagnostic::unplaced(message).hint(hint));
+    }
     let in_dockerd = !farm && builder.nodes.iter().any(is_dockerd);
     for target in targets {
         for spec in target.specs() {
@@ -390,6 +413,8 @@ pub(super) fn refuse(
                     continue;
                 }
                 refused.extend(unjoinable(spec, target));
+            } else if !in_dockerd && target.outputs.len() > 1 {
+                refused.extend(unindexed(spec));
             }
             let problem = match &spec.kind {
                 OutputKind::Oci { tar: false, .. } | OutputKind::Docker { tar: false, .. } => {

@@ -289,7 +289,11 @@ impl Joining<'_> {
     ) -> Result<(Option<BuiltImage>, Then), ExportError> {
         let mut entries = Vec::new();
         for (platform, piece) in pieces {
-            let made = piece.image.as_ref().ok_or_else(|| {
+            // Daemons before 0.9 say no more than its digest, which is no entry of an index.
+            let described = |image: &&BuiltImage| {
+                !image.descriptor.media_type.is_empty() && image.descriptor.size > 0
+            };
+            let made = piece.image.as_ref().filter(described).ok_or_else(|| {
                 ExportError::Sent(io::Error::other("a node does not say what it pushed"))
             })?;
             entries.push(entry(spec, platform, &made.descriptor));

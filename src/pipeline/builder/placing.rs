@@ -57,8 +57,15 @@ impl Site<'_> {
     }
 
     fn runs(&self, platform: &Platform) -> bool {
-        self.is_native(platform) || self.reported.contains(platform)
+        self.is_native(platform) || runs(self.reported, platform)
     }
+}
+
+/// Whether a daemon that says it builds for these runs programs for `platform`: of CPUs that do more it names no lesser ones
+/// that nobody asks for (arm/v5 on arm/v7).
+pub(super) fn runs(reported: &[Platform], platform: &Platform) -> bool {
+    let mut own = reported.iter();
+    own.any(|own| own.arch == platform.arch && own.fallbacks().contains(platform))
 }
 
 /// The nodes that can make an output, in the order in which they are tried; `key` is the build's identity.
@@ -227,6 +234,8 @@ mod t {
         );
         assert_eq!(order_of("linux/arm/v7", &[("linux/arm/v7", 1)])[0].0, "arm");
         assert_eq!(order_of("linux/s390x", &[("linux/s390x", 1)]), []);
+        // What runs programs for v7 runs those for v5.
+        assert!(!order_of("linux/arm/v5", &[("linux/arm/v5", 1)]).is_empty());
         // Nothing runs: that of its platform, then anybody.
         let copied = order_of("linux/arm64", &[]);
         assert_eq!(copied[0].0, "arm");

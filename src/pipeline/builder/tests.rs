@@ -345,6 +345,27 @@ fn nodes_that_cannot_be_had_are_done_without() {
     }
 }
 
+#[test]
+fn who_emulates_takes_over_whatever_is_declared() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = format!("unix://{}/none", dir.path().display());
+    let mut arm = node("arm", missing.parse().unwrap());
+    arm.platforms = vec!["linux/arm64".parse().unwrap()];
+    let fake = Fake::start(Script {
+        platforms: vec!["amd64", "arm64"],
+        ..Script::asked(|_, channel| say("amd", None, channel))
+    });
+    let mut amd = at("amd", &fake);
+    amd.platforms = vec!["linux/amd64".parse().unwrap()];
+    let mut project = Project::local(&["linux/arm64"]);
+    let outcome = project.build(vec![amd, arm]).unwrap();
+    let failed = vec!["arm".to_owned()];
+    let want = ("linux/arm64".to_owned(), "amd".to_owned(), failed);
+    assert_eq!(ran(&outcome), [want]);
+    assert_eq!(outcome.ran[0].emulated, 1);
+    assert_eq!(project.file("who"), "amd");
+}
+
 /// What a registry was sent.
 type Taken = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
@@ -434,6 +455,53 @@ fn an_index_is_pushed_once_all_is_there() {
         assert_eq!(options["name"], format!("127.0.0.1:{port}/app"));
         assert_eq!(options["push-by-digest"], "true");
     }
+}
+
+#[test]
+fn no_index_is_made_of_what_is_not_described() {
+    let start = |arch: &'static str| {
+        Fake::start(Script {
+            platforms: vec![arch],
+            ..Script::asked(move |_, _| async move {
+                let digest = Descriptor::of("", arch.as_bytes()).digest.to_string();
+                Ok(HashMap::from([(
+                    "containerimage.digest".to_owned(),
+                    digest,
+                )]))
+            })
+        })
+    };
+    let (amd, arm) = (start("amd64"), start("arm64"));
+    let (port, taken) = registry();
+    let kind = OutputKind::Image(ImageOutput::with_push(Push::ByName));
+    let mut project = Project::new(&["linux/amd64", "linux/arm64"], kind);
+    project.request.tags = vec![Tag {
+        target: None,
+        name: format!("127.0.0.1:{port}/app:a"),
+    }];
+    let built = project.build(vec![at("amd", &amd), at("arm", &arm)]);
+    let error = built.unwrap_err().to_string();
+    assert!(error.contains("does not say what it pushed"), "{error}");
+    assert!(taken.lock().unwrap().is_empty());
+}
+
+#[test]
+fn caches_are_not_ignored_on_this_machine() {
+    let fake = native("one", "amd64", false);
+    let mut project = Project::local(&["linux/amd64"]);
+    project.request.builder = Some(Builder {
+        name: "farm".into(),
+        nodes: vec![node("mine", Place::Here), at("one", &fake)],
+        cache_from: vec![crate::request::BuilderCache {
+            kind: "inline".to_owned(),
+            options: Default::default(),
+        }],
+        cache_to: Vec::new(),
+    });
+    let error = build(&project.request, &progress()).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Request);
+    let said = format!("{error:?}");
+    assert!(said.contains("the node `mine` is this machine"), "{said}");
 }
 
 /// An image with one layer, as an archive.
@@ -536,4 +604,103 @@ fn this_machine_may_be_one_of_the_nodes() {
     let mine = host.to_string().replace('/', "_");
     assert_eq!(project.file(&format!("{mine}/f")), "");
     assert!(project.dir.path().join("metadata").exists());
+}
+
+#[test]
+fn targets_of_a_bake_file_have_their_own_caches() {
+    type Asked = Arc<Mutex<Vec<(Vec<String>, Vec<String>)>>>;
+    let asked: Asked = Arc::default();
+    let seen = Arc::clone(&asked);
+    let fake = Fake::start(Script::asked(move |request, _| {
+        let cache = request.cache.unwrap();
+        let names = [cache.imports, cache.exports].map(|caches| {
+            let names = caches.iter().map(|cache| cache.attrs["ref"].clone());
+            names.collect::<Vec<_>>()
+        });
+        seen.lock().unwrap().push(names.into());
+        std::future::ready(Ok(HashMap::new()))
+    }));
+    let mut project = Project::new(&["linux/amd64"], OutputKind::CacheOnly);
+    let builder = |from: &[&str], to: &[&str]| {
+        let caches = |names: &[&str]| {
+            let caches = names.iter().map(|name| crate::request::BuilderCache {
+                kind: "registry".to_owned(),
+                options: [("ref".to_owned(), (*name).to_owned())].into(),
+            });
+            caches.collect()
+        };
+        Some(Builder {
+            name: "one".into(),
+            nodes: vec![at("one", &fake)],
+            cache_from: caches(from),
+            cache_to: caches(to),
+        })
+    };
+    project.request.builder = builder(&[], &[]);
+    project.request.tags.clear();
+    project.request.iidfile = None;
+    let target = |name: &str, from: &[&str], to: &[&str]| crate::request::BakeTarget {
+        name: name.to_owned(),
+        request: BuildRequest {
+            builder: builder(from, to),
+            ..project.request.clone()
+        },
+        inline: None,
+        contexts: Default::default(),
+        linked: false,
+    };
+    let targets = [
+        target("a", &["r.example/all"], &["r.example/a"]),
+        target("b", &["r.example/all"], &["r.example/b"]),
+    ];
+    project.request.outputs.clear();
+    crate::pipeline::bake::bake(&project.request, &targets, &progress()).unwrap();
+    let all = vec!["r.example/all".to_owned()];
+    let mut asked = asked.lock().unwrap().clone();
+    asked.sort();
+    let want = ["r.example/a", "r.example/b"].map(|to| (all.clone(), vec![to.to_owned()]));
+    assert_eq!(asked, want);
+}
+
+#[test]
+fn git_by_ssh_gets_its_agent() {
+    use rbuild_llb::Vertex;
+    use rbuild_llb::definition::Definition;
+    use rbuild_llb::definition::Edge;
+    use rbuild_llb::definition::Output;
+    use rbuild_llb::definition::VertexMeta;
+    use rbuild_llb::op::GitSource;
+    use rbuild_llb::op::Op;
+    use rbuild_llb::op::SourceOp;
+    for (remote, want) in [
+        ("git@git.example:a/b.git", vec!["default"]),
+        ("ssh://git.example/a/b.git", vec!["default"]),
+        ("https://git.example/a/b.git", vec![]),
+    ] {
+        let platform = Platform::new("linux", "amd64", "");
+        let mut definition = Definition::new();
+        let vertex = definition.add(Vertex {
+            op: Op::Source(SourceOp::Git(GitSource {
+                remote: remote.to_owned(),
+                reference: "main".to_owned(),
+                subdir: String::new(),
+                keep_git_dir: false,
+                skip_submodules: false,
+                checksum: None,
+                commit: None,
+            })),
+            inputs: Vec::new(),
+            platform: platform.clone(),
+            meta: VertexMeta::default(),
+        });
+        definition.outputs.push(Output {
+            name: String::new(),
+            config: rbuild_llb::config::ImageConfig::scratch(&platform),
+            platform,
+            root: Some(Edge { vertex, output: 0 }),
+        });
+        let definition = definition.prune();
+        let asked: Vec<&str> = super::agents_asked_for(&definition).into_iter().collect();
+        assert_eq!(asked, want, "{remote}");
+    }
 }

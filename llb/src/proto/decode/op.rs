@@ -11,6 +11,7 @@ use super::super::NOTHING;
 use super::super::encode::CACHE_MODE;
 use super::super::encode::base_of;
 use super::super::encode::below;
+use super::note;
 use crate::definition::Edge;
 use crate::op::CacheSharing;
 use crate::op::CopyAction;
@@ -67,13 +68,14 @@ pub(in crate::proto) struct OpDecoder<'a> {
 
 impl OpDecoder<'_> {
     pub(in crate::proto) fn unsupported(&self, field: &'static str) {
-        let op = self.op.to_owned();
-        let problem = DecodeError::Unsupported { op, field };
-        self.problems.borrow_mut().push(problem);
+        note(self.problems, || DecodeError::Unsupported {
+            op: self.op.to_owned(),
+            field,
+        });
     }
 
     pub(in crate::proto) fn value(&self, field: &'static str, value: impl ToString) {
-        self.problems.borrow_mut().push(DecodeError::Value {
+        note(self.problems, || DecodeError::Value {
             op: self.op.to_owned(),
             field,
             value: value.to_string(),
@@ -81,16 +83,17 @@ impl OpDecoder<'_> {
     }
 
     pub(in crate::proto) fn unknown_source(&self, identifier: &str) {
-        self.problems.borrow_mut().push(DecodeError::UnknownSource {
+        note(self.problems, || DecodeError::UnknownSource {
             op: self.op.to_owned(),
             identifier: identifier.to_owned(),
         });
     }
 
     pub(in crate::proto) fn unknown_attribute(&self, name: String) {
-        let op = self.op.to_owned();
-        let problem = DecodeError::UnknownAttribute { op, name };
-        self.problems.borrow_mut().push(problem);
+        note(self.problems, || DecodeError::UnknownAttribute {
+            op: self.op.to_owned(),
+            name,
+        });
     }
 
     /// A text that becomes a name or an argument: the kernel takes none with a zero byte.
@@ -428,6 +431,7 @@ impl OpDecoder<'_> {
         let mut decoded = FileOp {
             actions: Vec::with_capacity(file.actions.len()),
         };
+        let mut bases = Vec::with_capacity(file.actions.len());
         for action in &file.actions {
             let input = self.file_input("file.actions.input", action.input, &decoded);
             let secondary = self.file_input(
@@ -435,11 +439,12 @@ impl OpDecoder<'_> {
                 action.secondary_input,
                 &decoded,
             );
-            let base = base_of(&decoded, input);
+            let base = base_of(&bases, input);
             let Some(kind) = self.action(action.action.as_ref(), base) else {
                 self.unsupported("file.actions.action");
                 continue;
             };
+            bases.push(base);
             decoded.actions.push(FileAction {
                 input,
                 secondary,
@@ -522,14 +527,14 @@ impl OpDecoder<'_> {
         owner: Option<Owner>,
         timestamp: Option<i64>,
     ) -> CopyAction {
-        let required: Vec<String> = copy
-            .include_patterns
-            .iter()
-            .map(|pattern| below(&copy.src, pattern))
-            .collect();
+        // Not all patterns below the source at once: that is as much as the one times the other.
+        let inside = || {
+            let patterns = copy.include_patterns.iter();
+            patterns.map(|pattern| below(&copy.src, pattern))
+        };
         let required = match copy.required_paths.as_slice() {
             [] => false,
-            paths if paths == required && copy.allow_empty_wildcard => true,
+            paths if copy.allow_empty_wildcard && inside().eq(paths.iter().cloned()) => true,
             paths => {
                 self.value("file.actions.copy.required_paths", paths.join(" "));
                 false
