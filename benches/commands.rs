@@ -11,6 +11,8 @@
 
 #[path = "commands/bare.rs"]
 mod bare;
+#[path = "commands/caches.rs"]
+mod caches;
 #[path = "commands/limits.rs"]
 mod limits;
 #[path = "commands/lines.rs"]

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::bare;
+use super::caches;
 use super::limits;
 use super::measure::Bound;
 use super::measure::Measured;
@@ -29,7 +30,7 @@ use super::store;
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 16] = [
+pub(crate) const LINES: [Line; 18] = [
     ("cached", cached),
     ("cached-eight", cached_eight),
     ("cached-1000", cached_thousand),
@@ -44,6 +45,8 @@ pub(crate) const LINES: [Line; 16] = [
     ("export", export),
     ("export-again", export_again),
     ("pull", pull),
+    ("second-machine", caches::second_machine),
+    ("unchanged-cache", caches::unchanged_cache),
     ("gc", store::gc),
     ("du", store::du),
 ];

@@ -167,13 +167,13 @@ fn skopeo_and_umoci(place: &Place, image: &str) -> Measured<Duration> {
 }
 
 /// Debian's docker-registry, with a directory of its own.
-struct Registry {
-    port: u16,
+pub(crate) struct Registry {
+    pub(crate) port: u16,
     child: Child,
 }
 
 impl Registry {
-    fn start(place: &Place) -> Measured<Self> {
+    pub(crate) fn start(place: &Place) -> Measured<Self> {
         let config = place.beside("registry.yml");
         fs::write(&config, configuration(&place.beside("registry"))).unwrap();
         let child = Command::new("docker-registry")

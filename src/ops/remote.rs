@@ -480,13 +480,21 @@ impl Engine<'_> {
                 .collect();
             let record = self.definition_record(vertex, &keys)?;
             let key = record.key();
-            let result = match self.load(vertex, &record, &key) {
-                Load::Hit(result) => Some(result),
-                Load::Miss | Load::Unusable(_) => None,
+            // What this store has need not be read twice.
+            self.lease.protect(LeaseRoot::Record(key))?;
+            let own = self.backend.lookup(&key)?;
+            let own = own.filter(|own| self.all_usable(&own.outputs).is_ok());
+            let (result, kept) = match own {
+                Some(own) => {
+                    let outputs = Arc::new(own.outputs.clone());
+                    (Some(StepResult { outputs }), Some(own))
+                }
+                None => match self.load(vertex, &record, &key) {
+                    Load::Hit(result) => (Some(result), self.backend.lookup(&key)?),
+                    Load::Miss | Load::Unusable(_) => (None, None),
+                },
             };
-            if result.is_some()
-                && let Some(record) = self.backend.lookup(&key)?
-            {
+            if let Some(record) = kept {
                 let inputs: Option<Vec<Input<'_, StepResult>>> = vertex
                     .inputs
                     .iter()

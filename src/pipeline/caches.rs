@@ -360,14 +360,17 @@ impl<'a> Exports<'a> {
             return Ok(false);
         }
         let known = known(engine, definition, None, None)?;
-        let layers: Vec<&LayerRef> = known
+        let layers = known
             .values()
             .flat_map(|known| &known.answer.outputs)
             .flat_map(|output| &output.layers)
-            .collect();
+            .filter(|layer| layer.origin.is_none());
+        // Steps that stand on each other have most of their layers in common.
+        let layers: BTreeMap<TreeId, &LayerRef> =
+            layers.map(|layer| (layer.layer.tree, layer)).collect();
         for export in &self.0 {
             let options = blob_options(export.to);
-            for layer in layers.iter().filter(|layer| layer.origin.is_none()) {
+            for layer in layers.values() {
                 let ready = engine.ready_blob(layer, &options, true);
                 if ready.map_err(failure::op)?.is_none() && engine.has_directory(layer) {
                     return Ok(true);
