@@ -329,6 +329,7 @@ mod t {
     use rbuild_llb::SourceFile;
     use rbuild_llb::event::Event;
     use rbuild_llb::event::VertexEvent;
+    use snapbox::IntoData as _;
     use snapbox::assert_data_eq;
     use snapbox::str;
 
