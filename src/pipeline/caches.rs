@@ -463,7 +463,7 @@ impl Export<'_> {
         let place = self.to.place.to_string();
         let doubted = imports.map(Imports::doubted).unwrap_or_default();
         // What comes from another cache may not come: then what is made of it is left out.
-        let known = loop {
+        let mut known = loop {
             let known = known(engine, definition, imports, Some(&place))?;
             let known = self.selected(definition, &known, roots);
             let layers = known.iter().flat_map(|known| &known.answer.outputs);
@@ -493,8 +493,26 @@ impl Export<'_> {
             |layer| blob_of(layer),
             |layer| bytes(engine, layer, &options, &*writer, &doubted),
         )?;
-        step.did("preparing build cache for export", began);
+        let large = |bytes: &Bytes| size_of(bytes) > writer.most();
+        let large = layers.iter().zip(&bytes).filter(|(_, bytes)| large(bytes));
+        let large: BTreeSet<_> = large.map(|(layer, _)| identity(layer)).collect();
         let layers = layers.into_iter().map(identity).zip(bytes).collect();
+        if !large.is_empty() {
+            let count = known.len();
+            known.retain(|known| {
+                let outputs = known.answer.outputs.iter();
+                let mut layers = outputs.flat_map(|output| &output.layers);
+                layers.all(|layer| !large.contains(&identity(layer)))
+            });
+            let left_out = count - known.len();
+            let why = format!("a layer has more than {} bytes", writer.most());
+            let text = format!(
+                "{left_out} steps are not in a cache: {}: {why}",
+                self.to.place
+            );
+            remark_on(step.events, &text);
+        }
+        step.did("preparing build cache for export", began);
         let did = |what: &str, began| step.did(what, began);
         Ok(remote::export(
             engine.store(),
@@ -680,6 +698,15 @@ fn bytes(
         writer.mistrust(&blob)?;
     }
     Ok(bytes)
+}
+
+/// How many bytes go to the cache.
+fn size_of(bytes: &Bytes) -> u64 {
+    match bytes {
+        Bytes::Blob(written) => written.blob.size,
+        Bytes::Origin(origin) if origin.source.is_none() => origin.size,
+        Bytes::Origin(_) => 0,
+    }
 }
 
 /// A base's blob that the cache itself has.
