@@ -89,7 +89,7 @@ pub(crate) fn to(text: &str, env: &Env) -> Result<Option<CacheTo>, Diagnostic> {
         "max" => true,
         mode => return Err(options.invalid(format!("mode `{mode}` is neither `min` nor `max`"))),
     };
-    let ignore_error = options.boolean("ignore-error")?.unwrap_or(false);
+    let ignore_error = options.boolean("ignore-error")?;
     if options.kind == "inline" {
         // As with BuildKit it is always that of `mode=min`: an image has its own layers.
         options.nothing_left()?;
@@ -138,6 +138,8 @@ pub(crate) fn to(text: &str, env: &Env) -> Result<Option<CacheTo>, Diagnostic> {
         }
     }
     options.nothing_left()?;
+    // What is elsewhere may fail at any time, and no build is to fail of it; a directory that cannot be written is a mistake.
+    let ignore_error = ignore_error.unwrap_or(place.is_remote());
     Ok(Some(CacheTo {
         place,
         all,
@@ -521,6 +523,7 @@ mod t {
                 CacheTo {
                     place: registry("r.example/app:cache", false),
                     all: true,
+                    ignore_error: true,
                     ..plain.clone()
                 },
             ),
@@ -528,11 +531,12 @@ mod t {
                 "user/app",
                 CacheTo {
                     place: registry("docker.io/user/app:latest", false),
+                    ignore_error: true,
                     ..plain.clone()
                 },
             ),
             (
-                "type=registry,ref=r.example/app,registry.insecure=true",
+                "type=registry,ref=r.example/app,registry.insecure=true,ignore-error=false",
                 CacheTo {
                     place: registry("r.example/app:latest", true),
                     ..plain
