@@ -135,7 +135,9 @@ impl Import {
                         }
                     }
                 }
-                if let (true, Some(problem)) = (catalogues.is_empty(), troubles.first.take()) {
+                if catalogues.is_empty()
+                    && let Some(problem) = troubles.first.take()
+                {
                     return Err(failed(problem));
                 }
                 Knows::Catalogues(catalogues)

@@ -330,7 +330,6 @@ mod t {
     use super::*;
     use std::sync::Arc;
 
-
     use crate::outcome::StepFailure;
     use crate::ui::ProgressMode;
     use crate::ui::Terminal;
