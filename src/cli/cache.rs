@@ -89,7 +89,7 @@ pub(crate) fn to(text: &str, env: &Env) -> Result<Option<CacheTo>, Diagnostic> {
         "max" => true,
         mode => return Err(options.invalid(format!("mode `{mode}` is neither `min` nor `max`"))),
     };
-    let ignore_error = options.boolean("ignore-error")?.unwrap_or(false);
+    let ignore_error = options.boolean("ignore-error")?;
     if options.kind == "inline" {
         // As with BuildKit it is always that of `mode=min`: an image has its own layers.
         options.nothing_left()?;
@@ -138,6 +138,8 @@ pub(crate) fn to(text: &str, env: &Env) -> Result<Option<CacheTo>, Diagnostic> {
         }
     }
     options.nothing_left()?;
+    // What is elsewhere may fail at any time, and no build is to fail of it; a directory that cannot be written is a mistake.
+    let ignore_error = ignore_error.unwrap_or(place.is_remote());
     Ok(Some(CacheTo {
         place,
         all,
@@ -149,12 +151,13 @@ pub(crate) fn to(text: &str, env: &Env) -> Result<Option<CacheTo>, Diagnostic> {
 /// A cache that a daemon reads or writes: its options are handed on.
 pub(crate) fn of_builder(flag: &'static str, text: &str) -> Result<BuilderCache, Diagnostic> {
     let mut options: BTreeMap<String, String> = match text.contains('=') {
-        true => values::options(flag, text)?.into_iter().collect(),
+        true => options(flag, text)?.into_iter().collect(),
         false => BTreeMap::from([
             ("type".to_owned(), "registry".to_owned()),
             ("ref".to_owned(), text.to_owned()),
         ]),
     };
+    let text = &*shown(text);
     let Some(kind) = options.remove("type") else {
         return Err(invalid(flag, text, "`type=` is missing"));
     };
@@ -174,6 +177,52 @@ pub(crate) fn of_builder(flag: &'static str, text: &str) -> Result<BuilderCache,
     Ok(BuilderCache { kind, options })
 }
 
+/// What was typed, in which nothing is secret, whether it can be read or not.
+fn shown(text: &str) -> String {
+    let lower = text.to_ascii_lowercase();
+    let mut shown = String::new();
+    let mut at = 0;
+    while at < text.len() {
+        let begins = |name: &&str| {
+            let rest = lower[at..].strip_prefix(*name);
+            rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+        };
+        let Some(name) = SECRETS.iter().find(|name| begins(name)) else {
+            let c = text[at..].chars().next().unwrap_or_default();
+            shown.push(c);
+            at += c.len_utf8().max(1);
+            continue;
+        };
+        let value = at + name.len();
+        let value = value + text[value..].find('=').map_or(0, |equals| equals + 1);
+        shown.push_str(&text[at..value]);
+        shown.push('…');
+        // In quotes a value may have commas, and two quotes stand for one.
+        let quoted = text[..at].ends_with('"');
+        let mut rest = &text[value..];
+        at = loop {
+            let end = rest.find(if quoted { '"' } else { ',' });
+            let end = end.unwrap_or(rest.len());
+            let after = &rest[end..];
+            match after.strip_prefix("\"\"") {
+                Some(more) if quoted => rest = more,
+                _ => break text.len() - after.len(),
+            }
+        };
+    }
+    shown
+}
+
+/// The options of a cache; what is wrong is said without what is secret.
+fn options(flag: &str, text: &str) -> Result<Vec<(String, String)>, Diagnostic> {
+    values::options(flag, text).or_else(|_| {
+        let shown = shown(text);
+        let wrong = values::options(flag, &shown).err();
+        let unread = || invalid(flag, &shown, "is not a list of `key=value`");
+        Err(wrong.unwrap_or_else(unread))
+    })
+}
+
 fn name(tag: Option<String>) -> String {
     let tag = tag.filter(|tag| !tag.is_empty());
     tag.unwrap_or_else(|| DEFAULT_NAME.to_owned())
@@ -183,7 +232,7 @@ impl Options {
     fn parse(flag: &'static str, text: &str) -> Result<Self, Diagnostic> {
         let mut options = Self {
             flag,
-            text: text.to_owned(),
+            text: shown(text),
             kind: "registry".to_owned(),
             left: BTreeMap::new(),
         };
@@ -192,12 +241,7 @@ impl Options {
             options.left.insert("ref".to_owned(), text.to_owned());
             return Ok(options);
         }
-        options.left = values::options(flag, text)?.into_iter().collect();
-        for name in SECRETS {
-            if let Some(secret) = options.left.get(name).filter(|text| !text.is_empty()) {
-                options.text = options.text.replace(secret.as_str(), "…");
-            }
-        }
+        options.left = self::options(flag, text)?.into_iter().collect();
         let kind = options.left.remove("type");
         options.kind = kind.ok_or_else(|| options.invalid("`type=` is missing"))?;
         match options.kind.as_str() {
@@ -434,6 +478,13 @@ mod t {
         for text in ["type=local,dest=d", "type=ftp", "mode=max"] {
             assert!(of_builder("cache-to", text).is_err(), "{text}");
         }
+        for text in [
+            "type=ftp,session_token=value-of-key",
+            "type=s3,session_token=value-of-key,oops",
+        ] {
+            let error = of_builder("cache-to", text).unwrap_err();
+            assert!(!crate::ui::render(&error, false).contains("value-of"));
+        }
     }
 
     #[test]
@@ -472,6 +523,7 @@ mod t {
                 CacheTo {
                     place: registry("r.example/app:cache", false),
                     all: true,
+                    ignore_error: true,
                     ..plain.clone()
                 },
             ),
@@ -479,11 +531,12 @@ mod t {
                 "user/app",
                 CacheTo {
                     place: registry("docker.io/user/app:latest", false),
+                    ignore_error: true,
                     ..plain.clone()
                 },
             ),
             (
-                "type=registry,ref=r.example/app,registry.insecure=true",
+                "type=registry,ref=r.example/app,registry.insecure=true,ignore-error=false",
                 CacheTo {
                     place: registry("r.example/app:latest", true),
                     ..plain
@@ -524,6 +577,9 @@ mod t {
             "type=s3,bucket=b,region=r,endpoint_url=s3.example",
             "type=s3,bucket=b,region=r,access_key_id=i",
             "type=s3,bucket=b,region=r,secret_access_key=value-of-key",
+            "type=s3,bucket=b,secret_access_key=value-of-key,oops",
+            "type=s3,Secret_Access_Key=value-of\"key,bucket=b",
+            "type=s3,\"token=value,of\"\"key\",oops",
             "type=azblob",
             "type=azblob,account_url=https://a.example,account_name=a",
             "type=disk,src=x",
@@ -561,6 +617,9 @@ error: `--cache-from type=s3,region=r`: `bucket=` is missing, and so is AWS_BUCK
 error: `--cache-from type=s3,bucket=b,region=r,endpoint_url=s3.example`: `s3.example` is not a URL such as `https://s3.example`
 error: `--cache-from type=s3,bucket=b,region=r,access_key_id=i`: of `access_key_id=` and `secret_access_key=` one is missing
 error: `--cache-from type=s3,bucket=b,region=r,secret_access_key=…`: of `access_key_id=` and `secret_access_key=` one is missing
+error: `--cache-from type=s3,bucket=b,secret_access_key=…,oops`: `oops` is not of the form `key=value`
+error: `--cache-from type=s3,Secret_Access_Key=…,bucket=b`: is not a list of `key=value`
+error: `--cache-from type=s3,"token=…",oops`: `oops` is not of the form `key=value`
 error: `--cache-from type=azblob`: `account_url=` is missing, and so is BUILDKIT_AZURE_STORAGE_ACCOUNT_URL
 error: `--cache-from type=azblob,account_url=https://a.example,account_name=a`: `secret_access_key=` is missing: the key of the storage account
 error: `--cache-from type=disk,src=x`: there is no cache type `disk`

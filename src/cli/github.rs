@@ -2,8 +2,8 @@
 //!
 //! A build like any other, whose flags come from the action's inputs ([`inputs`]), and whose end is told in the runner's
 //! language: outputs, annotations, a job summary. Everything is said on standard error, commands to the runner too, which
-//! reads both streams: so they stand in one order with the output of steps. While that is shown, the runner takes no commands
-//! from this process, so no step can give it any.
+//! reads both streams: so they stand in one order with the output of steps. While anything is shown that others wrote (the
+//! command with its inputs, the output of steps, errors), the runner takes no commands from this process.
 //!
 //! Nothing is changed on the machine, but for one setting that hosted runners, which are thrown away, can do without
 //! ([`allow_namespaces`]).
@@ -108,12 +108,14 @@ fn head_of_pull_request(env: &Env) -> Option<String> {
 /// Runs the command.
 pub(crate) fn run(session: &Session) -> Result<ExitCode, Failed> {
     let runner = Runner::of(&session.env);
-    let inputs = Inputs::read(&session.env, &runner);
-    let inputs = inputs.map_err(|wrong| {
-        failed(BuildError::request(
-            wrong.into_iter().map(problem).collect(),
-        ))
-    })?;
+    let inputs = match Inputs::read(&session.env, &runner) {
+        Ok(inputs) => inputs,
+        Err(wrong) => {
+            let stop = stop()?;
+            let wrong = wrong.into_iter().map(problem).collect();
+            return Ok(failed(&BuildError::request(wrong), &stop, session));
+        }
+    };
     authorise_git(&inputs.headers, &session.env)?;
     for secret in &inputs.masked {
         ui::say(&said::command("add-mask", &[], secret));
@@ -123,20 +125,44 @@ pub(crate) fn run(session: &Session) -> Result<ExitCode, Failed> {
     }
     allow_namespaces(&runner, Path::new("/proc/sys"));
 
-    let temp = temporary(&runner).map_err(failed)?;
+    let stop = stop()?;
+    let result = build(session, &runner, &inputs, &stop);
+    result.or_else(|error| Ok(failed(&error, &stop, session)))
+}
+
+/// Tells the runner to take no commands until it is told the word that is returned.
+fn stop() -> Result<String, BuildError> {
+    let stop = random()?;
+    ui::say(&said::command("stop-commands", &[], &stop));
+    Ok(stop)
+}
+
+/// The runner takes commands again.
+fn go_on(stop: &str) {
+    // What was said last may have no line end.
+    ui::say("");
+    ui::say(&said::command(stop, &[], ""));
+}
+
+/// Builds, and tells how it ended; the runner has been told to [`stop`]. Of an error that is returned nothing was told.
+fn build(
+    session: &Session,
+    runner: &Runner,
+    inputs: &Inputs,
+    stop: &str,
+) -> Result<ExitCode, BuildError> {
+    let temp = temporary(runner)?;
     let metadata = temp.path().join("metadata.json");
     let mut argv = vec!["rbuild".to_owned(), "build".to_owned()];
     argv.extend(inputs.arguments.iter().cloned());
     ui::say(&spelled(&argv));
     argv.insert(2, format!("--metadata-file={}", metadata.display()));
-    let prepared = prepare(argv, &inputs, session).map_err(failed)?;
+    let prepared = prepare(argv, inputs, session)?;
 
-    let stop = random().map_err(failed)?;
-    ui::say(&said::command("stop-commands", &[], &stop));
     if let Some(call) = &prepared.call {
-        let code = call.run(&prepared.request);
-        ui::say(&said::command(&stop, &[], ""));
-        return Ok(code.map_err(failed)?);
+        let code = call.run(&prepared.request)?;
+        go_on(stop);
+        return Ok(code);
     }
     let mode = match prepared.talk.mode {
         ProgressMode::Auto | ProgressMode::Tty => ProgressMode::Plain,
@@ -150,9 +176,7 @@ pub(crate) fn run(session: &Session) -> Result<ExitCode, Failed> {
         Ok(outcome) => ui::success(outcome, &progress),
         Err(error) => ui::failure(error, Some(&progress), session.terminal),
     }
-    // A step's last line may have no end.
-    ui::say("");
-    ui::say(&said::command(&stop, &[], ""));
+    go_on(stop);
 
     if inputs::is_on(&session.env, "DOCKER_BUILD_CHECKS_ANNOTATIONS") {
         for line in said::warnings(&progress) {
@@ -162,14 +186,20 @@ pub(crate) fn run(session: &Session) -> Result<ExitCode, Failed> {
     if inputs::is_on(&session.env, "DOCKER_BUILD_SUMMARY")
         && let Some(file) = &runner.summary
     {
-        append(file, &said::summary(&result, &progress))?;
+        let added = append(file, &said::summary(&result, &progress));
+        if let Err(error) = added {
+            return Ok(failed(&error, &self::stop()?, session));
+        }
     }
     match result {
         Ok(outcome) => {
             let metadata =
-                fs::read_to_string(&metadata).map_err(|error| cannot("read", &metadata, error))?;
-            write_outputs(&runner, &outcome, &metadata)?;
-            Ok(ExitCode::SUCCESS)
+                fs::read_to_string(&metadata).map_err(|error| cannot("read", &metadata, error));
+            let written = metadata.and_then(|metadata| write_outputs(runner, &outcome, &metadata));
+            match written {
+                Ok(()) => Ok(ExitCode::SUCCESS),
+                Err(error) => Ok(failed(&error, &self::stop()?, session)),
+            }
         }
         Err(error) => {
             for line in said::failure(&error, &progress) {
@@ -210,12 +240,14 @@ fn prepare(
     build::prepare(&flags, &session).map_err(BuildError::request)
 }
 
-/// Tells a failure in the runner's language as well.
-fn failed(error: BuildError) -> BuildError {
-    for line in said::failure_before(&error) {
+/// Tells a failure as any command does, after which the runner takes commands again, and in its language.
+fn failed(error: &BuildError, stop: &str, session: &Session) -> ExitCode {
+    ui::failure(error, None, session.terminal);
+    go_on(stop);
+    for line in said::failure_before(error) {
         ui::say(&line);
     }
-    error
+    error.kind.exit_code().into()
 }
 
 /// The command as it could be typed, in one line.

@@ -359,7 +359,7 @@ impl<'a> Exports<'a> {
         if self.0.is_empty() {
             return Ok(false);
         }
-        let known = known(engine, definition, None)?;
+        let known = known(engine, definition, None, None)?;
         let layers = known
             .values()
             .flat_map(|known| &known.answer.outputs)
@@ -460,15 +460,18 @@ impl Export<'_> {
         let began = clock::now();
         let writer = self.writer(engine)?;
         let options = blob_options(self.to);
+        let place = self.to.place.to_string();
+        let doubted = imports.map(Imports::doubted).unwrap_or_default();
         // What comes from another cache may not come: then what is made of it is left out.
-        let known = loop {
-            let known = self.selected(definition, &known(engine, definition, imports)?, roots);
+        let mut known = loop {
+            let known = known(engine, definition, imports, Some(&place))?;
+            let known = self.selected(definition, &known, roots);
             let layers = known.iter().flat_map(|known| &known.answer.outputs);
             let layers: Vec<&LayerRef> = layers.flat_map(|output| &output.layers).collect();
             let lacks = once_each(
                 &layers,
                 |layer| blob_of(layer),
-                |layer| anyhow::Ok(there(engine, layer, &options, &*writer)?.is_none()),
+                |layer| anyhow::Ok(there(engine, layer, &options, &*writer, &doubted)?.is_none()),
             )?;
             let lacking = layers.into_iter().zip(lacks).filter(|(_, lacks)| *lacks);
             if all_came(engine, lacking.map(|(layer, _)| layer), step.events)? {
@@ -488,16 +491,35 @@ impl Export<'_> {
         let bytes = once_each(
             &layers,
             |layer| blob_of(layer),
-            |layer| bytes(engine, layer, &options, &*writer),
+            |layer| bytes(engine, layer, &options, &*writer, &doubted),
         )?;
-        step.did("preparing build cache for export", began);
+        let large = |bytes: &Bytes| size_of(bytes) > writer.most();
+        let large = layers.iter().zip(&bytes).filter(|(_, bytes)| large(bytes));
+        let large: BTreeSet<_> = large.map(|(layer, _)| identity(layer)).collect();
         let layers = layers.into_iter().map(identity).zip(bytes).collect();
+        if !large.is_empty() {
+            let count = known.len();
+            known.retain(|known| {
+                let outputs = known.answer.outputs.iter();
+                let mut layers = outputs.flat_map(|output| &output.layers);
+                layers.all(|layer| !large.contains(&identity(layer)))
+            });
+            let left_out = count - known.len();
+            let why = format!("a layer has more than {} bytes", writer.most());
+            let text = format!(
+                "{left_out} steps are not in a cache: {}: {why}",
+                self.to.place
+            );
+            remark_on(step.events, &text);
+        }
+        step.did("preparing build cache for export", began);
         let did = |what: &str, began| step.did(what, began);
         Ok(remote::export(
             engine.store(),
             writer,
             &known,
             &layers,
+            &doubted,
             &did,
         )?)
     }
@@ -581,21 +603,23 @@ pub(super) fn inline(
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let known: Vec<Known> = known(engine, definition, imports)?.into_values().collect();
+    let known = known(engine, definition, imports, None)?;
+    let known: Vec<Known> = known.into_values().collect();
     let each = names.into_iter().map(|name| (name, known.clone()));
     Ok(each.collect())
 }
 
-/// What is known of the steps.
+/// What is known of the steps, for the cache that is called `to`.
 fn known(
     engine: &Engine<'_>,
     definition: &PrunedDefinition,
     imports: Option<&Imports<'_>>,
+    to: Option<&str>,
 ) -> Result<BTreeMap<VertexId, Known>, BuildError> {
     let known = engine.known(definition).map_err(failure::op)?;
     let known = known.into_iter().map(|(step, (mut keys, answer))| {
         // By the keys that it was found by elsewhere it is to be found there again.
-        let others = imports.map(|imports| imports.other_keys(&keys[0]));
+        let others = imports.map(|imports| imports.other_keys(&keys, &answer, to));
         for key in others.into_iter().flatten() {
             if !keys.contains(&key) {
                 keys.push(key);
@@ -631,8 +655,10 @@ fn there(
     layer: &LayerRef,
     options: &BlobOptions,
     writer: &dyn CacheWriter,
+    doubted: &BTreeSet<OciDigest>,
 ) -> anyhow::Result<Option<Bytes>> {
-    let has = |blob, size| anyhow::Ok(!engine.is_bad(blob) && writer.has(blob, size)?);
+    let doubted = |blob: &OciDigest| engine.is_bad(blob) || doubted.contains(blob);
+    let has = |blob, size| anyhow::Ok(!doubted(blob) && writer.has(blob, size)?);
     if let Some(origin) = &layer.origin {
         return Ok(match origin.source.is_some() && !engine.is_far(origin) {
             true => Some(Bytes::Origin(origin.clone())),
@@ -652,8 +678,9 @@ fn bytes(
     layer: &LayerRef,
     options: &BlobOptions,
     writer: &dyn CacheWriter,
+    doubted: &BTreeSet<OciDigest>,
 ) -> anyhow::Result<Bytes> {
-    if let Some(there) = there(engine, layer, options, writer)? {
+    if let Some(there) = there(engine, layer, options, writer, doubted)? {
         return Ok(there);
     }
     let (bytes, blob) = match &layer.origin {
@@ -667,10 +694,19 @@ fn bytes(
             (written(blob, options), digest)
         }
     };
-    if engine.is_bad(&blob) {
+    if engine.is_bad(&blob) || doubted.contains(&blob) {
         writer.mistrust(&blob)?;
     }
     Ok(bytes)
+}
+
+/// How many bytes go to the cache.
+fn size_of(bytes: &Bytes) -> u64 {
+    match bytes {
+        Bytes::Blob(written) => written.blob.size,
+        Bytes::Origin(origin) if origin.source.is_none() => origin.size,
+        Bytes::Origin(_) => 0,
+    }
 }
 
 /// A base's blob that the cache itself has.

@@ -67,6 +67,7 @@ pub use resolve::Resolved;
 pub use service::Call;
 pub use service::Reply;
 pub use transport::OpenBlob;
+pub(crate) use upload::BlobParts;
 
 /// Manifests, indexes and configs larger than this are refused (distribution-spec, Pushing Manifests: registries
 /// should take at least that much).

@@ -327,6 +327,28 @@ impl Cursor<'_> {
     }
 }
 
+/// Parts of a blob that are sent one after another: what lies before one is not read again for it.
+pub(crate) struct BlobParts<'a>(RefCell<Cursor<'a>>);
+
+impl<'a> BlobParts<'a> {
+    pub(crate) fn new(open: &'a OpenBlob<'a>) -> Self {
+        Self(RefCell::new(Cursor {
+            open,
+            reader: None,
+            at: 0,
+        }))
+    }
+
+    /// So many bytes from an offset on.
+    pub(crate) fn part(&self, from: u64, length: u64) -> io::Result<Box<dyn Read + '_>> {
+        self.0.borrow_mut().go_to(from)?;
+        Ok(Box::new(Chunk {
+            cursor: &self.0,
+            left: length,
+        }))
+    }
+}
+
 /// A part of a blob, from where its cursor is.
 struct Chunk<'a, 'b> {
     cursor: &'a RefCell<Cursor<'b>>,

@@ -2,7 +2,7 @@
 //! blobs in Azure's storage.
 //!
 //! The service keeps entries by key, each written once, and removes what it likes: what was used longest ago, and what is too
-//! old. A blob's key is its digest. A catalogue's is a prefix and a number, and the newest with the prefix counts. Each branch
+//! old. A blob's key begins with its digest; a number follows where an upload that came to nothing has the key. A catalogue's is a prefix and a number, and the newest with the prefix counts. Each branch
 //! has entries of its own, and reads those of its base and of the default branch besides; a token says which it may read and
 //! which write. So there is a catalogue for each branch, and all that may be read are read.
 //!
@@ -10,10 +10,13 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::io::Read as _;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -34,6 +37,7 @@ use super::place::CacheWriter;
 use super::place::Contents;
 use super::place::Trouble;
 use crate::image::Descriptor;
+use crate::registry::BlobParts;
 use crate::registry::Call;
 use crate::registry::Client;
 use crate::registry::OpenBlob;
@@ -48,6 +52,13 @@ const MAX_ANSWER: u64 = 64 << 10;
 const BLOCK: u64 = 64 << 20;
 /// Numbers of catalogues that are tried: each that is taken is another build's, or was left by one that was killed.
 const NUMBERS: u64 = 16;
+/// What a blob whose key another upload has is waited for.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(250),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
 /// In a scope's permission: it may be written.
 const WRITE: u64 = 2;
 
@@ -197,7 +208,7 @@ impl Actions {
         }))
     }
 
-    /// Writes an entry; not if there is one.
+    /// Writes an entry; not if its key is taken, which says nothing of whether its upload was or will be ended.
     fn save(&self, key: &str, size: u64, open: &OpenBlob<'_>) -> Result<bool, RegistryError> {
         #[derive(Deserialize)]
         struct Created {
@@ -231,7 +242,8 @@ impl Actions {
         let done = json!({"key": key, "size_bytes": size.to_string(), "version": version});
         match self.call("FinalizeCacheEntryUpload", &done)? {
             Answered::With(Finalized { ok: false }) => Err(refused("end")),
-            _ => Ok(true),
+            Answered::With(_) => Ok(true),
+            Answered::Exists => Ok(false),
         }
     }
 
@@ -245,15 +257,12 @@ impl Actions {
                 .blob(&open, size);
             return self.client.call_small(&put, MAX_ANSWER).map(drop);
         }
+        let parts = BlobParts::new(&open);
         let mut list = String::from("<?xml version=\"1.0\" encoding=\"utf-8\"?><BlockList>");
         for (number, from) in (0..size).step_by(BLOCK as usize).enumerate() {
             let id = base64::engine::general_purpose::STANDARD.encode(format!("{number:08}"));
             let length = BLOCK.min(size - from);
-            let block = || {
-                let mut blob = open()?;
-                std::io::copy(&mut (&mut blob).take(from), &mut std::io::sink())?;
-                Ok(Box::new(blob.take(length)) as Box<dyn std::io::Read>)
-            };
+            let block = || parts.part(from, length);
             let id_ = id
                 .replace('=', "%3D")
                 .replace('+', "%2B")
@@ -315,7 +324,7 @@ impl CacheReader for Actions {
 
     fn blob(&self, digest: &OciDigest, size: u64) -> Result<Blob, Trouble> {
         let gone = || Trouble::with(format!("it no longer has {digest}"));
-        let entry = self.find(&blob_key(digest), false).map_err(trouble)?;
+        let entry = self.find(&blob_key(digest), true).map_err(trouble)?;
         let entry = entry.ok_or_else(gone)?;
         let reply = match self.client.call(&Call::new("GET", entry.url)) {
             Ok(reply) => reply,
@@ -342,6 +351,8 @@ pub struct ActionsWriter {
     catalogue: Option<Catalogue>,
     /// Blobs that are known to be there, or not.
     known: Mutex<BTreeMap<OciDigest, bool>>,
+    /// Somebody's upload was waited for in vain.
+    waited: AtomicBool,
 }
 
 impl ActionsWriter {
@@ -370,11 +381,58 @@ impl ActionsWriter {
             bytes,
             catalogue,
             known: Mutex::new(known),
+            waited: AtomicBool::new(false),
         })
     }
 
     fn failed(&self, error: RegistryError) -> ExportError {
         failed(&self.actions.scope, error)
+    }
+
+    fn is_there(&self, digest: &OciDigest) -> Result<bool, ExportError> {
+        let entry = self.actions.find(&blob_key(digest), true);
+        Ok(entry.map_err(|error| self.failed(error))?.is_some())
+    }
+
+    /// Brings a blob there; whether it was sent. A key that is taken may be that of an upload that still goes on, or of one
+    /// that was killed: then the blob gets another.
+    fn send(
+        &self,
+        digest: &OciDigest,
+        size: u64,
+        open: &OpenBlob<'_>,
+    ) -> Result<bool, ExportError> {
+        for number in 0..NUMBERS {
+            let key = match number {
+                0 => blob_key(digest),
+                number => format!("{}-{number}", blob_key(digest)),
+            };
+            let saved = self.actions.save(&key, size, open);
+            if saved.map_err(|error| self.failed(error))? {
+                return Ok(true);
+            }
+            if number == 0 && self.comes(digest)? {
+                return Ok(false);
+            }
+        }
+        let why = format!("uploads that came to nothing have all keys of {digest}");
+        Err(failed(&self.actions.scope, std::io::Error::other(why)))
+    }
+
+    /// Waits for a blob whose key another upload has. After the first that did not come nothing is waited for any more: who
+    /// was killed leaves many.
+    fn comes(&self, digest: &OciDigest) -> Result<bool, ExportError> {
+        for pause in PAUSES {
+            if self.is_there(digest)? {
+                return Ok(true);
+            }
+            if self.waited.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            thread::sleep(pause);
+        }
+        self.waited.store(true, Ordering::Relaxed);
+        self.is_there(digest)
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<OciDigest, bool>> {
@@ -398,8 +456,7 @@ impl CacheWriter for ActionsWriter {
         if let Some(there) = self.known().get(digest) {
             return Ok(*there);
         }
-        let entry = self.actions.find(&blob_key(digest), false);
-        let there = entry.map_err(|error| self.failed(error))?.is_some();
+        let there = self.is_there(digest)?;
         self.known().insert(*digest, there);
         Ok(there)
     }
@@ -408,8 +465,7 @@ impl CacheWriter for ActionsWriter {
         if self.has(digest, size)? {
             return Ok(false);
         }
-        let sent = self.actions.save(&blob_key(digest), size, open);
-        let sent = sent.map_err(|error| self.failed(error))?;
+        let sent = self.send(digest, size, open)?;
         self.known().insert(*digest, true);
         Ok(sent)
     }

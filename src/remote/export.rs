@@ -80,7 +80,8 @@ impl ExportError {
 }
 
 /// Writes what is known of steps, in the place of what was there. `bytes` says where those of each layer are; blobs that the
-/// cache itself is to have are in the store, or where it is written to. `did` is told what was written, and when that began.
+/// cache itself is to have are in the store, or where it is written to. Of what is `doubted` it is not believed that the place
+/// has it. `did` is told what was written, and when that began.
 ///
 /// # Errors
 /// If it cannot be written. What was there is there then still.
@@ -89,6 +90,7 @@ pub fn export(
     to: Box<dyn CacheWriter + '_>,
     known: &[Known],
     bytes: &BTreeMap<Identity, Bytes>,
+    doubted: &BTreeSet<OciDigest>,
     did: &(dyn Fn(&str, Timestamp) + Sync),
 ) -> Result<(), ExportError> {
     let mut layers: BTreeMap<_, &LayerRef> = BTreeMap::new();
@@ -96,13 +98,15 @@ pub fn export(
         layers.extend(snapshot.layers.iter().map(|layer| (identity(layer), layer)));
     }
     let trees: BTreeSet<TreeRef> = layers.values().map(|layer| layer.layer).collect();
-    let listed = list_files(store, &*to, &trees, to.earlier())?;
+    let listed = list_files(store, &*to, &trees, to.earlier(), doubted)?;
     // What is there may have been written by another zstd.
     let Listed { files, packs } = match listed {
         Some(listed) => listed,
-        None => list_files(store, &*to, &trees, None)?.ok_or_else(|| ExportError::Source {
-            source: io::Error::other("a list of files is not the same twice"),
-        })?,
+        None => {
+            list_files(store, &*to, &trees, None, doubted)?.ok_or_else(|| ExportError::Source {
+                source: io::Error::other("a list of files is not the same twice"),
+            })?
+        }
     };
     let entry = |(identity, layer): (Identity, &LayerRef)| {
         let entry = Layer {
@@ -144,17 +148,27 @@ struct Listed {
 }
 
 /// Brings the lists of files of layers there, the small ones in packs. Nothing comes of it if lists that are named in
-/// `earlier` would be others now.
+/// `earlier` would be others now. What is `doubted` is brought there again.
 fn list_files(
     store: &Store,
     to: &dyn CacheWriter,
     trees: &BTreeSet<TreeRef>,
     earlier: Option<&Catalogue>,
+    doubted: &BTreeSet<OciDigest>,
 ) -> Result<Option<Listed>, ExportError> {
     // What the cache knows already need not be made again; it is the same for the same tree.
     let of_earlier = |catalogue: &Catalogue| -> BTreeMap<TreeRef, Files> {
         let layers = catalogue.layers.iter();
-        layers.map(|layer| (layer.layer, layer.files)).collect()
+        let files = layers.map(|layer| (layer.layer, layer.files));
+        files
+            .filter(|(_, files)| !doubted.contains(&files.digest))
+            .collect()
+    };
+    let put = |digest: &OciDigest, bytes: &[u8]| {
+        if doubted.contains(digest) {
+            to.mistrust(digest)?;
+        }
+        to.put_bytes(digest, bytes)
     };
     let earlier_files = earlier.map(of_earlier).unwrap_or_default();
     let list = |tree: &TreeRef| -> Result<(TreeRef, Files), ExportError> {
@@ -166,7 +180,7 @@ fn list_files(
         let digest = sha256(&pack);
         let size = pack.len() as u64;
         if size > pack::SMALL {
-            to.put_bytes(&digest, &pack)?;
+            put(&digest, &pack)?;
         }
         let at = None;
         Ok((tree, Files { digest, size, at }))
@@ -188,7 +202,9 @@ fn list_files(
         Ok((sha256(&bytes) == *digest).then_some(bytes))
     };
     let make = |group: &Vec<OciDigest>| -> Result<Option<Pack>, ExportError> {
-        if let Some(pack) = known.get(group) {
+        if let Some(pack) = known.get(group)
+            && !doubted.contains(&pack.digest)
+        {
             return Ok(Some(*pack));
         }
         let mut bytes = Vec::new();
@@ -199,7 +215,7 @@ fn list_files(
             }
         }
         let digest = sha256(&bytes);
-        to.put_bytes(&digest, &bytes)?;
+        put(&digest, &bytes)?;
         let size = bytes.len() as u64;
         Ok(Some(Pack { digest, size }))
     };
@@ -221,7 +237,7 @@ fn list_files(
         let alone = files.at.is_none() && files.size <= pack::SMALL;
         if alone && earlier_files.get(tree) != Some(files) {
             match made_again(&files.digest)? {
-                Some(list) => to.put_bytes(&files.digest, &list)?,
+                Some(list) => put(&files.digest, &list)?,
                 None => return Ok(None),
             };
         }

@@ -7,10 +7,14 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
+use rbuild_cache::Answer;
 use rbuild_cache::Elsewhere;
 use rbuild_cache::RemoteCache;
 use rbuild_cache::RemoteError;
+use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
+use rbuild_cache::TreeRef;
+use rbuild_cache::Unread;
 use rbuild_llb::CacheKey;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
@@ -37,6 +41,11 @@ pub struct Imports<'a> {
     caches: Vec<Import>,
     /// Layers whose lists of files are in the store.
     listed: Mutex<BTreeSet<TreeId>>,
+    /// What was found, by the key that was asked for: in which of the caches, and in which of its catalogues.
+    adopted: Mutex<BTreeMap<CacheKey, (usize, usize)>>,
+    /// Blobs of which nobody knows whether they are still there, or right: lists and packs that did not come or were wrong,
+    /// and what belongs to the layers they are of.
+    doubted: Mutex<BTreeSet<OciDigest>>,
 }
 
 /// One cache that was opened.
@@ -67,6 +76,32 @@ enum Knows {
     Images(Vec<OfImage>),
 }
 
+/// Whether two results are the same files in the same layers, wherever their bytes are.
+fn is_same(a: &Answer, b: &Answer) -> bool {
+    let trees = |answer: &Answer| -> Vec<(TreeRef, Vec<TreeRef>)> {
+        let of = |output: &Snapshot| {
+            let layers = output.layers.iter().map(|layer| layer.layer);
+            (output.root, layers.collect())
+        };
+        answer.outputs.iter().map(of).collect()
+    };
+    trees(a) == trees(b)
+}
+
+/// Whether a result is what an image has in the same layers.
+fn is_of(found: &Unread, answer: &Answer) -> bool {
+    let image = found.outputs.iter().map(|layers| {
+        let layers = layers.iter().map(|layer| Some(layer.0.digest));
+        layers.collect::<Vec<_>>()
+    });
+    let known = answer.outputs.iter().map(|output| {
+        let layers = output.layers.iter();
+        let of = layers.map(|layer| layer.origin.as_ref().map(|origin| origin.digest));
+        of.collect::<Vec<_>>()
+    });
+    image.eq(known)
+}
+
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -86,12 +121,26 @@ impl Import {
             problem,
         };
         let contents = reader.contents().map_err(|trouble| failed(trouble.what))?;
+        let mut troubles = Troubles::default();
         let knows = match contents {
             Contents::Catalogues(documents) => {
-                let catalogues = documents.iter().map(|bytes| Catalogue::parse(bytes));
-                let wrong = |problem| failed(format!("its catalogue {problem}"));
-                let catalogues = catalogues.collect::<Result<Vec<_>, _>>();
-                Knows::Catalogues(catalogues.map_err(wrong)?)
+                // One that another version wrote, or that is damaged, does not take the others with it.
+                let mut catalogues = Vec::new();
+                for document in &documents {
+                    match Catalogue::parse(document) {
+                        Ok(catalogue) => catalogues.push(catalogue),
+                        Err(problem) => {
+                            let first = &mut troubles.first;
+                            first.get_or_insert_with(|| format!("its catalogue {problem}"));
+                        }
+                    }
+                }
+                if catalogues.is_empty()
+                    && let Some(problem) = troubles.first.take()
+                {
+                    return Err(failed(problem));
+                }
+                Knows::Catalogues(catalogues)
             }
             Contents::Images(images) => Knows::Images(images),
         };
@@ -101,7 +150,7 @@ impl Import {
             shown,
             knows,
             packs: Mutex::default(),
-            trouble: Mutex::default(),
+            trouble: Mutex::new(troubles),
         })
     }
 
@@ -157,26 +206,53 @@ impl<'a> Imports<'a> {
             store,
             caches,
             listed: Mutex::default(),
+            adopted: Mutex::default(),
+            doubted: Mutex::default(),
         }
     }
 
-    /// The other keys of what a key has the result of. Who knows a result from a cache may not know what it was made of, and
-    /// so not by which other keys it can be found.
-    pub fn other_keys(&self, key: &CacheKey) -> Vec<CacheKey> {
-        let of = |cache: &Import| -> Vec<CacheKey> {
-            match &cache.knows {
-                Knows::Catalogues(catalogues) => {
-                    let of = catalogues.iter();
-                    of.flat_map(|catalogue| catalogue.keys_beside(key))
-                        .collect()
-                }
-                Knows::Images(images) => {
-                    let of = images.iter();
-                    of.flat_map(|image| image.keys_beside(key)).collect()
+    /// The other keys of a result that is known by these. Who knows a result from a cache may not know what it was made of,
+    /// and so not by which other keys it can be found. That is taken only from where the result itself was taken from in this
+    /// build, and from the cache called `to`, which is written again; and of both only if they have this result, and not
+    /// another, for the key. What else a cache says of a key is not to get into other caches.
+    pub fn other_keys(
+        &self,
+        keys: &[CacheKey],
+        answer: &Answer,
+        to: Option<&str>,
+    ) -> Vec<CacheKey> {
+        let adopted = locked(&self.adopted);
+        let mut others = Vec::new();
+        for (at, cache) in self.caches.iter().enumerate() {
+            let own = to == Some(cache.shown.as_str());
+            for key in keys {
+                let taken = |of| own || adopted.get(key) == Some(&(at, of));
+                match &cache.knows {
+                    Knows::Catalogues(catalogues) => {
+                        let of = catalogues.iter().enumerate();
+                        let of = of.filter(|(at, catalogue)| {
+                            let found = || catalogue.find(key, &cache.place);
+                            taken(*at) && found().is_some_and(|(found, _)| is_same(&found, answer))
+                        });
+                        others.extend(of.flat_map(|(_, catalogue)| catalogue.keys_beside(key)));
+                    }
+                    Knows::Images(images) => {
+                        let of = images.iter().enumerate();
+                        let of = of.filter(|(at, image)| {
+                            let found = || image.find(key, &cache.place);
+                            taken(*at) && found().is_some_and(|found| is_of(&found, answer))
+                        });
+                        others.extend(of.flat_map(|(_, image)| image.keys_beside(key)));
+                    }
                 }
             }
-        };
-        self.caches.iter().flat_map(of).collect()
+        }
+        others
+    }
+
+    /// Blobs that places are not to be believed to have.
+    pub fn doubted(&self) -> BTreeSet<OciDigest> {
+        locked(&self.doubted).clone()
     }
 
     /// What went wrong with caches after they were opened: the first of each.
@@ -209,8 +285,16 @@ impl<'a> Imports<'a> {
         if !listed.contains(&tree.tree) {
             if trees.objects(&tree.tree, &mut BTreeSet::new()).is_err() {
                 let pack = cache.files(catalogue, layer.files);
+                let doubt = || {
+                    let pack = layer.files.at.map(|(pack, _)| catalogue.packs[pack].digest);
+                    let blob = layer.blob().map(|(blob, ..)| blob);
+                    let of = [Some(layer.files.digest), pack, blob];
+                    locked(&self.doubted).extend(of.into_iter().flatten());
+                };
+                let pack = pack.inspect_err(|_| doubt());
                 let pack = pack.map_err(|trouble| cache.failed(trouble))?;
                 let unpacked = trees.unpack(&tree, &mut pack.as_slice());
+                let unpacked = unpacked.inspect_err(|_| doubt());
                 unpacked.map_err(|error| problem(&error))?;
             }
             listed.insert(tree.tree);
@@ -237,29 +321,34 @@ impl<'a> Imports<'a> {
 impl RemoteCache for Imports<'_> {
     fn find(&self, key: &CacheKey) -> Result<Option<Elsewhere>, RemoteError> {
         let mut failed = None;
-        for cache in &self.caches {
+        let adopt = |cache, of| {
+            locked(&self.adopted).insert(*key, (cache, of));
+        };
+        for (number, cache) in self.caches.iter().enumerate() {
             if cache.is_given_up() {
                 continue;
             }
             let catalogues = match &cache.knows {
                 Knows::Catalogues(catalogues) => catalogues,
                 Knows::Images(images) => {
-                    let found = images
-                        .iter()
-                        .find_map(|image| image.find(key, &cache.place));
-                    match found {
-                        Some(found) => return Ok(Some(Elsewhere::Unread(found))),
-                        None => continue,
-                    }
+                    let mut images = images.iter().enumerate();
+                    let found =
+                        images.find_map(|(at, image)| Some((at, image.find(key, &cache.place)?)));
+                    let Some((at, found)) = found else { continue };
+                    adopt(number, at);
+                    return Ok(Some(Elsewhere::Unread(found)));
                 }
             };
-            for catalogue in catalogues {
+            for (at, catalogue) in catalogues.iter().enumerate() {
                 let Some((answer, layers)) = catalogue.find(key, &cache.place) else {
                     continue;
                 };
                 let mut layers = layers.iter();
                 match layers.try_for_each(|layer| self.take(cache, catalogue, layer)) {
-                    Ok(()) => return Ok(Some(Elsewhere::Answer(answer))),
+                    Ok(()) => {
+                        adopt(number, at);
+                        return Ok(Some(Elsewhere::Answer(answer)));
+                    }
                     Err(error) => failed = failed.or(Some(error)),
                 }
             }

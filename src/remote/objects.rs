@@ -365,6 +365,14 @@ impl CacheWriter for ObjectsWriter {
         Ok(there)
     }
 
+    /// In one request (Amazon S3, PutObject; Azure Storage, Put Blob).
+    fn most(&self) -> u64 {
+        match self.objects.cache.keys {
+            ObjectKeys::Amazon { .. } => 5_000_000_000,
+            ObjectKeys::Azure { .. } => 5000 << 20,
+        }
+    }
+
     fn put(&self, digest: &OciDigest, size: u64, open: &OpenBlob<'_>) -> Result<bool, ExportError> {
         if !self.is_wrong(digest) && self.has(digest, size)? {
             return Ok(false);

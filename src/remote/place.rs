@@ -73,6 +73,11 @@ pub trait CacheWriter: Sync {
     /// If it cannot be asked.
     fn has(&self, digest: &OciDigest, size: u64) -> Result<bool, ExportError>;
 
+    /// The most bytes that a blob may have.
+    fn most(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Takes a blob, unless it is there; whether it was sent.
     ///
     /// # Errors

@@ -52,15 +52,6 @@ pub fn place(reference: &Reference) -> String {
     )
 }
 
-/// The repository that origins call so, if it is one.
-pub fn repository_of(place: &str) -> Option<Reference> {
-    place
-        .strip_prefix(PREFIX)?
-        .strip_prefix(REGISTRY)?
-        .parse()
-        .ok()
-}
-
 /// A cache in a registry, to read.
 pub struct RepositoryReader {
     client: Client,

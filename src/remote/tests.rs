@@ -1,6 +1,7 @@
 //! Whole caches in a map in memory, which counts what is asked of it.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io::Cursor;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -188,13 +189,17 @@ impl Machine {
     }
 
     fn export(&self, steps: &[Known], to: &Memory) {
+        self.export_again(steps, to, &BTreeSet::new());
+    }
+
+    fn export_again(&self, steps: &[Known], to: &Memory, doubted: &BTreeSet<OciDigest>) {
         let layers = steps.iter().flat_map(|step| &step.answer.outputs[0].layers);
         let bytes = layers.map(|layer| {
             let origin = layer.origin.clone().unwrap();
             (identity(layer), Bytes::Origin(origin))
         });
         let bytes: BTreeMap<Identity, Bytes> = bytes.collect();
-        export(&self.store, to.writer(), steps, &bytes, &|_, _| {}).unwrap();
+        export(&self.store, to.writer(), steps, &bytes, doubted, &|_, _| {}).unwrap();
     }
 }
 
@@ -282,6 +287,84 @@ fn a_damaged_pack_is_of_no_use_and_nothing_else() {
     assert!(steps.iter().filter(ask).count() > found / 2);
     // A pack that did not come is not asked for again and again.
     assert!(memory.moved().1 < 40);
+}
+
+/// What went from a place without its catalogue is noticed by who misses it, and is brought there again.
+#[test]
+fn lists_that_went_are_written_again() {
+    let (first, second, third) = (Machine::new(), Machine::new(), Machine::new());
+    let memory = Memory::default();
+    let steps: Vec<Known> = (0..300).map(|number| first.step(number)).collect();
+    first.export(&steps, &memory);
+    let named = memory.0.lock().unwrap().blobs.len();
+    memory.0.lock().unwrap().blobs.clear();
+    let again: Vec<Known> = (0..300).map(|number| second.step(number)).collect();
+    let fresh = Machine::new();
+    let cold = Imports::new(&fresh.store, vec![import(&memory)]);
+    assert!(steps.iter().all(|step| cold.find(&step.keys[0]).is_err()));
+    assert!(cold.doubted().len() > named, "{named}");
+    second.export_again(&again, &memory, &cold.doubted());
+    let imports = Imports::new(&third.store, vec![import(&memory)]);
+    for step in &steps {
+        let found = imports.find(&step.keys[0]).unwrap();
+        assert_eq!(found, Some(Elsewhere::Answer(step.answer.clone())));
+    }
+}
+
+/// Of several catalogues those that can be read are of use.
+#[test]
+fn a_catalogue_of_another_version_takes_no_others_with_it() {
+    struct Two(Memory);
+    impl CacheReader for Two {
+        fn contents(&self) -> Result<Contents, Trouble> {
+            let Contents::Catalogues(mut all) = self.0.contents()? else {
+                unreachable!("it has a catalogue");
+            };
+            all.insert(0, br#"{"version":9999}"#.to_vec());
+            Ok(Contents::Catalogues(all))
+        }
+        fn blob(&self, digest: &OciDigest, size: u64) -> Result<Blob, Trouble> {
+            self.0.blob(digest, size)
+        }
+        fn may_have(&self, digest: &OciDigest, size: u64) -> bool {
+            self.0.may_have(digest, size)
+        }
+    }
+    let (first, second) = (Machine::new(), Machine::new());
+    let memory = Memory::default();
+    let step = first.step(1);
+    first.export(std::slice::from_ref(&step), &memory);
+    let import = Import::open(
+        Box::new(Two(memory)),
+        "cache:memory".into(),
+        "memory".into(),
+    );
+    let imports = Imports::new(&second.store, vec![import.unwrap()]);
+    let found = imports.find(&step.keys[0]).unwrap();
+    assert_eq!(found, Some(Elsewhere::Answer(step.answer)));
+    assert_eq!(imports.troubles().len(), 1);
+}
+
+/// What a cache says of a key goes into other caches only with a result that came from it.
+#[test]
+fn keys_beside_a_result_are_taken_only_with_it() {
+    let (first, second) = (Machine::new(), Machine::new());
+    let read = Memory::default();
+    let mut step = first.step(1);
+    step.keys.push(key(1001));
+    first.export(std::slice::from_ref(&step), &read);
+    let imports = Imports::new(&second.store, vec![import(&read)]);
+    let (keys, answer) = ([key(1)], &step.answer);
+    let (made, own) = (second.step(2).answer, Some("memory"));
+    // The result is the machine's own, though another has the same.
+    assert_eq!(imports.other_keys(&keys, answer, None), []);
+    let written_again = imports.other_keys(&keys, answer, own);
+    assert!(written_again.contains(&key(1001)));
+    imports.find(&key(1)).unwrap().unwrap();
+    assert!(imports.other_keys(&keys, answer, None).contains(&key(1001)));
+    // It was found, and another was made after all.
+    assert_eq!(imports.other_keys(&keys, &made, None), []);
+    assert_eq!(imports.other_keys(&keys, &made, own), []);
 }
 
 /// A place that refuses is asked nothing more.

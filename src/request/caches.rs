@@ -132,6 +132,6 @@ pub struct CacheTo {
     pub all: bool,
     /// How layers are compressed.
     pub compression: Compression,
-    /// `ignore-error=true`: a cache that cannot be written does not fail the build.
+    /// A cache that cannot be written does not fail the build: `ignore-error=`, or that it is elsewhere.
     pub ignore_error: bool,
 }

@@ -24,6 +24,10 @@ use crate::outcome::Delivery;
 const MAX_ROWS: usize = 150;
 /// Characters of a step's name, or of why it ran.
 const MAX_TEXT: usize = 160;
+/// Lines of an output or a message that a summary has, and characters of each.
+const MAX_FENCED: (usize, usize) = (100, 500);
+/// Messages that it has.
+const MAX_MESSAGES: usize = 10;
 /// Lines of a failed step's output that an annotation has.
 const MAX_LINES: usize = 8;
 
@@ -221,7 +225,7 @@ fn made(outcome: &BuildOutcome, text: &mut String) {
 fn went_wrong(error: &BuildError, progress: &Progress, text: &mut String) {
     text.push_str("### The build failed\n\n");
     let _ = writeln!(text, "{}\n", inline(&error.to_string()));
-    for diagnostic in &error.diagnostics {
+    for diagnostic in error.diagnostics.iter().take(MAX_MESSAGES) {
         fenced(&report::render(diagnostic, false), text);
     }
     if let Some(step) = &error.step {
@@ -277,7 +281,11 @@ fn steps(trace: &Trace, text: &mut String) {
 }
 
 fn short(text: &str) -> String {
-    match text.char_indices().nth(MAX_TEXT) {
+    cut(text, MAX_TEXT)
+}
+
+fn cut(text: &str, characters: usize) -> String {
+    match text.char_indices().nth(characters) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
@@ -305,11 +313,16 @@ fn code(text: &str) -> String {
 
 /// Text in a block of its own, whose fence is longer than all in it.
 fn fenced(text: &str, to: &mut String) {
+    let (most, width) = MAX_FENCED;
+    let lines = text.lines().count();
+    let lines = text.lines().skip(lines.saturating_sub(most));
+    let lines: Vec<String> = lines.map(|line| cut(line, width)).collect();
+    let text = lines.join("\n");
     let mut fence = "```".to_owned();
     while text.contains(&fence) {
         fence.push('`');
     }
-    let _ = writeln!(to, "{fence}text\n{}\n{fence}\n", human::harmless(text));
+    let _ = writeln!(to, "{fence}text\n{}\n{fence}\n", human::harmless(&text));
 }
 
 #[cfg(test)]

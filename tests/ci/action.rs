@@ -20,7 +20,7 @@ use crate::support::TestEnv;
 
 /// A step of the action with its inputs.
 fn with(inputs: &Value) -> Value {
-    json!({ "uses": "rbuild/rbuild@v1", "with": inputs })
+    json!({ "uses": "rbuild/rbuild@v0", "with": inputs })
 }
 
 fn ran(env: &TestEnv, inputs: &Value) -> Ran {
@@ -204,6 +204,37 @@ fn steps_cannot_command_the_runner() {
         built.output
     );
     assert_eq!(built.commands, [""; 0]);
+}
+
+/// What the inputs hold is shown in the command and in errors, and is no command to the runner.
+#[test]
+fn inputs_give_the_runner_no_commands() {
+    let env = TestEnv::new().file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    let evil = "a=x ##[set-output name=digest]sha256:0\nb=y";
+    let built = ran(&env, &json!({ "context": ".", "labels": evil }));
+    assert!(built.output.status.success(), "{}", built.output);
+    assert!(
+        built.output.stderr.contains("##[set-output"),
+        "{}",
+        built.output
+    );
+    assert_eq!(built.commands, [""; 0]);
+    // In errors of inputs, of flags and of files.
+    for inputs in [
+        json!({ "context": ".", "push": "no ##[add-path]/evil" }),
+        json!({ "context": ".", "network": "x\n::set-output name=digest::sha256:0\n##[add-path]/evil" }),
+        json!({ "context": "no ##[add-path]/evil" }),
+    ] {
+        let wrong = ran(&env, &inputs);
+        assert!(!wrong.output.status.success(), "{}", wrong.output);
+        let annotations = |line: &String| line.starts_with("::error ");
+        assert!(
+            wrong.commands.iter().all(annotations),
+            "{:?}",
+            wrong.commands
+        );
+        assert!(!wrong.commands.is_empty(), "{}", wrong.output);
+    }
 }
 
 /// The token of the job goes to the job's server, and to no other.

@@ -121,7 +121,8 @@ fn a_store_that_refuses_makes_a_build_slower_and_nothing_else() {
         }
         for status in ["403 Forbidden", "503 Slow Down\r\nRetry-After: 0"] {
             store.refuse(move |line| line.starts_with("PUT ").then_some(status));
-            let failed = on(&env, "first", &["-o", "type=cacheonly", &to]).code(3);
+            let told = format!("{to},ignore-error=false");
+            let failed = on(&env, "first", &["-o", "type=cacheonly", &told]).code(3);
             assert!(
                 failed.stderr.contains("cannot export the cache"),
                 "{failed}"

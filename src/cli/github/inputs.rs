@@ -109,6 +109,7 @@ impl Inputs {
                 }
             }
         }
+        inputs.cache(env);
         let platforms = listed(env, "platforms", WORDS, &mut wrong);
         if !platforms.is_empty() {
             inputs.flag("platform", &platforms.join(","));
@@ -146,6 +147,19 @@ impl Inputs {
 
     fn flag(&mut self, flag: &str, value: &str) {
         self.arguments.push(format!("--{flag}={value}"));
+    }
+
+    /// Where no cache is named, and the job has one, it is that of the service.
+    fn cache(&mut self, env: &Env) {
+        let named = ["cache-from", "cache-to"].map(|input| text(env, input));
+        let service = ["ACTIONS_RESULTS_URL", "ACTIONS_RUNTIME_TOKEN"];
+        let has = service.iter().all(|name| env.text(name).is_some());
+        // A builder elsewhere has no job.
+        let here = !text(env, "builder").contains("://");
+        if here && has && named.iter().all(String::is_empty) {
+            self.flag("cache-from", "type=gha");
+            self.flag("cache-to", "type=gha,mode=max");
+        }
     }
 
     /// An address goes on. A name is that of a builder that docker/setup-buildx-action made, and rbuild needs none.
