@@ -2,21 +2,17 @@
 //! the blobs behind those as Azure's storage takes and gives them.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::io::Read as _;
-use std::io::Write as _;
-use std::net::TcpListener;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::thread;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 use serde_json::json;
+
+use super::http;
+use super::http::Answer;
+use super::http::Request;
 
 /// Says of a request, `CreateCacheEntry KEY` or `GET /blob/1`, what is answered in the place of the service.
 type Rule = Box<dyn FnMut(&str) -> Option<&'static str> + Send>;
@@ -47,17 +43,9 @@ pub(crate) struct ActionsCache {
 
 impl ActionsCache {
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
         let state = Arc::<Mutex<State>>::default();
         let shared = Arc::clone(&state);
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (stream, state) = (stream.unwrap(), Arc::clone(&shared));
-                // Whoever asked may be gone before the answer.
-                thread::spawn(move || drop(answer(&stream, port, &state)));
-            }
-        });
+        let port = http::serve(move |request| answer(request, &shared));
         Self { port, state }
     }
 
@@ -123,48 +111,19 @@ impl ActionsCache {
     }
 }
 
-fn answer(stream: &TcpStream, port: u16, state: &Mutex<State>) -> io::Result<()> {
-    let mut from = BufReader::new(stream);
-    let mut line = String::new();
-    from.read_line(&mut line)?;
-    let mut headers: BTreeMap<String, String> = BTreeMap::new();
-    loop {
-        let mut header = String::new();
-        from.read_line(&mut header)?;
-        match header.trim_end().split_once(": ") {
-            Some((name, value)) => {
-                headers.insert(name.to_ascii_lowercase(), value.to_owned());
-            }
-            None => break,
-        }
+fn answer(request: Request, state: &Mutex<State>) -> Answer {
+    let Request {
+        method,
+        target,
+        headers,
+        body,
+    } = request;
+    let mut state = state.lock().unwrap();
+    match target.strip_prefix("/twirp/github.actions.results.api.v1.CacheService/") {
+        Some(name) => twirp(&mut state, name, &headers, &body),
+        None => storage(&mut state, &method, &target, &headers, body),
     }
-    if headers
-        .get("expect")
-        .is_some_and(|value| value == "100-continue")
-    {
-        (&mut { stream }).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
-    }
-    let length = headers.get("content-length");
-    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
-    from.read_exact(&mut body)?;
-    let mut words = line.split(' ');
-    let (method, target) = (words.next().unwrap(), words.next().unwrap());
-    let (status, bytes) = {
-        let mut state = state.lock().unwrap();
-        match target.strip_prefix("/twirp/github.actions.results.api.v1.CacheService/") {
-            Some(name) => twirp(&mut state, port, name, &headers, &body),
-            None => storage(&mut state, method, target, &headers, body),
-        }
-    };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        bytes.len()
-    );
-    (&mut { stream }).write_all(head.as_bytes())?;
-    (&mut { stream }).write_all(&bytes)
 }
-
-type Answer = (&'static str, Vec<u8>);
 
 fn refused(state: &mut State, line: String) -> Option<Answer> {
     let refused = state.rule.as_mut().and_then(|rule| rule(&line));
@@ -189,13 +148,7 @@ fn branches(headers: &BTreeMap<String, String>) -> Option<(Vec<String>, Option<S
     Some((scopes.iter().map(name).collect(), writes))
 }
 
-fn twirp(
-    state: &mut State,
-    port: u16,
-    name: &str,
-    headers: &BTreeMap<String, String>,
-    body: &[u8],
-) -> Answer {
+fn twirp(state: &mut State, name: &str, headers: &BTreeMap<String, String>, body: &[u8]) -> Answer {
     let body: Value = serde_json::from_slice(body).unwrap();
     let key = body["key"].as_str().unwrap().to_owned();
     let version = body["version"].as_str().unwrap().to_owned();
@@ -208,7 +161,8 @@ fn twirp(
         let error = json!({"code": "unauthenticated", "msg": "no token"});
         return json_of("401 Unauthorized", &error);
     };
-    let url = |at: usize| format!("http://127.0.0.1:{port}/blob/{at}?sig=secret%2F&se=2099");
+    let host = &headers["host"];
+    let url = |at: usize| format!("http://{host}/blob/{at}?sig=secret%2F&se=2099");
     match name {
         "CreateCacheEntry" => {
             let Some(branch) = writes else {

@@ -5,6 +5,7 @@ mod bases;
 mod dockerd;
 mod env;
 mod gate;
+mod http;
 mod layout;
 mod objects;
 mod output;

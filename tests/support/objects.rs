@@ -3,19 +3,15 @@
 //! proven by the examples of the documentation beside the code that makes them.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::io::Read as _;
-use std::io::Write as _;
-use std::net::TcpListener;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::thread;
 
 use sha2::Digest as _;
 use sha2::Sha256;
+
+use super::http;
+use super::http::Answer;
+use super::http::Request;
 
 /// Says of a request, `GET /bucket/key`, what is answered in the place of the store.
 type Rule = Box<dyn Fn(&str) -> Option<&'static str> + Send>;
@@ -35,17 +31,9 @@ pub(crate) struct ObjectStore {
 
 impl ObjectStore {
     pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
         let state = Arc::<Mutex<State>>::default();
         let shared = Arc::clone(&state);
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (stream, state) = (stream.unwrap(), Arc::clone(&shared));
-                // Whoever asked may be gone before the answer.
-                thread::spawn(move || drop(answer(&stream, &state)));
-            }
-        });
+        let port = http::serve(move |request| answer(request, &shared));
         Self { port, state }
     }
 
@@ -73,58 +61,23 @@ impl ObjectStore {
     }
 }
 
-fn answer(stream: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
-    let mut from = BufReader::new(stream);
-    let mut line = String::new();
-    from.read_line(&mut line)?;
-    let mut headers: BTreeMap<String, String> = BTreeMap::new();
-    loop {
-        let mut header = String::new();
-        from.read_line(&mut header)?;
-        match header.trim_end().split_once(": ") {
-            Some((name, value)) => {
-                headers.insert(name.to_ascii_lowercase(), value.to_owned());
-            }
-            None => break,
+fn answer(request: Request, state: &Mutex<State>) -> Answer {
+    let (method, path) = (request.method.as_str(), request.target);
+    assert_authorized(method, &request.headers, &request.body);
+    let mut state = state.lock().unwrap();
+    let line = format!("{method} {path}");
+    let refused = state.rule.as_ref().and_then(|rule| rule(&line));
+    state.log.push(line);
+    match (refused, method) {
+        (Some(status), _) => (status, Vec::new()),
+        (None, "PUT") => {
+            state.objects.insert(path, request.body);
+            ("200 OK", Vec::new())
         }
-    }
-    if headers
-        .get("expect")
-        .is_some_and(|value| value == "100-continue")
-    {
-        (&mut { stream }).write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
-    }
-    let length = headers.get("content-length");
-    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
-    from.read_exact(&mut body)?;
-    let mut words = line.split(' ');
-    let (method, path) = (words.next().unwrap(), words.next().unwrap().to_owned());
-    assert_authorized(method, &headers, &body);
-    let (status, bytes) = {
-        let mut state = state.lock().unwrap();
-        let line = format!("{method} {path}");
-        let refused = state.rule.as_ref().and_then(|rule| rule(&line));
-        state.log.push(line);
-        match (refused, method) {
-            (Some(status), _) => (status, Vec::new()),
-            (None, "PUT") => {
-                state.objects.insert(path, body);
-                ("200 OK", Vec::new())
-            }
-            (None, _) => match state.objects.get(&path) {
-                Some(object) => ("200 OK", object.clone()),
-                None => ("404 Not Found", Vec::new()),
-            },
-        }
-    };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        bytes.len()
-    );
-    (&mut { stream }).write_all(head.as_bytes())?;
-    match method {
-        "HEAD" => Ok(()),
-        _ => (&mut { stream }).write_all(&bytes),
+        (None, _) => match state.objects.get(&path) {
+            Some(object) => ("200 OK", object.clone()),
+            None => ("404 Not Found", Vec::new()),
+        },
     }
 }
 
