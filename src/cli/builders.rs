@@ -6,11 +6,11 @@
 //!
 //! [[builder.farm]]
 //! name = "farm0"
-//! endpoint = "tcp://amd.example:1234,cacert=/etc/farm/ca.pem,cert=/etc/farm/me.pem,key=/etc/farm/me-key.pem"
+//! endpoint = "tcp://amd.example:1234,cacert=/etc/rbuild/ca.pem,cert=/etc/rbuild/me.pem,key=/etc/rbuild/me-key.pem"
 //!
 //! [[builder.farm]]
 //! name = "farm1"
-//! endpoint = "tcp://arm.example:1234,cacert=/etc/farm/ca.pem,cert=/etc/farm/me.pem,key=/etc/farm/me-key.pem"
+//! endpoint = "tcp://arm.example:1234,cacert=/etc/rbuild/ca.pem,cert=/etc/rbuild/me.pem,key=/etc/rbuild/me-key.pem"
 //! platforms = ["linux/arm64"]       # else the daemon says what it is native to
 //! ```
 
