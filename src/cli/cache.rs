@@ -215,11 +215,11 @@ fn shown(text: &str) -> String {
 
 /// The options of a cache; what is wrong is said without what is secret.
 fn options(flag: &str, text: &str) -> Result<Vec<(String, String)>, Diagnostic> {
-    values::options(flag, text).or_else(|_| {
+    values::options(flag, text).map_err(|_| {
         let shown = shown(text);
         let wrong = values::options(flag, &shown).err();
         let unread = || invalid(flag, &shown, "is not a list of `key=value`");
-        Err(wrong.unwrap_or_else(unread))
+        wrong.unwrap_or_else(unread)
     })
 }
 
