@@ -146,11 +146,15 @@ fn what_cannot_start_is_told_at_once() {
 fn a_container_at_a_terminal_has_one_of_its_own() {
     let env = TestEnv::new().bases([Base::Busybox]);
     let mut at = AtTerminal::start(&env.rbuild_command(["run", "-it", "busybox", "sh"]));
+    // What is typed before the shell reads lines may be lost to it.
+    at.shows("# ");
     at.types("tty; stty size; echo kind: $TERM\n")
         .shows("/dev/pts/0")
         .shows("40 100")
         .shows("kind: xterm");
-    at.types("while [ \"$(stty size)\" = '40 100' ]; do :; done; stty size\n");
+    at.types("echo lo''op; while [ \"$(stty size)\" = '40 100' ]; do :; done; stty size\n");
+    // A line editor that is told of another size while it reads a line may lose some of it.
+    at.shows("loop");
     at.is_resized(30, 90).shows("30 90");
     // Ctrl-C is for what runs there.
     at.types("trap 'echo caught' INT; echo re''ady; sleep 86400\n")

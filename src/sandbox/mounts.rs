@@ -264,6 +264,21 @@ pub(super) fn make_dirs(at: impl AsFd, path: &Path) -> Result<()> {
     }
 }
 
+/// Makes the directory `real` in `root`, and those above it; `real` has no links in it. Should somebody put one there
+/// meanwhile, it is not followed.
+pub(super) fn make_dirs_in(root: impl AsFd, real: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut dir = rustix::fs::openat(root, ".", flags, Mode::empty())?;
+    for name in components(real) {
+        match rustix::fs::mkdirat(&dir, name.as_os_str(), Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error),
+        }
+        dir = rustix::fs::openat(&dir, name.as_os_str(), flags, Mode::empty())?;
+    }
+    Ok(dir)
+}
+
 /// Makes an empty file below `at`.
 pub(super) fn make_file(at: impl AsFd, path: impl AsRef<Path>) -> Result<()> {
     write_file(at, path, &[])

@@ -193,23 +193,19 @@ fn place(root: BorrowedFd<'_>, mount: &ToMount) -> rustix::io::Result<OwnedFd> {
         opened => return opened,
     }
     let real = mounts::real_path(root, &mount.dest)?;
-    match (mount.directory, real.parent()) {
-        (true, _) => {
-            mounts::make_dirs(root, &real)?;
+    // Another step may be changing what is there, a cache mount that both have.
+    match (mount.directory, real.parent(), real.file_name()) {
+        (false, Some(parent), Some(name)) => {
+            let parent = mounts::make_dirs_in(root, parent)?;
+            mounts::make_file(&parent, name)?;
+        }
+        _ => {
+            let made = mounts::make_dirs_in(root, &real)?;
             if mount.tmpfs.is_some() {
-                rustix::fs::chmodat(
-                    root,
-                    &real,
-                    Mode::from_raw_mode(TMPFS_MODE),
-                    AtFlags::empty(),
-                )?;
+                let mode = Mode::from_raw_mode(TMPFS_MODE);
+                rustix::fs::chmodat(&made, ".", mode, AtFlags::empty())?;
             }
         }
-        (false, Some(parent)) if parent != Path::new("") => {
-            mounts::make_dirs(root, parent)?;
-            mounts::make_file(root, &real)?;
-        }
-        (false, _) => mounts::make_file(root, &real)?,
     }
     mounts::open_in(root, &mount.dest)
 }
