@@ -19,6 +19,8 @@ mod limits;
 mod lines;
 #[path = "commands/measure.rs"]
 mod measure;
+#[path = "commands/mounts.rs"]
+mod mounts;
 #[path = "commands/packages.rs"]
 mod packages;
 #[path = "commands/place.rs"]

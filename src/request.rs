@@ -26,8 +26,10 @@ pub use builder::Node;
 pub use builder::ParseBuilderError;
 pub use builder::Place;
 pub use caches::ActionsService;
+pub use caches::CacheMounts;
 pub use caches::CachePlace;
 pub use caches::CacheTo;
+pub use caches::MountIds;
 pub use caches::ObjectCache;
 pub use caches::ObjectKeys;
 

@@ -21,6 +21,7 @@ use super::measure::line;
 use super::measure::run;
 use super::measure::run_at_once;
 use super::measure::run_watched;
+use super::mounts;
 use super::packages::packages;
 use super::place::Place;
 use super::place::busybox;
@@ -30,7 +31,7 @@ use super::store;
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 18] = [
+pub(crate) const LINES: [Line; 19] = [
     ("cached", cached),
     ("cached-eight", cached_eight),
     ("cached-1000", cached_thousand),
@@ -47,6 +48,7 @@ pub(crate) const LINES: [Line; 18] = [
     ("pull", pull),
     ("second-machine", caches::second_machine),
     ("unchanged-cache", caches::unchanged_cache),
+    ("mounts", mounts::mounts),
     ("gc", store::gc),
     ("du", store::du),
 ];

@@ -13,6 +13,7 @@
 
 mod beneath;
 mod owner;
+mod packs;
 mod plain;
 mod scan;
 mod unpack;
@@ -20,6 +21,8 @@ mod unpack;
 pub use owner::Device;
 pub use owner::OWNER;
 pub use owner::Owner;
+pub use packs::Pack;
+pub use packs::PackedFiles;
 pub use plain::PlainDir;
 pub use scan::ScanKind;
 pub use scan::scan_dir;

@@ -180,6 +180,31 @@ pub fn empty_mount(
         .map_err(StoreError::io("set the mode of", dir))
 }
 
+/// What is to be said of a cache mount that is to be read as it is.
+#[derive(Debug)]
+pub enum Resting {
+    /// Nobody uses it, and nobody gets it as long as this lives.
+    Free(RestingMount),
+    /// Somebody does.
+    InUse,
+    /// There is none.
+    Absent,
+}
+
+/// A cache mount that nobody uses.
+#[derive(Debug)]
+pub struct RestingMount {
+    data: PathBuf,
+    _lock: File,
+}
+
+impl RestingMount {
+    /// The directory that steps see.
+    pub fn path(&self) -> &Path {
+        &self.data
+    }
+}
+
 /// Held while nobody may have a mount.
 #[derive(Debug)]
 pub(crate) struct Unused {
@@ -333,6 +358,28 @@ impl Store {
             .collect())
     }
 
+    /// The cache mount of a name, to read it as it is; of several the one that was used last. That it is read is no use of it.
+    ///
+    /// # Errors
+    /// If it cannot be looked for.
+    pub fn resting_mount(&self, name: &CacheMountName) -> Result<Resting, StoreError> {
+        let mounts = file::list(&self.path().join("mounts"))?.into_iter();
+        let mounts = mounts.filter(|dir| name.is_of(dir));
+        let mounts = mounts.filter_map(|dir| Some((used(&dir)?, dir)));
+        let Some((_, dir)) = mounts.max() else {
+            return Ok(Resting::Absent);
+        };
+        let data = dir.join(DATA);
+        Ok(match try_lock(&dir.join("lock"), CacheSharing::Locked)? {
+            Attempt::Locked(lock) if data.is_dir() => {
+                Resting::Free(RestingMount { data, _lock: lock })
+            }
+            Attempt::Busy => Resting::InUse,
+            // Who had it by renaming was killed: the next step brings it back.
+            Attempt::Locked(_) | Attempt::Absent => Resting::Absent,
+        })
+    }
+
     /// Locks the mount in `dir` alone, if nobody uses it; what cannot be locked is nobody's. `None` if it is in use.
     pub(crate) fn lock_unused(&self, dir: &Path) -> Result<Option<Unused>, StoreError> {
         Ok(match try_lock(&dir.join("lock"), CacheSharing::Locked)? {
@@ -388,6 +435,12 @@ impl CacheMountInfo {
             path,
         })
     }
+}
+
+/// When the mount in `dir` was used last.
+fn used(dir: &Path) -> Option<Timestamp> {
+    let lock = fs::symlink_metadata(dir.join("lock")).ok()?;
+    Some(changed(&lock))
 }
 
 fn changed(found: &fs::Metadata) -> Timestamp {

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use rbuild_llb::CacheKey;
+use rbuild_llb::CancelToken;
 use rbuild_llb::ContentDigest;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::OciDigest;
@@ -20,8 +21,10 @@ use rustix::time::ClockId;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::dir::Ownership;
 use crate::file;
 use crate::journal::Journal;
+use crate::mounts::CacheMountName;
 use crate::store::StoreError;
 use crate::tree::Timestamp;
 use crate::tree::TreeRef;
@@ -239,6 +242,21 @@ pub trait RemoteCache: Sync {
         digest: &OciDigest,
         size: u64,
     ) -> Option<Result<Box<dyn Read + Send>, RemoteError>>;
+
+    /// Bytes of the files of a cache mount, if one of the caches has it.
+    fn has_mount(&self, name: &CacheMountName) -> Option<u64>;
+
+    /// Makes the new directory `into` what a cache mount is there.
+    ///
+    /// # Errors
+    /// If it cannot be had, or not be written. `into` is then not there, or of no use.
+    fn begin_mount(
+        &self,
+        name: &CacheMountName,
+        into: &Path,
+        owners: Ownership,
+        cancel: &CancelToken,
+    ) -> Result<(), RemoteError>;
 }
 
 /// The records of a store.

@@ -14,11 +14,14 @@ use super::values::invalid;
 use crate::registry::Reference;
 use crate::request::ActionsService;
 use crate::request::BuilderCache;
+use crate::request::CacheMounts;
 use crate::request::CachePlace;
 use crate::request::CacheTo;
+use crate::request::MountIds;
 use crate::request::ObjectCache;
 use crate::request::ObjectKeys;
 use crate::request::Secret;
+use crate::request::Space;
 
 /// What a cache is called that is not given a name, as with BuildKit.
 const DEFAULT_NAME: &str = "latest";
@@ -32,6 +35,10 @@ const SECRETS: [&str; 5] = [
     "session_token",
     "token",
 ];
+/// A cache mount with more bytes is in no cache, unless it is said what may be.
+const DEFAULT_MOST: u64 = 5 << 30;
+/// The same where a repository has 10 GB for all its branches.
+const GITHUB_MOST: u64 = 2 << 30;
 /// What GitHub's cache is called that is not given a scope, as with BuildKit.
 const DEFAULT_SCOPE: &str = "buildkit";
 
@@ -137,6 +144,7 @@ pub(crate) fn to(text: &str, env: &Env) -> Result<Option<CacheTo>, Diagnostic> {
             return Err(options.invalid(format!("`{key}` can only be `true`: {what}")));
         }
     }
+    let mounts = options.mounts(&place, all, env)?;
     options.nothing_left()?;
     // What is elsewhere may fail at any time, and no build is to fail of it; a directory that cannot be written is a mistake.
     let ignore_error = ignore_error.unwrap_or(place.is_remote());
@@ -145,7 +153,16 @@ pub(crate) fn to(text: &str, env: &Env) -> Result<Option<CacheTo>, Diagnostic> {
         all,
         compression,
         ignore_error,
+        mounts,
     }))
+}
+
+/// Whether the job builds what somebody proposes, who may be anybody.
+fn is_proposed(env: &Env) -> bool {
+    let github = env.text("GITHUB_EVENT_NAME").unwrap_or_default();
+    let gitlab = env.text("CI_PIPELINE_SOURCE").unwrap_or_default();
+    github.starts_with("pull_request")
+        || ["merge_request_event", "external_pull_request_event"].contains(&&*gitlab)
 }
 
 /// A cache that a daemon reads or writes: its options are handed on.
@@ -161,6 +178,10 @@ pub(crate) fn of_builder(flag: &'static str, text: &str) -> Result<BuilderCache,
     let Some(kind) = options.remove("type") else {
         return Err(invalid(flag, text, "`type=` is missing"));
     };
+    if let Some(option) = options.keys().find(|name| name.starts_with("mounts")) {
+        let why = format!("`{option}`: cache mounts of a builder stay there");
+        return Err(invalid(flag, text, why));
+    }
     match kind.as_str() {
         kind if OF_BUILDERS.contains(&kind) => {}
         "local" => {
@@ -398,6 +419,44 @@ impl Options {
         }))
     }
 
+    /// `mounts=`, `mounts-max-size=` and `mounts-readonly=`. GitHub's service keeps apart what branches write, and its machines
+    /// are always new: what keeps all steps there keeps cache mounts, too.
+    fn mounts(
+        &mut self,
+        place: &CachePlace,
+        all: bool,
+        env: &Env,
+    ) -> Result<CacheMounts, Diagnostic> {
+        let of_github = matches!(place, CachePlace::Actions { .. });
+        let words = self.text("mounts");
+        let words = words.unwrap_or_else(|| match of_github && all {
+            true => "all".to_owned(),
+            false => "none".to_owned(),
+        });
+        let ids = words.split([';', ',']).map(str::trim);
+        let ids: Vec<&str> = ids.filter(|id| !id.is_empty()).collect();
+        let ids = match ids[..] {
+            ["all"] => MountIds::All,
+            ["none"] => MountIds::Some(Vec::new()),
+            _ => MountIds::Some(ids.into_iter().map(str::to_owned).collect()),
+        };
+        let most = match self.text("mounts-max-size").map(|text| text.parse()) {
+            None if of_github => GITHUB_MOST,
+            None => DEFAULT_MOST,
+            Some(Ok(Space::Bytes(bytes))) => bytes,
+            Some(Ok(Space::Percent(_))) => {
+                return Err(self.invalid("`mounts-max-size` is a size such as `5GB`"));
+            }
+            Some(Err(why)) => return Err(self.invalid(format!("`mounts-max-size`: {why}"))),
+        };
+        let read_only = self.boolean("mounts-readonly")?;
+        Ok(CacheMounts {
+            ids,
+            most,
+            read_only: read_only.unwrap_or(!of_github && is_proposed(env)),
+        })
+    }
+
     /// GitHub's service: of the job's environment, unless options name another.
     fn actions(&mut self, env: &Env) -> CachePlace {
         let mut option = |name: &str| self.left.remove(name).filter(|text| !text.is_empty());
@@ -488,6 +547,64 @@ mod t {
     }
 
     #[test]
+    fn cache_mounts_by_their_ids() {
+        let mounts = |text: &str| {
+            let to = to(&format!("type=registry,ref=r.example/app,{text}"));
+            to.map(|to| to.unwrap().mounts)
+        };
+        let some = |ids: &[&str]| MountIds::Some(ids.iter().map(|id| (*id).to_owned()).collect());
+        for (text, ids) in [
+            ("mode=max", some(&[])),
+            ("mounts=none", some(&[])),
+            ("mounts=all", MountIds::All),
+            (
+                "mounts=/root/.cache/pip;npm",
+                some(&["/root/.cache/pip", "npm"]),
+            ),
+            ("\"mounts=npm,go\"", some(&["npm", "go"])),
+        ] {
+            assert_eq!(mounts(text).unwrap().ids, ids, "{text}");
+        }
+        let all = mounts("mounts=all,mounts-max-size=2GB,mounts-readonly=true").unwrap();
+        assert_eq!((all.most, all.read_only), (2 << 30, true));
+        assert!(all.has("any") && !mounts("mounts=npm").unwrap().has("any"));
+        let gha = |text: &str| to(text).unwrap().unwrap().mounts;
+        assert_eq!(gha("type=gha,mode=max").ids, MountIds::All);
+        assert!(gha("type=gha").is_none() && gha("type=gha,mode=max,mounts=none").is_none());
+        for text in [
+            "mounts-max-size=10%",
+            "mounts-max-size=much",
+            "mounts-readonly=x",
+        ] {
+            assert!(mounts(text).is_err(), "{text}");
+        }
+        assert!(of_builder("cache-to", "type=registry,ref=r.example/app,mounts=all").is_err());
+        assert!(to("type=inline,mounts=all").is_err());
+    }
+
+    /// What a stranger's build leaves in a cache mount is not what others begin with.
+    #[test]
+    fn pull_requests_write_no_cache_mounts_but_their_own() {
+        for (variable, event, proposed) in [
+            ("GITHUB_EVENT_NAME", "push", false),
+            ("GITHUB_EVENT_NAME", "pull_request", true),
+            ("GITHUB_EVENT_NAME", "pull_request_target", true),
+            ("CI_PIPELINE_SOURCE", "merge_request_event", true),
+            ("CI_PIPELINE_SOURCE", "schedule", false),
+        ] {
+            let env = Env::of([(variable, event)]);
+            let read_only = |text: &str| {
+                let to = super::to(text, &env);
+                to.unwrap().unwrap().mounts.read_only
+            };
+            let registry = "type=registry,ref=r.example/app,mounts=all";
+            assert_eq!(read_only(registry), proposed, "{event}");
+            assert!(!read_only("type=gha,mounts=all"));
+            assert!(!read_only(&format!("{registry},mounts-readonly=false")));
+        }
+    }
+
+    #[test]
     fn options_of_buildkit() {
         let local = |name: &str| CachePlace::Local {
             dir: "d".into(),
@@ -502,6 +619,10 @@ mod t {
             all: false,
             compression: Compression::Default,
             ignore_error: false,
+            mounts: CacheMounts {
+                most: DEFAULT_MOST,
+                ..CacheMounts::none()
+            },
         };
         for (text, want) in [
             ("type=local,dest=d", plain.clone()),
@@ -516,6 +637,7 @@ mod t {
                     all: true,
                     compression: Compression::Zstd(Some(9)),
                     ignore_error: true,
+                    ..plain.clone()
                 },
             ),
             (

@@ -127,12 +127,13 @@ pub(crate) struct BuildFlags {
     pub(crate) builder: Option<String>,
 
     /// A cache that others filled: `type=registry,ref=name`, or `name` alone, `type=gha`, `s3`, `azblob`,
-    /// `type=local,src=dir` (docs/cache.md)
+    /// `type=local,src=dir` (docs/shared-caches.md)
     #[arg(long, value_name = "OPTIONS")]
     pub(crate) cache_from: Vec<String>,
 
     /// Keep the cache of this build for others: `type=registry,ref=name`, `type=gha`, `s3`, `azblob`, `type=inline` in
-    /// the image itself, `type=local,dest=dir`; with `,mode=max` that of all steps (docs/cache.md)
+    /// the image itself, `type=local,dest=dir`; with `,mode=max` that of all steps, with
+    /// `,mounts=all` cache mounts, too (docs/shared-caches.md)
     #[arg(long, value_name = "OPTIONS")]
     pub(crate) cache_to: Vec<String>,
 

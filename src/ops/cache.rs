@@ -1,9 +1,11 @@
 //! The cache mounts of a RUN: found or made, and had all at once, in the order in which everybody asks for them.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::btree_map::Entry as Slot;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
 use rbuild_cache::CacheMount;
 use rbuild_cache::CacheMountName;
@@ -12,10 +14,17 @@ use rbuild_cache::Follow;
 use rbuild_cache::Found;
 use rbuild_cache::NewNode;
 use rbuild_cache::Node;
+use rbuild_cache::RestingMount;
+use rbuild_cache::ScanKind;
 use rbuild_cache::Snapshot;
 use rbuild_cache::TreeBuilder;
+use rbuild_cache::TreeRef;
 use rbuild_cache::empty_mount;
+use rbuild_cache::scan_dir;
 use rbuild_llb::CancelToken;
+use rbuild_llb::event::Event;
+use rbuild_llb::event::StatusEvent;
+use rbuild_llb::event::Timestamp;
 use rbuild_llb::op::CacheSharing;
 use rbuild_llb::op::ExecOp;
 use rbuild_llb::op::Mount;
@@ -25,6 +34,7 @@ use super::Engine;
 use super::OpError;
 use super::copy;
 use super::turn::waiting;
+use crate::clock;
 use crate::sandbox::MountSource;
 use crate::solver::StepControl;
 
@@ -113,7 +123,10 @@ impl Engine<'_> {
         }
         let mut held = BTreeMap::new();
         for (name, Wanted { sharing, begin }) in wanted {
-            let make = |dir: &Path| self.make_cache(&begin, dir, step.cancel);
+            let make = |dir: &Path| match self.begin_elsewhere(&name, dir, step)? {
+                true => Ok(()),
+                false => self.make_cache(&begin, dir, step.cancel),
+            };
             let what = format!("waiting for the cache mount `{}`, which is in use", name.id);
             let mut on_wait = |wait: &mut dyn FnMut()| waiting(step, &what, wait);
             let cancel = step.cancel;
@@ -122,7 +135,62 @@ impl Engine<'_> {
                 .cache_mount(&name, sharing, &make, cancel, &mut on_wait)?;
             held.insert(name, mount.ok_or(OpError::Cancelled)?);
         }
+        let mut mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        mounted.extend(held.keys().cloned());
+        drop(mounted);
         Ok(Caches { held, names })
+    }
+
+    /// The cache mounts that steps of this build had.
+    pub fn mounted(&self) -> BTreeSet<CacheMountName> {
+        let mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        mounted.clone()
+    }
+
+    /// What is in a cache mount that nobody uses.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn scan_mount(&self, mount: &RestingMount) -> Result<TreeRef, OpError> {
+        let kind = ScanKind::plain_of(self.ownership);
+        let trees = self.store.trees();
+        Ok(scan_dir(trees, mount.path(), kind, self.cancel)?)
+    }
+
+    /// Makes a mount what a cache elsewhere has of it; whether one has. One that is of no use is told of, and the mount begins as
+    /// it would without.
+    fn begin_elsewhere(
+        &self,
+        name: &CacheMountName,
+        dir: &Path,
+        step: &StepControl<'_>,
+    ) -> Result<bool, OpError> {
+        let Some((remote, size)) = self
+            .remote
+            .and_then(|remote| Some((remote, remote.has_mount(name)?)))
+        else {
+            return Ok(false);
+        };
+        let started = clock::now();
+        let report = |current, completed: Option<Timestamp>| {
+            (step.events)(Event::Status(StatusEvent {
+                id: format!("bringing in the cache mount `{}`", name.id),
+                vertex: step.digest.to_owned(),
+                name: String::new(),
+                total: size,
+                current,
+                timestamp: completed.unwrap_or(started),
+                started: Some(started),
+                completed,
+            }));
+        };
+        report(0, None);
+        let began = remote.begin_mount(name, dir, self.ownership, step.cancel);
+        report(if began.is_ok() { size } else { 0 }, Some(clock::now()));
+        if step.cancel.is_cancelled() {
+            return Err(OpError::Cancelled);
+        }
+        Ok(began.is_ok())
     }
 
     /// What a cache with a `from` begins as. Each content has caches of its own: BuildKit puts the identity of the snapshot

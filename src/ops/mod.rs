@@ -43,6 +43,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use rbuild_cache::CacheBackend;
+use rbuild_cache::CacheMountName;
 use rbuild_cache::ContextError;
 use rbuild_cache::LayerError;
 use rbuild_cache::Lease;
@@ -355,6 +356,8 @@ pub struct Engine<'a> {
     filled: AtomicBool,
     /// Whether it was said that the network of steps is not what it could be.
     network_was_remarked: AtomicBool,
+    /// The cache mounts that steps had.
+    mounted: Mutex<BTreeSet<CacheMountName>>,
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -411,6 +414,7 @@ impl<'a> Engine<'a> {
             enterable: Mutex::default(),
             filled: AtomicBool::new(false),
             network_was_remarked: AtomicBool::new(false),
+            mounted: Mutex::default(),
         }
     }
 

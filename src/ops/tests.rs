@@ -446,6 +446,20 @@ impl RemoteCache for Answers {
     ) -> Option<Result<Box<dyn std::io::Read + Send>, rbuild_cache::RemoteError>> {
         None
     }
+
+    fn has_mount(&self, _: &rbuild_cache::CacheMountName) -> Option<u64> {
+        None
+    }
+
+    fn begin_mount(
+        &self,
+        _: &rbuild_cache::CacheMountName,
+        _: &std::path::Path,
+        _: Ownership,
+        _: &CancelToken,
+    ) -> Result<(), rbuild_cache::RemoteError> {
+        unreachable!("it has none")
+    }
 }
 
 /// What a cache elsewhere knows is used and becomes a record like any other, unless it contradicts itself.

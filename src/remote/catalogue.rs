@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use super::FILES;
 use super::PACK;
+use super::mounts::Mount;
 use crate::image::Descriptor;
 
 /// The only version that is read.
@@ -36,6 +37,9 @@ pub struct Catalogue {
     /// Blobs that have several small ones in them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub packs: Vec<Pack>,
+    /// Cache mounts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
 }
 
 /// Small blobs behind each other in one.
@@ -166,9 +170,14 @@ pub fn identity(layer: &LayerRef) -> Identity {
 }
 
 impl Catalogue {
-    /// Puts together what is known of steps. `layers` has what is to be said of each of their layers, whose
-    /// lists of files are in `packs`, or by themselves.
-    pub fn of(known: &[Known], layers: &BTreeMap<Identity, Layer>, packs: Vec<Pack>) -> Self {
+    /// Puts together what is known of steps, and cache mounts. `layers` has what is to be said of each of the layers of steps,
+    /// whose lists of files are in `packs`, or by themselves.
+    pub fn of(
+        known: &[Known],
+        layers: &BTreeMap<Identity, Layer>,
+        packs: Vec<Pack>,
+        mounts: Vec<Mount>,
+    ) -> Self {
         let mut keys: BTreeMap<CacheKey, usize> = BTreeMap::new();
         for (at, step) in known.iter().enumerate() {
             keys.extend(step.keys.iter().map(|key| (*key, at)));
@@ -179,6 +188,7 @@ impl Catalogue {
             results: Vec::new(),
             layers: Vec::new(),
             packs,
+            mounts,
         };
         let mut results: BTreeMap<usize, usize> = BTreeMap::new();
         let mut places: BTreeMap<Identity, usize> = BTreeMap::new();
@@ -269,6 +279,11 @@ impl Catalogue {
                 list(Descriptor::new(FILES, digest, size));
             }
             if let Some((digest, size, media_type)) = layer.blob() {
+                list(Descriptor::new(media_type, digest, size));
+            }
+        }
+        for mount in &self.mounts {
+            for (digest, size, media_type) in mount.blobs() {
                 list(Descriptor::new(media_type, digest, size));
             }
         }
@@ -405,7 +420,7 @@ mod t {
 
     fn catalogue(steps: &[Known]) -> Catalogue {
         let layers = refs().iter().map(|of| (identity(of), layer(of))).collect();
-        Catalogue::of(steps, &layers, Vec::new())
+        Catalogue::of(steps, &layers, Vec::new(), Vec::new())
     }
 
     #[test]

@@ -25,6 +25,7 @@ use super::MAX_CATALOGUE;
 use super::catalogue::Catalogue;
 use super::export::ExportError;
 use super::manifest;
+use super::mounts::Mount;
 use super::place::Blob;
 use super::place::CacheReader;
 use super::place::CacheWriter;
@@ -90,6 +91,10 @@ impl Directory {
             index,
             _lock: lock,
         })
+    }
+
+    fn reader(&self) -> Result<LocalReader, Trouble> {
+        LocalReader::open(&self.path, &self.name)
     }
 
     fn blob_path(&self, digest: &OciDigest) -> PathBuf {
@@ -236,6 +241,21 @@ impl Directory {
 impl CacheWriter for Directory {
     fn earlier(&self) -> Option<&Catalogue> {
         None
+    }
+
+    fn mounts(&self) -> Vec<Mount> {
+        let contents = self.reader().and_then(|reader| reader.contents());
+        let catalogues = match contents {
+            Ok(Contents::Catalogues(catalogues)) => catalogues,
+            _ => Vec::new(),
+        };
+        let catalogues = catalogues.iter();
+        let mounts = catalogues.filter_map(|bytes| Some(Catalogue::parse(bytes).ok()?.mounts));
+        mounts.flatten().collect()
+    }
+
+    fn blob(&self, digest: &OciDigest, size: u64) -> Result<Blob, Trouble> {
+        self.reader()?.blob(digest, size)
     }
 
     fn has(&self, digest: &OciDigest, size: u64) -> Result<bool, ExportError> {

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use rayon::prelude::*;
 use rbuild_cache::BlobError;
+use rbuild_cache::LayerError;
 use rbuild_cache::LayerRef;
 use rbuild_cache::Store;
 use rbuild_cache::TreeError;
@@ -26,6 +27,7 @@ use super::catalogue::Known;
 use super::catalogue::Layer;
 use super::catalogue::Pack;
 use super::catalogue::identity;
+use super::mounts::Mount;
 use super::pack;
 use super::place::CacheWriter;
 use crate::clock;
@@ -70,6 +72,9 @@ pub enum ExportError {
     /// A blob.
     #[error("cannot read a layer")]
     Blob(#[from] BlobError),
+    /// A cache mount.
+    #[error("cannot read a cache mount")]
+    Mount(#[from] LayerError),
 }
 
 impl ExportError {
@@ -79,7 +84,7 @@ impl ExportError {
     }
 }
 
-/// Writes what is known of steps, in the place of what was there. `bytes` says where those of each layer are; blobs that the
+/// Writes what is known of steps, in the place of what was there, and `mounts`, which are there. `bytes` says where those of each layer are; blobs that the
 /// cache itself is to have are in the store, or where it is written to. Of what is `doubted` it is not believed that the place
 /// has it. `did` is told what was written, and when that began.
 ///
@@ -90,6 +95,7 @@ pub fn export(
     to: Box<dyn CacheWriter + '_>,
     known: &[Known],
     bytes: &BTreeMap<Identity, Bytes>,
+    mounts: Vec<Mount>,
     doubted: &BTreeSet<OciDigest>,
     did: &(dyn Fn(&str, Timestamp) + Sync),
 ) -> Result<(), ExportError> {
@@ -134,7 +140,7 @@ pub fn export(
         }
         Ok::<_, ExportError>(())
     })?;
-    let catalogue = Catalogue::of(known, &entries, packs);
+    let catalogue = Catalogue::of(known, &entries, packs, mounts);
     let began = clock::now();
     to.publish(&catalogue.to_json(), catalogue.blobs(), &|what| {
         did(what, began)
@@ -257,6 +263,6 @@ fn packs_of(catalogue: &Catalogue) -> BTreeMap<Vec<OciDigest>, Pack> {
     members.zip(catalogue.packs.iter().copied()).collect()
 }
 
-fn sha256(bytes: &[u8]) -> OciDigest {
+pub(super) fn sha256(bytes: &[u8]) -> OciDigest {
     OciDigest::from_bytes(Sha256::digest(bytes).into())
 }

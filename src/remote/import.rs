@@ -2,13 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 use rbuild_cache::Answer;
+use rbuild_cache::CacheMountName;
 use rbuild_cache::Elsewhere;
+use rbuild_cache::LayerError;
+use rbuild_cache::Ownership;
 use rbuild_cache::RemoteCache;
 use rbuild_cache::RemoteError;
 use rbuild_cache::Snapshot;
@@ -16,6 +22,7 @@ use rbuild_cache::Store;
 use rbuild_cache::TreeRef;
 use rbuild_cache::Unread;
 use rbuild_llb::CacheKey;
+use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
 use sha2::Digest as _;
@@ -29,6 +36,10 @@ use super::catalogue::Layer;
 use super::catalogue::Written;
 use super::chain;
 use super::inline::OfImage;
+use super::mounts::Damage;
+use super::mounts::Failure;
+use super::mounts::Mount;
+use super::mounts::OpenAt;
 use super::place::Blob;
 use super::place::CacheReader;
 use super::place::Contents;
@@ -100,6 +111,13 @@ fn is_of(found: &Unread, answer: &Answer) -> bool {
         of.collect::<Vec<_>>()
     });
     image.eq(known)
+}
+
+fn remove_all(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -250,6 +268,38 @@ impl<'a> Imports<'a> {
         others
     }
 
+    /// Where a mount is, in the order of the caches.
+    fn mounts(&self, name: &CacheMountName) -> impl Iterator<Item = (&Import, &Mount)> {
+        let name = name.clone();
+        let all = self.all_mounts();
+        all.filter(move |(_, mount)| mount.is(&name))
+    }
+
+    fn all_mounts(&self) -> impl Iterator<Item = (&Import, &Mount)> {
+        let caches = self.caches.iter().filter(|cache| !cache.is_given_up());
+        caches.flat_map(|cache| {
+            let catalogues = match &cache.knows {
+                Knows::Catalogues(catalogues) => catalogues.as_slice(),
+                Knows::Images(_) => &[],
+            };
+            let mounts = catalogues.iter().flat_map(|catalogue| &catalogue.mounts);
+            mounts.map(move |mount| (cache, mount))
+        })
+    }
+
+    /// The mounts that are there, each as the first of the caches has it, with what opens their blobs.
+    pub fn mounts_there(&self) -> Vec<(&Mount, Box<OpenAt<'_>>)> {
+        let mut there: Vec<(&Mount, Box<OpenAt<'_>>)> = Vec::new();
+        for (cache, mount) in self.all_mounts() {
+            let same = |other: &&Mount| (&other.id, &other.begins) == (&mount.id, &mount.begins);
+            if !there.iter().any(|(other, _)| same(other)) {
+                let open = |digest: &OciDigest, size| cache.reader.blob(digest, size);
+                there.push((mount, Box::new(open)));
+            }
+        }
+        there
+    }
+
     /// Blobs that places are not to be believed to have.
     pub fn doubted(&self) -> BTreeSet<OciDigest> {
         locked(&self.doubted).clone()
@@ -362,6 +412,50 @@ impl RemoteCache for Imports<'_> {
     fn reaches(&self, place: &str) -> bool {
         let mut caches = self.caches.iter();
         caches.any(|cache| cache.place == place && !cache.is_given_up())
+    }
+
+    fn has_mount(&self, name: &CacheMountName) -> Option<u64> {
+        let mut found = self.mounts(name);
+        found.next().map(|(_, mount)| mount.bytes)
+    }
+
+    fn begin_mount(
+        &self,
+        name: &CacheMountName,
+        into: &Path,
+        owners: Ownership,
+        cancel: &CancelToken,
+    ) -> Result<(), RemoteError> {
+        let mut failed = None;
+        for (cache, mount) in self.mounts(name) {
+            let open = |digest: &OciDigest, size| cache.reader.blob(digest, size);
+            let failure = match mount.write(self.store, &open, into, owners, cancel) {
+                Ok(()) => return Ok(()),
+                Err(Failure::Far(Damage { blob, trouble })) => {
+                    locked(&self.doubted).insert(blob);
+                    cache.failed(trouble)
+                }
+                Err(Failure::Here(LayerError::Cancelled)) => RemoteError {
+                    place: cache.shown.clone(),
+                    problem: "the build was interrupted".to_owned(),
+                },
+                Err(Failure::Here(error)) => {
+                    let id = &name.id;
+                    let what = format!("the cache mount `{id}` cannot be here: {}", chain(&error));
+                    cache.failed(Trouble::with(what))
+                }
+            };
+            failed = failed.or(Some(failure));
+            if let Err(error) = remove_all(into) {
+                let problem = chain(&error);
+                let place = cache.shown.clone();
+                return Err(RemoteError { place, problem });
+            }
+        }
+        Err(failed.unwrap_or_else(|| RemoteError {
+            place: String::new(),
+            problem: "it is not there".to_owned(),
+        }))
     }
 
     fn open(

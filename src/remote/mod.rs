@@ -9,6 +9,7 @@
 //!                                 lists of files     the objects of a layer's tree   (rbuild_cache::Trees::pack)
 //!                                 packs              small lists of files behind each other   ([`pack`])
 //!                                 layers             the blobs that images have
+//!                                 cache mounts       lists and packs   ([`mounts`])
 //! ```
 //!
 //! In a registry it is the same manifest, under a tag. The catalogue ([`catalogue`]) is flat: key → result → layers. It is
@@ -32,6 +33,7 @@ pub mod directory;
 pub mod export;
 pub mod import;
 pub mod inline;
+pub mod mounts;
 pub mod objects;
 mod pack;
 pub mod place;
@@ -43,6 +45,7 @@ pub use catalogue::Known;
 pub use export::ExportError;
 pub use export::export;
 pub use import::Imports;
+pub use mounts::Mount;
 pub use place::CacheReader;
 pub use place::CacheWriter;
 
@@ -84,6 +87,21 @@ fn read_whole(
     size: u64,
     limit: u64,
 ) -> Result<Vec<u8>, Trouble> {
+    read_whole_from(
+        &|digest, size| reader.blob(digest, size),
+        digest,
+        size,
+        limit,
+    )
+}
+
+/// The same from whatever opens it.
+fn read_whole_from(
+    open: &mounts::OpenAt<'_>,
+    digest: &OciDigest,
+    size: u64,
+    limit: u64,
+) -> Result<Vec<u8>, Trouble> {
     if size > limit {
         let what = format!("has {size} bytes, and {limit} are the most");
         return Err(Trouble::with(what));
@@ -92,7 +110,7 @@ fn read_whole(
         what: format!("cannot be read: {}", trouble.what),
         ..trouble
     };
-    let mut blob = reader.blob(digest, size).map_err(failed)?;
+    let mut blob = open(digest, size).map_err(failed)?;
     let mut bytes = Vec::new();
     let read = blob.read_to_end(&mut bytes);
     read.map_err(|error| failed(Trouble::with(chain(&error))))?;

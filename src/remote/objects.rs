@@ -355,6 +355,10 @@ impl CacheWriter for ObjectsWriter {
         self.catalogue.as_ref()
     }
 
+    fn blob(&self, digest: &OciDigest, size: u64) -> Result<Blob, Trouble> {
+        self.objects.blob(digest, size)
+    }
+
     fn has(&self, digest: &OciDigest, _: u64) -> Result<bool, ExportError> {
         if let Some(there) = self.known().get(digest) {
             return Ok(*there);

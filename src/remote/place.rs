@@ -10,6 +10,7 @@ use rbuild_llb::OciDigest;
 use super::ExportError;
 use super::catalogue::Catalogue;
 use super::inline::OfImage;
+use super::mounts::Mount;
 use crate::image::Descriptor;
 use crate::registry::OpenBlob;
 
@@ -66,6 +67,18 @@ pub trait CacheReader: Send + Sync {
 pub trait CacheWriter: Sync {
     /// What the cache knows that is to be replaced, where asking for that is cheaper than to find out again.
     fn earlier(&self) -> Option<&Catalogue>;
+
+    /// The cache mounts that are in the cache that is to be replaced.
+    fn mounts(&self) -> Vec<Mount> {
+        let earlier = self.earlier();
+        earlier.map_or_else(Vec::new, |earlier| earlier.mounts.clone())
+    }
+
+    /// Opens a blob that is there.
+    ///
+    /// # Errors
+    /// Why it cannot be had.
+    fn blob(&self, digest: &OciDigest, size: u64) -> Result<Blob, Trouble>;
 
     /// Whether it has a blob.
     ///

@@ -252,6 +252,10 @@ impl CacheWriter for RepositoryWriter {
         self.catalogue.as_ref()
     }
 
+    fn blob(&self, digest: &OciDigest, size: u64) -> Result<Blob, Trouble> {
+        RepositoryReader::new(self.client.clone(), self.reference.clone()).blob(digest, size)
+    }
+
     fn has(&self, digest: &OciDigest, _: u64) -> Result<bool, ExportError> {
         if let Some(there) = self.known(digest) {
             return Ok(there);

@@ -72,6 +72,10 @@ impl CacheWriter for Writer {
         self.earlier.as_ref()
     }
 
+    fn blob(&self, digest: &OciDigest, size: u64) -> Result<Blob, Trouble> {
+        self.memory.blob(digest, size)
+    }
+
     fn has(&self, digest: &OciDigest, _: u64) -> Result<bool, ExportError> {
         Ok(self.memory.0.lock().unwrap().blobs.contains_key(digest))
     }
@@ -199,7 +203,17 @@ impl Machine {
             (identity(layer), Bytes::Origin(origin))
         });
         let bytes: BTreeMap<Identity, Bytes> = bytes.collect();
-        export(&self.store, to.writer(), steps, &bytes, doubted, &|_, _| {}).unwrap();
+        let mounts = Vec::new();
+        export(
+            &self.store,
+            to.writer(),
+            steps,
+            &bytes,
+            mounts,
+            doubted,
+            &|_, _| {},
+        )
+        .unwrap();
     }
 }
 

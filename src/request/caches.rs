@@ -134,4 +134,50 @@ pub struct CacheTo {
     pub compression: Compression,
     /// A cache that cannot be written does not fail the build: `ignore-error=`, or that it is elsewhere.
     pub ignore_error: bool,
+    /// Which cache mounts go with it.
+    pub mounts: CacheMounts,
+}
+
+/// The cache mounts that go into a cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheMounts {
+    /// `mounts=`
+    pub ids: MountIds,
+    /// One whose files have more bytes stays out: `mounts-max-size=`.
+    pub most: u64,
+    /// Those that are there stay as they are: `mounts-readonly=`, or that strangers may have asked for the build.
+    pub read_only: bool,
+}
+
+/// Cache mounts by their ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountIds {
+    /// These, as far as the build has them.
+    Some(Vec<String>),
+    /// All that the build has: `mounts=all`.
+    All,
+}
+
+impl CacheMounts {
+    /// Those of `mounts=none`.
+    pub fn none() -> Self {
+        Self {
+            ids: MountIds::Some(Vec::new()),
+            most: u64::MAX,
+            read_only: false,
+        }
+    }
+
+    /// Whether a mount goes along.
+    pub fn has(&self, id: &str) -> bool {
+        match &self.ids {
+            MountIds::All => true,
+            MountIds::Some(ids) => ids.iter().any(|wanted| wanted == id),
+        }
+    }
+
+    /// Whether none does.
+    pub fn is_none(&self) -> bool {
+        matches!(&self.ids, MountIds::Some(ids) if ids.is_empty())
+    }
 }

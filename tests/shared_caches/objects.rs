@@ -10,7 +10,7 @@ use super::on;
 use super::project;
 
 /// The options of a cache in such a store, by the name of its type.
-fn options(kind: &str, store: &ObjectStore) -> String {
+pub(super) fn options(kind: &str, store: &ObjectStore) -> String {
     let url = store.url();
     match kind {
         "s3" => format!(

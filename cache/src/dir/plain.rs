@@ -40,8 +40,9 @@ use super::scan::Files;
 use super::scan::below;
 use super::scan::check_depth;
 use super::scan::special;
-use super::unpack::Bytes;
+use super::unpack::Links;
 use super::unpack::Unpack;
+use super::unpack::cloned;
 use super::unpack::failed;
 use super::unpack::write_layer;
 use crate::builder::TreeBuilder;
@@ -134,7 +135,7 @@ impl PlainDir {
             .reader()
             .map_err(|source| failed("read the form of the layer for", b"", source))?;
         let open = |path: &[u8], _: &_| reader.open(path);
-        write_layer(unpack, trees, layer, &open, Bytes::Cloned, cancel)
+        write_layer(unpack, trees, layer, &cloned(&open), Links::Parted, cancel)
     }
 
     /// Remembers what is there, `root` the tree that the layers applied add up to. From now on a process may change it.

@@ -66,7 +66,7 @@ impl ScanKind {
     }
 
     /// A directory whose files have such owners.
-    pub(super) fn plain_of(owners: Ownership) -> Self {
+    pub fn plain_of(owners: Ownership) -> Self {
         match owners {
             Ownership::Recorded => Self::RecordedPlain,
             Ownership::Keep | Ownership::Single | Ownership::Logical => Self::Plain,

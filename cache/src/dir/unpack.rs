@@ -66,14 +66,8 @@ pub fn write_dir(
     owners: Ownership,
     cancel: &CancelToken,
 ) -> Result<(), LayerError> {
-    write_layer(
-        Unpack::new(into, owners)?,
-        trees,
-        layer,
-        open,
-        Bytes::Checked,
-        cancel,
-    )
+    let unpack = Unpack::new(into, owners)?;
+    write_layer(unpack, trees, layer, &checked(open), Links::Kept, cancel)
 }
 
 /// The same as a [plain](Layout::Plain) form.
@@ -86,34 +80,53 @@ pub fn write_plain(
     cancel: &CancelToken,
 ) -> Result<(), LayerError> {
     let unpack = Unpack::plain(into, owners)?;
-    write_layer(unpack, trees, layer, open, Bytes::Checked, cancel)
+    write_layer(unpack, trees, layer, &checked(open), Links::Kept, cancel)
 }
 
-/// How the bytes of a file get from one place to another.
+/// Writes the bytes of a file. The buffer is for whatever it is of use.
+pub(crate) type Fill<'a> =
+    dyn Fn(&mut FileWriter, &FileNode, &mut Vec<u8>) -> Result<(), LayerError> + Sync + 'a;
+
+/// Bytes of files, compared with the tree as they pass.
+fn checked<'a>(
+    open: &'a OpenFile<'a>,
+) -> impl Fn(&mut FileWriter, &FileNode, &mut Vec<u8>) -> Result<(), LayerError> + Sync + 'a {
+    |out, node, buffer| out.copy(&out.open(open, node)?, node, buffer)
+}
+
+/// Bytes of files of this store, copied by the kernel: shared until one of the two is written to where the file system can
+/// do that.
+pub(super) fn cloned<'a>(
+    open: &'a OpenFile<'a>,
+) -> impl Fn(&mut FileWriter, &FileNode, &mut Vec<u8>) -> Result<(), LayerError> + Sync + 'a {
+    |out, node, _| out.clone_from(&out.open(open, node)?, node)
+}
+
+/// What names of one file become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bytes {
-    /// Compared with the tree as they pass.
-    Checked,
-    /// By the kernel: shared until one of the two is written to where the file system can do that, else copied. Names of
-    /// one file become files of their own, which is what overlayfs makes of them when one is written to.
-    Cloned,
+pub(crate) enum Links {
+    /// Names of one file.
+    Kept,
+    /// Files of their own, which is what overlayfs makes of them when one is written to.
+    Parted,
 }
 
-pub(super) fn write_layer(
+/// Writes a layer's directory form; `fill` has the bytes of its files.
+pub(crate) fn write_layer(
     unpack: Unpack,
     trees: &Trees,
     layer: &TreeId,
-    open: &OpenFile<'_>,
-    bytes: Bytes,
+    fill: &Fill<'_>,
+    links: Links,
     cancel: &CancelToken,
 ) -> Result<(), LayerError> {
     let mut batches: Vec<Batch> = Vec::new();
-    let mut links = Links::default();
+    let mut names = Names::default();
     let mut collected = Ok(());
     trees.walk(layer, &mut |path, entry| {
         match &entry.node {
             Node::Dir(_) => collected = unpack.make_dir(path).map(drop),
-            Node::File(file) if bytes == Bytes::Cloned || !links.is_later(path, entry, file) => {
+            Node::File(file) if links == Links::Parted || !names.is_later(path, entry, file) => {
                 let (parent, name) = split(path);
                 let fits = batches
                     .last()
@@ -139,8 +152,8 @@ pub(super) fn write_layer(
     collected?;
     batches
         .par_iter()
-        .try_for_each(|batch| batch.write(&unpack, open, bytes, cancel))?;
-    for (path, first) in &links.later {
+        .try_for_each(|batch| batch.write(&unpack, fill, cancel))?;
+    for (path, first) in &names.later {
         unpack.hard_link(path, first)?;
     }
     unpack.finish(trees, layer)
@@ -156,8 +169,7 @@ impl Batch {
     fn write(
         &self,
         unpack: &Unpack,
-        open: &OpenFile<'_>,
-        bytes: Bytes,
+        fill: &Fill<'_>,
         cancel: &CancelToken,
     ) -> Result<(), LayerError> {
         let dir = unpack
@@ -174,15 +186,8 @@ impl Batch {
                 path.push(b'/');
             }
             path.extend_from_slice(name);
-            let file = open(&path, node).map_err(|source| LayerError::ReadFile {
-                path: show(&path),
-                source,
-            })?;
             let mut out = FileWriter::create(dir.as_fd(), path)?;
-            match bytes {
-                Bytes::Checked => out.copy(&file, node, &mut buffer)?,
-                Bytes::Cloned => out.clone_from(&file, node)?,
-            }
+            fill(&mut out, node, &mut buffer)?;
             out.finish(meta, unpack)?;
         }
         Ok(())
@@ -191,13 +196,13 @@ impl Batch {
 
 /// Hard-link groups.
 #[derive(Default)]
-struct Links {
+struct Names {
     first: BTreeMap<(u32, u64, FileDigest), (Vec<u8>, Meta)>,
     /// Further members, with the first one of their group.
     later: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-impl Links {
+impl Names {
     /// Whether a file is a further name of one that was seen before.
     fn is_later(&mut self, path: &[u8], entry: &Entry, file: &FileNode) -> bool {
         let Some(link) = file.link else {
@@ -433,6 +438,18 @@ impl FileWriter {
         };
         let mut write = write;
         write().map_err(|source| failed("write", &self.path, source))
+    }
+
+    /// Its path in the layer.
+    pub(crate) fn path(&self) -> &[u8] {
+        &self.path
+    }
+
+    fn open(&self, open: &OpenFile<'_>, node: &FileNode) -> Result<File, LayerError> {
+        open(&self.path, node).map_err(|source| LayerError::ReadFile {
+            path: show(&self.path),
+            source,
+        })
     }
 
     /// Copies a file that the tree knows.
