@@ -22,6 +22,7 @@ pub use owner::Device;
 pub use owner::OWNER;
 pub use owner::Owner;
 pub use packs::Pack;
+pub use packs::PackError;
 pub use packs::PackedFiles;
 pub use plain::PlainDir;
 pub use scan::ScanKind;

@@ -89,6 +89,7 @@ pub use dir::OWNER;
 pub use dir::Owner;
 pub use dir::Ownership;
 pub use dir::Pack;
+pub use dir::PackError;
 pub use dir::PackedFiles;
 pub use dir::PlainDir;
 pub use dir::ScanKind;

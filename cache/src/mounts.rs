@@ -358,6 +358,12 @@ impl Store {
             .collect())
     }
 
+    /// Whether there is a cache mount of that name.
+    pub fn has_cache_mount(&self, name: &CacheMountName) -> bool {
+        let hash = name.hash().to_hex();
+        self.path().join(format!("mounts/{hash}.0")).exists()
+    }
+
     /// The cache mount of a name, to read it as it is; of several the one that was used last. That it is read is no use of it.
     ///
     /// # Errors

@@ -169,7 +169,7 @@ pub enum DecodeError {
 pub fn encode(definition: &Definition, root: Option<Edge>) -> Result<Vec<u8>, EncodeError> {
     let encode::Encoded {
         definition, limits, ..
-    } = encode::definition(definition, root)?;
+    } = encode::definition(definition, root, None)?;
     let mut bytes = definition.encode_to_vec();
     for (op, limits) in limits {
         let metadata = definition.metadata.get(&op);
@@ -179,15 +179,18 @@ pub fn encode(definition: &Definition, root: Option<Edge>) -> Result<Vec<u8>, En
     Ok(bytes)
 }
 
-/// The same, and which step each op is, by the digest that the op has: a daemon calls steps so.
+/// The same, and which step each op is, by the digest that the op has: a daemon calls steps so. It builds what has one digest
+/// once, whoever asks for it at the same time; so contexts get `build` among their attributes (`local.unique`), which is to be
+/// another one for each build: one name stands for other files in each. No result is looked up by it.
 ///
 /// # Errors
 /// If something in it has no protobuf form that all daemons understand: those before 0.31 pass over limits.
 pub fn encode_with_steps(
     definition: &Definition,
     root: Option<Edge>,
+    build: &str,
 ) -> Result<(Vec<u8>, BTreeMap<String, VertexId>), EncodeError> {
-    let encoded = encode::definition(definition, root)?;
+    let encoded = encode::definition(definition, root, Some(build))?;
     if !encoded.limits.is_empty() {
         return Err(EncodeError::Limits);
     }

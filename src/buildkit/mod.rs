@@ -55,6 +55,7 @@ pub use build::Part;
 pub use session::files::Directory;
 pub use session::files::SentFile;
 pub use session::files::SentKind;
+pub use session::random_id;
 pub use session::receive::Sink;
 
 /// How long a daemon may take to answer for the first time.

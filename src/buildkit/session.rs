@@ -164,7 +164,7 @@ impl Session {
 }
 
 /// As good as no second one: the standard library seeds its hashers with the kernel's random bytes.
-pub(super) fn random_id() -> String {
+pub fn random_id() -> String {
     let half = || RandomState::new().hash_one(std::process::id());
     format!("{:016x}{:016x}", half(), half())
 }

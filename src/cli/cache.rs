@@ -157,11 +157,16 @@ pub(crate) fn to(text: &str, env: &Env) -> Result<Option<CacheTo>, Diagnostic> {
     }))
 }
 
-/// Whether the job builds what somebody proposes, who may be anybody.
-fn is_proposed(env: &Env) -> bool {
+/// Events of GitHub whose jobs may build what strangers propose, and write where the default branch reads.
+const WITH_ITS_RIGHTS: [&str; 3] = ["pull_request_target", "workflow_run", "issue_comment"];
+
+/// Whether the job may build what a stranger proposes, and what it writes to a place is read by others. GitHub's service keeps
+/// apart what the jobs of pull requests write, but not that of jobs with the rights of the default branch.
+fn is_proposed(env: &Env, apart: bool) -> bool {
     let github = env.text("GITHUB_EVENT_NAME").unwrap_or_default();
     let gitlab = env.text("CI_PIPELINE_SOURCE").unwrap_or_default();
-    github.starts_with("pull_request")
+    WITH_ITS_RIGHTS.contains(&&*github)
+        || !apart && github.starts_with("pull_request")
         || ["merge_request_event", "external_pull_request_event"].contains(&&*gitlab)
 }
 
@@ -453,7 +458,7 @@ impl Options {
         Ok(CacheMounts {
             ids,
             most,
-            read_only: read_only.unwrap_or(!of_github && is_proposed(env)),
+            read_only: read_only.unwrap_or(is_proposed(env, of_github)),
         })
     }
 
@@ -599,7 +604,8 @@ mod t {
             };
             let registry = "type=registry,ref=r.example/app,mounts=all";
             assert_eq!(read_only(registry), proposed, "{event}");
-            assert!(!read_only("type=gha,mounts=all"));
+            let rights = event == "pull_request_target" || event.starts_with("merge");
+            assert_eq!(read_only("type=gha,mounts=all"), rights, "{event}");
             assert!(!read_only(&format!("{registry},mounts-readonly=false")));
         }
     }

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use std::collections::btree_map::Entry as Slot;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use rbuild_cache::CacheMount;
@@ -130,6 +132,11 @@ impl Engine<'_> {
             let what = format!("waiting for the cache mount `{}`, which is in use", name.id);
             let mut on_wait = |wait: &mut dyn FnMut()| waiting(step, &what, wait);
             let cancel = step.cancel;
+            // Of several steps that begin with what a cache elsewhere has, one brings it in.
+            let flight = self.flight_of(&name);
+            let _flight = flight
+                .as_ref()
+                .map(|flight| flight.lock().unwrap_or_else(PoisonError::into_inner));
             let mount = self
                 .store
                 .cache_mount(&name, sharing, &make, cancel, &mut on_wait)?;
@@ -139,6 +146,16 @@ impl Engine<'_> {
         mounted.extend(held.keys().cloned());
         drop(mounted);
         Ok(Caches { held, names })
+    }
+
+    /// What steps take turns by that have a mount which is not here, and is elsewhere.
+    fn flight_of(&self, name: &CacheMountName) -> Option<Arc<Mutex<()>>> {
+        self.remote?.has_mount(name)?;
+        if self.store.has_cache_mount(name) {
+            return None;
+        }
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(flights.entry(name.clone()).or_default()))
     }
 
     /// The cache mounts that steps of this build had.

@@ -358,6 +358,8 @@ pub struct Engine<'a> {
     network_was_remarked: AtomicBool,
     /// The cache mounts that steps had.
     mounted: Mutex<BTreeSet<CacheMountName>>,
+    /// Whose turn it is to bring one in.
+    flights: Mutex<BTreeMap<CacheMountName, Arc<Mutex<()>>>>,
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -415,6 +417,7 @@ impl<'a> Engine<'a> {
             filled: AtomicBool::new(false),
             network_was_remarked: AtomicBool::new(false),
             mounted: Mutex::default(),
+            flights: Mutex::default(),
         }
     }
 

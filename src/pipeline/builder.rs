@@ -51,6 +51,7 @@ use super::failure as local_failure;
 use super::plan::Plan;
 use super::stored::load;
 use super::task::Task;
+use crate::buildkit;
 use crate::buildkit::Connection;
 use crate::buildkit::Offer;
 use crate::ops::LocalRoot;
@@ -101,6 +102,8 @@ type Steps = BTreeMap<String, VertexId>;
 
 /// What daemons get from here.
 struct Supply {
+    /// Tells this build from others on the same daemon.
+    build: String,
     contexts: contexts::Contexts,
     offer: Arc<Offer>,
     /// They are there for as long as this is.
@@ -244,6 +247,7 @@ impl Job<'_> {
         let agents = self.agents()?;
         let offer = Arc::new(self.offer(&contexts, &agents));
         Ok(Supply {
+            build: buildkit::random_id(),
             contexts,
             offer,
             _agents: agents,

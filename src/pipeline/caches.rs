@@ -1,24 +1,21 @@
-//! Caches that machines share: what a build asks of them, and what it leaves for others.
+//! Caches that machines share: what a build asks of them, and what it leaves for others. Cache mounts are [`mounts`]' affair.
+
+mod mounts;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use rbuild_cache::BLOB_VERSION;
 use rbuild_cache::BlobOptions;
-use rbuild_cache::CacheMountName;
 use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
 use rbuild_cache::Origin;
-use rbuild_cache::Resting;
-use rbuild_cache::RestingMount;
 use rbuild_cache::Store;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
-use rbuild_llb::Op;
 use rbuild_llb::TreeId;
 use rbuild_llb::VertexId;
 use rbuild_llb::definition::PrunedDefinition;
-use rbuild_llb::op::MountKind;
 
 use super::assemble;
 use super::deliver;
@@ -40,10 +37,8 @@ use crate::registry::Reference;
 use crate::remote;
 use crate::remote::CacheReader;
 use crate::remote::CacheWriter;
-use crate::remote::ExportError;
 use crate::remote::Imports;
 use crate::remote::Known;
-use crate::remote::Mount;
 use crate::remote::actions;
 use crate::remote::actions::Actions;
 use crate::remote::actions::ActionsWriter;
@@ -53,7 +48,6 @@ use crate::remote::catalogue::identity;
 use crate::remote::directory::Directory;
 use crate::remote::directory::LocalReader;
 use crate::remote::import::Import;
-use crate::remote::mounts;
 use crate::remote::objects;
 use crate::remote::objects::Objects;
 use crate::remote::objects::ObjectsWriter;
@@ -298,11 +292,6 @@ fn all_came<'s>(
     Ok(all)
 }
 
-/// Why a cache mount stays here, which fails no export.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct NotSent(String);
-
 /// A cache to write.
 #[derive(Debug)]
 struct Export<'a> {
@@ -525,7 +514,6 @@ impl Export<'_> {
             );
             remark_on(step.events, &text);
         }
-        let mounts = self.mounts(engine, definition, imports, &*writer, step)?;
         step.did("preparing build cache for export", began);
         let did = |what: &str, began| step.did(what, began);
         Ok(remote::export(
@@ -533,149 +521,10 @@ impl Export<'_> {
             writer,
             &known,
             &layers,
-            mounts,
+            &mut |writer| self.mounts(engine, definition, imports, writer, step),
             &doubted,
             &did,
         )?)
-    }
-
-    /// Brings the cache mounts there that steps of this build had. What others left there, or in the caches that the build
-    /// began with, stays as it is.
-    fn mounts(
-        &self,
-        engine: &Engine<'_>,
-        definition: &PrunedDefinition,
-        imports: Option<&Imports<'_>>,
-        writer: &dyn CacheWriter,
-        step: &Task<'_>,
-    ) -> anyhow::Result<Vec<Mount>> {
-        let wanted = &self.to.mounts;
-        if wanted.is_none() {
-            return Ok(Vec::new());
-        }
-        let place = &self.to.place;
-        let ids = self.mount_ids(definition);
-        let hashes: BTreeSet<String> = ids.iter().map(|id| mounts::hash_of(id)).collect();
-        let doubted = imports.map(Imports::doubted).unwrap_or_default();
-        let doubted = |blob: &OciDigest| doubted.contains(blob);
-        let mut there = writer.mounts();
-        there.retain(|mount| hashes.contains(&mount.id));
-        let mut taken: Vec<Mount> = Vec::new();
-        let told = |name: &CacheMountName, why: &str| {
-            let text = format!(
-                "the cache mount `{}` was not sent to {place}: {why}",
-                name.id
-            );
-            remark_on(step.events, &text);
-        };
-        for name in engine.mounted() {
-            if wanted.read_only || !ids.contains(name.id.as_str()) {
-                continue;
-            }
-            let resting = match engine.store().resting_mount(&name)? {
-                Resting::Free(resting) => resting,
-                Resting::Absent => continue,
-                Resting::InUse => {
-                    told(&name, "another build uses it");
-                    continue;
-                }
-            };
-            let began = clock::now();
-            let earlier = there.iter().find(|mount| mount.is(&name));
-            match self.mount(engine, &name, &resting, earlier, &doubted, writer) {
-                Ok((mount, sent)) => {
-                    step.did(
-                        &format!("sending cache mount {}: {sent} bytes", name.id),
-                        began,
-                    );
-                    taken.push(mount);
-                }
-                Err(error) if engine.cancel().is_cancelled() => return Err(error),
-                Err(error) => match error.downcast::<NotSent>() {
-                    Ok(NotSent(why)) => told(&name, &why),
-                    Err(error) => return Err(error),
-                },
-            }
-        }
-        let is_taken = |taken: &[Mount], mount: &Mount| {
-            let same = |other: &Mount| (&other.id, &other.begins) == (&mount.id, &mount.begins);
-            taken.iter().any(same)
-        };
-        for mount in there {
-            let whole = mount.blobs().try_fold(true, |whole, (blob, size, _)| {
-                anyhow::Ok(whole && !doubted(&blob) && writer.has(&blob, size)?)
-            })?;
-            if whole && !is_taken(&taken, &mount) {
-                taken.push(mount);
-            }
-        }
-        let elsewhere = imports.map(Imports::mounts_there).unwrap_or_default();
-        for (mount, open) in elsewhere {
-            let doubts = mount.blobs().any(|(blob, ..)| doubted(&blob));
-            let stays = wanted.read_only || mount.bytes > wanted.most;
-            if stays || doubts || !hashes.contains(&mount.id) || is_taken(&taken, mount) {
-                continue;
-            }
-            if mounts::carry(writer, mount, &*open)? {
-                taken.push(mount.clone());
-            }
-        }
-        taken.sort_by(|a, b| (&a.id, &a.begins).cmp(&(&b.id, &b.begins)));
-        Ok(taken)
-    }
-
-    /// Brings a cache mount there; says what was sent of it.
-    fn mount(
-        &self,
-        engine: &Engine<'_>,
-        name: &CacheMountName,
-        resting: &RestingMount,
-        earlier: Option<&Mount>,
-        doubted: &(dyn Fn(&OciDigest) -> bool + Sync),
-        writer: &dyn CacheWriter,
-    ) -> anyhow::Result<(Mount, u64)> {
-        let unread = |error: anyhow::Error| NotSent(format!("{error:#}"));
-        let tree = engine
-            .scan_mount(resting)
-            .map_err(|error| unread(error.into()))?;
-        let bytes = mounts::bytes_of(engine.store(), &tree.tree)?;
-        let most = self.to.mounts.most;
-        if bytes > most {
-            let hint = "`mounts-max-size=` says how many may be";
-            let why = format!("its files have {bytes} bytes, more than {most} ({hint})");
-            return Err(NotSent(why).into());
-        }
-        let local = mounts::Local {
-            name,
-            tree,
-            dir: resting.path(),
-            bytes,
-        };
-        let cancel = engine.cancel();
-        match mounts::export(engine.store(), writer, &local, earlier, doubted, cancel) {
-            Ok(sent) => Ok(sent),
-            Err(ExportError::Mount(error)) => Err(unread(error.into()).into()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The ids of the cache mounts to write, of the steps that the outputs need.
-    fn mount_ids<'d>(&self, definition: &'d PrunedDefinition) -> BTreeSet<&'d str> {
-        let mut needed = BTreeSet::new();
-        for &at in &self.outputs {
-            let root = definition.outputs[at].root.map(|edge| edge.vertex);
-            reach(definition, root, &mut needed);
-        }
-        let steps = definition.iter().filter(|(id, _)| needed.contains(id));
-        let mounts = steps.filter_map(|(_, vertex)| match &vertex.op {
-            Op::Exec(exec) => Some(&exec.mounts),
-            _ => None,
-        });
-        let ids = mounts.flatten().filter_map(|mount| match &mount.kind {
-            MountKind::Cache { id, .. } => Some(id.as_str()),
-            _ => None,
-        });
-        ids.filter(|id| self.to.mounts.has(id)).collect()
     }
 
     /// Where it is written to.

@@ -84,7 +84,8 @@ impl ExportError {
     }
 }
 
-/// Writes what is known of steps, in the place of what was there, and `mounts`, which are there. `bytes` says where those of each layer are; blobs that the
+/// Writes what is known of steps, in the place of what was there, and the cache mounts that `mounts` brings there, which is
+/// called once the rest is. `bytes` says where those of each layer are; blobs that the
 /// cache itself is to have are in the store, or where it is written to. Of what is `doubted` it is not believed that the place
 /// has it. `did` is told what was written, and when that began.
 ///
@@ -95,7 +96,7 @@ pub fn export(
     to: Box<dyn CacheWriter + '_>,
     known: &[Known],
     bytes: &BTreeMap<Identity, Bytes>,
-    mounts: Vec<Mount>,
+    mounts: &mut dyn FnMut(&dyn CacheWriter) -> Result<Vec<Mount>, ExportError>,
     doubted: &BTreeSet<OciDigest>,
     did: &(dyn Fn(&str, Timestamp) + Sync),
 ) -> Result<(), ExportError> {
@@ -140,6 +141,7 @@ pub fn export(
         }
         Ok::<_, ExportError>(())
     })?;
+    let mounts = mounts(&*to)?;
     let catalogue = Catalogue::of(known, &entries, packs, mounts);
     let began = clock::now();
     to.publish(&catalogue.to_json(), catalogue.blobs(), &|what| {

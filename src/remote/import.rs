@@ -57,6 +57,10 @@ pub struct Imports<'a> {
     /// Blobs of which nobody knows whether they are still there, or right: lists and packs that did not come or were wrong,
     /// and what belongs to the layers they are of.
     doubted: Mutex<BTreeSet<OciDigest>>,
+    /// Cache mounts that are there and did not come, for no fault of theirs.
+    left: Mutex<BTreeSet<CacheMountName>>,
+    /// Why cache mounts did not come.
+    mount_troubles: Mutex<Vec<String>>,
 }
 
 /// One cache that was opened.
@@ -226,6 +230,8 @@ impl<'a> Imports<'a> {
             listed: Mutex::default(),
             adopted: Mutex::default(),
             doubted: Mutex::default(),
+            left: Mutex::default(),
+            mount_troubles: Mutex::default(),
         }
     }
 
@@ -305,13 +311,19 @@ impl<'a> Imports<'a> {
         locked(&self.doubted).clone()
     }
 
-    /// What went wrong with caches after they were opened: the first of each.
+    /// Whether a cache mount is there and could not be had: what there is of it here is not what it was.
+    pub fn has_left(&self, name: &CacheMountName) -> bool {
+        locked(&self.left).contains(name)
+    }
+
+    /// What went wrong with caches after they were opened: the first of each, and each cache mount.
     pub fn troubles(&self) -> Vec<String> {
         let problems = self.caches.iter().filter_map(|cache| {
             let problem = locked(&cache.trouble).first.clone()?;
             Some(format!("{}: {problem}", cache.shown))
         });
-        problems.collect()
+        let mounts = locked(&self.mount_troubles);
+        problems.chain(mounts.iter().cloned()).collect()
     }
 
     /// Brings in what a layer needs to be known: the list of its files, and where its blob is.
@@ -427,29 +439,40 @@ impl RemoteCache for Imports<'_> {
         cancel: &CancelToken,
     ) -> Result<(), RemoteError> {
         let mut failed = None;
+        let failed_at = |cache: &Import, problem| RemoteError {
+            place: cache.shown.clone(),
+            problem,
+        };
         for (cache, mount) in self.mounts(name) {
             let open = |digest: &OciDigest, size| cache.reader.blob(digest, size);
             let failure = match mount.write(self.store, &open, into, owners, cancel) {
                 Ok(()) => return Ok(()),
-                Err(Failure::Far(Damage { blob, trouble })) => {
-                    locked(&self.doubted).insert(blob);
-                    cache.failed(trouble)
+                Err(Failure::Far(Damage { trouble, .. })) if trouble.lasting => {
+                    locked(&self.left).insert(name.clone());
+                    locked(&cache.trouble).given_up = true;
+                    failed_at(cache, trouble.what)
                 }
-                Err(Failure::Here(LayerError::Cancelled)) => RemoteError {
-                    place: cache.shown.clone(),
-                    problem: "the build was interrupted".to_owned(),
-                },
+                // Where one blob is gone others may be: all of it is to be looked at, and sent again.
+                Err(Failure::Far(Damage { blob, trouble })) => {
+                    let blobs = mount.blobs().map(|(blob, ..)| blob);
+                    locked(&self.doubted).extend(blobs.chain([blob]));
+                    failed_at(cache, trouble.what)
+                }
+                Err(Failure::Here(LayerError::Cancelled)) => {
+                    return Err(failed_at(cache, "the build was interrupted".to_owned()));
+                }
                 Err(Failure::Here(error)) => {
-                    let id = &name.id;
-                    let what = format!("the cache mount `{id}` cannot be here: {}", chain(&error));
-                    cache.failed(Trouble::with(what))
+                    locked(&self.left).insert(name.clone());
+                    failed_at(cache, chain(&error))
                 }
             };
+            let RemoteError { place, problem } = &failure;
+            let id = &name.id;
+            let told = format!("{place}: the cache mount `{id}` begins without it: {problem}");
+            locked(&self.mount_troubles).push(told);
             failed = failed.or(Some(failure));
             if let Err(error) = remove_all(into) {
-                let problem = chain(&error);
-                let place = cache.shown.clone();
-                return Err(RemoteError { place, problem });
+                return Err(failed_at(cache, chain(&error)));
             }
         }
         Err(failed.unwrap_or_else(|| RemoteError {

@@ -23,6 +23,7 @@ use rbuild_cache::LayerError;
 use rbuild_cache::Node;
 use rbuild_cache::Ownership;
 use rbuild_cache::Pack;
+use rbuild_cache::PackError;
 use rbuild_cache::PackedFiles;
 use rbuild_cache::Store;
 use rbuild_cache::TreeError;
@@ -137,6 +138,25 @@ impl Mount {
         parsed.map_err(|problem| wrong(self.pieces.digest, &format!("a list of pieces {problem}")))
     }
 
+    /// Nothing that it says is trusted: what would fill the disk is not begun.
+    fn check(&self, store: &Store, packed: &PackedFiles) -> Result<(), Damage> {
+        let failed = |what: &str| wrong(self.pieces.digest, &format!("a cache mount {what}"));
+        let bytes = bytes_of(store, &self.tree.tree);
+        let bytes = bytes.map_err(|error| failed(&super::chain(&error)))?;
+        if bytes != self.bytes {
+            return Err(failed("has other files than it says"));
+        }
+        let sum = |number: fn(&Pack) -> u64| {
+            let numbers = packed.packs.iter().map(number);
+            numbers.fold(0, u64::saturating_add)
+        };
+        let most = FREE.saturating_add(sum(|pack| pack.size).saturating_mul(TIMES));
+        match bytes.max(sum(|pack| pack.length)) <= most {
+            true => Ok(()),
+            false => Err(failed("comes to too many bytes")),
+        }
+    }
+
     /// Makes the new directory `into` what it is.
     ///
     /// # Errors
@@ -150,11 +170,7 @@ impl Mount {
         cancel: &CancelToken,
     ) -> Result<(), Failure> {
         let packed = self.lists(store, open).map_err(Failure::Far)?;
-        let came: u64 = self.packs.iter().map(|pack| pack.size).sum();
-        if self.bytes > FREE.saturating_add(came.saturating_mul(TIMES)) {
-            let what = format!("says that {came} bytes are {} of a cache mount", self.bytes);
-            return Err(Failure::Far(wrong(self.pieces.digest, &what)));
-        }
+        self.check(store, &packed).map_err(Failure::Far)?;
         let here = |source| {
             Failure::Here(LayerError::Directory {
                 action: "make",
@@ -162,36 +178,30 @@ impl Mount {
                 source,
             })
         };
-        let scratch = store
-            .scratch()
-            .map_err(|error| here(io::Error::other(error)))?;
-        let packs = packed.packs.par_iter().enumerate();
-        let opened = packs.map(|(at, pack)| {
+        let scratch = store.scratch();
+        let scratch = scratch.map_err(|error| here(io::Error::other(error)))?;
+        // One file for all: there may be more packs than a process may have files open.
+        let mut options = File::options();
+        let options = options.read(true).write(true).create_new(true);
+        let opened = options.open(scratch.path().join("packs")).map_err(here)?;
+        let packs = packed.packs.par_iter().zip(packed.starts());
+        packs.try_for_each(|(pack, start)| {
             if cancel.is_cancelled() {
                 return Err(Failure::Here(LayerError::Cancelled));
             }
-            let path = scratch.path().join(at.to_string());
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(path);
-            let file = file.map_err(here)?;
-            let far = |what: &dyn std::fmt::Display| {
-                wrong(pack.digest, &format!("a pack of a cache mount {what}"))
-            };
             let from = open(&pack.digest, pack.size).map_err(|trouble| {
-                Failure::Far(damage(
-                    pack.digest,
-                    &format!("a pack of a cache mount {}", trouble.what),
-                    &trouble,
-                ))
+                let what = format!("a pack of a cache mount {}", trouble.what);
+                Failure::Far(damage(pack.digest, &what, &trouble))
             })?;
-            pack.open(from, &file)
-                .map_err(|error| Failure::Far(far(&error)))?;
-            Ok(file)
-        });
-        let opened: Vec<File> = opened.collect::<Result<_, Failure>>()?;
+            pack.open(from, &opened, start)
+                .map_err(|error| match error {
+                    PackError::Write(error) => here(error),
+                    PackError::Read(error) => {
+                        let what = format!("a pack of a cache mount: {}", super::chain(&error));
+                        Failure::Far(wrong(pack.digest, &what))
+                    }
+                })
+        })?;
         fs::create_dir(into).map_err(here)?;
         let trees = store.trees();
         packed
@@ -268,9 +278,13 @@ pub fn export(
             ));
         }
     }
-    // What cannot be read of it is sent again.
+    // What cannot be read of it, or not be believed, is sent again.
     let open = |digest: &OciDigest, size| to.blob(digest, size);
-    let known = earlier.and_then(|earlier| earlier.lists(store, &open).ok());
+    let known = earlier.filter(|earlier| {
+        let lists = [earlier.files.digest, earlier.pieces.digest];
+        lists.iter().all(|list| !doubted(list))
+    });
+    let known = known.and_then(|earlier| earlier.lists(store, &open).ok());
     let sent = AtomicU64::new(0);
     let put = |digest: &OciDigest, bytes: &[u8]| {
         if doubted(digest) {
@@ -283,19 +297,35 @@ pub fn export(
     };
     let trees = store.trees();
     let tree = local.tree.tree;
-    let packed = PackedFiles::pack(
-        trees,
-        &tree,
-        local.dir,
-        &known.unwrap_or_default(),
-        |pack: &Pack| has(&pack.digest, pack.size),
-        &|pack: &Pack, bytes: &[u8]| put(&pack.digest, bytes),
-        cancel,
-    )?;
+    let pack = |known: &PackedFiles| {
+        PackedFiles::pack(
+            trees,
+            &tree,
+            local.dir,
+            known,
+            |pack: &Pack| has(&pack.digest, pack.size),
+            |pack: &Pack, bytes: &[u8]| put(&pack.digest, bytes),
+            cancel,
+        )
+    };
+    let packed = match (known, PackedFiles::default()) {
+        (None, nothing) => pack(&nothing)?,
+        (Some(known), nothing) => match pack(&known) {
+            // It may be the earlier list that says what is not so.
+            Err(ExportError::Mount(LayerError::FileChanged { .. })) => pack(&nothing)?,
+            packed => packed?,
+        },
+    };
     let list = |bytes: Vec<u8>| {
         let digest = sha256(&bytes);
-        put(&digest, &bytes)?;
         let size = bytes.len() as u64;
+        if size > MAX_FILES {
+            let what = format!("a list of {size} bytes, which nobody would read");
+            return Err(ExportError::Source {
+                source: io::Error::other(what),
+            });
+        }
+        put(&digest, &bytes)?;
         Ok::<_, ExportError>(Listed { digest, size })
     };
     let mount = Mount {

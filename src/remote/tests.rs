@@ -203,15 +203,16 @@ impl Machine {
             (identity(layer), Bytes::Origin(origin))
         });
         let bytes: BTreeMap<Identity, Bytes> = bytes.collect();
-        let mounts = Vec::new();
+        let mut mounts = |_: &dyn CacheWriter| Ok(Vec::new());
+        let did = |_: &str, _| {};
         export(
             &self.store,
             to.writer(),
             steps,
             &bytes,
-            mounts,
+            &mut mounts,
             doubted,
-            &|_, _| {},
+            &did,
         )
         .unwrap();
     }

@@ -81,17 +81,41 @@ pub struct Pack {
     pub length: u64,
 }
 
+/// Why a pack was not opened.
+#[derive(Debug)]
+pub enum PackError {
+    /// It is none of that length, or cannot be read.
+    Read(io::Error),
+    /// The file cannot be written.
+    Write(io::Error),
+}
+
 impl Pack {
-    /// Writes the pieces of the pack behind each other. Its digest is for the caller to compare.
+    /// Writes the pieces of the pack behind each other, from byte `start` of a file. Its digest is for the caller to compare.
     ///
     /// # Errors
-    /// If it is no pack of that length, or cannot be read or written.
-    pub fn open(&self, from: impl Read, mut to: &File) -> io::Result<()> {
-        let from = zstd::stream::read::Decoder::new(from)?;
-        let most = self.length.min(MOST) + 1;
-        match io::copy(&mut from.take(most), &mut to)? == self.length {
+    /// If it is no pack of that length, or the file cannot be written.
+    pub fn open(&self, from: impl Read, to: &File, start: u64) -> Result<(), PackError> {
+        let from = zstd::stream::read::Decoder::new(from).map_err(PackError::Read)?;
+        let mut from = from.take(self.length.min(MOST) + 1);
+        let mut buffer = vec![0; 256 << 10];
+        let mut length = 0;
+        loop {
+            let read = match from.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(PackError::Read(error)),
+            };
+            let written = to.write_all_at(&buffer[..read], start + length);
+            written.map_err(PackError::Write)?;
+            length += read as u64;
+        }
+        match length == self.length {
             true => Ok(()),
-            false => Err(io::Error::other("is not as long as it should be")),
+            false => Err(PackError::Read(io::Error::other(
+                "it is not as long as it should be",
+            ))),
         }
     }
 }
@@ -168,7 +192,7 @@ impl PackedFiles {
         dir: &Path,
         earlier: &Self,
         has: impl Fn(&Pack) -> Result<bool, E>,
-        put: &(dyn Fn(&Pack, &[u8]) -> Result<(), E> + Sync),
+        put: impl Fn(&Pack, &[u8]) -> Result<(), E> + Sync,
         cancel: &CancelToken,
     ) -> Result<Self, E> {
         let contents = contents(trees, tree).map_err(LayerError::from)?;
@@ -254,7 +278,18 @@ impl PackedFiles {
         Ok(packed)
     }
 
-    /// Makes the empty directory `into` what `tree` says, with the bytes of these packs, each [opened](Pack::open) into a file.
+    /// Where each pack begins in a file that has them all behind each other.
+    pub fn starts(&self) -> Vec<u64> {
+        let starts = self.packs.iter().scan(0, |next, pack| {
+            let start = *next;
+            *next += pack.length;
+            Some(start)
+        });
+        starts.collect()
+    }
+
+    /// Makes the empty directory `into` what `tree` says, with the bytes of `packs`, a file that all were [opened](Pack::open)
+    /// into, where they [begin](Self::starts).
     ///
     /// # Errors
     /// If it cannot be written, or packs are not what they should be.
@@ -263,15 +298,17 @@ impl PackedFiles {
         trees: &Trees,
         tree: &TreeId,
         into: &Path,
-        packs: &[File],
+        packs: &File,
         owners: Ownership,
         cancel: &CancelToken,
     ) -> Result<(), LayerError> {
+        let starts = self.starts();
         let fill = |out: &mut FileWriter, node: &FileNode, buffer: &mut Vec<u8>| {
             let mut hasher = blake3::Hasher::new();
             for piece in self.files.get(&node.digest).into_iter().flatten() {
                 buffer.resize(piece.length as usize, 0);
-                let read = packs[piece.pack as usize].read_exact_at(buffer, piece.start.into());
+                let start = starts[piece.pack as usize] + u64::from(piece.start);
+                let read = packs.read_exact_at(buffer, start);
                 read.map_err(|source| LayerError::ReadFile {
                     path: show(out.path()),
                     source,
@@ -331,6 +368,10 @@ impl PackedFiles {
         let files = contents(trees, tree).map_err(|error| format!("has no tree: {error}"))?;
         if packs.iter().any(|pack| pack.length > MOST) {
             return Err("has a pack that is too long".to_owned());
+        }
+        let different: BTreeSet<OciDigest> = packs.iter().map(|pack| pack.digest).collect();
+        if different.len() < packs.len() {
+            return Err("has a pack twice".to_owned());
         }
         let from = zstd::stream::read::Decoder::new(bytes);
         let mut from = from
@@ -605,7 +646,7 @@ mod t {
                 &self.mount(),
                 &self.packed,
                 has,
-                &put,
+                put,
                 &never,
             );
             let packed = packed.unwrap();
@@ -622,20 +663,23 @@ mod t {
         /// Brings it back, with the packs as `damage` leaves them.
         fn bring_back(&self, damage: impl Fn(&mut Vec<u8>)) -> Result<PathBuf, LayerError> {
             let into = tempfile::tempdir_in(self.dir.path()).unwrap().keep();
-            let mut files = Vec::new();
-            for pack in &self.packed.packs {
+            let packs = tempfile::tempfile().unwrap();
+            for (pack, start) in self.packed.packs.iter().zip(self.packed.starts()) {
                 let blob = self.place.blobs.lock().unwrap()[&pack.digest].clone();
-                let file = tempfile::tempfile().unwrap();
                 let mut bytes = zstd::decode_all(blob.as_slice()).unwrap();
                 damage(&mut bytes);
-                (&file).write_all(&bytes).unwrap();
-                files.push(file);
+                let blob = zstd::encode_all(bytes.as_slice(), 1).unwrap();
+                match pack.open(blob.as_slice(), &packs, start) {
+                    Ok(()) => {}
+                    Err(PackError::Read(source)) => return Err(failed("read", b"", source)),
+                    Err(PackError::Write(error)) => panic!("{error}"),
+                }
             }
             let tree = self.tree.unwrap().tree;
             let owners = Ownership::Logical;
             let never = CancelToken::new();
             self.packed
-                .write(&self.trees, &tree, &into, &files, owners, &never)?;
+                .write(&self.trees, &tree, &into, &packs, owners, &never)?;
             Ok(into)
         }
 
@@ -778,7 +822,7 @@ mod t {
                 &fixture.mount(),
                 &PackedFiles::default(),
                 |_| Ok(true),
-                &|_, _| Ok(()),
+                |_, _| Ok(()),
                 &never,
             );
             let error: LayerError = packed.unwrap_err();
@@ -842,12 +886,15 @@ mod t {
             let parsed = PackedFiles::parse(&packed, vec![pack], &fixture.trees, &tree);
             assert_eq!(parsed.unwrap_err(), problem);
         }
+        let twice = PackedFiles::parse(b"", vec![pack, pack], &fixture.trees, &tree);
+        assert_eq!(twice.unwrap_err(), "has a pack twice");
         let parsed = PackedFiles::parse(b"none", vec![pack], &fixture.trees, &tree);
         assert_eq!(parsed.unwrap_err(), "ends too early for `file`");
         let blob = fixture.place.blobs.lock().unwrap()[&pack.digest].clone();
         let to = tempfile::tempfile().unwrap();
         for wrong in [Pack { length: 9, ..pack }, Pack { length: 11, ..pack }] {
-            wrong.open(blob.as_slice(), &to).unwrap_err();
+            let opened = wrong.open(blob.as_slice(), &to, 0);
+            assert!(matches!(opened, Err(PackError::Read(_))));
         }
     }
 }

@@ -34,6 +34,7 @@ use crate::op::Op;
 use crate::op::Owner;
 use crate::op::ProxyEnv;
 use crate::op::SecurityMode;
+use crate::op::SourceOp;
 use crate::op::UserRef;
 
 /// Mode of a cache mount's directory if nobody asks for another.
@@ -50,10 +51,11 @@ pub(super) struct Encoded {
     pub(super) limits: BTreeMap<String, Limits>,
 }
 
-/// The protobuf form of what `root` needs.
+/// The protobuf form of what `root` needs, with what tells contexts of this build from those of others, if that is wanted.
 pub(super) fn definition(
     definition: &Definition,
     root: Option<Edge>,
+    build: Option<&str>,
 ) -> Result<Encoded, EncodeError> {
     let Some(root) = root else {
         return Ok(Encoded::default());
@@ -65,7 +67,10 @@ pub(super) fn definition(
             needed.extend(vertex.inputs.iter().map(|edge| edge.vertex));
         }
     }
-    let mut encoder = Encoder::default();
+    let mut encoder = Encoder {
+        build: build.map(str::to_owned),
+        ..Encoder::default()
+    };
     for (id, vertex) in steps {
         if needed.contains(&id) {
             let op = encoder.op(vertex)?;
@@ -104,6 +109,8 @@ struct Encoder {
     locations: BTreeMap<String, pb::Locations>,
     map: SourceMap,
     limits: BTreeMap<String, Limits>,
+    /// Goes with contexts.
+    build: Option<String>,
 }
 
 impl Encoder {
@@ -163,7 +170,11 @@ impl Encoder {
             .collect::<Result<_, _>>()?;
         let (op, has_platform) = match &vertex.op {
             Op::Source(source) => {
-                let op = source::encode(source)?;
+                let mut op = source::encode(source)?;
+                if let (SourceOp::Local(_), Some(build)) = (source, &self.build) {
+                    op.attrs
+                        .insert(source::LOCAL_UNIQUE.to_owned(), build.clone());
+                }
                 let is_image = op.identifier.starts_with("docker-image://")
                     || op.identifier.starts_with("oci-layout://");
                 (pb::op::Op::Source(op), is_image)

@@ -19,6 +19,7 @@ const LOCAL_INCLUDE: &str = "local.includepattern";
 /// Ours: BuildKit passes over it, and normalises nothing.
 const LOCAL_MODES: &str = "rbuild.local.modes";
 const LOCAL_EXCLUDE: &str = "local.excludepatterns";
+pub(super) const LOCAL_UNIQUE: &str = "local.unique";
 const LOCAL_KEY_HINT: &str = "local.sharedkeyhint";
 const GIT_KEEP_DIR: &str = "git.keepgitdir";
 const GIT_SKIP_SUBMODULES: &str = "git.skipsubmodules";
@@ -43,7 +44,7 @@ const NO_INFLUENCE: [&str; 8] = [
     "image.resolvemode",
     "image.recordtype",
     "local.session",
-    "local.unique",
+    LOCAL_UNIQUE,
     "local.differ",
     LOCAL_FOLLOW,
     LOCAL_KEY_HINT,

@@ -197,7 +197,14 @@ impl Daemon<'_> {
 
     fn lower(&self, capabilities: &Capabilities) -> Result<Lowered, EngineError> {
         let names = &self.supply.contexts.names;
-        lower::lower(self.job.definition, names, capabilities, self.address)
+        let build = &self.supply.build;
+        lower::lower(
+            self.job.definition,
+            names,
+            build,
+            capabilities,
+            self.address,
+        )
     }
 
     fn part(&self, output: &Output, encoded: (Vec<u8>, Steps)) -> Result<Part, EngineError> {

@@ -45,12 +45,15 @@ pub(super) struct Lowered {
     edges: BTreeMap<VertexId, VertexId>,
     /// And back.
     steps: BTreeMap<VertexId, VertexId>,
+    /// Tells this build's contexts from those of others on the same daemon.
+    build: String,
 }
 
-/// Makes the graph one that a daemon with these capabilities takes. `names` are what the contexts are called.
+/// Makes the graph one that a daemon with these capabilities takes. `names` are what the contexts are called in `build`.
 pub(super) fn lower(
     definition: &PrunedDefinition,
     names: &BTreeMap<VertexId, String>,
+    build: &str,
     capabilities: &Capabilities,
     address: &BuilderAddress,
 ) -> Result<Lowered, EngineError> {
@@ -58,6 +61,7 @@ pub(super) fn lower(
         definition: Definition::with_capacity(definition.len()),
         edges: BTreeMap::new(),
         steps: BTreeMap::new(),
+        build: build.to_owned(),
     };
     for (id, vertex) in definition.iter() {
         for (capability, what) in needs(&vertex.op) {
@@ -138,7 +142,7 @@ impl Lowered {
             vertex: self.edges[&edge.vertex],
             ..edge
         });
-        let encoded = proto::encode_with_steps(&self.definition, root);
+        let encoded = proto::encode_with_steps(&self.definition, root, &self.build);
         let (bytes, ops) = encoded.map_err(|error| EngineError::Failed {
             message: error.to_string(),
             op: None,
@@ -319,7 +323,7 @@ mod t {
             (Capabilities::from_iter(["mergeop"]), "merge"),
             (Capabilities::default(), "file"),
         ] {
-            let lowered = lower(&graph, &names, &capabilities, &unix()).unwrap();
+            let lowered = lower(&graph, &names, "build", &capabilities, &unix()).unwrap();
             let top = lowered.edges[&root.unwrap().vertex];
             assert_eq!(lowered.definition.get(&top).unwrap().op.kind(), want);
             let (bytes, steps) = lowered.encode(root).unwrap();
@@ -336,7 +340,7 @@ mod t {
         let graph = graph(Op::Merge);
         let ids: Vec<VertexId> = graph.iter().map(|(id, _)| id).collect();
         let names = BTreeMap::from([(ids[0], "first".into()), (ids[1], "second".into())]);
-        let lowered = lower(&graph, &names, &Capabilities::default(), &unix()).unwrap();
+        let lowered = lower(&graph, &names, "build", &Capabilities::default(), &unix()).unwrap();
         let sources = lowered.definition.iter().filter_map(|(_, v)| match &v.op {
             Op::Source(SourceOp::Local(local)) => Some(local.clone()),
             _ => None,
@@ -351,11 +355,35 @@ mod t {
         );
     }
 
+    /// A daemon builds what has one digest once for all who ask for it at the same time: the contexts of two builds are never
+    /// one, those of one build are, and all else that is equal is shared.
+    #[test]
+    fn no_build_gets_the_context_of_another() {
+        let digests = |build: &str| {
+            let graph = graph(Op::Merge);
+            let ids: Vec<VertexId> = graph.iter().map(|(id, _)| id).collect();
+            let names = BTreeMap::from([(ids[0], "context".into()), (ids[1], "other".into())]);
+            let capabilities = Capabilities::from_iter(["mergeop"]);
+            let lowered = lower(&graph, &names, build, &capabilities, &unix()).unwrap();
+            let (_, steps) = lowered.encode(graph.outputs[0].root).unwrap();
+            let of: BTreeMap<VertexId, String> =
+                steps.into_iter().map(|(op, step)| (step, op)).collect();
+            [of[&ids[0]].clone(), of[&ids[1]].clone()]
+        };
+        let (one, again, other) = (digests("one"), digests("one"), digests("other"));
+        assert_eq!(one, again);
+        assert!(
+            one.iter().all(|digest| !other.contains(digest)),
+            "{one:?} {other:?}"
+        );
+    }
+
     #[test]
     fn what_a_daemon_is_too_old_for_is_named() {
         let error = lower(
             &graph(Op::Diff),
             &BTreeMap::new(),
+            "build",
             &Capabilities::default(),
             &unix(),
         );
