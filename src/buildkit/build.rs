@@ -156,7 +156,7 @@ impl Connection {
         let answer = solved.map_err(|error| match error {
             EngineError::Failed { message, .. } => {
                 let failures = failures.borrow();
-                let op = failures.first().map(|(op, _)| op.to_owned());
+                let op = failures.behind(&message).map(str::to_owned);
                 EngineError::Failed { message, op }
             }
             error => error,

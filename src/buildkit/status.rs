@@ -1,7 +1,5 @@
 //! What a daemon tells about steps (`moby.buildkit.v1.StatusResponse`), as our events, which have the same fields.
 
-use std::collections::BTreeMap;
-
 use bollard_buildkit_proto::google::protobuf;
 use bollard_buildkit_proto::moby::buildkit::v1 as api;
 use rbuild_llb::event::Event;
@@ -13,27 +11,26 @@ use rbuild_llb::event::VertexEvent;
 /// What an interrupted step says of itself; it is not what went wrong.
 const CANCELLED: &str = "context canceled";
 
-/// Steps that failed, in the order in which that was told.
+/// What failed and did not just fail because it was stopped, with the errors, in the order in which that was told.
 #[derive(Debug, Default)]
-pub(super) struct Failures {
-    seen: BTreeMap<String, String>,
-    first: Option<String>,
-}
+pub(super) struct Failures(Vec<(String, String)>);
 
 impl Failures {
-    /// The first step that did not just fail because it was stopped.
-    pub(super) fn first(&self) -> Option<(&str, &str)> {
-        let op = self.first.as_ref()?;
-        Some((op, &self.seen[op]))
+    /// What brought a build to its end that says `message`: the first whose error that has in it, else the first. A daemon tells
+    /// of caches that it could not read as it does of steps, and goes on.
+    pub(super) fn behind(&self, message: &str) -> Option<&str> {
+        let mut all = self.0.iter();
+        let said = all.find(|(_, error)| message.contains(error.as_str()));
+        said.or(self.0.first()).map(|(op, _)| op.as_str())
     }
 
     fn note(&mut self, vertex: &VertexEvent) {
         if vertex.error.is_empty() || vertex.error.ends_with(CANCELLED) {
             return;
         }
-        self.first.get_or_insert_with(|| vertex.digest.clone());
-        self.seen
-            .insert(vertex.digest.clone(), vertex.error.clone());
+        if !self.0.iter().any(|(op, _)| *op == vertex.digest) {
+            self.0.push((vertex.digest.clone(), vertex.error.clone()));
+        }
     }
 }
 
@@ -106,6 +103,17 @@ mod t {
             &mut failures,
         );
         events(response(vec![vertex("c", "exit code: 2")]), &mut failures);
-        assert_eq!(failures.first(), Some(("b", "exit code: 1")));
+        assert_eq!(failures.behind("failed to solve"), Some("b"));
+        // A cache that is not there yet came before all of them.
+        let mut failures = Failures::default();
+        let missing = "registry.example/app:cache: not found";
+        let process = "process \"/bin/false\" did not complete successfully: exit code: 1";
+        for (op, error) in [("cache", missing), ("step", process)] {
+            events(response(vec![vertex(op, error)]), &mut failures);
+        }
+        assert_eq!(
+            failures.behind(&format!("failed to solve: {process}")),
+            Some("step")
+        );
     }
 }
