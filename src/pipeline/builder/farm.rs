@@ -160,6 +160,13 @@ impl<'a> Member<'a> {
         self.locked().clone()
     }
 
+    fn may_emulate(&self) -> bool {
+        match &self.node.place {
+            Place::Daemon(address) => address.may_emulate() && self.lost().is_none(),
+            Place::Here => false,
+        }
+    }
+
     fn locked(&self) -> std::sync::MutexGuard<'_, Option<String>> {
         self.lost.lock().expect("nothing panics while it is locked")
     }
@@ -219,6 +226,7 @@ impl<'a> Farm<'a> {
             node: &member.node.name,
             declared: &member.node.platforms,
             reported: &member.reported,
+            may_emulate: member.may_emulate(),
         });
         let sites: Vec<Site<'_>> = sites.collect();
         let target = &self.job.targets[target];
@@ -325,7 +333,13 @@ impl<'a> Farm<'a> {
                 );
                 say(&text, self.events);
             }
-            if candidate.emulated > 0 {
+            if candidate.unlisted > 0 {
+                let text = format!(
+                    "[internal] no node that can be reached lists what runs for {platform}: {name} is tried, with an \
+                     emulator that it may have"
+                );
+                say(&text, self.events);
+            } else if candidate.emulated > 0 {
                 let text = format!(
                     "[internal] no node that can be reached is native to what runs for {platform}: {name} emulates {}",
                     steps(candidate.emulated)

@@ -1,6 +1,7 @@
 //! Which nodes of a builder may make an output, the best first. Pure.
 //!
-//! What counts is what must run: an output for arm64 whose steps all run on the build platform needs an amd64 node. Of nodes
+//! What counts is what must run: an output for arm64 whose steps all run on the build platform needs an amd64 node. Last come
+//! daemons that do not list a platform: they may have an emulator of their own, which they do not tell of. Of nodes
 //! that emulate equally little, the order is that of their scores (rendezvous hashing): the hash of the build's identity
 //! and the node's name. So a build goes to the node that it went to before, whatever is in its files; and when a node comes
 //! or goes, only the builds that are its own move.
@@ -18,6 +19,8 @@ pub(super) struct Site<'a> {
     pub(super) declared: &'a [Platform],
     /// What the daemon says that it builds for, its own platform first; none if it was not asked.
     pub(super) reported: &'a [Platform],
+    /// Whether it may emulate what it does not list.
+    pub(super) may_emulate: bool,
 }
 
 /// What an output needs.
@@ -36,6 +39,8 @@ pub(super) struct Candidate {
     pub(super) site: usize,
     /// How many steps it emulates.
     pub(super) emulated: usize,
+    /// How many of these it does not say that it can run.
+    pub(super) unlisted: usize,
 }
 
 impl Site<'_> {
@@ -56,8 +61,17 @@ impl Site<'_> {
         self.reported.contains(platform) && self.reported.first().is_some_and(family)
     }
 
-    fn runs(&self, platform: &Platform) -> bool {
+    /// Whether it says that it runs programs for `platform`.
+    pub(super) fn lists(&self, platform: &Platform) -> bool {
         self.is_native(platform) || runs(self.reported, platform)
+    }
+
+    /// Whether it is worth a try. BuildKit lists what its kernel runs; the emulators that come with it (`buildkit-qemu-*`,
+    /// solver/llbsolver/ops/exec_binfmt.go) it looks for when a step needs one, and for another amd64 it does not.
+    pub(super) fn may_run(&self, platform: &Platform) -> bool {
+        let emulates = platform.os == "linux"
+            && (platform.arch != "amd64" || matches!(&*platform.variant, "" | "v2"));
+        self.lists(platform) || (self.may_emulate && emulates)
     }
 }
 
@@ -72,19 +86,23 @@ pub(super) fn runs(reported: &[Platform], platform: &Platform) -> bool {
 pub(super) fn order(key: &str, sites: &[Site<'_>], need: &Need) -> Vec<Candidate> {
     let able = sites.iter().enumerate().filter(|(_, site)| {
         let mut platforms = need.steps.keys();
-        platforms.all(|platform| site.runs(platform))
+        platforms.all(|platform| site.may_run(platform))
     });
     let mut ranked: Vec<_> = able
         .map(|(at, site)| {
-            let emulated = need.steps.iter();
-            let emulated = emulated.filter(|(platform, _)| !site.is_native(platform));
+            let steps = |is: &dyn Fn(&Platform) -> bool| {
+                let steps = need.steps.iter().filter(|(platform, _)| !is(platform));
+                steps.map(|(_, steps)| steps).sum()
+            };
             let candidate = Candidate {
                 site: at,
-                emulated: emulated.map(|(_, steps)| steps).sum(),
+                emulated: steps(&|platform| site.is_native(platform)),
+                unlisted: steps(&|platform| site.lists(platform)),
             };
             // Where nothing runs any node will do, and that of the platform is where people look for it.
             let elsewhere = !site.is_native(&need.platform);
             let rank = (
+                candidate.unlisted,
                 candidate.emulated,
                 elsewhere,
                 Reverse(score(key, site.node)),
@@ -126,6 +144,7 @@ mod t {
             node,
             declared: native,
             reported: &[],
+            may_emulate: true,
         };
         names.iter().map(site).collect()
     }
@@ -209,6 +228,7 @@ mod t {
                 node,
                 declared,
                 reported,
+                may_emulate: false,
             })
             .collect();
         let order_of = |platform: &str, steps: &[(&str, usize)]| {
@@ -243,5 +263,39 @@ mod t {
         // Of both architectures: as few emulated steps as can be.
         let mixed = order_of("linux/arm64", &[("linux/amd64", 1), ("linux/arm64", 5)]);
         assert_eq!(mixed, [("both", 5)]);
+    }
+
+    #[test]
+    fn who_lists_nothing_of_the_kind_comes_last() {
+        let amd = platforms(&["linux/amd64", "linux/386"]);
+        let emulating = platforms(&["linux/amd64", "linux/arm64"]);
+        let site = |node, reported, may_emulate| Site {
+            node,
+            declared: &[],
+            reported,
+            may_emulate,
+        };
+        let sites = [
+            site("daemon", &amd, true),
+            site("dockerd", &amd, false),
+            site("listing", &emulating, true),
+        ];
+        let order_of = |platform: &str, steps: &[(&str, usize)]| {
+            let order = order("project", &sites, &need(platform, steps));
+            let names = order.iter();
+            let names = names.map(|c| (sites[c.site].node, c.emulated, c.unlisted));
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            order_of("linux/arm64", &[("linux/arm64", 2)]),
+            [("listing", 2, 0), ("daemon", 2, 2)]
+        );
+        let mut s390x = order_of("linux/s390x", &[("linux/s390x", 1), ("linux/amd64", 3)]);
+        s390x.sort_unstable();
+        assert_eq!(s390x, [("daemon", 1, 1), ("listing", 1, 1)]);
+        // A daemon refuses these.
+        for platform in ["linux/amd64/v4", "windows/amd64"] {
+            assert_eq!(order_of(platform, &[(platform, 1)]), []);
+        }
     }
 }

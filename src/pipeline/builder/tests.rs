@@ -180,7 +180,7 @@ fn platforms_go_to_who_is_native_to_them() {
     assert_eq!(ran(&outcome), no_failures(&[("linux/arm64", "c")]));
 
     // Nobody: before anything runs.
-    let mut project = Project::local(&["linux/s390x"]);
+    let mut project = Project::local(&["linux/amd64/v4"]);
     let error = project
         .build(vec![at("a", &amd), at("b", &arm)])
         .unwrap_err();
@@ -188,7 +188,7 @@ fn platforms_go_to_who_is_native_to_them() {
     let text = error.to_string();
     assert_eq!(
         text,
-        "no node of the builder `farm` runs steps for linux/s390x"
+        "no node of the builder `farm` runs steps for linux/amd64/v4"
     );
     assert_eq!(
         error.hints,
@@ -364,6 +364,43 @@ fn who_emulates_takes_over_whatever_is_declared() {
     assert_eq!(ran(&outcome), [want]);
     assert_eq!(outcome.ran[0].emulated, 1);
     assert_eq!(project.file("who"), "amd");
+}
+
+/// BuildKit does not list what it emulates with emulators of its own.
+#[test]
+fn who_does_not_list_a_platform_is_tried() {
+    let fake = |failing: bool| {
+        Fake::start(Script::asked(move |_, channel| async move {
+            if !failing {
+                return say("amd", None, channel).await;
+            }
+            let message = "process \"/bin/sh -c x\" did not complete successfully: exit code: 255";
+            Err(Status::unknown(message))
+        }))
+    };
+    for several in [false, true] {
+        let nodes = |fake: &Fake| match several {
+            false => vec![at("amd", fake)],
+            true => vec![at("amd", fake), at("same", fake)],
+        };
+        let able = fake(false);
+        let mut project = Project::local(&["linux/arm64"]);
+        let outcome = project.build(nodes(&able)).unwrap();
+        assert_eq!(project.file("who"), "amd");
+        let emulated: Vec<usize> = outcome.ran.iter().map(|ran| ran.emulated).collect();
+        assert_eq!(emulated, vec![1; usize::from(several)]);
+
+        let unable = fake(true);
+        let mut project = Project::local(&["linux/arm64"]);
+        let error = project.build(nodes(&unable)).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Step);
+    }
+    // What its CPU is not, it cannot emulate.
+    let amd = fake(false);
+    let mut project = Project::local(&["linux/amd64/v4"]);
+    let error = project.build(vec![at("amd", &amd)]).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Request);
+    assert!(amd.stop().exports.is_empty());
 }
 
 /// What a registry was sent.
