@@ -114,6 +114,53 @@ pub(super) fn order(key: &str, sites: &[Site<'_>], need: &Need) -> Vec<Candidate
     ranked.into_iter().map(|(_, candidate)| candidate).collect()
 }
 
+/// What has been heard of a node that was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    Nothing,
+    /// Something there has taken the connection.
+    Connected,
+    Answer,
+    /// It is of no use.
+    Failure,
+}
+
+/// Who is passed over, if it is clear who makes an output though some have not answered. `patient`: whether who has not even
+/// taken the connection may be there still.
+pub(super) fn settle(
+    key: &str,
+    sites: &[Site<'_>],
+    heard: &[Heard],
+    need: &Need,
+    patient: bool,
+) -> Option<Vec<usize>> {
+    let wanted: Vec<Platform> = need.steps.keys().chain([&need.platform]).cloned().collect();
+    // Who has not said what it is may be native to everything.
+    let hoped = sites.iter().zip(heard).map(|(site, heard)| {
+        let unknown = matches!(heard, Heard::Nothing | Heard::Connected);
+        match unknown && site.declared.is_empty() {
+            true => Site {
+                declared: &wanted,
+                ..site.clone()
+            },
+            false => site.clone(),
+        }
+    });
+    let hoped: Vec<Site<'_>> = hoped.collect();
+    let mut passed_over = Vec::new();
+    for candidate in order(key, &hoped, need) {
+        match heard[candidate.site] {
+            Heard::Failure => {}
+            Heard::Nothing if !patient => passed_over.push(candidate.site),
+            Heard::Nothing | Heard::Connected => return None,
+            // To wait takes less time than to emulate.
+            Heard::Answer if candidate.emulated > 0 && !passed_over.is_empty() => return None,
+            Heard::Answer => return Some(passed_over),
+        }
+    }
+    None
+}
+
 fn score(key: &str, node: &str) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     // The length keeps ("a", "bc") and ("ab", "c") apart.
@@ -297,5 +344,49 @@ mod t {
         for platform in ["linux/amd64/v4", "windows/amd64"] {
             assert_eq!(order_of(platform, &[(platform, 1)]), []);
         }
+    }
+
+    #[test]
+    fn nobody_waits_for_who_cannot_matter() {
+        let amd = platforms(&["linux/amd64"]);
+        let arm = platforms(&["linux/arm64"]);
+        let both = platforms(&["linux/amd64", "linux/arm64"]);
+        let site = |node, declared, reported| Site {
+            node,
+            declared,
+            reported,
+            may_emulate: true,
+        };
+        let native = need("linux/amd64", &[("linux/amd64", 1)]);
+        // The two that answer alike, in the order of their scores.
+        let pair = ["one", "two"].map(|node| site(node, &amd, &amd));
+        let ranked = order("project", &pair, &native);
+        let [first, second] = [ranked[0].site, ranked[1].site].map(|at| pair[at].node);
+        let settled = |sites: &[Site<'_>], heard: &[Heard], need: &Need| {
+            [true, false].map(|patient| settle("project", sites, heard, need, patient).is_some())
+        };
+        use Heard::Answer;
+        use Heard::Connected;
+        use Heard::Failure;
+        use Heard::Nothing;
+        // Whose build it is has answered.
+        let sites = [site(first, &[], &amd), site(second, &[], &[])];
+        assert_eq!(settled(&sites, &[Answer, Nothing], &native), [true, true]);
+        // The other has: a little patience, and more with one that is there.
+        let sites = [site(first, &[], &[]), site(second, &[], &amd)];
+        assert_eq!(settled(&sites, &[Nothing, Answer], &native), [false, true]);
+        let passed_over = settle("project", &sites, &[Nothing, Answer], &native, false);
+        assert_eq!(passed_over, Some(vec![0]));
+        assert_eq!(settled(&sites, &[Connected, Answer], &native), [false; 2]);
+        assert_eq!(settled(&sites, &[Failure, Answer], &native), [true; 2]);
+        // It is for something else.
+        let sites = [site(first, &arm, &[]), site(second, &[], &amd)];
+        assert_eq!(settled(&sites, &[Nothing, Answer], &native), [true; 2]);
+        // The one that answers would have to emulate.
+        let foreign = need("linux/arm64", &[("linux/arm64", 1)]);
+        let sites = [site("arm", &arm, &[]), site("both", &[], &both)];
+        assert_eq!(settled(&sites, &[Nothing, Answer], &foreign), [false; 2]);
+        assert_eq!(settled(&sites, &[Failure, Answer], &foreign), [true; 2]);
+        assert_eq!(settled(&sites, &[Nothing, Failure], &foreign), [false; 2]);
     }
 }

@@ -345,6 +345,52 @@ fn nodes_that_cannot_be_had_are_done_without() {
     }
 }
 
+/// A machine that is gone without a word: what is sent to it is answered by nobody.
+#[test]
+fn who_takes_no_connection_is_not_waited_for() {
+    use rustix::net;
+    let listener = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None).unwrap();
+    let any = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
+    net::bind(&listener, &any).unwrap();
+    // One connection waits to be taken, and there is no place for a second.
+    net::listen(&listener, 0).unwrap();
+    let listener = TcpListener::from(listener);
+    let address = listener.local_addr().unwrap();
+    let _first = std::net::TcpStream::connect(address).unwrap();
+    let silent = format!("tcp://{address}");
+    let silent = |platform: &str| Node {
+        platforms: vec![platform.parse().unwrap()],
+        ..node("silent", silent.parse().unwrap())
+    };
+    let one = native("one", "amd64", false);
+    let mut ran_after = Vec::new();
+    // Some of these builds would be the other's.
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let mut project = Project::local(&["linux/amd64"]);
+        project.request.tags = vec![Tag {
+            target: None,
+            name: format!("registry.example/{name}:latest"),
+        }];
+        let outcome = project
+            .build(vec![silent("linux/amd64"), at("one", &one)])
+            .unwrap();
+        assert_eq!(project.file("who"), "one");
+        ran_after.extend(outcome.ran[0].failed.clone());
+    }
+    assert!((1..6).contains(&ran_after.len()), "{ran_after:?}");
+    for (name, why) in ran_after {
+        assert_eq!(name, "silent");
+        assert!(why.starts_with("it has not answered"), "{why}");
+    }
+    // It is for something else, and nobody's loss.
+    let mut project = Project::local(&["linux/amd64"]);
+    let nodes = vec![silent("linux/arm64"), at("one", &one)];
+    assert_eq!(
+        ran(&project.build(nodes).unwrap()),
+        no_failures(&[("linux/amd64", "one")])
+    );
+}
+
 #[test]
 fn who_emulates_takes_over_whatever_is_declared() {
     let dir = tempfile::tempdir().unwrap();
