@@ -112,9 +112,15 @@ impl Daemon<'_> {
                     then,
                 } = export;
                 let exporter = Some((exporter, options));
-                let answer = self
-                    .solve(target, &target.outputs, target.several, exporter, sink)
-                    .map_err(|error| self.told(error))?;
+                let outputs = &target.outputs;
+                let solved = self.solve(target, outputs, target.several, exporter, sink);
+                let answer = match solved {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        let why = then.why_not(&error).map(local_failure::export);
+                        return Err(why.unwrap_or_else(|| self.told(error)));
+                    }
+                };
                 built.image = outputs::image(&answer, target.names()).or(built.image);
                 match then
                     .finish(built.image.as_ref())

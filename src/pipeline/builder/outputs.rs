@@ -15,6 +15,8 @@ use rbuild_llb::op::Op;
 use rbuild_llb::op::SourceOp;
 
 use crate::buildkit::Answer;
+use crate::buildkit::EngineError;
+use crate::buildkit::HereError;
 use crate::buildkit::Sink;
 use crate::exporter::ExportError;
 use crate::exporter::Pending;
@@ -64,6 +66,16 @@ pub(super) enum Then {
 }
 
 impl Then {
+    /// Why a build failed that could not write to what was to come after it.
+    pub(super) fn why_not(self, error: &EngineError) -> Option<ExportError> {
+        match (self, error) {
+            (Self::Load(waiting), EngineError::Here(HereError::Write { source, .. })) => {
+                waiting.why_not(source)
+            }
+            _ => None,
+        }
+    }
+
     /// Does what needs no store.
     pub(super) fn finish(self, image: Option<&BuiltImage>) -> Result<Self, ExportError> {
         Ok(Self::Done(match self {

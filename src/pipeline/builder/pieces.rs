@@ -338,15 +338,32 @@ impl Joining<'_> {
                 (Then::Import { archive, options }, to)
             }
         };
-        if !self.target.several {
-            let mut image = None;
-            for (_, piece) in pieces {
-                image = piece.image;
-                copy(&mut piece.bytes.file()?, &mut to)?;
+        let written = match self.target.several {
+            true => self.joined(spec, pieces, &mut to).map(Some),
+            false => pieces.into_iter().try_fold(None, |_, (_, piece)| {
+                let mut archive = piece.bytes.file()?;
+                copy(&mut archive, &mut to)?;
+                Ok(piece.image)
+            }),
+        };
+        let written = written.and_then(|image| close(to).map(|()| image));
+        match (written, then) {
+            (Ok(image), then) => Ok((image, then)),
+            (Err(ExportError::Joined(error)), Then::Load(waiting)) => {
+                let why = waiting.why_not(&error);
+                Err(why.unwrap_or(ExportError::Joined(error)))
             }
-            close(to)?;
-            return Ok((image, then));
+            (Err(error), _) => Err(error),
         }
+    }
+
+    /// Writes an index over images, and what they are made of.
+    fn joined(
+        &self,
+        spec: &OutputSpec,
+        pieces: Vec<(Platform, Piece)>,
+        to: &mut (dyn Write + Send),
+    ) -> Result<BuiltImage, ExportError> {
         let mut layouts = Vec::new();
         let mut entries = Vec::new();
         for (platform, piece) in pieces {
@@ -355,9 +372,8 @@ impl Joining<'_> {
             layouts.push(layout);
         }
         let index = assemble::index_of(spec, entries);
-        join::write_index(&layouts, &index, names, &mut to)?;
-        close(to)?;
-        Ok((Some(self.built(&index)), then))
+        join::write_index(&layouts, &index, self.target.names(), to)?;
+        Ok(self.built(&index))
     }
 }
 
