@@ -119,11 +119,7 @@ struct Import {
 impl Job<'_> {
     /// Builds all targets whose tests pass, but for what is left to this machine.
     pub(super) fn carry_out(&self, progress: &Progress) -> Result<Carried, BuildError> {
-        let has_caches = self.targets.iter().any(|target| {
-            let (from, to) = self.caches(target, None);
-            !from.is_empty() || !to.is_empty()
-        });
-        outputs::refuse(self.targets, self.definition, self.builder, has_caches)?;
+        outputs::refuse(self.targets, self.definition, self.builder)?;
         let cancel = CancelToken::new();
         let signals = sandbox::termination_signals(&cancel).map_err(local_failure::signals)?;
         let [Node { place, .. }] = self.builder.nodes.as_slice() else {

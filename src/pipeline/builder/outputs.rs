@@ -369,7 +369,6 @@ pub(super) fn refuse(
     targets: &[Target],
     definition: &PrunedDefinition,
     builder: &Builder,
-    has_caches: bool,
 ) -> Result<(), BuildError> {
     let mut refused = Vec::new();
     for (_, vertex) in definition.iter() {
@@ -398,15 +397,6 @@ pub(super) fn refuse(
     }
     let is_dockerd = |node: &Node| matches!(node.place, Place::Daemon(BuilderAddress::Docker(_)));
     let farm = builder.nodes.len() > 1;
-    let here = builder.nodes.iter().find(|node| node.place == Place::Here);
-    if let Some(node) = here.filter(|_| has_caches) {
-        let message = format!(
-            "the node `{}` is this machine, which takes no caches among other nodes",
-            node.name
-        );
-        let hint = "leave out `--cache-from` and `--cache-to`, or the node";
-        refused.push(Diagnostic::unplaced(message).hint(hint));
-    }
     let in_dockerd = !farm && builder.nodes.iter().any(is_dockerd);
     for target in targets {
         for spec in target.specs() {

@@ -36,6 +36,8 @@ use crate::pipeline::tests::progress;
 use crate::pipeline::tests::request;
 use crate::request::BuildRequest;
 use crate::request::Builder;
+use crate::request::CachePlace;
+use crate::request::CacheTo;
 use crate::request::Destination;
 use crate::request::ImageOutput;
 use crate::request::Node;
@@ -568,25 +570,6 @@ fn no_index_is_made_of_what_is_not_described() {
     assert!(taken.lock().unwrap().is_empty());
 }
 
-#[test]
-fn caches_are_not_ignored_on_this_machine() {
-    let fake = native("one", "amd64", false);
-    let mut project = Project::local(&["linux/amd64"]);
-    project.request.builder = Some(Builder {
-        name: "farm".into(),
-        nodes: vec![node("mine", Place::Here), at("one", &fake)],
-        cache_from: vec![crate::request::BuilderCache {
-            kind: "inline".to_owned(),
-            options: Default::default(),
-        }],
-        cache_to: Vec::new(),
-    });
-    let error = build(&project.request, &progress()).unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Request);
-    let said = format!("{error:?}");
-    assert!(said.contains("the node `mine` is this machine"), "{said}");
-}
-
 /// An image with one layer, as an archive.
 fn archive(arch: &str) -> Vec<u8> {
     let mut files = Vec::new();
@@ -679,6 +662,16 @@ fn this_machine_may_be_one_of_the_nodes() {
     let mut project = Project::local(&[&host.to_string(), &format!("linux/{other}")]);
     // It runs nothing: a test is no place for that.
     project.dockerfile("FROM scratch\nCOPY f /\n");
+    let cache = project.dir.path().join("cache");
+    project.request.cache_to = vec![CacheTo {
+        place: CachePlace::Local {
+            dir: cache.clone(),
+            name: "main".to_owned(),
+        },
+        all: true,
+        compression: crate::request::Compression::Default,
+        ignore_error: false,
+    }];
     let nodes = vec![node("mine", Place::Here), at("there", &fake)];
     let outcome = project.build(nodes).unwrap();
     let ran: Vec<&str> = outcome.ran.iter().map(|ran| ran.node.as_str()).collect();
@@ -687,6 +680,10 @@ fn this_machine_may_be_one_of_the_nodes() {
     let mine = host.to_string().replace('/', "_");
     assert_eq!(project.file(&format!("{mine}/f")), "");
     assert!(project.dir.path().join("metadata").exists());
+    // Its cache is not where a daemon's would be.
+    let index: Index = serde_json::from_slice(&fs::read(cache.join("index.json")).unwrap()).unwrap();
+    let names = index.manifests[0].annotations.values();
+    assert_eq!(names.collect::<Vec<_>>(), ["main-rbuild"]);
 }
 
 #[test]
