@@ -454,8 +454,8 @@ fn who_does_not_list_a_platform_is_tried() {
 /// What a registry was sent.
 type Taken = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
 
-/// A registry that takes every manifest, and remembers them by their paths.
-fn registry() -> (u16, Taken) {
+/// A registry that takes every manifest, and remembers them by their paths; it has this one.
+fn registry(there: Vec<u8>) -> (u16, Taken) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     let taken = Taken::default();
@@ -466,6 +466,18 @@ fn registry() -> (u16, Taken) {
             loop {
                 let mut head = String::new();
                 while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).unwrap_or(0) > 0 {}
+                let path = format!("/manifests/{}", Descriptor::of("", &there).digest);
+                if head.starts_with("GET ") && head.contains(&path) {
+                    let kind = Format::Oci.manifest();
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+                        there.len()
+                    );
+                    let stream = stream.get_mut();
+                    stream.write_all(answer.as_bytes()).unwrap();
+                    stream.write_all(&there).unwrap();
+                    continue;
+                }
                 let Some(path) = head.strip_prefix("PUT ") else {
                     break;
                 };
@@ -505,7 +517,7 @@ fn an_index_is_pushed_once_all_is_there() {
         })
     };
     let (amd, arm) = (start("amd64"), start("arm64"));
-    let (port, taken) = registry();
+    let (port, taken) = registry(Vec::new());
     let kind = OutputKind::Image(ImageOutput::with_push(Push::ByName));
     let mut project = Project::new(&["linux/amd64", "linux/arm64"], kind);
     let names = ["a", "b"].map(|tag| format!("127.0.0.1:{port}/app:{tag}"));
@@ -542,6 +554,44 @@ fn an_index_is_pushed_once_all_is_there() {
     }
 }
 
+/// A node that was given up may push late: it knows no tags.
+#[test]
+fn an_image_for_one_platform_gets_its_tags_from_here() {
+    let config = Descriptor::of(Format::Oci.config(), b"{}");
+    let manifest = Manifest::new(Format::Oci, config, Vec::new()).to_json();
+    let digest = Descriptor::of("", &manifest).digest;
+    let start = || {
+        Fake::start(Script::asked(move |_, _| async move {
+            let digest = ("containerimage.digest".to_owned(), digest.to_string());
+            Ok(HashMap::from([digest]))
+        }))
+    };
+    let (one, two) = (start(), start());
+    let (port, taken) = registry(manifest.clone());
+    let kind = OutputKind::Image(ImageOutput::with_push(Push::ByName));
+    let mut project = Project::new(&["linux/amd64"], kind);
+    let names = ["a", "b"].map(|tag| format!("127.0.0.1:{port}/app:{tag}"));
+    let tags = names.iter().map(|name| Tag {
+        target: None,
+        name: name.clone(),
+    });
+    project.request.tags = tags.collect();
+    let outcome = project
+        .build(vec![at("one", &one), at("two", &two)])
+        .unwrap();
+    let pushed = names.map(|name| Delivery::Pushed { name, digest });
+    assert_eq!(outcome.built[0].deliveries, pushed);
+    let want = ["a", "b"].map(|tag| (format!("/v2/app/manifests/{tag}"), manifest.clone()));
+    assert_eq!(*taken.lock().unwrap(), want);
+    let exports = [one, two].map(|fake| fake.stop().exports).concat();
+    let [(exporter, options)] = exports.as_slice() else {
+        panic!("{exports:?}");
+    };
+    assert_eq!(exporter, "image");
+    assert_eq!(options["name"], format!("127.0.0.1:{port}/app"));
+    assert_eq!(options["push-by-digest"], "true");
+}
+
 #[test]
 fn no_index_is_made_of_what_is_not_described() {
     let start = |arch: &'static str| {
@@ -557,7 +607,7 @@ fn no_index_is_made_of_what_is_not_described() {
         })
     };
     let (amd, arm) = (start("amd64"), start("arm64"));
-    let (port, taken) = registry();
+    let (port, taken) = registry(Vec::new());
     let kind = OutputKind::Image(ImageOutput::with_push(Push::ByName));
     let mut project = Project::new(&["linux/amd64", "linux/arm64"], kind);
     project.request.tags = vec![Tag {
@@ -681,7 +731,8 @@ fn this_machine_may_be_one_of_the_nodes() {
     assert_eq!(project.file(&format!("{mine}/f")), "");
     assert!(project.dir.path().join("metadata").exists());
     // Its cache is not where a daemon's would be.
-    let index: Index = serde_json::from_slice(&fs::read(cache.join("index.json")).unwrap()).unwrap();
+    let index: Index =
+        serde_json::from_slice(&fs::read(cache.join("index.json")).unwrap()).unwrap();
     let names = index.manifests[0].annotations.values();
     assert_eq!(names.collect::<Vec<_>>(), ["main-rbuild"]);
 }
