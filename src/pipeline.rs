@@ -182,7 +182,7 @@ fn carry_out(
             builder::Carried::Far(rest) => {
                 let left = Work {
                     request: &rest.request,
-                    own: &BTreeMap::new(),
+                    own: &rest.own(),
                     store: &store,
                     lease: &lease,
                     registry: &registry,

@@ -255,6 +255,26 @@ hint: a graph says itself what its steps do: its author decides
 [exit status: 2]
 
 "#]]);
+    let contexts = [
+        "--build-context=base=docker-image://alpine",
+        "--build-context=dir=context",
+        "--build-context=layout=oci-layout://context",
+        "--build-context=one=oci-layout://context:latest",
+        "--build-context=repo=https://git.example/a.git",
+    ];
+    build(&env, "merge", &contexts).is(str![[r#"
+---- stderr ----
+error: `--build-context base=…` means nothing to the graph of `--llb`
+hint: the graph names its images, repositories and URLs itself; directories are given: `--local NAME=DIR`
+
+error: `--build-context one=…` means nothing to the graph of `--llb`
+hint: the graph says which image of a layout it takes: `--oci-layout NAME=DIR`
+
+error: `--build-context repo=…` means nothing to the graph of `--llb`
+hint: the graph names its images, repositories and URLs itself; directories are given: `--local NAME=DIR`
+[exit status: 2]
+
+"#]]);
 }
 
 #[test]

@@ -84,8 +84,8 @@ impl Connected for Stream {
 
 /// What a connection is for: the Docker API has an endpoint for each.
 pub(super) enum Purpose<'a> {
-    /// The daemon is called.
-    Control,
+    /// The daemon is called; who waits is told when something has taken the connection, whatever that is.
+    Control(&'a (dyn Fn() + Sync)),
     /// The daemon calls; with the headers that introduce us.
     Session(&'a [(&'static str, String)]),
 }
@@ -162,14 +162,20 @@ pub(super) async fn dial(
         address: address.to_string(),
         source,
     };
+    let reached = || match &purpose {
+        Purpose::Control(reached) => reached(),
+        Purpose::Session(_) => {}
+    };
     match address {
         BuilderAddress::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(failed)?;
+            reached();
             Ok((Stream::new(stream), Guard::default()))
         }
         BuilderAddress::Tcp { host, port, tls } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await;
             let stream = stream.map_err(failed)?;
+            reached();
             keep_alive(&stream).map_err(failed)?;
             let Some(tls) = tls else {
                 return Ok((Stream::new(stream), Guard::default()));
@@ -183,10 +189,12 @@ pub(super) async fn dial(
         }
         BuilderAddress::Container { program, name } => {
             let (stream, program) = run(program, name).map_err(failed)?;
+            reached();
             Ok((Stream::new(stream), Guard(Some(program))))
         }
         BuilderAddress::Docker(socket) => {
             let stream = UnixStream::connect(socket).await.map_err(failed)?;
+            reached();
             let stream = upgrade(stream, address, &purpose).await?;
             Ok((Stream::new(stream), Guard::default()))
         }
@@ -282,7 +290,7 @@ async fn upgrade(
         source,
     };
     let (path, headers): (_, &[_]) = match purpose {
-        Purpose::Control => ("/grpc", &[]),
+        Purpose::Control(_) => ("/grpc", &[]),
         Purpose::Session(headers) => ("/session", headers),
     };
     let mut request = format!(

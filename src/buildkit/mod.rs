@@ -247,12 +247,25 @@ impl Connection {
         address: &BuilderAddress,
         cancel: &CancelToken,
     ) -> Result<Self, EngineError> {
+        Self::open_telling(patience, address, cancel, &|| {})
+    }
+
+    /// The same; `reached` is called when something there has taken the connection, which a machine that is gone does not.
+    ///
+    /// # Errors
+    /// If it is not there by then, or is no BuildKit.
+    pub fn open_telling(
+        patience: Duration,
+        address: &BuilderAddress,
+        cancel: &CancelToken,
+        reached: &(dyn Fn() + Sync),
+    ) -> Result<Self, EngineError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(HereError::Runtime)?;
         let opening = async {
-            let (stream, guard) = dial::dial(address, dial::Purpose::Control).await?;
+            let (stream, guard) = dial::dial(address, dial::Purpose::Control(reached)).await?;
             let unreached = |message: String| EngineError::Connect {
                 address: address.to_string(),
                 source: io::Error::other(message),

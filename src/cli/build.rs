@@ -36,6 +36,7 @@ use crate::request::Builder;
 use crate::request::ContextSource;
 use crate::request::Entitlements;
 use crate::request::OnTerminal;
+use crate::request::Place;
 use crate::request::PlanFile;
 use crate::ui;
 use crate::ui::Progress;
@@ -162,10 +163,15 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     let labels = labels
         .into_iter()
         .map(|(k, v)| (k.to_owned(), v.unwrap_or_default().to_owned()));
+    let told = problems.0.len();
     let builder = builder(flags, env, &mut problems);
-    let cache_to = match builder {
-        None => problems.all(&flags.cache_to, |text| cache::to(text, env)),
-        Some(_) => Vec::new(),
+    let nodes = builder.iter().flat_map(|builder| &builder.nodes);
+    let builds_here = builder.is_none() || { nodes }.any(|node| node.place == Place::Here);
+    // What is wrong for a daemon is told once.
+    let has_caches = builds_here && problems.0.len() == told;
+    let cache_to = match has_caches {
+        true => problems.all(&flags.cache_to, |text| cache::to(text, env)),
+        false => Vec::new(),
     };
     // buildx makes an output of it, whatever else the argument is for.
     let inline = build_args.get("BUILDKIT_INLINE_CACHE");
@@ -196,9 +202,9 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         outputs,
         annotations: annotations.into_iter().flatten().collect(),
         no_cache: no_cache(flags),
-        cache_from: match builder {
-            None => problems.all(&flags.cache_from, |text| cache::from(text, env)),
-            Some(_) => Vec::new(),
+        cache_from: match has_caches {
+            true => problems.all(&flags.cache_from, |text| cache::from(text, env)),
+            false => Vec::new(),
         },
         inline_cache: inline || cache_to.contains(&None),
         cache_to: cache_to.into_iter().flatten().collect(),

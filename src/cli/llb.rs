@@ -96,6 +96,23 @@ pub(crate) fn conflicts(flags: &BuildFlags, request: &BuildRequest) -> Vec<Diagn
     problems.extend(words.iter().filter(|(_, given)| *given).map(|(flag, _)| {
         problem(format!("`{flag}` means nothing to the graph of `--llb`")).hint(hint)
     }));
+    // BuildKit's frontends read the others; a graph has none (solver/llbsolver/provenance.go).
+    for (name, context) in &request.named_contexts {
+        let hint = match context {
+            NamedContextSource::Directory(_) => continue,
+            NamedContextSource::Image(SourceOp::OciLayout(layout)) => match layout.reference {
+                None => continue,
+                Some(_) => {
+                    "the graph says which image of a layout it takes: `--oci-layout NAME=DIR`"
+                }
+            },
+            NamedContextSource::Image(_) | NamedContextSource::Remote(_) => {
+                "the graph names its images, repositories and URLs itself; directories are given: `--local NAME=DIR`"
+            }
+        };
+        let message = format!("`--build-context {name}=…` means nothing to the graph of `--llb`");
+        problems.push(problem(message).hint(hint));
+    }
     if request.platforms.len() > 1 {
         problems.push(
             problem("the graph of `--llb` is for one platform")

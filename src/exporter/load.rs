@@ -42,52 +42,77 @@ pub struct Loader {
 /// Stacks of layers, by their diff ids from the bottom.
 type Chains = BTreeSet<Vec<OciDigest>>;
 
-impl Loader {
-    /// Starts the first of podman and docker that is there and answers; docker alone for a `context` of its client.
-    ///
-    /// # Errors
-    /// If neither is.
-    pub fn start(context: Option<&str>) -> Result<Self, ExportError> {
+/// What images are loaded into.
+#[derive(Debug)]
+struct Engine {
+    program: &'static str,
+    where_to: Option<String>,
+}
+
+impl Engine {
+    /// The first of podman and docker that is there and answers; docker alone for a `context` of its client.
+    fn find(context: Option<&str>) -> Result<Self, ExportError> {
         let programs: &[&str] = match context {
             None => &["podman", "docker"],
             Some(_) => &["docker"],
         };
         let where_to = context.map(|context| format!("--context={context}"));
-        for &program in programs {
-            // A docker client without its daemon would fail only after the whole archive was written.
-            let answers = Command::new(program)
+        // A docker client without its daemon would fail only after the whole archive was written.
+        let answers = |program: &str| {
+            Command::new(program)
                 .args(&where_to)
                 .args(["version", "--format", "{{.Server.Version}}"])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .status()
-                .is_ok_and(|status| status.success() || program == "podman");
-            if !answers {
-                continue;
-            }
-            if let Ok(child) = load(program, where_to.as_deref()) {
-                let docker = program == "docker";
-                let indexes = docker && is_containerd(where_to.as_deref()).unwrap_or_default();
-                // The containerd image store has no use for an archive without them.
-                let known = match docker && !indexes {
-                    true => known_to_docker(where_to.as_deref()).unwrap_or_default(),
-                    false => Chains::new(),
-                };
-                return Ok(Self {
-                    program: program.to_owned(),
-                    where_to,
-                    known,
-                    indexes,
-                    child: RefCell::new(Some(child)),
-                });
-            }
+                .is_ok_and(|status| status.success() || program == "podman")
+        };
+        match programs.iter().find(|program| answers(program)) {
+            Some(&program) => Ok(Self { program, where_to }),
+            None => Err(match context {
+                None => ExportError::NoLoader,
+                Some(context) => ExportError::NoContext {
+                    context: context.to_owned(),
+                },
+            }),
         }
-        Err(match context {
-            None => ExportError::NoLoader,
-            Some(context) => ExportError::NoContext {
-                context: context.to_owned(),
-            },
+    }
+
+    fn takes_indexes(&self) -> bool {
+        self.program == "docker" && is_containerd(self.where_to.as_deref()).unwrap_or_default()
+    }
+
+    fn start(&self) -> Result<Child, ExportError> {
+        let child = load(self.program, self.where_to.as_deref());
+        child.map_err(|error| ExportError::Loader {
+            program: self.program.to_owned(),
+            message: error.to_string(),
+        })
+    }
+}
+
+impl Loader {
+    /// Starts the first of podman and docker that is there and answers; docker alone for a `context` of its client.
+    ///
+    /// # Errors
+    /// If neither is.
+    pub fn start(context: Option<&str>) -> Result<Self, ExportError> {
+        let engine = Engine::find(context)?;
+        let child = engine.start()?;
+        let indexes = engine.takes_indexes();
+        let Engine { program, where_to } = engine;
+        // The containerd image store has no use for an archive without them.
+        let known = match program == "docker" && !indexes {
+            true => known_to_docker(where_to.as_deref()).unwrap_or_default(),
+            false => Chains::new(),
+        };
+        Ok(Self {
+            program: program.to_owned(),
+            where_to,
+            known,
+            indexes,
+            child: RefCell::new(Some(child)),
         })
     }
 
@@ -172,7 +197,7 @@ impl Loader {
 /// # Errors
 /// If neither podman nor docker is there.
 pub fn takes_indexes(context: Option<&str>) -> Result<bool, ExportError> {
-    Loader::start(context).map(|loader| loader.takes_indexes())
+    Engine::find(context).map(|engine| engine.takes_indexes())
 }
 
 /// A `load` command that takes an archive which somebody else makes.
@@ -192,16 +217,23 @@ impl Waiting {
         context: Option<&str>,
         names: &[String],
     ) -> Result<(Self, Box<dyn io::Write + Send>), ExportError> {
-        let loader = Loader::start(context)?;
-        let mut child = loader.child.borrow_mut().take();
-        let to = child.as_mut().and_then(|child| child.stdin.take());
-        let to = Box::new(to.expect("it was started with a pipe"));
+        let engine = Engine::find(context)?;
+        let mut child = engine.start()?;
+        let to = Box::new(child.stdin.take().expect("it was started with a pipe"));
         let waiting = Self {
-            program: loader.program.clone(),
+            program: engine.program.to_owned(),
             names: names.to_vec(),
-            child,
+            child: Some(child),
         };
         Ok((waiting, to))
+    }
+
+    /// What to say of an archive that could not be written to it: it has ended, and said why.
+    pub fn why_not(self, error: &io::Error) -> Option<ExportError> {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => self.finish().err(),
+            _ => None,
+        }
     }
 
     /// Waits for it, when all is written and what writes is closed.
@@ -286,5 +318,35 @@ fn end(child: Option<Child>) {
     if let Some(mut child) = child {
         let _gone = child.kill();
         let _reaped = child.wait();
+    }
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn who_ends_before_it_has_all_says_why() {
+        let script = "exec <&-; echo 'no space left' >&2; exit 1";
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut to = child.stdin.take().unwrap();
+        let waiting = Waiting {
+            program: "docker".to_owned(),
+            names: Vec::new(),
+            child: Some(child),
+        };
+        let error = loop {
+            if let Err(error) = to.write_all(&[0; 1 << 16]) {
+                break error;
+            }
+        };
+        let why = waiting.why_not(&error).unwrap().to_string();
+        assert!(why.contains("no space left"), "{why}");
     }
 }

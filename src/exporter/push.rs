@@ -15,6 +15,7 @@ use super::Exporter;
 use super::ReadyImage;
 use super::ReadyIndex;
 use super::store::OwnStore;
+use crate::image::Descriptor;
 use crate::outcome::Delivery;
 use crate::registry::Client;
 use crate::registry::Pushed;
@@ -73,6 +74,38 @@ pub fn send_index(
         let reference: Reference = name.parse()?;
         let digest =
             client.push_manifest(&reference, &index.descriptor.media_type, &index.document)?;
+        deliveries.push(Delivery::Pushed { name, digest });
+    }
+    Ok(deliveries)
+}
+
+/// Gives an image its names that is in their repositories already, by its digest.
+///
+/// # Errors
+/// If a registry does not have it, or does not take a name.
+pub fn send_tags(
+    image: &Descriptor,
+    output: &ImageOutput,
+    names: &[String],
+    settings: &Settings,
+    cancel: &CancelToken,
+) -> Result<Vec<Delivery>, ExportError> {
+    let client = match output.insecure {
+        true => insecure(settings, names, cancel)?,
+        false => Client::cancelled_by(settings, cancel),
+    };
+    let digest = image.digest;
+    let mut deliveries = Vec::new();
+    for name in super::store::names(output, names, digest)? {
+        let reference: Reference = name.parse()?;
+        if reference.digest.is_none() {
+            let (document, bytes) = client.document(&reference.with_digest(digest))?;
+            let media_type = match image.media_type.as_str() {
+                "" => document.media_type(),
+                known => known,
+            };
+            client.push_manifest(&reference, media_type, &bytes)?;
+        }
         deliveries.push(Delivery::Pushed { name, digest });
     }
     Ok(deliveries)

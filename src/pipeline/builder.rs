@@ -75,6 +75,7 @@ use crate::ui::EventSink;
 use crate::ui::Progress;
 use daemon::Daemon;
 pub(super) use lower::ABILITIES;
+use placing::Site;
 
 /// What is built where.
 pub(super) struct Job<'a> {
@@ -121,11 +122,7 @@ struct Import {
 impl Job<'_> {
     /// Builds all targets whose tests pass, but for what is left to this machine.
     pub(super) fn carry_out(&self, progress: &Progress) -> Result<Carried, BuildError> {
-        let has_caches = self.targets.iter().any(|target| {
-            let (from, to) = self.caches(target, None);
-            !from.is_empty() || !to.is_empty()
-        });
-        outputs::refuse(self.targets, self.definition, self.builder, has_caches)?;
+        outputs::refuse(self.targets, self.definition, self.builder)?;
         let cancel = CancelToken::new();
         let signals = sandbox::termination_signals(&cancel).map_err(local_failure::signals)?;
         let [Node { place, .. }] = self.builder.nodes.as_slice() else {
@@ -227,19 +224,38 @@ impl Job<'_> {
             Connection::open(address, cancel).map_err(failure::outside)
         })?;
         let platforms = connection.platforms();
-        let foreign = self.definition.iter().find(|(_, vertex)| {
-            matches!(vertex.op, Op::Exec(_)) && !placing::runs(platforms, &vertex.platform)
-        });
-        let Some((_, vertex)) = foreign.filter(|_| !platforms.is_empty()) else {
-            return Ok(connection);
+        let declared = self.builder.nodes.iter();
+        let declared: Vec<Platform> = declared.flat_map(|node| node.platforms.clone()).collect();
+        let site = Site {
+            node: &self.builder.name,
+            declared: &declared,
+            reported: platforms,
+            may_emulate: address.may_emulate(),
         };
-        let error = anyhow::anyhow!(
-            "the builder `{address}` runs no steps for {}: {} is what it can run",
-            vertex.platform,
-            list(platforms)
-        );
-        let error = BuildError::new(ErrorKind::Request, error);
-        Err(local_failure::at(error, vertex.meta.spans.first()))
+        let mut unlisted = BTreeSet::new();
+        for (_, vertex) in self.definition.iter() {
+            let platform = &vertex.platform;
+            let runs = matches!(vertex.op, Op::Exec(_)) && !platforms.is_empty();
+            if !runs || site.lists(platform) {
+                continue;
+            }
+            if !site.may_run(platform) {
+                let error = anyhow::anyhow!(
+                    "the builder `{address}` runs no steps for {platform}: {} is what it can run",
+                    list(platforms)
+                );
+                let error = BuildError::new(ErrorKind::Request, error);
+                return Err(local_failure::at(error, vertex.meta.spans.first()));
+            }
+            unlisted.insert(platform);
+        }
+        for platform in unlisted {
+            let text = format!(
+                "[internal] `{address}` does not list {platform}: it is tried, with an emulator that the builder may have"
+            );
+            Task::start(&text, &text, events).end(None);
+        }
+        Ok(connection)
     }
 
     fn supply(&self, cancel: &CancelToken) -> Result<Supply, BuildError> {

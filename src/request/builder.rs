@@ -98,6 +98,14 @@ pub enum BuilderAddress {
     Docker(PathBuf),
 }
 
+impl BuilderAddress {
+    /// Whether it may run programs for platforms that it does not list: with BuildKit come emulators that it does not tell
+    /// of. With dockerd come none.
+    pub fn may_emulate(&self) -> bool {
+        !matches!(self, Self::Docker(_))
+    }
+}
+
 /// Files for TLS, PEM.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BuilderTls {

@@ -388,3 +388,33 @@ hint: copy the result into one layer: `FROM scratch` and `COPY --from=stage / /`
         request(harmless);
     }
 }
+
+#[test]
+fn caches_are_for_this_machine_too_if_it_is_one_of_the_nodes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rbuild/builders.toml");
+    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    let node = |name: &str, nth: usize, endpoint: &str| {
+        format!("[[builder.{name}]]\nname = '{nth}'\nendpoint = '{endpoint}'\n")
+    };
+    let text = node("far", 0, "unix:///b.sock")
+        + &node("far", 1, "unix:///c.sock")
+        + &node("mixed", 0, "unix:///b.sock")
+        + &node("mixed", 1, "local");
+    std::fs::write(path, text).unwrap();
+    let env = || Env::of([("XDG_CONFIG_HOME", dir.path().to_str().unwrap())]);
+    let caches = "--cache-from r.example/c --cache-to type=registry,ref=r.example/c,mode=max";
+    for (builder, here) in [("far", 0), ("mixed", 1), ("default", 1)] {
+        let args = format!("--builder {builder} {caches} .");
+        let request = try_prepare(&args, env()).unwrap().request;
+        let ours = [request.cache_from.len(), request.cache_to.len()];
+        assert_eq!(ours, [here; 2], "{builder}");
+        let theirs = request
+            .builder
+            .map(|own| [own.cache_from.len(), own.cache_to.len()]);
+        let want = (builder != "default").then_some([1; 2]);
+        assert_eq!(theirs, want, "{builder}");
+    }
+    let refused = try_prepare("--builder mixed --cache-to type=x .", env()).unwrap_err();
+    assert_eq!(refused.matches("error:").count(), 1, "{refused}");
+}

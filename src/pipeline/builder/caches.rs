@@ -1,10 +1,16 @@
 //! Caches elsewhere, where nodes build for one platform each: what two of them write under one name, the last has written.
-//! So each platform has a name of its own, made of the one that the user gave.
+//! So each platform has a name of its own, made of the one that the user gave; and so has what this machine builds, whose
+//! caches have another format than BuildKit's.
 
 use rbuild_llb::Platform;
 
+use crate::request::BuildRequest;
 use crate::request::BuilderCache;
+use crate::request::CachePlace;
+use crate::request::CacheTo;
 
+/// What the names of this machine's caches end with.
+const OURS: &str = "rbuild";
 /// What BuildKit calls a cache that has no name (cache/remotecache/gha, s3, azblob).
 const UNNAMED: &str = "buildkit";
 
@@ -29,6 +35,45 @@ pub(super) fn to_write(given: &[BuilderCache], platform: &Platform) -> Vec<Build
         .collect()
 }
 
+/// A request as it is for what this machine builds among nodes.
+pub(super) fn here(request: &BuildRequest) -> BuildRequest {
+    let mut cache_from = Vec::new();
+    for place in &request.cache_from {
+        cache_from.push(of_this_machine(place));
+        // An image, whoever built it, has its cache under its own name. What this build writes is no image.
+        let is_written = request.cache_to.iter().any(|to| to.place == *place);
+        let may_be_image = matches!(place, CachePlace::Registry { .. }) && !is_written;
+        if may_be_image && !cache_from.contains(place) {
+            cache_from.push(place.clone());
+        }
+    }
+    let cache_to = request.cache_to.iter().map(|to| CacheTo {
+        place: of_this_machine(&to.place),
+        ..to.clone()
+    });
+    BuildRequest {
+        builder: None,
+        cache_from,
+        cache_to: cache_to.collect(),
+        ..request.clone()
+    }
+}
+
+fn of_this_machine(place: &CachePlace) -> CachePlace {
+    let mut place = place.clone();
+    let ours = |name: &mut String| *name = format!("{name}-{OURS}");
+    match &mut place {
+        CachePlace::Registry { reference, .. } => {
+            if let Some(name) = tagged(reference, OURS) {
+                *reference = name;
+            }
+        }
+        CachePlace::Actions { scope: name, .. } | CachePlace::Local { name, .. } => ours(name),
+        CachePlace::Objects(objects) => objects.names.iter_mut().for_each(ours),
+    }
+    place
+}
+
 fn of_platform(cache: &BuilderCache, platform: &Platform) -> BuilderCache {
     let suffix = platform.to_string().replace('/', "-");
     let mut cache = cache.clone();
@@ -50,7 +95,7 @@ fn of_platform(cache: &BuilderCache, platform: &Platform) -> BuilderCache {
     cache
 }
 
-/// `name:tag` with the platform in its tag; a digest is what it is.
+/// `name:tag` with more in its tag; a digest is what it is.
 fn tagged(name: &str, suffix: &str) -> Option<String> {
     if name.contains('@') {
         return None;
@@ -114,5 +159,28 @@ mod t {
         let inline = [cache("inline", &[])];
         assert_eq!(to_write(&inline, &platform), inline);
         assert_eq!(to_read(&inline, &platform), inline);
+    }
+
+    #[test]
+    fn this_machine_has_names_of_its_own() {
+        let registry = |reference: &str| CachePlace::Registry {
+            reference: reference.to_owned(),
+            insecure: true,
+        };
+        let actions = |scope: &str| CachePlace::Actions {
+            scope: scope.to_owned(),
+            service: None,
+        };
+        for (given, want) in [
+            (
+                registry("r.example/c:main"),
+                registry("r.example/c:main-rbuild"),
+            ),
+            (actions("buildkit"), actions("buildkit-rbuild")),
+        ] {
+            assert_eq!(of_this_machine(&given), want);
+        }
+        let digest = format!("r.example/c@sha256:{}", "0".repeat(64));
+        assert_eq!(of_this_machine(&registry(&digest)), registry(&digest));
     }
 }

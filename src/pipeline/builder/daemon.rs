@@ -20,6 +20,7 @@ use super::Supply;
 use super::failure;
 use super::failure::Failures;
 use super::landing::Landing;
+use super::list;
 use super::local_failure;
 use super::lower;
 use super::lower::Lowered;
@@ -28,6 +29,7 @@ use super::outputs::Export;
 use super::outputs::Then;
 use super::pieces::Order;
 use super::pieces::Piece;
+use super::placing;
 use crate::buildkit::Answer;
 use crate::buildkit::Build;
 use crate::buildkit::Capabilities;
@@ -110,9 +112,15 @@ impl Daemon<'_> {
                     then,
                 } = export;
                 let exporter = Some((exporter, options));
-                let answer = self
-                    .solve(target, &target.outputs, target.several, exporter, sink)
-                    .map_err(|error| self.told(error))?;
+                let outputs = &target.outputs;
+                let solved = self.solve(target, outputs, target.several, exporter, sink);
+                let answer = match solved {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        let why = then.why_not(&error).map(local_failure::export);
+                        return Err(why.unwrap_or_else(|| self.told(error)));
+                    }
+                };
                 built.image = outputs::image(&answer, target.names()).or(built.image);
                 match then
                     .finish(built.image.as_ref())
@@ -335,8 +343,29 @@ impl Daemon<'_> {
         }
     }
 
+    /// The platform of a step that failed, if the daemon does not say that it runs such.
+    fn unlisted(&self, error: &EngineError) -> Option<Platform> {
+        let EngineError::Failed { op: Some(op), .. } = error else {
+            return None;
+        };
+        let step = *self.steps.borrow().get(op)?;
+        let step = self.job.definition.get(&step)?;
+        let reported = self.connection.platforms();
+        let foreign = !reported.is_empty() && !placing::runs(reported, &step.platform);
+        (foreign && matches!(step.op, Op::Exec(_))).then(|| step.platform.clone())
+    }
+
     fn told(&self, error: EngineError) -> BuildError {
+        let unlisted = self.unlisted(&error);
         let mut error = failure::inside(error, &self.steps.borrow(), self.job.definition);
+        if let Some(platform) = unlisted {
+            let why = format!(
+                "the builder lists {}, and not {platform}: it needs an emulator, its own (`buildkit-qemu-…`) or one that \
+                 its kernel knows (binfmt_misc)",
+                list(self.connection.platforms())
+            );
+            error = error.hint(why);
+        }
         if let (Some(node), Some(step)) = (self.node, &mut error.step) {
             step.vertex = of_node(node, &step.vertex);
             step.name = format!("{node}: {}", step.name);

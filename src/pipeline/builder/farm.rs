@@ -1,7 +1,8 @@
 //! A builder of several nodes: who builds what, and what is done when one fails.
 //!
-//! Each platform of a target is a lot, which one node makes from beginning to end. Nodes are asked what they are first;
-//! then lots go to the best of them ([`super::placing`]), all side by side. A node that is gone, refuses or has run out of
+//! Each platform of a target is a lot, which one node makes from beginning to end. Nodes are asked what they are first, until
+//! it is clear who makes what: one that is gone is not waited for where others are as good. Then lots go to the best of
+//! them ([`super::placing`]), all side by side. A node that is gone, refuses or has run out of
 //! something has its lots made by the next; a step that fails is the build's failure, wherever it ran. When all lots of a
 //! target are there, its outputs are made of them ([`super::pieces`]).
 //!
@@ -14,8 +15,11 @@ use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 use rbuild_llb::CancelToken;
 use rbuild_llb::Platform;
@@ -32,6 +36,7 @@ use super::local_failure;
 use super::pieces::Piece;
 use super::placing;
 use super::placing::Candidate;
+use super::placing::Heard;
 use super::placing::Need;
 use super::placing::Site;
 use super::whole::Rest;
@@ -52,6 +57,10 @@ use crate::ui::Progress;
 
 /// How long a node may take to answer, where another may be waiting: two of TCP's attempts are lost by then.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long one may take to so much as take the connection, where another is as good: one of TCP's attempts is lost by then.
+const GRACE: Duration = Duration::from_millis(1500);
+/// What is told of one that did not.
+const LATE: &str = "it has not answered within 1.5 seconds, and is not waited for";
 /// Lots that are under way at once, for each node. A daemon runs the steps of one side by side.
 const LOTS: usize = 4;
 
@@ -61,21 +70,32 @@ struct Farm<'a> {
     events: &'a EventSink,
     supply: Supply,
     members: Vec<Member<'a>>,
+    /// Held by who asks those that have not answered.
+    asking: Mutex<()>,
 }
 
 struct Member<'a> {
     node: &'a Node,
+    known: Mutex<Known>,
+}
+
+/// What is known of a node.
+#[derive(Debug, Clone)]
+struct Known {
+    heard: Heard,
     /// What it builds for; none if it did not say.
     reported: Vec<Platform>,
     /// Why it is of no use any more.
-    lost: Mutex<Option<String>>,
+    lost: Option<String>,
 }
 
 /// A platform of a target.
 pub(super) struct Lot {
     pub(super) target: usize,
     pub(super) output: usize,
-    pub(super) candidates: Vec<Candidate>,
+    need: Need,
+    /// Nodes that were not waited for.
+    passed_over: Vec<usize>,
 }
 
 /// What became of a lot.
@@ -106,11 +126,12 @@ pub(super) fn carry_out(
     let events = progress.events();
     progress.resume();
     let supply = job.supply(cancel)?;
-    let mut farm = Farm {
+    let farm = Farm {
         job,
         events: &events,
         supply,
         members: job.builder.nodes.iter().map(Member::new).collect(),
+        asking: Mutex::default(),
     };
     let lots = farm.lots(cancel)?;
     let (tests, outputs): (Vec<Lot>, Vec<Lot>) = { lots }
@@ -147,28 +168,87 @@ pub(super) fn carry_out(
 impl<'a> Member<'a> {
     fn new(node: &'a Node) -> Self {
         // Who has come this far knows of this machine what it is; what it could emulate is seen when it is tried.
-        let host = Platform::host();
-        let here = node.place == Place::Here;
+        let (heard, reported) = match node.place {
+            Place::Here => (Heard::Answer, Platform::host().fallbacks()),
+            Place::Daemon(_) => (Heard::Nothing, Vec::new()),
+        };
         Self {
             node,
-            reported: if here { host.fallbacks() } else { Vec::new() },
-            lost: Mutex::default(),
+            known: Mutex::new(Known {
+                heard,
+                reported,
+                lost: None,
+            }),
         }
     }
 
-    fn lost(&self) -> Option<String> {
+    fn known(&self) -> Known {
         self.locked().clone()
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.lost.lock().expect("nothing panics while it is locked")
+    fn lost(&self) -> Option<String> {
+        self.locked().lost.clone()
+    }
+
+    fn lose(&self, why: String) {
+        let mut known = self.locked();
+        known.heard = Heard::Failure;
+        known.lost.get_or_insert(why);
+    }
+
+    fn has_answered(&self) -> bool {
+        matches!(self.locked().heard, Heard::Answer | Heard::Failure)
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known
+            .lock()
+            .expect("nothing panics while it is locked")
+    }
+
+    /// What is built here comes last, and files that others wait for cannot.
+    fn may_make(&self, target: &Target) -> bool {
+        let early = target.is_test() || !target.files().is_empty();
+        !early || self.node.place != Place::Here
+    }
+
+    /// Asks what it builds for; `then` is told of all that is heard.
+    fn ask(&self, asking: &CancelToken, events: &EventSink, then: &(dyn Fn() + Sync)) {
+        let Node { name, place, .. } = self.node;
+        let Place::Daemon(address) = place else {
+            return;
+        };
+        let shown = format!("{name}: [internal] connecting to {address}");
+        let task = Task::start(&shown, &shown, events);
+        let began = Instant::now();
+        let connected = || {
+            self.locked().heard = Heard::Connected;
+            then();
+        };
+        let opened = Connection::open_telling(PATIENCE, address, asking, &connected);
+        let error = match opened {
+            Ok(connection) => {
+                let mut known = self.locked();
+                known.heard = Heard::Answer;
+                known.reported = connection.platforms().to_vec();
+                None
+            }
+            Err(EngineError::Cancelled) => (began.elapsed() >= GRACE).then(|| LATE.to_owned()),
+            Err(error) => {
+                let why = failure::outside(error).to_string();
+                self.lose(why.clone());
+                Some(why)
+            }
+        };
+        task.end(error);
+        then();
     }
 }
 
 impl<'a> Farm<'a> {
     /// What is to be built, with who may build it. All nodes are asked first: what one can do whose declared platforms do
     /// not fit counts when those that fit are gone.
-    fn lots(&mut self, cancel: &CancelToken) -> Result<Vec<Lot>, BuildError> {
+    fn lots(&self, cancel: &CancelToken) -> Result<Vec<Lot>, BuildError> {
         let Job {
             definition,
             targets,
@@ -180,52 +260,113 @@ impl<'a> Farm<'a> {
                 wanted.push((at, output, need(definition, output)));
             }
         }
-        self.ask(cancel)?;
+        let patient = self.ask(&wanted, cancel)?;
         let mut lots = Vec::new();
-        for (target, output, need) in &wanted {
-            let candidates = self.candidates(*target, need);
-            if candidates.is_empty() {
-                return Err(self.nobody_runs(*target, need));
+        for (target, output, need) in wanted {
+            if self.candidates(target, &need).is_empty() {
+                return Err(self.nobody_runs(target, &need));
             }
+            let passed_over = self.settle(target, &need, patient, &BTreeSet::new());
             lots.push(Lot {
-                target: *target,
-                output: *output,
-                candidates,
+                target,
+                output,
+                need,
+                passed_over: passed_over.unwrap_or_default(),
             });
         }
         Ok(lots)
     }
 
-    /// Asks nodes what they build for, all at once.
-    fn ask(&mut self, cancel: &CancelToken) -> Result<(), BuildError> {
-        let events = self.events;
+    /// Asks nodes what they build for, all at once, until it is clear who builds what; says whether it had patience left.
+    fn ask(
+        &self,
+        wanted: &[(usize, usize, Need)],
+        cancel: &CancelToken,
+    ) -> Result<bool, BuildError> {
+        let asking = CancelToken::new();
+        let stopping = asking.clone();
+        let _interrupt = cancel.on_cancel(move || stopping.cancel());
+        let (tell, told) = mpsc::channel();
+        let began = Instant::now();
+        let mut patient = true;
         thread::scope(|scope| {
-            let asked: Vec<_> = { &mut self.members }
-                .iter_mut()
-                .map(|member| scope.spawn(|| member.ask(cancel, events)))
-                .collect();
-            for thread in asked {
-                thread.join().expect("asking does not panic");
+            for member in &self.members {
+                let (tell, asking) = (tell.clone(), &asking);
+                let heard = move || {
+                    let _nobody_waits = tell.send(());
+                };
+                scope.spawn(move || member.ask(asking, self.events, &heard));
             }
+            drop(tell);
+            loop {
+                let left = GRACE.checked_sub(began.elapsed());
+                patient = left.is_some();
+                let is_clear = |(target, _, need): &(usize, usize, Need)| {
+                    self.settle(*target, need, patient, &BTreeSet::new())
+                        .is_some()
+                };
+                if wanted.iter().all(is_clear) {
+                    break;
+                }
+                let next = told.recv_timeout(left.unwrap_or(PATIENCE));
+                // All have ended.
+                if next == Err(RecvTimeoutError::Disconnected) {
+                    break;
+                }
+            }
+            asking.cancel();
         });
         match cancel.is_cancelled() {
             true => Err(BuildError::interrupted()),
-            false => Ok(()),
+            false => Ok(patient),
         }
     }
 
-    fn candidates(&self, target: usize, need: &Need) -> Vec<Candidate> {
-        let sites = self.members.iter().map(|member| Site {
-            node: &member.node.name,
-            declared: &member.node.platforms,
-            reported: &member.reported,
+    /// Asks those that have not answered, and waits for them.
+    fn ask_all(&self, stop: &CancelToken) {
+        // Whoever comes second finds that all have.
+        let _alone = self
+            .asking
+            .lock()
+            .expect("nothing panics while it is locked");
+        thread::scope(|scope| {
+            for member in self.members.iter().filter(|member| !member.has_answered()) {
+                scope.spawn(|| member.ask(stop, self.events, &|| {}));
+            }
         });
-        let sites: Vec<Site<'_>> = sites.collect();
+    }
+
+    fn settle(
+        &self,
+        target: usize,
+        need: &Need,
+        patient: bool,
+        tried: &BTreeSet<usize>,
+    ) -> Option<Vec<usize>> {
+        let known: Vec<Known> = self.members.iter().map(Member::known).collect();
         let target = &self.job.targets[target];
+        let asked = self.members.iter().zip(&known).enumerate();
+        let heard = asked.map(|(at, (member, known))| {
+            match member.may_make(target) && !tried.contains(&at) {
+                true => known.heard,
+                false => Heard::Failure,
+            }
+        });
+        let heard: Vec<Heard> = heard.collect();
+        let sites = sites(&self.members, &known);
+        placing::settle(&key(self.job, target), &sites, &heard, need, patient)
+    }
+
+    /// Who may make an output, of those that have answered or failed.
+    fn candidates(&self, target: usize, need: &Need) -> Vec<Candidate> {
+        let known: Vec<Known> = self.members.iter().map(Member::known).collect();
+        let target = &self.job.targets[target];
+        let sites = sites(&self.members, &known);
         let mut order = placing::order(&key(self.job, target), &sites, need);
-        // What is built here comes last, and files that others wait for cannot.
-        let late = target.is_test() || !target.files().is_empty();
-        order.retain(|candidate| !late || self.members[candidate.site].node.place != Place::Here);
+        order.retain(|candidate| {
+            let member = &self.members[candidate.site];
+            member.has_answered() && member.may_make(target)
+        });
         order
     }
 
@@ -252,12 +393,12 @@ impl<'a> Farm<'a> {
         let mut error = BuildError::new(kind, caused_by(lost, error));
         for member in &self.members {
             let platforms = match member.node.platforms.as_slice() {
-                [] => &member.reported,
-                declared => declared,
+                [] => member.known().reported,
+                declared => declared.to_vec(),
             };
             if !platforms.is_empty() {
                 let name = &member.node.name;
-                error = error.hint(format!("the node `{name}` is for {}", list(platforms)));
+                error = error.hint(format!("the node `{name}` is for {}", list(&platforms)));
             }
         }
         let target = &self.job.targets[target];
@@ -308,13 +449,29 @@ impl<'a> Farm<'a> {
     fn make(&self, lot: &Lot, stop: &CancelToken) -> Fate {
         let target = &self.job.targets[lot.target];
         let platform = &self.job.definition.outputs[lot.output].platform;
-        let mut failed: Vec<(String, String)> = Vec::new();
-        for candidate in &lot.candidates {
+        let passed_over = lot.passed_over.iter().map(|at| {
+            let name = &self.members[*at].node.name;
+            (name.clone(), LATE.to_owned())
+        });
+        let mut failed: Vec<(String, String)> = passed_over.collect();
+        let mut tried = BTreeSet::new();
+        loop {
             if stop.is_cancelled() {
                 return Fate::Stopped;
             }
+            let mut candidates = self.candidates(lot.target, &lot.need).into_iter();
+            let next = candidates.find(|candidate| !tried.contains(&candidate.site));
+            // Before somebody emulates what was another's, those are asked again that were not waited for.
+            let all_heard = self.members.iter().all(Member::has_answered);
+            if !all_heard && self.settle(lot.target, &lot.need, false, &tried).is_none() {
+                self.ask_all(stop);
+                continue;
+            }
+            let Some(candidate) = next else { break };
+            tried.insert(candidate.site);
             let member = &self.members[candidate.site];
             let Node { name, place, .. } = member.node;
+            failed.retain(|(failed, _)| failed != name);
             if let Some(why) = member.lost() {
                 failed.push((name.clone(), why));
                 continue;
@@ -325,7 +482,13 @@ impl<'a> Farm<'a> {
                 );
                 say(&text, self.events);
             }
-            if candidate.emulated > 0 {
+            if candidate.unlisted > 0 {
+                let text = format!(
+                    "[internal] no node that can be reached lists what runs for {platform}: {name} is tried, with an \
+                     emulator that it may have"
+                );
+                say(&text, self.events);
+            } else if candidate.emulated > 0 {
                 let text = format!(
                     "[internal] no node that can be reached is native to what runs for {platform}: {name} emulates {}",
                     steps(candidate.emulated)
@@ -349,7 +512,7 @@ impl<'a> Farm<'a> {
                     None => return Fate::Failed(error),
                     Some(Blame { why, gone }) => {
                         if gone {
-                            member.locked().get_or_insert_with(|| why.clone());
+                            member.lose(why.clone());
                         }
                         failed.push((name.clone(), why));
                     }
@@ -395,24 +558,18 @@ impl<'a> Farm<'a> {
     }
 }
 
-impl Member<'_> {
-    fn ask(&mut self, cancel: &CancelToken, events: &EventSink) {
-        let Node { name, place, .. } = self.node;
-        let Place::Daemon(address) = place else {
-            return;
-        };
-        let shown = format!("{name}: [internal] connecting to {address}");
-        let task = Task::start(&shown, &shown, events);
-        let reported = task.carry_out(cancel, |_| {
-            let connection = Connection::open_within(PATIENCE, address, cancel);
-            let connection = connection.map_err(failure::outside)?;
-            Ok(connection.platforms().to_vec())
-        });
-        match reported {
-            Ok(reported) => self.reported = reported,
-            Err(error) => *self.locked() = Some(error.to_string()),
-        }
-    }
+/// Nodes, as far as placing goes.
+fn sites<'a>(members: &'a [Member<'_>], known: &'a [Known]) -> Vec<Site<'a>> {
+    let sites = members.iter().zip(known).map(|(member, known)| Site {
+        node: &member.node.name,
+        declared: &member.node.platforms,
+        reported: &known.reported,
+        may_emulate: match &member.node.place {
+            Place::Daemon(address) => address.may_emulate() && known.heard == Heard::Answer,
+            Place::Here => false,
+        },
+    });
+    sites.collect()
 }
 
 /// The identity of a build, whatever its files: what its image is called, else where it is; and which target it is, if

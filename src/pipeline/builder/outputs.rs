@@ -15,6 +15,8 @@ use rbuild_llb::op::Op;
 use rbuild_llb::op::SourceOp;
 
 use crate::buildkit::Answer;
+use crate::buildkit::EngineError;
+use crate::buildkit::HereError;
 use crate::buildkit::Sink;
 use crate::exporter::ExportError;
 use crate::exporter::Pending;
@@ -64,6 +66,16 @@ pub(super) enum Then {
 }
 
 impl Then {
+    /// Why a build failed that could not write to what was to come after it.
+    pub(super) fn why_not(self, error: &EngineError) -> Option<ExportError> {
+        match (self, error) {
+            (Self::Load(waiting), EngineError::Here(HereError::Write { source, .. })) => {
+                waiting.why_not(source)
+            }
+            _ => None,
+        }
+    }
+
     /// Does what needs no store.
     pub(super) fn finish(self, image: Option<&BuiltImage>) -> Result<Self, ExportError> {
         Ok(Self::Done(match self {
@@ -357,7 +369,6 @@ pub(super) fn refuse(
     targets: &[Target],
     definition: &PrunedDefinition,
     builder: &Builder,
-    has_caches: bool,
 ) -> Result<(), BuildError> {
     let mut refused = Vec::new();
     for (_, vertex) in definition.iter() {
@@ -386,15 +397,6 @@ pub(super) fn refuse(
     }
     let is_dockerd = |node: &Node| matches!(node.place, Place::Daemon(BuilderAddress::Docker(_)));
     let farm = builder.nodes.len() > 1;
-    let here = builder.nodes.iter().find(|node| node.place == Place::Here);
-    if let Some(node) = here.filter(|_| has_caches) {
-        let message = format!(
-            "the node `{}` is this machine, which takes no caches among other nodes",
-            node.name
-        );
-        let hint = "leave out `--cache-from` and `--cache-to`, or the node";
-        refused.push(Diagnostic::unplaced(message).hint(hint));
-    }
     let in_dockerd = !farm && builder.nodes.iter().any(is_dockerd);
     for target in targets {
         for spec in target.specs() {

@@ -1,7 +1,8 @@
 //! Outputs that several nodes make: what each is asked for, and the output made of what they made.
 //!
 //! Of an image for several platforms each node makes one: it pushes it by its digest, or sends it here as an archive. The
-//! index is made here, once all are there, and goes where the whole was to go. Of files each node sends its platform's
+//! index is made here, once all are there, and goes where the whole was to go. Names are given from here in any case: a
+//! node that was lost, and pushes when another has long taken over, changes none. Of files each node sends its platform's
 //! directory. Everything lies aside until it is whole, also the output of a single node: another may have to make it anew.
 
 use std::fs::File;
@@ -85,11 +86,8 @@ impl Order {
         };
         let exporter = match &own.kind {
             OutputKind::Image(image) if image.push != Push::No => {
-                match target.several {
-                    true => name(&push::repositories(target.names())?),
-                    false => name(target.names()),
-                }
-                outputs::pushed(image, &mut options);
+                name(&push::repositories(&names_of(spec, target))?);
+                outputs::pushed(&by_digest(image), &mut options);
                 "image"
             }
             OutputKind::Tar { split, .. } | OutputKind::Local { split, .. } => {
@@ -152,16 +150,33 @@ impl Bytes {
     }
 }
 
+/// An image of which nobody hears but who asks for it by its digest.
+fn by_digest(image: &ImageOutput) -> ImageOutput {
+    ImageOutput {
+        insecure: image.insecure,
+        store: false,
+        ..ImageOutput::with_push(Push::ByDigest)
+    }
+}
+
+/// All that an image is to be found by, also what has no tag.
+fn names_of(spec: &OutputSpec, target: &Target) -> Vec<String> {
+    let mut names = target.names().to_vec();
+    if let OutputKind::Image(image) = &spec.kind
+        && let Some(prefix) = &image.dangling
+        && (names.is_empty() || !image.dangling_if_unnamed)
+    {
+        names.push(prefix.clone());
+    }
+    names
+}
+
 /// An output as it is for one of its platforms.
 fn of_platform(spec: &OutputSpec, platform: &Platform) -> OutputSpec {
     let level = AnnotationLevel::Manifest;
     let annotations = assemble::annotations(spec, level, Some(platform)).into_iter();
     let kind = match &spec.kind {
-        OutputKind::Image(image) if image.push != Push::No => OutputKind::Image(ImageOutput {
-            insecure: image.insecure,
-            store: false,
-            ..ImageOutput::with_push(Push::ByDigest)
-        }),
+        OutputKind::Image(image) if image.push != Push::No => OutputKind::Image(by_digest(image)),
         kind => kind.clone(),
     };
     OutputSpec {
@@ -270,8 +285,12 @@ impl Joining<'_> {
                 self.index(spec, image, &pieces)
             }
             OutputKind::Image(image) if image.push != Push::No => {
-                let image = pieces.into_iter().find_map(|(_, piece)| piece.image);
-                Ok((image, Then::Push(self.target.names().to_vec())))
+                let made = pieces.into_iter().find_map(|(_, piece)| piece.image);
+                let made = made.ok_or_else(unsaid)?;
+                let (names, settings) = (self.target.names(), &self.request.settings);
+                let pushed =
+                    push::send_tags(&made.descriptor, image, names, settings, self.cancel)?;
+                Ok((Some(made), Then::Done(pushed)))
             }
             OutputKind::Image(_)
             | OutputKind::Load { .. }
@@ -293,9 +312,8 @@ impl Joining<'_> {
             let described = |image: &&BuiltImage| {
                 !image.descriptor.media_type.is_empty() && image.descriptor.size > 0
             };
-            let made = piece.image.as_ref().filter(described).ok_or_else(|| {
-                ExportError::Sent(io::Error::other("a node does not say what it pushed"))
-            })?;
+            let made = piece.image.as_ref().filter(described);
+            let made = made.ok_or_else(unsaid)?;
             entries.push(entry(spec, platform, &made.descriptor));
         }
         let index = assemble::index_of(spec, entries);
@@ -338,15 +356,32 @@ impl Joining<'_> {
                 (Then::Import { archive, options }, to)
             }
         };
-        if !self.target.several {
-            let mut image = None;
-            for (_, piece) in pieces {
-                image = piece.image;
-                copy(&mut piece.bytes.file()?, &mut to)?;
+        let written = match self.target.several {
+            true => self.joined(spec, pieces, &mut to).map(Some),
+            false => pieces.into_iter().try_fold(None, |_, (_, piece)| {
+                let mut archive = piece.bytes.file()?;
+                copy(&mut archive, &mut to)?;
+                Ok(piece.image)
+            }),
+        };
+        let written = written.and_then(|image| close(to).map(|()| image));
+        match (written, then) {
+            (Ok(image), then) => Ok((image, then)),
+            (Err(ExportError::Joined(error)), Then::Load(waiting)) => {
+                let why = waiting.why_not(&error);
+                Err(why.unwrap_or(ExportError::Joined(error)))
             }
-            close(to)?;
-            return Ok((image, then));
+            (Err(error), _) => Err(error),
         }
+    }
+
+    /// Writes an index over images, and what they are made of.
+    fn joined(
+        &self,
+        spec: &OutputSpec,
+        pieces: Vec<(Platform, Piece)>,
+        to: &mut (dyn Write + Send),
+    ) -> Result<BuiltImage, ExportError> {
         let mut layouts = Vec::new();
         let mut entries = Vec::new();
         for (platform, piece) in pieces {
@@ -355,10 +390,13 @@ impl Joining<'_> {
             layouts.push(layout);
         }
         let index = assemble::index_of(spec, entries);
-        join::write_index(&layouts, &index, names, &mut to)?;
-        close(to)?;
-        Ok((Some(self.built(&index)), then))
+        join::write_index(&layouts, &index, self.target.names(), to)?;
+        Ok(self.built(&index))
     }
+}
+
+fn unsaid() -> ExportError {
+    ExportError::Sent(io::Error::other("a node does not say what it pushed"))
 }
 
 impl Bytes {

@@ -1,6 +1,7 @@
 //! Which nodes of a builder may make an output, the best first. Pure.
 //!
-//! What counts is what must run: an output for arm64 whose steps all run on the build platform needs an amd64 node. Of nodes
+//! What counts is what must run: an output for arm64 whose steps all run on the build platform needs an amd64 node. Last come
+//! daemons that do not list a platform: they may have an emulator of their own, which they do not tell of. Of nodes
 //! that emulate equally little, the order is that of their scores (rendezvous hashing): the hash of the build's identity
 //! and the node's name. So a build goes to the node that it went to before, whatever is in its files; and when a node comes
 //! or goes, only the builds that are its own move.
@@ -18,6 +19,8 @@ pub(super) struct Site<'a> {
     pub(super) declared: &'a [Platform],
     /// What the daemon says that it builds for, its own platform first; none if it was not asked.
     pub(super) reported: &'a [Platform],
+    /// Whether it may emulate what it does not list.
+    pub(super) may_emulate: bool,
 }
 
 /// What an output needs.
@@ -36,6 +39,8 @@ pub(super) struct Candidate {
     pub(super) site: usize,
     /// How many steps it emulates.
     pub(super) emulated: usize,
+    /// How many of these it does not say that it can run.
+    pub(super) unlisted: usize,
 }
 
 impl Site<'_> {
@@ -56,8 +61,17 @@ impl Site<'_> {
         self.reported.contains(platform) && self.reported.first().is_some_and(family)
     }
 
-    fn runs(&self, platform: &Platform) -> bool {
+    /// Whether it says that it runs programs for `platform`.
+    pub(super) fn lists(&self, platform: &Platform) -> bool {
         self.is_native(platform) || runs(self.reported, platform)
+    }
+
+    /// Whether it is worth a try. BuildKit lists what its kernel runs; the emulators that come with it (`buildkit-qemu-*`,
+    /// solver/llbsolver/ops/exec_binfmt.go) it looks for when a step needs one, and for another amd64 it does not.
+    pub(super) fn may_run(&self, platform: &Platform) -> bool {
+        let emulates = platform.os == "linux"
+            && (platform.arch != "amd64" || matches!(&*platform.variant, "" | "v2"));
+        self.lists(platform) || (self.may_emulate && emulates)
     }
 }
 
@@ -72,19 +86,23 @@ pub(super) fn runs(reported: &[Platform], platform: &Platform) -> bool {
 pub(super) fn order(key: &str, sites: &[Site<'_>], need: &Need) -> Vec<Candidate> {
     let able = sites.iter().enumerate().filter(|(_, site)| {
         let mut platforms = need.steps.keys();
-        platforms.all(|platform| site.runs(platform))
+        platforms.all(|platform| site.may_run(platform))
     });
     let mut ranked: Vec<_> = able
         .map(|(at, site)| {
-            let emulated = need.steps.iter();
-            let emulated = emulated.filter(|(platform, _)| !site.is_native(platform));
+            let steps = |is: &dyn Fn(&Platform) -> bool| {
+                let steps = need.steps.iter().filter(|(platform, _)| !is(platform));
+                steps.map(|(_, steps)| steps).sum()
+            };
             let candidate = Candidate {
                 site: at,
-                emulated: emulated.map(|(_, steps)| steps).sum(),
+                emulated: steps(&|platform| site.is_native(platform)),
+                unlisted: steps(&|platform| site.lists(platform)),
             };
             // Where nothing runs any node will do, and that of the platform is where people look for it.
             let elsewhere = !site.is_native(&need.platform);
             let rank = (
+                candidate.unlisted,
                 candidate.emulated,
                 elsewhere,
                 Reverse(score(key, site.node)),
@@ -94,6 +112,53 @@ pub(super) fn order(key: &str, sites: &[Site<'_>], need: &Need) -> Vec<Candidate
         .collect();
     ranked.sort_by_key(|(rank, _)| *rank);
     ranked.into_iter().map(|(_, candidate)| candidate).collect()
+}
+
+/// What has been heard of a node that was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    Nothing,
+    /// Something there has taken the connection.
+    Connected,
+    Answer,
+    /// It is of no use.
+    Failure,
+}
+
+/// Who is passed over, if it is clear who makes an output though some have not answered. `patient`: whether who has not even
+/// taken the connection may be there still.
+pub(super) fn settle(
+    key: &str,
+    sites: &[Site<'_>],
+    heard: &[Heard],
+    need: &Need,
+    patient: bool,
+) -> Option<Vec<usize>> {
+    let wanted: Vec<Platform> = need.steps.keys().chain([&need.platform]).cloned().collect();
+    // Who has not said what it is may be native to everything.
+    let hoped = sites.iter().zip(heard).map(|(site, heard)| {
+        let unknown = matches!(heard, Heard::Nothing | Heard::Connected);
+        match unknown && site.declared.is_empty() {
+            true => Site {
+                declared: &wanted,
+                ..site.clone()
+            },
+            false => site.clone(),
+        }
+    });
+    let hoped: Vec<Site<'_>> = hoped.collect();
+    let mut passed_over = Vec::new();
+    for candidate in order(key, &hoped, need) {
+        match heard[candidate.site] {
+            Heard::Failure => {}
+            Heard::Nothing if !patient => passed_over.push(candidate.site),
+            Heard::Nothing | Heard::Connected => return None,
+            // To wait takes less time than to emulate.
+            Heard::Answer if candidate.emulated > 0 && !passed_over.is_empty() => return None,
+            Heard::Answer => return Some(passed_over),
+        }
+    }
+    None
 }
 
 fn score(key: &str, node: &str) -> [u8; 32] {
@@ -126,6 +191,7 @@ mod t {
             node,
             declared: native,
             reported: &[],
+            may_emulate: true,
         };
         names.iter().map(site).collect()
     }
@@ -209,6 +275,7 @@ mod t {
                 node,
                 declared,
                 reported,
+                may_emulate: false,
             })
             .collect();
         let order_of = |platform: &str, steps: &[(&str, usize)]| {
@@ -243,5 +310,83 @@ mod t {
         // Of both architectures: as few emulated steps as can be.
         let mixed = order_of("linux/arm64", &[("linux/amd64", 1), ("linux/arm64", 5)]);
         assert_eq!(mixed, [("both", 5)]);
+    }
+
+    #[test]
+    fn who_lists_nothing_of_the_kind_comes_last() {
+        let amd = platforms(&["linux/amd64", "linux/386"]);
+        let emulating = platforms(&["linux/amd64", "linux/arm64"]);
+        let site = |node, reported, may_emulate| Site {
+            node,
+            declared: &[],
+            reported,
+            may_emulate,
+        };
+        let sites = [
+            site("daemon", &amd, true),
+            site("dockerd", &amd, false),
+            site("listing", &emulating, true),
+        ];
+        let order_of = |platform: &str, steps: &[(&str, usize)]| {
+            let order = order("project", &sites, &need(platform, steps));
+            let names = order.iter();
+            let names = names.map(|c| (sites[c.site].node, c.emulated, c.unlisted));
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            order_of("linux/arm64", &[("linux/arm64", 2)]),
+            [("listing", 2, 0), ("daemon", 2, 2)]
+        );
+        let mut s390x = order_of("linux/s390x", &[("linux/s390x", 1), ("linux/amd64", 3)]);
+        s390x.sort_unstable();
+        assert_eq!(s390x, [("daemon", 1, 1), ("listing", 1, 1)]);
+        // A daemon refuses these.
+        for platform in ["linux/amd64/v4", "windows/amd64"] {
+            assert_eq!(order_of(platform, &[(platform, 1)]), []);
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_who_cannot_matter() {
+        let amd = platforms(&["linux/amd64"]);
+        let arm = platforms(&["linux/arm64"]);
+        let both = platforms(&["linux/amd64", "linux/arm64"]);
+        let site = |node, declared, reported| Site {
+            node,
+            declared,
+            reported,
+            may_emulate: true,
+        };
+        let native = need("linux/amd64", &[("linux/amd64", 1)]);
+        // The two that answer alike, in the order of their scores.
+        let pair = ["one", "two"].map(|node| site(node, &amd, &amd));
+        let ranked = order("project", &pair, &native);
+        let [first, second] = [ranked[0].site, ranked[1].site].map(|at| pair[at].node);
+        let settled = |sites: &[Site<'_>], heard: &[Heard], need: &Need| {
+            [true, false].map(|patient| settle("project", sites, heard, need, patient).is_some())
+        };
+        use Heard::Answer;
+        use Heard::Connected;
+        use Heard::Failure;
+        use Heard::Nothing;
+        // Whose build it is has answered.
+        let sites = [site(first, &[], &amd), site(second, &[], &[])];
+        assert_eq!(settled(&sites, &[Answer, Nothing], &native), [true, true]);
+        // The other has: a little patience, and more with one that is there.
+        let sites = [site(first, &[], &[]), site(second, &[], &amd)];
+        assert_eq!(settled(&sites, &[Nothing, Answer], &native), [false, true]);
+        let passed_over = settle("project", &sites, &[Nothing, Answer], &native, false);
+        assert_eq!(passed_over, Some(vec![0]));
+        assert_eq!(settled(&sites, &[Connected, Answer], &native), [false; 2]);
+        assert_eq!(settled(&sites, &[Failure, Answer], &native), [true; 2]);
+        // It is for something else.
+        let sites = [site(first, &arm, &[]), site(second, &[], &amd)];
+        assert_eq!(settled(&sites, &[Nothing, Answer], &native), [true; 2]);
+        // The one that answers would have to emulate.
+        let foreign = need("linux/arm64", &[("linux/arm64", 1)]);
+        let sites = [site("arm", &arm, &[]), site("both", &[], &both)];
+        assert_eq!(settled(&sites, &[Nothing, Answer], &foreign), [false; 2]);
+        assert_eq!(settled(&sites, &[Failure, Answer], &foreign), [true; 2]);
+        assert_eq!(settled(&sites, &[Nothing, Failure], &foreign), [false; 2]);
     }
 }

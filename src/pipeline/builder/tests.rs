@@ -1,11 +1,9 @@
 //! Builders of several nodes, which a test makes up.
 
+mod pushes;
+
 use std::collections::HashMap;
 use std::fs;
-use std::io::BufRead as _;
-use std::io::BufReader;
-use std::io::Read as _;
-use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,13 +27,14 @@ use crate::image::Index;
 use crate::image::Manifest;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
-use crate::outcome::Delivery;
 use crate::outcome::ErrorKind;
 use crate::pipeline::build;
 use crate::pipeline::tests::progress;
 use crate::pipeline::tests::request;
 use crate::request::BuildRequest;
 use crate::request::Builder;
+use crate::request::CachePlace;
+use crate::request::CacheTo;
 use crate::request::Destination;
 use crate::request::ImageOutput;
 use crate::request::Node;
@@ -180,7 +179,7 @@ fn platforms_go_to_who_is_native_to_them() {
     assert_eq!(ran(&outcome), no_failures(&[("linux/arm64", "c")]));
 
     // Nobody: before anything runs.
-    let mut project = Project::local(&["linux/s390x"]);
+    let mut project = Project::local(&["linux/amd64/v4"]);
     let error = project
         .build(vec![at("a", &amd), at("b", &arm)])
         .unwrap_err();
@@ -188,7 +187,7 @@ fn platforms_go_to_who_is_native_to_them() {
     let text = error.to_string();
     assert_eq!(
         text,
-        "no node of the builder `farm` runs steps for linux/s390x"
+        "no node of the builder `farm` runs steps for linux/amd64/v4"
     );
     assert_eq!(
         error.hints,
@@ -345,6 +344,52 @@ fn nodes_that_cannot_be_had_are_done_without() {
     }
 }
 
+/// A machine that is gone without a word: what is sent to it is answered by nobody.
+#[test]
+fn who_takes_no_connection_is_not_waited_for() {
+    use rustix::net;
+    let listener = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None).unwrap();
+    let any = std::net::SocketAddrV4::new(std::net::Ipv4Addr::LOCALHOST, 0);
+    net::bind(&listener, &any).unwrap();
+    // One connection waits to be taken, and there is no place for a second.
+    net::listen(&listener, 0).unwrap();
+    let listener = TcpListener::from(listener);
+    let address = listener.local_addr().unwrap();
+    let _first = std::net::TcpStream::connect(address).unwrap();
+    let silent = format!("tcp://{address}");
+    let silent = |platform: &str| Node {
+        platforms: vec![platform.parse().unwrap()],
+        ..node("silent", silent.parse().unwrap())
+    };
+    let one = native("one", "amd64", false);
+    let mut ran_after = Vec::new();
+    // Some of these builds would be the other's.
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let mut project = Project::local(&["linux/amd64"]);
+        project.request.tags = vec![Tag {
+            target: None,
+            name: format!("registry.example/{name}:latest"),
+        }];
+        let outcome = project
+            .build(vec![silent("linux/amd64"), at("one", &one)])
+            .unwrap();
+        assert_eq!(project.file("who"), "one");
+        ran_after.extend(outcome.ran[0].failed.clone());
+    }
+    assert!((1..6).contains(&ran_after.len()), "{ran_after:?}");
+    for (name, why) in ran_after {
+        assert_eq!(name, "silent");
+        assert!(why.starts_with("it has not answered"), "{why}");
+    }
+    // It is for something else, and nobody's loss.
+    let mut project = Project::local(&["linux/amd64"]);
+    let nodes = vec![silent("linux/arm64"), at("one", &one)];
+    assert_eq!(
+        ran(&project.build(nodes).unwrap()),
+        no_failures(&[("linux/amd64", "one")])
+    );
+}
+
 #[test]
 fn who_emulates_takes_over_whatever_is_declared() {
     let dir = tempfile::tempdir().unwrap();
@@ -366,142 +411,41 @@ fn who_emulates_takes_over_whatever_is_declared() {
     assert_eq!(project.file("who"), "amd");
 }
 
-/// What a registry was sent.
-type Taken = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
-
-/// A registry that takes every manifest, and remembers them by their paths.
-fn registry() -> (u16, Taken) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let taken = Taken::default();
-    let seen = Arc::clone(&taken);
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = BufReader::new(stream.unwrap());
-            loop {
-                let mut head = String::new();
-                while !head.ends_with("\r\n\r\n") && stream.read_line(&mut head).unwrap_or(0) > 0 {}
-                let Some(path) = head.strip_prefix("PUT ") else {
-                    break;
-                };
-                let path = path.split(' ').next().unwrap().to_owned();
-                let length = head.lines().find_map(|line| {
-                    let (name, value) = line.split_once(": ")?;
-                    let is_length = name.eq_ignore_ascii_case("content-length");
-                    is_length.then(|| value.parse::<usize>().unwrap())
-                });
-                let mut body = vec![0; length.unwrap()];
-                stream.read_exact(&mut body).unwrap();
-                seen.lock().unwrap().push((path, body));
-                let answer = b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n";
-                stream.get_mut().write_all(answer).unwrap();
+/// BuildKit does not list what it emulates with emulators of its own.
+#[test]
+fn who_does_not_list_a_platform_is_tried() {
+    let fake = |failing: bool| {
+        Fake::start(Script::asked(move |_, channel| async move {
+            if !failing {
+                return say("amd", None, channel).await;
             }
-        }
-    });
-    (port, taken)
-}
-
-#[test]
-fn an_index_is_pushed_once_all_is_there() {
-    let digest = |arch: &str| Descriptor::of("", arch.as_bytes()).digest;
-    let start = |arch: &'static str| {
-        Fake::start(Script {
-            platforms: vec![arch],
-            ..Script::asked(move |_, _| async move {
-                let image = Descriptor::of(Format::Oci.manifest(), arch.as_bytes());
-                let json = serde_json::to_vec(&image).unwrap();
-                use base64::Engine as _;
-                let json = base64::prelude::BASE64_STANDARD.encode(json);
-                Ok(HashMap::from([
-                    ("containerimage.digest".to_owned(), image.digest.to_string()),
-                    ("containerimage.descriptor".to_owned(), json),
-                ]))
-            })
-        })
+            let message = "process \"/bin/sh -c x\" did not complete successfully: exit code: 255";
+            Err(Status::unknown(message))
+        }))
     };
-    let (amd, arm) = (start("amd64"), start("arm64"));
-    let (port, taken) = registry();
-    let kind = OutputKind::Image(ImageOutput::with_push(Push::ByName));
-    let mut project = Project::new(&["linux/amd64", "linux/arm64"], kind);
-    let names = ["a", "b"].map(|tag| format!("127.0.0.1:{port}/app:{tag}"));
-    let tags = names.iter().map(|name| Tag {
-        target: None,
-        name: name.clone(),
-    });
-    project.request.tags = tags.collect();
-    let outcome = project
-        .build(vec![at("amd", &amd), at("arm", &arm)])
-        .unwrap();
-
-    let taken = taken.lock().unwrap().clone();
-    let paths: Vec<&str> = taken.iter().map(|(path, _)| path.as_str()).collect();
-    assert_eq!(paths, ["/v2/app/manifests/a", "/v2/app/manifests/b"]);
-    let index: Index = serde_json::from_slice(&taken[0].1).unwrap();
-    let by_platform = index.by_platform();
-    for arch in ["amd64", "arm64"] {
-        let platform = Platform::new("linux", arch, "");
-        assert_eq!(by_platform[&platform], digest(arch));
-    }
-    let top = Descriptor::of(Format::Oci.index(), &taken[0].1).digest;
-    let pushed = names.map(|name| Delivery::Pushed { name, digest: top });
-    assert_eq!(outcome.built[0].deliveries, pushed);
-    // Nodes push by digests alone.
-    for fake in [amd, arm] {
-        let exports = fake.stop().exports;
-        let [(exporter, options)] = exports.as_slice() else {
-            panic!("{exports:?}");
+    for several in [false, true] {
+        let nodes = |fake: &Fake| match several {
+            false => vec![at("amd", fake)],
+            true => vec![at("amd", fake), at("same", fake)],
         };
-        assert_eq!(exporter, "image");
-        assert_eq!(options["name"], format!("127.0.0.1:{port}/app"));
-        assert_eq!(options["push-by-digest"], "true");
+        let able = fake(false);
+        let mut project = Project::local(&["linux/arm64"]);
+        let outcome = project.build(nodes(&able)).unwrap();
+        assert_eq!(project.file("who"), "amd");
+        let emulated: Vec<usize> = outcome.ran.iter().map(|ran| ran.emulated).collect();
+        assert_eq!(emulated, vec![1; usize::from(several)]);
+
+        let unable = fake(true);
+        let mut project = Project::local(&["linux/arm64"]);
+        let error = project.build(nodes(&unable)).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Step);
     }
-}
-
-#[test]
-fn no_index_is_made_of_what_is_not_described() {
-    let start = |arch: &'static str| {
-        Fake::start(Script {
-            platforms: vec![arch],
-            ..Script::asked(move |_, _| async move {
-                let digest = Descriptor::of("", arch.as_bytes()).digest.to_string();
-                Ok(HashMap::from([(
-                    "containerimage.digest".to_owned(),
-                    digest,
-                )]))
-            })
-        })
-    };
-    let (amd, arm) = (start("amd64"), start("arm64"));
-    let (port, taken) = registry();
-    let kind = OutputKind::Image(ImageOutput::with_push(Push::ByName));
-    let mut project = Project::new(&["linux/amd64", "linux/arm64"], kind);
-    project.request.tags = vec![Tag {
-        target: None,
-        name: format!("127.0.0.1:{port}/app:a"),
-    }];
-    let built = project.build(vec![at("amd", &amd), at("arm", &arm)]);
-    let error = built.unwrap_err().to_string();
-    assert!(error.contains("does not say what it pushed"), "{error}");
-    assert!(taken.lock().unwrap().is_empty());
-}
-
-#[test]
-fn caches_are_not_ignored_on_this_machine() {
-    let fake = native("one", "amd64", false);
-    let mut project = Project::local(&["linux/amd64"]);
-    project.request.builder = Some(Builder {
-        name: "farm".into(),
-        nodes: vec![node("mine", Place::Here), at("one", &fake)],
-        cache_from: vec![crate::request::BuilderCache {
-            kind: "inline".to_owned(),
-            options: Default::default(),
-        }],
-        cache_to: Vec::new(),
-    });
-    let error = build(&project.request, &progress()).unwrap_err();
+    // What its CPU is not, it cannot emulate.
+    let amd = fake(false);
+    let mut project = Project::local(&["linux/amd64/v4"]);
+    let error = project.build(vec![at("amd", &amd)]).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Request);
-    let said = format!("{error:?}");
-    assert!(said.contains("the node `mine` is this machine"), "{said}");
+    assert!(amd.stop().exports.is_empty());
 }
 
 /// An image with one layer, as an archive.
@@ -596,6 +540,17 @@ fn this_machine_may_be_one_of_the_nodes() {
     let mut project = Project::local(&[&host.to_string(), &format!("linux/{other}")]);
     // It runs nothing: a test is no place for that.
     project.dockerfile("FROM scratch\nCOPY f /\n");
+    let cache = project.dir.path().join("cache");
+    project.request.cache_to = vec![CacheTo {
+        place: CachePlace::Local {
+            dir: cache.clone(),
+            name: "main".to_owned(),
+        },
+        all: true,
+        compression: crate::request::Compression::Default,
+        ignore_error: false,
+        mounts: crate::request::CacheMounts::none(),
+    }];
     let nodes = vec![node("mine", Place::Here), at("there", &fake)];
     let outcome = project.build(nodes).unwrap();
     let ran: Vec<&str> = outcome.ran.iter().map(|ran| ran.node.as_str()).collect();
@@ -604,6 +559,11 @@ fn this_machine_may_be_one_of_the_nodes() {
     let mine = host.to_string().replace('/', "_");
     assert_eq!(project.file(&format!("{mine}/f")), "");
     assert!(project.dir.path().join("metadata").exists());
+    // Its cache is not where a daemon's would be.
+    let index: Index =
+        serde_json::from_slice(&fs::read(cache.join("index.json")).unwrap()).unwrap();
+    let names = index.manifests[0].annotations.values();
+    assert_eq!(names.collect::<Vec<_>>(), ["main-rbuild"]);
 }
 
 #[test]

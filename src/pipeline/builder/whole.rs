@@ -9,6 +9,7 @@ use rbuild_llb::definition::PrunedDefinition;
 
 use super::Import;
 use super::Job;
+use super::caches;
 use super::failure::Failures;
 use super::farm::Account;
 use super::farm::Fate;
@@ -219,6 +220,8 @@ impl Whole {
 pub(in crate::pipeline) struct Rest {
     /// The build that is left.
     pub(in crate::pipeline) request: BuildRequest,
+    /// Requests that targets have of their own.
+    own: BTreeMap<String, BuildRequest>,
     pub(in crate::pipeline) definition: PrunedDefinition,
     pub(in crate::pipeline) targets: Vec<Target>,
     whole: Whole,
@@ -267,20 +270,28 @@ impl Rest {
             }
         }
         let request = BuildRequest {
-            builder: None,
             multi_platform: false,
             iidfile: None,
             metadata_file: None,
-            ..job.request.clone()
+            ..caches::here(job.request)
         };
+        let own = job.own.iter();
+        let own = own.map(|(name, own)| ((*name).to_owned(), caches::here(own)));
         Ok(Self {
             request,
+            own: own.collect(),
             definition: definition.prune(),
             targets,
             whole,
             parts,
             _dir: dir,
         })
+    }
+
+    /// Requests that targets have of their own.
+    pub(in crate::pipeline) fn own(&self) -> BTreeMap<&str, &BuildRequest> {
+        let own = self.own.iter();
+        own.map(|(name, own)| (name.as_str(), own)).collect()
     }
 
     /// Makes the outputs of what nodes made and what was built here.
