@@ -293,15 +293,16 @@ impl Work<'_> {
             .filter(|(_, vertex)| matches!(vertex.op, Op::Exec(_)))
             .count();
         // Files of other owners than the user can be read inside only.
-        let works = !looked_up.is_complete()
-            || deliver::writes_files(request, targets)
-            || !caches.is_empty();
+        let works = !looked_up.is_complete() || deliver::writes_files(request, targets) || !caches.is_empty();
+        let settled = looked_up.is_settled();
+        // Where processes run it is entered in any case.
         let reads = works
+            && processes == 0
             && (looked_up.found().any(|found| engine.has_directories(found))
                 || engine
                     .bases_have_directories(looked_up.pending())
                     .map_err(failure::op)?
-                || caches.read_directories(&engine, definition)?);
+                || caches.read_directories(&engine, definition, settled)?);
         if works {
             preflight::look(store, &engine, looked_up.pending(), processes, &events)?;
         }
@@ -379,7 +380,8 @@ impl Work<'_> {
             with_full_disk(error, &engine)
         })?;
 
-        let inline = caches::inline(request, own, &engine, definition, imports.as_ref())?;
+        let imported = imports.as_ref();
+        let inline = caches::inline(request, own, &caches, &engine, definition, imported)?;
         let delivery = deliver::Delivering {
             inline: &inline,
             request,
@@ -396,7 +398,7 @@ impl Work<'_> {
             .deliver(targets, exporters)
             .map_err(|error| with_full_disk(error, &engine))?;
         outcome.emulated = emulated.into_summary();
-        caches.write(&engine, definition, imports.as_ref(), &roots, &events)?;
+        caches.write(&engine, definition, imported, &roots, &events)?;
         engine.forget_failures();
         durability::sync_later(store, &request.settings);
         Ok(outcome)
