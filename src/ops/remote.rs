@@ -46,6 +46,9 @@ use crate::solver::Input;
 use crate::solver::InputKey;
 use crate::solver::Load;
 
+/// Repositories that blobs were brought to in this build.
+pub(crate) type NearBy = Arc<Mutex<BTreeMap<OciDigest, Reference>>>;
+
 /// What is known of layers whose bytes are not in the store.
 #[derive(Debug, Default)]
 pub(super) struct Far {
@@ -57,6 +60,7 @@ pub(super) struct Far {
     bad: Mutex<BTreeSet<OciDigest>>,
     /// Blobs that those who are to get them have.
     stay: Mutex<BTreeSet<OciDigest>>,
+    near_by: NearBy,
 }
 
 impl Engine<'_> {
@@ -322,8 +326,26 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// The repository in which a layer's blob is, as far as is known: its base's, or that of a cache.
+    /// Where it is noted which blobs were brought to which repository.
+    pub(crate) fn near_by(&self) -> NearBy {
+        Arc::clone(&self.far.near_by)
+    }
+
+    /// Whether a layer's bytes would have to be fetched.
+    pub(crate) fn is_only_elsewhere(&self, layer: &LayerRef) -> bool {
+        let elsewhere = self.elsewhere(layer);
+        elsewhere.is_ok_and(|blobs| !blobs.is_empty()) && !self.is_here(layer)
+    }
+
+    /// The repository in which a layer's blob is, as far as is known: one that this build brought it to, its base's, or that of
+    /// a cache.
     pub(crate) fn near(&self, layer: &LayerRef, blob: &OciDigest) -> Option<Reference> {
+        let near_by = self.far.near_by.lock();
+        let near_by = near_by.unwrap_or_else(PoisonError::into_inner);
+        if let Some(repository) = near_by.get(blob) {
+            return Some(repository.clone());
+        }
+        drop(near_by);
         let of = |origin: &Origin| match cache_of(origin) {
             Some(place) => self.cache_registry(place),
             None => origin.source.as_deref()?.parse().ok(),

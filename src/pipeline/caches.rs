@@ -1,5 +1,7 @@
 //! Caches that machines share: what a build asks of them, and what it leaves for others.
 
+mod ahead;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -66,6 +68,9 @@ use crate::request::OutputSpec;
 use crate::request::Settings;
 use crate::solver;
 use crate::ui::EventSink;
+
+pub(super) use ahead::Ahead;
+use ahead::Brought;
 
 /// How the source of an origin begins that is a directory of this machine.
 const LAYOUT: &str = "oci-layout://";
@@ -318,6 +323,8 @@ pub(super) struct Exports<'a> {
     /// What is known of all steps since nothing runs any more, and under what: finding it out is most of what an unchanged
     /// cache takes.
     known: RefCell<Option<(Conditions, Rc<Results>)>>,
+    /// What went ahead.
+    brought: RefCell<Vec<Brought>>,
 }
 
 impl<'a> Exports<'a> {
@@ -359,6 +366,7 @@ impl<'a> Exports<'a> {
         Self {
             list: exports,
             known: RefCell::default(),
+            brought: RefCell::default(),
         }
     }
 
@@ -440,6 +448,20 @@ impl<'a> Exports<'a> {
         Ok(roots)
     }
 
+    /// What sends layers to them before they are written; nothing if no step is to run: `last`.
+    pub(super) fn ahead(
+        &self,
+        engine: &Engine<'_>,
+        definition: &PrunedDefinition,
+        last: bool,
+    ) -> Ahead {
+        let list: &[Export<'_>] = match last || engine.is_offline() {
+            true => &[],
+            false => &self.list[..],
+        };
+        Ahead::new(list, definition, engine.near_by(), engine.cancel())
+    }
+
     /// Writes them.
     pub(super) fn write(
         &self,
@@ -447,8 +469,10 @@ impl<'a> Exports<'a> {
         definition: &PrunedDefinition,
         imports: Option<&Imports<'_>>,
         roots: &BTreeMap<usize, BTreeSet<TreeId>>,
+        ahead: &Ahead,
         events: &EventSink,
     ) -> Result<(), BuildError> {
+        self.brought.replace(ahead.finish());
         for export in &self.list {
             let to = export.to;
             // Outside of GitHub's jobs buildx leaves it out, so that one command does for both.
@@ -494,10 +518,20 @@ impl Export<'_> {
         roots: &BTreeMap<usize, BTreeSet<TreeId>>,
         step: &Task<'_>,
     ) -> anyhow::Result<()> {
+        let brought = all.brought.borrow();
+        let brought = brought.iter();
+        let brought = brought.filter(|blob| std::ptr::eq(&all.list[blob.export], self));
+        let brought: Vec<&Brought> = brought.collect();
+        for Brought { digest, sent, .. } in &brought {
+            if let Some((began, ended)) = sent {
+                step.did_between(&remote::layer_written(digest), *began, *ended);
+            }
+        }
         let began = clock::now();
         let (registry, cancel) = (engine.registry(), engine.cancel());
         let to = &self.to.place;
         let writer = writer(to, self.settings, &self.pushed, registry, cancel)?;
+        brought.iter().for_each(|blob| writer.trust(&blob.digest));
         let options = blob_options(self.to);
         let doubted = imports.map(Imports::doubted).unwrap_or_default();
         // What comes from another cache may not come: then what is made of it is left out.

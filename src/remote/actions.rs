@@ -484,6 +484,10 @@ impl CacheWriter for ActionsWriter {
         Ok(sent)
     }
 
+    fn trust(&self, digest: &OciDigest) {
+        self.known().insert(*digest, true);
+    }
+
     /// It may have gone, which is asked, or be damaged: then it is sent under another key.
     fn mistrust(&self, digest: &OciDigest) -> Result<(), ExportError> {
         self.known().remove(digest);

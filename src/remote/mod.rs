@@ -42,6 +42,7 @@ mod tests;
 pub use catalogue::Known;
 pub use export::ExportError;
 pub use export::export;
+pub use export::layer_written;
 pub use import::Imports;
 pub use place::CacheReader;
 pub use place::CacheWriter;
