@@ -293,15 +293,17 @@ impl Work<'_> {
             .filter(|(_, vertex)| matches!(vertex.op, Op::Exec(_)))
             .count();
         // Files of other owners than the user can be read inside only.
-        let works = !looked_up.is_complete()
-            || deliver::writes_files(request, targets)
-            || !caches.is_empty();
+        let complete = looked_up.is_complete();
+        let works = !complete || deliver::writes_files(request, targets) || !caches.is_empty();
+        let settled = looked_up.is_settled();
+        // Where processes run it is entered in any case.
         let reads = works
+            && processes == 0
             && (looked_up.found().any(|found| engine.has_directories(found))
                 || engine
                     .bases_have_directories(looked_up.pending())
                     .map_err(failure::op)?
-                || caches.read_directories(&engine, definition)?);
+                || caches.read_directories(&engine, definition, settled)?);
         if works {
             preflight::look(store, &engine, looked_up.pending(), processes, &events)?;
         }
@@ -342,18 +344,24 @@ impl Work<'_> {
         if let Some(untouched) = &untouched {
             untouched.report(definition, send);
         }
+        let ahead = caches.ahead(&engine, definition, complete);
+        if let Some(listener) = ahead.listener() {
+            engine.tell_results(listener);
+        }
         engine.set_solving(true);
-        let solved = solver::solve(
-            looked_up,
-            &engine,
-            SolveOptions {
-                jobs: jobs(request, works),
-                cancel: &cancel,
-                events: &send,
-                clock: &clock::now,
-                may_fail: &|step| tests.may_fail(step),
-            },
-        );
+        let solved = ahead.beside(&engine, || {
+            solver::solve(
+                looked_up,
+                &engine,
+                SolveOptions {
+                    jobs: jobs(request, works),
+                    cancel: &cancel,
+                    events: &send,
+                    clock: &clock::now,
+                    may_fail: &|step| tests.may_fail(step),
+                },
+            )
+        });
         engine.set_solving(false);
         caches::tell(imports.as_ref(), &mut told, &events);
         emulated.advise(definition, &events);
@@ -379,7 +387,8 @@ impl Work<'_> {
             with_full_disk(error, &engine)
         })?;
 
-        let inline = caches::inline(request, own, &engine, definition, imports.as_ref())?;
+        let imported = imports.as_ref();
+        let inline = caches::inline(request, own, &caches, &engine, definition, imported)?;
         let delivery = deliver::Delivering {
             inline: &inline,
             request,
@@ -396,7 +405,7 @@ impl Work<'_> {
             .deliver(targets, exporters)
             .map_err(|error| with_full_disk(error, &engine))?;
         outcome.emulated = emulated.into_summary();
-        caches.write(&engine, definition, imports.as_ref(), &roots, &events)?;
+        caches.write(&engine, definition, imported, &roots, &ahead, &events)?;
         engine.forget_failures();
         durability::sync_later(store, &request.settings);
         Ok(outcome)

@@ -39,8 +39,9 @@ pub(crate) fn second_machine() -> Measured<String> {
     let image = format!("{host}/app:1");
     let cache = format!("type=registry,ref={host}/cache:1");
     let build = |store: &str, flag: &str| {
-        let mut build = place.build(store);
-        build.args(["-t", &image, "--output=type=registry", flag, "context"]);
+        let mut build = place.rbuild(store);
+        build.args(["build", "-f", "Dockerfile", "-t", &image, "--push", flag]);
+        build.arg("context");
         build
     };
     run(&mut build("first", &format!("--cache-to={cache},mode=max")))?;

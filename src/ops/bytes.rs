@@ -41,6 +41,7 @@ use rbuild_llb::TreeId;
 use super::Engine;
 use super::OpError;
 use super::StepResult;
+use super::pull::on_all_cores;
 
 /// Where one file's bytes can be had besides the layer's own forms.
 #[derive(Debug, Clone)]
@@ -541,6 +542,27 @@ impl Engine<'_> {
         let there =
             self.store.blobs().contains(&blob.digest) || !keep && self.form(&tree).is_some();
         Ok(there.then_some(blob))
+    }
+
+    /// Of which of several layers [`layer_blob`](Self::layer_blob) would have to make a blob.
+    pub(crate) fn lack_blobs<'l>(
+        &self,
+        layers: &[&'l LayerRef],
+        options: &BlobOptions,
+    ) -> Result<Vec<&'l LayerRef>, OpError> {
+        let blob = |layer: &&LayerRef| self.store.layer_blob(&layer.layer.tree, options);
+        let known = on_all_cores(layers, blob).into_iter();
+        let known: Vec<Option<LayerBlob>> = known.collect::<Result<_, _>>()?;
+        // What is seen after this stays.
+        let blobs = known.iter().flatten();
+        let mut roots: Vec<LeaseRoot> = blobs.map(|blob| LeaseRoot::Blob(blob.digest)).collect();
+        let trees = layers.iter().map(|layer| layer.layer.tree);
+        roots.extend(trees.map(LeaseRoot::LayerDir));
+        self.lease.protect_all(&roots)?;
+        let there = |blob: &LayerBlob| self.store.blobs().contains(&blob.digest);
+        let layers = layers.iter().copied().zip(&known);
+        let lack = layers.filter(|(_, blob)| !blob.as_ref().is_some_and(there));
+        Ok(lack.map(|(layer, _)| layer).collect())
     }
 
     /// A layer's blob in the given form, written if it is not there yet. With `keep` false only its digests are

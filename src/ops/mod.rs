@@ -29,6 +29,7 @@ pub mod why;
 mod workspace;
 
 pub(crate) use pull::side_by_side;
+pub(crate) use remote::NearBy;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -334,6 +335,8 @@ pub struct Engine<'a> {
     /// Where results are looked for that the build's own place does not know.
     remote: Option<&'a dyn RemoteCache>,
     far: remote::Far,
+    /// Who is told what steps made.
+    results: Option<Listener>,
     scans: Mutex<BTreeMap<LocalSource, Arc<Scan>>>,
     bytes: bytes::Bytes,
     pulls: pull::Pulls,
@@ -371,6 +374,9 @@ impl std::fmt::Debug for Engine<'_> {
     }
 }
 
+/// Gets what a step made when it is kept, on the step's thread.
+type Listener = Box<dyn Fn(&Vertex, &StepResult) + Send + Sync>;
+
 /// All outputs of a step.
 #[derive(Debug, Clone)]
 pub struct StepResult {
@@ -402,6 +408,7 @@ impl<'a> Engine<'a> {
             backend: store.records(),
             remote: None,
             far: remote::Far::default(),
+            results: None,
             scans: Mutex::default(),
             bytes: bytes::Bytes::default(),
             pulls: pull::Pulls::new(),
@@ -463,6 +470,14 @@ impl<'a> Engine<'a> {
     /// Lets the engine take results from caches elsewhere.
     pub fn set_remote(&mut self, remote: &'a dyn RemoteCache) {
         self.remote = Some(remote);
+    }
+
+    /// Has somebody told what steps made, as soon as it is kept. He is called on their threads, and must not take long.
+    pub fn tell_results(
+        &mut self,
+        listener: impl Fn(&Vertex, &StepResult) + Send + Sync + 'static,
+    ) {
+        self.results = Some(Box::new(listener));
     }
 
     /// Lets the engine run processes, `expected` of them as far as is known: called once this process is inside its
@@ -748,6 +763,9 @@ impl Evaluate for Engine<'_> {
             })?;
         }
         self.workspaces.tidy(self.store);
+        if let Some(tell) = &self.results {
+            tell(vertex, output);
+        }
         Ok(())
     }
 }

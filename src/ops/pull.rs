@@ -51,6 +51,8 @@ use crate::registry::RegistryError;
 const TRANSFERS: usize = 6;
 /// Layers that wait for their turn, or for somebody who reads the same one: each has a thread.
 const WAITING: usize = 16;
+/// Things that are sooner done than a thread is started.
+const FEW: usize = 64;
 /// More layers than any engine can mount (docker has 127) are no image.
 const MAX_LAYERS: usize = 1000;
 /// How the source of an origin begins that is a directory.
@@ -615,8 +617,30 @@ fn is_of_content(error: &OpError) -> bool {
     )
 }
 
-/// Does the same with each of several things, on threads that are gone afterwards.
+/// Does the same with each of several things, on threads that are gone afterwards: for what waits.
 pub(crate) fn side_by_side<T: Sync, R: Send>(
+    things: &[T],
+    deed: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    on_threads(WAITING, things, deed)
+}
+
+/// The same of what computes, and of which only many are worth a thread.
+pub(super) fn on_all_cores<T: Sync, R: Send>(
+    things: &[T],
+    deed: impl Fn(&T) -> R + Sync,
+) -> Vec<R> {
+    match things.len() {
+        0..FEW => things.iter().map(deed).collect(),
+        _ => {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            on_threads(cores, things, deed)
+        }
+    }
+}
+
+fn on_threads<T: Sync, R: Send>(
+    most: usize,
     things: &[T],
     deed: impl Fn(&T) -> R + Sync,
 ) -> Vec<R> {
@@ -632,7 +656,7 @@ pub(crate) fn side_by_side<T: Sync, R: Send>(
         }
     };
     let mut done: Vec<(usize, R)> = thread::scope(|scope| {
-        let running: Vec<_> = (0..things.len().min(WAITING))
+        let running: Vec<_> = (0..things.len().min(most))
             .map(|_| scope.spawn(work))
             .collect();
         running

@@ -36,6 +36,7 @@ use super::StepResult;
 use super::pull::Forms;
 use super::pull::cache_of;
 use super::pull::layout_of;
+use super::pull::on_all_cores;
 use super::pull::side_by_side;
 use super::transfer::Reporter;
 use crate::registry::Layout;
@@ -44,6 +45,9 @@ use crate::solver::Evaluate as _;
 use crate::solver::Input;
 use crate::solver::InputKey;
 use crate::solver::Load;
+
+/// Repositories that blobs were brought to in this build.
+pub(crate) type NearBy = Arc<Mutex<BTreeMap<OciDigest, Reference>>>;
 
 /// What is known of layers whose bytes are not in the store.
 #[derive(Debug, Default)]
@@ -56,6 +60,7 @@ pub(super) struct Far {
     bad: Mutex<BTreeSet<OciDigest>>,
     /// Blobs that those who are to get them have.
     stay: Mutex<BTreeSet<OciDigest>>,
+    near_by: NearBy,
 }
 
 impl Engine<'_> {
@@ -274,6 +279,12 @@ impl Engine<'_> {
         bad.contains(blob)
     }
 
+    /// How many blobs were not what they should be. What is known of steps changes with it.
+    pub(crate) fn bad_blobs(&self) -> usize {
+        let bad = self.far.bad.lock().unwrap_or_else(PoisonError::into_inner);
+        bad.len()
+    }
+
     /// Notes that a blob of a cache elsewhere need not come: who is to get it has it.
     pub(crate) fn let_stay(&self, blob: OciDigest) {
         let mut stay = self.far.stay.lock().unwrap_or_else(PoisonError::into_inner);
@@ -315,8 +326,26 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// The repository in which a layer's blob is, as far as is known: its base's, or that of a cache.
+    /// Where it is noted which blobs were brought to which repository.
+    pub(crate) fn near_by(&self) -> NearBy {
+        Arc::clone(&self.far.near_by)
+    }
+
+    /// Whether a layer's bytes would have to be fetched.
+    pub(crate) fn is_only_elsewhere(&self, layer: &LayerRef) -> bool {
+        let elsewhere = self.elsewhere(layer);
+        elsewhere.is_ok_and(|blobs| !blobs.is_empty()) && !self.is_here(layer)
+    }
+
+    /// The repository in which a layer's blob is, as far as is known: one that this build brought it to, its base's, or that of
+    /// a cache.
     pub(crate) fn near(&self, layer: &LayerRef, blob: &OciDigest) -> Option<Reference> {
+        let near_by = self.far.near_by.lock();
+        let near_by = near_by.unwrap_or_else(PoisonError::into_inner);
+        if let Some(repository) = near_by.get(blob) {
+            return Some(repository.clone());
+        }
+        drop(near_by);
         let of = |origin: &Origin| match cache_of(origin) {
             Some(place) => self.cache_registry(place),
             None => origin.source.as_deref()?.parse().ok(),
@@ -467,57 +496,67 @@ impl Engine<'_> {
         &self,
         definition: &PrunedDefinition,
     ) -> Result<BTreeMap<VertexId, (Vec<CacheKey>, Answer)>, OpError> {
-        let mut found: BTreeMap<VertexId, (CacheKey, Option<StepResult>)> = BTreeMap::new();
-        let mut known = BTreeMap::new();
+        let mut keys: BTreeMap<VertexId, CacheKey> = BTreeMap::new();
+        let mut steps = Vec::with_capacity(definition.len());
         for (id, vertex) in definition.iter() {
-            let keys: Vec<InputKey> = vertex
-                .inputs
-                .iter()
-                .map(|edge| InputKey {
-                    key: found[&edge.vertex].0,
-                    index: edge.output,
-                })
-                .collect();
-            let record = self.definition_record(vertex, &keys)?;
+            let inputs = vertex.inputs.iter().map(|edge| InputKey {
+                key: keys[&edge.vertex],
+                index: edge.output,
+            });
+            let inputs: Vec<InputKey> = inputs.collect();
+            let record = self.definition_record(vertex, &inputs)?;
             let key = record.key();
-            // What this store has need not be read twice.
-            self.lease.protect(LeaseRoot::Record(key))?;
-            let own = self.backend.lookup(&key)?;
-            let own = own.filter(|own| self.all_usable(&own.outputs).is_ok());
-            let (result, kept) = match own {
-                Some(own) => {
-                    let outputs = Arc::new(own.outputs.clone());
-                    (Some(StepResult { outputs }), Some(own))
-                }
+            keys.insert(id, key);
+            steps.push((id, vertex, record, key));
+        }
+        let roots = steps.iter().map(|(.., key)| LeaseRoot::Record(*key));
+        self.lease.protect_all(&roots.collect::<Vec<_>>())?;
+        // What this store has need not be read twice.
+        let own = on_all_cores(&steps, |(.., key)| -> Result<Option<Record>, OpError> {
+            let own = self.backend.lookup(key)?;
+            Ok(own.filter(|own| self.all_usable(&own.outputs).is_ok()))
+        });
+        let mut found: BTreeMap<VertexId, StepResult> = BTreeMap::new();
+        let mut kept = Vec::new();
+        for ((id, vertex, record, key), own) in steps.into_iter().zip(own) {
+            let own = match own? {
+                Some(own) => Some(own),
                 None => match self.load(vertex, &record, &key) {
-                    Load::Hit(result) => (Some(result), self.backend.lookup(&key)?),
-                    Load::Miss | Load::Unusable(_) => (None, None),
+                    Load::Hit(result) => {
+                        found.insert(id, result);
+                        self.backend.lookup(&key)?
+                    }
+                    Load::Miss | Load::Unusable(_) => None,
                 },
             };
-            if let Some(record) = kept {
-                let inputs: Option<Vec<Input<'_, StepResult>>> = vertex
-                    .inputs
-                    .iter()
-                    .map(|edge| {
-                        Some(Input {
-                            output: found[&edge.vertex].1.as_ref()?,
-                            index: edge.output,
-                        })
-                    })
-                    .collect();
-                let mut keys = vec![key];
-                if let Some(inputs) = inputs {
-                    let content = self.content_record(vertex, &inputs)?;
-                    keys.extend(content.map(|content| content.key()));
-                }
-                let answer = Answer {
-                    outputs: record.outputs,
-                    created: record.created,
-                    duration_ms: record.duration_ms,
-                };
-                known.insert(id, (keys, answer));
+            if let Some(own) = own {
+                found.entry(id).or_insert_with(|| StepResult {
+                    outputs: Arc::new(own.outputs.clone()),
+                });
+                kept.push((id, vertex, own));
             }
-            found.insert(id, (key, result));
+        }
+        let keys = on_all_cores(&kept, |(_, vertex, record)| {
+            let inputs = vertex.inputs.iter().map(|edge| {
+                let output = found.get(&edge.vertex)?;
+                let index = edge.output;
+                Some(Input { output, index })
+            });
+            let mut keys = vec![record.key];
+            if let Some(inputs) = inputs.collect::<Option<Vec<_>>>() {
+                let content = self.content_record(vertex, &inputs)?;
+                keys.extend(content.map(|content| content.key()));
+            }
+            Ok::<_, OpError>(keys)
+        });
+        let mut known = BTreeMap::new();
+        for ((id, _, record), keys) in kept.into_iter().zip(keys) {
+            let answer = Answer {
+                outputs: record.outputs,
+                created: record.created,
+                duration_ms: record.duration_ms,
+            };
+            known.insert(id, (keys?, answer));
         }
         Ok(known)
     }

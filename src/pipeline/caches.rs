@@ -1,16 +1,21 @@
 //! Caches that machines share: what a build asks of them, and what it leaves for others. Cache mounts are [`mounts`]' affair.
 
+mod ahead;
 mod mounts;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
+use rbuild_cache::Answer;
 use rbuild_cache::BLOB_VERSION;
 use rbuild_cache::BlobOptions;
 use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
 use rbuild_cache::Origin;
 use rbuild_cache::Store;
+use rbuild_llb::CacheKey;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
@@ -64,6 +69,9 @@ use crate::request::OutputSpec;
 use crate::request::Settings;
 use crate::solver;
 use crate::ui::EventSink;
+
+pub(super) use ahead::Ahead;
+use ahead::Brought;
 
 /// How the source of an origin begins that is a directory of this machine.
 const LAYOUT: &str = "oci-layout://";
@@ -303,9 +311,22 @@ struct Export<'a> {
     pushed: Vec<Reference>,
 }
 
+/// What this store knows of steps: by which keys, and what they came to.
+type Results = BTreeMap<VertexId, (Vec<CacheKey>, Answer)>;
+
+/// What decides which bytes can be had: how many blobs are known to be bad, and whose directories can be read.
+type Conditions = (usize, String);
+
 /// The caches of `--cache-to`.
 #[derive(Debug)]
-pub(super) struct Exports<'a>(Vec<Export<'a>>);
+pub(super) struct Exports<'a> {
+    list: Vec<Export<'a>>,
+    /// What is known of all steps since nothing runs any more, and under what: finding it out is most of what an unchanged
+    /// cache takes.
+    known: RefCell<Option<(Conditions, Rc<Results>)>>,
+    /// What went ahead.
+    brought: RefCell<Vec<Brought>>,
+}
 
 impl<'a> Exports<'a> {
     /// Those of all targets, and those that targets have of their own.
@@ -343,40 +364,65 @@ impl<'a> Exports<'a> {
                 }
             }
         }
-        Self(exports)
+        Self {
+            list: exports,
+            known: RefCell::default(),
+            brought: RefCell::default(),
+        }
     }
 
     /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
+    }
+
+    /// What is known of the steps when none is to run any more.
+    fn known(
+        &self,
+        engine: &Engine<'_>,
+        definition: &PrunedDefinition,
+    ) -> Result<Rc<Results>, BuildError> {
+        let conditions = || (engine.bad_blobs(), engine.domain.clone());
+        let mut known = self.known.borrow_mut();
+        if let Some((under, known)) = &*known
+            && *under == conditions()
+        {
+            return Ok(Rc::clone(known));
+        }
+        let found = Rc::new(engine.known(definition).map_err(failure::op)?);
+        *known = Some((conditions(), Rc::clone(&found)));
+        Ok(found)
     }
 
     /// Whether layers that are known already would be read as directories, whose files may have owners that are users of
-    /// this machine inside the user namespace only.
+    /// this machine inside the user namespace only. `settled` says that the build will know nothing more.
     pub(super) fn read_directories(
         &self,
         engine: &Engine<'_>,
         definition: &PrunedDefinition,
+        settled: bool,
     ) -> Result<bool, BuildError> {
-        if self.0.is_empty() {
+        if self.list.is_empty() {
             return Ok(false);
         }
-        let known = known(engine, definition, None, None)?;
+        let known = match settled {
+            true => self.known(engine, definition)?,
+            false => Rc::new(engine.known(definition).map_err(failure::op)?),
+        };
         let layers = known
             .values()
-            .flat_map(|known| &known.answer.outputs)
+            .flat_map(|(_, answer)| &answer.outputs)
             .flat_map(|output| &output.layers)
             .filter(|layer| layer.origin.is_none());
         // Steps that stand on each other have most of their layers in common.
         let layers: BTreeMap<TreeId, &LayerRef> =
             layers.map(|layer| (layer.layer.tree, layer)).collect();
-        for export in &self.0 {
-            let options = blob_options(export.to);
-            for layer in layers.values() {
-                let ready = engine.ready_blob(layer, &options, true);
-                if ready.map_err(failure::op)?.is_none() && engine.has_directory(layer) {
-                    return Ok(true);
-                }
+        let layers: Vec<&LayerRef> = layers.into_values().collect();
+        for export in &self.list {
+            let lack = engine.lack_blobs(&layers, &blob_options(export.to));
+            let mut lack = lack.map_err(failure::op)?.into_iter();
+            if lack.any(|layer| engine.has_directory(layer)) {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -388,7 +434,7 @@ impl<'a> Exports<'a> {
         delivery: &Delivering<'_>,
     ) -> Result<BTreeMap<usize, BTreeSet<TreeId>>, BuildError> {
         let outputs: BTreeSet<usize> = self
-            .0
+            .list
             .iter()
             .flat_map(|export| export.outputs.clone())
             .collect();
@@ -403,6 +449,20 @@ impl<'a> Exports<'a> {
         Ok(roots)
     }
 
+    /// What sends layers to them before they are written; nothing if no step is to run: `last`.
+    pub(super) fn ahead(
+        &self,
+        engine: &Engine<'_>,
+        definition: &PrunedDefinition,
+        last: bool,
+    ) -> Ahead {
+        let list: &[Export<'_>] = match last || engine.is_offline() {
+            true => &[],
+            false => &self.list[..],
+        };
+        Ahead::new(list, definition, engine.near_by(), engine.cancel())
+    }
+
     /// Writes them.
     pub(super) fn write(
         &self,
@@ -410,12 +470,11 @@ impl<'a> Exports<'a> {
         definition: &PrunedDefinition,
         imports: Option<&Imports<'_>>,
         roots: &BTreeMap<usize, BTreeSet<TreeId>>,
+        ahead: &Ahead,
         events: &EventSink,
     ) -> Result<(), BuildError> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        for export in &self.0 {
+        self.brought.replace(ahead.finish());
+        for export in &self.list {
             let to = export.to;
             // Outside of GitHub's jobs buildx leaves it out, so that one command does for both.
             if let CachePlace::Actions { service: None, .. } = &to.place {
@@ -427,7 +486,7 @@ impl<'a> Exports<'a> {
             }
             let id = format!("export cache {:?}", to.place);
             let step = Task::start(&id, export_name(&to.place), events);
-            let written = export.write(engine, definition, imports, roots, &step);
+            let written = export.write(self, engine, definition, imports, roots, &step);
             let failed = match &written {
                 Err(error) if !engine.cancel().is_cancelled() => Some(format!("{error:#}")),
                 _ => None,
@@ -453,47 +512,55 @@ impl<'a> Exports<'a> {
 impl Export<'_> {
     fn write(
         &self,
+        all: &Exports<'_>,
         engine: &Engine<'_>,
         definition: &PrunedDefinition,
         imports: Option<&Imports<'_>>,
         roots: &BTreeMap<usize, BTreeSet<TreeId>>,
         step: &Task<'_>,
     ) -> anyhow::Result<()> {
+        let brought = all.brought.borrow();
+        let brought = brought.iter();
+        let brought = brought.filter(|blob| std::ptr::eq(&all.list[blob.export], self));
+        let brought: Vec<&Brought> = brought.collect();
+        for Brought { digest, sent, .. } in &brought {
+            if let Some((began, ended)) = sent {
+                step.did_between(&remote::layer_written(digest), *began, *ended);
+            }
+        }
         let began = clock::now();
-        let writer = self.writer(engine)?;
+        let (registry, cancel) = (engine.registry(), engine.cancel());
+        let to = &self.to.place;
+        let writer = writer(to, self.settings, &self.pushed, registry, cancel)?;
+        brought.iter().for_each(|blob| writer.trust(&blob.digest));
         let options = blob_options(self.to);
-        let place = self.to.place.to_string();
         let doubted = imports.map(Imports::doubted).unwrap_or_default();
         // What comes from another cache may not come: then what is made of it is left out.
-        let mut known = loop {
-            let known = known(engine, definition, imports, Some(&place))?;
-            let known = self.selected(definition, &known, roots);
-            let layers = known.iter().flat_map(|known| &known.answer.outputs);
-            let layers: Vec<&LayerRef> = layers.flat_map(|output| &output.layers).collect();
-            let lacks = once_each(
+        let (mut known, there) = loop {
+            let known = all.known(engine, definition)?;
+            let known = self.selected(definition, &known, imports, roots);
+            let layers = layers_in(&known);
+            let there = once_each(
                 &layers,
                 |layer| blob_of(layer),
-                |layer| anyhow::Ok(there(engine, layer, &options, &*writer, &doubted)?.is_none()),
+                |layer| there(engine, layer, &options, &*writer, &doubted),
             )?;
-            let lacking = layers.into_iter().zip(lacks).filter(|(_, lacks)| *lacks);
-            if all_came(engine, lacking.map(|(layer, _)| layer), step.events)? {
-                break known;
+            let lacking = layers.iter().zip(&there);
+            let lacking = lacking.filter(|(_, there)| there.is_none());
+            if all_came(engine, lacking.map(|(layer, _)| *layer), step.events)? {
+                break (known, there);
             }
         };
-        let mut layers: Vec<&LayerRef> = Vec::new();
-        let mut seen = BTreeSet::new();
-        for snapshot in known.iter().flat_map(|known| &known.answer.outputs) {
-            let new = snapshot
-                .layers
-                .iter()
-                .filter(|layer| seen.insert(identity(layer)));
-            layers.extend(new);
-        }
+        let layers = layers_in(&known);
         // A layer is made once, whatever else tells two of one tree apart.
+        let found: Vec<(&LayerRef, Option<Bytes>)> = layers.iter().copied().zip(there).collect();
         let bytes = once_each(
-            &layers,
-            |layer| blob_of(layer),
-            |layer| bytes(engine, layer, &options, &*writer, &doubted),
+            &found,
+            |(layer, _)| blob_of(layer),
+            |(layer, there)| match there {
+                Some(there) => Ok(there.clone()),
+                None => made(engine, layer, &options, &*writer, &doubted),
+            },
         )?;
         let large = |bytes: &Bytes| size_of(bytes) > writer.most();
         let large = layers.iter().zip(&bytes).filter(|(_, bytes)| large(bytes));
@@ -527,45 +594,12 @@ impl Export<'_> {
         )?)
     }
 
-    /// Where it is written to.
-    fn writer(&self, engine: &Engine<'_>) -> anyhow::Result<Box<dyn CacheWriter>> {
-        Ok(match &self.to.place {
-            CachePlace::Local { dir, name } => Box::new(Directory::open(dir, name)?),
-            CachePlace::Registry {
-                reference,
-                insecure,
-            } => {
-                let reference: Reference = reference.parse()?;
-                let (registry, cancel) = (engine.registry(), Some(engine.cancel()));
-                let client = client(registry, self.settings, &reference, *insecure, cancel);
-                let near = self.pushed.iter();
-                let near = near.filter(|image| image.registry == reference.registry);
-                let near = near.map(|image| image.repository.clone()).collect();
-                Box::new(RepositoryWriter::open(client, reference, near)?)
-            }
-            CachePlace::Actions { scope, service } => {
-                let service = service.clone();
-                let service = service.ok_or_else(|| anyhow::anyhow!(NO_JOB))?;
-                let client = engine.registry().clone();
-                Box::new(ActionsWriter::open(Actions::new(
-                    client,
-                    service,
-                    scope.clone(),
-                ))?)
-            }
-            CachePlace::Objects(cache) => {
-                let client = engine.registry().clone();
-                let objects = Objects::new(client, cache.clone());
-                Box::new(ObjectsWriter::open(objects)?)
-            }
-        })
-    }
-
     /// The steps to write: those that the outputs need, with `mode=min` those whose layers the images have.
     fn selected(
         &self,
         definition: &PrunedDefinition,
-        known: &BTreeMap<VertexId, Known>,
+        known: &Results,
+        imports: Option<&Imports<'_>>,
         roots: &BTreeMap<usize, BTreeSet<TreeId>>,
     ) -> Vec<Known> {
         let mut needed = BTreeSet::new();
@@ -575,25 +609,59 @@ impl Export<'_> {
             reach(definition, root, &mut needed);
             of_images.extend(roots.get(&at).into_iter().flatten());
         }
-        let of_image = |known: &Known| {
-            let mut layers = known
-                .answer
-                .outputs
-                .iter()
-                .flat_map(|output| &output.layers);
+        let of_image = |answer: &Answer| {
+            let mut layers = answer.outputs.iter().flat_map(|output| &output.layers);
             layers.all(|layer| of_images.contains(&layer.layer.tree))
         };
-        let steps = known
-            .iter()
-            .filter(|(step, known)| needed.contains(*step) && (self.to.all || of_image(known)));
-        steps.map(|(_, known)| known.clone()).collect()
+        let steps = known.iter().filter(|(step, (_, answer))| {
+            needed.contains(*step) && (self.to.all || of_image(answer))
+        });
+        let place = self.to.place.to_string();
+        steps
+            .map(|(_, (keys, answer))| of_step(keys, answer, imports, Some(&place)))
+            .collect()
     }
+}
+
+/// What a cache is written with.
+fn writer(
+    to: &CachePlace,
+    settings: &Settings,
+    pushed: &[Reference],
+    registry: &Client,
+    cancel: &CancelToken,
+) -> anyhow::Result<Box<dyn CacheWriter>> {
+    Ok(match to {
+        CachePlace::Local { dir, name } => Box::new(Directory::open(dir, name)?),
+        CachePlace::Registry {
+            reference,
+            insecure,
+        } => {
+            let reference: Reference = reference.parse()?;
+            let client = client(registry, settings, &reference, *insecure, Some(cancel));
+            let near = pushed.iter();
+            let near = near.filter(|image| image.registry == reference.registry);
+            let near = near.map(|image| image.repository.clone()).collect();
+            Box::new(RepositoryWriter::open(client, reference, near)?)
+        }
+        CachePlace::Actions { scope, service } => {
+            let service = service.clone();
+            let service = service.ok_or_else(|| anyhow::anyhow!(NO_JOB))?;
+            let actions = Actions::new(registry.clone(), service, scope.clone());
+            Box::new(ActionsWriter::open(actions)?)
+        }
+        CachePlace::Objects(cache) => {
+            let objects = Objects::new(registry.clone(), cache.clone());
+            Box::new(ObjectsWriter::open(objects)?)
+        }
+    })
 }
 
 /// What is known of the steps, where images are to have it in them: by target, or for all of them.
 pub(super) fn inline(
     request: &BuildRequest,
     own: &BTreeMap<&str, &BuildRequest>,
+    exports: &Exports<'_>,
     engine: &Engine<'_>,
     definition: &PrunedDefinition,
     imports: Option<&Imports<'_>>,
@@ -606,31 +674,43 @@ pub(super) fn inline(
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let known = known(engine, definition, imports, None)?;
-    let known: Vec<Known> = known.into_values().collect();
+    let known = exports.known(engine, definition)?;
+    let known = known.values();
+    let known = known.map(|(keys, answer)| of_step(keys, answer, imports, None));
+    let known: Vec<Known> = known.collect();
     let each = names.into_iter().map(|name| (name, known.clone()));
     Ok(each.collect())
 }
 
-/// What is known of the steps, for the cache that is called `to`.
-fn known(
-    engine: &Engine<'_>,
-    definition: &PrunedDefinition,
+/// What is known of a step, for the cache that is called `to`.
+fn of_step(
+    keys: &[CacheKey],
+    answer: &Answer,
     imports: Option<&Imports<'_>>,
     to: Option<&str>,
-) -> Result<BTreeMap<VertexId, Known>, BuildError> {
-    let known = engine.known(definition).map_err(failure::op)?;
-    let known = known.into_iter().map(|(step, (mut keys, answer))| {
-        // By the keys that it was found by elsewhere it is to be found there again.
-        let others = imports.map(|imports| imports.other_keys(&keys, &answer, to));
-        for key in others.into_iter().flatten() {
-            if !keys.contains(&key) {
-                keys.push(key);
-            }
+) -> Known {
+    // By the keys that it was found by elsewhere it is to be found there again.
+    let others = imports.map(|imports| imports.other_keys(keys, answer, to));
+    let mut keys = keys.to_vec();
+    for key in others.into_iter().flatten() {
+        if !keys.contains(&key) {
+            keys.push(key);
         }
-        (step, Known { keys, answer })
-    });
-    Ok(known.collect())
+    }
+    Known {
+        keys,
+        answer: answer.clone(),
+    }
+}
+
+/// The layers of all results, each once.
+fn layers_in(known: &[Known]) -> Vec<&LayerRef> {
+    let outputs = known.iter().flat_map(|known| &known.answer.outputs);
+    let layers = outputs.flat_map(|output| &output.layers);
+    let mut seen = BTreeSet::new();
+    layers
+        .filter(|layer| seen.insert(identity(layer)))
+        .collect()
 }
 
 fn export_name(place: &CachePlace) -> &'static str {
@@ -675,17 +755,14 @@ fn there(
     Ok(has(&blob.digest, blob.size)?.then(|| written(blob, options)))
 }
 
-/// The blob of a layer is in the store, or in the cache, or where its base comes from.
-fn bytes(
+/// Brings the blob of a layer into the store that the cache lacks.
+fn made(
     engine: &Engine<'_>,
     layer: &LayerRef,
     options: &BlobOptions,
     writer: &dyn CacheWriter,
     doubted: &BTreeSet<OciDigest>,
 ) -> anyhow::Result<Bytes> {
-    if let Some(there) = there(engine, layer, options, writer, doubted)? {
-        return Ok(there);
-    }
     let (bytes, blob) = match &layer.origin {
         Some(origin) => {
             engine.fetch_blob(origin)?;

@@ -36,16 +36,20 @@ impl<'a> Task<'a> {
 
     /// Says that a part of it is done, which began at `began`.
     pub(super) fn did(&self, what: &str, began: Timestamp) {
-        let now = clock::now();
+        self.did_between(what, began, clock::now());
+    }
+
+    /// The same of what ended some time ago.
+    pub(super) fn did_between(&self, what: &str, began: Timestamp, ended: Timestamp) {
         self.events.send(Event::Status(StatusEvent {
             id: what.to_owned(),
             vertex: self.event.digest.clone(),
             name: String::new(),
             total: 0,
             current: 0,
-            timestamp: now,
+            timestamp: ended,
             started: Some(began),
-            completed: Some(now),
+            completed: Some(ended),
         }));
     }
 

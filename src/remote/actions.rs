@@ -2,7 +2,8 @@
 //! blobs in Azure's storage.
 //!
 //! The service keeps entries by key, each written once, and removes what it likes: what was used longest ago, and what is too
-//! old. A blob's key begins with its digest; a number follows where an upload that came to nothing has the key. A catalogue's is a prefix and a number, and the newest with the prefix counts. Each branch
+//! old. A blob's key begins with its digest; a number follows where an upload that came to nothing has the key, or an entry that
+//! is damaged: the newest that begins so counts. A catalogue's is a prefix and a number, and the newest counts, too. Each branch
 //! has entries of its own, and reads those of its base and of the default branch besides; a token says which it may read and
 //! which write. So there is a catalogue for each branch, and all that may be read are read.
 //!
@@ -179,8 +180,8 @@ impl Actions {
         Ok(Answered::With(answer))
     }
 
-    /// The entry of a key, or with `newest` the newest whose key begins so.
-    fn find(&self, key: &str, newest: bool) -> Result<Option<Entry>, RegistryError> {
+    /// The newest entry whose key begins so.
+    fn find(&self, key: &str) -> Result<Option<Entry>, RegistryError> {
         #[derive(Deserialize)]
         struct Found {
             #[serde(default)]
@@ -190,18 +191,13 @@ impl Actions {
             #[serde(default)]
             matched_key: String,
         }
-        let others: &[&str] = match newest {
-            true => &[key],
-            false => &[],
-        };
-        let body = json!({"key": key, "restore_keys": others, "version": Self::version()});
+        // An entry that has the very key goes before all others, whatever their age: so none is asked for that there is.
+        let none = format!("{key}#");
+        let body = json!({"key": none, "restore_keys": [key], "version": Self::version()});
         let Answered::With(found) = self.call::<Found>("GetCacheEntryDownloadURL", &body)? else {
             return Ok(None);
         };
-        let fits = match newest {
-            true => found.matched_key.starts_with(key),
-            false => found.matched_key == key,
-        };
+        let fits = found.matched_key.starts_with(key);
         Ok((found.ok && fits).then_some(Entry {
             key: found.matched_key,
             url: found.signed_download_url,
@@ -282,7 +278,7 @@ impl Actions {
 
     /// The newest catalogue of a branch, with its key.
     fn catalogue(&self, branch: &Branch) -> Result<Option<(String, Vec<u8>)>, RegistryError> {
-        let Some(entry) = self.find(&self.catalogues_of(branch), true)? else {
+        let Some(entry) = self.find(&self.catalogues_of(branch))? else {
             return Ok(None);
         };
         let get = Call::new("GET", entry.url);
@@ -324,7 +320,7 @@ impl CacheReader for Actions {
 
     fn blob(&self, digest: &OciDigest, size: u64) -> Result<Blob, Trouble> {
         let gone = || Trouble::with(format!("it no longer has {digest}"));
-        let entry = self.find(&blob_key(digest), true).map_err(trouble)?;
+        let entry = self.find(&blob_key(digest)).map_err(trouble)?;
         let entry = entry.ok_or_else(gone)?;
         let reply = match self.client.call(&Call::new("GET", entry.url)) {
             Ok(reply) => reply,
@@ -351,6 +347,8 @@ pub struct ActionsWriter {
     catalogue: Option<Catalogue>,
     /// Blobs that are known to be there, or not.
     known: Mutex<BTreeMap<OciDigest, bool>>,
+    /// Blobs that may have gone, or that came out wrong.
+    doubted: Mutex<BTreeSet<OciDigest>>,
     /// Somebody's upload was waited for in vain.
     waited: AtomicBool,
 }
@@ -381,6 +379,7 @@ impl ActionsWriter {
             bytes,
             catalogue,
             known: Mutex::new(known),
+            doubted: Mutex::default(),
             waited: AtomicBool::new(false),
         })
     }
@@ -390,17 +389,25 @@ impl ActionsWriter {
     }
 
     fn is_there(&self, digest: &OciDigest) -> Result<bool, ExportError> {
-        let entry = self.actions.find(&blob_key(digest), true);
+        let entry = self.actions.find(&blob_key(digest));
         Ok(entry.map_err(|error| self.failed(error))?.is_some())
     }
 
+    /// Whether what is there of a blob is what it should be. Whoever cannot say so is not believed.
+    fn is_right(&self, digest: &OciDigest, size: u64) -> bool {
+        let blob = self.actions.blob(digest, size);
+        blob.is_ok_and(|mut blob| std::io::copy(&mut blob, &mut std::io::sink()).is_ok())
+    }
+
     /// Brings a blob there; whether it was sent. A key that is taken may be that of an upload that still goes on, or of one
-    /// that was killed: then the blob gets another.
+    /// that was killed: then the blob gets another. It does at once if what has the key is `wrong`: nothing there can be
+    /// changed.
     fn send(
         &self,
         digest: &OciDigest,
         size: u64,
         open: &OpenBlob<'_>,
+        wrong: bool,
     ) -> Result<bool, ExportError> {
         for number in 0..NUMBERS {
             let key = match number {
@@ -411,7 +418,7 @@ impl ActionsWriter {
             if saved.map_err(|error| self.failed(error))? {
                 return Ok(true);
             }
-            if number == 0 && self.comes(digest)? {
+            if number == 0 && !wrong && self.comes(digest)? {
                 return Ok(false);
             }
         }
@@ -437,6 +444,10 @@ impl ActionsWriter {
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<OciDigest, bool>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn doubted(&self) -> MutexGuard<'_, BTreeSet<OciDigest>> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -466,17 +477,25 @@ impl CacheWriter for ActionsWriter {
     }
 
     fn put(&self, digest: &OciDigest, size: u64, open: &OpenBlob<'_>) -> Result<bool, ExportError> {
-        if self.has(digest, size)? {
-            return Ok(false);
-        }
-        let sent = self.send(digest, size, open)?;
+        let there = self.has(digest, size)?;
+        let wrong = there && self.doubted().contains(digest) && !self.is_right(digest, size);
+        let sent = match there && !wrong {
+            true => false,
+            false => self.send(digest, size, open, wrong)?,
+        };
         self.known().insert(*digest, true);
+        self.doubted().remove(digest);
         Ok(sent)
     }
 
-    /// It may have gone: that is asked.
+    fn trust(&self, digest: &OciDigest) {
+        self.known().insert(*digest, true);
+    }
+
+    /// It may have gone, which is asked, or be damaged: then it is sent under another key.
     fn mistrust(&self, digest: &OciDigest) -> Result<(), ExportError> {
         self.known().remove(digest);
+        self.doubted().insert(*digest);
         Ok(())
     }
 

@@ -242,13 +242,21 @@ impl Catalogue {
             version: u32,
         }
         let malformed = |error: serde_json::Error| format!("cannot be read: {error}");
-        let Version { version } = serde_json::from_slice(bytes).map_err(malformed)?;
+        // It is long, and nearly always of this version: it is read once.
+        let whole = serde_json::from_slice::<Self>(bytes);
+        let version = match &whole {
+            Ok(whole) => whole.version,
+            Err(_) => {
+                let Version { version } = serde_json::from_slice(bytes).map_err(malformed)?;
+                version
+            }
+        };
         if version != VERSION {
             return Err(format!(
                 "is of version {version}, and this rbuild reads {VERSION}"
             ));
         }
-        let whole: Self = serde_json::from_slice(bytes).map_err(malformed)?;
+        let whole = whole.map_err(malformed)?;
         let mut outputs = whole.results.iter().flat_map(|result| &result.outputs);
         let layers = whole.layers.len();
         let mut files = whole.layers.iter().filter_map(|layer| layer.files.at);

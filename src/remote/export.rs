@@ -137,7 +137,7 @@ pub fn export(
             Ok(Box::new(blob) as Box<dyn io::Read>)
         };
         if to.put(&digest, size, &open)? {
-            did(&format!("writing layer {digest}"), began);
+            did(&layer_written(&digest), began);
         }
         Ok::<_, ExportError>(())
     })?;
@@ -147,6 +147,11 @@ pub fn export(
     to.publish(&catalogue.to_json(), catalogue.blobs(), &|what| {
         did(what, began)
     })
+}
+
+/// How progress calls the upload of a layer.
+pub fn layer_written(digest: &OciDigest) -> String {
+    format!("writing layer {digest}")
 }
 
 /// Where lists of files are.

@@ -44,6 +44,7 @@ mod tests;
 pub use catalogue::Known;
 pub use export::ExportError;
 pub use export::export;
+pub use export::layer_written;
 pub use import::Imports;
 pub use mounts::Mount;
 pub use place::CacheReader;

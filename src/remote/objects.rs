@@ -391,6 +391,10 @@ impl CacheWriter for ObjectsWriter {
         Ok(true)
     }
 
+    fn trust(&self, digest: &OciDigest) {
+        self.known().insert(*digest, true);
+    }
+
     /// It is written over.
     fn mistrust(&self, digest: &OciDigest) -> Result<(), ExportError> {
         let mut again = self.again.lock().unwrap_or_else(PoisonError::into_inner);

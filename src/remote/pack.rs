@@ -2,6 +2,8 @@
 //!
 //! Which blobs are together depends on their digests alone, and what is new changes the one pack that it falls into: equal
 //! caches have equal packs, and of a cache that changes little, little is sent. (rsync's trick, with blobs for bytes.)
+//!
+//! Lists of files are packed, and layers are not, however small: ARCHITECTURE.md, Decisions.
 
 use rbuild_llb::OciDigest;
 

@@ -64,7 +64,7 @@ pub trait CacheReader: Send + Sync {
 }
 
 /// A place to write a cache to.
-pub trait CacheWriter: Sync {
+pub trait CacheWriter: Send + Sync {
     /// What the cache knows that is to be replaced, where asking for that is cheaper than to find out again.
     fn earlier(&self) -> Option<&Catalogue>;
 
@@ -104,6 +104,9 @@ pub trait CacheWriter: Sync {
     fn put_bytes(&self, digest: &OciDigest, bytes: &[u8]) -> Result<bool, ExportError> {
         self.put(digest, bytes.len() as u64, &|| Ok(Box::new(bytes)))
     }
+
+    /// Says that a blob was brought there a moment ago: it need not be asked for.
+    fn trust(&self, digest: &OciDigest);
 
     /// Says that what it has of a blob is not what it should be.
     ///

@@ -280,6 +280,10 @@ impl CacheWriter for RepositoryWriter {
         Ok(sent == Pushed::Sent)
     }
 
+    fn trust(&self, digest: &OciDigest) {
+        self.know(digest, true);
+    }
+
     /// What a registry has under a digest it does not replace: it is asked all the same.
     fn mistrust(&self, digest: &OciDigest) -> Result<(), ExportError> {
         let doubted = self.mistrusted.lock();

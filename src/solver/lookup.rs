@@ -419,6 +419,16 @@ impl<O: Clone> Plan<'_, O> {
         !states.any(|state| matches!(state, State::Run(_)))
     }
 
+    /// Whether what was found is known by the keys of this build already: then solving changes nothing.
+    pub fn is_settled(&self) -> bool {
+        let mut states = self.steps.iter().map(|step| &step.state);
+        states.all(|state| match state {
+            State::Unneeded => true,
+            State::Cached { publish, .. } => publish.is_none(),
+            State::Run(_) => false,
+        })
+    }
+
     /// What was found, inputs first.
     pub fn found(&self) -> impl Iterator<Item = &O> {
         self.steps.iter().filter_map(Step::found)

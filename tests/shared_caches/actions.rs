@@ -184,6 +184,54 @@ fn a_service_that_refuses_makes_a_build_slower_and_nothing_else() {
     assert_right(&env, &mended);
 }
 
+/// Entries cannot be changed. What is damaged there is written beside it, and found from then on; what is whole is not
+/// written again.
+#[test]
+fn damaged_entries_are_replaced_by_others() {
+    let file = "FROM scratch AS a\nCOPY a /\nFROM scratch\nCOPY --from=a /a /b\n";
+    let env = TestEnv::new().file("Dockerfile", file).file("a", "a\n");
+    let service = ActionsCache::start();
+    let token = ActionsCache::token(&["refs/heads/main"], true);
+    let run = |machine: &str, args: &[&str]| job(&env, &service, &token, machine, args).success();
+    run("first", &["-o", "type=cacheonly", TO]);
+    let blobs = |service: &ActionsCache| {
+        let keys = service.keys().into_iter();
+        let blobs = keys.filter(|key| key.starts_with("rbuild-blob-"));
+        blobs.collect::<Vec<_>>()
+    };
+    let first = blobs(&service);
+    // A list of files, and a layer.
+    assert!(first.len() >= 2, "{first:?}");
+    service.change(|key, blob| {
+        if key.starts_with("rbuild-blob-") {
+            let middle = blob.len() / 2;
+            blob[middle] ^= 1;
+        }
+    });
+    let mends = run("second", &["-o", "type=cacheonly", FROM, TO]);
+    assert_eq!(warnings(&mends).len(), 1, "{mends}");
+    let mended = blobs(&service);
+    for key in &first {
+        let entries = mended.iter().filter(|other| other.starts_with(key));
+        assert_eq!(entries.count(), 2, "{mended:?}");
+    }
+    let tar = ["-o", "type=tar,dest=../out.tar", FROM, TO];
+    let third = run("third", &tar);
+    assert_eq!((third.ran(), warnings(&third)), (vec![], vec![]), "{third}");
+    let file = env.tool("tar", ["-xOf", "../out.tar", "b"]).success();
+    assert_eq!(file.stdout, "a\n", "{third}");
+    assert_eq!(blobs(&service), mended);
+    // What did not come once is whole nevertheless: the catalogue comes, and the list does not.
+    let mut read = 0;
+    service.refuse(move |line| {
+        read += i32::from(line.starts_with("GET /blob"));
+        (line.starts_with("GET /blob") && read == 2).then_some("404 Not Found")
+    });
+    let cold = run("fourth", &["-o", "type=cacheonly", FROM, TO]);
+    assert_eq!(warnings(&cold).len(), 1, "{cold}");
+    assert_eq!(blobs(&service), mended);
+}
+
 /// Uploads that broke are no entries; what somebody else writes at the same time is not written twice.
 #[test]
 fn what_is_half_uploaded_is_not_there() {

@@ -1,7 +1,15 @@
 //! Caches in registries, and in images there.
 
 use std::fs;
+use std::net::TcpListener;
+use std::process::Child;
+use std::process::Stdio;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
 
+use rustix::process::Pid;
+use rustix::process::Signal;
 use serde_json::Value;
 use serde_json::json;
 
@@ -12,6 +20,7 @@ use super::files;
 use super::on;
 use super::project;
 use crate::support::Base;
+use crate::support::Gate;
 use crate::support::Output;
 use crate::support::TestEnv;
 use crate::support::Watched;
@@ -361,6 +370,147 @@ fn a_cache_that_is_not_taken_fails_the_build_unless_it_may() {
     env.write("src/b", "b\n");
     let read = on(&env, "second", &["-o", "type=cacheonly", &from]).success();
     assert_eq!(read.ran(), [""; 0], "{read}");
+}
+
+/// Longer than anything here takes; only a test that fails waits for it.
+const FOREVER: Duration = Duration::from_secs(60);
+
+/// Asks again and again until there is an answer.
+fn until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(began.elapsed() < FOREVER, "{what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A stage, a copy of its file, and a step that waits behind both.
+fn waits_behind(gate: &Gate) -> TestEnv {
+    let file = format!(
+        "FROM busybox AS tools\nRUN echo tool > /tool && echo other > /other\n\
+         FROM busybox\nCOPY --from=tools /tool /\nRUN {} && echo done > /done\n",
+        gate.pass()
+    );
+    let env = TestEnv::new().bases([Base::Busybox]);
+    env.file("Dockerfile", file)
+}
+
+fn start(env: &TestEnv, machine: &str, args: &[&str]) -> Child {
+    let root = format!("--root=../{machine}");
+    let mut build =
+        env.rbuild_command([&[&root, "build", "--progress=plain"], args, &["."]].concat());
+    let build = build.stdin(Stdio::null()).stdout(Stdio::piped());
+    build.stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// How many blobs were sent to a repository.
+fn sent(asked: &[String], repository: &str) -> usize {
+    let put = format!("PUT {repository}/blobs/uploads/");
+    asked.iter().filter(|line| line.starts_with(&put)).count()
+}
+
+/// A layer is sent while later steps run: those of `mode=min` that the image stands on alone. Nothing is sent twice, and all
+/// is told of.
+#[test]
+fn layers_are_sent_while_later_steps_run() {
+    let (registry, gate) = (Watched::start(), Gate::new());
+    let env = waits_behind(&gate);
+    for (mode, before, layers_in_all) in [("max", 2, 3), ("min", 1, 2)] {
+        let repository = format!("team/cache-{mode}");
+        let reference = format!("{}/{repository}:1", registry.host());
+        let to = format!("--cache-to=type=registry,ref={reference},mode={mode}");
+        let build = start(&env, mode, &["-o", "type=cacheonly", &to]);
+        let waiting = gate.wait();
+        let mut asked = Vec::new();
+        until("a layer was not sent", || {
+            asked.extend(registry.asked());
+            (sent(&asked, &repository) >= before).then_some(())
+        });
+        waiting.go_on();
+        let built = env.finished(build).success();
+        asked.extend(registry.asked());
+        let cache = manifest(&env, &reference);
+        assert_eq!(layers(&cache).len(), layers_in_all, "{cache}");
+        let blobs = cache["layers"].as_array().unwrap().len();
+        assert_eq!(sent(&asked, &repository), blobs + 1, "{asked:?}");
+        let lines = built.stderr.lines();
+        let told = lines.filter(|line| line.contains("writing layer sha256:"));
+        assert_eq!(told.count(), layers_in_all, "{built}");
+        let from = format!("--cache-from={reference}");
+        let machine = format!("{mode}-second");
+        let second = on(&env, &machine, &["-o", "type=tar,dest=../out.tar", &from]).success();
+        assert_eq!(second.ran(), [""; 0], "{second}");
+    }
+}
+
+/// What the cache's repository got before is mounted from there, and not sent a second time.
+#[test]
+fn an_image_takes_the_layers_that_went_ahead() {
+    let (registry, gate) = (Watched::start(), Gate::new());
+    let env = waits_behind(&gate);
+    let host = registry.host();
+    let image = format!("{host}/team/app:1");
+    let (to, _) = flags(&host);
+    let build = start(&env, "first", &["-t", &image, "--push", &to]);
+    let waiting = gate.wait();
+    let mut asked = Vec::new();
+    until("a layer was not sent", || {
+        asked.extend(registry.asked());
+        (sent(&asked, "team/cache") == 2).then_some(())
+    });
+    waiting.go_on();
+    env.finished(build).success();
+    asked.extend(registry.asked());
+    // The base's layer, which is of another registry, that of the last step, and the config.
+    assert_eq!(sent(&asked, "team/app"), 3, "{asked:?}");
+    // The last step's goes the other way.
+    let cache = manifest(&env, &format!("{host}/team/cache:main"));
+    let blobs = cache["layers"].as_array().unwrap().len();
+    assert_eq!(sent(&asked, "team/cache"), blobs, "{asked:?}");
+}
+
+/// A registry that refuses while steps run is asked again when they have ended, and nobody is told.
+#[test]
+fn what_could_not_go_ahead_goes_in_the_end() {
+    let (registry, gate) = (Watched::start(), Gate::new());
+    let env = waits_behind(&gate);
+    let (to, from) = flags(&registry.host());
+    registry.refuse(|line| line.starts_with("POST ").then_some("403 Forbidden"));
+    let told = format!("{to},ignore-error=false");
+    let build = start(&env, "first", &["-o", "type=cacheonly", &told]);
+    let waiting = gate.wait();
+    until("nothing was tried", || {
+        let asked = registry.asked();
+        asked
+            .iter()
+            .any(|line| line.starts_with("POST "))
+            .then_some(())
+    });
+    registry.refuse_nothing();
+    waiting.go_on();
+    let built = env.finished(build).success();
+    assert_eq!(warnings(&built), [""; 0], "{built}");
+    let read = on(&env, "second", &["-o", "type=cacheonly", &from]).success();
+    assert_eq!(read.ran(), [""; 0], "{read}");
+}
+
+/// A build that is interrupted waits for no answer.
+#[test]
+fn an_interrupted_build_waits_for_no_upload() {
+    let gate = Gate::new();
+    let env = waits_behind(&gate);
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (to, _) = flags(&silent.local_addr().unwrap().to_string());
+    let mut build = start(&env, "first", &["-o", "type=cacheonly", &to]);
+    let _waiting = gate.wait();
+    let _asked = silent.accept().unwrap();
+    rustix::process::kill_process(Pid::from_child(&build), Signal::INT).unwrap();
+    // It is silent for longer than this waits.
+    let ended = until("it waits", || build.try_wait().unwrap());
+    assert_eq!(ended.code(), Some(130));
 }
 
 /// What BuildKit left under the name is not read, and said so once; the next export replaces it.
