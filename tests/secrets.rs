@@ -18,10 +18,9 @@ use crate::support::tools;
 const SECRETS: [(&str, &str); 6] = [
     ("a file that is mounted", "mountedQ7pLx2vN9sK4"),
     ("a variable that is mounted", "variableT3mZ8wRb5cHd"),
-    (
-        "a build argument whose name says so",
-        "argumentY6kJf1qWn0gE",
-    ),
+    (TOKEN, "argumentY6kJf1qWn0gE"),
+    (KEY, "deployedR4gYc8uPz1oA"),
+    (AUTHORISED, "authoriseE5nHs3vFk6iL"),
     (
         "a password in the URL of the context",
         "userinfoB9xVh2sDt7uM",
@@ -29,6 +28,11 @@ const SECRETS: [(&str, &str); 6] = [
     ("a registry's password", USER.1),
     ("a registry's password as it is sent", AUTH),
 ];
+/// Build arguments whose names say so.
+const TOKEN: &str = "API_TOKEN";
+const KEY: &str = "DEPLOY_KEY";
+const AUTHORISED: &str = "NPM_AUTH";
+const ARGUMENTS: [&str; 3] = [TOKEN, KEY, AUTHORISED];
 /// `rebecca:geheim`
 const AUTH: &str = "cmViZWNjYTpnZWhlaW0=";
 
@@ -90,7 +94,9 @@ impl Said {
 
 const DOCKERFILE: &str = r#"FROM busybox
 ARG API_TOKEN
-RUN test -n "$API_TOKEN" && echo public-of-argument > /argument
+ARG DEPLOY_KEY
+ARG NPM_AUTH
+RUN test -n "$API_TOKEN$DEPLOY_KEY$NPM_AUTH" && echo public-of-argument > /argument
 RUN --mount=type=secret,id=file --mount=type=secret,id=variable,env=PASS \
     cat /run/secrets/file; echo "$PASS" >&2; printf '%.6s' "$PASS"; printf '%s\n' "${PASS#??????}"; echo public-of-step
 COPY note /
@@ -98,7 +104,12 @@ COPY note /
 
 #[test]
 fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
-    let [file, variable, argument, userinfo, ..] = SECRETS.map(|(_, secret)| secret);
+    let secret = |wanted: &str| {
+        let mut all = SECRETS.iter();
+        all.find(|(what, _)| *what == wanted).unwrap().1
+    };
+    let [file, variable, ..] = SECRETS.map(|(_, secret)| secret);
+    let userinfo = secret("a password in the URL of the context");
     let env = TestEnv::new()
         .bases([Base::Busybox])
         .file("Dockerfile", DOCKERFILE)
@@ -112,8 +123,14 @@ fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
             "--build-arg=API_TOKEN",
             &format!("--secret=id=file,src={}", env.outside("file").display()),
         ]);
-        env.run(build.env("VARIABLE", variable).env("API_TOKEN", argument))
+        env.run(
+            build
+                .env("VARIABLE", variable)
+                .envs(ARGUMENTS.map(|name| (name, secret(name)))),
+        )
     };
+            "--build-arg=DEPLOY_KEY",
+            "--build-arg=NPM_AUTH",
     for more in [
         &["--progress=plain", "-t", "one", "."][..],
         &[
@@ -146,8 +163,9 @@ fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
         "a step that misses",
         &build(&["--progress=plain", "."]).success(),
     );
-    let mut without =
-        env.rbuild_command(["--progress=plain", "--build-arg=API_TOKEN=another", "."]);
+    // What the arguments were is known to this build from its records alone.
+    let mut without = env.rbuild_command(["--progress=plain", "."]);
+    without.args(ARGUMENTS.map(|name| format!("--build-arg={name}=another")));
     said.note("secrets that are missing", &env.run(&mut without).success());
 
     // What tells of builds afterwards.
@@ -217,7 +235,7 @@ fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
         .iter()
         .map(|(what, secret)| {
             let places = said.places_of(secret).into_iter();
-            let expected = |place: &&str| *secret == argument && history(place);
+            let expected = |place: &&str| ARGUMENTS.contains(what) && history(place);
             (
                 *what,
                 places.filter(|place| !expected(place)).collect::<Vec<_>>(),
