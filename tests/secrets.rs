@@ -4,7 +4,8 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
-use std::process::Command;
+
+use regex::bytes::Regex;
 
 use crate::support::Base;
 use crate::support::FileServer;
@@ -12,10 +13,9 @@ use crate::support::Output;
 use crate::support::Registry;
 use crate::support::TestEnv;
 use crate::support::USER;
-use crate::support::tools;
 
 /// What must not be found, each with what it was: words that occur nowhere else.
-const SECRETS: [(&str, &str); 6] = [
+const SECRETS: [(&str, &str); 8] = [
     ("a file that is mounted", "mountedQ7pLx2vN9sK4"),
     ("a variable that is mounted", "variableT3mZ8wRb5cHd"),
     (TOKEN, "argumentY6kJf1qWn0gE"),
@@ -59,35 +59,37 @@ impl Said {
                 self.0
                     .push((name, target.into_os_string().into_encoded_bytes()));
             } else if !kind.is_char_device() {
-                let bytes = fs::read(&path).unwrap();
-                if bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-                    let tree = Command::new(tools::find("zstd"))
-                        .args(["-dcq"])
-                        .arg(&path)
-                        .output();
-                    self.0
-                        .push((format!("{name}, unpacked"), tree.unwrap().stdout));
-                }
-                if bytes.starts_with(&[0x1f, 0x8b]) {
-                    let mut tar = Vec::new();
-                    flate2::read::MultiGzDecoder::new(&bytes[..])
-                        .read_to_end(&mut tar)
-                        .unwrap();
-                    self.0.push((format!("{name}, unpacked"), tar));
-                }
-                self.0.push((name, bytes));
+                self.unpack(&name, &fs::read(&path).unwrap());
             }
         }
     }
 
+    /// The bytes, and what comes of every frame of zstd and every member of gzip in them, wherever it begins: several tree
+    /// objects are one file, layers are in archives.
+    fn unpack(&mut self, name: &str, bytes: &[u8]) {
+        for begin in Regex::new(r"(?-u)\x28\xb5\x2f\xfd|\x1f\x8b\x08")
+            .unwrap()
+            .find_iter(bytes)
+        {
+            let (packed, mut unpacked) = (&bytes[begin.start()..], Vec::new());
+            // What only looks like the beginning of one, or is cut off, gives what it gives.
+            let read = match packed[0] {
+                0x1f => flate2::read::GzDecoder::new(packed).read_to_end(&mut unpacked),
+                _ => zstd::Decoder::with_buffer(packed)
+                    .and_then(|frame| frame.single_frame().read_to_end(&mut unpacked)),
+            };
+            drop(read);
+            if !unpacked.is_empty() {
+                self.unpack(&format!("{name}, unpacked"), &unpacked);
+            }
+        }
+        self.0.push((name.to_owned(), bytes.to_owned()));
+    }
+
     /// Where something is, by the names of the commands and files.
     fn places_of(&self, wanted: &str) -> Vec<&str> {
-        let has = |bytes: &[u8]| {
-            bytes
-                .windows(wanted.len())
-                .any(|at| at == wanted.as_bytes())
-        };
-        let places = self.0.iter().filter(|(_, bytes)| has(bytes));
+        let wanted = Regex::new(&regex::escape(wanted)).unwrap();
+        let places = self.0.iter().filter(|(_, bytes)| wanted.is_match(bytes));
         places.map(|(name, _)| name.as_str()).collect()
     }
 }
@@ -100,6 +102,7 @@ RUN test -n "$API_TOKEN$DEPLOY_KEY$NPM_AUTH" && echo public-of-argument > /argum
 RUN --mount=type=secret,id=file --mount=type=secret,id=variable,env=PASS \
     cat /run/secrets/file; echo "$PASS" >&2; printf '%.6s' "$PASS"; printf '%s\n' "${PASS#??????}"; echo public-of-step
 COPY note /
+COPY deep/ /deep/
 "#;
 
 #[test]
@@ -113,7 +116,8 @@ fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
     let env = TestEnv::new()
         .bases([Base::Busybox])
         .file("Dockerfile", DOCKERFILE)
-        .file("note", "public-of-context\n");
+        .file("note", "public-of-context\n")
+        .file("deep/er/public-of-tree", "");
     fs::write(env.outside("file"), format!("{file}\n")).unwrap();
     let mut said = Said(Vec::new());
     let build = |more: &[&str]| {
@@ -121,6 +125,8 @@ fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
         build.args([
             "--secret=id=variable,env=VARIABLE",
             "--build-arg=API_TOKEN",
+            "--build-arg=DEPLOY_KEY",
+            "--build-arg=NPM_AUTH",
             &format!("--secret=id=file,src={}", env.outside("file").display()),
         ]);
         env.run(
@@ -129,8 +135,6 @@ fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
                 .envs(ARGUMENTS.map(|name| (name, secret(name)))),
         )
     };
-            "--build-arg=DEPLOY_KEY",
-            "--build-arg=NPM_AUTH",
     for more in [
         &["--progress=plain", "-t", "one", "."][..],
         &[
@@ -227,9 +231,19 @@ fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
             "{public} should be found"
         );
     }
+    // Where a secret would be hard to find: in one of several objects of a file, in a compressed layer of an archive.
+    for (public, hidden) in [
+        ("public-of-tree", "/trees/"),
+        ("public-of-context", "/out.tar"),
+    ] {
+        let places = said.places_of(public);
+        let found = |place: &&str| place.contains(hidden) && place.ends_with(", unpacked");
+        assert!(places.iter().any(found), "{public}: {places:?}");
+    }
     // A build argument is in the history of the image, as with BuildKit, whose lint says so.
     let history = |place: &str| {
-        place.starts_with("history ") || place.contains("/blobs/") || place.ends_with("/out.tar")
+        let config = place.contains("/blobs/") || place.ends_with("/out.tar");
+        place.starts_with("history ") || config && !place.contains(", unpacked")
     };
     let found: Vec<(&str, Vec<&str>)> = SECRETS
         .iter()
