@@ -32,6 +32,8 @@ fn full_disks() {
         let mut script = format!("mount -t tmpfs -o size=64m none {root}\n");
         // What is there from an earlier state of the project.
         if victim.maker.random.percent(50) {
+        let fsck = ["debug", "fsck", "--root", victim.root.to_str().unwrap()];
+        let fsck = quoted(&victim.env.rbuild_command(fsck));
             script += &format!(
                 "{build} >/dev/null 2>&1\nrm -rf {}/*\n",
                 victim.env.outside("out").display()
@@ -49,7 +51,10 @@ fn full_disks() {
             );
             files.push(file);
         }
-        script += &format!("mount -o remount,size=256m {root}\n{build}\n");
+        // Also before anything is healed.
+        script += &format!(
+            "mount -o remount,size=256m {root}\n{fsck} || exit\n{build} || exit\n{fsck} --deep\n"
+        );
         let done = victim.env.run(victim.env.tool_command("unshare").args([
             "--user",
             "--mount",
