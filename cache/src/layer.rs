@@ -183,6 +183,13 @@ pub enum LayerError {
         gid: u32,
     },
     /// The build was cancelled.
+    /// No thread could be had.
+    #[error("cannot start a thread")]
+    Thread {
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     #[error("cancelled")]
     Cancelled,
 }

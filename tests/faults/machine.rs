@@ -12,6 +12,7 @@ use super::errors;
 use super::rounds;
 
 /// A command line as a shell takes it.
+use crate::support::Output;
 fn quoted(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let quoted = words.map(|word| format!("'{}'", word.to_str().unwrap()));
@@ -105,10 +106,12 @@ fn failing_system_calls() {
             true => "trace=all".to_owned(),
             false => {
                 let (name, times) = victim.maker.random.pick(&calls).clone();
-                let error = *victim
-                    .maker
-                    .random
-                    .pick(&["EIO", "ENOSPC", "EMFILE", "ENOMEM", "EACCES"]);
+                let errors: &[&str] = match name.as_str() {
+                    // No more threads or processes (clone(2)).
+                    "clone" | "clone3" => &["EAGAIN"],
+                    _ => &["EIO", "ENOSPC", "EMFILE", "ENOMEM", "EACCES"],
+                };
+                let error = *victim.maker.random.pick(errors);
                 injected += 1;
                 format!(
                     "inject={name}:error={error}:when={}",
@@ -116,36 +119,15 @@ fn failing_system_calls() {
                 )
             }
         };
-        let command = victim.command();
-        let mut traced = victim.env.tool_command("timeout");
-        traced
-            .args([
-                "--kill-after=1",
-                "60",
-                "strace",
-                "-f",
-                "-b",
-                "execve",
-                "-qq",
-                "-o",
-            ])
-            .arg(&trace)
-            .args(["-e", &inject]);
-        traced
-            .args(["-e", "signal=none"])
-            .arg(command.get_program())
-            .args(command.get_args());
-        let done = victim.env.run(&mut traced);
-        if done.status.code() == Some(124) || done.status.code() == Some(137) {
-            victim.wrong(&format!("{inject}: it hangs"));
-        }
+        let done = traced(&victim, &trace, &inject);
         if done.status.success() {
             victim.must_have_built(&inject);
         }
         // That a library gives up where a process has no number, say, is its way.
         let ours =
             ["src/", "cache/", "llb/", "frontends/"].map(|dir| format!(" panicked at {dir}"));
-        if ours.iter().any(|ours| done.stderr.contains(ours)) {
+        let threads = inject.starts_with("inject=clone") && done.stderr.contains(" panicked at ");
+        if threads || ours.iter().any(|ours| done.stderr.contains(ours)) {
             victim.wrong(&format!("{inject}: {}", errors(&done)));
         }
         victim.must_build(&inject);
@@ -154,12 +136,59 @@ fn failing_system_calls() {
 }
 
 /// The system calls in a trace by name, and how often the busiest of its processes made them. Those whose failure nobody
-/// can live with (memory, threads, the end) are left out.
+/// can live with (memory, locks, the end) are left out.
 fn calls_of(trace: &Path) -> Vec<(String, usize)> {
+/// From some moment on a build gets neither threads nor processes (RLIMIT_NPROC, pids.max): it makes do without them, or
+/// says so.
+#[test]
+fn no_more_threads() {
+    let (count, seed) = rounds(4);
+    let mut victim = Victim::new(seed);
+    let trace = victim.env.outside("trace");
+    let mut refused = 0;
+    for round in 0..count {
+        victim.change();
+        // The first round has none at all.
+        let had = match round {
+            0 => 0,
+            _ => victim.maker.random.below(24),
+        };
+        let inject = format!("inject=clone,clone3:error=EAGAIN:when={}+", had + 1);
+        let done = traced(&victim, &trace, &inject);
+        let said = "Resource temporarily unavailable";
+        match done.status.code() {
+            Some(0) => victim.must_have_built(&inject),
+            Some(3) if done.stderr.contains(said) => refused += 1,
+            _ => victim.wrong(&format!("{inject}: {}", errors(&done))),
+        }
+        if done.stderr.contains(" panicked at ") {
+            victim.wrong(&format!("{inject}: {}", errors(&done)));
+        }
+        victim.may_be_clean_already(&inject);
+        victim.must_build(&inject);
+    }
+    println!("{count} builds without threads, {refused} refused, seed {seed}");
+    assert!(refused > 0);
+}
+
+/// A build of the project in which system calls fail as `inject` says, in the words of strace.
+#[track_caller]
+fn traced(victim: &Victim, trace: &Path, inject: &str) -> Output {
+    let command = victim.command();
+    let mut traced = victim.env.tool_command("timeout");
+    traced.args(["--kill-after=1", "60", "strace"]);
+    traced.args(["-f", "-b", "execve", "-qq", "-o"]).arg(trace);
+    traced.args(["-e", inject, "-e", "signal=none"]);
+    traced.arg(command.get_program()).args(command.get_args());
+    let done = victim.env.run(&mut traced);
+    if matches!(done.status.code(), Some(124 | 137)) {
+        victim.wrong(&format!("{inject}: it hangs"));
+    }
+    done
+}
+
     let left_out = [
         "brk",
-        "clone",
-        "clone3",
         // A close(2) that fails has closed (its page, "Dealing with error returns from close()"); one that is kept from the
         // kernel has not, and whoever waits for the end of a pipe waits for ever.
         "close",
