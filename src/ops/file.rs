@@ -422,14 +422,19 @@ impl Engine<'_> {
     ) -> Result<Option<File>, OpError> {
         let shown = std::path::PathBuf::from(String::from_utf8_lossy(path).into_owned());
         for layer in source.layers.iter().rev() {
-            let Ok(mut file) = self.open_file(layer, path, node) else {
-                continue;
+            let mut file = match self.open_file(layer, path, node) {
+                Ok(file) => file,
+                // It may be of another layer.
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
             };
-            let is_tar = rbuild_cache::is_archive(&file);
-            std::io::Seek::rewind(&mut file).map_err(|error| OpError::io("read", &shown, error))?;
+            let is_tar = rbuild_cache::is_archive(&file).map_err(read)?;
+            std::io::Seek::rewind(&mut file).map_err(read)?;
             return Ok(is_tar.then_some(file));
         }
-        Ok(None)
+        failed.map_or(Ok(None), |error| Err(read(error)))
     }
 
     /// ADD of an archive: its tree below `dest`, its files kept aside.
@@ -468,6 +473,8 @@ impl Engine<'_> {
             let aside = trees.merge(&trees.empty().tree, &trees.subtree(&dir).tree)?;
             let dest = target.resolve(&copy::join(dest, &path))?;
             self.lay(target, &dest, &aside)?;
+        let read = |error| OpError::io("read", &shown, error);
+        let mut failed = None;
         }
         self.lay(target, dest, &whole)
     }

@@ -17,6 +17,7 @@ use super::stream::Limits;
 use super::stream::Sums;
 use super::stream::with_summed_tar;
 use super::stream::with_tar;
+use super::stream::decompressed;
 use crate::builder::NewNode;
 use crate::builder::TreeBuilder;
 use crate::dir::FileWriter;
@@ -456,8 +457,15 @@ pub(crate) fn normal(path: &[u8]) -> Result<Vec<&[u8]>, LayerError> {
     Ok(names)
 }
 
-/// Whether there is a tar in a file, compressed or not: whether its first header can be read. An empty one is none.
-pub fn is_archive(file: impl Read + Send) -> bool {
-    let first = with_tar(file, |tar| Ok(Reader::new(tar).next()?.is_some()));
-    first.is_ok_and(|is_entry| is_entry)
+/// Whether there is a tar in a file, compressed or not: whether its first header makes sense. An empty one is none.
+///
+/// # Errors
+/// If the file cannot be read: what is in it is not known then.
+pub fn is_archive(file: impl Read) -> io::Result<bool> {
+    match Reader::new(decompressed(&Limits::DEFAULT, file)).next() {
+        Ok(first) => Ok(first.is_some()),
+        // What cannot be decompressed has no number of the kernel's.
+        Err(TarError::Read { source, .. }) if source.raw_os_error().is_some() => Err(source),
+        Err(_) => Ok(false),
+    }
 }
