@@ -235,7 +235,8 @@ impl<'a> Pinner<'a> {
         let known = self.store.pin(&key).map_err(failure::store)?;
         if let Some(known) = &known {
             let fixed = reference.digest.is_some() || self.offline;
-            let age = now().saturating_sub(known.checked);
+            // When it was asked later than now, by a clock that was wrong, that says nothing.
+            let age = now().checked_sub(known.checked).unwrap_or(u64::MAX);
             let fresh = !self.pull && age < self.tag_max_age;
             if (fixed || fresh)
                 && let Some(pin) = self.stored(&known.manifest, platform)?
