@@ -289,6 +289,39 @@ fn fsck_finds_and_takes_out() {
     fsck(&env);
 }
 
+/// A layer of little that becomes much leaves a little of the disk to others.
+#[test]
+fn a_layer_that_would_fill_the_disk() {
+    let env = TestEnv::new().bases([Base::Busybox]).file(
+        "Dockerfile",
+        "FROM busybox\nRUN yes 'much of the same' | head -c 150000000 > /much\n",
+    );
+    env.rbuild(["-q", "-o", "type=oci,dest=../much,tar=false", "."])
+        .success();
+    env.write("Dockerfile", "FROM much\nRUN true\n");
+    let script = r#"
+        mount -t tmpfs -o size=80m none "$STORE"
+        "$RBUILD" -q --root "$STORE" --build-context much=oci-layout://../much .
+        echo "$?"
+        df --output=avail --block-size=1M "$STORE" | tail -1
+    "#;
+    let store = env.outside("small");
+    fs::create_dir(&store).unwrap();
+    let mut command = env.tool_command("unshare");
+    command
+        .args(["--user", "--mount", "--map-root-user", "--map-auto", "--"])
+        .args(["/bin/sh", "-c", script])
+        .env("STORE", &store)
+        .env("RBUILD", env!("CARGO_BIN_EXE_rbuild"));
+    let output = env.run(&mut command).success();
+    let output = output.says(", and this layer would fill it");
+    let mut lines = output.stdout.lines();
+    assert_eq!(lines.next(), Some("3"), "{output}");
+    // What was unpacked is gone again.
+    let free: u32 = lines.next().unwrap().trim().parse().unwrap();
+    assert!(free > 60, "{output}");
+}
+
 /// Before anything runs, with the numbers and what a prune would free.
 #[test]
 fn a_disk_that_will_not_do() {

@@ -12,6 +12,7 @@ mod locate;
 mod pack;
 mod plan;
 pub(crate) mod read;
+mod room;
 pub(crate) mod stream;
 mod write;
 
@@ -182,7 +183,6 @@ pub enum LayerError {
         /// Its group.
         gid: u32,
     },
-    /// The build was cancelled.
     /// No thread could be had.
     #[error("cannot start a thread")]
     Thread {
@@ -190,6 +190,7 @@ pub enum LayerError {
         #[source]
         source: io::Error,
     },
+    /// The build was cancelled.
     #[error("cancelled")]
     Cancelled,
 }

@@ -11,13 +11,15 @@ use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
 
 use super::LayerError;
+use super::room::Disk;
+use super::room::Roomy;
 use super::show;
 use super::stream::CHUNK;
 use super::stream::Limits;
 use super::stream::Sums;
+use super::stream::decompressed;
 use super::stream::with_summed_tar;
 use super::stream::with_tar;
-use super::stream::decompressed;
 use crate::builder::NewNode;
 use crate::builder::TreeBuilder;
 use crate::dir::FileWriter;
@@ -72,8 +74,10 @@ pub(super) fn read_within(
     blob: impl Read + Send,
     unpack: Option<&mut Unpack>,
 ) -> Result<ReadLayer, LayerError> {
+    let disk = unpack.as_deref().map(Unpack::directory).transpose()?;
+    let free = disk.map(Disk).map(|disk| move || disk.free());
     let (builder, Sums { diff_id, tar_size }) = with_summed_tar(limits, blob, |tar| {
-        let mut reader = Reader::new(tar);
+        let mut reader = Reader::new(Roomy::new(tar, free));
         let builder = Layer::new(unpack).read(&mut reader, limits.entries)?;
         reader.drain()?;
         Ok(builder)
