@@ -336,7 +336,21 @@ fn a_disk_that_will_not_do() {
         mount -t tmpfs -o remount,size=20m none "$RBUILD_ROOT"
         "$RBUILD" --progress=plain .
         echo "too small for the step: $?"
+        mount -t tmpfs -o remount,size=130m none "$RBUILD_ROOT"
+        "$RBUILD" --progress=plain -f copies.Dockerfile .
+        "$RBUILD" --progress=plain -f other.Dockerfile . 2>&1
+        echo "nothing of the context is copied: $?"
     "#;
+    env.write(
+        "copies.Dockerfile",
+        "FROM busybox\nCOPY zeros /\nRUN true\n",
+    );
+    env.write(
+        "other.Dockerfile",
+        "FROM busybox\nCOPY copies.Dockerfile /\nRUN true\n",
+    );
+    let zeros = fs::File::create(env.path("zeros")).unwrap();
+    zeros.set_len(150_000_000).unwrap();
     fs::create_dir_all(env.store()).unwrap();
     let mut command = env.tool_command("unshare");
     command
@@ -344,12 +358,25 @@ fn a_disk_that_will_not_do() {
         .args(["/bin/sh", "-c", script])
         .env("RBUILD", env!("CARGO_BIN_EXE_rbuild"));
     let output = env.run(&mut command).success();
+    let codes: Vec<&str> = output
+        .stdout
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect();
     assert_eq!(
-        output.stdout, "too small for the base: 3\ntoo small for the step: 1\n",
+        codes[..2],
+        ["too small for the base: 3", "too small for the step: 1"],
         "{output}"
     );
+    assert_eq!(
+        codes.last(),
+        Some(&"nothing of the context is copied: 0"),
+        "{output}"
+    );
+    assert!(!output.stdout.contains("may take"), "{output}");
     output
         .says(" free, and the base images take ")
         .says(" free, and the build may take 104.86MB; ")
+        .says(" free, and the build may take 150.00MB; ")
         .says("/v1` is full: `rbuild prune` frees what can be made again");
 }
