@@ -30,7 +30,7 @@ use super::store;
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 18] = [
+pub(crate) const LINES: [Line; 19] = [
     ("cached", cached),
     ("cached-eight", cached_eight),
     ("cached-1000", cached_thousand),
@@ -48,6 +48,7 @@ pub(crate) const LINES: [Line; 18] = [
     ("second-machine", caches::second_machine),
     ("unchanged-cache", caches::unchanged_cache),
     ("gc", store::gc),
+    ("gc-half", store::gc_half),
     ("du", store::du),
 ];
 
