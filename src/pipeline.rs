@@ -42,6 +42,7 @@ use std::thread;
 
 use rbuild_cache::Lease;
 use rbuild_cache::Store;
+use rbuild_cache::threads;
 use rbuild_llb::CancelToken;
 use rbuild_llb::Definition;
 use rbuild_llb::Diagnostic;
@@ -322,7 +323,7 @@ impl Work<'_> {
         };
         // An unchanged build that writes no file is over before anybody could interrupt it.
         if works {
-            sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+            begin(&cancel)?;
         }
 
         // A context is looked at in every build: it is never what people mean by cached.
@@ -428,6 +429,13 @@ fn look_up<'d>(
             return Ok(looked_up);
         }
     }
+}
+
+/// Before what takes its time, and after everything that must be done by one thread alone: termination signals cancel it, and
+/// the threads that compute are there.
+fn begin(cancel: &CancelToken) -> Result<(), BuildError> {
+    sandbox::on_termination_signals(cancel).map_err(failure::signals)?;
+    threads::start_pool().map_err(|error| failure::thread(error, "cannot start threads"))
 }
 
 /// What is known inside of the user namespace.

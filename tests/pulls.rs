@@ -365,6 +365,27 @@ fn tags_are_asked_for_when_they_are_old_or_somebody_wants_it() {
     }
 }
 
+/// As after a clock that was ahead and was put right.
+#[test]
+fn a_tag_that_was_asked_for_in_the_future_is_asked_for() {
+    let place = Place::new();
+    place.dockerfile("COPY a /srv/a\n");
+    place.build(&["-t", "x"]);
+    place.asked();
+    let pins = fs::read_dir(place.env.store().join("v1/pins")).unwrap();
+    let shards = pins.map(|shard| fs::read_dir(shard.unwrap().path()).unwrap());
+    for pin in shards.flatten() {
+        let path = pin.unwrap().path();
+        let mut pin: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        pin["checked"] = json!(9_000_000_000_u64);
+        fs::write(&path, pin.to_string()).unwrap();
+    }
+    place.build(&["-t", "x"]);
+    assert_eq!(place.asked(), PINNING);
+    place.build(&["-t", "x"]);
+    assert_eq!(place.asked(), NOTHING);
+}
+
 #[test]
 fn what_is_named_by_digest_is_asked_for_once() {
     let place = Place::new();

@@ -1,8 +1,14 @@
 //! One project, two users: other ids, umask at the check-out, time zone, locale, times of files, home, store, and kind of
 //! user namespace. The same digests.
+//!
+//! Another clock there is not: a time namespace has no CLOCK_REALTIME of its own (time_namespaces(7)), and a static program
+//! takes no library that tells it another time. That the second user builds in other seconds stands for it: what a clock
+//! comes to in an image is the times of files that steps write, and when the image and its layers were made.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::SystemTime;
+use std::time::UNIX_EPOCH;
 
 use crate::support::Base;
 use crate::support::TestEnv;
@@ -45,9 +51,12 @@ cd "$OWN/project"
 export HOME="$OWN/home" TMPDIR="$OWN" XDG_RUNTIME_DIR="$OWN" TZ LC_ALL USER LOGNAME
 "$RBUILD" -q --root "$OWN/store" -f rbuild.toml -o "type=oci,dest=$OWN/plan.tar" .
 SOURCE_DATE_EPOCH=1500000000 "$RBUILD" -q --root "$OWN/store" -f Dockerfile \
-    -o "type=oci,dest=$OWN/dockerfile.tar,rewrite-timestamp=true,compression=zstd" .
-skopeo inspect --format '{{.Digest}}' "oci-archive:$OWN/plan.tar"
-skopeo inspect --format '{{.Digest}}' "oci-archive:$OWN/dockerfile.tar"
+    -o "type=oci,dest=$OWN/zstd.tar,rewrite-timestamp=true,compression=zstd" .
+SOURCE_DATE_EPOCH=1500000000 "$RBUILD" -q --root "$OWN/store" -f Dockerfile \
+    -o "type=oci,dest=$OWN/gzip.tar,rewrite-timestamp=true" .
+for image in plan zstd gzip; do
+    skopeo inspect --format '{{.Digest}}' "oci-archive:$OWN/$image.tar"
+done
 "#;
 
 struct User {
@@ -101,6 +110,7 @@ fn two_users_get_the_same_digests() {
         },
     ];
     let digests = users.map(|user| {
+        let begun = seconds();
         let own = shared.join(format!("user-{}", user.id));
         let as_them = format!(
             "exec setpriv --reuid={0} --regid={0} --clear-groups sh -c \"$SCRIPT\"",
@@ -118,9 +128,19 @@ fn two_users_get_the_same_digests() {
             .env("TZ", user.zone)
             .env("LC_ALL", user.locale)
             .env("USER", format!("user-{}", user.id));
-        env.run(&mut command).success().stdout
+        let built = env.run(&mut command).success().stdout;
+        while seconds() == begun {
+            std::thread::yield_now();
+        }
+        built
     });
     assert_eq!(digests[0], digests[1]);
     // The ids that `-q` prints, and the digests.
-    assert_eq!(digests[0].lines().count(), 4, "{digests:?}");
+    assert_eq!(digests[0].lines().count(), 6, "{digests:?}");
+}
+
+/// Of the clock.
+fn seconds() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap().as_secs()
 }

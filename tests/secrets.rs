@@ -4,7 +4,8 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
-use std::process::Command;
+
+use regex::bytes::Regex;
 
 use crate::support::Base;
 use crate::support::FileServer;
@@ -12,16 +13,14 @@ use crate::support::Output;
 use crate::support::Registry;
 use crate::support::TestEnv;
 use crate::support::USER;
-use crate::support::tools;
 
 /// What must not be found, each with what it was: words that occur nowhere else.
-const SECRETS: [(&str, &str); 6] = [
+const SECRETS: [(&str, &str); 8] = [
     ("a file that is mounted", "mountedQ7pLx2vN9sK4"),
     ("a variable that is mounted", "variableT3mZ8wRb5cHd"),
-    (
-        "a build argument whose name says so",
-        "argumentY6kJf1qWn0gE",
-    ),
+    (TOKEN, "argumentY6kJf1qWn0gE"),
+    (KEY, "deployedR4gYc8uPz1oA"),
+    (AUTHORISED, "authoriseE5nHs3vFk6iL"),
     (
         "a password in the URL of the context",
         "userinfoB9xVh2sDt7uM",
@@ -29,6 +28,11 @@ const SECRETS: [(&str, &str); 6] = [
     ("a registry's password", USER.1),
     ("a registry's password as it is sent", AUTH),
 ];
+/// Build arguments whose names say so.
+const TOKEN: &str = "API_TOKEN";
+const KEY: &str = "DEPLOY_KEY";
+const AUTHORISED: &str = "NPM_AUTH";
+const ARGUMENTS: [&str; 3] = [TOKEN, KEY, AUTHORISED];
 /// `rebecca:geheim`
 const AUTH: &str = "cmViZWNjYTpnZWhlaW0=";
 
@@ -55,54 +59,65 @@ impl Said {
                 self.0
                     .push((name, target.into_os_string().into_encoded_bytes()));
             } else if !kind.is_char_device() {
-                let bytes = fs::read(&path).unwrap();
-                if bytes.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
-                    let tree = Command::new(tools::find("zstd"))
-                        .args(["-dcq"])
-                        .arg(&path)
-                        .output();
-                    self.0
-                        .push((format!("{name}, unpacked"), tree.unwrap().stdout));
-                }
-                if bytes.starts_with(&[0x1f, 0x8b]) {
-                    let mut tar = Vec::new();
-                    flate2::read::MultiGzDecoder::new(&bytes[..])
-                        .read_to_end(&mut tar)
-                        .unwrap();
-                    self.0.push((format!("{name}, unpacked"), tar));
-                }
-                self.0.push((name, bytes));
+                self.unpack(&name, &fs::read(&path).unwrap());
             }
         }
     }
 
+    /// The bytes, and what comes of every frame of zstd and every member of gzip in them, wherever it begins: several tree
+    /// objects are one file, layers are in archives.
+    fn unpack(&mut self, name: &str, bytes: &[u8]) {
+        for begin in Regex::new(r"(?-u)\x28\xb5\x2f\xfd|\x1f\x8b\x08")
+            .unwrap()
+            .find_iter(bytes)
+        {
+            let (packed, mut unpacked) = (&bytes[begin.start()..], Vec::new());
+            // What only looks like the beginning of one, or is cut off, gives what it gives.
+            let read = match packed[0] {
+                0x1f => flate2::read::GzDecoder::new(packed).read_to_end(&mut unpacked),
+                _ => zstd::Decoder::with_buffer(packed)
+                    .and_then(|frame| frame.single_frame().read_to_end(&mut unpacked)),
+            };
+            drop(read);
+            if !unpacked.is_empty() {
+                self.unpack(&format!("{name}, unpacked"), &unpacked);
+            }
+        }
+        self.0.push((name.to_owned(), bytes.to_owned()));
+    }
+
     /// Where something is, by the names of the commands and files.
     fn places_of(&self, wanted: &str) -> Vec<&str> {
-        let has = |bytes: &[u8]| {
-            bytes
-                .windows(wanted.len())
-                .any(|at| at == wanted.as_bytes())
-        };
-        let places = self.0.iter().filter(|(_, bytes)| has(bytes));
+        let wanted = Regex::new(&regex::escape(wanted)).unwrap();
+        let places = self.0.iter().filter(|(_, bytes)| wanted.is_match(bytes));
         places.map(|(name, _)| name.as_str()).collect()
     }
 }
 
 const DOCKERFILE: &str = r#"FROM busybox
 ARG API_TOKEN
-RUN test -n "$API_TOKEN" && echo public-of-argument > /argument
+ARG DEPLOY_KEY
+ARG NPM_AUTH
+RUN test -n "$API_TOKEN$DEPLOY_KEY$NPM_AUTH" && echo public-of-argument > /argument
 RUN --mount=type=secret,id=file --mount=type=secret,id=variable,env=PASS \
     cat /run/secrets/file; echo "$PASS" >&2; printf '%.6s' "$PASS"; printf '%s\n' "${PASS#??????}"; echo public-of-step
 COPY note /
+COPY deep/ /deep/
 "#;
 
 #[test]
 fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
-    let [file, variable, argument, userinfo, ..] = SECRETS.map(|(_, secret)| secret);
+    let secret = |wanted: &str| {
+        let mut all = SECRETS.iter();
+        all.find(|(what, _)| *what == wanted).unwrap().1
+    };
+    let [file, variable, ..] = SECRETS.map(|(_, secret)| secret);
+    let userinfo = secret("a password in the URL of the context");
     let env = TestEnv::new()
         .bases([Base::Busybox])
         .file("Dockerfile", DOCKERFILE)
-        .file("note", "public-of-context\n");
+        .file("note", "public-of-context\n")
+        .file("deep/er/public-of-tree", "");
     fs::write(env.outside("file"), format!("{file}\n")).unwrap();
     let mut said = Said(Vec::new());
     let build = |more: &[&str]| {
@@ -110,9 +125,15 @@ fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
         build.args([
             "--secret=id=variable,env=VARIABLE",
             "--build-arg=API_TOKEN",
+            "--build-arg=DEPLOY_KEY",
+            "--build-arg=NPM_AUTH",
             &format!("--secret=id=file,src={}", env.outside("file").display()),
         ]);
-        env.run(build.env("VARIABLE", variable).env("API_TOKEN", argument))
+        env.run(
+            build
+                .env("VARIABLE", variable)
+                .envs(ARGUMENTS.map(|name| (name, secret(name)))),
+        )
     };
     for more in [
         &["--progress=plain", "-t", "one", "."][..],
@@ -146,8 +167,9 @@ fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
         "a step that misses",
         &build(&["--progress=plain", "."]).success(),
     );
-    let mut without =
-        env.rbuild_command(["--progress=plain", "--build-arg=API_TOKEN=another", "."]);
+    // What the arguments were is known to this build from its records alone.
+    let mut without = env.rbuild_command(["--progress=plain", "."]);
+    without.args(ARGUMENTS.map(|name| format!("--build-arg={name}=another")));
     said.note("secrets that are missing", &env.run(&mut without).success());
 
     // What tells of builds afterwards.
@@ -209,15 +231,25 @@ fn secrets_are_in_no_file_of_the_store_and_in_no_output() {
             "{public} should be found"
         );
     }
+    // Where a secret would be hard to find: in one of several objects of a file, in a compressed layer of an archive.
+    for (public, hidden) in [
+        ("public-of-tree", "/trees/"),
+        ("public-of-context", "/out.tar"),
+    ] {
+        let places = said.places_of(public);
+        let found = |place: &&str| place.contains(hidden) && place.ends_with(", unpacked");
+        assert!(places.iter().any(found), "{public}: {places:?}");
+    }
     // A build argument is in the history of the image, as with BuildKit, whose lint says so.
     let history = |place: &str| {
-        place.starts_with("history ") || place.contains("/blobs/") || place.ends_with("/out.tar")
+        let config = place.contains("/blobs/") || place.ends_with("/out.tar");
+        place.starts_with("history ") || config && !place.contains(", unpacked")
     };
     let found: Vec<(&str, Vec<&str>)> = SECRETS
         .iter()
         .map(|(what, secret)| {
             let places = said.places_of(secret).into_iter();
-            let expected = |place: &&str| *secret == argument && history(place);
+            let expected = |place: &&str| ARGUMENTS.contains(what) && history(place);
             (
                 *what,
                 places.filter(|place| !expected(place)).collect::<Vec<_>>(),

@@ -289,6 +289,39 @@ fn fsck_finds_and_takes_out() {
     fsck(&env);
 }
 
+/// A layer of little that becomes much leaves a little of the disk to others.
+#[test]
+fn a_layer_that_would_fill_the_disk() {
+    let env = TestEnv::new().bases([Base::Busybox]).file(
+        "Dockerfile",
+        "FROM busybox\nRUN yes 'much of the same' | head -c 150000000 > /much\n",
+    );
+    env.rbuild(["-q", "-o", "type=oci,dest=../much,tar=false", "."])
+        .success();
+    env.write("Dockerfile", "FROM much\nRUN true\n");
+    let script = r#"
+        mount -t tmpfs -o size=80m none "$STORE"
+        "$RBUILD" -q --root "$STORE" --build-context much=oci-layout://../much .
+        echo "$?"
+        df --output=avail --block-size=1M "$STORE" | tail -1
+    "#;
+    let store = env.outside("small");
+    fs::create_dir(&store).unwrap();
+    let mut command = env.tool_command("unshare");
+    command
+        .args(["--user", "--mount", "--map-root-user", "--map-auto", "--"])
+        .args(["/bin/sh", "-c", script])
+        .env("STORE", &store)
+        .env("RBUILD", env!("CARGO_BIN_EXE_rbuild"));
+    let output = env.run(&mut command).success();
+    let output = output.says(", and this layer would fill it");
+    let mut lines = output.stdout.lines();
+    assert_eq!(lines.next(), Some("3"), "{output}");
+    // What was unpacked is gone again.
+    let free: u32 = lines.next().unwrap().trim().parse().unwrap();
+    assert!(free > 60, "{output}");
+}
+
 /// Before anything runs, with the numbers and what a prune would free.
 #[test]
 fn a_disk_that_will_not_do() {
@@ -303,7 +336,21 @@ fn a_disk_that_will_not_do() {
         mount -t tmpfs -o remount,size=20m none "$RBUILD_ROOT"
         "$RBUILD" --progress=plain .
         echo "too small for the step: $?"
+        mount -t tmpfs -o remount,size=130m none "$RBUILD_ROOT"
+        "$RBUILD" --progress=plain -f copies.Dockerfile .
+        "$RBUILD" --progress=plain -f other.Dockerfile . 2>&1
+        echo "nothing of the context is copied: $?"
     "#;
+    env.write(
+        "copies.Dockerfile",
+        "FROM busybox\nCOPY zeros /\nRUN true\n",
+    );
+    env.write(
+        "other.Dockerfile",
+        "FROM busybox\nCOPY copies.Dockerfile /\nRUN true\n",
+    );
+    let zeros = fs::File::create(env.path("zeros")).unwrap();
+    zeros.set_len(150_000_000).unwrap();
     fs::create_dir_all(env.store()).unwrap();
     let mut command = env.tool_command("unshare");
     command
@@ -311,12 +358,25 @@ fn a_disk_that_will_not_do() {
         .args(["/bin/sh", "-c", script])
         .env("RBUILD", env!("CARGO_BIN_EXE_rbuild"));
     let output = env.run(&mut command).success();
+    let codes: Vec<&str> = output
+        .stdout
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect();
     assert_eq!(
-        output.stdout, "too small for the base: 3\ntoo small for the step: 1\n",
+        codes[..2],
+        ["too small for the base: 3", "too small for the step: 1"],
         "{output}"
     );
+    assert_eq!(
+        codes.last(),
+        Some(&"nothing of the context is copied: 0"),
+        "{output}"
+    );
+    assert!(!output.stdout.contains("may take"), "{output}");
     output
         .says(" free, and the base images take ")
         .says(" free, and the build may take 104.86MB; ")
+        .says(" free, and the build may take 150.00MB; ")
         .says("/v1` is full: `rbuild prune` frees what can be made again");
 }

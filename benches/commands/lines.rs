@@ -50,6 +50,7 @@ pub(crate) const LINES: [Line; 19] = [
     ("unchanged-cache", caches::unchanged_cache),
     ("mounts", mounts::mounts),
     ("gc", store::gc),
+    ("gc-half", store::gc_half),
     ("du", store::du),
 ];
 

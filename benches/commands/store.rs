@@ -1,8 +1,9 @@
-//! A store of many records: what it takes to account for it, and to find out that nothing of it has to go.
+//! A store of many records: what it takes to account for it, to find out that nothing of it has to go, and to remove half of it.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use std::time::Instant;
 
 use rbuild_cache::CacheBackend as _;
 use rbuild_cache::LayerRef;
@@ -28,6 +29,63 @@ const FILE: usize = 64 << 10;
 
 pub(crate) fn gc() -> Measured<String> {
     measured(&["prune", "--force", "--all", "--reserved-space", "1000TB"])
+}
+
+/// Half of what the store takes goes, each time of another store.
+pub(crate) fn gc_half() -> Measured<String> {
+    let place = Place::new();
+    let (ours, limit) = (place.beside("store"), place.beside("limit"));
+    let evict = |_| {
+        fill(&ours);
+        let total = takes(&ours)?;
+        let mut prune = Command::new(env!("CARGO_BIN_EXE_rbuild"));
+        prune
+            .env_clear()
+            .env("HOME", place.beside(""))
+            .env("RBUILD_ROOT", &ours)
+            .args(["prune", "--force", "--all", "--max-used-space"])
+            .arg((total / 2).to_string());
+        let time = run(&mut prune)?;
+        let left = takes(&ours)?;
+        if !(total / 4..=total / 2).contains(&left) {
+            return Err(format!("it left {left} of {total} bytes"));
+        }
+        std::fs::remove_dir_all(&ours).map_err(|error| error.to_string())?;
+        Ok(time)
+    };
+    // The directories of as many layers, and nothing else.
+    let remove = |_| {
+        fill(&limit);
+        let layers = limit.join("v1/layers");
+        let shards = std::fs::read_dir(layers).map_err(|error| error.to_string())?;
+        let half: Vec<_> = shards
+            .flatten()
+            .map(|shard| shard.path())
+            .step_by(2)
+            .collect();
+        let began = Instant::now();
+        for shard in half {
+            std::fs::remove_dir_all(shard).map_err(|error| error.to_string())?;
+        }
+        let time = began.elapsed();
+        std::fs::remove_dir_all(&limit).map_err(|error| error.to_string())?;
+        Ok(time)
+    };
+    let (ours, limit) = in_turns(3, evict, remove)?;
+    let bound = Bound {
+        within: Some(Duration::from_secs(1)),
+        times: None,
+    };
+    let what = "removing the directories of half of the layers";
+    Ok(line(&ours, &limit, what, &bound))
+}
+
+/// Bytes of a store.
+fn takes(root: &Path) -> Measured<u64> {
+    let usage = Store::open(root).and_then(|store| store.usage());
+    usage
+        .map(|usage| usage.total)
+        .map_err(|error| error.to_string())
 }
 
 pub(crate) fn du() -> Measured<String> {

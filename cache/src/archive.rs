@@ -67,6 +67,9 @@ pub enum ArchiveError {
     /// The store cannot be written.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There is no thread to read it on.
+    #[error(transparent)]
+    Thread(LayerError),
     /// Who asked for it wants it no more.
     #[error("cancelled")]
     Cancelled,
@@ -112,7 +115,7 @@ impl Store {
         );
         match read {
             Ok(read) => read?,
-            Err(source) => return Err(ArchiveError::Name { source }),
+            Err(source) => return Err(ArchiveError::Thread(source)),
         }
         Ok(unpacked)
     }

@@ -12,6 +12,7 @@ mod locate;
 mod pack;
 mod plan;
 pub(crate) mod read;
+mod room;
 pub(crate) mod stream;
 mod write;
 
@@ -181,6 +182,13 @@ pub enum LayerError {
         uid: u32,
         /// Its group.
         gid: u32,
+    },
+    /// No thread could be had.
+    #[error("cannot start a thread")]
+    Thread {
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The build was cancelled.
     #[error("cancelled")]

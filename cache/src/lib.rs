@@ -62,6 +62,7 @@ pub mod reset;
 mod stat;
 pub mod store;
 mod tar;
+pub mod threads;
 pub mod tree;
 pub mod wait;
 

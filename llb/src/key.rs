@@ -16,7 +16,7 @@ use crate::id::OciDigest;
 use crate::id::TreeId;
 
 /// Version of the records' meaning and encoding. Part of every key.
-pub const KEY_VERSION: u32 = 1;
+pub const KEY_VERSION: u32 = 2;
 
 /// What a key is computed from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -208,7 +208,7 @@ mod t {
     fn golden_key() {
         assert_eq!(
             record().key().hex(),
-            "21173ceed4d4a18ebcb2e5b5efd2209fdd8f4f3ed420dba2156604a8b650471b"
+            "05065f78d297d69d310151da2b8197221d2ba1d31faf9bdb1e7ddfe536abd008"
         );
     }
 

@@ -7,7 +7,7 @@
 //! - [`config`]: the OCI image config that travels beside the graph
 //! - [`frontend`]: the trait a plan language implements; [`inspect`]: what else can be asked of a plan
 //! - [`diagnostic`]: source files, spans, findings; [`event`]: progress; [`cancel`]: stopping
-//! - [`suggest`]: "did you mean"; [`paths`]: paths without detours
+//! - [`suggest`]: "did you mean"; [`paths`]: paths without detours; [`secrets`]: names of variables that hold secrets
 //! - [`pattern`]: include and exclude patterns, wildcards
 //! - [`proto`]: BuildKit's protobuf form, in and out; [`dump`]: forms for people and programs to read
 
@@ -27,6 +27,7 @@ pub mod paths;
 pub mod pattern;
 pub mod platform;
 pub mod proto;
+pub mod secrets;
 pub mod suggest;
 
 pub use cancel::CancelToken;

@@ -72,7 +72,6 @@ pub use failed::Failing;
 pub use failed::HeldFailure;
 pub use foreground::Entry;
 pub use foreground::Foreground;
-pub(crate) use key::looks_secret;
 
 use key::mount_value;
 use key::own_record;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::ControlFlow;
 
 use rbuild_cache::Directory;
 use rbuild_cache::Entry;
@@ -16,7 +17,9 @@ use rbuild_cache::TreeBuilder;
 use rbuild_cache::TreeRef;
 use rbuild_llb::ContentDigest;
 use rbuild_llb::KeyRecord;
+use rbuild_llb::Op;
 use rbuild_llb::Vertex;
+use rbuild_llb::VertexId;
 use rbuild_llb::encode::Encoder;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::CopyAction;
@@ -74,6 +77,50 @@ impl Engine<'_> {
         );
         self.date(&mut record);
         Ok(record)
+    }
+
+    /// The bytes of files that some steps copy out of contexts, or more: what `--exclude` leaves out counts, too, and what several
+    /// copies take counts for each. Where all of the contexts are no more than `enough`, they are not looked into.
+    pub(crate) fn bytes_to_copy<'v>(
+        &self,
+        steps: impl Iterator<Item = (VertexId, &'v Vertex)>,
+        enough: u64,
+    ) -> Result<u64, OpError> {
+        let mut copies = Vec::new();
+        for (_, vertex) in steps {
+            let Op::File(op) = &vertex.op else { continue };
+            for action in &op.actions {
+                if let (FileActionKind::Copy(copy), FileInput::Input(index)) =
+                    (&action.kind, action.secondary)
+                    && let Some(local) = self.local_input(vertex, index)
+                {
+                    copies.push((copy, self.scan(local)?));
+                }
+            }
+        }
+        let mut bytes = copies.iter().map(|(_, scan)| scan.bytes).sum();
+        if bytes <= enough {
+            return Ok(bytes);
+        }
+        bytes = 0;
+        let mut count = |entry: &Entry| {
+            if let Node::File(file) = &entry.node {
+                bytes += file.size;
+            }
+        };
+        let trees = self.store.trees();
+        for (copy, scan) in copies {
+            for found in copy::sources(trees, &scan.tree, copy)? {
+                count(&found.entry);
+                if let Node::Dir(dir) = &found.entry.node {
+                    trees.walk(&dir.tree, &mut |_, entry| {
+                        count(entry);
+                        ControlFlow::Continue(())
+                    })?;
+                }
+            }
+        }
+        Ok(bytes)
     }
 
     pub(super) fn file_content_record(
@@ -421,15 +468,22 @@ impl Engine<'_> {
         node: &rbuild_cache::FileNode,
     ) -> Result<Option<File>, OpError> {
         let shown = std::path::PathBuf::from(String::from_utf8_lossy(path).into_owned());
+        let read = |error| OpError::io("read", &shown, error);
+        let mut failed = None;
         for layer in source.layers.iter().rev() {
-            let Ok(mut file) = self.open_file(layer, path, node) else {
-                continue;
+            let mut file = match self.open_file(layer, path, node) {
+                Ok(file) => file,
+                // It may be of another layer.
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
             };
-            let is_tar = rbuild_cache::is_archive(&file);
-            std::io::Seek::rewind(&mut file).map_err(|error| OpError::io("read", &shown, error))?;
+            let is_tar = rbuild_cache::is_archive(&file).map_err(read)?;
+            std::io::Seek::rewind(&mut file).map_err(read)?;
             return Ok(is_tar.then_some(file));
         }
-        Ok(None)
+        failed.map_or(Ok(None), |error| Err(read(error)))
     }
 
     /// ADD of an archive: its tree below `dest`, its files kept aside.

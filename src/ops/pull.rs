@@ -14,9 +14,6 @@ use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
-use std::thread;
 
 use rbuild_cache::CACHE;
 use rbuild_cache::KnownLayer;
@@ -26,6 +23,7 @@ use rbuild_cache::LeaseRoot;
 use rbuild_cache::Origin;
 use rbuild_cache::ReadLayer;
 use rbuild_cache::Snapshot;
+use rbuild_cache::threads;
 use rbuild_llb::Definition;
 use rbuild_llb::OciDigest;
 use rbuild_llb::Op;
@@ -622,7 +620,7 @@ pub(crate) fn side_by_side<T: Sync, R: Send>(
     things: &[T],
     deed: impl Fn(&T) -> R + Sync,
 ) -> Vec<R> {
-    on_threads(WAITING, things, deed)
+    threads::side_by_side(things, WAITING, deed)
 }
 
 /// The same of what computes, and of which only many are worth a thread.
@@ -633,43 +631,10 @@ pub(super) fn on_all_cores<T: Sync, R: Send>(
     match things.len() {
         0..FEW => things.iter().map(deed).collect(),
         _ => {
-            let cores = thread::available_parallelism().map_or(1, usize::from);
-            on_threads(cores, things, deed)
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            threads::side_by_side(things, cores, deed)
         }
     }
-}
-
-fn on_threads<T: Sync, R: Send>(
-    most: usize,
-    things: &[T],
-    deed: impl Fn(&T) -> R + Sync,
-) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(thing) = things.get(at) else {
-                return done;
-            };
-            done.push((at, deed(thing)));
-        }
-    };
-    let mut done: Vec<(usize, R)> = thread::scope(|scope| {
-        let running: Vec<_> = (0..things.len().min(most))
-            .map(|_| scope.spawn(work))
-            .collect();
-        running
-            .into_iter()
-            .flat_map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-            .collect()
-    });
-    done.sort_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, result)| result).collect()
 }
 
 /// Passes a blob on while it is kept.
@@ -749,19 +714,5 @@ mod t {
             let error = tee.read(&mut [0; 10]).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         }
-    }
-
-    #[test]
-    fn results_are_in_the_order_of_what_they_are_of() {
-        let running = AtomicUsize::new(0);
-        let things: Vec<usize> = (0..500).collect();
-        let done = side_by_side(&things, |thing| {
-            assert!(running.fetch_add(1, Ordering::SeqCst) < WAITING);
-            thread::yield_now();
-            running.fetch_sub(1, Ordering::SeqCst);
-            thing * 2
-        });
-        assert_eq!(done, (0..500).map(|thing| thing * 2).collect::<Vec<_>>());
-        assert_eq!(side_by_side(&[0; 0], |thing| *thing), [0; 0]);
     }
 }

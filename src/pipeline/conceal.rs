@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use rbuild_llb::Op;
 use rbuild_llb::definition::PrunedDefinition;
 use rbuild_llb::op::SourceOp;
-
-use crate::ops::exec::looks_secret;
+use rbuild_llb::secrets::looks_secret;
 
 /// Shorter values of variables that look secret are not looked for in other text: they would mutilate what means
 /// something else.

@@ -218,10 +218,20 @@ fn kind(error: &OpError) -> ErrorKind {
 }
 
 pub(super) fn signals(error: std::io::Error) -> BuildError {
-    BuildError::new(
-        ErrorKind::Environment,
-        anyhow::Error::new(error).context("cannot listen for signals"),
-    )
+    thread(error, "cannot listen for signals")
+}
+
+/// What needs a thread could not be done.
+pub(super) fn thread(error: std::io::Error, what: impl Into<String>) -> BuildError {
+    let refused = error.kind() == std::io::ErrorKind::WouldBlock;
+    let error = anyhow::Error::new(error).context(what.into());
+    let error = BuildError::new(ErrorKind::Environment, error);
+    match refused {
+        true => error.hint(
+            "no more threads are to be had: raise `ulimit -u`, or `pids.max` of the cgroup (of a container: `--pids-limit`)",
+        ),
+        false => error,
+    }
 }
 
 pub(super) fn plan(error: PlanError<OpError>, definition: &Definition, plan: &Plan) -> BuildError {
@@ -278,6 +288,9 @@ pub(super) fn solve(
             }
             None => op(source),
         },
+        SolveError::Thread { name, source } => {
+            thread(source, format!("cannot start a thread for `{name}`"))
+        }
         error => BuildError::new(
             ErrorKind::Environment,
             anyhow::Error::msg(error.to_string()),

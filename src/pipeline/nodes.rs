@@ -1,8 +1,8 @@
 //! What the nodes of a builder are: whether they are there, and what they can do.
 
-use std::thread;
 use std::time::Duration;
 
+use rbuild_cache::threads;
 use rbuild_llb::CancelToken;
 use rbuild_llb::Platform;
 
@@ -37,15 +37,7 @@ pub struct Found {
 pub fn ask(nodes: &[Node]) -> Result<Vec<Result<Found, String>>, BuildError> {
     let cancel = CancelToken::new();
     sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
-    let found = thread::scope(|scope| {
-        let asked: Vec<_> = nodes
-            .iter()
-            .map(|node| scope.spawn(|| find_out(node, &cancel)))
-            .collect();
-        let answers = asked.into_iter();
-        let answers = answers.map(|thread| thread.join().expect("asking does not panic"));
-        answers.collect()
-    });
+    let found = threads::side_by_side(nodes, nodes.len(), |node| find_out(node, &cancel));
     match cancel.is_cancelled() {
         true => Err(BuildError::interrupted()),
         false => Ok(found),

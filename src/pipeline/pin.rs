@@ -11,6 +11,7 @@ use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Store;
 use rbuild_cache::StoredPin;
+use rbuild_cache::threads;
 use rbuild_llb::CancelToken;
 use rbuild_llb::ImageConfig;
 use rbuild_llb::OciDigest;
@@ -234,7 +235,8 @@ impl<'a> Pinner<'a> {
         let known = self.store.pin(&key).map_err(failure::store)?;
         if let Some(known) = &known {
             let fixed = reference.digest.is_some() || self.offline;
-            let age = now().saturating_sub(known.checked);
+            // When it was asked later than now, by a clock that was wrong, that says nothing.
+            let age = now().checked_sub(known.checked).unwrap_or(u64::MAX);
             let fresh = !self.pull && age < self.tag_max_age;
             if (fixed || fresh)
                 && let Some(pin) = self.stored(&known.manifest, platform)?
@@ -366,25 +368,7 @@ pub(super) fn side_by_side<T: Sync, R: Send>(
     things: &[T],
     deed: impl Fn(&T) -> R + Sync,
 ) -> Vec<R> {
-    match things {
-        [] => Vec::new(),
-        [only] => vec![deed(only)],
-        several => std::thread::scope(|scope| {
-            let deed = &deed;
-            let threads: Vec<_> = several
-                .iter()
-                .map(|thing| scope.spawn(move || deed(thing)))
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                })
-                .collect()
-        }),
-    }
+    threads::side_by_side(things, things.len(), deed)
 }
 
 /// What a normalised name was before, if it is an id.

@@ -1,7 +1,8 @@
 //! Before a build that has something to do: whether the disk will do.
 //!
-//! It is an error only if it is known that it will not: the blobs of bases alone are larger than what is free. What steps
-//! write nobody knows beforehand.
+//! It is an error only if it is known that it will not: the blobs of bases alone are larger than what is free. Files of
+//! contexts that processes will see count for what is told of before; on some disks they take nothing. What steps write nobody
+//! knows beforehand.
 
 use rbuild_cache::Store;
 use rbuild_llb::VertexId;
@@ -25,12 +26,12 @@ const FLOOR: u64 = 100 << 20;
 pub(super) fn look<'v>(
     store: &Store,
     engine: &Engine<'_>,
-    pending: impl Iterator<Item = (VertexId, &'v Vertex)>,
+    pending: impl Iterator<Item = (VertexId, &'v Vertex)> + Clone,
     processes: usize,
     events: &EventSink,
 ) -> Result<(), BuildError> {
     let (least, likely) = engine
-        .bytes_to_come(pending, processes > 0)
+        .bytes_to_come(pending.clone(), processes > 0)
         .map_err(failure::op)?;
     // A file system that does not say has not said that it is full.
     let Ok(disk) = store.space() else {
@@ -38,7 +39,11 @@ pub(super) fn look<'v>(
     };
     let wanted = match processes {
         0 => likely,
-        _ => likely.max(FLOOR),
+        _ => {
+            let enough = disk.free.saturating_sub(likely);
+            let copied = engine.bytes_to_copy(pending, enough).map_err(failure::op)?;
+            likely.saturating_add(copied).max(FLOOR)
+        }
     };
     if disk.free >= wanted {
         return Ok(());

@@ -162,7 +162,7 @@ impl<'a> Remote<'a> {
             .blobs()
             .open(&digest)
             .map_err(|error| failure::op(error.into()))?;
-        if rbuild_cache::is_archive(file) {
+        if rbuild_cache::is_archive(file).map_err(|error| unreadable(&shown(url), error))? {
             return self.archive(digest, url);
         }
         if let Some(PlanFile::Path(path)) = &self.request.file {

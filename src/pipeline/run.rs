@@ -62,7 +62,7 @@ pub fn run_image(
     let entered = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
     failure::enough_ids(&request.settings, &entered)?;
     // As long as there is no process that signals are for.
-    sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+    super::begin(&cancel)?;
     entered.publish(published);
     let ground = Ground {
         store: &store,

@@ -85,7 +85,7 @@ pub fn shell(request: &ShellRequest) -> Result<u8, BuildError> {
     let sandbox = sandbox::enter(&sandboxing).map_err(failure::sandbox)?;
     fits(&step, &sandbox)?;
     let cancel = CancelToken::new();
-    sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+    super::begin(&cancel)?;
     let registry = registry::Client::new(&request.settings);
     let definition = Definition::new();
     let options = EngineOptions {

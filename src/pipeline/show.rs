@@ -17,6 +17,7 @@ use rbuild_llb::op::FileInput;
 use rbuild_llb::op::Mount;
 use rbuild_llb::op::MountKind;
 use rbuild_llb::op::SourceOp;
+use rbuild_llb::secrets::looks_secret;
 
 use super::Opened;
 use super::Planned;
@@ -30,7 +31,6 @@ use super::open;
 use super::pin;
 use crate::ops::Engine;
 use crate::ops::EngineOptions;
-use crate::ops::exec::looks_secret;
 use crate::ops::why::Words;
 use crate::outcome::BuildError;
 use crate::picture::Detail;

@@ -304,7 +304,7 @@ fn at_work<T>(
             Err(error) => return Err(failure::sandbox(error)),
         }
     }
-    sandbox::on_termination_signals(&cancel).map_err(failure::signals)?;
+    super::begin(&cancel)?;
     progress.resume();
     let done = deed(&engine, &progress.events());
     durability::sync_later(store, settings);

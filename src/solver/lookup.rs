@@ -447,7 +447,7 @@ impl<O: Clone> Plan<'_, O> {
     }
 
     /// The steps that must run, inputs first.
-    pub fn pending(&self) -> impl Iterator<Item = (VertexId, &Vertex)> {
+    pub fn pending(&self) -> impl Iterator<Item = (VertexId, &Vertex)> + Clone {
         self.steps
             .iter()
             .filter(|step| matches!(step.state, State::Run(_)))

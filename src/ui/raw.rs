@@ -16,7 +16,7 @@ pub fn has_terminal() -> bool {
 /// Has standard input come through a pipe if it is a terminal, so that who is given it has no terminal.
 ///
 /// # Errors
-/// If there is no pipe to be had.
+/// If there is no pipe or no thread to be had.
 pub fn pipe_typed() -> io::Result<()> {
     if !io::stdin().is_terminal() {
         return Ok(());
@@ -25,7 +25,8 @@ pub fn pipe_typed() -> io::Result<()> {
     let typed = io::stdin().as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(read)?;
     // It ends with the process, which does not wait for what is typed when nobody reads it any more.
-    std::thread::spawn(move || io::copy(&mut File::from(typed), &mut write));
+    let copy = move || io::copy(&mut File::from(typed), &mut write);
+    drop(std::thread::Builder::new().spawn(copy)?);
     Ok(())
 }
 

@@ -7,9 +7,12 @@ use std::process::Command;
 use std::time::Duration;
 use std::time::UNIX_EPOCH;
 
+use serde_json::Value;
+
 use super::Victim;
 use super::errors;
 use super::rounds;
+use crate::support::Output;
 
 /// A command line as a shell takes it.
 fn quoted(command: &Command) -> String {
@@ -29,6 +32,8 @@ fn full_disks() {
         victim.change();
         let build = quoted(&victim.command());
         let root = victim.root.display();
+        let fsck = ["debug", "fsck", "--root", victim.root.to_str().unwrap()];
+        let fsck = quoted(&victim.env.rbuild_command(fsck));
         let mut script = format!("mount -t tmpfs -o size=64m none {root}\n");
         // What is there from an earlier state of the project.
         if victim.maker.random.percent(50) {
@@ -49,7 +54,10 @@ fn full_disks() {
             );
             files.push(file);
         }
-        script += &format!("mount -o remount,size=256m {root}\n{build}\n");
+        // Also before anything is healed.
+        script += &format!(
+            "mount -o remount,size=256m {root}\n{fsck} || exit\n{build} || exit\n{fsck} --deep\n"
+        );
         let done = victim.env.run(victim.env.tool_command("unshare").args([
             "--user",
             "--mount",
@@ -100,10 +108,12 @@ fn failing_system_calls() {
             true => "trace=all".to_owned(),
             false => {
                 let (name, times) = victim.maker.random.pick(&calls).clone();
-                let error = *victim
-                    .maker
-                    .random
-                    .pick(&["EIO", "ENOSPC", "EMFILE", "ENOMEM", "EACCES"]);
+                let errors: &[&str] = match name.as_str() {
+                    // No more threads or processes (clone(2)).
+                    "clone" | "clone3" => &["EAGAIN"],
+                    _ => &["EIO", "ENOSPC", "EMFILE", "ENOMEM", "EACCES"],
+                };
+                let error = *victim.maker.random.pick(errors);
                 injected += 1;
                 format!(
                     "inject={name}:error={error}:when={}",
@@ -111,50 +121,77 @@ fn failing_system_calls() {
                 )
             }
         };
-        let command = victim.command();
-        let mut traced = victim.env.tool_command("timeout");
-        traced
-            .args([
-                "--kill-after=1",
-                "60",
-                "strace",
-                "-f",
-                "-b",
-                "execve",
-                "-qq",
-                "-o",
-            ])
-            .arg(&trace)
-            .args(["-e", &inject]);
-        traced
-            .args(["-e", "signal=none"])
-            .arg(command.get_program())
-            .args(command.get_args());
-        let done = victim.env.run(&mut traced);
-        if done.status.code() == Some(124) || done.status.code() == Some(137) {
-            victim.wrong(&format!("{inject}: it hangs"));
-        }
+        let done = traced(&victim, &trace, &inject);
         if done.status.success() {
             victim.must_have_built(&inject);
         }
-        // That a library gives up where a process has no number, say, is its way.
+        // That a library gives up where a process has no number, say, is its way. That there is no thread is not to get so far.
         let ours =
             ["src/", "cache/", "llb/", "frontends/"].map(|dir| format!(" panicked at {dir}"));
-        if ours.iter().any(|ours| done.stderr.contains(ours)) {
+        let threads = inject.starts_with("inject=clone") && done.stderr.contains(" panicked at ");
+        if threads || ours.iter().any(|ours| done.stderr.contains(ours)) {
             victim.wrong(&format!("{inject}: {}", errors(&done)));
         }
+        victim.may_be_clean_already(&inject);
         victim.must_build(&inject);
     }
     println!("{injected} failing system calls, seed {seed}");
 }
 
+/// From some moment on a build gets neither threads nor processes (RLIMIT_NPROC, pids.max): it makes do without them, or
+/// says so.
+#[test]
+fn no_more_threads() {
+    let (count, seed) = rounds(4);
+    let mut victim = Victim::new(seed);
+    let trace = victim.env.outside("trace");
+    let mut refused = 0;
+    for round in 0..count {
+        victim.change();
+        // The first round has none at all.
+        let had = match round {
+            0 => 0,
+            _ => victim.maker.random.below(24),
+        };
+        let inject = format!("inject=clone,clone3:error=EAGAIN:when={}+", had + 1);
+        let done = traced(&victim, &trace, &inject);
+        let said = "Resource temporarily unavailable";
+        match done.status.code() {
+            Some(0) => victim.must_have_built(&inject),
+            Some(3) if done.stderr.contains(said) => refused += 1,
+            _ => victim.wrong(&format!("{inject}: {}", errors(&done))),
+        }
+        if done.stderr.contains(" panicked at ") {
+            victim.wrong(&format!("{inject}: {}", errors(&done)));
+        }
+        victim.may_be_clean_already(&inject);
+        victim.must_build(&inject);
+    }
+    println!("{count} builds without threads, {refused} refused, seed {seed}");
+    assert!(refused > 0);
+}
+
+/// A build of the project in which system calls fail as `inject` says, in the words of strace.
+#[track_caller]
+fn traced(victim: &Victim, trace: &Path, inject: &str) -> Output {
+    let command = victim.command();
+    let mut traced = victim.env.tool_command("timeout");
+    traced.args(["--kill-after=1", "60", "strace"]);
+    traced.args(["-f", "-b", "execve", "-qq", "-o"]).arg(trace);
+    traced.args(["-e", inject, "-e", "signal=none"]);
+    traced.arg(command.get_program()).args(command.get_args());
+    let done = victim.env.run(&mut traced);
+    if matches!(done.status.code(), Some(124 | 137)) {
+        victim.wrong(&format!("{inject}: it hangs"));
+    }
+    done
+}
+
 /// The system calls in a trace by name, and how often the busiest of its processes made them. Those whose failure nobody
-/// can live with (memory, threads, the end) are left out.
+/// can live with (memory, locks, the end) are left out.
 fn calls_of(trace: &Path) -> Vec<(String, usize)> {
     let left_out = [
         "brk",
-        "clone",
-        "clone3",
         // A close(2) that fails has closed (its page, "Dealing with error returns from close()"); one that is kept from the
         // kernel has not, and whoever waits for the end of a pipe waits for ever.
         "close",
@@ -237,7 +274,9 @@ fn read_only_stores() {
     victim.must_have_built("a store that could only be read");
 }
 
-/// The times of the store's files are in the future or in the past, as after a clock that jumped.
+/// The times of the store's files, and when registries were asked, are in the future or in the past. It stands for a clock that
+/// jumped: a time namespace has no CLOCK_REALTIME of its own (time_namespaces(7)), and a static program takes no library that
+/// tells it another time.
 #[test]
 fn impossible_times() {
     let (count, seed) = rounds(4);
@@ -253,10 +292,16 @@ fn impossible_times() {
                     .maker
                     .random
                     .pick(&[0, 1, 1_000_000_000, 4_000_000_000, 9_000_000_000]);
-            if victim.maker.random.percent(70)
-                && let Ok(file) = fs::File::open(file)
-            {
-                // Directories of other owners stay as they are.
+            if !victim.maker.random.percent(70) {
+                continue;
+            }
+            if file.starts_with(victim.root.join("v1/pins")) && file.is_file() {
+                let mut pin: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+                pin["checked"] = secs.into();
+                fs::write(&file, pin.to_string()).unwrap();
+            }
+            // Directories of other owners stay as they are.
+            if let Ok(file) = fs::File::open(file) {
                 drop(file.set_modified(UNIX_EPOCH + Duration::from_secs(secs)));
             }
         }

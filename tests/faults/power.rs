@@ -59,6 +59,7 @@ fn power_cuts() {
             }
         }
         boot(&victim.root);
+        victim.may_be_repaired("a power cut");
         victim.must_build("a power cut");
     }
     println!("{count} power cuts, seed {seed}, real: {real}");

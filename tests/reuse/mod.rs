@@ -264,41 +264,98 @@ fn round(world: &mut World) {
     world.rounds += 1;
 }
 
-/// One round with the real program: what a build says, what its steps did, and what a store says that knows nothing.
+/// One round with the real program: what builds say, what their steps did, and what a store says that knows nothing. In every
+/// other world there are perhaps several of them at once, and `prune --all` beside them.
 fn real_round(world: &mut World, env: &TestEnv, base: &model::Files) {
-    let project = world.next();
-    let expected = model::evaluate(&project).unwrap();
-    let (context, out) = (context_of(&world.root, 0), world.root.with_file_name("out"));
-    let build = |root: &Path| {
-        let mut command = program::command(env, &project, root, &context, &out);
+    let crowded = world.seed.is_multiple_of(2);
+    let random = &mut world.maker.random;
+    let builders = match crowded && random.percent(40) {
+        true => 2 + random.below(2),
+        false => 1,
+    };
+    let collects = (crowded && random.percent(30)).then(|| random.below(200) as u64);
+    world.script.0.push(format!(
+        "# {builders} at once, a collector after {collects:?} ms"
+    ));
+    let projects: Vec<Project> = (0..builders).map(|_| world.next()).collect();
+    let expected: Vec<Outcome> = projects
+        .iter()
+        .map(|project| model::evaluate(project).unwrap())
+        .collect();
+    if collects.is_some() {
+        world.memory.collected();
+    }
+    let state = world.root.clone();
+    let build = |root: &Path, at: usize| {
+        let context = context_of(&state, at);
+        let out = state.with_file_name(format!("out{at}"));
+        let mut command = program::command(env, &projects[at], root, &context, &out);
         program::finish(env, &mut command, &out)
     };
-    let before = program::counted(&world.root);
-    let built = build(&world.root).unwrap_or_else(|said| world.script.fail(&said.to_string()));
-    if let Some(difference) = difference(&expected.files, &built.own_files(base)) {
-        world.script.fail(&difference);
+    let before = program::counted(&state);
+    let (built, pruned) = std::thread::scope(|scope| {
+        let (build, root) = (&build, &state);
+        let builders: Vec<_> = (0..builders)
+            .map(|at| scope.spawn(move || build(root, at)))
+            .collect();
+        let pruned = collects.map(|after| {
+            std::thread::sleep(Duration::from_millis(after));
+            let mut prune = env.rbuild_command(["prune", "--all", "--force"]);
+            env.run(prune.env("RBUILD_ROOT", root))
+        });
+        let built = builders.into_iter().map(|builder| builder.join().unwrap());
+        (built.collect::<Vec<_>>(), pruned)
+    });
+    if let Some(pruned) = pruned.filter(|pruned| !pruned.status.success()) {
+        world.script.fail(&pruned.to_string());
     }
-    if let Err(wrong) = world.memory.check(&expected, &built.ran, &[]) {
-        world.script.fail(&wrong);
+    let mut all = Vec::new();
+    for (at, built) in built.into_iter().enumerate() {
+        let fail = |why: String| -> ! { world.script.fail(&format!("builder {at}: {why}")) };
+        let built = built.unwrap_or_else(|said| fail(said.to_string()));
+        if let Some(difference) = difference(&expected[at].files, &built.own_files(base)) {
+            fail(difference);
+        }
+        let others = expected
+            .iter()
+            .enumerate()
+            .filter(|(other, _)| *other != at);
+        let others: Vec<&Outcome> = others.map(|(_, outcome)| outcome).collect();
+        if let Err(wrong) = world.memory.check(&expected[at], &built.ran, &others) {
+            fail(wrong);
+        }
+        all.push(built);
     }
-    world.memory.ended(&expected, &built.ran);
-    for (id, times) in program::counted(&world.root) {
+    for (expected, built) in expected.iter().zip(&all) {
+        world.memory.ended(expected, &built.ran);
+    }
+    if builders > 1 || collects.is_some() {
+        world.memory.collected();
+    }
+    // What a collector takes is the cache mount with the counts, too.
+    let counted = match collects {
+        None => program::counted(&state),
+        Some(_) => Default::default(),
+    };
+    for (id, times) in counted {
         let now = times - before.get(&id).copied().unwrap_or_default();
-        let said = built.ran.get(&id).copied().unwrap_or_default();
-        if project.counts(id) && now != said {
-            world.script.fail(&format!(
-                "{} ran {now} times, and {said} are shown",
-                project::mark(id)
-            ));
+        let said = all.iter().filter_map(|built| built.ran.get(&id));
+        let said: usize = said.sum();
+        if projects.iter().any(|project| project.counts(id)) && now != said {
+            let mark = project::mark(id);
+            let wrong = format!("{mark} ran {now} times, and {said} are shown");
+            world.script.fail(&wrong);
         }
     }
-    if world.maker.random.percent(25) {
+    let anew = world.maker.random.percent(25);
+    if anew {
+        let at = world.maker.random.below(builders);
         let fresh = world.root.with_file_name("fresh");
-        let anew = build(&fresh).unwrap_or_else(|said| world.script.fail(&said.to_string()));
-        if anew.digest != built.digest {
+        let anew = build(&fresh, at).unwrap_or_else(|said| world.script.fail(&said.to_string()));
+        if anew.digest != all[at].digest {
             world.script.fail(&format!(
                 "{} from the cache, and {} from nothing",
-                built.digest, anew.digest
+                all[at].digest, anew.digest
             ));
         }
         // A process that nobody waits for may still write there.

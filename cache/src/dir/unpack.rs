@@ -256,6 +256,12 @@ impl Unpack {
         })
     }
 
+    /// The directory that is written into.
+    pub(crate) fn directory(&self) -> Result<OwnedFd, LayerError> {
+        let root = self.beneath.dir(b"");
+        root.map_err(|source| failed("open the layer's directory", b"", source))
+    }
+
     /// Makes everything that is not a file and gives directories their metadata. `layer` is the tree that was read,
     /// best [settled](Trees::settle).
     pub fn finish(self, trees: &Trees, layer: &TreeId) -> Result<(), LayerError> {

@@ -14,8 +14,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
 use std::thread;
 
 use rbuild_llb::TreeId;
@@ -29,6 +27,7 @@ use rustix::fs::Stat;
 use crate::file;
 use crate::store::Store;
 use crate::store::StoreError;
+use crate::threads;
 use crate::tree::Entry;
 use crate::tree::Follow;
 use crate::tree::Node;
@@ -302,25 +301,5 @@ pub(super) fn side_by_side<T: Sync, R: Send>(
     if things.len() <= FEW || workers == 1 {
         return things.iter().map(deed).collect();
     }
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            match things.get(at) {
-                Some(thing) => done.push((at, deed(thing))),
-                None => return done,
-            }
-        }
-    };
-    let mut done: Vec<(usize, R)> = thread::scope(|scope| {
-        let running: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        let ended = running.into_iter().flat_map(|thread| {
-            let ended = thread.join();
-            ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        });
-        ended.collect()
-    });
-    done.sort_unstable_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, result)| result).collect()
+    threads::side_by_side(things, workers, deed)
 }

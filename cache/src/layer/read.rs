@@ -11,10 +11,13 @@ use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
 
 use super::LayerError;
+use super::room::Disk;
+use super::room::Roomy;
 use super::show;
 use super::stream::CHUNK;
 use super::stream::Limits;
 use super::stream::Sums;
+use super::stream::decompressed;
 use super::stream::with_summed_tar;
 use super::stream::with_tar;
 use crate::builder::NewNode;
@@ -71,8 +74,10 @@ pub(super) fn read_within(
     blob: impl Read + Send,
     unpack: Option<&mut Unpack>,
 ) -> Result<ReadLayer, LayerError> {
+    let disk = unpack.as_deref().map(Unpack::directory).transpose()?;
+    let free = disk.map(Disk).map(|disk| move || disk.free());
     let (builder, Sums { diff_id, tar_size }) = with_summed_tar(limits, blob, |tar| {
-        let mut reader = Reader::new(tar);
+        let mut reader = Reader::new(Roomy::new(tar, free));
         let builder = Layer::new(unpack).read(&mut reader, limits.entries)?;
         reader.drain()?;
         Ok(builder)
@@ -456,8 +461,15 @@ pub(crate) fn normal(path: &[u8]) -> Result<Vec<&[u8]>, LayerError> {
     Ok(names)
 }
 
-/// Whether there is a tar in a file, compressed or not: whether its first header can be read. An empty one is none.
-pub fn is_archive(file: impl Read + Send) -> bool {
-    let first = with_tar(file, |tar| Ok(Reader::new(tar).next()?.is_some()));
-    first.is_ok_and(|is_entry| is_entry)
+/// Whether there is a tar in a file, compressed or not: whether its first header makes sense. An empty one is none.
+///
+/// # Errors
+/// If the file cannot be read: what is in it is not known then.
+pub fn is_archive(file: impl Read) -> io::Result<bool> {
+    match Reader::new(decompressed(&Limits::DEFAULT, file)).next() {
+        Ok(first) => Ok(first.is_some()),
+        // What cannot be decompressed has no number of the kernel's.
+        Err(TarError::Read { source, .. }) if source.raw_os_error().is_some() => Err(source),
+        Err(_) => Ok(false),
+    }
 }

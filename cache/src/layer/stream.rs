@@ -22,6 +22,7 @@ use sha2::Digest as _;
 use sha2::Sha256;
 
 use super::LayerError;
+use crate::threads;
 
 /// Chunks that may wait for a stage.
 const AHEAD: usize = 4;
@@ -64,7 +65,7 @@ pub(crate) fn with_tar<T>(
     f: impl FnOnce(Chunks) -> Result<T, LayerError>,
 ) -> Result<T, LayerError> {
     let limits = &Limits::DEFAULT;
-    thread::scope(|scope| f(ahead(scope, || decompressed(limits, blob))))
+    thread::scope(|scope| f(ahead(scope, || decompressed(limits, blob))?))
 }
 
 /// The same with the sums of all of these bytes, as far as `f` reads them.
@@ -74,10 +75,11 @@ pub(super) fn with_summed_tar<T>(
     f: impl FnOnce(Chunks) -> Result<T, LayerError>,
 ) -> Result<(T, Sums), LayerError> {
     thread::scope(|scope| {
-        let packed = ahead(scope, || Box::new(blob));
-        let Chunks { filled, empty, .. } = ahead(scope, || decompressed(limits, packed));
+        let packed = ahead(scope, || Box::new(blob))?;
+        let Chunks { filled, empty, .. } = ahead(scope, || decompressed(limits, packed))?;
         let (pass_on, passed) = sync_channel(AHEAD);
-        let sums = scope.spawn(move || sum(&filled, &pass_on));
+        let sums = threads::spawn(scope, move || sum(&filled, &pass_on));
+        let sums = sums.map_err(|source| LayerError::Thread { source })?;
         let result = f(Chunks::new(passed, empty));
         let sums = sums
             .join()
@@ -93,10 +95,10 @@ type Chunk = io::Result<Vec<u8>>;
 fn ahead<'scope, 'r: 'scope>(
     scope: &'scope Scope<'scope, '_>,
     input: impl FnOnce() -> Box<dyn Read + 'r> + Send + 'scope,
-) -> Chunks {
+) -> Result<Chunks, LayerError> {
     let (full, filled) = sync_channel::<Chunk>(AHEAD);
     let (empty, emptied) = sync_channel::<Vec<u8>>(AHEAD);
-    scope.spawn(move || {
+    threads::spawn(scope, move || {
         let mut input = input();
         loop {
             let mut chunk = emptied.try_recv().unwrap_or_default();
@@ -111,8 +113,9 @@ fn ahead<'scope, 'r: 'scope>(
                 break;
             }
         }
-    });
-    Chunks::new(filled, empty)
+    })
+    .map_err(|source| LayerError::Thread { source })?;
+    Ok(Chunks::new(filled, empty))
 }
 
 fn sum(from: &Receiver<Chunk>, to: &SyncSender<Chunk>) -> Sums {
@@ -134,7 +137,7 @@ fn sum(from: &Receiver<Chunk>, to: &SyncSender<Chunk>) -> Sums {
 }
 
 /// What is in a blob, by the first bytes of it.
-fn decompressed<'r>(limits: &Limits, mut blob: impl Read + 'r) -> Box<dyn Read + 'r> {
+pub(super) fn decompressed<'r>(limits: &Limits, mut blob: impl Read + 'r) -> Box<dyn Read + 'r> {
     let mut magic = Vec::new();
     if let Err(error) = blob.by_ref().take(6).read_to_end(&mut magic) {
         return Box::new(Failing(Some(error)));

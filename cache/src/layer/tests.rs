@@ -455,6 +455,9 @@ fn bytes_do_not_depend_on_threads() {
         let (blob, _) = pool.install(|| fixture.write(layer, &options).unwrap());
         assert!(blob == expected);
     }
+    // Who cannot get a thread to write on writes.
+    let (blob, _) = crate::threads::t::without(|| fixture.write(layer, &options).unwrap());
+    assert!(blob == expected);
 }
 
 #[test]

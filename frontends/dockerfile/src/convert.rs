@@ -27,6 +27,7 @@ use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::ProxyEnv;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::pattern::read_ignore_file;
+use rbuild_llb::secrets::looks_secret;
 
 use crate::Dockerfile;
 use crate::args::build_args;
@@ -38,7 +39,6 @@ use crate::env::Env;
 use crate::inspect::Taken;
 use crate::lint::Linter;
 use crate::lint::Rule;
-use crate::lint::holds_secret;
 use crate::stages::Base;
 use crate::stages::Command;
 use crate::stages::Graph;
@@ -512,7 +512,7 @@ impl<'a> Converter<'a> {
         let start = name.len();
         let mut shown = Cow::Borrowed(env);
         if text.contains('$') {
-            for secret in env.names().filter(|name| holds_secret(name)) {
+            for secret in env.names().filter(|name| looks_secret(name)) {
                 shown.to_mut().set(secret, HIDDEN);
             }
         }

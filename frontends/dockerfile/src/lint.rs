@@ -14,7 +14,6 @@ use crate::words::parse_bool;
 mod checks;
 
 pub(crate) use checks::check;
-pub(crate) use checks::holds_secret;
 
 /// Configures the rules in the place of the file's `check` directive.
 const BUILD_ARG: &str = "BUILDKIT_DOCKERFILE_CHECK";

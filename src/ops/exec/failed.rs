@@ -19,6 +19,7 @@ use rbuild_llb::Vertex;
 use rbuild_llb::VertexId;
 use rbuild_llb::op::ExecOp;
 use rbuild_llb::op::MountKind;
+use rbuild_llb::secrets::looks_secret;
 
 use super::super::workspace::UPPER;
 use super::super::workspace::Workspace;
@@ -26,7 +27,6 @@ use super::Engine;
 use super::Left;
 use super::OpError;
 use super::Wrote;
-use super::looks_secret;
 use super::root_mount;
 use crate::clock;
 use crate::request::KeepFailed;

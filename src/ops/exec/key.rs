@@ -7,6 +7,7 @@ use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::ExecOp;
 use rbuild_llb::op::Mount;
 use rbuild_llb::op::MountKind;
+use rbuild_llb::secrets::looks_secret;
 
 use super::super::file::hidden;
 
@@ -71,23 +72,6 @@ fn env_value(pair: &str) -> KeyValue {
         return KeyValue::Map(BTreeMap::from([(name.to_owned(), hidden(name, value))]));
     }
     pair.into()
-}
-
-/// Whether a variable's name says that its value is a secret.
-pub(crate) fn looks_secret(name: &str) -> bool {
-    let upper = name.to_ascii_uppercase();
-    let words = [
-        "SECRET",
-        "TOKEN",
-        "PASSWORD",
-        "PASSWD",
-        "PASSPHRASE",
-        "CREDENTIAL",
-        "PRIVATE",
-        "API_KEY",
-        "APIKEY",
-    ];
-    words.iter().any(|word| upper.contains(word))
 }
 
 /// A mount's own part of a key.

@@ -13,14 +13,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
+use rbuild_cache::threads;
 use rbuild_llb::CancelToken;
 use rbuild_llb::Platform;
 use rbuild_llb::definition::PrunedDefinition;
@@ -415,33 +414,15 @@ impl<'a> Farm<'a> {
         let stop = CancelToken::new();
         let stopping = stop.clone();
         let _interrupt = cancel.on_cancel(move || stopping.cancel());
-        let next = AtomicUsize::new(0);
-        let fates: Vec<Mutex<Option<Fate>>> = lots.iter().map(|_| Mutex::default()).collect();
-        let work = || {
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(lot) = lots.get(at) else { return };
-                let fate = self.make(lot, &stop);
-                // A test that fails is no end to the others.
-                if matches!(fate, Fate::Failed(_)) && !self.job.targets[lot.target].is_test() {
-                    stop.cancel();
-                }
-                fates[at]
-                    .lock()
-                    .expect("it is only written to")
-                    .replace(fate);
+        let most = LOTS * self.members.len();
+        let fates = threads::side_by_side(&lots, most, |lot| {
+            let fate = self.make(lot, &stop);
+            // A test that fails is no end to the others.
+            if matches!(fate, Fate::Failed(_)) && !self.job.targets[lot.target].is_test() {
+                stop.cancel();
             }
-        };
-        thread::scope(|scope| {
-            for _ in 0..lots.len().min(LOTS * self.members.len()) {
-                scope.spawn(work);
-            }
+            fate
         });
-        let fates = fates.into_iter().map(|fate| {
-            let fate = fate.into_inner().expect("it is only written to");
-            fate.unwrap_or(Fate::Stopped)
-        });
-        let fates: Vec<Fate> = fates.collect();
         lots.into_iter().zip(fates).collect()
     }
 

@@ -28,11 +28,11 @@ use crate::outcome::Delivery;
 use crate::outcome::ErrorKind;
 use crate::outcome::Ran;
 use crate::pipeline::assemble;
+use crate::pipeline::begin;
 use crate::pipeline::deliver::Target;
 use crate::pipeline::deliver::write_reports;
 use crate::request::BuildRequest;
 use crate::request::OutputSpec;
-use crate::sandbox;
 use crate::ui::EventSink;
 use crate::ui::Progress;
 
@@ -302,7 +302,7 @@ impl Rest {
         progress: &Progress,
     ) -> Result<BuildOutcome, BuildError> {
         let cancel = CancelToken::new();
-        sandbox::on_termination_signals(&cancel).map_err(local_failure::signals)?;
+        begin(&cancel)?;
         let mut whole = self.whole;
         for (part, built) in self.parts.into_iter().zip(here.built) {
             match part {

@@ -196,6 +196,7 @@ fn unusable(options: &LoadOptions, error: ArchiveError) -> BuildError {
     match error {
         ArchiveError::Cancelled => BuildError::interrupted(),
         ArchiveError::Store(error) => failure::store(error),
+        ArchiveError::Thread(error) => failure::op(error.into()),
         error => {
             let error = anyhow::Error::new(error)
                 .context(format!("`{}` cannot be loaded", options.shown.display()));

@@ -443,6 +443,102 @@ fn what_would_fill_memory_or_disk_is_refused() {
     );
 }
 
+/// Empty files, a thousand in a directory, made as they are read.
+struct Entries {
+    made: u64,
+    wanted: u64,
+    header: Vec<u8>,
+}
+
+impl io::Read for Entries {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.header.is_empty() && self.made < self.wanted {
+            let name = format!("{}/{}", self.made / 1000, self.made % 1000);
+            entry(&mut self.header, b'0', name.as_bytes(), b"");
+            self.made += 1;
+        }
+        let len = buffer.len().min(self.header.len());
+        buffer[..len].copy_from_slice(&self.header[..len]);
+        self.header.drain(..len);
+        Ok(len)
+    }
+}
+
+/// With the real limit. `LAYER_ENTRIES=5000000` in the environment makes that many, of which the last is one that may be,
+/// and one more; what it takes is said.
+#[test]
+fn many_entries_are_counted_as_they_come() {
+    #[expect(clippy::disallowed_methods, reason = "a test is told how much to do")]
+    let asked = std::env::var("LAYER_ENTRIES").ok();
+    let asked = asked.and_then(|text| text.parse().ok());
+    let read = |wanted: u64| {
+        let entries = Entries {
+            made: 0,
+            wanted,
+            header: Vec::new(),
+        };
+        read_layer(&trees(), entries, None)
+    };
+    let count = asked.unwrap_or(20_000);
+    assert_eq!(read(count).unwrap().tar_size, count * 512);
+    if asked.is_some() {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let peak = status.lines().find(|line| line.starts_with("VmHWM"));
+        println!("{count} entries: {peak:?}");
+        let more = read(count + 1);
+        assert!(
+            matches!(more, Err(LayerError::Entries { limit }) if limit == count),
+            "{more:?}"
+        );
+    }
+}
+
+#[test]
+fn a_layer_that_would_fill_the_disk_is_given_up() {
+    use crate::layer::room::LOOK;
+    use crate::layer::room::Roomy;
+    use io::Read as _;
+
+    let read = |free: u64| {
+        let bytes = io::repeat(1).take(3 * LOOK);
+        io::copy(&mut Roomy::new(bytes, Some(|| free)), &mut io::sink())
+    };
+    assert_eq!(read(1 << 30).unwrap(), 3 * LOOK);
+    assert_eq!(
+        read(1 << 20).unwrap_err().kind(),
+        io::ErrorKind::StorageFull
+    );
+}
+
+#[test]
+fn without_threads_a_layer_is_not_read_and_an_archive_is_known() {
+    use crate::threads::t::without;
+
+    let mut tar = Vec::new();
+    entry(&mut tar, b'0', b"file", b"content");
+    let read = without(|| read_layer(&trees(), &tar[..], None));
+    assert!(matches!(read, Err(LayerError::Thread { .. })), "{read:?}");
+    let archive = |bytes: &[u8]| without(|| crate::is_archive(bytes));
+    assert!(archive(&tar).unwrap());
+    assert!(!archive(b"something else").unwrap());
+}
+
+/// What is in a file that cannot be read is not known, and one that cannot be decompressed is none.
+#[test]
+fn a_file_that_cannot_be_read_is_not_taken_for_no_archive() {
+    struct Broken;
+    impl io::Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(rustix::io::Errno::IO.into())
+        }
+    }
+    use io::Read as _;
+    let gzip = io::Cursor::new(b"\x1f\x8b\x08\0\0\0\0\0\0\0");
+    assert!(crate::is_archive(Broken).is_err());
+    assert!(crate::is_archive(gzip.clone().chain(Broken)).is_err());
+    assert!(!crate::is_archive(gzip.chain(&b"\xff\xff\xff\xff"[..])).unwrap());
+}
+
 #[test]
 fn a_reader_that_fails_says_so() {
     struct Broken;

@@ -25,6 +25,7 @@ use crate::layer::frames::Beginning;
 use crate::layer::frames::Key;
 use crate::layer::frames::Row;
 use crate::layer::show;
+use crate::threads;
 
 /// Frames that wait for the thread that writes.
 const WAITING: usize = 4;
@@ -118,15 +119,24 @@ impl<'w, 's> Writer<'w, 's> {
                 self.tail = Tail::Here(output, threads, done + 1);
                 Ok(())
             }
-            Tail::Here(mut output, threads, _) => {
+            Tail::Here(output, scope, _) => {
                 let (jobs, waiting) = mpsc::sync_channel(WAITING);
-                let thread = threads.spawn(move || {
+                let (give, given) = mpsc::sync_channel::<Box<Output<'w>>>(1);
+                let thread = threads::spawn(scope, move || {
+                    let mut output = given.recv().map_err(|_| LayerError::Cancelled)?;
                     for job in waiting {
                         output.take(job)?;
                     }
                     Ok(output)
                 });
-                self.tail = Tail::There(jobs, thread);
+                self.tail = match thread {
+                    Ok(thread) => {
+                        give.send(output).expect("there is room for one");
+                        Tail::There(jobs, thread)
+                    }
+                    // There may be one later.
+                    Err(_) => Tail::Here(output, scope, 0),
+                };
                 self.hand_on(job)
             }
             Tail::There(jobs, thread) => match jobs.send(job) {

@@ -10,6 +10,7 @@ use rbuild_llb::op::FileAction;
 use rbuild_llb::op::FileActionKind;
 use rbuild_llb::op::FileInput;
 use rbuild_llb::op::FileOp;
+use rbuild_llb::secrets::holds_secret;
 
 use super::Building;
 use super::Converted;
@@ -26,7 +27,6 @@ use crate::ast::Head;
 use crate::ast::Pair;
 use crate::ast::Word;
 use crate::lint::Rule;
-use crate::lint::holds_secret;
 use crate::parse::format_duration;
 use crate::paths;
 

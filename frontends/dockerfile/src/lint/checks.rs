@@ -1,6 +1,5 @@
 //! The rules that need nothing but the syntax tree.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::Linter;
@@ -148,32 +147,4 @@ fn casing(ast: &Ast, lint: &mut Linter) {
             message,
         );
     }
-}
-
-/// Whether a variable's name says that its value is secret.
-pub(crate) fn holds_secret(name: &str) -> bool {
-    const SECRET: [&str; 10] = [
-        "apikey",
-        "auth",
-        "credential",
-        "credentials",
-        "key",
-        "password",
-        "pword",
-        "passwd",
-        "secret",
-        "token",
-    ];
-    const HARMLESS: [&str; 3] = ["public", "file", "version"];
-    // A letter of another script may have one of ASCII for its lower case, as the Kelvin sign has.
-    let name = match name.is_ascii() {
-        true => Cow::Borrowed(name),
-        false => Cow::Owned(name.to_lowercase()),
-    };
-    let is = |part: &[u8], word: &&str| part.eq_ignore_ascii_case(word.as_bytes());
-    let has = |list: &[&str]| {
-        let mut parts = name.as_bytes().split(|byte| *byte == b'_');
-        parts.any(|part| list.iter().any(|word| is(part, word)))
-    };
-    has(&SECRET) && !has(&HARMLESS)
 }
