@@ -240,7 +240,7 @@ fn request(
         }
     }
     let tail = format!("blobs/{}", verifier.digest);
-    let asked = client.over_endpoints(&client.0.places.to_pull(reference)?, |endpoint| {
+    let asked = client.over_endpoints(&client.shared.places.to_pull(reference)?, |endpoint| {
         let request = ranged(endpoint.url(&tail), verifier);
         let response =
             client.expect_success(endpoint, reference, &pull_scopes(endpoint), &request)?;
@@ -257,7 +257,7 @@ fn of_url(client: &Client, url: &str, verifier: &Verifier) -> Result<BodyReader<
     let host = transport::parse_url(url).and_then(|uri| uri.host().map(str::to_owned));
     let host = host.unwrap_or_else(|| download::shown(url));
     let request = ranged(url.to_owned(), verifier);
-    let sent = client.0.transport.send(&request, &Trust::default());
+    let sent = client.shared.transport.send(&request, &Trust::default());
     let response = sent.map_err(|error| client.not_sent(host.clone(), error))?;
     if !response.status().is_success() {
         return Err(download::refused(host, url, &response));

@@ -18,6 +18,7 @@ use super::auth::Keyring;
 use super::auth::Scopes;
 use super::blob::BlobReader;
 use super::call::Failure;
+use super::call::TRIES;
 use super::endpoint::Endpoint;
 use super::endpoint::Scheme;
 use super::error::RegistryError;
@@ -51,7 +52,11 @@ const CONTENT_DIGEST: &str = "docker-content-digest";
 
 /// Talks to registries. Cheap to clone; clones share connections and tokens and may be used by many threads.
 #[derive(Clone)]
-pub struct Client(pub(super) Arc<Shared>);
+pub struct Client {
+    pub(super) shared: Arc<Shared>,
+    /// How often the last endpoint is asked; one with others after it is asked once.
+    pub(super) tries: u32,
+}
 
 pub(super) struct Shared {
     pub(super) transport: Arc<Transport>,
@@ -100,7 +105,7 @@ impl Client {
     ) -> Self {
         let transport = Arc::new(Transport::new(settings, patience.silence));
         let stopped = Arc::clone(&transport);
-        Self(Arc::new(Shared {
+        let shared = Shared {
             _on_cancel: token.on_cancel(move || stopped.stop()),
             transport,
             places: Places::new(settings.registries.clone()),
@@ -108,7 +113,19 @@ impl Client {
             largest_bodies: Mutex::default(),
             keyring: Keyring::new(settings.docker_config.clone()),
             first_pause: patience.first_pause,
-        }))
+        };
+        Self {
+            shared: Arc::new(shared),
+            tries: TRIES,
+        }
+    }
+
+    /// The same client for questions that can do without an answer: nobody is asked a second time.
+    pub fn asking_once(&self) -> Self {
+        Self {
+            tries: 1,
+            ..self.clone()
+        }
     }
 
     /// Finds the image for `platform`: follows indexes, reads manifest and config.
@@ -148,7 +165,7 @@ impl Client {
     /// [`RegistryError`].
     pub fn head(&self, reference: &Reference) -> Result<OciDigest, RegistryError> {
         let tail = format!("manifests/{}", reference.version());
-        let digest = self.over_endpoints(&self.0.places.to_pull(reference)?, |endpoint| {
+        let digest = self.over_endpoints(&self.shared.places.to_pull(reference)?, |endpoint| {
             let url = endpoint.url(&tail);
             let request = Request::new(Method::HEAD, url)
                 .header(header::ACCEPT, media_type::MANIFESTS.join(", "));
@@ -199,7 +216,7 @@ impl Client {
 
     fn manifest(&self, reference: &Reference) -> Result<Fetched, RegistryError> {
         let tail = format!("manifests/{}", reference.version());
-        self.over_endpoints(&self.0.places.to_pull(reference)?, |endpoint| {
+        self.over_endpoints(&self.shared.places.to_pull(reference)?, |endpoint| {
             let url = endpoint.url(&tail);
             let request = Request::new(Method::GET, url)
                 .header(header::ACCEPT, media_type::MANIFESTS.join(", "));
@@ -242,7 +259,7 @@ impl Client {
             });
         }
         let tail = format!("blobs/{}", descriptor.digest);
-        self.over_endpoints(&self.0.places.to_pull(reference)?, |endpoint| {
+        self.over_endpoints(&self.shared.places.to_pull(reference)?, |endpoint| {
             let request = Request::new(Method::GET, endpoint.url(&tail));
             let mut response =
                 self.expect_success(endpoint, reference, &pull_scopes(endpoint), &request)?;

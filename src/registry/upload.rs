@@ -248,7 +248,7 @@ impl Client {
     /// The largest body an endpoint takes, once that is known.
     fn largest_body(&self, endpoint: &Endpoint) -> Option<u64> {
         let known = self
-            .0
+            .shared
             .largest_bodies
             .lock()
             .expect("it is only looked up in");
@@ -259,7 +259,7 @@ impl Client {
     fn make_smaller(&self, endpoint: &Endpoint, size: u64) {
         let size = (size / 4).clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
         let mut known = self
-            .0
+            .shared
             .largest_bodies
             .lock()
             .expect("it is only looked up in");
