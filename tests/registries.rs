@@ -87,6 +87,87 @@ fn pushes_send_only_what_is_not_there() {
     }
 }
 
+/// A blob that platforms share, or tags of one repository, is asked for once. Other repositories of the registry take it
+/// from the first (distribution-spec, Mounting a blob from another repository).
+#[test]
+fn names_and_platforms_share_what_a_repository_got() {
+    let registry = Registry::start();
+    let tap = Tap::start(registry.host());
+    let host = tap.host();
+    let env = TestEnv::new()
+        .file("one", "1")
+        .file("Dockerfile", "FROM scratch\nCOPY one /\n");
+    let names = ["team/app:1", "team/app:2", "other/app:1"].map(|name| format!("{host}/{name}"));
+    let tags = names.iter().flat_map(|name| ["-t", name]);
+    let flags = ["build", "--platform=linux/amd64,linux/arm64", "--push", "."];
+    env.rbuild(flags.into_iter().chain(tags)).success();
+    // One layer and two configs; two manifests and the index. Uploads go to places that are made up each time.
+    let asked = |tap: &Tap| {
+        let asked = without_digests(&tap.asked());
+        let upload = |line: &String| line.starts_with("PUT ") && line.contains("/blobs/uploads/");
+        let (uploads, mut others): (Vec<_>, Vec<_>) = asked.into_iter().partition(upload);
+        // Their digests were sorted by, too.
+        others.sort();
+        (uploads.len(), others)
+    };
+    let (uploads, others) = asked(&tap);
+    assert_eq!(uploads, 3);
+    assert_eq!(
+        others,
+        [
+            "HEAD /v2/other/app/blobs/",
+            "HEAD /v2/other/app/blobs/",
+            "HEAD /v2/other/app/blobs/",
+            "HEAD /v2/team/app/blobs/",
+            "HEAD /v2/team/app/blobs/",
+            "HEAD /v2/team/app/blobs/",
+            "POST /v2/other/app/blobs/uploads/?mount=&from=team%2Fapp",
+            "POST /v2/other/app/blobs/uploads/?mount=&from=team%2Fapp",
+            "POST /v2/other/app/blobs/uploads/?mount=&from=team%2Fapp",
+            "POST /v2/team/app/blobs/uploads/",
+            "POST /v2/team/app/blobs/uploads/",
+            "POST /v2/team/app/blobs/uploads/",
+            "PUT /v2/other/app/manifests/",
+            "PUT /v2/other/app/manifests/",
+            "PUT /v2/other/app/manifests/1",
+            "PUT /v2/team/app/manifests/",
+            "PUT /v2/team/app/manifests/",
+            "PUT /v2/team/app/manifests/1",
+            "PUT /v2/team/app/manifests/2",
+        ]
+    );
+    for name in &names {
+        let name = name.replace(&host, &registry.host());
+        for arch in ["amd64", "arm64"] {
+            let (image, to) = (format!("docker://{name}"), format!("dir:../{arch}"));
+            let platform = format!("--override-arch={arch}");
+            let copy = ["copy", "--src-tls-verify=false", &image, &to];
+            let copy = [platform.as_str()].into_iter().chain(copy);
+            env.tool("skopeo", copy).success();
+        }
+    }
+
+    // From the store, too.
+    env.rbuild(["push", &names[0], &names[1]]).success();
+    assert_eq!(
+        asked(&tap),
+        (
+            0,
+            [
+                "HEAD /v2/team/app/blobs/",
+                "HEAD /v2/team/app/blobs/",
+                "HEAD /v2/team/app/blobs/",
+                "PUT /v2/team/app/manifests/",
+                "PUT /v2/team/app/manifests/",
+                "PUT /v2/team/app/manifests/1",
+                "PUT /v2/team/app/manifests/2",
+            ]
+            .map(String::from)
+            .to_vec()
+        )
+    );
+}
+
 #[test]
 fn podmans_and_dockers_files_are_read() {
     let registry = Registry::start();
