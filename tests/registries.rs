@@ -169,6 +169,40 @@ fn names_and_platforms_share_what_a_repository_got() {
 }
 
 #[test]
+fn a_mirror_with_other_bytes_stands_in_no_ones_way() {
+    let (registry, mirror) = (Registry::start(), Registry::start());
+    Base::Busybox.publish(&registry);
+    Base::Busybox.publish(&mirror);
+    let host = registry.host();
+    let env = TestEnv::new().file(
+        "Dockerfile",
+        format!("FROM {host}/library/busybox\nRUN true\n"),
+    );
+    let config = env.outside("home/.config/rbuild/config.toml");
+    fs::create_dir_all(config.parent().unwrap()).unwrap();
+    let tap = Tap::start(mirror.host());
+    let mirrors = format!(
+        "[registry.\"{host}\"]\nmirrors = [\"http://{}\"]\n",
+        tap.host()
+    );
+    fs::write(&config, mirrors).unwrap();
+    let layer = &layers(&env, &format!("{host}/library/busybox"))[0];
+    let file = mirror.blob(layer);
+    let right = fs::read(&file).unwrap();
+    // Something that shows at its end alone, and something that is no archive at all.
+    let mut late = right.clone();
+    *late.last_mut().unwrap() ^= 1;
+    for wrong in [late, vec![0; right.len()]] {
+        fs::write(&file, wrong).unwrap();
+        env.rbuild(["-t", "x", "."]).success();
+        let asked = tap.asked().into_iter();
+        let of_layer = asked.filter(|line| line.contains(&layer[7..]));
+        assert_eq!(of_layer.count(), 1);
+        env.rbuild(["reset", "--force"]).success();
+    }
+}
+
+#[test]
 fn podmans_and_dockers_files_are_read() {
     let registry = Registry::start();
     Base::Busybox.publish(&registry);

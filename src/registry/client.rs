@@ -1,6 +1,7 @@
 //! The client, and its pull calls.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::MAX_DOCUMENT;
 use super::auth::Keyring;
 use super::auth::Scopes;
 use super::blob::BlobReader;
+use super::blob::Mirror;
 use super::call::Failure;
 use super::call::TRIES;
 use super::endpoint::Endpoint;
@@ -65,6 +67,8 @@ pub(super) struct Shared {
     pub(super) schemes: Mutex<BTreeMap<String, Arc<Mutex<Option<Scheme>>>>>,
     /// Bytes that requests to hosts may have, where a larger one was refused, by name.
     pub(super) largest_bodies: Mutex<BTreeMap<String, u64>>,
+    /// Mirrors that gave something else for a blob.
+    pub(super) liars: Mutex<BTreeMap<OciDigest, BTreeSet<Mirror>>>,
     pub(super) keyring: Keyring,
     pub(super) first_pause: Duration,
     _on_cancel: OnCancel,
@@ -111,6 +115,7 @@ impl Client {
             places: Places::new(settings.registries.clone()),
             schemes: Mutex::default(),
             largest_bodies: Mutex::default(),
+            liars: Mutex::default(),
             keyring: Keyring::new(settings.docker_config.clone()),
             first_pause: patience.first_pause,
         };
@@ -212,6 +217,20 @@ impl Client {
         size: u64,
     ) -> Result<BlobReader, RegistryError> {
         BlobReader::open(self, reference, urls, digest, size)
+    }
+
+    /// Whether others are asked before the registry.
+    pub fn has_mirrors(&self, reference: &Reference) -> bool {
+        let places = self.shared.places.to_pull(reference);
+        places.is_ok_and(|places| places.len() > 1)
+    }
+
+    /// How many mirrors are not asked for a blob again, since they gave something else for it. Who finds that there is one
+    /// more than before they asked may ask once more: what a reader gave out already it cannot take back.
+    pub fn mirrors_to_avoid(&self, digest: &OciDigest) -> usize {
+        let liars = self.shared.liars.lock();
+        let liars = liars.expect("nothing panics with it in hand");
+        liars.get(digest).map_or(0, BTreeSet::len)
     }
 
     fn manifest(&self, reference: &Reference) -> Result<Fetched, RegistryError> {
