@@ -13,6 +13,7 @@ mod pack;
 mod plan;
 pub(crate) mod read;
 pub(crate) mod stream;
+mod window;
 mod write;
 
 use std::fs::File;
