@@ -54,15 +54,20 @@ impl Loader {
         };
         let where_to = context.map(|context| format!("--context={context}"));
         for &program in programs {
-            // A docker client without its daemon would fail only after the whole archive was written.
+            // A docker client without its daemon would fail only after the whole archive was written. podman has no server,
+            // unless it is another machine's.
+            let whose = match program {
+                "podman" => "{{.Client.Version}}",
+                _ => "{{.Server.Version}}",
+            };
             let answers = Command::new(program)
                 .args(&where_to)
-                .args(["version", "--format", "{{.Server.Version}}"])
+                .args(["version", "--format", whose])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .status()
-                .is_ok_and(|status| status.success() || program == "podman");
+                .is_ok_and(|status| status.success());
             if !answers {
                 continue;
             }
