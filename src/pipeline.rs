@@ -51,6 +51,8 @@ use rbuild_llb::Op;
 use rbuild_llb::Platform;
 use rbuild_llb::definition::PrunedDefinition;
 use rbuild_llb::event::Event;
+use rbuild_llb::event::Timestamp;
+use rbuild_llb::event::VertexEvent;
 use rbuild_llb::event::WarningEvent;
 use rbuild_llb::frontend::Conversion;
 use rbuild_llb::frontend::FrontendRequest;
@@ -162,6 +164,7 @@ fn carry_out(
     if let Some(remark) = lock.remark() {
         remark_on(&events, &remark);
     }
+    let checked = pinner.checked();
     let locals = files::locals(&plan, &definition)?;
     let targets = deliver::targets(request, own, &plan, &definition, goals)?;
     deliver::no_windows_images(&targets, &definition)?;
@@ -184,6 +187,7 @@ fn carry_out(
                 let left = Work {
                     request: &rest.request,
                     own: &rest.own(),
+                    checked: &checked,
                     store: &store,
                     lease: &lease,
                     registry: &registry,
@@ -200,6 +204,7 @@ fn carry_out(
     let work = Work {
         request,
         own,
+        checked: &checked,
         store: &store,
         lease: &lease,
         registry: &registry,
@@ -215,6 +220,8 @@ fn carry_out(
 struct Work<'a> {
     request: &'a BuildRequest,
     own: &'a BTreeMap<&'a str, &'a BuildRequest>,
+    /// When tags were asked for that are taken as they were then.
+    checked: &'a BTreeMap<String, Timestamp>,
     store: &'a Store,
     lease: &'a Lease,
     registry: &'a registry::Client,
@@ -230,6 +237,7 @@ impl Work<'_> {
         let Self {
             request,
             own,
+            checked,
             store,
             lease,
             registry,
@@ -332,12 +340,23 @@ impl Work<'_> {
             .filter(|(_, vertex)| matches!(vertex.op, Op::Source(SourceOp::Local(_))))
             .map(|(id, _)| solver::event_digest(&id))
             .collect();
+        let ages = pin::ages(definition, checked);
         let send = |mut event| {
             if let Event::Vertex(vertex) = &mut event {
                 vertex.cached &= !contexts.contains(&vertex.digest);
                 emulated.note(vertex);
                 if let Some(ledger) = &ledger {
                     ledger.note(vertex);
+                }
+                let age = ages.get(&vertex.digest);
+                if let Some(age) = age.filter(|_| vertex.completed.is_some()) {
+                    // What is said of a step comes before its end, and after its beginning.
+                    events.send(Event::Vertex(VertexEvent {
+                        started: vertex.started.or(vertex.completed),
+                        completed: None,
+                        ..vertex.clone()
+                    }));
+                    events.send(Event::Status(age.clone()));
                 }
             }
             events.send(event);
@@ -560,45 +579,55 @@ fn definition(
         [] => frontend.platforms(&first).map_err(BuildError::request)?,
         list => list.to_vec(),
     };
-    let mut whole = Definition::new();
-    let mut goals: Vec<Goal> = Vec::new();
-    let mut warned: Vec<Diagnostic> = Vec::new();
-    for platform in &platforms {
+    let asked = platforms.iter().flat_map(|platform| {
         let asked = FrontendRequest {
             target_platform: platform.clone(),
             multi_platform: platforms.len() > 1,
             ..first.clone()
         };
-        for (asked, also) in with_also_run(asked, &request.also_run) {
-            let Outline { sources, .. } = frontend.outline(&asked).map_err(BuildError::request)?;
-            let mut pins = Pins::default();
-            pinner.pin(&sources, &mut pins)?;
-            let converted = pinned(&mut pins, pinner, |pins| {
-                frontend.convert(&asked, pins).map_err(BuildError::request)
-            })?;
-            for warning in converted.warnings {
-                if !warned.contains(&warning) {
-                    events.send(Event::Warning(WarningEvent {
-                        vertex: String::new(),
-                        diagnostic: warning.clone(),
-                    }));
-                    warned.push(warning);
-                }
+        with_also_run(asked, &request.also_run)
+    });
+    let asked: Vec<(FrontendRequest, bool)> = asked.collect();
+    // Those of all platforms at once: registries take their time.
+    let mut sources = Vec::new();
+    for (asked, _) in &asked {
+        let Outline { sources: more, .. } = frontend.outline(asked).map_err(BuildError::request)?;
+        sources.extend(more);
+    }
+    let mut pins = Pins::default();
+    pinner.pin(&sources, &mut pins)?;
+    let mut whole = Definition::new();
+    let mut goals: Vec<Goal> = Vec::new();
+    let mut warned: Vec<Diagnostic> = Vec::new();
+    for (asked, also) in asked {
+        let converted = pinned(&mut pins, pinner, |pins| {
+            frontend.convert(&asked, pins).map_err(BuildError::request)
+        })?;
+        for warning in converted.warnings {
+            if !warned.contains(&warning) {
+                events.send(Event::Warning(WarningEvent {
+                    vertex: String::new(),
+                    diagnostic: warning.clone(),
+                }));
+                warned.push(warning);
             }
-            whole.extend(converted.definition);
-            goals.extend(converted.goals.into_iter().map(|goal| match also {
-                true => Goal {
-                    kind: GoalKind::Test {
-                        exports: Vec::new(),
-                    },
-                    ..goal
-                },
-                false => Goal {
-                    require: [goal.require, request.also_run.clone()].concat(),
-                    ..goal
-                },
-            }));
         }
+        whole.extend(converted.definition);
+        goals.extend(converted.goals.into_iter().map(|goal| match also {
+            true => Goal {
+                kind: GoalKind::Test {
+                    exports: Vec::new(),
+                },
+                ..goal
+            },
+            false => Goal {
+                require: [goal.require, request.also_run.clone()].concat(),
+                ..goal
+            },
+        }));
+    }
+    for remark in pinner.remarks() {
+        remark_on(events, &remark);
     }
     Ok(Planned {
         definition: whole.prune(),

@@ -387,6 +387,75 @@ fn a_tag_that_was_asked_for_in_the_future_is_asked_for() {
 }
 
 #[test]
+fn a_registry_in_trouble_fails_no_build_that_has_an_older_answer() {
+    let mut place = Place::new();
+    place.dockerfile("COPY a /srv/a\n");
+    place.build(&["-t", "x"]);
+    age_pins(&place, 50 * HOUR);
+    let again = |args: &[&str]| place.env.rbuild([&["-t", "x"], args, &["."]].concat());
+    let image = format!("{}/base:1", place.registry.host());
+    let old = format!("`{image}` is taken as it was 2 days ago: ");
+    for trouble in [
+        "429 Too Many Requests\r\nRetry-After: 0",
+        "500 Internal Server Error\r\nRetry-After: 0",
+        "503 Service Unavailable\r\nRetry-After: 0",
+    ] {
+        place.registry.refuse(move |_| Some(trouble));
+        place.asked();
+        let output = again(&[]).success().says(&old);
+        assert!(!output.stderr.contains("why:"), "{}", output.stderr);
+        // Who has an answer already is not kept waiting for another.
+        assert_eq!(place.asked(), [PINNING[1]], "{trouble}");
+        let run = ["run", &image, "true"];
+        place.env.rbuild(run).success().says(&old);
+        again(&["--pull"]).code(3);
+    }
+    // That it is gone, or not for everybody, is an answer.
+    for answer in ["404 Not Found", "403 Forbidden"] {
+        place.registry.refuse(move |_| Some(answer));
+        again(&[]).code(3).says(&image);
+    }
+    // What is not in the store whole is no older answer.
+    let config = place.names.iter().find(|(_, name)| **name == "CONFIG");
+    let config = place.stored(config.unwrap().0);
+    let kept = fs::read(&config).unwrap();
+    fs::remove_file(&config).unwrap();
+    place
+        .registry
+        .refuse(|_| Some("503 Service Unavailable\r\nRetry-After: 0"));
+    again(&[]).code(3).says("answered 503");
+    fs::write(&config, kept).unwrap();
+
+    place.registry.end();
+    place.registry.refuse_nothing();
+    let output = place.env.rbuild(["-t", "x", "."]).success().says(&old);
+    output.says("cannot be reached");
+}
+
+#[test]
+fn progress_tells_the_age_of_a_tag_that_nobody_was_asked_for() {
+    let place = Place::new();
+    place.dockerfile("COPY a /srv/a\n");
+    place.build(&["-t", "x"]);
+    let image = format!("{}/base:1", place.registry.host());
+    let told = format!("resolve {image}, 5 hours ago done");
+    let told_by = |args: &[&str]| {
+        let output = place.env.rbuild([&["-t", "x"], args, &["."]].concat());
+        let text = output.success().stderr;
+        text.contains(&told)
+    };
+    assert!(!told_by(&[]));
+    age_pins(&place, 5 * HOUR);
+    assert!(told_by(&[]));
+    assert!(told_by(&["--offline"]));
+    // With a step that must run, too.
+    place.dockerfile("COPY a /srv/b\n");
+    assert!(told_by(&[]));
+    assert!(!told_by(&["--pull"]));
+    assert!(!told_by(&[]));
+}
+
+#[test]
 fn what_is_named_by_digest_is_asked_for_once() {
     let place = Place::new();
     let inspect = format!("docker://{}/base:1", place.registry.registry().host());

@@ -87,6 +87,121 @@ fn pushes_send_only_what_is_not_there() {
     }
 }
 
+/// A blob that platforms share, or tags of one repository, is asked for once. Other repositories of the registry take it
+/// from the first (distribution-spec, Mounting a blob from another repository).
+#[test]
+fn names_and_platforms_share_what_a_repository_got() {
+    let registry = Registry::start();
+    let tap = Tap::start(registry.host());
+    let host = tap.host();
+    let env = TestEnv::new()
+        .file("one", "1")
+        .file("Dockerfile", "FROM scratch\nCOPY one /\n");
+    let names = ["team/app:1", "team/app:2", "other/app:1"].map(|name| format!("{host}/{name}"));
+    let tags = names.iter().flat_map(|name| ["-t", name]);
+    let flags = ["build", "--platform=linux/amd64,linux/arm64", "--push", "."];
+    env.rbuild(flags.into_iter().chain(tags)).success();
+    // One layer and two configs; two manifests and the index. Uploads go to places that are made up each time.
+    let asked = |tap: &Tap| {
+        let asked = without_digests(&tap.asked());
+        let upload = |line: &String| line.starts_with("PUT ") && line.contains("/blobs/uploads/");
+        let (uploads, mut others): (Vec<_>, Vec<_>) = asked.into_iter().partition(upload);
+        // Their digests were sorted by, too.
+        others.sort();
+        (uploads.len(), others)
+    };
+    let (uploads, others) = asked(&tap);
+    assert_eq!(uploads, 3);
+    assert_eq!(
+        others,
+        [
+            "HEAD /v2/other/app/blobs/",
+            "HEAD /v2/other/app/blobs/",
+            "HEAD /v2/other/app/blobs/",
+            "HEAD /v2/team/app/blobs/",
+            "HEAD /v2/team/app/blobs/",
+            "HEAD /v2/team/app/blobs/",
+            "POST /v2/other/app/blobs/uploads/?mount=&from=team%2Fapp",
+            "POST /v2/other/app/blobs/uploads/?mount=&from=team%2Fapp",
+            "POST /v2/other/app/blobs/uploads/?mount=&from=team%2Fapp",
+            "POST /v2/team/app/blobs/uploads/",
+            "POST /v2/team/app/blobs/uploads/",
+            "POST /v2/team/app/blobs/uploads/",
+            "PUT /v2/other/app/manifests/",
+            "PUT /v2/other/app/manifests/",
+            "PUT /v2/other/app/manifests/1",
+            "PUT /v2/team/app/manifests/",
+            "PUT /v2/team/app/manifests/",
+            "PUT /v2/team/app/manifests/1",
+            "PUT /v2/team/app/manifests/2",
+        ]
+    );
+    for name in &names {
+        let name = name.replace(&host, &registry.host());
+        for arch in ["amd64", "arm64"] {
+            let (image, to) = (format!("docker://{name}"), format!("dir:../{arch}"));
+            let platform = format!("--override-arch={arch}");
+            let copy = ["copy", "--src-tls-verify=false", &image, &to];
+            let copy = [platform.as_str()].into_iter().chain(copy);
+            env.tool("skopeo", copy).success();
+        }
+    }
+
+    // From the store, too.
+    env.rbuild(["push", &names[0], &names[1]]).success();
+    assert_eq!(
+        asked(&tap),
+        (
+            0,
+            [
+                "HEAD /v2/team/app/blobs/",
+                "HEAD /v2/team/app/blobs/",
+                "HEAD /v2/team/app/blobs/",
+                "PUT /v2/team/app/manifests/",
+                "PUT /v2/team/app/manifests/",
+                "PUT /v2/team/app/manifests/1",
+                "PUT /v2/team/app/manifests/2",
+            ]
+            .map(String::from)
+            .to_vec()
+        )
+    );
+}
+
+#[test]
+fn a_mirror_with_other_bytes_stands_in_no_ones_way() {
+    let (registry, mirror) = (Registry::start(), Registry::start());
+    Base::Busybox.publish(&registry);
+    Base::Busybox.publish(&mirror);
+    let host = registry.host();
+    let env = TestEnv::new().file(
+        "Dockerfile",
+        format!("FROM {host}/library/busybox\nRUN true\n"),
+    );
+    let config = env.outside("home/.config/rbuild/config.toml");
+    fs::create_dir_all(config.parent().unwrap()).unwrap();
+    let tap = Tap::start(mirror.host());
+    let mirrors = format!(
+        "[registry.\"{host}\"]\nmirrors = [\"http://{}\"]\n",
+        tap.host()
+    );
+    fs::write(&config, mirrors).unwrap();
+    let layer = &layers(&env, &format!("{host}/library/busybox"))[0];
+    let file = mirror.blob(layer);
+    let right = fs::read(&file).unwrap();
+    // Something that shows at its end alone, and something that is no archive at all.
+    let mut late = right.clone();
+    *late.last_mut().unwrap() ^= 1;
+    for wrong in [late, vec![0; right.len()]] {
+        fs::write(&file, wrong).unwrap();
+        env.rbuild(["-t", "x", "."]).success();
+        let asked = tap.asked().into_iter();
+        let of_layer = asked.filter(|line| line.contains(&layer[7..]));
+        assert_eq!(of_layer.count(), 1);
+        env.rbuild(["reset", "--force"]).success();
+    }
+}
+
 #[test]
 fn podmans_and_dockers_files_are_read() {
     let registry = Registry::start();

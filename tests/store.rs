@@ -174,8 +174,11 @@ fn limits_remove_the_least_recently_used() {
     let before = json(&env, &["du", "--filter", "type=regular"]).len();
     env.rbuild(["prune", "-fa", "--max-used-space", "100GB"])
         .success();
-    env.rbuild(["prune", "-fa", "--keep-storage", "100GB"])
-        .success();
+    // What is reserved stays whatever the limits are; `--keep-storage` is buildx' older name for it.
+    for reserved in ["--reserved-space", "--keep-storage"] {
+        let limits = [reserved, "100GB", "--max-used-space", "1"];
+        env.rbuild(["prune", "-fa"].iter().chain(&limits)).success();
+    }
     env.rbuild(["prune", "-fa", "--filter", "until=24h"])
         .success();
     assert_eq!(

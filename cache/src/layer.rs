@@ -14,6 +14,7 @@ mod plan;
 pub(crate) mod read;
 mod room;
 pub(crate) mod stream;
+mod window;
 mod write;
 
 use std::fs::File;

@@ -117,6 +117,7 @@ enum Cmd {
     /// Give an image in the store another name
     Tag(Later<images::TagFlags>),
     /// Take names of images out of the store
+    #[command(visible_alias = "rm")]
     Rmi(Later<images::RemoveFlags>),
     /// Print all that is known of images in the store
     Inspect(Later<images::InspectFlags>),
@@ -322,9 +323,12 @@ fn print_text(text: &str, session: &Session) -> Result<(), BuildError> {
 
 /// Puts the command first: the first word that is neither a flag nor a flag's value, or `build`.
 fn arrange(mut argv: Vec<OsString>, command: &Command) -> Vec<OsString> {
+    let is_called = |command: &Command, word: &OsStr| {
+        command.get_name() == word || command.get_all_aliases().any(|alias| alias == word)
+    };
     // clap adds `help` when it parses.
     let is_command =
-        |word: &OsStr| word == "help" || command.get_subcommands().any(|c| c.get_name() == word);
+        |word: &OsStr| word == "help" || command.get_subcommands().any(|c| is_called(c, word));
     match first_word(&argv, command) {
         Some(at) if is_command(&argv[at]) => argv[1..=at].rotate_right(1),
         None if argv.len() < 2 || argv.iter().any(|a| is_about_the_program(a)) => {}
@@ -386,6 +390,8 @@ mod t {
         for (given, want) in [
             (".", "build ."),
             ("build .", "build ."),
+            ("-f rm app", "build -f rm app"),
+            ("rm -f app", "rm -f app"),
             ("-t app .", "build -t app ."),
             ("-t images .", "build -t images ."),
             ("-qt images .", "build -qt images ."),

@@ -117,7 +117,8 @@ pub(crate) fn run(flags: &RunFlags, session: &Session) -> Result<ExitCode, Faile
         Stream::Stdout => {}
         Stream::Stderr => ui::relay(bytes),
     };
-    let code = run_image(&request, started, &mut output)?;
+    let remark = |text: &str| ui::remark(text, session.terminal);
+    let code = run_image(&request, remark, started, &mut output)?;
     written?;
     Ok(code.into())
 }

@@ -57,16 +57,21 @@ impl Engine {
             Some(_) => &["docker"],
         };
         let where_to = context.map(|context| format!("--context={context}"));
-        // A docker client without its daemon would fail only after the whole archive was written.
+        // A docker client without its daemon would fail only after the whole archive was written. podman has no server, unless
+        // it is another machine's.
         let answers = |program: &str| {
+            let whose = match program {
+                "podman" => "{{.Client.Version}}",
+                _ => "{{.Server.Version}}",
+            };
             Command::new(program)
                 .args(&where_to)
-                .args(["version", "--format", "{{.Server.Version}}"])
+                .args(["version", "--format", whose])
                 .stdin(Stdio::null())
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
                 .status()
-                .is_ok_and(|status| status.success() || program == "podman")
+                .is_ok_and(|status| status.success())
         };
         match programs.iter().find(|program| answers(program)) {
             Some(&program) => Ok(Self { program, where_to }),

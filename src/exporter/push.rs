@@ -1,10 +1,12 @@
 //! `--push`, `type=registry` and `type=image,push=true`: the image to the registry of each of its names. Blobs that are there
-//! are not sent, those of a base not even downloaded; manifests come after what they point at, the index last.
+//! are not sent, those of a base not even downloaded; manifests come after what they point at, the index last. Names are
+//! sent one after another, and what one repository got is asked for no second time for another of its tags.
 
+use std::collections::BTreeMap;
 use std::io::Read;
+use std::sync::Mutex;
 
-use rayon::prelude::*;
-
+use rbuild_cache::LayerRef;
 use rbuild_cache::StoredImage;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
@@ -17,6 +19,7 @@ use super::ReadyIndex;
 use super::store::OwnStore;
 use crate::image::Descriptor;
 use crate::outcome::Delivery;
+use crate::registry;
 use crate::registry::Client;
 use crate::registry::Pushed;
 use crate::registry::Reference;
@@ -142,64 +145,116 @@ pub struct Sent {
     pub existed: usize,
 }
 
-/// Sends an image to the registry that `name` is in.
+/// What several pushes found in repositories, or brought there: nobody is asked for it again, and other repositories of the
+/// same registry take it from there.
+#[derive(Debug, Default)]
+pub struct Brought(Mutex<BTreeMap<OciDigest, Vec<Reference>>>);
+
+impl Brought {
+    /// Whether it is in the repository of `to`; if not, one of the same registry where it is.
+    fn find(&self, to: &Reference, digest: &OciDigest) -> Result<(), Option<String>> {
+        let known = self.0.lock().expect(UNPOISONED);
+        let of_registry = known.get(digest).into_iter().flatten();
+        let mut of_registry = of_registry.filter(|place| place.registry == to.registry);
+        match of_registry.clone().any(|place| is_beside(place, to)) {
+            true => Ok(()),
+            false => Err(of_registry.next().map(|place| place.repository.clone())),
+        }
+    }
+
+    fn note(&self, to: &Reference, digest: OciDigest) {
+        let mut known = self.0.lock().expect(UNPOISONED);
+        known.entry(digest).or_default().push(to.clone());
+    }
+}
+
+const UNPOISONED: &str = "nothing panics with it in hand";
+
+fn is_beside(one: &Reference, other: &Reference) -> bool {
+    (&one.registry, &one.repository) == (&other.registry, &other.repository)
+}
+
+/// A blob of the images to be sent; those that several have are one.
+enum Blob<'a> {
+    Layer(&'a Descriptor, &'a LayerRef),
+    Config(&'a OciDigest, &'a [u8]),
+}
+
+/// Sends an image to the registry that `name` is in: blobs side by side, then the manifests of an index' images, then what
+/// the name is for.
 ///
 /// # Errors
 /// If the registry does not take it.
-pub fn send(export: &Export<'_>, name: &str) -> Result<Sent, ExportError> {
+pub fn send(export: &Export<'_>, name: &str, brought: &Brought) -> Result<Sent, ExportError> {
     let reference: Reference = name.parse()?;
-    let mut blobs = Vec::new();
+    let mut blobs: BTreeMap<&OciDigest, Blob<'_>> = BTreeMap::new();
     for image in export.images {
-        blobs.extend(send_image(export, &reference, image)?);
+        for (layer, of) in &image.layers {
+            blobs.insert(&layer.digest, Blob::Layer(layer, of));
+        }
+        blobs.insert(&image.id, Blob::Config(&image.id, &image.config));
     }
-    let registry = export.registry;
-    let top = export.top();
+    let blobs: Vec<Blob<'_>> = blobs.into_values().collect();
+    let how = registry::side_by_side(&blobs, |blob| bring(export, &reference, blob, brought))?;
+    let sent = how.iter().filter(|how| **how == Pushed::Sent).count();
+    if export.index.is_some() {
+        registry::side_by_side(export.images, |image| -> Result<(), ExportError> {
+            let ReadyImage { descriptor, .. } = image;
+            if brought.find(&reference, &descriptor.digest).is_err() {
+                let by_digest = reference.with_digest(descriptor.digest);
+                let kind = &descriptor.media_type;
+                export
+                    .registry
+                    .push_manifest(&by_digest, kind, &image.manifest)?;
+                brought.note(&reference, descriptor.digest);
+            }
+            Ok(())
+        })?;
+    }
     let document = export
         .index
         .map_or(&export.images[0].manifest, |index| &index.document);
-    let sent = blobs.iter().filter(|how| **how == Pushed::Sent).count();
+    let kind = &export.top().media_type;
     Ok(Sent {
-        digest: registry.push_manifest(&reference, &top.media_type, document)?,
+        digest: export.registry.push_manifest(&reference, kind, document)?,
         sent,
-        existed: blobs.len() - sent,
+        existed: how.len() - sent,
     })
 }
 
-fn send_image(
+/// Sees to it that the repository of `to` has a blob.
+fn bring(
     export: &Export<'_>,
-    reference: &Reference,
-    image: &ReadyImage,
-) -> Result<Vec<Pushed>, ExportError> {
-    let registry = export.registry;
-    let blobs = export.store.blobs();
-    let mut pushed = image
-        .layers
-        .par_iter()
-        .map(|(layer, of)| -> Result<Pushed, ExportError> {
-            let open = || {
-                (export.fetch)(of, &layer.digest)?;
-                let blob = blobs.open(&layer.digest).map_err(std::io::Error::other)?;
-                Ok(Box::new(blob) as Box<dyn Read>)
-            };
-            let near = (export.near)(of, &layer.digest);
-            let near = near.filter(|near| near.registry == reference.registry);
-            let near = near.map(|near| near.repository);
-            Ok(registry.push_blob(reference, &layer.digest, layer.size, near.as_deref(), &open)?)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let open = || Ok(Box::new(&image.config[..]) as Box<dyn Read>);
-    pushed.push(registry.push_blob(
-        reference,
-        &image.id,
-        image.config.len() as u64,
-        None,
-        &open,
-    )?);
-    if export.index.is_some() {
-        let by_digest = reference.with_digest(image.descriptor.digest);
-        registry.push_manifest(&by_digest, &image.descriptor.media_type, &image.manifest)?;
-    }
-    Ok(pushed)
+    to: &Reference,
+    blob: &Blob<'_>,
+    brought: &Brought,
+) -> Result<Pushed, ExportError> {
+    let (digest, size) = match blob {
+        Blob::Layer(layer, _) => (&layer.digest, layer.size),
+        Blob::Config(id, bytes) => (*id, bytes.len() as u64),
+    };
+    let Err(beside) = brought.find(to, digest) else {
+        return Ok(Pushed::Existed);
+    };
+    let open = || match blob {
+        Blob::Layer(_, of) => {
+            (export.fetch)(of, digest)?;
+            let blob = export.store.blobs().open(digest);
+            Ok(Box::new(blob.map_err(std::io::Error::other)?) as Box<dyn Read>)
+        }
+        Blob::Config(_, bytes) => Ok(Box::new(*bytes) as Box<dyn Read>),
+    };
+    let near = match blob {
+        Blob::Layer(_, of) => (export.near)(of, digest),
+        Blob::Config(..) => None,
+    };
+    let near = near.filter(|near| near.registry == to.registry);
+    let near = near.map(|near| near.repository).or(beside);
+    let how = export
+        .registry
+        .push_blob(to, digest, size, near.as_deref(), &open)?;
+    brought.note(to, *digest);
+    Ok(how)
 }
 
 impl Exporter for Push {
@@ -215,8 +270,9 @@ impl Exporter for Push {
             registry: &registry,
             ..*export
         };
+        let brought = Brought::default();
         for name in export.names {
-            let Sent { digest, .. } = send(export, name)?;
+            let Sent { digest, .. } = send(export, name, &brought)?;
             remember(export, name, digest)?;
             deliveries.push(Delivery::Pushed {
                 name: name.clone(),

@@ -64,7 +64,7 @@ pub struct Descriptor {
     pub digest: OciDigest,
     /// In bytes.
     pub size: u64,
-    /// Other places a blob may be fetched from; kept, never used.
+    /// Other places a blob may be fetched from; they are asked before the registry.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",

@@ -460,13 +460,21 @@ impl Engine<'_> {
         Ok((read, dir))
     }
 
-    /// Gets a layer from where its manifest says that it also is, and if that is something else, from the registry. What
-    /// is at such a URL is nobody's promise: the page of a server that has moved, say.
+    /// Gets a layer from a mirror or from where its manifest says that it also is, and if that is something else, from the
+    /// next mirror or from the registry. What is at such a URL is nobody's promise: the page of a server that has moved, say.
     fn at_home_too<T>(
         &self,
         origin: &Origin,
         get: impl Fn(&Origin) -> Result<T, OpError>,
     ) -> Result<T, OpError> {
+        let get = |origin: &Origin| loop {
+            let avoided = self.registry.mirrors_to_avoid(&origin.digest);
+            let got = get(origin);
+            let one_less = self.registry.mirrors_to_avoid(&origin.digest) > avoided;
+            if got.is_ok() || !one_less || self.cancel.is_cancelled() {
+                break got;
+            }
+        };
         let elsewhere = match get(origin) {
             Err(error) if !origin.urls.is_empty() && is_of_content(&error) => error,
             got => return got,
@@ -523,13 +531,25 @@ impl Engine<'_> {
             cancelled: &|| self.cancel.is_cancelled(),
             failed: None,
         };
-        take(&mut tee)?;
+        if let Err(error) = take(&mut tee).map_err(OpError::from) {
+            // Whether it is a mirror's doing shows at the end.
+            if is_of_content(&error) && self.may_be_a_mirrors(origin) {
+                drop(io::copy(&mut tee, &mut io::sink()));
+            }
+            return Err(error);
+        }
         // What follows the archive belongs to the blob all the same.
         io::copy(&mut tee, &mut io::sink())
             .map_err(|error| OpError::io("download", origin.digest.to_string().as_ref(), error))?;
         writer.commit_as(&origin.digest, origin.size)?;
         progress.done();
         Ok(())
+    }
+
+    fn may_be_a_mirrors(&self, origin: &Origin) -> bool {
+        let source = origin.source.as_deref().unwrap_or_default();
+        let reference = source.parse::<Reference>();
+        reference.is_ok_and(|reference| self.registry.has_mirrors(&reference))
     }
 
     fn open_origin(&self, origin: &Origin) -> Result<Box<dyn Read + Send>, OpError> {

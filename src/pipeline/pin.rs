@@ -4,8 +4,16 @@
 //! result and is asked for again when that is older than `tag-max-age` or with `--pull`; a URL without a checksum is asked
 //! each time whether it has changed; a digest, a checksum and `--offline` are never asked. An image of rbuild's own store
 //! stands in for a registry's of the same name, unless `--pull`.
+//!
+//! A registry in trouble fails no build that `--pull` did not send to it, as long as the store has an older result: that is
+//! used, and said. How old the results are that were used without asking, progress tells.
 
 mod locked;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
 
 use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
@@ -13,9 +21,13 @@ use rbuild_cache::Store;
 use rbuild_cache::StoredPin;
 use rbuild_cache::threads;
 use rbuild_llb::CancelToken;
+use rbuild_llb::Definition;
 use rbuild_llb::ImageConfig;
 use rbuild_llb::OciDigest;
+use rbuild_llb::Op;
 use rbuild_llb::Platform;
+use rbuild_llb::event::StatusEvent;
+use rbuild_llb::event::Timestamp;
 use rbuild_llb::frontend::Pin;
 use rbuild_llb::frontend::Pins;
 use rbuild_llb::frontend::SourceRequest;
@@ -41,6 +53,11 @@ use crate::registry::Resolved;
 use crate::request::BuildRequest;
 use crate::request::RunRequest;
 use crate::request::Settings;
+use crate::solver;
+use crate::ui;
+
+/// What was found out about tags this long ago, in seconds, is too new for its age to be of interest.
+const NEWS: u64 = 3600;
 
 /// Finds out what sources are, each at most once.
 pub(super) struct Pinner<'a> {
@@ -51,6 +68,16 @@ pub(super) struct Pinner<'a> {
     store: &'a Store,
     lease: &'a Lease,
     registry: &'a registry::Client,
+    unasked: Mutex<Unasked>,
+}
+
+/// What is to be said of tags that are taken as they were.
+#[derive(Debug, Default)]
+struct Unasked {
+    /// Those whose registries were asked in vain, in words.
+    in_vain: BTreeSet<String>,
+    /// When the others were asked for last, by name: Unix seconds.
+    checked: BTreeMap<String, u64>,
 }
 
 impl<'a> Pinner<'a> {
@@ -70,6 +97,7 @@ impl<'a> Pinner<'a> {
             store,
             lease,
             registry,
+            unasked: Mutex::default(),
         }
     }
 
@@ -89,6 +117,7 @@ impl<'a> Pinner<'a> {
             store,
             lease,
             registry,
+            unasked: Mutex::default(),
         }
     }
 
@@ -107,6 +136,7 @@ impl<'a> Pinner<'a> {
             store,
             lease,
             registry,
+            unasked: Mutex::default(),
         }
     }
 
@@ -156,13 +186,16 @@ impl<'a> Pinner<'a> {
     /// Pins what is not pinned yet. Several are asked for at once, on threads that are gone afterwards: this process
     /// enters its user namespace later, which only a single-threaded one may.
     pub(super) fn pin(&self, sources: &[SourceRequest], pins: &mut Pins) -> Result<(), BuildError> {
-        let open: Vec<&SourceRequest> = sources
-            .iter()
-            .filter(|request| {
-                !matches!(request.source, SourceOp::Local(_))
-                    && pins.get(&request.source, &request.platform).is_none()
-            })
-            .collect();
+        let mut open: Vec<&SourceRequest> = Vec::new();
+        for request in sources {
+            let known = pins.get(&request.source, &request.platform).is_some()
+                || open.iter().any(|other| {
+                    (&other.source, &other.platform) == (&request.source, &request.platform)
+                });
+            if !matches!(request.source, SourceOp::Local(_)) && !known {
+                open.push(request);
+            }
+        }
         if let Some(lock) = self.lock {
             lock.check(&open)?;
             let missing = lock.to_add(&open);
@@ -233,21 +266,62 @@ impl<'a> Pinner<'a> {
         }
         let key = key(&image.reference, platform);
         let known = self.store.pin(&key).map_err(failure::store)?;
+        let mut older = None;
         if let Some(known) = &known {
             let fixed = reference.digest.is_some() || self.offline;
             // When it was asked later than now, by a clock that was wrong, that says nothing.
             let age = now().checked_sub(known.checked).unwrap_or(u64::MAX);
             let fresh = !self.pull && age < self.tag_max_age;
-            if (fixed || fresh)
+            if (fixed || !self.pull)
                 && let Some(pin) = self.stored(&known.manifest, platform)?
             {
-                return Ok(pin);
+                if fixed || fresh {
+                    if reference.digest.is_none() && age >= NEWS {
+                        self.unasked().note(&image.reference, known.checked);
+                    }
+                    return Ok(pin);
+                }
+                older = Some((known.checked, pin));
             }
         }
         if self.offline {
             return Err(offline(&image.reference));
         }
-        Ok(self.asked(&image.reference, platform)?.1)
+        let Some((checked, pin)) = older else {
+            return Ok(self.asked(&image.reference, platform)?.1);
+        };
+        // Who has an answer already does not wait for one through several tries.
+        match self.registry.asking_once().resolve(&reference, platform) {
+            Ok(resolved) => Ok(self.found_out(&image.reference, platform, &resolved)?.1),
+            Err(error) if error.is_passing() => {
+                let then = Timestamp(u128::from(checked) * 1_000_000_000);
+                let ago = ui::age(then, clock::now());
+                let text = format!("`{}` is taken as it was {ago}: {error}", image.reference);
+                self.unasked().in_vain.insert(text);
+                Ok(pin)
+            }
+            Err(error) => Err(failure::registry(error)),
+        }
+    }
+
+    fn unasked(&self) -> MutexGuard<'_, Unasked> {
+        let unasked = self.unasked.lock();
+        unasked.expect("nothing panics with it in hand")
+    }
+
+    /// What is to be remarked on since the last time: tags whose registries were asked in vain.
+    pub(super) fn remarks(&self) -> BTreeSet<String> {
+        std::mem::take(&mut self.unasked().in_vain)
+    }
+
+    /// When the tags were asked for last that nobody was asked for now, and where that is worth telling: by name.
+    pub(super) fn checked(&self) -> BTreeMap<String, Timestamp> {
+        let unasked = self.unasked();
+        let checked = unasked.checked.iter();
+        let when = |secs: &u64| Timestamp(u128::from(*secs) * 1_000_000_000);
+        checked
+            .map(|(name, secs)| (name.clone(), when(secs)))
+            .collect()
     }
 
     /// Asks the registry for an image, whatever is known of it.
@@ -260,7 +334,17 @@ impl<'a> Pinner<'a> {
             .registry
             .resolve(&parse(name)?, platform)
             .map_err(failure::registry)?;
-        let pin = self.keep(&resolved)?;
+        self.found_out(name, platform, &resolved)
+    }
+
+    /// Keeps an answer, and when it came.
+    fn found_out(
+        &self,
+        name: &str,
+        platform: &Platform,
+        resolved: &Resolved,
+    ) -> Result<(StoredPin, Pin), BuildError> {
+        let pin = self.keep(resolved)?;
         let stored = StoredPin {
             manifest: resolved.manifest_digest,
             index: resolved.index,
@@ -361,6 +445,41 @@ impl<'a> Pinner<'a> {
         };
         pin_of(digest, &config).map(Some)
     }
+}
+
+impl Unasked {
+    /// Notes when a tag was asked for; of several platforms the longest ago.
+    fn note(&mut self, name: &str, checked: u64) {
+        let known = self.checked.entry(name.to_owned()).or_insert(checked);
+        *known = checked.min(*known);
+    }
+}
+
+/// What progress says of images whose tags nobody was asked for: how long ago that was last. By the digests of events.
+pub(super) fn ages(
+    definition: &Definition,
+    checked: &BTreeMap<String, Timestamp>,
+) -> BTreeMap<String, StatusEvent> {
+    let now = clock::now();
+    let sources = definition.iter().filter_map(|(id, vertex)| {
+        let Op::Source(SourceOp::Image(image)) = &vertex.op else {
+            return None;
+        };
+        let then = checked.get(&image.reference)?;
+        let digest = solver::event_digest(&id);
+        let age = StatusEvent {
+            id: format!("resolve {}, {}", image.reference, ui::age(*then, now)),
+            vertex: digest.clone(),
+            name: String::new(),
+            total: 0,
+            current: 0,
+            timestamp: now,
+            started: Some(now),
+            completed: Some(now),
+        };
+        Some((digest, age))
+    });
+    sources.collect()
 }
 
 /// Does several things at once, on threads that are gone afterwards.

@@ -26,21 +26,25 @@ use crate::sandbox::Stream;
 use crate::ui;
 
 /// Runs a process and gives its exit code, as a shell reports it: 128 and the number for a signal. Signals to this process
-/// are handed on to it. Once all is ready for it, `started` is called
+/// are handed on to it. What is odd about the image is told to `remark`. Once all is ready for it, `started` is called
 /// with the ports that lead to it.
 ///
 /// # Errors
 /// If it could not be started.
 pub fn run_image(
     request: &RunRequest,
+    remark: impl Fn(&str),
     started: impl FnOnce(&[Port]),
     output: &mut dyn FnMut(Stream, &[u8]),
 ) -> Result<u8, BuildError> {
     let store = open_store(&request.settings)?;
     let lease = store.lease().map_err(failure::store)?;
     let registry = registry::Client::new(&request.settings);
-    let pin = Pinner::for_run(request, &store, &lease, &registry)
-        .image_to_run(&request.image, request.platform.as_ref())?;
+    let pinner = Pinner::for_run(request, &store, &lease, &registry);
+    let pin = pinner.image_to_run(&request.image, request.platform.as_ref())?;
+    for text in pinner.remarks() {
+        remark(&text);
+    }
     let Pin::Image { digest, config } = pin else {
         let error = anyhow::anyhow!("`{}` is not an image", request.image);
         return Err(BuildError::new(ErrorKind::Request, error));

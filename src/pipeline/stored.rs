@@ -251,11 +251,11 @@ fn fetch_layers(
         step.events.send(event);
     };
     let snapshot = engine.image_snapshot(*manifest, name, &events)?;
-    for layer in &snapshot.layers {
-        if let Some(origin) = &layer.origin {
-            engine.fetch_blob(origin)?;
-        }
-    }
+    // Of layers that are known the blobs may be gone.
+    registry::side_by_side(&snapshot.layers, |layer| match &layer.origin {
+        Some(origin) => engine.fetch_blob(origin),
+        None => Ok(()),
+    })?;
     Ok(snapshot)
 }
 

@@ -1,5 +1,7 @@
-//! Blobs as they pass: compared with digest and size, and resumed where a connection broke.
+//! Blobs as they pass: compared with digest and size, and resumed where a connection broke. A mirror that breaks off twice is
+//! not asked for the rest, and one that gave something else not for that blob again.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::io::Read;
 
@@ -19,6 +21,7 @@ use super::call::TRIES;
 use super::client::Client;
 use super::client::pull_scopes;
 use super::download;
+use super::endpoint::Endpoint;
 use super::endpoint::Trust;
 use super::error::RegistryError;
 use super::reference::Reference;
@@ -28,6 +31,8 @@ use super::transport::SendError;
 
 /// A connection that brought this much before it broke does not count as a failed try.
 const PROGRESS: u64 = 1 << 20;
+/// After so many breaks in a row a mirror is not asked for the rest.
+const MIRROR_TRIES: u32 = 2;
 
 /// Hashes what passes and says at its end whether it was the right thing.
 pub(super) struct Verifier {
@@ -127,10 +132,24 @@ pub struct BlobReader {
     urls: Vec<String>,
     verifier: Verifier,
     body: Option<BodyReader<'static>>,
+    /// The mirrors that bytes came from, the one they come from now last; nothing for any other place.
+    givers: Vec<Option<Mirror>>,
+    /// Mirrors that broke off too often.
+    avoided: BTreeSet<Mirror>,
     /// Breaks in a row without much progress between them.
     broken: u32,
     /// Where the last break was.
     broken_at: u64,
+}
+
+/// Host and repository of a mirror.
+pub(super) type Mirror = (String, String);
+
+/// An answer that has begun.
+struct Answer {
+    body: BodyReader<'static>,
+    /// Who gives it, if that is a mirror.
+    mirror: Option<Mirror>,
 }
 
 impl BlobReader {
@@ -141,21 +160,31 @@ impl BlobReader {
         digest: &OciDigest,
         size: u64,
     ) -> Result<Self, RegistryError> {
-        let mut verifier = Verifier::new(digest, size);
-        let mut body = Some(request(client, reference, urls, &verifier)?);
-        if size == 0 {
-            verifier.push(&[])?;
-            body = None;
-        }
-        Ok(Self {
+        let mut reader = Self {
             client: client.clone(),
             reference: reference.clone(),
             urls: urls.to_owned(),
-            verifier,
-            body,
+            verifier: Verifier::new(digest, size),
+            body: None,
+            givers: Vec::new(),
+            avoided: BTreeSet::new(),
             broken: 0,
             broken_at: 0,
-        })
+        };
+        reader.ask()?;
+        if size == 0 {
+            reader.verifier.push(&[])?;
+            reader.body = None;
+        }
+        Ok(reader)
+    }
+
+    /// Asks for the bytes that are missing.
+    fn ask(&mut self) -> Result<(), RegistryError> {
+        let Answer { body, mirror } = self.request()?;
+        self.body = Some(body);
+        self.givers.push(mirror);
+        Ok(())
     }
 
     fn reopen(&mut self, cause: io::Error) -> Result<(), RegistryError> {
@@ -166,21 +195,28 @@ impl BlobReader {
             self.broken = 0;
         }
         self.broken_at = self.verifier.seen;
-        if self.broken + 1 == TRIES {
-            return Err(RegistryError::Unreachable {
-                registry: self.reference.registry.clone(),
-                source: cause.into(),
-            });
-        }
-        self.client.pause(self.broken);
         self.broken += 1;
-        self.body = Some(request(
-            &self.client,
-            &self.reference,
-            &self.urls,
-            &self.verifier,
-        )?);
-        Ok(())
+        match self.givers.last() {
+            Some(Some(mirror)) if self.broken >= MIRROR_TRIES => {
+                self.avoided.insert(mirror.clone());
+                self.broken = 0;
+            }
+            _ if self.broken == TRIES => {
+                return Err(RegistryError::Unreachable {
+                    registry: self.reference.registry.clone(),
+                    source: cause.into(),
+                });
+            }
+            _ => self.client.pause(self.broken - 1),
+        }
+        self.ask()
+    }
+
+    /// What came is not what was asked for: mirrors that gave of it are not asked for it again.
+    fn blame(&self) {
+        let mut liars = self.client.shared.liars.lock().expect(UNPOISONED);
+        let of_blob = liars.entry(self.verifier.digest).or_default();
+        of_blob.extend(self.givers.iter().flatten().cloned());
     }
 
     /// The last byte was read: there must be no more, and the connection goes back to the others.
@@ -210,9 +246,14 @@ impl Read for BlobReader {
                 Ok(0) => io::ErrorKind::UnexpectedEof.into(),
                 Ok(n) => {
                     let passed = self.verifier.push(&buf[..n]);
-                    if self.verifier.missing() == 0 {
-                        self.finish().map_err(io::Error::other)?;
+                    let ended = match self.verifier.missing() {
+                        0 => self.finish(),
+                        _ => Ok(()),
+                    };
+                    if ended.is_err() || passed.is_err() {
+                        self.blame();
                     }
+                    ended.map_err(io::Error::other)?;
                     passed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
                     return Ok(n);
                 }
@@ -225,39 +266,60 @@ impl Read for BlobReader {
     }
 }
 
-/// Asks for the bytes the verifier has not seen.
-fn request(
-    client: &Client,
-    reference: &Reference,
-    urls: &[String],
-    verifier: &Verifier,
-) -> Result<BodyReader<'static>, RegistryError> {
-    let mut elsewhere = None;
-    for url in urls {
-        match of_url(client, url, verifier) {
-            Ok(body) => return Ok(body),
-            Err(failure) => elsewhere = elsewhere.or(Some(failure.error)),
+impl BlobReader {
+    /// Asks for the bytes the verifier has not seen, one place after the other.
+    fn request(&self) -> Result<Answer, RegistryError> {
+        let Self {
+            client, verifier, ..
+        } = self;
+        let mut elsewhere = None;
+        for url in &self.urls {
+            match of_url(client, url, verifier) {
+                Ok(body) => return Ok(Answer { body, mirror: None }),
+                Err(failure) => elsewhere = elsewhere.or(Some(failure.error)),
+            }
         }
+        let tail = format!("blobs/{}", verifier.digest);
+        let mut places = client.shared.places.to_pull(&self.reference)?;
+        let registry = places.pop().expect("a registry has an endpoint");
+        let liars = {
+            let known = client.shared.liars.lock().expect(UNPOISONED);
+            known.get(&verifier.digest).cloned().unwrap_or_default()
+        };
+        let mirrors = places.into_iter().filter(|mirror| {
+            let mirror = mirror_of(mirror);
+            !self.avoided.contains(&mirror) && !liars.contains(&mirror)
+        });
+        let places: Vec<Endpoint> = mirrors.chain([registry.clone()]).collect();
+        let asked = client.over_endpoints(&places, |endpoint| {
+            let request = ranged(endpoint.url(&tail), verifier);
+            let scopes = pull_scopes(endpoint);
+            let response = client.expect_success(endpoint, &self.reference, &scopes, &request)?;
+            let who = mirror_of(endpoint);
+            Ok(Answer {
+                body: body_of(client, &endpoint.name, verifier, response)?,
+                mirror: (who != mirror_of(&registry)).then_some(who),
+            })
+        });
+        asked.map_err(|error| match error {
+            RegistryError::NotFound { .. } => elsewhere.unwrap_or(error),
+            error => error,
+        })
     }
-    let tail = format!("blobs/{}", verifier.digest);
-    let asked = client.over_endpoints(&client.0.places.to_pull(reference)?, |endpoint| {
-        let request = ranged(endpoint.url(&tail), verifier);
-        let response =
-            client.expect_success(endpoint, reference, &pull_scopes(endpoint), &request)?;
-        body_of(client, &endpoint.name, verifier, response)
-    });
-    asked.map_err(|error| match error {
-        RegistryError::NotFound { .. } => elsewhere.unwrap_or(error),
-        error => error,
-    })
 }
+
+fn mirror_of(endpoint: &Endpoint) -> Mirror {
+    (endpoint.name.clone(), endpoint.repository.clone())
+}
+
+const UNPOISONED: &str = "nothing panics with it in hand";
 
 /// Asks a host that is nobody's registry, so without credentials and once.
 fn of_url(client: &Client, url: &str, verifier: &Verifier) -> Result<BodyReader<'static>, Failure> {
     let host = transport::parse_url(url).and_then(|uri| uri.host().map(str::to_owned));
     let host = host.unwrap_or_else(|| download::shown(url));
     let request = ranged(url.to_owned(), verifier);
-    let sent = client.0.transport.send(&request, &Trust::default());
+    let sent = client.shared.transport.send(&request, &Trust::default());
     let response = sent.map_err(|error| client.not_sent(host.clone(), error))?;
     if !response.status().is_success() {
         return Err(download::refused(host, url, &response));

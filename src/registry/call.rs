@@ -32,7 +32,7 @@ use super::transport::Request;
 use super::transport::SendError;
 use crate::clock;
 
-/// How often the last endpoint is asked; one with others after it is asked once.
+/// How often is tried what may go better the next time.
 pub(super) const TRIES: u32 = 5;
 /// Who wants us to come back later than that is not asked again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -69,13 +69,13 @@ impl From<RegistryError> for Failure {
 impl Client {
     /// Pauses after a failed try, longer the more have failed before it.
     pub(super) fn pause(&self, before: u32) {
-        self.0
+        self.shared
             .transport
-            .pause(self.0.first_pause * 2u32.pow(before));
+            .pause(self.shared.first_pause * 2u32.pow(before));
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
-        self.0.transport.is_stopped()
+        self.shared.transport.is_stopped()
     }
 
     /// Asks one endpoint after the other until one answers. The last one's error counts: it is the registry itself,
@@ -104,14 +104,14 @@ impl Client {
         }
         // A host that does not answer holds up nobody who asks another.
         let found = {
-            let mut schemes = self.0.schemes.lock().expect("nothing in here panics");
+            let mut schemes = self.shared.schemes.lock().expect("nothing in here panics");
             Arc::clone(schemes.entry(endpoint.name.clone()).or_default())
         };
         let mut found = found.lock().expect("no probe panics");
         if found.is_none() {
             let works = |scheme: &Scheme| {
                 let probe = Request::new(Method::GET, endpoint.with_scheme(*scheme).root());
-                self.0.transport.send(&probe, &endpoint.trust).is_ok()
+                self.shared.transport.send(&probe, &endpoint.trust).is_ok()
             };
             *found = [Scheme::Tls, Scheme::Plain].into_iter().find(works);
         }
@@ -132,9 +132,9 @@ impl Client {
             failed += 1;
             match again {
                 Again::Never => return Err(error),
-                _ if failed == TRIES => return Err(error),
+                _ if failed >= self.tries => return Err(error),
                 Again::Later => self.pause(failed - 1),
-                Again::After(time) => self.0.transport.pause(time),
+                Again::After(time) => self.shared.transport.pause(time),
             }
         }
     }
@@ -147,7 +147,7 @@ impl Client {
         scopes: &Scopes,
         request: &Request<'_>,
     ) -> Result<Response<Body>, Failure> {
-        let slot = self.0.keyring.slot(endpoint, scopes);
+        let slot = self.shared.keyring.slot(endpoint, scopes);
         let mut response = self.exchange(endpoint, reference, scopes, &slot, request)?;
         if response.status().is_success() {
             return Ok(response);
@@ -210,7 +210,7 @@ impl Client {
         if state.answer.is_some() && state.answer != refused {
             return Ok(state.answer.clone());
         }
-        let found = self.0.keyring.credentials(endpoint);
+        let found = self.shared.keyring.credentials(endpoint);
         state.answer = None;
         state.told = Some(found.told.clone());
         let answer = match challenge {
@@ -268,7 +268,7 @@ impl Client {
         trust: &Trust,
         request: &Request<'_>,
     ) -> Result<Response<Body>, Failure> {
-        let sent = self.0.transport.send(request, trust);
+        let sent = self.shared.transport.send(request, trust);
         sent.map_err(|error| self.failed(endpoint, request, error))
     }
 

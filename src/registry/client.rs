@@ -1,6 +1,7 @@
 //! The client, and its pull calls.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -17,7 +18,9 @@ use super::MAX_DOCUMENT;
 use super::auth::Keyring;
 use super::auth::Scopes;
 use super::blob::BlobReader;
+use super::blob::Mirror;
 use super::call::Failure;
+use super::call::TRIES;
 use super::endpoint::Endpoint;
 use super::endpoint::Scheme;
 use super::error::RegistryError;
@@ -51,7 +54,11 @@ const CONTENT_DIGEST: &str = "docker-content-digest";
 
 /// Talks to registries. Cheap to clone; clones share connections and tokens and may be used by many threads.
 #[derive(Clone)]
-pub struct Client(pub(super) Arc<Shared>);
+pub struct Client {
+    pub(super) shared: Arc<Shared>,
+    /// How often the last endpoint is asked; one with others after it is asked once.
+    pub(super) tries: u32,
+}
 
 pub(super) struct Shared {
     pub(super) transport: Arc<Transport>,
@@ -60,6 +67,8 @@ pub(super) struct Shared {
     pub(super) schemes: Mutex<BTreeMap<String, Arc<Mutex<Option<Scheme>>>>>,
     /// Bytes that requests to hosts may have, where a larger one was refused, by name.
     pub(super) largest_bodies: Mutex<BTreeMap<String, u64>>,
+    /// Mirrors that gave something else for a blob.
+    pub(super) liars: Mutex<BTreeMap<OciDigest, BTreeSet<Mirror>>>,
     pub(super) keyring: Keyring,
     pub(super) first_pause: Duration,
     _on_cancel: OnCancel,
@@ -100,15 +109,28 @@ impl Client {
     ) -> Self {
         let transport = Arc::new(Transport::new(settings, patience.silence));
         let stopped = Arc::clone(&transport);
-        Self(Arc::new(Shared {
+        let shared = Shared {
             _on_cancel: token.on_cancel(move || stopped.stop()),
             transport,
             places: Places::new(settings.registries.clone()),
             schemes: Mutex::default(),
             largest_bodies: Mutex::default(),
+            liars: Mutex::default(),
             keyring: Keyring::new(settings.docker_config.clone()),
             first_pause: patience.first_pause,
-        }))
+        };
+        Self {
+            shared: Arc::new(shared),
+            tries: TRIES,
+        }
+    }
+
+    /// The same client for questions that can do without an answer: nobody is asked a second time.
+    pub fn asking_once(&self) -> Self {
+        Self {
+            tries: 1,
+            ..self.clone()
+        }
     }
 
     /// Finds the image for `platform`: follows indexes, reads manifest and config.
@@ -148,7 +170,7 @@ impl Client {
     /// [`RegistryError`].
     pub fn head(&self, reference: &Reference) -> Result<OciDigest, RegistryError> {
         let tail = format!("manifests/{}", reference.version());
-        let digest = self.over_endpoints(&self.0.places.to_pull(reference)?, |endpoint| {
+        let digest = self.over_endpoints(&self.shared.places.to_pull(reference)?, |endpoint| {
             let url = endpoint.url(&tail);
             let request = Request::new(Method::HEAD, url)
                 .header(header::ACCEPT, media_type::MANIFESTS.join(", "));
@@ -197,9 +219,23 @@ impl Client {
         BlobReader::open(self, reference, urls, digest, size)
     }
 
+    /// Whether others are asked before the registry.
+    pub fn has_mirrors(&self, reference: &Reference) -> bool {
+        let places = self.shared.places.to_pull(reference);
+        places.is_ok_and(|places| places.len() > 1)
+    }
+
+    /// How many mirrors are not asked for a blob again, since they gave something else for it. Who finds that there is one
+    /// more than before they asked may ask once more: what a reader gave out already it cannot take back.
+    pub fn mirrors_to_avoid(&self, digest: &OciDigest) -> usize {
+        let liars = self.shared.liars.lock();
+        let liars = liars.expect("nothing panics with it in hand");
+        liars.get(digest).map_or(0, BTreeSet::len)
+    }
+
     fn manifest(&self, reference: &Reference) -> Result<Fetched, RegistryError> {
         let tail = format!("manifests/{}", reference.version());
-        self.over_endpoints(&self.0.places.to_pull(reference)?, |endpoint| {
+        self.over_endpoints(&self.shared.places.to_pull(reference)?, |endpoint| {
             let url = endpoint.url(&tail);
             let request = Request::new(Method::GET, url)
                 .header(header::ACCEPT, media_type::MANIFESTS.join(", "));
@@ -242,7 +278,7 @@ impl Client {
             });
         }
         let tail = format!("blobs/{}", descriptor.digest);
-        self.over_endpoints(&self.0.places.to_pull(reference)?, |endpoint| {
+        self.over_endpoints(&self.shared.places.to_pull(reference)?, |endpoint| {
             let request = Request::new(Method::GET, endpoint.url(&tail));
             let mut response =
                 self.expect_success(endpoint, reference, &pull_scopes(endpoint), &request)?;

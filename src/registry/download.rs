@@ -102,7 +102,7 @@ impl Client {
         let host = transport::parse_url(url)
             .and_then(|uri| uri.host().map(str::to_owned))
             .unwrap_or_else(|| shown(url));
-        let sent = self.0.transport.send(request, &Trust::default());
+        let sent = self.shared.transport.send(request, &Trust::default());
         let mut response = sent.map_err(|error| self.not_sent(host.clone(), error))?;
         if response.status() == StatusCode::NOT_MODIFIED {
             return Ok(None);

@@ -380,6 +380,19 @@ impl RegistryError {
         }
     }
 
+    /// Whether that is trouble of the moment, which says nothing about what was asked for.
+    pub fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::TooManyRequests { .. }
+                | Self::Status {
+                    status: 408 | 500..=599,
+                    ..
+                }
+        )
+    }
+
     /// Whether asking another host for the same thing may help.
     pub(super) fn is_worth_another_host(&self) -> bool {
         !matches!(

@@ -37,7 +37,7 @@ impl Client {
         user: &str,
         password: &str,
     ) -> Result<Login, RegistryError> {
-        self.over_endpoints(&[self.0.places.of_registry(registry)?], |endpoint| {
+        self.over_endpoints(&[self.shared.places.of_registry(registry)?], |endpoint| {
             self.try_login(endpoint, user, password)
         })
     }

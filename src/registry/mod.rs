@@ -18,6 +18,7 @@
 //! | `resolve` | from a name to the image for a platform |
 //! | `layout` | OCI image layouts |
 //! | `archive` | images in archives, OCI's and docker's |
+//! | `together` | several calls at once, for those who make them |
 //! | `login` | whether credentials are accepted |
 //! | `docker_config` | writing credentials where docker keeps them |
 //!
@@ -27,7 +28,8 @@
 //! - Credentials and client certificates go to the registry they are for and to the token server it names, never to
 //!   where a redirect or an upload leads elsewhere. Credentials go over plain HTTP only to registries that are spoken
 //!   to in plain HTTP.
-//! - No call leaves a thread behind, and none starts one: names are looked up on the calling thread.
+//! - No call leaves a thread behind, and none starts one: names are looked up on the calling thread. [`side_by_side`] has
+//!   threads that are gone when it returns.
 
 pub mod archive;
 mod auth;
@@ -46,6 +48,7 @@ pub mod reference;
 mod resolve;
 mod service;
 mod tls;
+mod together;
 mod transport;
 mod upload;
 
@@ -66,6 +69,7 @@ pub use reference::Reference;
 pub use resolve::Resolved;
 pub use service::Call;
 pub use service::Reply;
+pub use together::side_by_side;
 pub use transport::OpenBlob;
 pub(crate) use upload::BlobParts;
 

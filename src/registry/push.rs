@@ -62,7 +62,7 @@ impl Client {
 
     /// Whoever tries again asks again: the last try may have come through.
     fn bring(&self, blob: &Blob<'_>, mut missing: bool) -> Result<Pushed, RegistryError> {
-        self.over_endpoints(&self.0.places.to_push(blob.to)?, |endpoint| {
+        self.over_endpoints(&self.shared.places.to_push(blob.to)?, |endpoint| {
             let known = std::mem::take(&mut missing);
             if !known && self.has_blob(endpoint, blob.to, blob.digest)? {
                 return Ok(Pushed::Existed);
@@ -76,7 +76,7 @@ impl Client {
     /// # Errors
     /// [`RegistryError`].
     pub fn has(&self, to: &Reference, digest: &OciDigest) -> Result<bool, RegistryError> {
-        self.over_endpoints(&self.0.places.to_push(to)?, |endpoint| {
+        self.over_endpoints(&self.shared.places.to_push(to)?, |endpoint| {
             self.has_blob(endpoint, to, digest)
         })
     }
@@ -94,7 +94,7 @@ impl Client {
     ) -> Result<bool, RegistryError> {
         let open = || Err(std::io::ErrorKind::Unsupported.into());
         let blob = Blob::new(to, digest, size, Some(from), &open);
-        self.over_endpoints(&self.0.places.to_push(to)?, |endpoint| {
+        self.over_endpoints(&self.shared.places.to_push(to)?, |endpoint| {
             if self.has_blob(endpoint, to, digest)? {
                 return Ok(true);
             }
@@ -118,7 +118,7 @@ impl Client {
     ) -> Result<OciDigest, RegistryError> {
         let digest = Descriptor::of(media_type, bytes).digest;
         let tail = format!("manifests/{}", to.version());
-        self.over_endpoints(&self.0.places.to_push(to)?, |endpoint| {
+        self.over_endpoints(&self.shared.places.to_push(to)?, |endpoint| {
             let request = Request::new(Method::PUT, endpoint.url(&tail))
                 .header(header::CONTENT_TYPE, media_type)
                 .body(Payload::Bytes(bytes));

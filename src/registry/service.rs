@@ -156,7 +156,7 @@ impl Client {
         let host = transport::parse_url(&request.url)
             .and_then(|uri| uri.authority().map(|authority| authority.to_string()))
             .unwrap_or_else(|| shown(&request.url));
-        let sent = self.0.transport.send(request, &Trust::default());
+        let sent = self.shared.transport.send(request, &Trust::default());
         let mut response = sent.map_err(|error| self.not_sent(host.clone(), error))?;
         let status = response.status();
         if status.is_success() || call.answers.contains(&status.as_u16()) {

@@ -1,5 +1,6 @@
 //! Uploads of one blob (distribution-spec, Pushing Blobs): whole, and in chunks where a registry, or a proxy before it,
-//! takes no request that large, or where an upload broke and the registry remembers how far it came.
+//! takes no request that large, where a registry says of itself how small chunks may be, or where an upload broke and the
+//! registry remembers how far it came.
 //!
 //! A blob is read as it is sent, and read again only from where the registry lacks it.
 
@@ -50,7 +51,7 @@ impl Client {
     pub(super) fn upload(&self, endpoint: &Endpoint, blob: &Blob<'_>) -> Result<Pushed, Failure> {
         let mut begun = self.begin(endpoint, blob, blob.mount_from)?;
         if let Some(session) = &begun
-            && blob.size <= self.largest_body(endpoint).unwrap_or(u64::MAX)
+            && blob.size <= self.whole(endpoint, session)
         {
             let Err(failure) = self.put(endpoint, blob, session, Some(blob.open)) else {
                 return Ok(Pushed::Sent);
@@ -245,10 +246,19 @@ impl Client {
         }
     }
 
+    /// The largest blob that is sent whole: any, unless the endpoint refused one of that size, or speaks of chunks.
+    fn whole(&self, endpoint: &Endpoint, session: &Session) -> u64 {
+        let known = self.largest_body(endpoint);
+        known.unwrap_or(match session.least {
+            0 => u64::MAX,
+            least => least.max(LARGEST_CHUNK),
+        })
+    }
+
     /// The largest body an endpoint takes, once that is known.
     fn largest_body(&self, endpoint: &Endpoint) -> Option<u64> {
         let known = self
-            .0
+            .shared
             .largest_bodies
             .lock()
             .expect("it is only looked up in");
@@ -259,7 +269,7 @@ impl Client {
     fn make_smaller(&self, endpoint: &Endpoint, size: u64) {
         let size = (size / 4).clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
         let mut known = self
-            .0
+            .shared
             .largest_bodies
             .lock()
             .expect("it is only looked up in");

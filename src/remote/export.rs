@@ -31,6 +31,7 @@ use super::mounts::Mount;
 use super::pack;
 use super::place::CacheWriter;
 use crate::clock;
+use crate::registry;
 
 /// Why a cache could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -130,7 +131,8 @@ pub fn export(
         .values()
         .filter_map(|layer| layer.blob().map(|(digest, size, _)| (digest, size)))
         .collect();
-    blobs.into_par_iter().try_for_each(|(digest, size)| {
+    let blobs: Vec<(OciDigest, u64)> = blobs.into_iter().collect();
+    registry::side_by_side(&blobs, |&(digest, size)| {
         let began = clock::now();
         let open = || {
             let blob = store.blobs().open(&digest).map_err(io::Error::other)?;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use serde_json::Value;
 use serde_json::json;
@@ -37,6 +38,11 @@ fn blob(layout: &Path, descriptor: &Value) -> Value {
 
 /// Every document of a layout, against the specification's schemas.
 fn assert_layout_is_valid(layout: &Path) {
+    assert_ne!(valid_configs(layout), 0);
+}
+
+/// The same for one that may have manifests of other things than images. How many are of images.
+fn valid_configs(layout: &Path) -> usize {
     assert_valid(
         "image-layout-schema.json",
         &[json(&layout.join("oci-layout"))],
@@ -50,16 +56,24 @@ fn assert_layout_is_valid(layout: &Path) {
             if document.get("manifests").is_some() {
                 open.push(document);
             } else {
-                configs.push(blob(layout, &document["config"]));
+                let config = &document["config"];
+                let kind = config["mediaType"].as_str().unwrap();
+                if ["vnd.oci.image.config", "vnd.docker.container.image"]
+                    .iter()
+                    .any(|image| kind.contains(image))
+                {
+                    configs.push(blob(layout, config));
+                }
                 manifests.push(document);
             }
         }
         indexes.push(index);
     }
-    assert!(!configs.is_empty());
+    assert!(!manifests.is_empty());
     assert_valid("image-index-schema.json", &indexes);
     assert_valid("image-manifest-schema.json", &manifests);
     assert_valid("config-schema.json", &configs);
+    configs.len()
 }
 
 #[test]
@@ -106,6 +120,61 @@ fn every_output_holds_to_the_image_specification() {
     )
     .success();
     assert_layout_is_valid(&env.path("pushed"));
+}
+
+#[test]
+fn what_is_saved_cached_or_for_several_platforms_holds_to_it_too() {
+    let env = files_only();
+    let registry = Registry::start();
+    let several = &*format!("{}/app:2", registry.host());
+    let cache = &*format!("{}/cache:1", registry.host());
+    let to_registry = format!("--cache-to=type=registry,ref={cache},mode=max");
+    let to_directory = "--cache-to=type=local,dest=cache,mode=max";
+    env.rbuild([to_directory, &to_registry, "-t", "app:1", "."])
+        .success();
+    let platforms = "--platform=linux/amd64,linux/arm64";
+    env.rbuild([platforms, "--push", "-t", several, "."])
+        .success();
+    for (archive, names) in [
+        ("one.tar", &["app:1"][..]),
+        ("several.tar", &[several]),
+        ("both.tar", &["app:1", several]),
+    ] {
+        let save = ["save", "--format=oci", "-o", archive];
+        env.rbuild(save.iter().chain(names)).success();
+        assert_layout_is_valid(&unpacked(&env, archive));
+    }
+    for (from, dir, images) in [(several, "pulled", 2), (cache, "pulled-cache", 0)] {
+        let (from, to) = (format!("docker://{from}"), format!("oci:{dir}:1"));
+        let copy = ["copy", "--quiet", "--all", "--src-tls-verify=false"];
+        env.tool("skopeo", copy.into_iter().chain([&*from, &to]))
+            .success();
+        assert_eq!(valid_configs(&env.path(dir)), images);
+    }
+    assert_eq!(valid_configs(&env.path("cache")), 0);
+}
+
+/// `dest=-` is the file that `dest=FILE` is.
+#[test]
+fn standard_output_gets_the_bytes_of_the_file() {
+    let env = files_only();
+    for kind in ["oci", "docker", "tar"] {
+        let output = |dest: &str| format!("type={kind},dest={dest}");
+        let file = format!("../{kind}.file");
+        env.rbuild(["-t", "example.org/app:1", "-o", &output(&file), "."])
+            .success();
+        let stream = env.outside("stream");
+        let to_stdout = output("-");
+        let args = ["-t", "example.org/app:1", "-o", &to_stdout, "."];
+        let mut command = env.rbuild_command(args);
+        command
+            .stdout(fs::File::create(&stream).unwrap())
+            .stderr(Stdio::piped());
+        env.finished(command.spawn().unwrap()).success();
+        let file = fs::read(env.outside(&format!("{kind}.file"))).unwrap();
+        assert!(!file.is_empty());
+        assert!(fs::read(&stream).unwrap() == file, "{kind}");
+    }
 }
 
 #[test]

@@ -72,6 +72,25 @@ fn docker_loads_what_it_is_handed() {
         .says("docker does not answer in its context `of-nobody`");
 }
 
+/// `--load` goes to the first of podman and docker that answers, and a podman that says nothing but errors does not.
+#[test]
+fn a_broken_podman_hides_no_docker() {
+    let env = super::files_only();
+    let dir = env.outside("bin");
+    fs::create_dir(&dir).unwrap();
+    let docker =
+        "#!/bin/sh\ncase $1 in version) echo 1;; load) cat > \"$0.handed\";; *) exit 1;; esac\n";
+    for (name, script) in [("podman", "#!/bin/sh\nexit 125\n"), ("docker", docker)] {
+        fs::write(dir.join(name), script).unwrap();
+        fs::set_permissions(dir.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut command = env.rbuild_command(["--load", "-t", NAME, "."]);
+    command.env("PATH", format!("{}:{}", dir.display(), tools::PATH));
+    env.run(&mut command).success();
+    let handed = list_tar(&dir.join("docker.handed"));
+    assert!(handed.iter().any(|entry| entry.path == "manifest.json"));
+}
+
 /// Docker's client, but for `load`, which keeps what it is handed; `rm-first` is an image that somebody else removes
 /// meanwhile.
 const WATCHED: &str = r#"#!/bin/sh

@@ -17,6 +17,7 @@ use super::parsed;
 use super::sha256;
 use super::skopeo;
 use crate::support::Base;
+use crate::support::Dockerd;
 use crate::support::Output;
 use crate::support::TestEnv;
 
@@ -150,6 +151,61 @@ fn archives_of_others_are_loaded() {
         let run = other.rbuild(["run", &want["sha256:".len()..][..12], "echo", "it runs"]);
         assert_eq!(run.success().stdout, "it runs\n", "{file}");
     }
+}
+
+#[test]
+fn what_dockerd_saves_and_umoci_repacks_is_loaded() {
+    let env = built();
+    let docker = Dockerd::start(&env);
+    env.rbuild(["save", "-o", "app.tar", "app:1"]).success();
+    let load = ["load", "--quiet", "--input", "app.tar"];
+    docker.client(&env, load).success();
+    let save = ["save", "--output", "saved.tar", "app:1"];
+    docker.client(&env, save).success();
+    let app = inspect(&env, "app:1");
+    let other = elsewhere();
+    fs::copy(env.path("saved.tar"), other.path("in.tar")).unwrap();
+    let loaded = self::load(&other, "in.tar").success().stdout;
+    assert_eq!(loaded, "Loaded image: app:1\n");
+    let back = inspect(&other, "app:1");
+    for field in ["Id", "Config", "RootFS"] {
+        assert_eq!(back[field], app[field], "{field}");
+    }
+    let run = other.rbuild(["run", "app:1"]).success();
+    assert_eq!(run.stdout, "hello\n");
+
+    env.rbuild(["-o", "type=oci,tar=false,dest=layout", "."])
+        .success();
+    let id = id_by_skopeo(&env, "oci:layout");
+    skopeo(&env, &["copy", "-q", "oci:layout", "oci:box:latest"]).success();
+    let umoci = |args: &[&str]| env.tool("umoci", args).success();
+    umoci(&["unpack", "--rootless", "--image=box:latest", "bundle"]);
+    fs::write(env.path("bundle/rootfs/note"), "changed\n").unwrap();
+    fs::remove_file(env.path("bundle/rootfs/secret")).unwrap();
+    umoci(&["repack", "--image=box:latest", "bundle"]);
+    let repacked = id_by_skopeo(&env, "oci:box:latest");
+    assert_ne!(repacked, id);
+    let copy = [
+        "copy",
+        "-q",
+        "oci:box:latest",
+        "oci-archive:box.tar:example.org/box:1",
+    ];
+    skopeo(&env, &copy).success();
+    let other = elsewhere();
+    fs::copy(env.path("box.tar"), other.path("in.tar")).unwrap();
+    let loaded = self::load(&other, "in.tar").success().stdout;
+    assert_eq!(loaded, "Loaded image: example.org/box:1\n");
+    assert_eq!(inspect(&other, "example.org/box:1")["Id"], repacked);
+    let look = [
+        "run",
+        "example.org/box:1",
+        "sh",
+        "-c",
+        "cat /note; ls /secret",
+    ];
+    let run = other.rbuild(look).code(1);
+    assert_eq!(run.stdout, "changed\n");
 }
 
 /// As docker's image-spec v1.2 has it: a directory a layer with `VERSION`, `json` and `layer.tar`; the second one's is the

@@ -180,6 +180,12 @@ impl Watched {
         *self.rule.lock().unwrap() = None;
     }
 
+    /// Ends the registry. Whoever asks from now on finds connections broken.
+    pub(crate) fn end(&mut self) {
+        drop(self.registry.supervisor.stdin.take());
+        self.registry.supervisor.wait().unwrap();
+    }
+
     /// The registry behind, for what is not to be noted.
     pub(crate) fn registry(&self) -> &Registry {
         &self.registry

@@ -1,6 +1,6 @@
 //! A blob's bytes on their way to whoever reads the archive in them, each stage on a thread of its own: reading the blob,
 //! decompression, SHA-256 of the tar. Between two of them wait at most [`AHEAD`] chunks, so memory does not depend on the
-//! blob's size.
+//! blob's size; nor, but for one blob at a time, on the [windows](super::window) that it asks for.
 
 use std::cell::Cell;
 use std::io;
@@ -22,6 +22,10 @@ use sha2::Digest as _;
 use sha2::Sha256;
 
 use super::LayerError;
+use super::window::Alone;
+use super::window::MUCH;
+use super::window::Windows;
+use super::window::alone;
 use crate::threads;
 
 /// Chunks that may wait for a stage.
@@ -159,11 +163,17 @@ pub(super) fn decompressed<'r>(limits: &Limits, mut blob: impl Read + 'r) -> Box
     let buffered = |whole| io::BufReader::with_capacity(CHUNK, whole);
     let input: Box<dyn Read + 'r> = match name {
         "gzip" => Box::new(MultiGzDecoder::new(buffered(whole))),
-        "zstd" => match zstd::stream::read::Decoder::with_buffer(buffered(whole)) {
-            Ok(decoder) => Box::new(decoder),
-            Err(error) => Box::new(Failing(Some(error))),
-        },
-        "xz" => Box::new(XzReader::new_mem_limit(buffered(whole), true, XZ_MEMORY)),
+        "zstd" => {
+            let whole = io::BufReader::with_capacity(CHUNK, Windows::new(whole, &MUCH));
+            match zstd::stream::read::Decoder::with_buffer(whole) {
+                Ok(decoder) => Box::new(decoder),
+                Err(error) => Box::new(Failing(Some(error))),
+            }
+        }
+        "xz" => Box::new(Alone {
+            _place: alone(&MUCH),
+            inner: XzReader::new_mem_limit(buffered(whole), true, XZ_MEMORY),
+        }),
         "bzip2" => Box::new(MultiBzDecoder::new(buffered(whole))),
         _ => return Box::new(whole),
     };

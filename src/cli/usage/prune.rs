@@ -38,13 +38,14 @@ pub(crate) struct PruneFlags {
     #[arg(short, long)]
     force: bool,
     /// Remove the least recently used until the store takes no more than this: `10GB`, `20%` of the disk
-    #[arg(long, value_name = "SIZE", visible_alias = "keep-storage")]
+    #[arg(long, value_name = "SIZE")]
     max_used_space: Option<Space>,
     /// Remove the least recently used until so much of the disk is free
     #[arg(long, value_name = "SIZE")]
     min_free_space: Option<Space>,
     /// Let the store take this much in any case
-    #[arg(long, value_name = "SIZE")]
+    // As buildx takes its older flag.
+    #[arg(long, value_name = "SIZE", visible_alias = "keep-storage")]
     reserved_space: Option<Space>,
     /// Show all that is known of what was removed
     #[arg(long)]

@@ -1,5 +1,9 @@
 //! `rbuild pull`: images of registries into the store, whole, so that nobody has to be asked for them again.
 
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::thread;
+
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::StoredImage;
 use rbuild_llb::OciDigest;
@@ -21,6 +25,7 @@ use crate::pipeline::failure;
 use crate::pipeline::open_store;
 use crate::pipeline::pin::Pinner;
 use crate::pipeline::task::Task;
+use crate::registry;
 use crate::registry::MAX_DOCUMENT;
 use crate::registry::ParseReferenceError;
 use crate::registry::Reference;
@@ -62,10 +67,10 @@ pub struct Pulled {
     pub platforms: Vec<Platform>,
 }
 
-/// Pulls images, and tells `done` of each as soon as it is there.
+/// Pulls images side by side, and tells `done` of each in their order as soon as it is there.
 ///
 /// # Errors
-/// At the first that cannot be had; those before it stay.
+/// If one cannot be had; no other is begun then, and those that are there stay.
 pub fn pull(
     settings: &Settings,
     options: &PullOptions,
@@ -79,19 +84,47 @@ pub fn pull(
         Needs::Network,
         progress,
         |engine, events| {
-            for name in &options.names {
-                let shown = format!("pull {name}");
-                let step = Task::start(&shown, &shown, events);
-                let pulled = step.carry_out(engine.cancel(), |step| {
-                    let pinner =
-                        Pinner::for_pull(settings, &store, engine.lease(), engine.registry());
-                    one(engine, &pinner, name, options, step)
-                })?;
-                progress.aside(|| done(&pulled))?;
-            }
-            Ok(())
+            let pinner = Pinner::for_pull(settings, &store, engine.lease(), engine.registry());
+            let names: Vec<(usize, &String)> = options.names.iter().enumerate().collect();
+            let (send, pulled) = mpsc::channel();
+            thread::scope(|scope| {
+                let all = scope.spawn(move || {
+                    registry::side_by_side(&names, |&(at, name)| {
+                        let shown = format!("pull {name}");
+                        let step = Task::start(&shown, &shown, events);
+                        let pulled = step.carry_out(engine.cancel(), |step| {
+                            one(engine, &pinner, name, options, step)
+                        })?;
+                        // Who no longer listens has failed, and says so.
+                        drop(send.send((at, pulled)));
+                        Ok(())
+                    })
+                });
+                let told = in_order(pulled, &mut |pulled| progress.aside(|| done(pulled)));
+                let all = all.join();
+                all.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                told
+            })
         },
     )
+}
+
+/// Hands on what comes with its place in an order, each as soon as those before it have come; what is left, when nothing
+/// more comes.
+fn in_order<T, E>(
+    come: impl IntoIterator<Item = (usize, T)>,
+    hand_on: &mut dyn FnMut(&T) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut waiting = BTreeMap::new();
+    let mut next = 0;
+    for (at, thing) in come {
+        waiting.insert(at, thing);
+        while let Some(thing) = waiting.remove(&next) {
+            hand_on(&thing)?;
+            next += 1;
+        }
+    }
+    waiting.values().try_for_each(hand_on)
 }
 
 fn one(
@@ -156,10 +189,11 @@ fn several(
     let mut entries: Vec<Descriptor> = Vec::new();
     match wanted {
         Wanted::These(platforms) => {
-            for platform in platforms {
-                // Of this very index, whatever the name means by now.
-                let exact = reference.with_digest(whole.digest).to_string();
-                let found = pinner.ask(&exact, platform)?.manifest;
+            // Of this very index, whatever the name means by now.
+            let exact = reference.with_digest(whole.digest).to_string();
+            let found = registry::side_by_side(platforms, |platform| pinner.ask(&exact, platform))?;
+            for (platform, found) in platforms.iter().zip(found) {
+                let found = found.manifest;
                 if entries.iter().any(|entry| entry.digest == found) {
                     continue;
                 }
@@ -177,11 +211,12 @@ fn several(
             }
         }
         Wanted::Own | Wanted::All => {
-            for entry in index.images().filter(|entry| !entry.is_index()) {
+            let images = index.images().filter(|entry| !entry.is_index());
+            entries.extend(images.cloned());
+            registry::side_by_side(&entries, |entry| {
                 let exact = reference.with_digest(entry.digest).to_string();
-                pinner.ask(&exact, &Platform::host())?;
-                entries.push(entry.clone());
-            }
+                pinner.ask(&exact, &Platform::host())
+            })?;
         }
     }
     let document = match entries == index.manifests {
@@ -221,16 +256,16 @@ fn take(
     let documents = Documents::read(store, &read)?;
     // A name that stands for a single image gives that, whatever it is for.
     let own = documents.image_for(name, platform)?;
-    let mut size = 0;
-    for image in &documents.images {
+    let sizes = registry::side_by_side(&documents.images, |image| -> Result<u64, BuildError> {
         let digest = &image.descriptor.digest;
         let snapshot = fetch_layers(engine, digest, name, step).map_err(failure::op)?;
         for layer in &snapshot.layers {
             let protected = engine.lease().protect(LeaseRoot::Tree(layer.layer.tree));
             protected.map_err(failure::store)?;
         }
-        size += image.layer_sizes(store)?.iter().sum::<u64>();
-    }
+        Ok(image.layer_sizes(store)?.iter().sum())
+    })?;
+    let size = sizes.iter().sum();
     let media_type = match documents.index {
         Some(_) => read.media_type.clone(),
         None => own.manifest.media_type.clone(),
@@ -251,4 +286,32 @@ fn take(
         size,
         platforms: platforms.collect(),
     })
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn what_comes_out_of_order_is_told_in_order() {
+        let told = |come: &[usize]| {
+            let mut told = Vec::new();
+            let come = come.iter().map(|at| (*at, at * 10));
+            in_order(come, &mut |thing| {
+                told.push(*thing);
+                Ok::<_, ()>(())
+            })
+            .unwrap();
+            told
+        };
+        assert_eq!(told(&[2, 0, 1, 3]), [0, 10, 20, 30]);
+        // The second never came.
+        assert_eq!(told(&[3, 0, 2]), [0, 20, 30]);
+        let mut first = Vec::new();
+        let refused = in_order([(1, 'b'), (0, 'a'), (2, 'c')], &mut |thing| {
+            first.push(*thing);
+            Err(*thing)
+        });
+        assert_eq!((refused, first), (Err('a'), vec!['a']));
+    }
 }

@@ -56,6 +56,7 @@ pub fn push(
     });
     let going: Vec<Going> = going.collect::<Result<_, _>>()?;
     let needs = needs(&store, &going);
+    let brought = push::Brought::default();
     at_work(settings, &store, needs, progress, |engine, events| {
         for ((chosen, name), going) in options.images.iter().zip(&going) {
             let shown = format!("push {name}");
@@ -63,7 +64,7 @@ pub fn push(
             let sent = step.carry_out(engine.cancel(), |_| {
                 let ready = going.make(engine)?;
                 let names = std::slice::from_ref(name);
-                push::send(&ready.export(engine, names), name).map_err(failure::export)
+                push::send(&ready.export(engine, names), name, &brought).map_err(failure::export)
             })?;
             if chosen.name.as_ref() == Some(name) {
                 note(&store, name, &chosen.image, sent.digest).map_err(failure::store)?;

@@ -408,6 +408,71 @@ fn mirrors_come_first_and_the_registry_last() {
     assert_eq!(registry_server.lines().len(), 1);
 }
 
+/// Two mirrors, each of which gives something else for a blob or breaks off, and the registry.
+#[test]
+fn mirrors_that_lie_or_break_off_are_passed_over() {
+    let bytes: Vec<u8> = (0..=255).cycle().take(3000).collect();
+    let mut blobs = Blobs::default();
+    let blob = blobs.add("", bytes.clone());
+    let whole = bytes.clone();
+    // What is asked for from an offset on is given from there (RFC 9110, section 14.4).
+    let from = |asked: &Asked| -> usize {
+        let range = asked.header("range").unwrap_or("bytes=0-");
+        let from = range.strip_prefix("bytes=").unwrap();
+        from.strip_suffix('-').unwrap().parse().unwrap()
+    };
+    let part = move |asked: &Asked, length: usize| {
+        let (start, size) = (from(asked), whole.len());
+        let reply = match start {
+            0 => Reply::new(200),
+            _ => Reply::new(206).header(
+                "Content-Range",
+                format!("bytes {start}-{}/{size}", size - 1),
+            ),
+        };
+        let end = size.min(start + length);
+        reply.body(&whole[start..end]).length((size - start) as u64)
+    };
+    let lies: Vec<u8> = bytes.iter().map(|byte| !byte).collect();
+    let liar = Server::start(move |_| Reply::new(200).body(lies.clone()));
+    let of_breaker = part.clone();
+    let breaker = Server::start(move |asked| of_breaker(asked, 1000));
+    let registry_server = Server::start(move |asked| part(asked, usize::MAX / 2));
+    let with = |mirrors: &[&Server]| {
+        let mut settings = settings();
+        let hosts = mirrors.iter().map(|mirror| mirror.host.clone());
+        let table = RegistrySettings {
+            mirrors: hosts.collect(),
+            ..RegistrySettings::default()
+        };
+        let hosts = &mut settings.registries.hosts;
+        hosts.insert(registry_server.host.clone(), table);
+        client(&settings)
+    };
+    let reference = reference(&registry_server.host, "a/b:1");
+    let read = |client: &Client| {
+        let mut read = Vec::new();
+        let mut reader = client.blob(&reference, &blob.digest, blob.size).unwrap();
+        reader.read_to_end(&mut read).map(|_| read)
+    };
+
+    // What passed cannot be taken back, but whoever asks once more asks somebody else.
+    let client = with(&[&liar]);
+    assert_eq!(client.mirrors_to_avoid(&blob.digest), 0);
+    read(&client).unwrap_err();
+    assert_eq!(client.mirrors_to_avoid(&blob.digest), 1);
+    assert_eq!(read(&client).unwrap(), bytes);
+    assert_eq!(liar.asked().len(), 1);
+    assert_eq!(registry_server.asked().len(), 1);
+
+    // It would have been whole with the third connection.
+    assert_eq!(read(&with(&[&breaker])).unwrap(), bytes);
+    assert_eq!(breaker.asked().len(), 2);
+    let asked = registry_server.asked();
+    assert_eq!(asked.len(), 2);
+    assert_eq!(asked[1].header("range"), Some("bytes=2000-"));
+}
+
 #[test]
 fn proxies_tunnel_unless_exempt() {
     let (blobs, tag) = one_image();

@@ -244,6 +244,29 @@ fn uploads_in_chunks() {
 }
 
 #[test]
+fn who_speaks_of_chunks_gets_them() {
+    for (size, least, want) in [
+        (6, 5, "PUT 0 +6"),
+        (66, 0, "PUT 0 +66"),
+        (66, 5, "PATCH 0 +64, PATCH 64 +2, PUT 66 +0"),
+        (66, 65, "PATCH 0 +65, PATCH 65 +1, PUT 66 +0"),
+        (66, 66, "PUT 0 +66"),
+    ] {
+        let (server, got) = registry(Manners {
+            least: least * MIB,
+            ..Manners::default()
+        });
+        let bytes = blob(size * MIB);
+        assert_eq!(push(&server, &bytes).unwrap(), Pushed::Sent);
+        assert!(*got.lock().unwrap() == bytes);
+        assert_eq!(
+            steps(&server).join(", "),
+            format!("HEAD +0, POST +0, {want}")
+        );
+    }
+}
+
+#[test]
 fn limits_are_remembered() {
     let (server, _) = registry(Manners {
         limit: 2 * MIB,
