@@ -85,6 +85,7 @@ impl Service {
             gid,
             groups,
             roots,
+            capabilities: _,
         } = beginning;
         Self {
             root,
@@ -268,6 +269,7 @@ impl Service {
             }
             New::Symlink { target } => {
                 let target = caller.target.path(target)?;
+                caller.still_waits()?;
                 rustix::fs::symlinkat(target, &dir, &name)
             }
             New::Node { mode } | New::Device { mode, .. } => {
