@@ -38,6 +38,7 @@ use super::step::Ulimit;
 use super::supervise;
 use super::sys;
 use super::sys::Fork;
+use super::sys::Scope;
 use super::terminal;
 use super::uplink;
 use super::uplink::Router;
@@ -308,8 +309,13 @@ fn become_step(
         supervise::begin(supervisor, step).map_err(not_supervised)?;
     }
     // Without namespaces nobody may: it takes power over one, or that nobody gains privileges any more.
-    if (step.security, reach) == (Security::Sandbox, Reach::Shared) && !config.chroot {
-        sys::close_abstract_sockets().during("close abstract sockets to the step")?;
+    if step.security == Security::Sandbox && !config.chroot {
+        let scope = Scope {
+            sockets: reach == Reach::Shared,
+            // The step's user may be the builder's.
+            signals: !config.own_pids,
+        };
+        sys::begin_scope(scope).during("close what is outside to the step")?;
     }
     if step.security == Security::Sandbox {
         // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.

@@ -204,6 +204,21 @@ END
     }
 }
 
+/// As a step can do where the kernel does not keep it from that: its reaper is killed, from outside.
+#[test]
+fn with_shared_process_ids_nothing_is_left_of_a_step_whose_reaper_is_killed() {
+    let outcome = outer(
+        "mount --bind /dev/null /proc/version
+         mkfifo /tmp/ready
+         sandbox_run --lower=/inner --store=/tmp sh -c '
+             setsid sleep 86406 & sleep 86406 & echo $PPID; sleep 86406' > /tmp/ready 2>&1 &
+         read reaper < /tmp/ready
+         kill -KILL $reaper; wait $!; echo $?
+         echo left: $(grep -l ^sleep.86406 /proc/[0-9]*/cmdline | wc -l)",
+    );
+    assert_eq!(outcome.stdout(), "137\nleft: 0\n");
+}
+
 /// All files are the user's, so what the kernel looks at is their modes: also of what the supervisor makes for the step,
 /// which then belongs to the user, whatever its mode.
 #[test]
