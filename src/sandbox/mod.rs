@@ -206,6 +206,8 @@ pub enum Uplink {
 /// This process is inside; steps can run.
 pub struct Sandbox {
     zygote: Zygote,
+    /// Steps see processes of the builder, as they have no `/proc` of their own.
+    shares_pids: bool,
     rung: Rung,
     domain: String,
     remark: Option<String>,
@@ -307,6 +309,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
     }
     Ok(Sandbox {
         zygote,
+        shares_pids: !config.own_pids,
         rung,
         domain,
         remark,
@@ -354,6 +357,8 @@ fn enter_chroot(
     })?;
     Ok(Sandbox {
         zygote,
+        // And all else that is there.
+        shares_pids: false,
         rung: Rung::Chroot,
         domain: userns::expected_domain(),
         remark: Some(
@@ -487,6 +492,9 @@ impl Sandbox {
         output: &mut dyn FnMut(Stream, &[u8]),
         cancel: &CancelToken,
     ) -> Result<Exit, SandboxError> {
+        if self.shares_pids && step.security == Security::Insecure {
+            return Err(SandboxError::Insecure);
+        }
         let Root::Directory { path } = &step.root else {
             return self.run_in_root(step, output, cancel);
         };

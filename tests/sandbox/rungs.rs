@@ -219,6 +219,25 @@ fn with_shared_process_ids_nothing_is_left_of_a_step_whose_reaper_is_killed() {
     assert_eq!(outcome.stdout(), "137\nleft: 0\n");
 }
 
+/// It could do what it likes with the builder.
+#[test]
+fn with_shared_process_ids_no_step_is_insecure() {
+    let outcome = outer(
+        "mount --bind /dev/null /proc/version
+         sandbox_run --lower=/inner --store=/tmp --insecure sh -c 'echo it runs'",
+    );
+    assert_data_eq!(
+        outcome.text(),
+        str![[r#"
+---- stderr ----
+error: steps with `--security=insecure` cannot run here: `/proc` cannot be mounted, so they would see the builder's processes, and could do with them what they like
+hint: let a new `/proc` be mounted (docker, podman: `--security-opt unmask=ALL`; Kubernetes: `procMount: Unmasked`), or leave `--security=insecure` out
+[exit status: 3]
+
+"#]]
+    );
+}
+
 /// All files are the user's, so what the kernel looks at is their modes: also of what the supervisor makes for the step,
 /// which then belongs to the user, whatever its mode.
 #[test]
