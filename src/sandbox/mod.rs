@@ -258,7 +258,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
             ca,
             store: settings.store.clone(),
         };
-        let foreign = foreign::arrange(&settings.foreign, false)?;
+        let foreign = foreign::arrange(&settings.foreign, false, false)?;
         return enter_chroot(given, oom, cgroups, foreign);
     }
     let ids = match userns::enter(userns::plan()) {
@@ -282,7 +282,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         Ids::Full => (Rung::Full, None),
         Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why, user))),
     };
-    let foreign = foreign::arrange(&settings.foreign, true)?;
+    let foreign = foreign::arrange(&settings.foreign, true, rung == Rung::Single)?;
     let domain = userns::domain().map_err(failed("read the id maps"))?;
     let mut files = vec!["/etc/hosts", "/etc/resolv.conf"];
     files.extend(ca.as_ref().map(|_| rootfs::CA_PATH));
