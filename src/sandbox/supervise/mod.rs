@@ -20,8 +20,8 @@
 //!
 //! What always holds:
 //! - Arguments are read once. A path is resolved once, as its process would resolve it, to a descriptor, and everything is
-//!   done to that. Whether the thread still waits is asked after its files were opened, and before its memory is written to:
-//!   before that its number may have become another's.
+//!   done to that. Whether the thread still waits is asked after its files, and its memory to be written to, were opened:
+//!   its number may have become another's before that.
 //! - What the supervisor cannot make sense of, the kernel carries out as if nobody had asked: with one id, which cannot do
 //!   more than the step may do anyway.
 //! - The supervisor lives among the builder's files, and may see its processes. So what it does in a step's name it does

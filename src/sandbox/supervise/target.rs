@@ -76,10 +76,12 @@ impl Target<'_> {
         }
     }
 
-    /// Writes to the caller's memory.
-    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
+    /// The caller's memory, to be [written](write_memory) to: of that thread also when its number is another's.
+    pub(super) fn memory(&self) -> Result<OwnedFd> {
+        let path = format!("{}/mem", self.tid);
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         insist(TO_LOOK, || {
-            kernel::write_memory(self.tid, address, bytes).map_err(errno)
+            rustix::fs::openat(self.proc, &*path, flags, Mode::empty())
         })
     }
 
@@ -225,6 +227,14 @@ impl Target<'_> {
             todo.extend(names(&target));
         }
         Ok(here)
+    }
+}
+
+/// Writes to a process' memory.
+pub(super) fn write_memory(memory: &OwnedFd, address: u64, bytes: &[u8]) -> Result<()> {
+    match rustix::io::pwrite(memory, bytes, address)? {
+        len if len == bytes.len() => Ok(()),
+        _ => Err(Errno::FAULT),
     }
 }
 
