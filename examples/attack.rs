@@ -175,6 +175,8 @@ fn attack(way: &str, argument: &str, rest: &[String]) -> io::Result<()> {
             )
         }),
         "kill" => done(unsafe { libc::kill(argument.parse().unwrap_or(1), 0) }),
+        // Of processes that are not this step's.
+        "others" => others(argument, rest.get(1).map_or("", String::as_str)),
         "abstract" => {
             let address = SocketAddr::from_abstract_name(argument)?;
             UnixStream::connect_addr(&address).map(drop)
@@ -200,13 +202,17 @@ fn attack(way: &str, argument: &str, rest: &[String]) -> io::Result<()> {
             )
         }),
         "tiocsti" => {
-            for fd in 0..3 {
+            let terminal = File::options().read(true).write(true).open("/dev/tty");
+            let terminal = terminal.iter().map(|file| file.as_raw_fd());
+            for fd in (0..3).chain(terminal) {
                 let byte = b'x';
-                if unsafe { libc::ioctl(fd, libc::TIOCSTI, &raw const byte) } == 0 {
+                if unsafe { libc::isatty(fd) } == 1
+                    || unsafe { libc::ioctl(fd, libc::TIOCSTI, &raw const byte) } == 0
+                {
                     return Ok(());
                 }
             }
-            Err(Error::last_os_error())
+            Err(Error::from_raw_os_error(libc::ENOTTY))
         }
         "fds" => fds(),
         // The kernel.
@@ -239,6 +245,86 @@ fn attack(way: &str, argument: &str, rest: &[String]) -> io::Result<()> {
             }
         }),
         _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// Does something to all processes that are not in this one's mount namespace, or do not tell which they are in, till it
+/// works on one. `ESRCH` if none is to be seen.
+fn others(what: &str, place: &str) -> io::Result<()> {
+    let mounts = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/mnt"));
+    let own = mounts("self")?;
+    let mut refused = Error::from_raw_os_error(libc::ESRCH);
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(Ok(pid)) = name.to_str().map(str::parse::<c_int>) else {
+            continue;
+        };
+        if mounts(&pid.to_string()).is_ok_and(|theirs| theirs == own) {
+            continue;
+        }
+        match other(pid, what, place) {
+            Ok(()) => return Ok(()),
+            // It has ended.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {}
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
+}
+
+/// Does something to a process, or to `place` as that names it.
+fn other(pid: c_int, what: &str, place: &str) -> io::Result<()> {
+    let at = |name: &str| format!("/proc/{pid}/{name}");
+    let new = |name: &str| at(&format!("root{place}/{name}-{pid}"));
+    let path = text(&new(what));
+    match what {
+        "ptrace" => done(unsafe { libc::ptrace(libc::PTRACE_ATTACH, pid, 0, 0) }),
+        "kill" => done(unsafe { libc::kill(pid, 0) }),
+        "fds" => {
+            for entry in fs::read_dir(at("fd"))? {
+                File::open(entry?.path())?;
+            }
+            Ok(())
+        }
+        "setns" => {
+            let file = File::open(at("ns/mnt"))?;
+            done(unsafe { libc::setns(file.as_raw_fd(), 0) })
+        }
+        "memory" => {
+            let mut remote = libc::iovec {
+                iov_base: null_mut(),
+                iov_len: 1,
+            };
+            let maps = fs::read_to_string(at("maps"))?;
+            let start = maps.split('-').next().unwrap_or_default();
+            remote.iov_base = usize::from_str_radix(start, 16).unwrap_or(0) as *mut _;
+            let mut byte = 0_u8;
+            let local = libc::iovec {
+                iov_base: (&raw mut byte).cast(),
+                iov_len: 1,
+            };
+            done(unsafe {
+                libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0)
+            } as c_long)
+        }
+        // Names that are made where the process has its root: by the kernel, and by whoever makes them for this process.
+        "file" => File::create_new(new(what)).map(drop),
+        "directory" => fs::create_dir(new(what)),
+        "link" => std::os::unix::fs::symlink("x", new(what)),
+        "fifo" => done(unsafe { libc::mkfifo(path.as_ptr(), 0o666) }),
+        "device" => {
+            done(unsafe { libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o666, libc::makedev(1, 3)) })
+        }
+        "owner" => std::os::unix::fs::chown(at(&format!("root{place}")), Some(5), Some(5)),
+        // A file of the process' directory.
+        file => match fs::read_dir(at(file)) {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                use std::io::Read as _;
+                File::open(at(file))?.read(&mut [0]).map(drop)
+            }
+            Err(error) => Err(error),
+        },
     }
 }
 

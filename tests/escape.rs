@@ -345,7 +345,8 @@ fn caches_that_change_places_with_links_lead_nowhere() {
     let mount = "--mount=type=cache,id=raced,target=/c";
     let mut dockerfile = format!(
         "FROM busybox AS swaps
-RUN {mount} i=0; while [ $i -lt 400 ]; do i=$((i+1)); mkdir /c/dir 2>/dev/null; rm -rf /c/dir; ln -s {at} /c/dir; rm -f /c/dir; done
+RUN {mount} i=0; while [ $i -lt 400 ]; do i=$((i+1)); mkdir /c/dir 2>/dev/null; rm -rf /c/dir; ln -s {at} /c/dir; rm -f /c/dir; \
+ ln -s {at}/made /c/secret; rm -f /c/secret; done
 FROM busybox AS uses
 COPY --from=busybox /bin/busybox /f
 "
@@ -353,14 +354,17 @@ COPY --from=busybox /bin/busybox /f
     for round in 0..8 {
         dockerfile += &format!(
             "RUN {mount} --mount=type=tmpfs,target=/c/dir/sub/made cp /f /c/dir/copied{round} 2>/dev/null; \
-             ls /c/dir/f 2>/dev/null && exit 9; ln /c/dir/f /hard 2>/dev/null && exit 9; true\n"
+             ls /c/dir/f 2>/dev/null && exit 9; ln /c/dir/f /hard 2>/dev/null && exit 9; true\n\
+             RUN {mount} --mount=type=secret,id=s,target=/c/secret test -e /f\n"
         );
     }
     dockerfile += "FROM swaps\nCOPY --from=uses /f /\nRUN --mount=type=cache,id=raced,target=/c \
                    if [ -e /c/dir/f ]; then exit 9; fi\n";
     let env = env.file("Dockerfile", &dockerfile);
+    fs::write(env.outside("s"), "a secret").unwrap();
     for _ in 0..2 {
-        let built = env.rbuild(["--no-cache", "--progress=plain", "."]);
+        let secret = "--secret=id=s,src=../s";
+        let built = env.rbuild(["--no-cache", "--progress=plain", secret, "."]);
         // A mount point may have been taken away before something was mounted there.
         assert!(!built.stderr.contains("exit code: 9"), "{built}");
         assert!(matches!(built.status.code(), Some(0 | 1 | 3)), "{built}");

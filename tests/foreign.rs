@@ -147,6 +147,96 @@ fn steps_leave_what_native_ones_do() {
     assert_eq!(registered(), before);
 }
 
+/// A program for i386 that calls `chown("/f", 5, 7)` and exits with the error number.
+#[cfg(target_arch = "x86_64")]
+fn chown_of_32_bits() -> Vec<u8> {
+    const BASE: u32 = 0x0040_0000;
+    const HEADERS: u32 = 52 + 32;
+    let mut code = Vec::new();
+    // mov eax, SYS_chown32; mov ebx, path; mov ecx, 5; mov edx, 7; int 0x80
+    for (register, value) in [
+        (0xb8, 212),
+        (0xbb, BASE + HEADERS + 33),
+        (0xb9, 5),
+        (0xba, 7),
+    ] {
+        code.push(register);
+        code.extend(u32::to_le_bytes(value));
+    }
+    // int 0x80; neg eax; mov ebx, eax; mov eax, SYS_exit; int 0x80
+    code.extend(b"\xcd\x80\xf7\xd8\x89\xc3\xb8\x01\0\0\0\xcd\x80/f\0");
+    let mut file = b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x03\0".to_vec();
+    let length = HEADERS + code.len() as u32;
+    // Version, entry, program headers, section headers, flags.
+    for word in [1, BASE + HEADERS, 52, 0, 0] {
+        file.extend(u32::to_le_bytes(word));
+    }
+    for half in [52, 32, 1, 0, 0, 0] {
+        file.extend(u16::to_le_bytes(half));
+    }
+    // One segment: PT_LOAD, offset, both addresses, both sizes, readable and executable, alignment.
+    for word in [1, 0, BASE, BASE, length, length, 5, 0x1000] {
+        file.extend(u32::to_le_bytes(word));
+    }
+    file.extend(code);
+    file
+}
+
+/// Calls of 32 bits are not supervised where there is one user id, and those that an emulator makes for them are.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn with_one_id_programs_of_32_bits_are_emulated() {
+    let env = TestEnv::new()
+        .file(
+            "Dockerfile",
+            "FROM scratch\nCOPY f chown /\nRUN [\"/chown\"]\n",
+        )
+        .file("f", "")
+        .file("chown", chown_of_32_bits());
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(env.path("chown"), mode).unwrap();
+    let build = |output: &'static str| {
+        let progress = "--progress=plain";
+        ["build", progress, "--platform=linux/386", output, "."]
+    };
+    let owner = |name: &str| {
+        let entries = list_tar(&env.path(name)).into_iter();
+        let file = entries.filter(|entry| entry.path == "f");
+        file.map(|entry| entry.to_string()).collect::<String>()
+    };
+    env.rbuild(build("--output=type=tar,dest=ranges.tar"))
+        .success();
+    assert!(
+        owner("ranges.tar").contains(" 5/7 "),
+        "{}",
+        owner("ranges.tar")
+    );
+    let single = build("--output=type=tar,dest=single.tar");
+    // Nothing runs that could not keep owners.
+    let mut without = env.tool_command("setpriv");
+    without
+        .args([
+            "--no-new-privs",
+            env!("CARGO_BIN_EXE_rbuild"),
+            "--root=../other",
+        ])
+        .args(single)
+        .env("PATH", "/nowhere");
+    let refused = env.run(&mut without).code(3).says(
+        "programs of 32 bits can have the owners of their files kept under an emulator alone",
+    );
+    assert_eq!(refused.ran(), [""; 0], "{refused}");
+    let again = [&["--root=../other"], &single[..]].concat();
+    let output = single_id::build(&env, &again);
+    match has_own(&env) {
+        true => {
+            output.success().says(" emulated by qemu-i386\n");
+            assert_eq!(owner("single.tar"), owner("ranges.tar"));
+        }
+        false => drop(output.code(3).says("it takes Linux 6.7 or later")),
+    }
+}
+
 /// While a step runs, it sees no registration, and this machine has none.
 #[test]
 fn nothing_is_registered_on_the_machine_nor_seen_in_the_step() {

@@ -16,9 +16,9 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::Uid;
 use rustix::io::Errno as Os;
+use rustix::process::DumpableBehavior;
 use rustix::process::Signal;
 use rustix::process::WaitOptions;
-use rustix::thread::CapabilitySet;
 use rustix::thread::UnshareFlags;
 
 use super::caps;
@@ -38,6 +38,7 @@ use super::step::Ulimit;
 use super::supervise;
 use super::sys;
 use super::sys::Fork;
+use super::sys::Scope;
 use super::terminal;
 use super::uplink;
 use super::uplink::Router;
@@ -305,13 +306,16 @@ fn become_step(
         map_single(step).during(format_args!("become user {}:{}", step.uid, step.gid))?;
     }
     if let Some(supervisor) = supervisor {
-        let roots = step.security == Security::Insecure;
-        supervise::begin(supervisor, (step.uid, step.gid), &step.groups, roots)
-            .map_err(not_supervised)?;
+        supervise::begin(supervisor, step).map_err(not_supervised)?;
     }
     // Without namespaces nobody may: it takes power over one, or that nobody gains privileges any more.
-    if (step.security, reach) == (Security::Sandbox, Reach::Shared) && !config.chroot {
-        sys::close_abstract_sockets().during("close abstract sockets to the step")?;
+    if step.security == Security::Sandbox && !config.chroot {
+        let scope = Scope {
+            sockets: reach == Reach::Shared,
+            // The step's user may be the builder's.
+            signals: !config.own_pids,
+        };
+        sys::begin_scope(scope).during("close what is outside to the step")?;
     }
     if step.security == Security::Sandbox {
         // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.
@@ -332,12 +336,11 @@ fn become_step(
     if !other {
         become_user(config, step)?;
     }
-    let keep = match (step.security, step.uid) {
-        (_, 1..) => CapabilitySet::empty(),
-        (Security::Sandbox, 0) => caps::DEFAULT,
-        (Security::Insecure, 0) => CapabilitySet::all(),
-    };
-    caps::limit(keep).during("drop capabilities")?;
+    // What this process still has open is not for those who have the same capabilities, and may see it where process ids
+    // are shared. execve(2) takes that back.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .during("hide from other steps")?;
+    caps::limit(caps::of(step.security, step.uid)).during("drop capabilities")?;
     sys::close_others_on_exec();
     Ok(())
 }

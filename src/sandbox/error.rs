@@ -95,6 +95,12 @@ pub enum SandboxError {
         /// How it ended, as a clause.
         how: String,
     },
+    /// A step that nothing confines but its namespaces has too few of them.
+    #[error(
+        "steps with `--security=insecure` cannot run here: `/proc` cannot be mounted, so they would see the builder's \
+         processes, and could do with them what they like"
+    )]
+    Insecure,
     /// The limits that a step is to have cannot be set.
     #[error("steps cannot be given limits here: {why}")]
     Limits {
@@ -142,6 +148,11 @@ impl SandboxError {
                 hint.clone()
             }
             Self::Foreign { fix, .. } => fix.clone(),
+            Self::Insecure => Some(
+                "let a new `/proc` be mounted (docker, podman: `--security-opt unmask=ALL`; Kubernetes: `procMount: \
+                 Unmasked`), or leave `--security=insecure` out"
+                    .to_owned(),
+            ),
             Self::NotExecutable { source, .. } => match source.raw_os_error()? {
                 libc::ENOEXEC => Some(
                     "it is for another architecture, or a script without a `#!` line".to_owned(),

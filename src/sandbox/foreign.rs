@@ -75,6 +75,18 @@ struct Lack {
     fix: String,
 }
 
+impl Lack {
+    /// Of programs that this machine would execute itself.
+    fn for_one_id(self) -> Self {
+        let why = format!(
+            "programs of 32 bits can have the owners of their files kept under an emulator alone where there is one user id \
+             (rung 2, docs/rootless.md), and {}",
+            self.why
+        );
+        Self { why, ..self }
+    }
+}
+
 /// An emulator that can be registered.
 struct Emulator {
     path: PathBuf,
@@ -89,11 +101,17 @@ impl Emulator {
 }
 
 /// Sees to it that steps of these platforms can run. With `own`, this process is root in a user namespace that was made
-/// for the build; else nothing may be registered. It must have one thread.
+/// for the build; else nothing may be registered. With `single`, there is one user id: calls of the CPU's 32-bit sister are
+/// not supervised there, so its programs are emulated like all others, which gives them this machine's calls. It must have
+/// one thread.
 ///
 /// # Errors
 /// [`SandboxError::Foreign`] for the first platform whose programs cannot be executed.
-pub(super) fn arrange(foreign: &Foreign, own: bool) -> Result<Arranged, SandboxError> {
+pub(super) fn arrange(
+    foreign: &Foreign,
+    own: bool,
+    single: bool,
+) -> Result<Arranged, SandboxError> {
     let host = Platform::host();
     let mut missing: Vec<(&Platform, &'static Machine)> = Vec::new();
     for platform in &foreign.platforms {
@@ -111,15 +129,19 @@ pub(super) fn arrange(foreign: &Foreign, own: bool) -> Result<Arranged, SandboxE
         let Some(machine) = Machine::of(&platform.arch) else {
             return Err(refuse("no emulator is known for them".to_owned()));
         };
-        if foreign.chosen.contains_key(machine.arch) || !runs_here(&host, machine) {
+        if single || foreign.chosen.contains_key(machine.arch) || !runs_here(&host, machine) {
             missing.push((platform, machine));
         }
     }
     if missing.is_empty() {
         return Ok(Arranged::default());
     }
+    let native = |machine: &Machine| single && runs_here(&host, machine);
     let found = missing.iter().map(|(platform, machine)| {
-        let emulator = find(foreign, machine).map_err(|lack| (*platform, lack))?;
+        let emulator = find(foreign, machine).map_err(|lack| match native(machine) {
+            true => (*platform, lack.for_one_id()),
+            false => (*platform, lack),
+        })?;
         Ok((*platform, *machine, emulator))
     });
     let found: Result<Vec<_>, (&Platform, Lack)> = found.collect();
@@ -139,7 +161,9 @@ pub(super) fn arrange(foreign: &Foreign, own: bool) -> Result<Arranged, SandboxE
             let chosen = missing
                 .iter()
                 .any(|(_, m)| foreign.chosen.contains_key(m.arch));
-            if chosen || !missing.iter().all(|(_, machine)| trial(machine).is_ok()) {
+            // What this machine executes itself would pass the trial.
+            let registered = |machine: &Machine| !native(machine) && trial(machine).is_ok();
+            if chosen || !missing.iter().all(|(_, machine)| registered(machine)) {
                 return Err(refuse(platform, lack));
             }
             let registered = missing
@@ -404,8 +428,9 @@ wire_struct!(Survey {
     lack
 });
 
-/// Tries all architectures; in a process that is to end, as root in a user namespace of its own.
-pub(super) fn survey(foreign: &Foreign) -> Survey {
+/// Tries all architectures; in a process that is to end, as root in a user namespace of its own, with `single` one of one
+/// user id ([`arrange`]).
+pub(super) fn survey(foreign: &Foreign, single: bool) -> Survey {
     let host = Platform::host();
     let others = || MACHINES.iter().filter(|machine| machine.arch != host.arch);
     let mut survey = Survey {
@@ -416,11 +441,10 @@ pub(super) fn survey(foreign: &Foreign) -> Survey {
     };
     // Before there is a binfmt_misc of our own, which hides the machine's.
     for machine in others().filter(|machine| trial(machine).is_ok()) {
-        let native = runs_here(&host, machine);
-        let list = if native {
-            &mut survey.native
-        } else {
-            &mut survey.registered
+        let list = match (runs_here(&host, machine), single) {
+            (true, false) => &mut survey.native,
+            (true, true) => continue,
+            (false, _) => &mut survey.registered,
         };
         list.push(machine.arch.to_owned());
     }
@@ -455,7 +479,7 @@ mod t {
     }
 
     fn refusal(foreign: &Foreign) -> String {
-        match arrange(foreign, false).map(|_| ()) {
+        match arrange(foreign, false, false).map(|_| ()) {
             Err(SandboxError::Foreign { why, .. }) => why,
             other => panic!("{other:?}"),
         }
@@ -469,7 +493,7 @@ mod t {
             platforms: vec![host.clone(), variant.clone()],
             ..Foreign::default()
         };
-        let arranged = arrange(&foreign, true).unwrap();
+        let arranged = arrange(&foreign, true, false).unwrap();
         assert!(arranged._mount.is_none());
         assert_eq!(arranged.emulator(&variant), None);
     }

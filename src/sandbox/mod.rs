@@ -206,6 +206,8 @@ pub enum Uplink {
 /// This process is inside; steps can run.
 pub struct Sandbox {
     zygote: Zygote,
+    /// Steps see processes of the builder, as they have no `/proc` of their own.
+    shares_pids: bool,
     rung: Rung,
     domain: String,
     remark: Option<String>,
@@ -256,7 +258,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
             ca,
             store: settings.store.clone(),
         };
-        let foreign = foreign::arrange(&settings.foreign, false)?;
+        let foreign = foreign::arrange(&settings.foreign, false, false)?;
         return enter_chroot(given, oom, cgroups, foreign);
     }
     let ids = match userns::enter(userns::plan()) {
@@ -280,7 +282,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         Ids::Full => (Rung::Full, None),
         Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why, user))),
     };
-    let foreign = foreign::arrange(&settings.foreign, true)?;
+    let foreign = foreign::arrange(&settings.foreign, true, rung == Rung::Single)?;
     let domain = userns::domain().map_err(failed("read the id maps"))?;
     let mut files = vec!["/etc/hosts", "/etc/resolv.conf"];
     files.extend(ca.as_ref().map(|_| rootfs::CA_PATH));
@@ -307,6 +309,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
     }
     Ok(Sandbox {
         zygote,
+        shares_pids: !config.own_pids,
         rung,
         domain,
         remark,
@@ -354,6 +357,8 @@ fn enter_chroot(
     })?;
     Ok(Sandbox {
         zygote,
+        // And all else that is there.
+        shares_pids: false,
         rung: Rung::Chroot,
         domain: userns::expected_domain(),
         remark: Some(
@@ -487,6 +492,9 @@ impl Sandbox {
         output: &mut dyn FnMut(Stream, &[u8]),
         cancel: &CancelToken,
     ) -> Result<Exit, SandboxError> {
+        if self.shares_pids && step.security == Security::Insecure {
+            return Err(SandboxError::Insecure);
+        }
         let Root::Directory { path } = &step.root else {
             return self.run_in_root(step, output, cancel);
         };

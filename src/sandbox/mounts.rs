@@ -279,19 +279,21 @@ pub(super) fn make_dirs_in(root: impl AsFd, real: &Path) -> Result<OwnedFd> {
     Ok(dir)
 }
 
-/// Makes an empty file below `at`.
+/// Of the files that are made here.
+const FILE_MODE: Mode = Mode::from_raw_mode(0o644);
+
+/// Makes an empty file below `at` where nothing is. A link that is there is not followed.
 pub(super) fn make_file(at: impl AsFd, path: impl AsRef<Path>) -> Result<()> {
-    write_file(at, path, &[])
+    match rustix::fs::mknodat(at, path.as_ref(), FileType::RegularFile, FILE_MODE, 0) {
+        Err(Errno::EXIST) => Ok(()),
+        made => made,
+    }
 }
 
-/// Makes a file with `data` below `at`.
+/// Makes a file with `data` below `at`, where nothing may be yet.
 pub(super) fn write_file(at: impl AsFd, path: impl AsRef<Path>, mut data: &[u8]) -> Result<()> {
-    let file = rustix::fs::openat(
-        at,
-        path.as_ref(),
-        OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC,
-        Mode::from_raw_mode(0o644),
-    )?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(at, path.as_ref(), flags, FILE_MODE)?;
     while !data.is_empty() {
         let written = rustix::io::retry_on_intr(|| rustix::io::write(&file, data))?;
         data = &data[written..];
@@ -408,4 +410,34 @@ fn overlay_by_string(layers: &[String], upper: Option<[&str; 2]>) -> Result<Owne
     let place = "overlay";
     make_dirs(CWD, Path::new(place))?;
     mount_for_a_moment(place, "overlay", MountFlags::empty(), &options)
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    /// As a step leaves one in a cache that another has, just before that one's mount point is made.
+    #[test]
+    fn a_mount_point_is_not_made_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        let inside = dir.path().join("inside");
+        std::fs::create_dir(&inside).unwrap();
+        std::os::unix::fs::symlink(&outside, inside.join("link")).unwrap();
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let at = rustix::fs::openat(CWD, &inside, flags, Mode::empty()).unwrap();
+        make_file(&at, "link").unwrap();
+        assert!(!outside.exists());
+        assert_eq!(write_file(&at, "link", b"x"), Err(Errno::EXIST));
+        assert!(!outside.exists());
+        assert_eq!(
+            make_dirs_in(&at, Path::new("link/sub")).unwrap_err(),
+            Errno::NOTDIR
+        );
+
+        make_file(&at, "file").unwrap();
+        std::fs::write(inside.join("file"), "kept").unwrap();
+        make_file(&at, "file").unwrap();
+        assert_eq!(std::fs::read(inside.join("file")).unwrap(), b"kept");
+    }
 }

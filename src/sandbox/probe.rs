@@ -584,10 +584,11 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path, foreign: &Foreign) 
         name: name.to_owned(),
         errno: result.err().map_or(0, |e| errno(&e)),
     };
+    let single = matches!(entered, Entered::Single { .. });
     Trial {
         entered,
         checks: tried.into_iter().map(check).collect(),
-        foreign: Some(foreign::survey(foreign)),
+        foreign: Some(foreign::survey(foreign, single)),
     }
 }
 

@@ -245,11 +245,25 @@ pub(super) fn new_session_keyring() -> io::Result<()> {
     Ok(())
 }
 
-/// Lets neither this process nor its descendants connect to abstract sockets of others (landlock(7), Linux 6.12).
-/// Without rules about files it leaves mounting as it is. An older kernel is let be.
-pub(super) fn close_abstract_sockets() -> io::Result<()> {
+/// What a process is kept from that is not in the same scope (landlock(7)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Scope {
+    /// Connecting to its abstract sockets.
+    pub(super) sockets: bool,
+    /// Sending it signals.
+    pub(super) signals: bool,
+}
+
+/// Begins a scope of this process and its descendants (Linux 6.12). Without rules about files it leaves mounting as it is.
+/// An older kernel is let be.
+pub(super) fn begin_scope(scope: Scope) -> io::Result<()> {
+    // LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET and LANDLOCK_SCOPE_SIGNAL (linux/landlock.h).
+    let scoped = u64::from(scope.sockets) | u64::from(scope.signals) << 1;
+    if scoped == 0 {
+        return Ok(());
+    }
     // struct landlock_ruleset_attr: rights to files, rights to ports, what is scoped.
-    let attributes = [0_u64, 0, 1];
+    let attributes = [0_u64, 0, scoped];
     // SAFETY: the attributes outlive the call, and the size is theirs.
     let ruleset = checked(unsafe {
         libc::syscall(

@@ -23,8 +23,8 @@
 //! Each step has a socket of its own for status, so the builder's threads do not share anything but the first socket,
 //! on which a message is atomic. The builder's end being shut down or closed is the order to kill.
 //!
-//! Where `/proc` cannot be mounted there are no pid namespaces. Then a [reaper](supervise) stands between zygote and
-//! step, to which the kernel hands all orphans of the step.
+//! Where `/proc` cannot be mounted there are no pid namespaces. Then a [reaper](reap_for) stands between zygote and
+//! step, to which the kernel hands all orphans of the step, and to the zygote those of a reaper that was killed.
 
 use std::ffi::CString;
 use std::ffi::OsStr;
@@ -398,6 +398,9 @@ fn serve() -> io::Result<()> {
             && mounts::new("proc", &[], rustix::mount::MountAttrFlags::empty()).is_ok(),
     };
     send(&socket, &wire::encode(&hello), &[])?;
+    if !config.own_pids {
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    }
 
     let mut running: Vec<Running> = Vec::new();
     let mut ready: Option<Ready> = None;
@@ -446,6 +449,9 @@ fn serve() -> io::Result<()> {
         }
         if told.get(others) == Some(&true) {
             uplink = uplink.finish(&config);
+        }
+        if !config.own_pids && told[1..].iter().step_by(2).take(steps).any(|ended| *ended) {
+            end_orphans(&running)?;
         }
         let mut at = 1;
         running.retain_mut(|step| {
@@ -707,7 +713,8 @@ fn ending(status: &WaitIdStatus) -> (i32, i32) {
 /// Runs a step in a child of this process, which stands in for the pid namespace's process 1: orphans become its
 /// children, and when the step ends, or SIGTERM comes, it kills children until there are none.
 ///
-/// The step sees this process and can kill it; its orphans then become the zygote's, and end with the build.
+/// The step sees this process. A kernel that knows scopes (Linux 6.12) keeps it from killing it; with another, its orphans
+/// become the zygote's, which [ends](end_orphans) them.
 fn reap_for(
     config: &Config,
     reach: Reach,
@@ -719,9 +726,7 @@ fn reap_for(
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         let wanted = sys::signal_event(&[libc::SIGTERM], false)?;
         rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-        let tid = rustix::thread::gettid();
-        let children = File::open(format!("/proc/self/task/{tid}/children"))?;
-        Ok((wanted, children))
+        Ok((wanted, children()?))
     };
     let prepared = prepare().and_then(|prepared| Ok((prepared, sys::fork(0)?)));
     let ((wanted, children), pid, process) = match prepared {
@@ -753,25 +758,57 @@ fn reap_for(
             tell(status, &Report::Ended { code, signal });
         }
     }
-    while kill_children(&children) {
+    loop {
+        let children = read_children(&children);
+        if children.is_empty() {
+            sys::exit_child(0);
+        }
+        kill_all(&children);
         // Those killed, and those that had ended.
         _ = rustix::process::waitid(WaitId::All, WaitIdOptions::EXITED);
     }
-    sys::exit_child(0);
 }
 
-/// Kills all children; whether there were any.
-fn kill_children(mut children: &File) -> bool {
-    let mut list = String::new();
-    if children.rewind().is_err() || children.read_to_string(&mut list).is_err() {
-        return false;
-    }
-    let mut any = false;
-    for pid in list.split_whitespace().filter_map(|pid| pid.parse().ok()) {
-        if let Some(pid) = Pid::from_raw(pid) {
-            any = true;
-            _ = rustix::process::kill_process(pid, Signal::KILL);
+/// Ends what a reaper that was killed has left to the zygote, whose other children are known.
+fn end_orphans(running: &[Running]) -> io::Result<()> {
+    let children = children()?;
+    let own = |pid: &Pid| {
+        running.iter().any(|step| {
+            step.pid == *pid || step.supervisor.as_ref().is_some_and(|s| s.pid() == *pid)
+        })
+    };
+    loop {
+        let mut orphans = read_children(&children);
+        orphans.retain(|pid| !own(pid));
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        kill_all(&orphans);
+        for pid in orphans {
+            _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
         }
     }
-    any
+}
+
+/// The file that lists the children of this process, which has one thread.
+fn children() -> io::Result<File> {
+    let tid = rustix::thread::gettid();
+    File::open(format!("/proc/self/task/{tid}/children"))
+}
+
+/// Those it lists now; none if it cannot be read.
+fn read_children(mut children: &File) -> Vec<Pid> {
+    let mut list = String::new();
+    if children.rewind().is_err() || children.read_to_string(&mut list).is_err() {
+        return Vec::new();
+    }
+    let numbers = list.split_whitespace().filter_map(|pid| pid.parse().ok());
+    numbers.filter_map(Pid::from_raw).collect()
+}
+
+fn kill_all(processes: &[Pid]) {
+    for pid in processes {
+        // One that has ended is as good.
+        _ = rustix::process::kill_process(*pid, Signal::KILL);
+    }
 }

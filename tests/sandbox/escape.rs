@@ -1,6 +1,8 @@
 //! An attacker in a step, with what the kernel offers to one (`examples/attack.rs`).
 
+use super::rungs::outer;
 use super::*;
+use crate::support::AtTerminal;
 
 /// Whether a line of `attack` is the refusal that is wanted.
 #[track_caller]
@@ -23,7 +25,9 @@ fn all(attacks: &[(&str, &str)]) -> String {
     let lines = attacks
         .iter()
         .map(|(attack, _)| format!("attack {attack}\n"));
-    lines.collect()
+    // The number of a process that lives.
+    let test = std::process::id().to_string();
+    lines.collect::<String>().replace("TEST", &test)
 }
 
 /// As root of the step, which has docker's capabilities.
@@ -79,8 +83,10 @@ const BY_ROOT: &[(&str, &str)] = &[
     ("tiocsti", "ENOTTY"),
     ("fds", "EBADF"),
     ("key rbuild-test", "EPERM"),
-    ("kill 2147483", "ESRCH"),
-    ("ptrace 2147483", "ESRCH"),
+    ("kill TEST", "ESRCH"),
+    ("ptrace TEST", "ESRCH"),
+    ("others kill", "ESRCH"),
+    ("others root", "ESRCH"),
     ("bpf", "EPERM"),
     ("perf", "EPERM"),
     ("io_uring", "EPERM"),
@@ -237,24 +243,191 @@ fn nor_does_one_that_nests() {
     }
 }
 
+/// What uid 0 may do to itself, others may not.
+fn by_another(attacks: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
+    let answered = attacks.iter().map(|(attack, errors)| match *attack {
+        "write /proc/1/oom_score_adj" => (*attack, "done|EACCES"),
+        "write /etc/resolv.conf" | "write /etc/hosts" => (*attack, "EACCES|EROFS"),
+        "mknod /memory" => (*attack, "EPERM|EACCES|EROFS"),
+        attack if attack.starts_with("write ") => (attack, "EROFS|ENOENT|EACCES|EPERM"),
+        _ => (*attack, *errors),
+    });
+    answered.collect()
+}
+
 #[test]
 fn nor_does_another_user() {
     let fixture = Fixture::new();
     fixture.attacker();
     fs::create_dir(fixture.path("lower/mnt")).unwrap();
-    // What uid 0 may do to itself, others may not.
-    let others: Vec<(&str, &str)> = but(BY_ROOT, BY_KERNEL)
-        .iter()
-        .map(|(attack, errors)| match *attack {
-            "write /proc/1/oom_score_adj" => (*attack, "done|EACCES"),
-            "write /etc/resolv.conf" | "write /etc/hosts" => (*attack, "EACCES|EROFS"),
-            "mknod /memory" => (*attack, "EPERM|EACCES|EROFS"),
-            attack if attack.starts_with("write ") => (attack, "EROFS|ENOENT|EACCES|EPERM"),
-            _ => (*attack, *errors),
-        })
-        .collect();
+    let others = by_another(&but(BY_ROOT, BY_KERNEL));
     let outcome = fixture.write(&["--user=1000:1000"], &all(&others));
     hold(&outcome.stdout(), &others);
+}
+
+/// What a process may not do to others where it sees the builder's: by itself, and by what acts for it on rung 2. They have
+/// a directory `/tmp/victim`, which all may write to.
+const TO_OTHERS: &[(&str, &str)] = &[
+    ("others root", "EACCES"),
+    ("others cwd", "EACCES"),
+    ("others fds", "EACCES"),
+    ("others environ", "EACCES"),
+    ("others mem", "EACCES"),
+    ("others maps", "EACCES"),
+    ("others memory", "EACCES"),
+    ("others exe", "EACCES"),
+    ("others ns/user", "EACCES"),
+    ("others ns/mnt", "EACCES"),
+    ("others setns", "EACCES"),
+    ("others ptrace", "EPERM"),
+    ("others kill", "EPERM"),
+    ("others file /tmp/victim", "EACCES"),
+    ("others directory /tmp/victim", "EACCES"),
+    ("others link /tmp/victim", "EACCES"),
+    ("others fifo /tmp/victim", "EACCES"),
+    ("others device /tmp/victim", "EACCES|EPERM"),
+    ("others owner /tmp/victim", "EACCES"),
+];
+
+/// Where steps see those. Process 1 is none of the step's.
+fn with_others(attacks: &[(&'static str, &'static str)]) -> Vec<(&'static str, &'static str)> {
+    let alone = attacks
+        .iter()
+        .filter(|(attack, _)| !attack.starts_with("others "));
+    let all: Vec<_> = alone.chain(TO_OTHERS).copied().collect();
+    let mut answers = vec![
+        ("setns /proc/1/ns/mnt", "EACCES"),
+        ("write /proc/1/oom_score_adj", "done|EACCES"),
+    ];
+    let release = rustix::system::uname()
+        .release()
+        .to_string_lossy()
+        .into_owned();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    if (numbers.next(), numbers.next()) < (Some(6), Some(12)) {
+        // Nobody has a scope of signals.
+        answers.push(("others kill", "EPERM|done"));
+    }
+    but(&all, &answers)
+}
+
+/// Where a step runs.
+struct Place {
+    /// Without a `/proc` of its own.
+    shared: bool,
+    /// With one id.
+    single: bool,
+    root: &'static str,
+    options: &'static str,
+    shell: &'static str,
+    attacks: Vec<(&'static str, &'static str)>,
+}
+
+/// One id, the builder's process ids, a directory as root: where steps have less around them, and several of these at once.
+#[test]
+fn nor_on_the_lower_rungs() {
+    const LAYERS: &str = "--lower=/inner --upper=/tmp/upperN --work=/tmp/workN";
+    const DIRECTORY: &str = "--root=/plain";
+    const ROOT: &str = "--user=0:0";
+    const BOB: &str = "--user=1000:1000";
+    const SH: &str = "sh -c";
+    let place = |shared, single, root, (options, shell), attacks| Place {
+        shared,
+        single,
+        root,
+        options,
+        shell,
+        attacks,
+    };
+    let kernel = but(BY_ROOT, BY_KERNEL);
+    // The device is one in the image, and an empty file here.
+    let single = but(BY_ROOT, &[("mknod /memory", "done")]);
+    let single_bob = by_another(BY_ROOT);
+    let nested: Vec<_> = NESTED.to_vec();
+    let places = [
+        place(false, true, LAYERS, (ROOT, SH), single.clone()),
+        place(false, true, LAYERS, (BOB, SH), single_bob.clone()),
+        place(false, false, DIRECTORY, (ROOT, SH), kernel.clone()),
+        place(true, true, LAYERS, (ROOT, SH), with_others(&single)),
+        place(true, true, LAYERS, (BOB, SH), with_others(&single_bob)),
+        place(
+            true,
+            true,
+            DIRECTORY,
+            (ROOT, "su bob -s /bin/sh -c"),
+            with_others(BY_ROOT),
+        ),
+        place(true, false, LAYERS, (ROOT, SH), with_others(&kernel)),
+        place(
+            true,
+            false,
+            LAYERS,
+            (BOB, SH),
+            with_others(&by_another(&kernel)),
+        ),
+        place(true, false, LAYERS, (ROOT, SH), nested),
+    ];
+    let mut script = "mkdir -m 777 /tmp/victim; chown bob /plain /plain/*\n".to_owned();
+    let mut masked = false;
+    for (number, place) in places.iter().enumerate() {
+        if place.shared && !masked {
+            script += "mount --bind /dev/null /proc/version\n";
+            masked = true;
+        }
+        let mut attacks = all(&place.attacks);
+        if place.attacks == NESTED {
+            attacks = attacks.replace("attack ", "attack nested ");
+        }
+        let user = if place.single { "bob" } else { "root" };
+        let Place {
+            root,
+            options,
+            shell,
+            ..
+        } = place;
+        let text = format!(
+            "echo == {number}
+cat > /tmp/goN <<'END'
+mkdir /tmp/upperN /tmp/workN
+sandbox_run --store=/tmp {root} {options} {shell} '{attacks}'
+END
+su {user} -c 'sh /tmp/goN'
+"
+        );
+        script += &text
+            .replace("/tmp/goN", &format!("/tmp/go{number}"))
+            .replace("/tmp/upperN", &format!("/tmp/upper{number}"))
+            .replace("/tmp/workN", &format!("/tmp/work{number}"));
+    }
+    script += "echo == end; ls /tmp/victim; stat -c %u /tmp/victim\n";
+    let said = outer(&script).stdout();
+    let mut parts = said.split("== ").skip(1);
+    for (number, place) in places.iter().enumerate() {
+        let (heading, answers) = parts.next().unwrap().split_once('\n').unwrap();
+        assert_eq!(heading, number.to_string());
+        hold(answers, &place.attacks);
+    }
+    assert_eq!(parts.next(), Some("end\n0\n"), "nothing was made there");
+}
+
+/// The terminal that the builder was started at is neither a stream of the step nor to be had by its name.
+#[test]
+fn the_terminal_of_the_builder_is_not_the_steps() {
+    let fixture = Fixture::new();
+    fixture.attacker();
+    let mut command = fixture.command();
+    command.args([
+        "sh",
+        "-c",
+        "attack tiocsti; attack read /dev/tty; attack read /dev/console",
+    ]);
+    let (shown, _) = AtTerminal::start(&command).ends();
+    let said: Vec<&str> = shown.lines().collect();
+    assert_eq!(said, ["tiocsti: ENOTTY", "read: ENXIO", "read: ENOENT"]);
+    // It would have been found.
+    let mut command = Command::new(example("attack"));
+    let (shown, _) = AtTerminal::start(command.arg("tiocsti")).ends();
+    assert_eq!(shown.lines().collect::<Vec<_>>(), ["tiocsti: done"]);
 }
 
 /// What is masked shows nothing.
@@ -283,7 +456,8 @@ fn an_insecure_step_is_still_in_its_namespaces() {
         ("mknod /memory", "EPERM"),
         ("tiocsti", "ENOTTY"),
         ("fds", "EBADF"),
-        ("ptrace 2147483", "ESRCH"),
+        ("ptrace TEST", "ESRCH"),
+        ("others ptrace", "ESRCH"),
         ("module", "EPERM|ENOSYS"),
         ("kexec", "EPERM|ENOSYS"),
         ("clock", "EPERM"),

@@ -2,13 +2,29 @@
 
 use super::*;
 
-/// Runs a script in an insecure step that has this program and, at `/inner`, a root file system for it.
-fn outer(script: &str) -> Outcome {
+/// Runs a script in an insecure step that has this program and, at `/inner`, a root file system for it; at `/plain` one that
+/// may be written to.
+pub(super) fn outer(script: &str) -> Outcome {
     let fixture = Fixture::new();
+    fixture.attacker();
     fixture.lower(
         "etc/passwd",
         "root::0:0::/:/bin/sh\nbob::1000:1000::/:/bin/sh\n",
     );
+    fs::create_dir(fixture.path("lower/mnt")).unwrap();
+    let plain = fixture.path("upper/plain");
+    for dir in ["bin", "etc", "mnt"] {
+        fs::create_dir_all(plain.join(dir)).unwrap();
+    }
+    fs::copy(fixture.path("lower/etc/passwd"), plain.join("etc/passwd")).unwrap();
+    for entry in fs::read_dir(fixture.path("lower/bin")).unwrap() {
+        let from = entry.unwrap().path();
+        let to = plain.join("bin").join(from.file_name().unwrap());
+        match fs::read_link(&from) {
+            Ok(target) => symlink(target, to).unwrap(),
+            Err(_) => fs::hard_link(from, to).unwrap(),
+        }
+    }
     fs::copy(program(), fixture.path("lower/bin/sandbox_run")).unwrap();
     // Below a mount point, to chroot to.
     fs::create_dir_all(fixture.path("lower/usr/bin")).unwrap();
@@ -17,12 +33,13 @@ fn outer(script: &str) -> Outcome {
         fixture.path("lower/usr/bin/sandbox_run"),
     )
     .unwrap();
-    let inner = format!(
-        "--mount=type=bind,src={},dst=/inner",
-        fixture.path("lower").display()
-    );
+    let bind = |path: &str, place: &str| {
+        let path = fixture.path(path);
+        format!("--mount=type=bind,src={},dst={place}", path.display())
+    };
+    let (inner, plain) = (bind("lower", "/inner"), bind("upper/plain", "/plain"));
     fixture.sh(
-        &["--insecure", "--mount=type=tmpfs,dst=/tmp", &inner],
+        &["--insecure", "--mount=type=tmpfs,dst=/tmp", &inner, &plain],
         script,
     )
 }
@@ -151,6 +168,90 @@ shared
 1000
 
 "#]]
+    );
+}
+
+/// What there is of the builder's own: its processes, which the step sees, and files that they see.
+#[test]
+fn with_shared_process_ids_the_supervisor_reaches_no_further_than_its_step() {
+    let attack = "for p in /proc/[0-9]*; do for at in root cwd/..; do
+             echo x > $p/$at/tmp/victim/f$$; mkdir $p/$at/tmp/victim/d$$; ln -s x $p/$at/tmp/victim/l$$; \
+             mknod $p/$at/tmp/victim/n$$ c 1 3; chown 5 $p/$at/tmp/victim; cat $p/$at/tmp/victim/kept; done; done 2>/dev/null";
+    for (options, who) in [
+        ("", "sh -c"),
+        ("", "su bob -c"),
+        ("--user=1000:1000", "sh -c"),
+    ] {
+        let outcome = outer(&format!(
+            "mount --bind /dev/null /proc/version
+             mkdir -m 777 /tmp/victim && echo nobodys > /tmp/victim/kept && chown -R bob /tmp/victim
+             echo '{attack}' > /tmp/victim/attack
+             cat > /tmp/go <<'END'
+sandbox_run --lower=/inner --store=/tmp --mount=type=bind,src=/tmp/victim/attack,dst=/attack {options} {who} 'sh /attack; id -u'
+END
+             su bob -c 'sh /tmp/go'; ls /tmp/victim; stat -c %u /tmp/victim"
+        ));
+        let id = if options.is_empty() && who == "sh -c" {
+            0
+        } else {
+            1000
+        };
+        assert_eq!(
+            outcome.text(),
+            format!("{id}\nattack\nkept\n1000\n"),
+            "{options} {who}"
+        );
+    }
+}
+
+/// As a step can do where the kernel does not keep it from that: its reaper is killed, from outside.
+#[test]
+fn with_shared_process_ids_nothing_is_left_of_a_step_whose_reaper_is_killed() {
+    let outcome = outer(
+        "mount --bind /dev/null /proc/version
+         mkfifo /tmp/ready
+         sandbox_run --lower=/inner --store=/tmp sh -c '
+             setsid sleep 86406 & sleep 86406 & echo $PPID; sleep 86406' > /tmp/ready 2>&1 &
+         read reaper < /tmp/ready
+         kill -KILL $reaper; wait $!; echo $?
+         echo left: $(grep -l ^sleep.86406 /proc/[0-9]*/cmdline | wc -l)",
+    );
+    assert_eq!(outcome.stdout(), "137\nleft: 0\n");
+}
+
+/// It could do what it likes with the builder.
+#[test]
+fn with_shared_process_ids_no_step_is_insecure() {
+    let outcome = outer(
+        "mount --bind /dev/null /proc/version
+         sandbox_run --lower=/inner --store=/tmp --insecure sh -c 'echo it runs'",
+    );
+    assert_data_eq!(
+        outcome.text(),
+        str![[r#"
+---- stderr ----
+error: steps with `--security=insecure` cannot run here: `/proc` cannot be mounted, so they would see the builder's processes, and could do with them what they like
+hint: let a new `/proc` be mounted (docker, podman: `--security-opt unmask=ALL`; Kubernetes: `procMount: Unmasked`), or leave `--security=insecure` out
+[exit status: 3]
+
+"#]]
+    );
+}
+
+/// All files are the user's, so what the kernel looks at is their modes: also of what the supervisor makes for the step,
+/// which then belongs to the user, whatever its mode.
+#[test]
+fn modes_of_directories_hold_for_other_users_of_one_id() {
+    let outcome = nested(
+        "true",
+        "--user=1000:1000",
+        "cd /dev/shm; mkdir -m 555 d; for make in mkdir touch mkfifo \"ln -s x\"; do \
+         $make d/new 2> /dev/null && echo \"$make\"; done; \
+         umask 777; mkdir dir; touch file; mkfifo fifo; ln -s x link; stat -c \"%u:%g %a %n\" d dir file fifo link",
+    );
+    assert_eq!(
+        outcome.stdout(),
+        "1000:1000 555 d\n1000:1000 0 dir\n1000:1000 0 file\n1000:1000 0 fifo\n1000:1000 777 link\n"
     );
 }
 

@@ -187,25 +187,6 @@ pub(super) fn read_memory(tid: i32, address: u64, into: &mut [u8]) -> io::Result
     usize::try_from(len).map_err(|_| io::Error::last_os_error())
 }
 
-/// Writes memory of another process; an error unless all of it was written.
-pub(super) fn write_memory(tid: i32, address: u64, bytes: &[u8]) -> io::Result<()> {
-    let local = libc::iovec {
-        iov_base: bytes.as_ptr().cast_mut().cast(),
-        iov_len: bytes.len(),
-    };
-    let remote = libc::iovec {
-        iov_base: std::ptr::without_provenance_mut(address as usize),
-        iov_len: bytes.len(),
-    };
-    // SAFETY: the kernel reads `bytes` alone, and checks the other process' addresses itself.
-    let len = unsafe { libc::process_vm_writev(tid, &raw const local, 1, &raw const remote, 1, 0) };
-    match usize::try_from(len) {
-        Ok(len) if len == bytes.len() => Ok(()),
-        Ok(_) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
-        Err(_) => Err(io::Error::last_os_error()),
-    }
-}
-
 /// What fstat(2) fills in.
 pub(super) fn stat(fd: BorrowedFd<'_>) -> io::Result<[u8; STAT]> {
     let mut bytes = [0; STAT];

@@ -20,10 +20,13 @@
 //!
 //! What always holds:
 //! - Arguments are read once. A path is resolved once, as its process would resolve it, to a descriptor, and everything is
-//!   done to that. Whether the thread still waits is asked after its files were opened, and before its memory is written to:
-//!   before that its number may have become another's.
+//!   done to that. Whether the thread still waits is asked after its files, and its memory to be written to, were opened:
+//!   its number may have become another's before that.
 //! - What the supervisor cannot make sense of, the kernel carries out as if nobody had asked: with one id, which cannot do
 //!   more than the step may do anyway.
+//! - The supervisor lives among the builder's files, and may see its processes. So what it does in a step's name it does
+//!   with the step's capabilities, and it follows links of proc(5) to processes of the step only. More than that is in
+//!   effect while it looks at the process that asks, and at the attributes in which owners are ([`SPARE`]).
 //! - Nothing it opens waits for anybody.
 //! - When it ends before the step, the step is killed and fails; when the step ends, it is killed.
 
@@ -45,19 +48,24 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::process::Pid;
 use rustix::process::Signal;
 use rustix::process::WaitId;
 use rustix::process::WaitIdOptions;
 use rustix::process::WaitIdStatus;
+use rustix::thread::CapabilitySet;
 
 pub(super) use calls::CALLS;
 pub(super) use calls::Which;
 pub(super) use kernel::install_listener;
 
+use super::caps;
 use super::child::Config;
 use super::mounts;
+use super::step::Security;
+use super::step::Step;
 use super::sys;
 use super::sys::Fork;
 use super::wire;
@@ -79,6 +87,8 @@ struct Beginning {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
+    /// Those of the step's program, a bit each.
+    capabilities: u64,
     /// Processes may have other roots from the beginning.
     roots: bool,
 }
@@ -86,8 +96,27 @@ wire_struct!(Beginning {
     uid,
     gid,
     groups,
+    capabilities,
     roots
 });
+
+/// To look at processes that protect themselves, or that the kernel lets only its parents look at (Yama).
+const TO_LOOK: CapabilitySet = CapabilitySet::SYS_PTRACE;
+/// To record owners of files that their owner may not write to, or not look into, and of those that have a capability for it.
+const TO_RECORD: CapabilitySet = CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::SETFCAP);
+/// What a supervisor has besides the step's capabilities. It also keeps the step from looking at the supervisor.
+const SPARE: CapabilitySet = TO_LOOK.union(TO_RECORD);
+
+/// Tries something with the step's capabilities, and again with a spare one where they are not enough.
+fn insist<T>(
+    spare: CapabilitySet,
+    mut attempt: impl FnMut() -> rustix::io::Result<T>,
+) -> rustix::io::Result<T> {
+    match attempt() {
+        Err(Errno::ACCESS | Errno::PERM) => caps::with(spare, attempt)?,
+        done => done,
+    }
+}
 
 /// A supervisor as the zygote sees it.
 pub(super) struct Supervisor {
@@ -106,6 +135,11 @@ impl Supervisor {
                 Err(_) => 1,
             }),
         }
+    }
+
+    /// Its number, for its parent.
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
     }
 
     /// Readable when it has ended.
@@ -133,19 +167,15 @@ fn fault(ended: &WaitIdStatus) -> Option<(i32, i32)> {
 }
 
 /// The step's part: has its calls supervised from now on. It takes CAP_SYS_ADMIN in the process' user namespace.
-pub(super) fn begin(
-    supervisor: OwnedFd,
-    (uid, gid): (u32, u32),
-    groups: &[u32],
-    roots: bool,
-) -> io::Result<()> {
+pub(super) fn begin(supervisor: OwnedFd, step: &Step) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open("/", flags, Mode::empty())?;
     let beginning = Beginning {
-        uid,
-        gid,
-        groups: groups.to_vec(),
-        roots,
+        uid: step.uid,
+        gid: step.gid,
+        groups: step.groups.clone(),
+        capabilities: caps::of(step.security, step.uid).bits(),
+        roots: step.security == Security::Insecure,
     };
     let listener = install_listener(&super::seccomp::questions())?;
     let fds = [listener.as_fd(), root.as_fd()];
@@ -175,6 +205,8 @@ fn serve(config: &Config, socket: OwnedFd) -> io::Result<()> {
         return Err(io::ErrorKind::InvalidData.into());
     };
     drop(socket);
+    let step = CapabilitySet::from_bits_retain(beginning.capabilities);
+    caps::limit_with_spare(step, SPARE)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let own = rustix::fs::openat(&proc, "self/fd", flags, Mode::empty())?;
     // What is open is named by its number there.

@@ -13,6 +13,9 @@ use rustix::fs::StatxFlags;
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 
+use super::TO_RECORD;
+use super::insist;
+
 const CAPABILITY: &[u8] = b"security.capability";
 
 /// Files of other file systems whose owners are remembered: terminals, a few in a tmpfs of an old kernel.
@@ -52,7 +55,9 @@ impl Owners {
         let name = attribute(mode);
         // The longest text there is.
         let mut value = [0; 64];
-        let owner = match rustix::fs::getxattr(number(file), name, &mut value) {
+        let path = number(file);
+        let read = insist(TO_RECORD, || rustix::fs::getxattr(&*path, name, &mut value));
+        let owner = match read {
             Ok(len) if name == OWNER => Owner::from_text(&value[..len]),
             Ok(len) => Owner::from_capability(&value[..len]),
             Err(Errno::NODATA | Errno::RANGE) => None,
@@ -67,7 +72,8 @@ impl Owners {
         let file = file.as_fd();
         let name = attribute(mode);
         let path = number(file);
-        let set = match (owner.is_usual(), name == OWNER) {
+        let path = &*path;
+        let set = insist(TO_RECORD, || match (owner.is_usual(), name == OWNER) {
             (true, _) => match rustix::fs::removexattr(path, name) {
                 Err(Errno::NODATA) => Ok(()),
                 removed => removed,
@@ -76,7 +82,7 @@ impl Owners {
             (false, false) => {
                 rustix::fs::setxattr(path, name, &owner.to_capability(), XattrFlags::empty())
             }
-        };
+        });
         match set {
             Err(Errno::NOTSUP) => self.set_elsewhere(file, owner),
             set => set,

@@ -28,6 +28,7 @@ use super::kernel::Listener;
 use super::kernel::Question;
 use super::owners::Owners;
 use super::stat;
+use super::target;
 use super::target::PROC_SUPER_MAGIC;
 use super::target::Target;
 
@@ -56,8 +57,10 @@ impl Caller<'_> {
 
     /// Writes to the memory of the thread that waits.
     fn write(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let memory = self.target.memory()?;
+        // It is that thread's, or somebody else's who has got its number.
         self.still_waits()?;
-        self.target.write(address, bytes)
+        target::write_memory(&memory, address, bytes)
     }
 }
 
@@ -85,6 +88,7 @@ impl Service {
             gid,
             groups,
             roots,
+            capabilities: _,
         } = beginning;
         Self {
             root,
@@ -268,6 +272,7 @@ impl Service {
             }
             New::Symlink { target } => {
                 let target = caller.target.path(target)?;
+                caller.still_waits()?;
                 rustix::fs::symlinkat(target, &dir, &name)
             }
             New::Node { mode } | New::Device { mode, .. } => {

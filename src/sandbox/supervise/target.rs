@@ -3,17 +3,23 @@
 //! Paths are resolved from the caller's root and working directory, with its links of proc(5), and never above that root. (A
 //! chroot(2) of the supervisor would do the same; container engines forbid it to whom they give no capabilities.) A file is
 //! opened once, with `O_PATH`, and everything is done to what was opened.
+//!
+//! Links of proc(5) to what a process has (its root, its working directory, its descriptors) are followed where it is in the
+//! caller's mount namespace, so in its step: of others the kernel alone knows what the caller may have.
 
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 
+use rustix::fs::AtFlags;
 use rustix::fs::FileType;
 use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::ResolveFlags;
 use rustix::io::Errno;
 
+use super::TO_LOOK;
 use super::calls::At;
+use super::insist;
 use super::kernel;
 use super::memory;
 use super::memory::split;
@@ -42,7 +48,13 @@ fn errno(error: std::io::Error) -> Errno {
 
 impl Target<'_> {
     fn read(&self) -> impl memory::Read + '_ {
-        |address, into: &mut [u8]| kernel::read_memory(self.tid, address, into).map_err(errno)
+        |address, into: &mut [u8]| self.read_memory(address, into)
+    }
+
+    fn read_memory(&self, address: u64, into: &mut [u8]) -> Result<usize> {
+        insist(TO_LOOK, || {
+            kernel::read_memory(self.tid, address, into).map_err(errno)
+        })
     }
 
     /// A path in the caller's memory.
@@ -58,22 +70,28 @@ impl Target<'_> {
     /// Bytes in the caller's memory.
     pub(super) fn bytes<const N: usize>(&self, address: u64) -> Result<[u8; N]> {
         let mut bytes = [0; N];
-        match kernel::read_memory(self.tid, address, &mut bytes).map_err(errno)? {
+        match self.read_memory(address, &mut bytes)? {
             len if len == N => Ok(bytes),
             _ => Err(Errno::FAULT),
         }
     }
 
-    /// Writes to the caller's memory.
-    pub(super) fn write(&self, address: u64, bytes: &[u8]) -> Result<()> {
-        kernel::write_memory(self.tid, address, bytes).map_err(errno)
+    /// The caller's memory, to be [written](write_memory) to: of that thread also when its number is another's.
+    pub(super) fn memory(&self) -> Result<OwnedFd> {
+        let path = format!("{}/mem", self.tid);
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        insist(TO_LOOK, || {
+            rustix::fs::openat(self.proc, &*path, flags, Mode::empty())
+        })
     }
 
     /// What a link in the caller's directory of proc(5) leads to.
     pub(super) fn link(&self, name: &str) -> Result<OwnedFd> {
         let path = format!("{}/{name}", self.tid);
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        rustix::fs::openat(self.proc, path, flags, Mode::empty())
+        insist(TO_LOOK, || {
+            rustix::fs::openat(self.proc, &*path, flags, Mode::empty())
+        })
     }
 
     /// The caller's file mode creation mask.
@@ -193,6 +211,9 @@ impl Target<'_> {
                     // A plain link to a place below `self`.
                     (true, _) => todo.extend(names(&target_of(&next)?)),
                     (false, _) => {
+                        if mounts_of(&here)? != identity(&self.link("ns/mnt")?)? {
+                            return Err(Errno::ACCESS);
+                        }
                         let flags = OFlags::PATH | OFlags::CLOEXEC;
                         here = rustix::fs::openat(&here, name, flags, Mode::empty())?;
                     }
@@ -209,9 +230,27 @@ impl Target<'_> {
     }
 }
 
+/// Writes to a process' memory.
+pub(super) fn write_memory(memory: &OwnedFd, address: u64, bytes: &[u8]) -> Result<()> {
+    match rustix::io::pwrite(memory, bytes, address)? {
+        len if len == bytes.len() => Ok(()),
+        _ => Err(Errno::FAULT),
+    }
+}
+
 /// What tells a directory from others.
 fn identity(dir: &OwnedFd) -> Result<(u64, u64)> {
     let stat = rustix::fs::fstat(dir)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+/// What tells the mount namespace of a process from others. `dir` is its directory of proc(5), or one in that.
+fn mounts_of(dir: &OwnedFd) -> Result<(u64, u64)> {
+    let stat = match rustix::fs::statat(dir, "ns/mnt", AtFlags::empty()) {
+        Err(Errno::NOENT) => rustix::fs::statat(dir, "../ns/mnt", AtFlags::empty()),
+        stat => stat,
+    };
+    let stat = stat?;
     Ok((stat.st_dev, stat.st_ino))
 }
 
