@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::bare;
 use super::caches;
+use super::interrupt::interrupt;
 use super::limits;
 use super::measure::Bound;
 use super::measure::Measured;
@@ -30,12 +31,13 @@ use super::store;
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 18] = [
+pub(crate) const LINES: [Line; 19] = [
     ("cached", cached),
     ("cached-eight", cached_eight),
     ("cached-1000", cached_thousand),
     ("cached-plan", cached_plan),
     ("steps", steps),
+    ("interrupt", interrupt),
     ("packages", packages),
     ("stages", stages),
     ("second-platform", second_platform),
