@@ -13,6 +13,8 @@
 mod bare;
 #[path = "commands/caches.rs"]
 mod caches;
+#[path = "commands/interrupt.rs"]
+mod interrupt;
 #[path = "commands/limits.rs"]
 mod limits;
 #[path = "commands/lines.rs"]

@@ -46,6 +46,7 @@ mod stackers;
 mod store;
 mod support;
 mod tidy;
+mod users;
 
 /// A file that no `mod` line names would never be compiled.
 #[test]

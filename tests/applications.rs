@@ -1,5 +1,5 @@
-//! Applications of node and python, with their package managers, are the same whatever a machine gives steps: ranges of
-//! ids or one alone, stacked layers or copies. Compared entry by entry and then byte by byte; of times only those count that
+//! Applications of node and python with their package managers, and Debian packages with users and file capabilities, are the
+//! same whatever a machine gives steps: ranges of ids or one alone, stacked layers or copies. Compared entry by entry and then byte by byte; of times only those count that
 //! are before the build.
 
 use std::fs;
@@ -39,7 +39,26 @@ USER 1000:1001
 RUN cd /srv/app && touch made && /opt/venv/bin/python -c 'import flask, os; os.symlink("made", "link"); os.mkfifo("pipe", 0o600)'
 "#;
 
-/// The same build on rung 1 with both stackers and on rung 2, with nothing in common but the base. Layers of the base came as they
+/// Files that are given to users, with capabilities and without, copied in the ways that keep them, and a package that gives its
+/// program one. Logs and caches have times in them.
+const CAPABLE: &str = r#"FROM debian AS made
+RUN apt-get update && apt-get install -y --no-install-recommends iputils-ping libcap2-bin adduser \
+ && rm -rf /var/lib/apt/lists/* /var/log/* /var/cache/*
+RUN groupadd -g 251 web && useradd -r -u 250 -g web web && mkdir /srv/t && cd /srv/t && cp /bin/true bare \
+ && install -o web -g web -m 750 /bin/true serve && setcap cap_net_bind_service+ep serve \
+ && cp /bin/true look && chown :web look && setcap cap_dac_read_search,cap_net_raw+eip look \
+ && cp -a /srv/t /srv/copied && cp -a serve lost && chown web bare && chown root lost && mv /srv/copied/look /srv/moved \
+ && tar --xattrs --xattrs-include='*' -c . | (mkdir /srv/unpacked && tar --xattrs --xattrs-include='*' -C /srv/unpacked -xp)
+USER web
+RUN test "$(stat -c %U:%G /srv/t/serve)" = web:web && getcap /srv/t/serve | grep -q net_bind
+USER 0
+RUN getcap -r /bin /usr/bin /srv | sort -u > /capabilities
+FROM debian
+COPY --from=made /srv /srv
+COPY --from=made /usr/bin/ping /capabilities /
+"#;
+
+/// The same build on rungs 1 and 2 with both stackers, with nothing in common but the base. Layers of the base came as they
 /// are.
 fn alike(env: &TestEnv, made: &[&str]) {
     let build = |name: &str, stacker: &str, single: bool| {
@@ -78,6 +97,7 @@ fn alike(env: &TestEnv, made: &[&str]) {
     for (name, stacker, single) in [
         ("link", "--stacker=link", false),
         ("single", "--stacker=overlay", true),
+        ("single-link", "--stacker=link", true),
     ] {
         let other = build(name, stacker, single);
         assert_eq!(other.len(), ranges.len());
@@ -120,4 +140,52 @@ fn a_python_application() {
             "prw------- 1000/1000 srv/app/pipe",
         ],
     );
+}
+
+#[test]
+fn debian_packages_with_users_and_file_capabilities() {
+    let env = TestEnv::new()
+        .bases([Base::Debian])
+        .file("Dockerfile", CAPABLE)
+        .file(".dockerignore", "*.tar\n");
+    alike(
+        &env,
+        &[
+            "-rwxr-x--- 250/251 srv/t/serve",
+            "-rwxr-xr-x 0/251 srv/moved",
+        ],
+    );
+    let image = Image::from_oci_tar(&env, "single-link.tar");
+    let capabilities = |archive: &std::path::Path| {
+        let listed = env.tool(
+            "tar",
+            [
+                "--xattrs",
+                "--xattrs-include=*",
+                "-tvvf",
+                archive.to_str().unwrap(),
+            ],
+        );
+        let lines: Vec<String> = listed.success().stdout.lines().map(str::to_owned).collect();
+        let names = lines
+            .windows(2)
+            .filter(|pair| pair[1].contains("security.capability"));
+        let mut names: Vec<String> = names
+            .map(|pair| pair[0].rsplit(' ').next().unwrap().to_owned())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(
+        capabilities(&image.layer_blob(1)),
+        [
+            "srv/copied/serve",
+            "srv/moved",
+            "srv/t/look",
+            "srv/t/serve",
+            "srv/unpacked/look",
+            "srv/unpacked/serve",
+        ]
+    );
+    assert_eq!(capabilities(&image.layer_blob(2)), ["ping"]);
 }

@@ -6,10 +6,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::Value;
 use snapbox::str;
 
 use crate::support::Base;
+use crate::support::Image;
+use crate::support::Registry;
 use crate::support::TestEnv;
+use crate::support::list_tar;
 
 /// A command line for a shell that has a mount namespace of its own, with `$RBUILD` and the store's path.
 fn in_namespace(env: &TestEnv, options: &[&str], script: &str) -> Command {
@@ -152,4 +156,108 @@ hint: sudo sysctl user.max_user_namespaces=10000
 
 "#]]);
     env.rbuild(["-q", "."]).success();
+}
+
+/// All but executing a RUN: copies, archives, cached steps and what is copied from them, every way in and out.
+#[test]
+fn without_user_namespaces_all_else_works() {
+    let registry = Registry::start();
+    let app = format!("{}/app:1", registry.host());
+    let dockerfile = "FROM busybox AS made
+RUN echo made > /made && mkdir /dir && echo f > /dir/f
+FROM busybox
+COPY --from=made /dir /dir
+RUN touch -d @1500000000 /seen
+";
+    let env = TestEnv::new()
+        .bases([Base::Busybox])
+        .file("Dockerfile", dockerfile)
+        .file("packed/there", "there\n");
+    env.tool("tar", ["-czf", "packed.tar.gz", "packed"])
+        .success();
+    let first = env.rbuild(["-q", "-t", "app", "."]).success().stdout;
+    // What is new takes no process: it stands on what is cached.
+    let more = "COPY --chown=5:7 packed/there /copied\nADD packed.tar.gz /added/\nWORKDIR /dir/of/its\nENV A=b\n";
+    env.write("more", format!("{dockerfile}{more}"));
+    let script = r#"
+        echo 0 > /proc/sys/user/max_user_namespaces
+        exec setpriv --inh-caps=-all --ambient-caps=-all /bin/sh -ec '
+            "$RBUILD" -q -t app .
+            "$RBUILD" build --progress=plain -t "$APP" -f more -o type=image -o type=oci,dest=more.tar . 2>said
+            ! grep -q "error" said || cat said
+            "$RBUILD" push -q "$APP"
+            "$RBUILD" save -o saved.tar "$APP"
+            "$RBUILD" rmi "$APP"
+            "$RBUILD" pull -q "$APP"
+            "$RBUILD" build -q -f more -o type=local,dest=../out .
+            printf "FROM %s\nCOPY packed /more/\n" "$APP" > on
+            "$RBUILD" build -q -f on -o type=tar,dest=on.tar .
+        '
+    "#;
+    // The same user: what the others wrote is his.
+    let user = format!("--map-user={}", rustix::process::geteuid().as_raw());
+    let group = format!("--map-group={}", rustix::process::getegid().as_raw());
+    let options = [&*user, &*group, "--keep-caps"];
+    let mut command = in_namespace(&env, &options, script);
+    let said = env.run(command.env("APP", &app)).success();
+    assert!(said.stdout.starts_with(&first), "cached: {said}");
+    // The same, as others read it.
+    let built = Image::from_oci_tar(&env, "more.tar");
+    let added: Vec<String> = (-3..0)
+        .flat_map(|at| built.layer(at))
+        .map(|entry| format!("{} {}", entry.owner, entry.path))
+        .collect();
+    for entry in ["5/7 copied", "0/0 added/packed/there", "0/0 dir/of/its/"] {
+        assert!(
+            added.iter().any(|found| found == entry),
+            "{entry}: {added:?}"
+        );
+    }
+    let place = format!("docker://{app}");
+    let pushed = env.tool(
+        "skopeo",
+        ["inspect", "--config", "--tls-verify=false", &place],
+    );
+    let pushed: Value = serde_json::from_str(&pushed.success().stdout).unwrap();
+    assert_eq!(pushed["config"]["WorkingDir"], "/dir/of/its");
+    assert_eq!(fs::read_to_string(env.outside("out/dir/f")).unwrap(), "f\n");
+    assert_eq!(
+        fs::read_to_string(env.outside("out/added/packed/there")).unwrap(),
+        "there\n"
+    );
+    let names: Vec<String> = list_tar(&env.path("on.tar"))
+        .into_iter()
+        .map(|entry| entry.path)
+        .collect();
+    for name in ["more/there", "copied", "seen"] {
+        assert!(names.iter().any(|found| found == name), "{name}: {names:?}");
+    }
+}
+
+/// As on Ubuntu 23.10 and later for a program without a profile: a namespace is made, and has no power, so that the first
+/// thing refused is its map of ids. Imitated: the kernel's switch is a file of ours, and nothing in /proc can be written to.
+#[test]
+fn user_namespaces_without_power() {
+    let env = TestEnv::new()
+        .bases([Base::Busybox])
+        .file("Dockerfile", "FROM busybox\nRUN true\n");
+    let refuse = |switch: &str| {
+        let script = format!(
+            r#"
+            mount -t tmpfs none /proc/sys/kernel
+            {switch}
+            mount -o remount,bind,ro /proc
+            exec setpriv --inh-caps=-all --ambient-caps=-all "$RBUILD" -q .
+            "#
+        );
+        let options = ["--map-user=1000", "--map-group=1000", "--keep-caps"];
+        env.run(&mut in_namespace(&env, &options, &script))
+            .code(3)
+            .says("the ids of the user namespace cannot be mapped: ")
+    };
+    let switch = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
+    refuse(&format!("echo 1 > {switch}")).says(
+        "hint: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with `userns,` for rbuild\n",
+    );
+    refuse(&format!("echo 0 > {switch}")).says("hint: see user_namespaces(7)");
 }

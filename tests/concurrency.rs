@@ -210,6 +210,18 @@ fn a_killed_build_leaves_no_process_and_no_wrong_record() {
     wait_until_gone("10001");
 }
 
+/// What of a test's own directory is mounted, in the mount namespace of any process.
+fn mounted(env: &TestEnv) -> Vec<String> {
+    let place = env.outside("").display().to_string();
+    let mut found = Vec::new();
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let mounts = fs::read_to_string(process.path().join("mountinfo")).unwrap_or_default();
+        let ours = mounts.lines().filter(|line| line.contains(&place));
+        found.extend(ours.map(str::to_owned));
+    }
+    found
+}
+
 #[test]
 fn an_interrupted_build_says_so_and_cleans_up() {
     for (signal, mark) in [(Signal::INT, "10002"), (Signal::TERM, "10003")] {
@@ -223,12 +235,14 @@ fn an_interrupted_build_says_so_and_cleans_up() {
             ".",
         ]));
         let _waiting = gate.wait();
+        assert!(!mounted(&env).is_empty(), "a step has its layers");
         rustix::process::kill_process(Pid::from_child(&build), signal).unwrap();
         let output = build.wait_with_output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(130), "{said}");
         assert!(said.contains("interrupted"), "{said}");
         assert!(!is_running(mark));
+        assert_eq!(mounted(&env), [""; 0]);
         assert!(!env.path("iid").exists() && !env.path("out.tar").exists());
         let left: Vec<_> = fs::read_dir(env.outside("tmp"))
             .unwrap()

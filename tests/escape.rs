@@ -374,3 +374,78 @@ COPY --from=busybox /bin/busybox /f
     assert!(found.is_empty(), "{found:?}");
     untouched(&victim);
 }
+
+/// A file of the context is a hard link to one or to another of the same size and time, as fast as they change places: what
+/// is copied is one of them, whole, or the build says that it changed.
+#[test]
+fn files_that_change_places_with_hard_links_are_one_or_the_other() {
+    let env = TestEnv::new().file(
+        "Dockerfile",
+        "FROM scratch\nCOPY f /one\nCOPY . /all\nCOPY --link f /linked\n",
+    );
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_500_000_000);
+    for (name, byte) in [("one", b'1'), ("two", b'2')] {
+        let path = env.outside(name);
+        fs::write(&path, vec![byte; 3 << 20]).unwrap();
+        let file = fs::File::options().append(true).open(&path).unwrap();
+        file.set_modified(time).unwrap();
+    }
+    fs::hard_link(env.outside("one"), env.path("f")).unwrap();
+    fs::hard_link(env.outside("two"), env.outside("swapped")).unwrap();
+    let swapping = Swapping::start(env.path("f"), env.outside("swapped"));
+    for round in 0..8 {
+        let out = env.outside(&format!("out{round}"));
+        let dest = format!("type=local,dest={}", out.display());
+        let built = env.rbuild(["--no-cache", "-o", &dest, "."]);
+        assert!(matches!(built.status.code(), Some(0..=3)), "{built}");
+        for name in ["one", "all/f", "linked"] {
+            let Ok(bytes) = fs::read(out.join(name)) else {
+                continue;
+            };
+            assert_eq!(bytes.len(), 3 << 20, "{name}");
+            assert!(
+                bytes.iter().all(|byte| *byte == bytes[0]),
+                "{name} is of both"
+            );
+        }
+    }
+    assert!(swapping.stop() > 0);
+    // Of those that are linked to nothing was written.
+    for (name, byte) in [("one", b'1'), ("two", b'2')] {
+        let bytes = fs::read(env.outside(name)).unwrap();
+        assert!(bytes.len() == 3 << 20 && bytes.iter().all(|found| *found == byte));
+    }
+}
+
+/// The name that a secret is mounted at in a shared cache is a hard link to a file of another step, half of the time: the
+/// secret covers the name and is never in the file.
+#[test]
+fn secrets_do_not_get_into_hard_links() {
+    let env = TestEnv::new().bases([Base::Busybox]);
+    fs::write(env.outside("secret"), STOLEN).unwrap();
+    let mount = "--mount=type=cache,id=linked,target=/c";
+    let stolen = "grep -q business /c/own 2>/dev/null && exit 9; true";
+    let mut dockerfile = format!(
+        "FROM busybox AS swaps
+RUN {mount} echo own > /c/own; i=0; while [ $i -lt 400 ]; do i=$((i+1)); ln /c/own /c/s 2>/dev/null; rm -f /c/s; done; {stolen}
+FROM busybox AS uses
+"
+    );
+    for round in 0..8 {
+        dockerfile += &format!(
+            "RUN {mount} --mount=type=secret,id=s,target=/c/s,mode=0666 echo {round}; cat /c/s > /dev/null; {stolen}\n"
+        );
+    }
+    dockerfile += &format!("FROM swaps\nCOPY --from=uses /etc/passwd /p\nRUN {mount} {stolen}\n");
+    let env = env.file("Dockerfile", &dockerfile);
+    for _ in 0..2 {
+        let secret = format!("--secret=id=s,src={}", env.outside("secret").display());
+        let built = env.rbuild(["--no-cache", "--progress=plain", &secret, "."]);
+        // A mount point may have been taken away before something was mounted there.
+        assert!(!built.stderr.contains("exit code: 9"), "{built}");
+        assert!(matches!(built.status.code(), Some(0 | 1 | 3)), "{built}");
+    }
+    let mut found = Vec::new();
+    with_stolen(&env.store(), &mut found);
+    assert!(found.is_empty(), "{found:?}");
+}

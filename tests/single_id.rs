@@ -221,7 +221,13 @@ hint: only one user id is mapped (no_new_privs is set, so newuidmap has no privi
 [exit status: 3]
 
 "#]]);
-    build(&env, &["build", "."]).success();
+    build(&env, &["build", "-t", "app", "."]).success();
+    env.rbuild(["tag", "app", "other"]).success();
+    let rungs = |names: &[&str]| {
+        let args = ["inspect", "--format={{.Metadata.Rung}}"].iter();
+        env.rbuild(args.chain(names)).success().stdout
+    };
+    assert_eq!(rungs(&["app", "other"]), "2\n2\n");
     // The rung is in no key.
     let explained = env.rbuild(["explain", "COPY"]).success();
     assert!(explained.stdout.contains("made on rung 2"), "{explained}");
@@ -232,9 +238,21 @@ hint: only one user id is mapped (no_new_privs is set, so newuidmap has no privi
         .code(3)
         .says("error: steps would run on rung 2");
     let anew = env
-        .rbuild(["build", "--progress=plain", "--min-rung=1", "."])
+        .rbuild([
+            "build",
+            "--progress=plain",
+            "--min-rung=1",
+            "-t",
+            "app",
+            ".",
+        ])
         .success();
     assert_eq!(anew.ran().len(), 3, "{anew}");
+    assert_eq!(rungs(&["app", "other"]), "1\n2\n");
+    env.rbuild(["save", "-o", "app.tar", "app"]).success();
+    env.rbuild(["rmi", "app"]).success();
+    env.rbuild(["load", "-i", "app.tar"]).success();
+    assert_eq!(rungs(&["app"]), "<nil>\n", "nobody knows");
     let explained = env.rbuild(["explain", "COPY"]).success();
     assert!(
         !explained.stdout.contains("\n  made on rung 2"),

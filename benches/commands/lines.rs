@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::bare;
 use super::caches;
+use super::interrupt::interrupt;
 use super::limits;
 use super::measure::Bound;
 use super::measure::Measured;
@@ -37,6 +38,7 @@ pub(crate) const LINES: [Line; 19] = [
     ("cached-1000", cached_thousand),
     ("cached-plan", cached_plan),
     ("steps", steps),
+    ("interrupt", interrupt),
     ("packages", packages),
     ("stages", stages),
     ("second-platform", second_platform),

@@ -26,6 +26,10 @@ pub struct StoredImage {
     pub created: u128,
     /// Bytes of its layers.
     pub size: u64,
+    /// The weakest rung that steps of a build here ran on which made it: 2 if it has layers that are
+    /// [`single`](crate::LayerRef::single), else 1. Nothing of what came from elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rung: Option<u8>,
 }
 
 /// The named images of a store.

@@ -98,6 +98,12 @@ impl Exporter for OwnStore {
             // An image without a name goes by its id.
             names.push(image.id.to_string());
         }
+        let mut layers = export.images.iter().flat_map(|image| &image.layers);
+        let rung = Some(if layers.any(|(_, layer)| layer.single) {
+            2
+        } else {
+            1
+        });
         for name in &names {
             let stored = StoredImage {
                 digest: top.digest,
@@ -106,12 +112,16 @@ impl Exporter for OwnStore {
                 repo_digest: None,
                 created: clock::now().0,
                 size,
+                rung,
             };
             // An unchanged build writes nothing.
-            let earlier = store.images().get(name)?;
-            if earlier.is_none_or(|earlier| earlier.digest != stored.digest) {
-                store.images().set(name, &stored)?;
-            }
+            let now = match store.images().get(name)? {
+                Some(earlier) if earlier.digest != stored.digest => stored,
+                Some(earlier) if earlier.rung != rung => StoredImage { rung, ..earlier },
+                Some(_) => continue,
+                None => stored,
+            };
+            store.images().set(name, &now)?;
         }
         Ok(vec![Delivery::Store {
             names: export.names.to_vec(),

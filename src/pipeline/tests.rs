@@ -148,6 +148,7 @@ fn image(store: &Store, name: &str, user: &str) -> SourceOp {
         repo_digest: None,
         created: 0,
         size: 0,
+        rung: None,
     };
     store.images().set(name, &stored).unwrap();
     SourceOp::Image(ImageSource {

@@ -15,9 +15,12 @@ use super::userns;
 /// Below this, in bytes, a disk is told of.
 const LITTLE: u64 = 1 << 30;
 
-/// Ubuntu's switch. Where a profile lets rbuild pass, that is tried.
+/// Ubuntu's switch.
+pub(super) const APPARMOR: &str = "kernel/apparmor_restrict_unprivileged_userns";
+
+/// What it is. Where a profile lets rbuild pass, that is tried.
 pub(super) fn apparmor() -> Option<Finding> {
-    let restricts = sysctl("kernel/apparmor_restrict_unprivileged_userns")?;
+    let restricts = sysctl(APPARMOR)?;
     Some(finding(
         format!("kernel.apparmor_restrict_unprivileged_userns is {restricts}"),
         State::Good,
@@ -26,33 +29,58 @@ pub(super) fn apparmor() -> Option<Finding> {
 }
 
 /// The programs that write id maps for others than root.
+pub(super) const HELPERS: [&str; 2] = ["newuidmap", "newgidmap"];
+
+/// What is to be said of them.
 pub(super) fn helpers(user: u32) -> Vec<Finding> {
     let look = |name: &str| {
         let path = userns::helper(name).ok()?;
-        let path = path.display();
-        Some(match has_power(&path.to_string()) {
-            true => finding(format!("{path}"), State::Good, None),
-            false => finding(
-                format!("{path} has no privileges"),
-                State::Limited,
-                Some(&format!("sudo chmod u+s {path}")),
-            ),
+        let name = path.display();
+        Some(match powerless(&path) {
+            None => finding(format!("{name}"), State::Good, None),
+            Some(Powerless { why, fix }) => {
+                finding(format!("{name} {why}"), State::Limited, Some(&fix))
+            }
         })
     };
     match user {
         0 => Vec::new(),
-        _ => ["newuidmap", "newgidmap"]
-            .into_iter()
-            .filter_map(look)
-            .collect(),
+        _ => HELPERS.into_iter().filter_map(look).collect(),
     }
 }
 
-/// Whether a program is setuid root or has capabilities.
-fn has_power(path: &str) -> bool {
-    let setuid =
-        fs::metadata(path).is_ok_and(|found| found.mode() & 0o4000 != 0 && found.uid() == 0);
-    setuid || rustix::fs::getxattr(path, "security.capability", &mut [0; 64][..]).is_ok()
+/// Why a program has no other rights than who executes it, and what would give it them.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Powerless {
+    why: &'static str,
+    pub(super) fix: String,
+}
+
+/// Whether a program is neither setuid root nor has capabilities, or the kernel looks at neither. Inside a user namespace of
+/// ours, where others' files are nobody's, too.
+pub(super) fn powerless(path: &Path) -> Option<Powerless> {
+    /// The owner of files whose owner has no id here (linux/highuid.h).
+    const OVERFLOW: u32 = 65534;
+    let setuid = fs::metadata(path)
+        .is_ok_and(|found| found.mode() & 0o4000 != 0 && [0, OVERFLOW].contains(&found.uid()));
+    // EOVERFLOW: capabilities that count in another namespace.
+    let capable = !matches!(
+        rustix::fs::getxattr(path, "security.capability", &mut [0; 64][..]),
+        Err(errno) if errno != rustix::io::Errno::OVERFLOW
+    );
+    let path = path.display();
+    if !setuid && !capable {
+        return Some(Powerless {
+            why: "has no privileges",
+            fix: format!("sudo chmod u+s {path}"),
+        });
+    }
+    let nosuid = rustix::fs::statvfs(&*path.to_string())
+        .is_ok_and(|found| found.f_flag.contains(rustix::fs::StatVfsMountFlags::NOSUID));
+    nosuid.then(|| Powerless {
+        why: "gets no privileges: its file system is mounted with `nosuid`",
+        fix: format!("mount the file system of {path} without `nosuid`"),
+    })
 }
 
 /// Programs of other architectures, as they were tried.

@@ -252,9 +252,13 @@ fn granted(plan: &userns::Plan, user: u32) -> Finding {
     let what = match user {
         0 => "running as root".to_owned(),
         _ => format!(
-            "{} user ids and {} group ids in /etc/subuid and /etc/subgid",
+            "{} user ids and {} group ids {}",
             count(&plan.uids),
-            count(&plan.gids)
+            count(&plan.gids),
+            match plan.elsewhere {
+                true => "by getsubids, from what nsswitch.conf names for `subid`",
+                false => "in /etc/subuid and /etc/subgid",
+            }
         ),
     };
     finding(what, State::Good, None)
@@ -309,10 +313,29 @@ fn single_fix(why: &str, user: u32) -> String {
                 `allowPrivilegeEscalation: true`)"
             .to_owned();
     }
-    if userns::helper("newuidmap").is_err() {
+    let helpers = machine::HELPERS.map(userns::helper);
+    if helpers.iter().any(Result::is_err) {
         return "install newuidmap and newgidmap (package uidmap or shadow-utils)".to_owned();
     }
-    let name = userns::user_name(user).unwrap_or_else(|| user.to_string());
+    let Some(name) = userns::user_name(user) else {
+        return format!(
+            "give user {user} a name, in /etc/passwd or in a directory service: newuidmap maps nothing for who has none"
+        );
+    };
+    if !why.contains(userns::NO_RANGE) {
+        // There are ranges, and nobody mapped them.
+        let mut powerless = helpers
+            .iter()
+            .flatten()
+            .filter_map(|path| machine::powerless(path));
+        return powerless.next().map_or_else(
+            || {
+                "newuidmap(1) and newgidmap(1) tell when they refuse; in a container they need CAP_SETUID and CAP_SETGID"
+                    .to_owned()
+            },
+            |powerless| powerless.fix,
+        );
+    }
     let (first, last) = userns::free_range();
     format!("sudo usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {name}")
 }
@@ -338,7 +361,7 @@ pub(super) fn no_namespace(error: &io::Error) -> Report {
         _ if is("kernel/unprivileged_userns_clone", "0") => {
             "sudo sysctl kernel.unprivileged_userns_clone=1"
         }
-        _ if is("kernel/apparmor_restrict_unprivileged_userns", "1") => APPARMOR,
+        _ if restricted() => APPARMOR,
         // user_namespaces(7): EPERM for a process whose root is not that of its mount namespace.
         Some(libc::EPERM) if in_chroot() => {
             "in a chroot(2) there are no user namespaces: enter it with pivot_root(2), as containers are, or run \
@@ -389,6 +412,11 @@ fn in_chroot() -> bool {
 const ROOT_FIX: &str = "as root in a container rbuild needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP: run it as another \
                         user, or do not drop them";
 
+/// Whether AppArmor takes the power of namespaces that programs without a profile make (Ubuntu).
+fn restricted() -> bool {
+    sysctl(machine::APPARMOR).as_deref() == Some("1")
+}
+
 const APPARMOR: &str = "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with \
                         `userns,` for rbuild";
 
@@ -413,6 +441,8 @@ pub(super) fn chroot() -> Result<(), Report> {
 pub(super) fn no_map(why: &str, user: u32) -> Report {
     let fix = match user {
         0 => ROOT_FIX,
+        // Namespaces can be made there, and have no power: writing a map is the first thing that takes some.
+        _ if restricted() => APPARMOR,
         _ => "see user_namespaces(7), \"Defining user and group ID mappings\"",
     };
     none(
@@ -423,9 +453,9 @@ pub(super) fn no_map(why: &str, user: u32) -> Report {
 
 /// The report when the namespace gives no power over mounts.
 pub(super) fn no_mounts(error: &io::Error) -> Report {
-    let fix = match sysctl("kernel/apparmor_restrict_unprivileged_userns").as_deref() {
-        Some("1") => APPARMOR,
-        _ => {
+    let fix = match restricted() {
+        true => APPARMOR,
+        false => {
             "a security module or a seccomp filter denies mounts in user namespaces: allow them, or, as root of a \
              container, run steps with less: `--isolation=chroot`"
         }

@@ -1,5 +1,6 @@
 //! Into a user namespace, with as many ids as the system grants.
 
+use std::cell::Cell;
 use std::cell::LazyCell;
 use std::fmt::Write as _;
 use std::fs;
@@ -35,6 +36,8 @@ pub(super) struct Plan {
     pub(super) uids: Vec<Range>,
     pub(super) gids: Vec<Range>,
     pub(super) grant: Grant,
+    /// Whether getsubids(1) had any of them.
+    pub(super) elsewhere: bool,
 }
 
 /// Who writes the maps.
@@ -85,6 +88,7 @@ pub(super) fn plan() -> Result<Plan, String> {
             uids: identity("/proc/self/uid_map")?,
             gids: identity("/proc/self/gid_map")?,
             grant: Grant::Ourselves,
+            elsewhere: false,
         };
         // A namespace that its user made without help: setgroups(2) is forbidden in it and below.
         return match has_one_id(&plan.uids) || has_one_id(&plan.gids) {
@@ -99,6 +103,7 @@ pub(super) fn plan() -> Result<Plan, String> {
     // ranges all the same.
     let local = local_name(uid.as_raw());
     let far = LazyCell::new(|| far_name(uid.as_raw()));
+    let asked = Cell::new(false);
     let ranges = |file: &str, own: u32| {
         let text = fs::read_to_string(file).unwrap_or_default();
         let mut user = local.as_deref();
@@ -112,9 +117,10 @@ pub(super) fn plan() -> Result<Plan, String> {
             let user = user.map_or_else(|| uid.to_string(), str::to_owned);
             if elsewhere {
                 ranges = ranges_elsewhere(&user, file == "/etc/subgid");
+                asked.set(true);
             }
             if ranges.is_empty() {
-                return Err(format!("{file} has no range for {user}"));
+                return Err(format!("{file} {NO_RANGE} {user}"));
             }
         }
         Ok(stack(own, &ranges))
@@ -126,8 +132,12 @@ pub(super) fn plan() -> Result<Plan, String> {
             uid: helper("newuidmap")?,
             gid: helper("newgidmap")?,
         },
+        elsewhere: asked.get(),
     })
 }
+
+/// What is said of a file that gives a user nothing.
+pub(super) const NO_RANGE: &str = "has no range for";
 
 /// Why root has but one id.
 pub(super) const NAMESPACE_OF_ONE: &str = "this is root of a user namespace that has no other id";

@@ -121,6 +121,7 @@ impl Fixture {
             repo_digest: None,
             created: 0,
             size: 0,
+            rung: None,
         };
         store.images().set("app:1", &image).unwrap();
         Self {

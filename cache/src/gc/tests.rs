@@ -273,6 +273,7 @@ fn images_keep_what_they_name() {
         repo_digest: None,
         created: 0,
         size: 0,
+        rung: None,
     };
     store.store.images().set("app:1", &image).unwrap();
     store.collect(&nothing());
@@ -558,6 +559,7 @@ fn images_share_with_their_steps() {
         repo_digest: None,
         created: 0,
         size: 0,
+        rung: None,
     };
     store.store.images().set("app:1", &image).unwrap();
     let usage = store.store.usage().unwrap();

@@ -409,6 +409,7 @@ fn images_are_listed_by_name() {
         repo_digest: None,
         created: 5,
         size: 6,
+        rung: None,
     };
     let images = store.images();
     for (seed, name) in [

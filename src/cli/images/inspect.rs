@@ -111,7 +111,7 @@ fn describe(
         "Size": size,
         "Config": run_config(&image.config_bytes),
         "RootFS": {"Type": "layers", "Layers": config.rootfs.diff_ids},
-        "Metadata": {"LastTagTime": Timestamp(stored.created)},
+        "Metadata": {"LastTagTime": Timestamp(stored.created), "Rung": stored.rung},
         "Descriptor": documents.top,
     }))
 }

@@ -347,6 +347,7 @@ mod t {
             repo_digest: None,
             created: 0,
             size,
+            rung: None,
         }
     }
 

@@ -159,6 +159,7 @@ fn keep(
         repo_digest: None,
         created: 0,
         size: 0,
+        rung: None,
     };
     let documents = Documents::read(store, &stored)?;
     let shown = found.names.first().map_or("", String::as_str);

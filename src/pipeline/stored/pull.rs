@@ -252,6 +252,7 @@ fn take(
         repo_digest: Some(index.unwrap_or(top.digest)),
         created: 0,
         size: 0,
+        rung: None,
     };
     let documents = Documents::read(store, &read)?;
     // A name that stands for a single image gives that, whatever it is for.

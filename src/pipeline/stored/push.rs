@@ -116,6 +116,7 @@ mod t {
             repo_digest: None,
             created: u128::from(byte),
             size: 0,
+            rung: None,
         };
         let (pushed, in_registry) = (image(1), OciDigest::from_bytes([9; 32]));
         let rebuilt_alike = StoredImage {

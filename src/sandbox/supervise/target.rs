@@ -271,13 +271,16 @@ fn open_name(dir: &OwnedFd, name: &[u8]) -> Result<OwnedFd> {
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }
 
-/// The names of a path, the first one last.
+/// The names of a path, the first one last. What ends in a slash or a dot names a directory, also behind a link: there `.` is
+/// a name as well.
 fn names(path: &[u8]) -> Vec<Vec<u8>> {
-    let names = path.split(|&byte| byte == b'/').rev();
-    names
-        .filter(|name| !matches!(*name, b"" | b"."))
-        .map(<[u8]>::to_vec)
-        .collect()
+    let mut pieces = path.split(|&byte| byte == b'/').rev();
+    let last = pieces.next().map(|last| match last {
+        b"" => b".",
+        last => last,
+    });
+    let others = pieces.filter(|name| !matches!(*name, b"" | b"."));
+    last.into_iter().chain(others).map(<[u8]>::to_vec).collect()
 }
 
 /// Several names at once. `ELOOP` at a link of proc(5), which leads somewhere else for the supervisor than for the caller.
@@ -291,5 +294,83 @@ fn open_plain(base: &OwnedFd, path: &[u8], follow: bool, within: ResolveFlags) -
         // A rename somewhere on the system raced with `..` (openat2(2)): name by name there is no such race.
         Err(Errno::INTR | Errno::AGAIN) => Err(Errno::XDEV),
         opened => opened,
+    }
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+    use std::fs;
+    use std::os::fd::AsFd as _;
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::fs::symlink;
+
+    /// A way out of the directory that a path is relative to is gone name by name; with the root as a chroot(2), it leads
+    /// where it leads for the kernel (`RESOLVE_IN_ROOT`, openat2(2)).
+    #[test]
+    fn name_by_name_a_path_leads_where_the_kernel_leads() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("d/e")).unwrap();
+        fs::write(dir.path().join("a"), "").unwrap();
+        for (name, target) in [
+            ("l", "a"),
+            ("to-dir", "d/e"),
+            ("slash", "d/e/"),
+            ("file-slash", "a/"),
+            ("dangling", "nowhere"),
+            ("loop", "loop"),
+            ("above", "../../d"),
+        ] {
+            symlink(target, dir.path().join(name)).unwrap();
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |path: &std::path::Path| rustix::fs::open(path, flags, Mode::empty()).unwrap();
+        let (root, base, proc) = (
+            open(dir.path()),
+            open(&dir.path().join("d/e")),
+            open("/proc".as_ref()),
+        );
+        let target = Target {
+            proc: proc.as_fd(),
+            tid: std::process::id() as i32,
+        };
+        for path in [
+            "a",
+            "a/",
+            "a/.",
+            "a//",
+            "a/..",
+            "d",
+            "d/",
+            "d/.",
+            "d/e/..",
+            "l",
+            "l/",
+            "l/.",
+            "to-dir",
+            "to-dir/",
+            "to-dir/.",
+            "slash",
+            "slash/..",
+            "file-slash",
+            "dangling",
+            "dangling/",
+            "loop",
+            "loop/",
+            "above",
+            "above/e",
+            "nowhere/",
+            ".",
+            "",
+        ] {
+            for follow in [true, false] {
+                let named = format!("../../../{path}");
+                let found = target.open_path(&root, base.as_raw_fd(), named.as_bytes(), follow);
+                let from_root = format!("d/e/{named}");
+                let wanted = open_plain(&root, from_root.as_bytes(), follow, ResolveFlags::IN_ROOT);
+                let which = |opened: Result<OwnedFd>| opened.and_then(|file| identity(&file));
+                assert_eq!(which(found), which(wanted), "{path} {follow}");
+            }
+        }
     }
 }
