@@ -226,7 +226,34 @@ pub struct Connection {
     cancel: CancelToken,
     guard: dial::Guard,
     /// Last, for the rest is used in it.
-    runtime: Runtime,
+    runtime: Background,
+}
+
+/// Where a connection's tasks run. Nobody waits for them when it ends: one may be writing to a pipe that nobody reads any more, ask
+/// a name server that does not answer, or wait for a helper that asks for a password.
+struct Background(Option<Runtime>);
+
+impl Background {
+    fn start() -> Result<Self, EngineError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(HereError::Runtime)?;
+        Ok(Self(Some(runtime)))
+    }
+
+    fn block_on<T>(&self, task: impl Future<Output = T>) -> T {
+        let runtime = self.0.as_ref().expect("it is there until it is dropped");
+        runtime.block_on(task)
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl Connection {
@@ -260,10 +287,7 @@ impl Connection {
         cancel: &CancelToken,
         reached: &(dyn Fn() + Sync),
     ) -> Result<Self, EngineError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(HereError::Runtime)?;
+        let runtime = Background::start()?;
         let opening = async {
             let (stream, guard) = dial::dial(address, dial::Purpose::Control(reached)).await?;
             let unreached = |message: String| EngineError::Connect {

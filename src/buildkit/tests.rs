@@ -511,6 +511,41 @@ fn a_cancelled_build_ends_there_too() {
     assert!(fake.is_abandoned());
 }
 
+/// Whoever reads the archive may have stopped, and may never go on.
+#[test]
+fn a_cancelled_build_does_not_wait_for_what_its_archive_goes_to() {
+    struct Stuck(CancelToken, Arc<Mutex<()>>);
+    impl io::Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.cancel();
+            drop(self.1.lock());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (cancel, stuck) = (CancelToken::new(), Arc::new(Mutex::new(())));
+    let fake = Fake::start(Script::new(|channel| async move {
+        let mut client = filesync::file_send_client::FileSendClient::new(channel);
+        let chunks = iter([data(b"arch"), data(b"ive")]);
+        let mut answers = client.diff_copy(chunks).await?.into_inner();
+        answers.message().await?;
+        done()
+    }));
+    let held = stuck.lock().unwrap();
+    let connection = Connection::open(&fake.address(), &cancel).unwrap();
+    let sink = Sink::Archive {
+        path: "-".into(),
+        to: Box::new(Stuck(cancel.clone(), Arc::clone(&stuck))),
+    };
+    let built = connection.build(build(offer([]), sink), &|_| {});
+    assert!(matches!(built, Err(EngineError::Cancelled)), "{built:?}");
+    drop(connection);
+    drop(held);
+}
+
 #[test]
 fn an_archive_that_does_not_come_is_no_success() {
     let fake = Fake::start(Script::new(|_| async { done() }));

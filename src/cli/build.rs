@@ -33,6 +33,7 @@ use crate::outcome::BuildOutcome;
 use crate::pipeline;
 use crate::request::BuildRequest;
 use crate::request::Builder;
+use crate::request::BuilderCache;
 use crate::request::ContextSource;
 use crate::request::Entitlements;
 use crate::request::OnTerminal;
@@ -164,7 +165,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         .into_iter()
         .map(|(k, v)| (k.to_owned(), v.unwrap_or_default().to_owned()));
     let told = problems.0.len();
-    let builder = builder(flags, env, &mut problems);
+    let mut builder = builder(flags, env, &mut problems);
     let nodes = builder.iter().flat_map(|builder| &builder.nodes);
     let builds_here = builder.is_none() || { nodes }.any(|node| node.place == Place::Here);
     // What is wrong for a daemon is told once.
@@ -176,6 +177,9 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     // buildx makes an output of it, whatever else the argument is for.
     let inline = build_args.get("BUILDKIT_INLINE_CACHE");
     let inline = inline.is_some_and(|text| values::boolean(text) == Ok(true));
+    if let Some(builder) = builder.as_mut().filter(|_| inline) {
+        builder.cache_to.push(BuilderCache::inline());
+    }
     let request = BuildRequest {
         context: context.clone().unwrap_or(ContextSource::Stdin),
         file: flags.file.as_ref().map(|file| match file.to_str() {

@@ -17,7 +17,6 @@ use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 
-use rayon::prelude::*;
 use rbuild_cache::CacheMountName;
 use rbuild_cache::LayerError;
 use rbuild_cache::Node;
@@ -28,6 +27,7 @@ use rbuild_cache::PackedFiles;
 use rbuild_cache::Store;
 use rbuild_cache::TreeError;
 use rbuild_cache::TreeRef;
+use rbuild_cache::threads;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
@@ -48,6 +48,8 @@ const FILES: &str = "application/vnd.rbuild.cache.mount.files.v1+zstd";
 const PIECES: &str = "application/vnd.rbuild.cache.mount.pieces.v1+zstd";
 /// The type of a pack of pieces.
 const PACK: &str = "application/vnd.rbuild.cache.mount.pack.v1+zstd";
+/// Packs that come in at once.
+const AT_ONCE: usize = 6;
 /// What comes in may be so many bytes in any case, and so many times as many as its packs have.
 const FREE: u64 = 16 << 30;
 const TIMES: u64 = 1100;
@@ -184,8 +186,9 @@ impl Mount {
         let mut options = File::options();
         let options = options.read(true).write(true).create_new(true);
         let opened = options.open(scratch.path().join("packs")).map_err(here)?;
-        let packs = packed.packs.par_iter().zip(packed.starts());
-        packs.try_for_each(|(pack, start)| {
+        let starts = packed.starts();
+        let packs: Vec<(&Pack, u64)> = packed.packs.iter().zip(starts).collect();
+        let came = threads::side_by_side(&packs, AT_ONCE, |&(pack, start)| {
             if cancel.is_cancelled() {
                 return Err(Failure::Here(LayerError::Cancelled));
             }
@@ -201,7 +204,8 @@ impl Mount {
                         Failure::Far(wrong(pack.digest, &what))
                     }
                 })
-        })?;
+        });
+        came.into_iter().collect::<Result<(), Failure>>()?;
         fs::create_dir(into).map_err(here)?;
         let trees = store.trees();
         packed
@@ -349,7 +353,7 @@ pub fn carry(to: &dyn CacheWriter, mount: &Mount, open: &OpenAt<'_>) -> Result<b
         .blobs()
         .map(|(digest, size, _)| (digest, size))
         .collect();
-    let came = blobs.par_iter().map(|(digest, size)| {
+    let came = threads::side_by_side(&blobs, AT_ONCE, |(digest, size)| {
         if to.has(digest, *size)? {
             return Ok(true);
         }
@@ -359,7 +363,8 @@ pub fn carry(to: &dyn CacheWriter, mount: &Mount, open: &OpenAt<'_>) -> Result<b
         };
         to.put_bytes(digest, &bytes).map(|_| true)
     });
-    came.try_reduce(|| true, |a, b| Ok(a && b))
+    let came: Vec<bool> = came.into_iter().collect::<Result<_, ExportError>>()?;
+    Ok(came.into_iter().all(|came| came))
 }
 
 /// Bytes of the files of a tree, each name counted.

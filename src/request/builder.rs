@@ -73,6 +73,16 @@ pub struct BuilderCache {
     pub options: BTreeMap<String, String>,
 }
 
+impl BuilderCache {
+    /// One in the image itself.
+    pub fn inline() -> Self {
+        Self {
+            kind: "inline".to_owned(),
+            options: BTreeMap::new(),
+        }
+    }
+}
+
 /// Where a daemon is, and how it is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BuilderAddress {

@@ -390,6 +390,20 @@ hint: copy the result into one layer: `FROM scratch` and `COPY --from=stage / /`
 }
 
 #[test]
+fn a_daemon_writes_the_cache_into_the_image_that_an_argument_asks_for() {
+    let to = |args: &str| {
+        let request = try_prepare(&format!("{args} ."), Env::default())
+            .unwrap()
+            .request;
+        let to = request.builder.unwrap().cache_to.into_iter();
+        to.map(|cache| cache.kind).collect::<Vec<_>>()
+    };
+    let builder = "--builder unix:///b.sock --build-arg BUILDKIT_INLINE_CACHE";
+    assert_eq!(to(&format!("{builder}=1")), ["inline"]);
+    assert_eq!(to(&format!("{builder}=0")), [""; 0]);
+}
+
+#[test]
 fn caches_are_for_this_machine_too_if_it_is_one_of_the_nodes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("rbuild/builders.toml");
