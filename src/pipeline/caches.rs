@@ -1,6 +1,7 @@
 //! Caches that machines share: what a build asks of them, and what it leaves for others. Cache mounts are [`mounts`]' affair.
 
 mod ahead;
+mod blobs;
 mod mounts;
 
 use std::cell::RefCell;
@@ -9,11 +10,7 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use rbuild_cache::Answer;
-use rbuild_cache::BLOB_VERSION;
-use rbuild_cache::BlobOptions;
-use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
-use rbuild_cache::Origin;
 use rbuild_cache::Store;
 use rbuild_llb::CacheKey;
 use rbuild_llb::CancelToken;
@@ -48,7 +45,6 @@ use crate::remote::actions;
 use crate::remote::actions::Actions;
 use crate::remote::actions::ActionsWriter;
 use crate::remote::catalogue::Bytes;
-use crate::remote::catalogue::Written;
 use crate::remote::catalogue::identity;
 use crate::remote::directory::Directory;
 use crate::remote::directory::LocalReader;
@@ -62,7 +58,6 @@ use crate::remote::repository::RepositoryWriter;
 use crate::request::BuildRequest;
 use crate::request::CachePlace;
 use crate::request::CacheTo;
-use crate::request::Compression;
 use crate::request::ObjectCache;
 use crate::request::ObjectKeys;
 use crate::request::OutputSpec;
@@ -72,6 +67,11 @@ use crate::ui::EventSink;
 
 pub(super) use ahead::Ahead;
 use ahead::Brought;
+use blobs::blob_of;
+use blobs::blob_options;
+use blobs::made;
+use blobs::size_of;
+use blobs::there;
 
 /// How the source of an origin begins that is a directory of this machine.
 const LAYOUT: &str = "oci-layout://";
@@ -723,102 +723,5 @@ fn export_name(place: &CachePlace) -> &'static str {
             ..
         }) => "exporting cache to Amazon S3",
         CachePlace::Objects(_) => "exporting cache to Azure Blob Storage",
-    }
-}
-
-/// What tells the blobs of layers apart.
-fn blob_of(layer: &LayerRef) -> (TreeId, Option<OciDigest>) {
-    let origin = layer.origin.as_ref().map(|origin| origin.digest);
-    (layer.layer.tree, origin)
-}
-
-/// Where a layer's bytes are, if the cache has them already, or need not have them.
-fn there(
-    engine: &Engine<'_>,
-    layer: &LayerRef,
-    options: &BlobOptions,
-    writer: &dyn CacheWriter,
-    doubted: &BTreeSet<OciDigest>,
-) -> anyhow::Result<Option<Bytes>> {
-    let doubted = |blob: &OciDigest| engine.is_bad(blob) || doubted.contains(blob);
-    let has = |blob, size| anyhow::Ok(!doubted(blob) && writer.has(blob, size)?);
-    if let Some(origin) = &layer.origin {
-        return Ok(match origin.source.is_some() && !engine.is_far(origin) {
-            true => Some(Bytes::Origin(origin.clone())),
-            false => has(&origin.digest, origin.size)?.then(|| here(origin)),
-        });
-    }
-    let known = engine.store().layer_blob(&layer.layer.tree, options);
-    let Some(blob) = known.ok().flatten() else {
-        return Ok(None);
-    };
-    Ok(has(&blob.digest, blob.size)?.then(|| written(blob, options)))
-}
-
-/// Brings the blob of a layer into the store that the cache lacks.
-fn made(
-    engine: &Engine<'_>,
-    layer: &LayerRef,
-    options: &BlobOptions,
-    writer: &dyn CacheWriter,
-    doubted: &BTreeSet<OciDigest>,
-) -> anyhow::Result<Bytes> {
-    let (bytes, blob) = match &layer.origin {
-        Some(origin) => {
-            engine.fetch_blob(origin)?;
-            (here(origin), origin.digest)
-        }
-        None => {
-            let blob = engine.layer_blob(layer, options, true, engine.cancel())?;
-            let digest = blob.digest;
-            (written(blob, options), digest)
-        }
-    };
-    if engine.is_bad(&blob) || doubted.contains(&blob) {
-        writer.mistrust(&blob)?;
-    }
-    Ok(bytes)
-}
-
-/// How many bytes go to the cache.
-fn size_of(bytes: &Bytes) -> u64 {
-    match bytes {
-        Bytes::Blob(written) => written.blob.size,
-        Bytes::Origin(origin) if origin.source.is_none() => origin.size,
-        Bytes::Origin(_) => 0,
-    }
-}
-
-/// A base's blob that the cache itself has.
-fn here(origin: &Origin) -> Bytes {
-    Bytes::Origin(Origin {
-        source: None,
-        ..origin.clone()
-    })
-}
-
-fn written(blob: LayerBlob, options: &BlobOptions) -> Bytes {
-    Bytes::Blob(Written {
-        version: BLOB_VERSION,
-        options: *options,
-        blob,
-    })
-}
-
-/// As images in archives and registries have them.
-fn blob_options(to: &CacheTo) -> BlobOptions {
-    use rbuild_cache::Compression as Blob;
-    BlobOptions {
-        compression: match to.compression {
-            Compression::Uncompressed => Blob::None,
-            Compression::Default => Blob::Gzip { level: 6 },
-            Compression::Gzip(level) => Blob::Gzip {
-                level: level.unwrap_or(6),
-            },
-            Compression::Zstd(level) => Blob::Zstd {
-                level: level.unwrap_or(3),
-            },
-        },
-        clamp: None,
     }
 }

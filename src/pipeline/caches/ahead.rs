@@ -51,7 +51,7 @@ use rbuild_llb::op::FileInput;
 use rbuild_llb::op::FileOp;
 
 use super::Export;
-use super::blob_options;
+use super::blobs::blob_options;
 use super::reach;
 use super::writer;
 use crate::clock;
