@@ -148,23 +148,27 @@ fn names_and_platforms_share_what_a_repository_got() {
     }
 
     // From the store, too.
-    env.rbuild(["push", &names[0], &names[1]]).success();
+    env.rbuild(["push", &names[0], &names[1], &names[2]])
+        .success();
+    let (uploads, others) = asked(&tap);
+    assert_eq!(uploads, 0);
     assert_eq!(
-        asked(&tap),
-        (
-            0,
-            [
-                "HEAD /v2/team/app/blobs/",
-                "HEAD /v2/team/app/blobs/",
-                "HEAD /v2/team/app/blobs/",
-                "PUT /v2/team/app/manifests/",
-                "PUT /v2/team/app/manifests/",
-                "PUT /v2/team/app/manifests/1",
-                "PUT /v2/team/app/manifests/2",
-            ]
-            .map(String::from)
-            .to_vec()
-        )
+        others,
+        [
+            "HEAD /v2/other/app/blobs/",
+            "HEAD /v2/other/app/blobs/",
+            "HEAD /v2/other/app/blobs/",
+            "HEAD /v2/team/app/blobs/",
+            "HEAD /v2/team/app/blobs/",
+            "HEAD /v2/team/app/blobs/",
+            "PUT /v2/other/app/manifests/",
+            "PUT /v2/other/app/manifests/",
+            "PUT /v2/other/app/manifests/1",
+            "PUT /v2/team/app/manifests/",
+            "PUT /v2/team/app/manifests/",
+            "PUT /v2/team/app/manifests/1",
+            "PUT /v2/team/app/manifests/2",
+        ]
     );
 }
 

@@ -19,10 +19,43 @@ use super::terminal::at_a_terminal;
 use super::terminal::shell_at_a_terminal;
 use crate::platforms::multi_platform_base;
 use crate::support::Base;
+use crate::support::Hesitant;
 use crate::support::Output;
 use crate::support::Registry;
 use crate::support::TestEnv;
 use crate::support::USER;
+
+#[test]
+fn several_images_and_lost_blobs_come_side_by_side() {
+    let env = TestEnv::new();
+    fs::create_dir(env.outside("layouts")).unwrap();
+    for (name, text) in [
+        (
+            "pair",
+            "FROM scratch\nCOPY Dockerfile /one\nCOPY Dockerfile /two\n",
+        ),
+        ("first", "FROM scratch\nCOPY Dockerfile /three\n"),
+        ("second", "FROM scratch\nCOPY Dockerfile /four\n"),
+    ] {
+        env.write(&format!("{name}/Dockerfile"), text);
+        let output = format!("type=oci,tar=false,dest=../layouts/{name}");
+        env.rbuild(["-o", &output, name]).success();
+    }
+    let registry = Hesitant::start(&env.outside("layouts"));
+    let [pair, first, second] =
+        ["pair", "first", "second"].map(|name| format!("{}/{name}:1", registry.host()));
+    let other = elsewhere();
+    let pulled = other.rbuild(["pull", &first, &second]).success();
+    assert_eq!(pulled.stdout, format!("{first}\n{second}\n"));
+    other.rbuild(["pull", &pair]).success();
+    // What they unpack to stays known.
+    for digest in registry.layers("pair") {
+        let hex = digest.strip_prefix("sha256:").unwrap();
+        let blobs = other.store().join("v1/blobs/sha256");
+        fs::remove_file(blobs.join(&hex[..2]).join(hex)).unwrap();
+    }
+    other.rbuild(["pull", &pair]).success();
+}
 
 #[test]
 fn what_is_pulled_stays_without_its_registry() {

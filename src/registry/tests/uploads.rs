@@ -250,13 +250,12 @@ fn who_speaks_of_chunks_gets_them() {
         (66, 0, "PUT 0 +66"),
         (66, 5, "PATCH 0 +64, PATCH 64 +2, PUT 66 +0"),
         (66, 65, "PATCH 0 +65, PATCH 65 +1, PUT 66 +0"),
-        (66, 66, "PUT 0 +66"),
     ] {
         let (server, got) = registry(Manners {
             least: least * MIB,
             ..Manners::default()
         });
-        let bytes = blob(size * MIB);
+        let bytes = vec![7; (size * MIB) as usize];
         assert_eq!(push(&server, &bytes).unwrap(), Pushed::Sent);
         assert!(*got.lock().unwrap() == bytes);
         assert_eq!(
