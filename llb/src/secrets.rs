@@ -21,7 +21,7 @@ pub fn looks_secret(name: &str) -> bool {
         let mut parts = name.as_bytes().windows(word.len());
         parts.any(|part| part.eq_ignore_ascii_case(word.as_bytes()))
     };
-    WORDS.iter().any(|word| has(&word)) || holds_secret(name)
+    WORDS.iter().any(has) || holds_secret(name)
 }
 
 /// Whether BuildKit's lint says that a variable is for sensitive data: one of the words between the underscores of its name is
