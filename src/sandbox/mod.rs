@@ -42,6 +42,7 @@ mod oom;
 mod points;
 mod probe;
 mod publish;
+mod reaper;
 mod rootfs;
 mod seccomp;
 mod step;

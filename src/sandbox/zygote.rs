@@ -23,7 +23,7 @@
 //! Each step has a socket of its own for status, so the builder's threads do not share anything but the first socket,
 //! on which a message is atomic. The builder's end being shut down or closed is the order to kill.
 //!
-//! Where `/proc` cannot be mounted there are no pid namespaces. Then a [reaper](reap_for) stands between zygote and
+//! Where `/proc` cannot be mounted there are no pid namespaces. Then a [reaper](super::reaper) stands between zygote and
 //! step, to which the kernel hands all orphans of the step, and to the zygote those of a reaper that was killed.
 
 use std::ffi::CString;
@@ -70,6 +70,7 @@ use super::child::Config;
 use super::child::Standard;
 use super::error::Failure;
 use super::mounts;
+use super::reaper;
 use super::step::Reach;
 use super::step::Security;
 use super::step::Step;
@@ -376,6 +377,14 @@ struct Running {
     supervisor: Option<Supervisor>,
 }
 
+impl Running {
+    /// Whether a child of the zygote is there for it.
+    fn has(&self, pid: Pid) -> bool {
+        let supervisor = self.supervisor.as_ref().map(Supervisor::pid);
+        self.pid == pid || supervisor == Some(pid)
+    }
+}
+
 fn serve() -> io::Result<()> {
     let socket = sys::above_standard(io::stdin())?;
     // The first three descriptors stay taken, so that none that comes along is one of them.
@@ -451,7 +460,7 @@ fn serve() -> io::Result<()> {
             uplink = uplink.finish(&config);
         }
         if !config.own_pids && told[1..].iter().step_by(2).take(steps).any(|ended| *ended) {
-            end_orphans(&running)?;
+            reaper::end_orphans(|pid| running.iter().any(|step| step.has(pid)))?;
         }
         let mut at = 1;
         running.retain_mut(|step| {
@@ -620,7 +629,7 @@ fn start(
                 let prepared = child::prepare(config, reach, router, security);
                 carry_out(config, prepared, fds, socket)
             }
-            false => reap_for(config, reach, security, fds, socket),
+            false => reaper::run(config, reach, security, fds, socket),
         },
         Err(e) => {
             let status = fds.into_iter().nth(1)?;
@@ -631,7 +640,7 @@ fn start(
     }
 }
 
-fn not_started(error: &io::Error) -> Report {
+pub(super) fn not_started(error: &io::Error) -> Report {
     Report::Failed {
         failure: Failure::Setup {
             doing: "start a process for the step".to_owned(),
@@ -649,12 +658,12 @@ fn read<T: Wire>(payload: OwnedFd) -> io::Result<T> {
 }
 
 /// Nobody listens any more if this fails.
-fn tell(status: &OwnedFd, report: &Report) {
+pub(super) fn tell(status: &OwnedFd, report: &Report) {
     _ = send(status, &wire::encode(report), &[]);
 }
 
 /// The child's side of a step: payload, status, standard output, standard error and perhaps input are in `fds`.
-fn carry_out(
+pub(super) fn carry_out(
     config: &Config,
     prepared: Result<child::Prepared, Failure>,
     fds: Vec<OwnedFd>,
@@ -703,112 +712,9 @@ fn reap(step: &mut Running) -> bool {
     }
 }
 
-fn ending(status: &WaitIdStatus) -> (i32, i32) {
+pub(super) fn ending(status: &WaitIdStatus) -> (i32, i32) {
     (
         status.exit_status().unwrap_or(0),
         status.terminating_signal().unwrap_or(0),
     )
-}
-
-/// Runs a step in a child of this process, which stands in for the pid namespace's process 1: orphans become its
-/// children, and when the step ends, or SIGTERM comes, it kills children until there are none.
-///
-/// The step sees this process. A kernel that knows scopes (Linux 6.12) keeps it from killing it; with another, its orphans
-/// become the zygote's, which [ends](end_orphans) them.
-fn reap_for(
-    config: &Config,
-    reach: Reach,
-    security: Security,
-    fds: Vec<OwnedFd>,
-    supervisor: Option<OwnedFd>,
-) -> ! {
-    let prepare = || -> io::Result<(OwnedFd, File)> {
-        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
-        let wanted = sys::signal_event(&[libc::SIGTERM], false)?;
-        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
-        Ok((wanted, children()?))
-    };
-    let prepared = prepare().and_then(|prepared| Ok((prepared, sys::fork(0)?)));
-    let ((wanted, children), pid, process) = match prepared {
-        Ok((_, Fork::Child)) => {
-            // There is an uplink only where there are pid namespaces.
-            let prepared = child::prepare(config, reach, None, security);
-            carry_out(config, prepared, fds, supervisor)
-        }
-        Ok((prepared, Fork::Parent(pid, process))) => (prepared, pid, process),
-        Err(e) => {
-            if let Some(status) = fds.get(1) {
-                tell(status, &not_started(&e));
-            }
-            sys::exit_child(1);
-        }
-    };
-    // The step's standard streams end with the step.
-    let status = fds.into_iter().nth(1);
-    let mut polled = [
-        PollFd::new(&process, PollFlags::IN),
-        PollFd::new(&wanted, PollFlags::IN),
-    ];
-    _ = rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None));
-    if !polled[0].revents().is_empty()
-        && let Ok(Some(ended)) = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED)
-    {
-        let (code, signal) = ending(&ended);
-        if let Some(status) = &status {
-            tell(status, &Report::Ended { code, signal });
-        }
-    }
-    loop {
-        let children = read_children(&children);
-        if children.is_empty() {
-            sys::exit_child(0);
-        }
-        kill_all(&children);
-        // Those killed, and those that had ended.
-        _ = rustix::process::waitid(WaitId::All, WaitIdOptions::EXITED);
-    }
-}
-
-/// Ends what a reaper that was killed has left to the zygote, whose other children are known.
-fn end_orphans(running: &[Running]) -> io::Result<()> {
-    let children = children()?;
-    let own = |pid: &Pid| {
-        running.iter().any(|step| {
-            step.pid == *pid || step.supervisor.as_ref().is_some_and(|s| s.pid() == *pid)
-        })
-    };
-    loop {
-        let mut orphans = read_children(&children);
-        orphans.retain(|pid| !own(pid));
-        if orphans.is_empty() {
-            return Ok(());
-        }
-        kill_all(&orphans);
-        for pid in orphans {
-            _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
-        }
-    }
-}
-
-/// The file that lists the children of this process, which has one thread.
-fn children() -> io::Result<File> {
-    let tid = rustix::thread::gettid();
-    File::open(format!("/proc/self/task/{tid}/children"))
-}
-
-/// Those it lists now; none if it cannot be read.
-fn read_children(mut children: &File) -> Vec<Pid> {
-    let mut list = String::new();
-    if children.rewind().is_err() || children.read_to_string(&mut list).is_err() {
-        return Vec::new();
-    }
-    let numbers = list.split_whitespace().filter_map(|pid| pid.parse().ok());
-    numbers.filter_map(Pid::from_raw).collect()
-}
-
-fn kill_all(processes: &[Pid]) {
-    for pid in processes {
-        // One that has ended is as good.
-        _ = rustix::process::kill_process(*pid, Signal::KILL);
-    }
 }
