@@ -70,6 +70,42 @@ RUN mkdir -m 1777 /tmp && mkdir -p /etc /root /home/u && echo root:x:0:0::/root:
     && echo u:x:1000:1000::/home/u:/bin/sh >> /etc/passwd && chown 1000:1000 /home/u
 "#;
 
+/// Prints the name of a step's network namespace.
+const NETWORK: &str = "printf 'FROM scratch\\nCOPY busybox /bin/sh\\nCOPY busybox /bin/readlink\\nRUN readlink \
+                       /proc/self/ns/net > /net\\n' > /tmp/Dockerfile; rbuild build --progress=none -f /tmp/Dockerfile \
+                       -o type=tar,dest=- /case 2>/tmp/said | tar -xO net || cat /tmp/said";
+
+fn findings(doctor: &Value) -> impl Iterator<Item = &Value> {
+    doctor["findings"].as_array().into_iter().flatten()
+}
+
+/// What is not as it should be, each in the word below that its finding has.
+fn lacks(doctor: &Value) -> Vec<&'static str> {
+    const WORDS: [&str; 9] = [
+        "cannot be mapped",
+        "refuses a user namespace",
+        "mounts are refused",
+        "one user id only",
+        "overlayfs",
+        "a /proc of its own",
+        "network",
+        "chroot",
+        "other architectures",
+    ];
+    let bad = findings(doctor).filter(|finding| finding["state"] != "ok");
+    // Of cgroups, and of what takes /dev/net/tun, this machine decides.
+    let told = bad.filter(|finding| !finding["what"].as_str().unwrap().contains("--resource"));
+    told.map(|finding| {
+        assert!(finding["fix"].is_string(), "{finding:#}");
+        let what = finding["what"].as_str().unwrap();
+        let mut words = WORDS.into_iter();
+        words
+            .find(|word| what.contains(word))
+            .unwrap_or_else(|| panic!("{finding:#}"))
+    })
+    .collect()
+}
+
 impl TestEnv {
     /// What a shell says in a container: both streams of it.
     fn in_container(&self, options: &[&str], script: &str) -> String {
@@ -154,13 +190,17 @@ fn containers_of_rootless_podman() {
         &["clone3", "openat2", "fsopen", "close_range"],
         ENOSYS
     )]);
-    let run = |name: &str, options: &[&str], flags: &str, steps: Steps| {
+    let run = |name: &str, options: &[&str], flags: &str, steps: Steps, lacking: &[&str]| {
         let doctor = env.in_container(
             options,
-            &format!("rbuild doctor --format json {flags} 2>/dev/null"),
+            &format!("rbuild doctor --format json {flags} 2>/dev/null; echo $?"),
         );
-        let doctor: Value = serde_json::from_str(&doctor)
-            .unwrap_or_else(|error| panic!("{name}: {error}: {doctor}"));
+        let mut read = serde_json::Deserializer::from_str(&doctor).into_iter();
+        let doctor: [Value; 2] = std::array::from_fn(|_| match read.next() {
+            Some(Ok(value)) => value,
+            read => panic!("{name}: {read:?}: {doctor}"),
+        });
+        let [doctor, code] = doctor;
         let found = (&doctor["rung"], &doctor["stacker"]);
         let build = format!("{BUILD} {flags} /case 2> /tmp/said");
         let (expected, script) = match &steps {
@@ -180,6 +220,31 @@ fn containers_of_rootless_podman() {
             ),
         };
         assert_eq!(found, expected, "{name}: {doctor:#}");
+        let runs = !matches!(steps, Steps::Refused(_));
+        assert_eq!(code, if runs { 0 } else { 3 }, "{name}: {doctor:#}");
+        assert_eq!(lacks(&doctor), lacking, "{name}: {doctor:#}");
+        // What mends the first is the whole's.
+        let first = findings(&doctor).find(|finding| finding["state"] != "ok");
+        let missing = findings(&doctor).find(|finding| finding["state"] == "missing");
+        let worst = missing.or(first).unwrap();
+        assert_eq!(worst["fix"], doctor["fix"], "{name}: {doctor:#}");
+        let network = match (runs, flags) {
+            (false, _) => "none",
+            (true, "") => {
+                let namespace = "readlink /proc/self/ns/net";
+                let here = env.in_container(options, &format!("{NETWORK}; {namespace}"));
+                let mut lines = here.lines();
+                let (step, here) = (lines.next_back(), lines.next_back());
+                assert!(
+                    here.is_some_and(|here| here.starts_with("net:[")),
+                    "{here:?}"
+                );
+                if step == here { "host" } else { "own" }
+            }
+            // There is no `/proc`, and no namespace of any kind.
+            (true, _) => "host",
+        };
+        assert_eq!(doctor["network"], network, "{name}: {doctor:#}");
         let said = env.in_container(options, &script);
         match steps {
             Steps::Run(..) => assert_eq!(said, here, "{name}"),
@@ -200,34 +265,64 @@ fn containers_of_rootless_podman() {
     };
     use Steps::Refused;
     use Steps::Run;
-    run("as they are", &[], "", Run(1, "link"));
+    // The image has neither slirp4netns nor an emulator.
+    let root = [
+        "overlayfs",
+        "a /proc of its own",
+        "network",
+        "other architectures",
+    ];
+    run("as they are", &[], "", Run(1, "link"), &root);
     run(
         "store on a volume",
         &["--volume=/root"],
         "",
         Run(1, "overlay"),
+        &root[1..],
     );
+    let unmasked = ["overlayfs", "network", "other architectures"];
     run(
         "unmasked",
         &["--security-opt=unmask=ALL"],
         "",
         Run(1, "link"),
+        &unmasked,
     );
-    run("privileged", &["--privileged"], "", Run(1, "link"));
+    run(
+        "privileged",
+        &["--privileged"],
+        "",
+        Run(1, "link"),
+        &unmasked,
+    );
     let tiny = "--tmpfs=/tmp:size=64k,noexec";
-    run("tiny /tmp without programs", &[tiny], "", Run(1, "link"));
+    run(
+        "tiny /tmp without programs",
+        &[tiny],
+        "",
+        Run(1, "link"),
+        &root,
+    );
     let nothing = [
         user[0],
         user[1],
         "--cap-drop=all",
         "--security-opt=no-new-privileges",
     ];
-    run("an unprivileged pod", &nothing, "", Run(2, "link"));
+    let single = [
+        "one user id only",
+        "overlayfs",
+        "a /proc of its own",
+        "network",
+        "other architectures",
+    ];
+    run("an unprivileged pod", &nothing, "", Run(2, "link"), &single);
     run(
         "root without capabilities",
         &["--cap-drop=all"],
         "",
         Refused("run it as another user"),
+        &["cannot be mapped"],
     );
     let profile = env.profile(&docker);
     run(
@@ -235,12 +330,14 @@ fn containers_of_rootless_podman() {
         &[&profile],
         "",
         Refused("--isolation=chroot"),
+        &["refuses a user namespace"],
     );
     run(
         "docker's filter, chroot",
         &[&profile],
         "--isolation=chroot",
         Run(3, "link"),
+        &["chroot"],
     );
     let profile = env.profile(&no_mounts);
     run(
@@ -248,12 +345,35 @@ fn containers_of_rootless_podman() {
         &[&profile, user[0], user[1]],
         "",
         Refused("denies mounts in user namespaces"),
+        &[
+            "one user id only",
+            "mounts are refused",
+            "overlayfs",
+            "a /proc of its own",
+            "other architectures",
+        ],
     );
     let profile = env.profile(&old);
-    run("an old kernel", &[&profile], "", Run(1, "link"));
+    run("an old kernel", &[&profile], "", Run(1, "link"), &root);
+    let pod = [&[&*profile], &nothing[..]].concat();
+    run("an old kernel, one id", &pod, "", Run(2, "link"), &single);
     // Nobody tells when a directory was made: one that has the number of one that is gone may be taken for it.
     let profile = env.profile(&json!([refused(&["statx"], ENOSYS)]));
-    run("without statx", &[&profile], "", Steps::Files(1, "link"));
+    run(
+        "without statx",
+        &[&profile],
+        "",
+        Steps::Files(1, "link"),
+        &root,
+    );
+    let pod = [&[&*profile], &nothing[..]].concat();
+    run(
+        "without statx, one id",
+        &pod,
+        "",
+        Steps::Files(2, "link"),
+        &single,
+    );
 }
 
 /// Nothing is mounted, so a cache is in the root of the step that has it, which is removed if that is killed.

@@ -54,5 +54,6 @@ struct Beginning {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
+    capabilities: u64,
     roots: bool,
 }

@@ -1,4 +1,5 @@
-//! In the place of the kernel: the memory of the caller, the mark on it, and whether it waits.
+//! In the place of the kernel: what is read of the caller's memory, the mark on it, and whether it waits. What is written to its
+//! memory goes where it is its.
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -16,8 +17,6 @@ pub(super) struct Memory {
     bytes: Vec<u8>,
     /// Reads so far.
     pub(super) reads: usize,
-    /// Writes so far.
-    pub(super) writes: usize,
 }
 
 /// The end of [`Memory`].
@@ -26,8 +25,40 @@ const END: u64 = 0x5000_0000;
 /// Where the caller's ids are asked for between calls: three words apart from its memory.
 pub(super) const IDS: u64 = 0x6000_0000;
 
+/// Bytes of what is written to: the caller has it there, and this process as well.
+const WRITTEN: usize = 1 << 16;
+
+/// Maps what is written to, for this process and those that it makes.
+pub(super) fn map_written() {
+    for at in [END - WRITTEN as u64, IDS] {
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: new memory where nothing is.
+        let mapped = unsafe {
+            let at = std::ptr::without_provenance_mut(at as usize);
+            libc::mmap(at, WRITTEN, access, flags, -1, 0)
+        };
+        assert_eq!(mapped as u64, at, "there is nothing yet");
+    }
+}
+
+/// Whether something was written to the caller's memory. Forgotten then.
+pub(super) fn written() -> bool {
+    let place = std::ptr::without_provenance_mut::<u8>(END as usize - WRITTEN);
+    // SAFETY: it is mapped, and nobody else writes while this process, which is the supervisor, looks.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(place, WRITTEN) };
+    let written = bytes.iter().any(|byte| *byte != 0);
+    bytes.fill(0);
+    written
+}
+
+/// The ids that were asked for.
+pub(super) fn asked() -> [u32; 3] {
+    // SAFETY: as above.
+    unsafe { std::ptr::without_provenance::<[u32; 3]>(IDS as usize).read_volatile() }
+}
+
 thread_local! {
-    pub(super) static ASKED: Cell<[u32; 3]> = const { Cell::new([0; 3]) };
     pub(super) static MEMORY: RefCell<Memory> = RefCell::default();
     static MARK: Cell<u64> = const { Cell::new(u64::MAX) };
 }
@@ -81,29 +112,6 @@ pub(super) fn read_memory(_: i32, address: u64, into: &mut [u8]) -> io::Result<u
         let len = there.len().min(into.len());
         into[..len].copy_from_slice(&there[..len]);
         Ok(len)
-    })
-}
-
-/// process_vm_writev(2), all or an error.
-pub(super) fn write_memory(_: i32, address: u64, bytes: &[u8]) -> io::Result<()> {
-    if let (Some(at @ 0..=8), Some(id)) = (address.checked_sub(IDS), bytes.first_chunk()) {
-        let mut ids = ASKED.get();
-        ids[at as usize / 4] = u32::from_ne_bytes(*id);
-        ASKED.set(ids);
-        return Ok(());
-    }
-    MEMORY.with_borrow_mut(|memory| {
-        memory.writes += 1;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        let there = memory.at(address)?;
-        let len = there.len().min(bytes.len());
-        there[..len].copy_from_slice(&bytes[..len]);
-        match len == bytes.len() {
-            true => Ok(()),
-            false => Err(io::Error::from_raw_os_error(libc::EFAULT)),
-        }
     })
 }
 

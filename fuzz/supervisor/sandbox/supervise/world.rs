@@ -76,6 +76,7 @@ fn path(name: &str) -> std::path::PathBuf {
 impl World {
     pub(crate) fn make() -> Self {
         enter();
+        super::kernel::map_written();
         rustix::mount::mount("none", PLACE, "tmpfs", MountFlags::empty(), None)
             .expect("a tmpfs can be mounted in a user namespace");
         for name in FILES {
