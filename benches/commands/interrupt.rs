@@ -107,7 +107,7 @@ fn ended(
         let (ours, theirs) = (namespace("self"), namespace(&begun));
         let same = matches!((ours, theirs), (Ok(ours), Ok(theirs)) if ours == theirs);
         if same != shared {
-            drop(interrupted(&mut child)?);
+            interrupted(&mut child)?;
             return Err("steps have other process ids here than this line is about".to_owned());
         }
     }

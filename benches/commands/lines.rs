@@ -32,7 +32,7 @@ use super::store;
 /// A line's name, and what measures it.
 pub(crate) type Line = (&'static str, fn() -> Measured<String>);
 
-pub(crate) const LINES: [Line; 19] = [
+pub(crate) const LINES: [Line; 21] = [
     ("cached", cached),
     ("cached-eight", cached_eight),
     ("cached-1000", cached_thousand),
@@ -197,7 +197,7 @@ fn steps() -> Measured<String> {
     )?;
     let bound = Bound {
         within: Some(Duration::from_millis(5)),
-        times: Some(3.0),
+        times: Some(2.0),
     };
     let ours = ours.per_part(fixed.best(), STEPS);
     let bare = bare.per_part(Duration::ZERO, STEPS);

@@ -85,6 +85,9 @@ impl ExportError {
     }
 }
 
+/// Brings cache mounts to a place, and says which are there.
+pub type BringMounts<'a> = dyn FnMut(&dyn CacheWriter) -> Result<Vec<Mount>, ExportError> + 'a;
+
 /// Writes what is known of steps, in the place of what was there, and the cache mounts that `mounts` brings there, which is
 /// called once the rest is. `bytes` says where those of each layer are; blobs that the
 /// cache itself is to have are in the store, or where it is written to. Of what is `doubted` it is not believed that the place
@@ -97,7 +100,7 @@ pub fn export(
     to: Box<dyn CacheWriter + '_>,
     known: &[Known],
     bytes: &BTreeMap<Identity, Bytes>,
-    mounts: &mut dyn FnMut(&dyn CacheWriter) -> Result<Vec<Mount>, ExportError>,
+    mounts: &mut BringMounts<'_>,
     doubted: &BTreeSet<OciDigest>,
     did: &(dyn Fn(&str, Timestamp) + Sync),
 ) -> Result<(), ExportError> {

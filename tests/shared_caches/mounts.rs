@@ -284,7 +284,7 @@ fn a_pull_request_reads_and_does_not_write() {
         "pull",
         &[
             &step[..2],
-            &["--build-arg=STEP=4", &step[3], &trusted, &from],
+            &["--build-arg=STEP=4", step[3], &trusted, &from],
         ]
         .concat(),
     );
