@@ -369,6 +369,7 @@ impl Work<'_> {
             engine.tell_results(listener);
         }
         engine.set_solving(true);
+        #[expect(clippy::result_large_err, reason = "it is made once a build")]
         let solved = ahead.beside(&engine, || {
             solver::solve(
                 looked_up,
