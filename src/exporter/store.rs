@@ -135,12 +135,17 @@ fn known(
     descriptor: &Descriptor,
     layer: &LayerRef,
 ) -> Result<Option<KnownLayer>, ExportError> {
-    if let Some(known) = store.known_layer(&descriptor.digest)? {
-        return Ok(Some(known));
+    let earlier = store.known_layer(&descriptor.digest)?;
+    if earlier
+        .as_ref()
+        .is_some_and(|known| known.layer == layer.layer)
+    {
+        return Ok(earlier);
     }
+    // Another layer may have come to the same blob, which has no fractions of seconds: that one's bytes may be gone.
     let mut blobs = store.layer_blobs(&layer.layer.tree)?.into_iter();
     let Some(blob) = blobs.find(|blob| blob.digest == descriptor.digest) else {
-        return Ok(None);
+        return Ok(earlier);
     };
     let known = KnownLayer {
         layer: layer.layer,

@@ -46,6 +46,15 @@ const DEFAULT: (u32, u32, u32) = (0o755, 0, 0);
 /// What a file is called that is a cache by itself.
 const FILE: &str = "file";
 
+/// What a build knows of cache mounts.
+#[derive(Default)]
+pub(super) struct Mounts {
+    /// Those that steps had.
+    had: Mutex<BTreeSet<CacheMountName>>,
+    /// Whose turn it is to bring one in.
+    flights: Mutex<BTreeMap<CacheMountName, Arc<Mutex<()>>>>,
+}
+
 /// The cache mounts of a step, held as long as this lives.
 pub(super) struct Caches {
     held: BTreeMap<CacheMountName, CacheMount>,
@@ -142,7 +151,11 @@ impl Engine<'_> {
                 .cache_mount(&name, sharing, &make, cancel, &mut on_wait)?;
             held.insert(name, mount.ok_or(OpError::Cancelled)?);
         }
-        let mut mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mounted = self
+            .mounts
+            .had
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         mounted.extend(held.keys().cloned());
         drop(mounted);
         Ok(Caches { held, names })
@@ -154,13 +167,21 @@ impl Engine<'_> {
         if self.store.has_cache_mount(name) {
             return None;
         }
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut flights = self
+            .mounts
+            .flights
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         Some(Arc::clone(flights.entry(name.clone()).or_default()))
     }
 
     /// The cache mounts that steps of this build had.
     pub fn mounted(&self) -> BTreeSet<CacheMountName> {
-        let mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mounted = self
+            .mounts
+            .had
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         mounted.clone()
     }
 

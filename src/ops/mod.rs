@@ -44,7 +44,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use rbuild_cache::CacheBackend;
-use rbuild_cache::CacheMountName;
 use rbuild_cache::ContextError;
 use rbuild_cache::LayerError;
 use rbuild_cache::Lease;
@@ -359,10 +358,7 @@ pub struct Engine<'a> {
     filled: AtomicBool,
     /// Whether it was said that the network of steps is not what it could be.
     network_was_remarked: AtomicBool,
-    /// The cache mounts that steps had.
-    mounted: Mutex<BTreeSet<CacheMountName>>,
-    /// Whose turn it is to bring one in.
-    flights: Mutex<BTreeMap<CacheMountName, Arc<Mutex<()>>>>,
+    mounts: cache::Mounts,
 }
 
 impl std::fmt::Debug for Engine<'_> {
@@ -423,8 +419,7 @@ impl<'a> Engine<'a> {
             enterable: Mutex::default(),
             filled: AtomicBool::new(false),
             network_was_remarked: AtomicBool::new(false),
-            mounted: Mutex::default(),
-            flights: Mutex::default(),
+            mounts: cache::Mounts::default(),
         }
     }
 
