@@ -27,6 +27,9 @@ const MASKED: &str = "mount --bind /dev/null /proc/version && exec \"$@\"";
 
 /// In a pid namespace for each step, and without.
 pub(crate) fn interrupt() -> Measured<String> {
+    if ignores_interrupts() {
+        return Err("SIGINT is ignored here, as in what a shell has in the background".to_owned());
+    }
     let place = Place::new();
     fs::copy(busybox()?, place.context("busybox")).unwrap();
     let bound = Bound {
@@ -59,6 +62,15 @@ pub(crate) fn interrupt() -> Measured<String> {
         "",
         line(&shared, &alone, what, &bound)
     ))
+}
+
+/// Whether what this process starts ignores SIGINT, unless it says otherwise (proc(5), `SigIgn`).
+fn ignores_interrupts() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mut lines = status.lines();
+    let ignored = lines.find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 << (Signal::INT.as_raw() - 1) != 0)
 }
 
 fn in_masked(build: &Command) -> Command {
