@@ -67,11 +67,6 @@ fn marks_of(env: &TestEnv, flags: &[&str], context: &str) -> Vec<String> {
         .collect()
 }
 
-/// Forgets all that was fetched and built.
-fn forget(env: &TestEnv) {
-    fs::remove_dir_all(env.store()).unwrap();
-}
-
 #[test]
 fn a_tag_that_moved_is_what_it_was() {
     let registry = Registry::start();
@@ -108,7 +103,7 @@ wrote `rbuild.lock`
     push_marked(&env, "new", &base);
     assert_eq!(marks(&env, &[]), [""; 0]);
     assert_eq!(marks(&env, &["--pull"]), [""; 0], "the lock counts more");
-    forget(&env);
+    env.forget();
     assert_eq!(marks(&env, &["--locked"]), [""; 0], "by its digest");
     assert_eq!(lock_file(&env), want, "a build does not write it");
     env.rbuild(["lock"]).success();
@@ -161,7 +156,7 @@ fn locked_builds_of_a_warm_store_ask_nobody() {
     assert_eq!(marks(&env, &["--locked"]), ["old"]);
     assert_eq!(marks(&env, &[]), ["old"]);
     env.rbuild(["lock", "--check"]).success();
-    forget(&env);
+    env.forget();
     env.rbuild(["--locked", "."])
         .code(3)
         .says("cannot be reached");
@@ -287,7 +282,7 @@ fn a_url_that_gives_something_else_is_refused() {
     assert_eq!(server.asked(), [""; 0]);
     fs::write(dir.join("file"), "another\n").unwrap();
     env.rbuild(["--locked", "."]).success();
-    forget(&env);
+    env.forget();
     env.rbuild(["."]).code(3).fails_with(str![[r#"
 error: `http://127.0.0.1:[PORT]/file` should have digest [DIGEST], but has [DIGEST]
  --> Dockerfile:2:5

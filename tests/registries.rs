@@ -262,7 +262,7 @@ error: where to find `quay.example/b:latest` cannot be told from `[ROOT]/home/.c
         "rbuild/config.toml",
         "[registry.\"docker.io\"]\nmirrors = [\"http://127.0.0.1:1/x\"]\n",
     );
-    fs::remove_dir_all(env.store()).unwrap();
+    env.forget();
     write("docker/daemon.json", "{");
     built("example.com/foo/busybox").success();
 }

@@ -145,7 +145,9 @@ pub fn solve<E: Evaluate>(
         states.push(step.state);
     }
     let stop = CancelToken::new();
-    let (tell, told) = mpsc::sync_channel(BACKLOG);
+    // Its room is touched when it is made, which takes longer than all else that an unchanged build has to do here.
+    let runs = states.iter().any(|state| matches!(state, State::Run(_)));
+    let (tell, told) = mpsc::sync_channel(if runs { BACKLOG } else { 1 });
     let _on_cancel = options.cancel.on_cancel({
         let (stop, tell) = (stop.clone(), tell.clone());
         move || {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
@@ -157,6 +158,16 @@ impl TestEnv {
 }
 
 impl TestEnv {
+    /// Forgets all that was fetched and built.
+    pub(crate) fn forget(&self) {
+        // What a build leaves behind to sync and collect may still write there.
+        let removed = (0..1000).any(|_| match fs::remove_dir_all(self.store()) {
+            Ok(()) => true,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        });
+        assert!(removed, "cannot remove {:?}", self.store());
+    }
+
     /// Removes all of it, if nobody writes there meanwhile.
     fn remove(&self) -> bool {
         if fs::remove_dir_all(&self.root).is_ok() {
