@@ -2,15 +2,15 @@
 //! its cores, and they have no place among threads that compute.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
-use std::thread;
+
+use rbuild_cache::threads;
 
 /// Calls at once, as many as podman has uploads.
 const AT_ONCE: usize = 6;
 
-/// Does the same with each of several things, on this thread and on others that are gone afterwards; fewer where the machine
-/// has no more threads to give. Once one has failed no other begins.
+/// Does the same with each of several things, on threads that are gone afterwards; fewer where the machine has no more
+/// to give. Once one has failed no other begins.
 ///
 /// # Errors
 /// The first in the order of the things, of those that failed.
@@ -18,38 +18,24 @@ pub fn side_by_side<T: Sync, R: Send, E: Send>(
     things: &[T],
     deed: impl Fn(&T) -> Result<R, E> + Sync,
 ) -> Result<Vec<R>, E> {
-    let next = AtomicUsize::new(0);
     let failed = AtomicBool::new(false);
-    let work = || {
-        let mut done = Vec::new();
-        while !failed.load(Ordering::Relaxed) {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(thing) = things.get(at) else { break };
-            let result = deed(thing);
-            failed.fetch_or(result.is_err(), Ordering::Relaxed);
-            done.push((at, result));
+    let done = threads::side_by_side(things, AT_ONCE, |thing| {
+        if failed.load(Ordering::Relaxed) {
+            return None;
         }
-        done
-    };
-    let mut done = thread::scope(|scope| {
-        let others = (1..things.len().min(AT_ONCE))
-            .map_while(|_| thread::Builder::new().spawn_scoped(scope, work).ok());
-        let others: Vec<_> = others.collect();
-        let mut done = work();
-        for other in others {
-            let other = other.join();
-            done.extend(other.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-        }
-        done
+        let result = deed(thing);
+        failed.fetch_or(result.is_err(), Ordering::Relaxed);
+        Some(result)
     });
-    done.sort_by_key(|(at, _)| *at);
-    done.into_iter().map(|(_, result)| result).collect()
+    // What did not begin has a failure beside it.
+    done.into_iter().flatten().collect()
 }
 
 #[cfg(test)]
 mod t {
     use super::*;
     use std::sync::Barrier;
+    use std::sync::atomic::AtomicUsize;
 
     #[test]
     fn six_at_once_whatever_the_cores_and_results_in_order() {
