@@ -36,7 +36,6 @@ use super::catalogue::Layer;
 use super::catalogue::Written;
 use super::chain;
 use super::inline::OfImage;
-use super::mounts::Damage;
 use super::mounts::Failure;
 use super::mounts::Mount;
 use super::mounts::OpenAt;
@@ -447,15 +446,15 @@ impl RemoteCache for Imports<'_> {
             let open = |digest: &OciDigest, size| cache.reader.blob(digest, size);
             let failure = match mount.write(self.store, &open, into, owners, cancel) {
                 Ok(()) => return Ok(()),
-                Err(Failure::Far(Damage { trouble, .. })) if trouble.lasting => {
+                Err(Failure::Far(trouble)) if trouble.lasting => {
                     locked(&self.left).insert(name.clone());
                     locked(&cache.trouble).given_up = true;
                     failed_at(cache, trouble.what)
                 }
                 // Where one blob is gone others may be: all of it is to be looked at, and sent again.
-                Err(Failure::Far(Damage { blob, trouble })) => {
+                Err(Failure::Far(trouble)) => {
                     let blobs = mount.blobs().map(|(blob, ..)| blob);
-                    locked(&self.doubted).extend(blobs.chain([blob]));
+                    locked(&self.doubted).extend(blobs);
                     failed_at(cache, trouble.what)
                 }
                 Err(Failure::Here(LayerError::Cancelled)) => {

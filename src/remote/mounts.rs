@@ -27,7 +27,6 @@ use rbuild_cache::PackedFiles;
 use rbuild_cache::Store;
 use rbuild_cache::TreeError;
 use rbuild_cache::TreeRef;
-use rbuild_cache::threads;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
 use rbuild_llb::TreeId;
@@ -41,6 +40,7 @@ use super::place::Blob;
 use super::place::CacheWriter;
 use super::place::Trouble;
 use super::read_whole_from;
+use crate::registry;
 
 /// The type of the list of a mount's files.
 const FILES: &str = "application/vnd.rbuild.cache.mount.files.v1+zstd";
@@ -48,8 +48,6 @@ const FILES: &str = "application/vnd.rbuild.cache.mount.files.v1+zstd";
 const PIECES: &str = "application/vnd.rbuild.cache.mount.pieces.v1+zstd";
 /// The type of a pack of pieces.
 const PACK: &str = "application/vnd.rbuild.cache.mount.pack.v1+zstd";
-/// Packs that come in at once.
-const AT_ONCE: usize = 6;
 /// What comes in may be so many bytes in any case, and so many times as many as its packs have.
 const FREE: u64 = 16 << 30;
 const TIMES: u64 = 1100;
@@ -90,18 +88,10 @@ pub fn hash_of(id: &str) -> String {
 /// How a place opens a blob.
 pub type OpenAt<'a> = dyn Fn(&OciDigest, u64) -> Result<Blob, Trouble> + Sync + 'a;
 
-/// A blob that did not come, or was not what it should be.
-pub struct Damage {
-    /// Which.
-    pub blob: OciDigest,
-    /// What about it.
-    pub trouble: Trouble,
-}
-
 /// Why a mount was not made of what a cache has.
 pub enum Failure {
-    /// It did not come.
-    Far(Damage),
+    /// It did not come, or was not what it should be.
+    Far(Trouble),
     /// It could not be written here.
     Here(LayerError),
 }
@@ -122,27 +112,25 @@ impl Mount {
     }
 
     /// Brings its lists in.
-    fn lists(&self, store: &Store, open: &OpenAt<'_>) -> Result<PackedFiles, Damage> {
+    fn lists(&self, store: &Store, open: &OpenAt<'_>) -> Result<PackedFiles, Trouble> {
         let read = |list: Listed| {
             let read = read_whole_from(open, &list.digest, list.size, MAX_FILES);
-            read.map_err(|trouble| {
-                damage(list.digest, &format!("a list {}", trouble.what), &trouble)
-            })
+            read.map_err(|trouble| trouble.of("a list"))
         };
         let trees = store.trees();
         let files = read(self.files)?;
         trees
             .unpack(&self.tree, &mut files.as_slice())
-            .map_err(|error| wrong(self.files.digest, &super::chain(&error)))?;
+            .map_err(|error| Trouble::with(super::chain(&error)))?;
         let pieces = read(self.pieces)?;
         let packs = self.packs.clone();
         let parsed = PackedFiles::parse(&pieces, packs, trees, &self.tree.tree);
-        parsed.map_err(|problem| wrong(self.pieces.digest, &format!("a list of pieces {problem}")))
+        parsed.map_err(|problem| Trouble::with(format!("a list of pieces {problem}")))
     }
 
     /// Nothing that it says is trusted: what would fill the disk is not begun.
-    fn check(&self, store: &Store, packed: &PackedFiles) -> Result<(), Damage> {
-        let failed = |what: &str| wrong(self.pieces.digest, &format!("a cache mount {what}"));
+    fn check(&self, store: &Store, packed: &PackedFiles) -> Result<(), Trouble> {
+        let failed = |what: &str| Trouble::with(format!("a cache mount {what}"));
         let bytes = bytes_of(store, &self.tree.tree);
         let bytes = bytes.map_err(|error| failed(&super::chain(&error)))?;
         if bytes != self.bytes {
@@ -188,52 +176,32 @@ impl Mount {
         let opened = options.open(scratch.path().join("packs")).map_err(here)?;
         let starts = packed.starts();
         let packs: Vec<(&Pack, u64)> = packed.packs.iter().zip(starts).collect();
-        let came = threads::side_by_side(&packs, AT_ONCE, |&(pack, start)| {
+        registry::side_by_side(&packs, |&(pack, start)| {
             if cancel.is_cancelled() {
                 return Err(Failure::Here(LayerError::Cancelled));
             }
-            let from = open(&pack.digest, pack.size).map_err(|trouble| {
-                let what = format!("a pack of a cache mount {}", trouble.what);
-                Failure::Far(damage(pack.digest, &what, &trouble))
-            })?;
+            let from = open(&pack.digest, pack.size);
+            let from =
+                from.map_err(|trouble| Failure::Far(trouble.of("a pack of a cache mount")))?;
             pack.open(from, &opened, start)
                 .map_err(|error| match error {
                     PackError::Write(error) => here(error),
                     PackError::Read(error) => {
                         let what = format!("a pack of a cache mount: {}", super::chain(&error));
-                        Failure::Far(wrong(pack.digest, &what))
+                        Failure::Far(Trouble::with(what))
                     }
                 })
-        });
-        came.into_iter().collect::<Result<(), Failure>>()?;
+        })?;
         fs::create_dir(into).map_err(here)?;
         let trees = store.trees();
         packed
             .write(trees, &self.tree.tree, into, &opened, owners, cancel)
             .map_err(|error| match error {
-                LayerError::FileChanged { path } => Failure::Far(wrong(
-                    self.pieces.digest,
-                    &format!("has another `{path}` than it says"),
-                )),
+                LayerError::FileChanged { path } => {
+                    Failure::Far(Trouble::with(format!("has another `{path}` than it says")))
+                }
                 error => Failure::Here(error),
             })
-    }
-}
-
-fn damage(blob: OciDigest, what: &str, trouble: &Trouble) -> Damage {
-    Damage {
-        blob,
-        trouble: Trouble {
-            what: what.to_owned(),
-            lasting: trouble.lasting,
-        },
-    }
-}
-
-fn wrong(blob: OciDigest, what: &str) -> Damage {
-    Damage {
-        blob,
-        trouble: Trouble::with(what),
     }
 }
 
@@ -353,18 +321,20 @@ pub fn carry(to: &dyn CacheWriter, mount: &Mount, open: &OpenAt<'_>) -> Result<b
         .blobs()
         .map(|(digest, size, _)| (digest, size))
         .collect();
-    let came = threads::side_by_side(&blobs, AT_ONCE, |(digest, size)| {
-        if to.has(digest, *size)? {
-            return Ok(true);
+    // One that does not come is reason enough to begin with no other.
+    let carried = registry::side_by_side(&blobs, |(digest, size)| {
+        if to.has(digest, *size).map_err(Some)? {
+            return Ok(());
         }
         // None is large.
-        let Ok(bytes) = read_whole_from(open, digest, *size, MAX_FILES) else {
-            return Ok(false);
-        };
-        to.put_bytes(digest, &bytes).map(|_| true)
+        let bytes = read_whole_from(open, digest, *size, MAX_FILES).map_err(|_| None)?;
+        to.put_bytes(digest, &bytes).map(drop).map_err(Some)
     });
-    let came: Vec<bool> = came.into_iter().collect::<Result<_, ExportError>>()?;
-    Ok(came.into_iter().all(|came| came))
+    match carried {
+        Ok(_) => Ok(true),
+        Err(None) => Ok(false),
+        Err(Some(error)) => Err(error),
+    }
 }
 
 /// Bytes of the files of a tree, each name counted.

@@ -31,6 +31,14 @@ impl Trouble {
             lasting: false,
         }
     }
+
+    /// The same of a part of what was wanted.
+    pub fn of(self, part: &str) -> Self {
+        Self {
+            what: format!("{part} {}", self.what),
+            ..self
+        }
+    }
 }
 
 /// What is found at a place.
