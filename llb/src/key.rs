@@ -58,7 +58,8 @@ pub enum KeyValue {
         /// Directory objects that list the files, by the path of the directory these are in; for explanations.
         listing: BTreeMap<String, TreeId>,
     },
-    /// BLAKE3, keyed by the store, of a value that looks secret and must not be stored.
+    /// BLAKE3, with a derivation context of its own, of a value that looks secret and must not be stored. It is no protection
+    /// of a value that can be guessed: it only keeps values from being read.
     Hidden(ContentDigest),
 }
 

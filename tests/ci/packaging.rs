@@ -14,7 +14,7 @@ fn repository(path: &str) -> String {
 }
 
 #[test]
-fn an_archive_has_manual_pages_and_completions() {
+fn an_archive_has_the_licence_manual_pages_and_completions() {
     // The program of a test run is large: a few lines that run it are packed in its place.
     let program = format!("#!/bin/sh\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_rbuild"));
     let env = TestEnv::new().file("program", program);
@@ -45,6 +45,7 @@ fn an_archive_has_manual_pages_and_completions() {
     let archive = "one/rbuild-9.8.7-x86_64-linux.tar.gz";
     let files = env.tool("tar", ["-tzf", archive]).success().stdout;
     for file in [
+        "LICENSE",
         "bin/rbuild",
         "share/man/man1/rbuild.1",
         "share/man/man1/rbuild-build.1",
