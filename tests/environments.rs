@@ -1,4 +1,4 @@
-//! The program in other surroundings than this machine's: rootless podman's containers, seccomp filters, users without
+//! The program in other surroundings than this machine's: podman's and docker's containers, seccomp filters, users without
 //! subordinate ids. Each is compared with what `doctor` says of it, and its image with the one that is built here.
 
 use std::fs;
@@ -7,7 +7,9 @@ use serde_json::Value;
 use serde_json::json;
 
 use crate::support::Base;
+use crate::support::Dockerd;
 use crate::support::TestEnv;
+use crate::support::dockerd;
 
 /// Without owners: those a single id cannot give.
 const DOCKERFILE: &str = r#"
@@ -30,8 +32,15 @@ const BUILD: &str = "rbuild build --progress=plain --build-arg=SOURCE_DATE_EPOCH
 /// Builds it and prints a digest of all its files' contents.
 const FILES: &str = "rbuild build --progress=plain -o type=tar,dest=-";
 
-/// A context with a shell, and a container image with that and rbuild.
+/// A context with a shell, and an image with that and rbuild, of which podman makes containers.
 pub(crate) fn containers() -> TestEnv {
+    let (env, image) = image();
+    env.tool("podman", ["load", "-q", "-i", &image]).success();
+    env
+}
+
+/// The same, and the path of an archive of the image.
+fn image() -> (TestEnv, String) {
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].map(fs::read);
     let busybox = busybox
         .into_iter()
@@ -50,13 +59,11 @@ pub(crate) fn containers() -> TestEnv {
     }
     fs::copy(env!("CARGO_BIN_EXE_rbuild"), env.outside("image/rbuild")).unwrap();
     let program = "--build-context=program=../image";
-    let output = "type=docker,dest=image.tar,name=environment";
+    let output = "type=docker,dest=../image.tar,name=environment";
     env.rbuild([program, "-f", "../image/Dockerfile", "-o", output, "."])
         .success();
-    env.tool("podman", ["load", "-q", "-i", "image.tar"])
-        .success();
-    fs::remove_file(env.path("image.tar")).unwrap();
-    env
+    let image = env.outside("image.tar").to_str().unwrap().to_owned();
+    (env, image)
 }
 
 const IMAGE: &str = r#"
@@ -81,10 +88,11 @@ fn findings(doctor: &Value) -> impl Iterator<Item = &Value> {
 
 /// What is not as it should be, each in the word below that its finding has.
 fn lacks(doctor: &Value) -> Vec<&'static str> {
-    const WORDS: [&str; 9] = [
+    const WORDS: [&str; 10] = [
         "cannot be mapped",
         "refuses a user namespace",
         "mounts are refused",
+        "pivot_root",
         "one user id only",
         "overlayfs",
         "a /proc of its own",
@@ -106,13 +114,21 @@ fn lacks(doctor: &Value) -> Vec<&'static str> {
     .collect()
 }
 
+const PODMAN: [&str; 1] = ["podman"];
+
 impl TestEnv {
-    /// What a shell says in a container: both streams of it.
+    /// What a shell says in a container of podman's: both streams of it.
     fn in_container(&self, options: &[&str], script: &str) -> String {
+        self.in_container_of(&PODMAN, options, script)
+    }
+
+    /// The same with another engine's client.
+    fn in_container_of(&self, client: &[&str], options: &[&str], script: &str) -> String {
         let script = format!("exec 2>&1; {script}");
         let args = ["run", "--rm", "--network=host"].into_iter();
+        let args = client[1..].iter().copied().chain(args);
         let args = args.chain(options.iter().copied());
-        self.tool("podman", args.chain(["environment", "sh", "-c", &script]))
+        self.tool(client[0], args.chain(["environment", "sh", "-c", &script]))
             .stdout
     }
 
@@ -153,45 +169,45 @@ enum Steps {
     Refused(&'static str),
 }
 
-#[test]
-fn containers_of_rootless_podman() {
-    let env = containers();
-    let command = |script: &str| {
-        let mut command = env.tool_command("sh");
-        command.args(["-c", script]).env(
-            "PATH",
-            format!(
-                "{}:{}",
-                std::path::Path::new(env!("CARGO_BIN_EXE_rbuild"))
-                    .parent()
-                    .unwrap()
-                    .display(),
-                crate::support::tools::PATH
-            ),
-        );
-        String::from_utf8(command.output().unwrap().stdout).unwrap()
-    };
-    let here = command(&format!("{BUILD} . | sha256sum"));
-    let files = command(&format!("{FILES} . | tar -xO | sha256sum"));
-    assert_ne!(files, command("true | sha256sum"), "there are files");
-    let user = ["--user=1000", "--env=HOME=/home/u"];
-    let docker = json!([
-        refused(&MOUNTS, EPERM),
-        refused(&["unshare", "setns", "fsopen", "fsconfig"], EPERM),
-        refused(&["clone3"], ENOSYS),
-        // A new user namespace.
-        json!({
-            "names": ["clone"], "action": "SCMP_ACT_ERRNO", "errnoRet": EPERM,
-            "args": [{ "index": 0, "value": 0x1000_0000, "valueTwo": 0x1000_0000, "op": "SCMP_CMP_MASKED_EQ" }],
-        }),
-    ]);
-    let no_mounts = json!([refused(&MOUNTS, EPERM)]);
-    let old = json!([refused(
-        &["clone3", "openat2", "fsopen", "close_range"],
-        ENOSYS
-    )]);
-    let run = |name: &str, options: &[&str], flags: &str, steps: Steps, lacking: &[&str]| {
-        let doctor = env.in_container(
+/// What builds in containers are compared with.
+struct Surroundings<'a> {
+    env: &'a TestEnv,
+    /// The command that runs containers.
+    client: &'a [&'a str],
+    /// What a build here says.
+    here: String,
+    /// What its files are.
+    files: String,
+}
+
+impl<'a> Surroundings<'a> {
+    fn new(env: &'a TestEnv, client: &'a [&'a str]) -> Self {
+        let command = |script: &str| {
+            let mut command = env.tool_command("sh");
+            let program = std::path::Path::new(env!("CARGO_BIN_EXE_rbuild"));
+            let dir = program.parent().unwrap().display();
+            let path = format!("{dir}:{}", crate::support::tools::PATH);
+            command.args(["-c", script]).env("PATH", path);
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        let here = command(&format!("{BUILD} . | sha256sum"));
+        let files = command(&format!("{FILES} . | tar -xO | sha256sum"));
+        assert_ne!(files, command("true | sha256sum"), "there are files");
+        Self {
+            env,
+            client,
+            here,
+            files,
+        }
+    }
+
+    fn say(&self, options: &[&str], script: &str) -> String {
+        self.env.in_container_of(self.client, options, script)
+    }
+
+    /// A container with `options`: what doctor finds lacking there, and what becomes of a build with `flags`.
+    fn run(&self, name: &str, options: &[&str], flags: &str, steps: Steps, lacking: &[&str]) {
+        let doctor = self.say(
             options,
             &format!("rbuild doctor --format json {flags} 2>/dev/null; echo $?"),
         );
@@ -232,7 +248,7 @@ fn containers_of_rootless_podman() {
             (false, _) => "none",
             (true, "") => {
                 let namespace = "readlink /proc/self/ns/net";
-                let here = env.in_container(options, &format!("{NETWORK}; {namespace}"));
+                let here = self.say(options, &format!("{NETWORK}; {namespace}"));
                 let mut lines = here.lines();
                 let (step, here) = (lines.next_back(), lines.next_back());
                 assert!(
@@ -245,10 +261,10 @@ fn containers_of_rootless_podman() {
             (true, _) => "host",
         };
         assert_eq!(doctor["network"], network, "{name}: {doctor:#}");
-        let said = env.in_container(options, &script);
+        let said = self.say(options, &script);
         match steps {
-            Steps::Run(..) => assert_eq!(said, here, "{name}"),
-            Steps::Files(..) => assert_eq!(said, files, "{name}"),
+            Steps::Run(..) => assert_eq!(said, self.here, "{name}"),
+            Steps::Files(..) => assert_eq!(said, self.files, "{name}"),
             Steps::Refused(hint) => {
                 assert!(
                     said.contains(hint) && said.contains("Dockerfile:5:1"),
@@ -257,11 +273,36 @@ fn containers_of_rootless_podman() {
                 assert!(!said.contains("RUN mkdir"), "{name} ran something: {said}");
                 // What needs no process is built.
                 let copies = "printf 'FROM scratch\\nCOPY busybox /\\n' > /tmp/Dockerfile; \
-                              rbuild build -q -t copies -f /tmp/Dockerfile /case";
-                let said = env.in_container(options, copies);
+                                  rbuild build -q -t copies -f /tmp/Dockerfile /case";
+                let said = self.say(options, copies);
                 assert!(said.starts_with("sha256:"), "{name}: {said}");
             }
         }
+    }
+}
+
+#[test]
+fn containers_of_rootless_podman() {
+    let env = containers();
+    let user = ["--user=1000", "--env=HOME=/home/u"];
+    let docker = json!([
+        refused(&MOUNTS, EPERM),
+        refused(&["unshare", "setns", "fsopen", "fsconfig"], EPERM),
+        refused(&["clone3"], ENOSYS),
+        // A new user namespace.
+        json!({
+            "names": ["clone"], "action": "SCMP_ACT_ERRNO", "errnoRet": EPERM,
+            "args": [{ "index": 0, "value": 0x1000_0000, "valueTwo": 0x1000_0000, "op": "SCMP_CMP_MASKED_EQ" }],
+        }),
+    ]);
+    let no_mounts = json!([refused(&MOUNTS, EPERM)]);
+    let old = json!([refused(
+        &["clone3", "openat2", "fsopen", "close_range"],
+        ENOSYS
+    )]);
+    let here = Surroundings::new(&env, &PODMAN);
+    let run = |name, options: &[&str], flags, steps, lacking: &[&str]| {
+        here.run(name, options, flags, steps, lacking);
     };
     use Steps::Refused;
     use Steps::Run;
@@ -373,6 +414,80 @@ fn containers_of_rootless_podman() {
         "",
         Steps::Files(2, "link"),
         &single,
+    );
+}
+
+/// Docker itself with its own seccomp profile: rootless, or root's.
+#[test]
+fn containers_of_docker() {
+    let (env, image) = image();
+    let docker = Dockerd::start(&env);
+    docker.client(&env, ["load", "-i", &image]).success();
+    let client = ["docker", "--context", dockerd::CONTEXT];
+    let here = Surroundings::new(&env, &client);
+    let user = ["--user=1000", "--env=HOME=/home/u"];
+    let unconfined = "--security-opt=seccomp=unconfined";
+    here.run(
+        "as they are",
+        &[],
+        "",
+        Steps::Refused("--isolation=chroot"),
+        &["refuses a user namespace"],
+    );
+    here.run(
+        "as they are, a user",
+        &user,
+        "",
+        Steps::Refused("seccomp=unconfined"),
+        &["refuses a user namespace"],
+    );
+    here.run(
+        "as they are, chroot",
+        &[],
+        "--isolation=chroot",
+        Steps::Run(3, "link"),
+        &["chroot"],
+    );
+    // The profile then allows all but this.
+    here.run(
+        "with the right to mount",
+        &["--cap-add=SYS_ADMIN"],
+        "",
+        Steps::Refused("allow pivot_root"),
+        &["pivot_root", "a /proc of its own", "other architectures"],
+    );
+    // The image has neither slirp4netns nor an emulator; the daemon of the tests stores files plainly.
+    let root = ["a /proc of its own", "network", "other architectures"];
+    here.run(
+        "without the profile",
+        &[unconfined],
+        "",
+        Steps::Run(1, "overlay"),
+        &root,
+    );
+    let paths = "--security-opt=systempaths=unconfined";
+    here.run(
+        "and with all of /proc",
+        &[unconfined, paths],
+        "",
+        Steps::Run(1, "overlay"),
+        &root[1..],
+    );
+    let pod = [
+        &[
+            unconfined,
+            "--cap-drop=all",
+            "--security-opt=no-new-privileges",
+        ],
+        &user[..],
+    ]
+    .concat();
+    here.run(
+        "an unprivileged pod without the profile",
+        &pod,
+        "",
+        Steps::Run(2, "overlay"),
+        &[&["one user id only"], &root[..]].concat(),
     );
 }
 

@@ -149,7 +149,7 @@ impl SandboxError {
             }
             Self::Foreign { fix, .. } => fix.clone(),
             Self::Insecure => Some(
-                "let a new `/proc` be mounted (docker, podman: `--security-opt unmask=ALL`; Kubernetes: `procMount: \
+                "let a new `/proc` be mounted (podman: `--security-opt unmask=ALL`; docker: `systempaths=unconfined`; Kubernetes: `procMount: \
                  Unmasked`), or leave `--security=insecure` out"
                     .to_owned(),
             ),

@@ -279,6 +279,9 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
     mounts::make_private().map_err(|e| SandboxError::Unavailable {
         report: probe::no_mounts(&e.into()),
     })?;
+    mounts::may_pivot().map_err(|e| SandboxError::Unavailable {
+        report: probe::no_root(&e.into()),
+    })?;
     let (rung, remark) = match ids {
         Ids::Full => (Rung::Full, None),
         Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why, user))),

@@ -97,6 +97,15 @@ pub(super) fn make_private() -> Result<()> {
     rustix::mount::mount_change("/", private)
 }
 
+/// Whether pivot_root(2) is allowed. Docker's seccomp profile refuses it even where it allows mounts (`--cap-add=SYS_ADMIN`).
+/// In a mount namespace of our own a call without a path does nothing but say so.
+pub(super) fn may_pivot() -> Result<()> {
+    match rustix::process::pivot_root("", "") {
+        Err(Errno::NOENT) => Ok(()),
+        refused => refused,
+    }
+}
+
 /// Another mount of what `path` below `at` is, mounted nowhere yet; with the mounts below it if `recursive`. A
 /// symbolic link at the end is not followed.
 pub(super) fn copy(at: impl AsFd, path: impl AsRef<Path>, recursive: bool) -> Result<OwnedFd> {

@@ -466,6 +466,15 @@ pub(super) fn no_mounts(error: &io::Error) -> Report {
     )
 }
 
+/// The report when a step's root cannot become its `/`.
+pub(super) fn no_root(error: &io::Error) -> Report {
+    none(
+        format!("pivot_root(2) is refused in the user namespace: {error}"),
+        "allow pivot_root with another seccomp profile (docker: `--security-opt seccomp=unconfined`), or, as root of a \
+         container, run steps with less: `--isolation=chroot`",
+    )
+}
+
 fn none(what: String, fix: &str) -> Report {
     Report {
         rung: Rung::None,
@@ -483,6 +492,7 @@ fn judge(check: &Check, place: &Path) -> Finding {
     let error = os(check.errno);
     let (state, fix) = match name.as_str() {
         MOUNTS => return no_mounts(&error).findings.remove(0),
+        ROOT => return no_root(&error).findings.remove(0),
         STORE => (
             State::Missing,
             "choose another place for the store with `--root` or RBUILD_ROOT",
@@ -491,7 +501,7 @@ fn judge(check: &Check, place: &Path) -> Finding {
         PROC => (
             State::Limited,
             "steps share the builder's process ids; in a container, an unmasked /proc (podman: `--security-opt \
-             unmask=ALL`)",
+             unmask=ALL`; docker: `--security-opt systempaths=unconfined`)",
         ),
         NETWORK => (State::Limited, "`--network=none` fails"),
         _ => (State::Missing, "a kernel with CONFIG_SECCOMP_FILTER"),
@@ -513,6 +523,7 @@ pub(super) const OVERLAY_FIX: &str = "put the store (`--root` or RBUILD_ROOT) on
                                       own root";
 
 const MOUNTS: &str = "mounts in the user namespace";
+const ROOT: &str = "a root of its own for each step";
 const STORE: &str = "writing to the store";
 const OVERLAY: &str = "overlayfs with user xattrs on the store's file system";
 const PROC: &str = "a /proc of its own for each step";
@@ -592,6 +603,9 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path, foreign: &Foreign) 
         Err(EnterError::Map(why)) => return failed(Entered::Unmapped { why }),
     };
     let mut tried = vec![(MOUNTS, mounts::make_private().map_err(Into::into))];
+    if tried[0].1.is_ok() {
+        tried.push((ROOT, mounts::may_pivot().map_err(Into::into)));
+    }
     match probe_dir(place) {
         Ok(dir) => tried.extend([(STORE, Ok(())), (OVERLAY, overlay(dir.path()))]),
         Err(error) => tried.push((STORE, Err(error))),

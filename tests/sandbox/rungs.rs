@@ -231,7 +231,7 @@ fn with_shared_process_ids_no_step_is_insecure() {
         str![[r#"
 ---- stderr ----
 error: steps with `--security=insecure` cannot run here: `/proc` cannot be mounted, so they would see the builder's processes, and could do with them what they like
-hint: let a new `/proc` be mounted (docker, podman: `--security-opt unmask=ALL`; Kubernetes: `procMount: Unmasked`), or leave `--security=insecure` out
+hint: let a new `/proc` be mounted (podman: `--security-opt unmask=ALL`; docker: `systempaths=unconfined`; Kubernetes: `procMount: Unmasked`), or leave `--security=insecure` out
 [exit status: 3]
 
 "#]]

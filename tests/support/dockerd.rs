@@ -11,7 +11,7 @@ use super::Output;
 use super::TestEnv;
 use super::tools;
 
-/// Runs dockerd in namespaces of its own, in which it loads images but has no network for containers, until standard input
+/// Runs dockerd in namespaces of its own, in which it loads images but has no network of their own for containers, until standard input
 /// ends. What it writes outside of its own directories goes to memory.
 const SUPERVISOR: &str = r#"
 unshare=$1 dockerd=$2 dir=$3
@@ -19,7 +19,7 @@ shift 3
 "$unshare" "$@" --mount --net /bin/sh -c '
     mount -t tmpfs tmpfs /run && mount -t tmpfs tmpfs /etc
     exec "$1" --data-root "$2/data" --exec-root "$2/exec" --pidfile "$2/pid" --host "unix://$2/socket" \
-        --storage-driver vfs --iptables=false --bridge none --ip-forward=false
+        --storage-driver vfs --iptables=false --bridge none --ip-forward=false $ROOTLESS
 ' sh "$dockerd" "$dir" 2>&1 </dev/null &
 cat
 kill $!
@@ -41,15 +41,17 @@ impl Dockerd {
         for name in ["data", "exec"] {
             fs::create_dir_all(dir.join(name)).unwrap();
         }
+        let root = rustix::process::geteuid().is_root();
         let mut supervisor = Command::new("/bin/sh")
             .args(["-c", SUPERVISOR, "sh"])
             .args([tools::find("unshare"), tools::find("dockerd")])
             .arg(&dir)
-            .args(match rustix::process::geteuid().is_root() {
+            .args(match root {
                 true => &[][..],
                 // Root of a user namespace.
                 false => &["--user", "--map-root-user", "--map-auto"],
             })
+            .env("ROOTLESS", if root { "" } else { "--rootless" })
             .env("PATH", tools::PATH)
             .env("HOME", env.outside("home"))
             .stdin(Stdio::piped())

@@ -2,7 +2,7 @@
 
 mod actions;
 mod bases;
-mod dockerd;
+pub(crate) mod dockerd;
 mod env;
 mod gate;
 mod hesitant;
