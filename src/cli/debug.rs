@@ -110,7 +110,10 @@ fn check_store(flags: &FsckFlags, session: &Session) -> Result<ExitCode, BuildEr
         (all, left) if all == left => format!("{left} wrong"),
         (all, left) => format!("{left} wrong, {} taken out", all - left),
     };
-    ui::say(&format!("looked at {}: {verdict}", checked.join(", ")));
+    ui::say(&match checked.is_empty() {
+        true => format!("the store is empty: {verdict}"),
+        false => format!("looked at {}: {verdict}", checked.join(", ")),
+    });
     if left > 0 && !flags.repair {
         ui::say("hint: `rbuild debug fsck --repair` takes out what can be made again");
     }
