@@ -600,7 +600,11 @@ impl Engine<'_> {
         match (error, &origin.source) {
             _ if self.cancel.is_cancelled() => OpError::Cancelled,
             (error, Some(source))
-                if is_of_content(&error) || matches!(error, OpError::DiffId { .. }) =>
+                if is_of_content(&error)
+                    || matches!(
+                        error,
+                        OpError::DiffId { .. } | OpError::Layer(LayerError::Entries { .. })
+                    ) =>
             {
                 OpError::Base {
                     image: source.clone(),
