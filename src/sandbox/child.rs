@@ -27,6 +27,7 @@ use super::chroot;
 use super::error::During;
 use super::error::Errno;
 use super::error::Failure;
+use super::kernelfs;
 use super::rootfs;
 use super::seccomp;
 use super::seccomp::Nesting;
@@ -71,6 +72,14 @@ impl Config {
         match (reach, outward) {
             (Reach::Uplink, Some(address)) => address,
             _ => "127.0.0.1".to_owned(),
+        }
+    }
+
+    /// What its filter lets a step do.
+    pub(super) fn nesting(&self) -> Nesting {
+        match self.nested {
+            true => Nesting::Allowed,
+            false => Nesting::Refused,
         }
     }
 
@@ -159,12 +168,14 @@ pub(super) fn prepare(
             security,
         });
     }
+    set_host_name(HOSTNAME)?;
+    let proc = kernelfs::proc(config).during("mount /proc")?;
     match (reach, router) {
         (Reach::None, _) => sys::loopback_up().during("bring up the loopback device")?,
         (Reach::Uplink, Some(router)) => router.join().during("connect the step to the uplink")?,
         _ => {}
     }
-    let files = rootfs::prepare(config, reach, security)?;
+    let files = rootfs::prepare(config, reach, security, &proc)?;
     if security == Security::Sandbox {
         caps::bound(caps::DEFAULT).during("limit the capabilities")?;
     }
@@ -173,6 +184,14 @@ pub(super) fn prepare(
         reach,
         security,
     })
+}
+
+fn set_host_name(name: &str) -> Result<(), Failure> {
+    match rustix::system::sethostname(name.as_bytes()) {
+        // A container's seccomp filter may forbid it; the step then sees the container's name.
+        Ok(()) | Err(Os::PERM) => Ok(()),
+        Err(e) => Err(e).during(format_args!("set the host name `{name}`")),
+    }
 }
 
 /// Carries out a step, for whose kind this process was prepared. Returns only if the step's program could not be
@@ -270,12 +289,8 @@ fn become_step(
     let outside = config.chroot.then(|| terminal(step)).transpose()?.flatten();
     match prepared.files {
         Some(files) => {
-            match rustix::system::sethostname(step.hostname.as_bytes()) {
-                // A container's seccomp filter may forbid it; the step then sees the container's name.
-                Ok(()) | Err(Os::PERM) => {}
-                Err(e) => {
-                    return Err(e).during(format_args!("set the host name `{}`", step.hostname));
-                }
+            if step.hostname != HOSTNAME {
+                set_host_name(&step.hostname)?;
             }
             rootfs::enter(config, step, files)?;
         }
@@ -319,11 +334,7 @@ fn become_step(
     }
     if step.security == Security::Sandbox {
         // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.
-        let nesting = match config.nested {
-            true => Nesting::Allowed,
-            false => Nesting::Refused,
-        };
-        match sys::install_filter(&seccomp::program(nesting)) {
+        match sys::install_filter(seccomp::program(config.nesting())) {
             // Without namespaces there is none to be given up, and the container's own filter holds.
             Err(error) if config.chroot && error.raw_os_error() == Some(libc::EACCES) => {}
             installed => installed.during("install the seccomp filter")?,

@@ -71,6 +71,7 @@ use super::child::Standard;
 use super::error::Failure;
 use super::mounts;
 use super::reaper;
+use super::seccomp;
 use super::step::Reach;
 use super::step::Security;
 use super::step::Step;
@@ -411,6 +412,8 @@ fn serve() -> io::Result<()> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     }
 
+    // Here, and not by every step.
+    seccomp::program(config.nesting());
     let mut running: Vec<Running> = Vec::new();
     let mut ready: Option<Ready> = None;
     let mut uplink = Uplink::Unasked;
