@@ -42,7 +42,7 @@ use super::sys::Fork;
 use super::sys::Scope;
 use super::terminal;
 use super::uplink;
-use super::uplink::Router;
+use super::uplink::Link;
 use super::wire::Blob;
 use super::wire::wire_struct;
 
@@ -134,10 +134,24 @@ pub(super) struct Prepared {
     /// None without namespaces.
     files: Option<rootfs::Prepared>,
     reach: Reach,
+    /// A network namespace of an earlier step that this one could not take over.
+    refused: Option<OwnedFd>,
     security: Security,
 }
 
 impl Prepared {
+    /// The network namespaces that other steps may have once this one has ended.
+    pub(super) fn netns_for_others(&mut self) -> Vec<OwnedFd> {
+        match self.reach {
+            Reach::Uplink => self
+                .netns()
+                .into_iter()
+                .chain(self.refused.take())
+                .collect(),
+            Reach::Shared | Reach::Host | Reach::None => Vec::new(),
+        }
+    }
+
     /// The step's network namespace, if it has one of its own.
     pub(super) fn netns(&self) -> Option<OwnedFd> {
         let is_own = self.reach.is_own();
@@ -148,11 +162,11 @@ impl Prepared {
 }
 
 /// Begins a step in this process, which must be in new mount, IPC and UTS namespaces, and in a new network namespace
-/// if `reach` is [`Reach::None`]; if it is [`Reach::Uplink`], by `router`. Its signals have their default actions.
+/// if `reach` is [`Reach::None`]; if it is [`Reach::Uplink`], by `link`. Its signals have their default actions.
 pub(super) fn prepare(
     config: &Config,
     reach: Reach,
-    router: Option<&Router>,
+    link: Option<Link<'_>>,
     security: Security,
 ) -> Result<Prepared, Failure> {
     rustix::process::setsid().during("start a session")?;
@@ -165,16 +179,20 @@ pub(super) fn prepare(
         return Ok(Prepared {
             files: None,
             reach,
+            refused: None,
             security,
         });
     }
     set_host_name(HOSTNAME)?;
     let proc = kernelfs::proc(config).during("mount /proc")?;
-    match (reach, router) {
-        (Reach::None, _) => sys::loopback_up().during("bring up the loopback device")?,
-        (Reach::Uplink, Some(router)) => router.join().during("connect the step to the uplink")?,
-        _ => {}
-    }
+    let refused = match (reach, link) {
+        (Reach::None, _) => {
+            sys::loopback_up().during("bring up the loopback device")?;
+            None
+        }
+        (Reach::Uplink, Some(link)) => link.join(&proc).during("connect the step to the uplink")?,
+        _ => None,
+    };
     let files = rootfs::prepare(config, reach, security, &proc)?;
     if security == Security::Sandbox {
         caps::bound(caps::DEFAULT).during("limit the capabilities")?;
@@ -182,6 +200,7 @@ pub(super) fn prepare(
     Ok(Prepared {
         files: Some(files),
         reach,
+        refused,
         security,
     })
 }
