@@ -27,6 +27,7 @@ use super::chroot;
 use super::error::During;
 use super::error::Errno;
 use super::error::Failure;
+use super::kernelfs;
 use super::rootfs;
 use super::seccomp;
 use super::seccomp::Nesting;
@@ -41,7 +42,7 @@ use super::sys::Fork;
 use super::sys::Scope;
 use super::terminal;
 use super::uplink;
-use super::uplink::Router;
+use super::uplink::Link;
 use super::wire::Blob;
 use super::wire::wire_struct;
 
@@ -71,6 +72,14 @@ impl Config {
         match (reach, outward) {
             (Reach::Uplink, Some(address)) => address,
             _ => "127.0.0.1".to_owned(),
+        }
+    }
+
+    /// What its filter lets a step do.
+    pub(super) fn nesting(&self) -> Nesting {
+        match self.nested {
+            true => Nesting::Allowed,
+            false => Nesting::Refused,
         }
     }
 
@@ -125,10 +134,24 @@ pub(super) struct Prepared {
     /// None without namespaces.
     files: Option<rootfs::Prepared>,
     reach: Reach,
+    /// A network namespace of an earlier step that this one could not take over.
+    refused: Option<OwnedFd>,
     security: Security,
 }
 
 impl Prepared {
+    /// The network namespaces that other steps may have once this one has ended.
+    pub(super) fn netns_for_others(&mut self) -> Vec<OwnedFd> {
+        match self.reach {
+            Reach::Uplink => self
+                .netns()
+                .into_iter()
+                .chain(self.refused.take())
+                .collect(),
+            Reach::Shared | Reach::Host | Reach::None => Vec::new(),
+        }
+    }
+
     /// The step's network namespace, if it has one of its own.
     pub(super) fn netns(&self) -> Option<OwnedFd> {
         let is_own = self.reach.is_own();
@@ -139,11 +162,11 @@ impl Prepared {
 }
 
 /// Begins a step in this process, which must be in new mount, IPC and UTS namespaces, and in a new network namespace
-/// if `reach` is [`Reach::None`]; if it is [`Reach::Uplink`], by `router`. Its signals have their default actions.
+/// if `reach` is [`Reach::None`]; if it is [`Reach::Uplink`], by `link`. Its signals have their default actions.
 pub(super) fn prepare(
     config: &Config,
     reach: Reach,
-    router: Option<&Router>,
+    link: Option<Link<'_>>,
     security: Security,
 ) -> Result<Prepared, Failure> {
     rustix::process::setsid().during("start a session")?;
@@ -156,23 +179,38 @@ pub(super) fn prepare(
         return Ok(Prepared {
             files: None,
             reach,
+            refused: None,
             security,
         });
     }
-    match (reach, router) {
-        (Reach::None, _) => sys::loopback_up().during("bring up the loopback device")?,
-        (Reach::Uplink, Some(router)) => router.join().during("connect the step to the uplink")?,
-        _ => {}
-    }
-    let files = rootfs::prepare(config, reach, security)?;
+    set_host_name(HOSTNAME)?;
+    let proc = kernelfs::proc(config).during("mount /proc")?;
+    let refused = match (reach, link) {
+        (Reach::None, _) => {
+            sys::loopback_up().during("bring up the loopback device")?;
+            None
+        }
+        (Reach::Uplink, Some(link)) => link.join(&proc).during("connect the step to the uplink")?,
+        _ => None,
+    };
+    let files = rootfs::prepare(config, reach, security, &proc)?;
     if security == Security::Sandbox {
         caps::bound(caps::DEFAULT).during("limit the capabilities")?;
     }
     Ok(Prepared {
         files: Some(files),
         reach,
+        refused,
         security,
     })
+}
+
+fn set_host_name(name: &str) -> Result<(), Failure> {
+    match rustix::system::sethostname(name.as_bytes()) {
+        // A container's seccomp filter may forbid it; the step then sees the container's name.
+        Ok(()) | Err(Os::PERM) => Ok(()),
+        Err(e) => Err(e).during(format_args!("set the host name `{name}`")),
+    }
 }
 
 /// Carries out a step, for whose kind this process was prepared. Returns only if the step's program could not be
@@ -270,12 +308,8 @@ fn become_step(
     let outside = config.chroot.then(|| terminal(step)).transpose()?.flatten();
     match prepared.files {
         Some(files) => {
-            match rustix::system::sethostname(step.hostname.as_bytes()) {
-                // A container's seccomp filter may forbid it; the step then sees the container's name.
-                Ok(()) | Err(Os::PERM) => {}
-                Err(e) => {
-                    return Err(e).during(format_args!("set the host name `{}`", step.hostname));
-                }
+            if step.hostname != HOSTNAME {
+                set_host_name(&step.hostname)?;
             }
             rootfs::enter(config, step, files)?;
         }
@@ -319,11 +353,7 @@ fn become_step(
     }
     if step.security == Security::Sandbox {
         // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.
-        let nesting = match config.nested {
-            true => Nesting::Allowed,
-            false => Nesting::Refused,
-        };
-        match sys::install_filter(&seccomp::program(nesting)) {
+        match sys::install_filter(seccomp::program(config.nesting())) {
             // Without namespaces there is none to be given up, and the container's own filter holds.
             Err(error) if config.chroot && error.raw_os_error() == Some(libc::EACCES) => {}
             installed => installed.during("install the seccomp filter")?,

@@ -58,9 +58,28 @@ const DEVICE_MODE: Mode = Mode::from_raw_mode(0o644);
 
 /// Where they are made, in the current directory.
 const STAGING: &str = "kernel";
-const PLACES: [&str; 3] = ["proc", "sys", "dev"];
+pub(super) const PLACES: [&str; 3] = ["proc", "sys", "dev"];
 /// An empty directory that is mounted read-only on itself.
 const VOID: &str = "void";
+
+/// `/proc`, `/sys` and `/dev` of a step that has no root yet.
+pub(super) struct KernelFs([OwnedFd; PLACES.len()]);
+
+impl KernelFs {
+    /// The `/proc`.
+    pub(super) fn proc(&self) -> &OwnedFd {
+        let [proc, ..] = &self.0;
+        proc
+    }
+
+    /// Moves them, with all that is mounted on them, from the directory they were made in to where they belong.
+    pub(super) fn move_to(&self, root: BorrowedFd<'_>) -> Result<(), Failure> {
+        for (path, mount) in PLACES.into_iter().zip(&self.0) {
+            attach(root, path, mount)?;
+        }
+        Ok(())
+    }
+}
 
 /// Makes them in a new directory of the current one, `proc` from [`proc`].
 ///
@@ -70,7 +89,7 @@ pub(super) fn mount_all(
     reach: Reach,
     security: Security,
     proc: &OwnedFd,
-) -> Result<OwnedFd, Failure> {
+) -> Result<KernelFs, Failure> {
     let mask = security == Security::Sandbox;
     let place = || {
         for path in PLACES {
@@ -111,16 +130,9 @@ pub(super) fn mount_all(
         }
     }
     dev(&format!("{STAGING}/dev"))?;
-    Ok(staging)
-}
-
-/// Moves them, with all that is mounted on them, from the directory they were made in to where they belong.
-pub(super) fn move_all(from: &OwnedFd, root: BorrowedFd<'_>) -> Result<(), Failure> {
-    for path in PLACES {
-        let mount = mounts::open_in(from, path).during(format_args!("find `/{path}`"))?;
-        attach(root, path, &mount)?;
-    }
-    Ok(())
+    let find = |path| mounts::open_in(&staging, path).during(format_args!("find `/{path}`"));
+    let [proc, sys, dev] = PLACES;
+    Ok(KernelFs([find(proc)?, find(sys)?, find(dev)?]))
 }
 
 fn attach(root: BorrowedFd<'_>, path: &str, mount: &OwnedFd) -> Result<(), Failure> {

@@ -621,7 +621,7 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path, foreign: &Foreign) 
     tried.push((
         SECCOMP,
         alone(0, || {
-            sys::install_filter(&super::seccomp::program(Nesting::Refused))
+            sys::install_filter(super::seccomp::program(Nesting::Refused))
         }),
     ));
     let check = |(name, result): (&str, io::Result<()>)| Check {

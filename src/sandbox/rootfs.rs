@@ -5,11 +5,11 @@
 //!
 //! ```text
 //! l0 l1 …  links to layers whose paths are too long for a mount option
-//! u w      links to upper and work directory
+//! u w      links to upper and work directory, if theirs are
 //! stub     the lowest layer: mount points that no layer has
 //! top      a layer above all, made only when a mount point cannot come from below
 //! root     where the overlay is mounted
-//! hosts resolv f0 f1 …  files in memory
+//! hosts own-hosts resolv f0 f1 …  files in memory
 //! kernel   /proc, /sys and /dev, until there is a root to move them to
 //! ```
 //!
@@ -22,6 +22,7 @@
 //! before the step and removed afterwards, by the [builder](super::points).
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::fmt::Write as _;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
@@ -43,9 +44,12 @@ use rustix::mount::MountAttrFlags;
 use rustix::mount::UnmountFlags;
 
 use super::child::Config;
+use super::child::HOSTNAME;
 use super::error::During;
 use super::error::Failure;
 use super::kernelfs;
+use super::kernelfs::KernelFs;
+use super::kernelfs::PLACES;
 use super::mounts;
 use super::probe::OVERLAY_FIX;
 use super::step::HOST_GATEWAY;
@@ -72,6 +76,20 @@ struct ToMount {
     named: String,
 }
 
+impl ToMount {
+    /// The mode of a directory that is a mount point for it; none if that is a file.
+    fn point(&self) -> Option<u32> {
+        match (self.directory, self.tmpfs) {
+            (_, Some(_)) => Some(TMPFS_MODE),
+            (true, None) => Some(DIRECTORY_MODE),
+            (false, None) => None,
+        }
+    }
+}
+
+/// Of mount points that are directories.
+const DIRECTORY_MODE: u32 = 0o755;
+
 /// As runc has it, a tmpfs gets the mode of the directory it is mounted on, if the image has one there.
 #[derive(Clone, Copy)]
 struct Tmpfs {
@@ -81,11 +99,11 @@ struct Tmpfs {
 /// The mode of a tmpfs that is mounted where the image has nothing.
 pub(super) const TMPFS_MODE: u32 = 0o1777;
 
-/// What of a step's file system does not depend on the step.
+/// What of a step's file system does not depend on the step. The stub has mount points for all of it.
 pub(super) struct Prepared {
-    /// A directory of the scratch with `proc`, `sys` and `dev`.
-    kernel: OwnedFd,
-    resolv_conf: ToMount,
+    kernel: KernelFs,
+    /// `/etc/hosts`, `/etc/resolv.conf` and the CA bundle.
+    files: Vec<ToMount>,
     /// What [`HOST_GATEWAY`] stands for.
     host: String,
 }
@@ -94,22 +112,17 @@ impl Prepared {
     /// A file of the step's `/proc`, which lies in the scratch.
     pub(super) fn open_proc(&self, path: &str) -> rustix::io::Result<OwnedFd> {
         let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-        rustix::fs::openat(
-            &self.kernel,
-            Path::new("proc").join(path),
-            flags,
-            Mode::empty(),
-        )
+        rustix::fs::openat(self.kernel.proc(), path, flags, Mode::empty())
     }
 }
 
-/// Makes the scratch the current directory, and in it what every step gets.
+/// Makes the scratch the current directory, and in it what every step gets, `proc` as its `/proc`.
 pub(super) fn prepare(
     config: &Config,
     reach: Reach,
     security: Security,
+    proc: &OwnedFd,
 ) -> Result<Prepared, Failure> {
-    let proc = kernelfs::proc(config).during("mount /proc")?;
     let scratch = mounts::new(
         "tmpfs",
         &[("mode", "0755")],
@@ -121,26 +134,38 @@ pub(super) fn prepare(
         .and_then(|at| mounts::attach(&scratch, at))
         .and_then(|()| rustix::process::fchdir(&scratch))
         .during("mount a tmpfs in the step's namespace")?;
+    let kernel = kernelfs::mount_all(reach, security, proc)?;
+    let host = config.host_address(reach);
+    let files = etc_files(config, reach, &host)?;
+    for path in PLACES {
+        make_mount_point("stub", Path::new(path), Some(DIRECTORY_MODE))
+            .during(format_args!("make a mount point for `/{path}`"))?;
+    }
+    make_stub(&files)?;
+    mounts::make_dirs(CWD, Path::new("root")).during("make the root's mount point")?;
     Ok(Prepared {
-        kernel: kernelfs::mount_all(reach, security, &proc)?,
-        resolv_conf: memory_file("/etc/resolv.conf", &config.resolv_conf(reach), "resolv")?,
-        host: config.host_address(reach),
+        kernel,
+        files,
+        host,
     })
 }
 
 /// Makes the step's file system and moves the process into it. Afterwards `/` is the step's and nothing of the
 /// host's can be reached by a path.
 pub(super) fn enter(config: &Config, step: &Step, prepared: Prepared) -> Result<(), Failure> {
-    let hosts = hosts(&step.hostname, &step.hosts, &prepared.host);
-    let mut all = etc_files(config, &hosts, prepared.resolv_conf)?;
+    let mut all = prepared.files;
+    if (step.hostname.as_str(), step.hosts.as_slice()) != (HOSTNAME, &[]) {
+        let hosts = hosts(&step.hostname, &step.hosts, &prepared.host);
+        all[0] = memory_file(HOSTS, hosts.as_bytes(), "own-hosts")?;
+    }
     let files = all.len();
     for mount in &step.mounts {
         all.push(prepare_mount(mount, all.len(), config.single)?);
     }
     // As BuildKit does: what is mounted on `/etc` hides the files there; parents come before children.
     all[files..].sort_by_key(|p| p.dest.components().count());
+    make_stub(&all[files..])?;
 
-    mounts::make_dirs(CWD, Path::new("root")).during("make the root's mount point")?;
     let root = match &step.root {
         Root::Overlay {
             lowers,
@@ -160,7 +185,7 @@ pub(super) fn enter(config: &Config, step: &Step, prepared: Prepared) -> Result<
         // What is mounted in it comes after.
         mounts::make_read_only(&root).during("make the root read-only")?;
     }
-    kernelfs::move_all(&prepared.kernel, root.as_fd())?;
+    prepared.kernel.move_to(root.as_fd())?;
     for p in &all {
         let doing = format_args!("mount {} on `{}`", p.named, p.dest.display());
         attach(root.as_fd(), p).during(doing)?;
@@ -214,11 +239,14 @@ fn path_flags() -> rustix::fs::OFlags {
     rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC
 }
 
+const HOSTS: &str = "/etc/hosts";
+
 /// `/etc/hosts`, `/etc/resolv.conf` and the CA bundle.
-fn etc_files(config: &Config, hosts: &str, resolv_conf: ToMount) -> Result<Vec<ToMount>, Failure> {
+fn etc_files(config: &Config, reach: Reach, host: &str) -> Result<Vec<ToMount>, Failure> {
+    let hosts = hosts(HOSTNAME, &[], host);
     let mut files = vec![
-        memory_file("/etc/hosts", hosts.as_bytes(), "hosts")?,
-        resolv_conf,
+        memory_file(HOSTS, hosts.as_bytes(), "hosts")?,
+        memory_file("/etc/resolv.conf", &config.resolv_conf(reach), "resolv")?,
     ];
     if let Some(ca) = &config.ca {
         let bind = Mount {
@@ -411,16 +439,19 @@ fn layers(
 fn link_all(prefix: &str, paths: &[PathBuf]) -> rustix::io::Result<Vec<String>> {
     let mut names = Vec::with_capacity(paths.len() + 2);
     for (number, path) in paths.iter().enumerate() {
-        names.push(match mounts::as_option(path) {
-            Some(option) => option.to_owned(),
-            None => {
-                let name = format!("{prefix}{number}");
-                rustix::fs::symlink(path, &name)?;
-                name
-            }
-        });
+        names.push(link(&format_args!("{prefix}{number}"), path)?);
     }
     Ok(names)
+}
+
+/// The same for one path, with the link's whole name.
+fn link(name: &impl Display, path: &Path) -> rustix::io::Result<String> {
+    if let Some(option) = mounts::as_option(path) {
+        return Ok(option.to_owned());
+    }
+    let name = name.to_string();
+    rustix::fs::symlink(path, &name)?;
+    Ok(name)
 }
 
 /// A directory as the root. Its mount points are there ([`points`](super::points)).
@@ -441,30 +472,32 @@ struct Layers<'a> {
     work: &'a Path,
 }
 
-/// The root with a place for every mount.
-fn stack_with_mount_points(root: &Layers<'_>, prepared: &[ToMount]) -> Result<OwnedFd, Failure> {
-    let fixed = ["proc", "sys", "dev"].map(|name| (Path::new(name), Some(0o755)));
-    let kind = |p: &ToMount| match (p.directory, p.tmpfs) {
-        (_, Some(_)) => Some(TMPFS_MODE),
-        (true, None) => Some(0o755),
-        (false, None) => None,
-    };
-    let wanted: Vec<(&Path, Option<u32>)> = fixed
-        .into_iter()
-        .chain(prepared.iter().map(|p| (p.dest.as_path(), kind(p))))
-        .collect();
-    for (path, mode) in &wanted {
-        make_mount_point("stub", relative(path), *mode)
-            .during(format_args!("make a mount point for `{}`", path.display()))?;
+/// Makes mount points in the stub.
+fn make_stub(mounts: &[ToMount]) -> Result<(), Failure> {
+    for mount in mounts {
+        make_mount_point("stub", relative(&mount.dest), mount.point()).during(format_args!(
+            "make a mount point for `{}`",
+            mount.dest.display()
+        ))?;
     }
+    Ok(())
+}
+
+/// The root with a place for every mount, for all of which the stub has one.
+fn stack_with_mount_points(root: &Layers<'_>, prepared: &[ToMount]) -> Result<OwnedFd, Failure> {
+    let fixed = PLACES.map(|name| (Path::new(name), Some(DIRECTORY_MODE)));
+    let prepared = prepared.iter().map(|p| (p.dest.as_path(), p.point()));
+    let wanted = fixed.into_iter().chain(prepared);
     let mut names = vec!["stub".to_owned()];
     names.extend(link_all("l", root.lowers).during("name the layers")?);
-    if let Some(upper) = root.upper {
-        rustix::fs::symlink(upper, "u")
-            .and_then(|()| rustix::fs::symlink(root.work, "w"))
-            .during("name the layers")?;
-    }
-    let stacked = stack(&names, root)?;
+    let upper = match root.upper {
+        Some(upper) => Some([
+            link(&"u", upper).during("name the layers")?,
+            link(&"w", root.work).during("name the layers")?,
+        ]),
+        None => None,
+    };
+    let stacked = stack(&names, root, upper.as_ref())?;
 
     let mut missing = Vec::new();
     for (path, mode) in wanted {
@@ -488,14 +521,14 @@ fn stack_with_mount_points(root: &Layers<'_>, prepared: &[ToMount]) -> Result<Ow
     }
     drop(stacked);
     rustix::mount::unmount("root", UnmountFlags::DETACH).during("unmount the first root")?;
-    if root.upper.is_some() {
+    if let Some([_, work]) = &upper {
         // Overlay refuses a work directory that a volatile mount has left its mark in (overlayfs.rst, "Volatile
         // mount"), since the upper directory may have lost writes. This one has seen none.
-        std::fs::remove_dir_all(Path::new("w").join("work").join("incompat"))
+        std::fs::remove_dir_all(Path::new(work).join("work").join("incompat"))
             .during("stack the layers again")?;
     }
     names.push("top".to_owned());
-    stack(&names, root)
+    stack(&names, root, upper.as_ref())
 }
 
 fn relative(path: &Path) -> &Path {
@@ -509,7 +542,7 @@ fn make_mount_point(layer: &str, path: &Path, mode: Option<u32>) -> rustix::io::
         mounts::make_dirs(CWD, &path)?;
         return match mode {
             // As it is made.
-            0o755 => Ok(()),
+            DIRECTORY_MODE => Ok(()),
             mode => rustix::fs::chmod(&path, Mode::from_raw_mode(mode)),
         };
     }
@@ -519,9 +552,13 @@ fn make_mount_point(layer: &str, path: &Path, mode: Option<u32>) -> rustix::io::
     mounts::make_file(CWD, &path)
 }
 
-/// Mounts the layers on `root`.
-fn stack(names: &[String], root: &Layers<'_>) -> Result<OwnedFd, Failure> {
-    let upper = root.upper.is_some().then_some(["u", "w"]);
+/// Mounts the layers on `root`; `upper` are the names of upper and work directory.
+fn stack(
+    names: &[String],
+    root: &Layers<'_>,
+    upper: Option<&[String; 2]>,
+) -> Result<OwnedFd, Failure> {
+    let upper = upper.map(|names| names.each_ref().map(String::as_str));
     let mut names = names.to_vec();
     if upper.is_none() && names.len() < 2 {
         // Without an upper directory overlay wants two layers.

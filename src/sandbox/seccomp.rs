@@ -16,6 +16,7 @@
 //! the kernel's cache (Linux 5.11) and costs next to nothing.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use libc::BPF_ABS;
 use libc::BPF_ALU;
@@ -156,8 +157,14 @@ pub(super) enum Nesting {
     Refused,
 }
 
-/// The program. x32 calls (x86_64 with bit 30 set) and unknown architectures get `ENOSYS`.
-pub(super) fn program(nesting: Nesting) -> Vec<sock_filter> {
+/// The program. It is made once in a process and is there in those that are forked then.
+pub(super) fn program(nesting: Nesting) -> &'static [sock_filter] {
+    static PROGRAMS: [OnceLock<Vec<sock_filter>>; 2] = [OnceLock::new(), OnceLock::new()];
+    PROGRAMS[usize::from(nesting == Nesting::Allowed)].get_or_init(|| make(nesting))
+}
+
+/// x32 calls (x86_64 with bit 30 set) and unknown architectures get `ENOSYS`.
+fn make(nesting: Nesting) -> Vec<sock_filter> {
     let mut program = vec![load(ARCHITECTURE)];
     for (architecture, column) in ARCHITECTURES {
         let table = table(column, nesting);
@@ -344,7 +351,7 @@ mod t {
 
     /// Runs the program as linux/Documentation/networking/filter.rst describes it, for the instructions used here.
     fn answer(nesting: Nesting, architecture: u32, number: u32, argument: u32) -> u32 {
-        run(&program(nesting), architecture, number, [argument, 0, 0])
+        run(program(nesting), architecture, number, [argument, 0, 0])
     }
 
     fn run(program: &[sock_filter], architecture: u32, number: u32, arguments: [u32; 3]) -> u32 {

@@ -71,13 +71,14 @@ use super::child::Standard;
 use super::error::Failure;
 use super::mounts;
 use super::reaper;
+use super::seccomp;
 use super::step::Reach;
 use super::step::Security;
 use super::step::Step;
 use super::supervise::Supervisor;
 use super::sys;
 use super::sys::Fork;
-use super::uplink::Router;
+use super::uplink::Link;
 use super::uplink::Uplink;
 use super::wire;
 use super::wire::Wire;
@@ -363,7 +364,7 @@ struct Ready {
     reach: Reach,
     pid: Pid,
     process: OwnedFd,
-    /// Where its step's descriptors go.
+    /// Where its step's descriptors go, and network namespaces come from that other steps may have after it.
     job: OwnedFd,
     supervisor: Option<Supervisor>,
 }
@@ -373,6 +374,8 @@ struct Running {
     pid: Pid,
     process: OwnedFd,
     status: OwnedFd,
+    /// That of [`Ready`].
+    job: Option<OwnedFd>,
     killed: bool,
     supervisor: Option<Supervisor>,
 }
@@ -411,6 +414,8 @@ fn serve() -> io::Result<()> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     }
 
+    // Here, and not by every step.
+    seccomp::program(config.nesting());
     let mut running: Vec<Running> = Vec::new();
     let mut ready: Option<Ready> = None;
     let mut uplink = Uplink::Unasked;
@@ -464,7 +469,7 @@ fn serve() -> io::Result<()> {
         }
         let mut at = 1;
         running.retain_mut(|step| {
-            let ended = told[at] && reap(step);
+            let ended = told[at] && reap(step, &mut uplink);
             at += 2;
             !ended
         });
@@ -487,7 +492,7 @@ fn serve() -> io::Result<()> {
                         |ready: &mut Ready| (ready.reach, Security::Sandbox) == (reach, security);
                     let taken = ready.take_if(fits);
                     let taken = taken.and_then(|ready| hand_over(ready, &fds));
-                    let started = || start(&config, reach, uplink.link(), security, fds);
+                    let started = || start(&config, reach, uplink.link(reach), security, fds);
                     running.extend(taken.or_else(started));
                     another = more;
                 }
@@ -499,7 +504,7 @@ fn serve() -> io::Result<()> {
             && config.own_pids
             && let Some(reach) = uplink.usual()
         {
-            ready = make_ready(&config, reach, uplink.link());
+            ready = make_ready(&config, reach, uplink.link(reach));
             another = false;
         }
     }
@@ -527,7 +532,7 @@ fn supervisor(config: &Config) -> io::Result<(Option<Supervisor>, Option<OwnedFd
 }
 
 /// Makes a child that waits for its step; none if that fails, since the step's own attempt will say why.
-fn make_ready(config: &Config, reach: Reach, router: Option<&Router>) -> Option<Ready> {
+fn make_ready(config: &Config, reach: Reach, link: Option<Link<'_>>) -> Option<Ready> {
     let (job, theirs) = pair().ok()?;
     let (supervisor, socket) = supervisor(config).ok()?;
     match sys::fork(namespaces(config, reach)).ok()? {
@@ -541,7 +546,15 @@ fn make_ready(config: &Config, reach: Reach, router: Option<&Router>) -> Option<
         Fork::Child => {
             // Its end is the order to end.
             drop(job);
-            let prepared = child::prepare(config, reach, router, Security::Sandbox);
+            let mut prepared = child::prepare(config, reach, link, Security::Sandbox);
+            if let Ok(prepared) = &mut prepared {
+                let netns = prepared.netns_for_others();
+                let fds: Vec<BorrowedFd<'_>> = netns.iter().map(AsFd::as_fd).collect();
+                if !fds.is_empty() {
+                    // The zygote is gone if this fails.
+                    _ = send(&theirs, &[1], &fds);
+                }
+            }
             match receive::<SHORT>(&theirs) {
                 Ok(Some((_, fds))) => carry_out(config, prepared, fds, socket),
                 Ok(None) | Err(_) => sys::exit_child(0),
@@ -564,6 +577,7 @@ fn hand_over(ready: Ready, fds: &[OwnedFd]) -> Option<Running> {
         pid: ready.pid,
         process: ready.process,
         status,
+        job: Some(ready.job),
         killed: false,
         supervisor: ready.supervisor,
     })
@@ -610,7 +624,7 @@ fn kill(config: &Config, step: &Running) {
 fn start(
     config: &Config,
     reach: Reach,
-    router: Option<&Router>,
+    link: Option<Link<'_>>,
     security: Security,
     fds: Vec<OwnedFd>,
 ) -> Option<Running> {
@@ -621,12 +635,13 @@ fn start(
             pid,
             process,
             status: fds.into_iter().nth(1)?,
+            job: None,
             killed: false,
             supervisor,
         }),
         Ok(((_, socket), Fork::Child)) => match config.own_pids {
             true => {
-                let prepared = child::prepare(config, reach, router, security);
+                let prepared = child::prepare(config, reach, link, security);
                 carry_out(config, prepared, fds, socket)
             }
             false => reaper::run(config, reach, security, fds, socket),
@@ -699,13 +714,19 @@ pub(super) fn carry_out(
     sys::exit_child(1);
 }
 
-/// Reports and forgets a step whose process has ended.
-fn reap(step: &mut Running) -> bool {
+/// Reports and forgets a step whose process has ended, and so all of its processes.
+fn reap(step: &mut Running, uplink: &mut Uplink) -> bool {
     match rustix::process::waitid(WaitId::Pid(step.pid), WaitIdOptions::EXITED) {
         Ok(Some(ended)) => {
             let (code, signal) = ending(&ended);
             step.supervisor.take().and_then(Supervisor::end);
             tell(&step.status, &Report::Gone { code, signal });
+            // There is nobody at the other end who could keep this waiting.
+            if let Some(job) = step.job.take()
+                && let Ok(Some((_, fds))) = receive::<SHORT>(&job)
+            {
+                fds.into_iter().for_each(|netns| uplink.keep(netns));
+            }
             true
         }
         Ok(None) | Err(_) => false,

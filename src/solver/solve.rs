@@ -203,6 +203,8 @@ struct Loop<'a, E: Evaluate> {
     failure: Option<SolveError<E::Error>>,
     /// Steps that failed, and might.
     failed: Vec<SolveError<E::Error>>,
+    /// What is to be said once the steps are started that a step has made ready.
+    unsaid: Vec<VertexEvent>,
 }
 
 impl<'a, E: Evaluate> Loop<'a, E> {
@@ -246,6 +248,7 @@ impl<'a, E: Evaluate> Loop<'a, E> {
             busy: 0,
             failure: None,
             failed: Vec::new(),
+            unsaid: Vec::new(),
         };
         for (position, state) in states.into_iter().enumerate() {
             let progress = match state {
@@ -293,6 +296,9 @@ impl<'a, E: Evaluate> Loop<'a, E> {
                 self.fail(SolveError::Cancelled);
             }
             self.start_ready(scope, &mut workers, tell);
+            for event in std::mem::take(&mut self.unsaid) {
+                (self.options.events)(Event::Vertex(event));
+            }
             if self.busy == 0 {
                 return;
             }
@@ -460,7 +466,10 @@ impl<'a, E: Evaluate> Loop<'a, E> {
                 (false, error, failure)
             }
         };
-        self.report(position, started.or(Some(at)), Some(at), cached, error);
+        let started = started.or(Some(at));
+        let ended = self.vertex_event(position, started, Some(at), cached, error);
+        // Saying it takes as long as starting the next step.
+        self.unsaid.push(ended);
         match failure {
             Some(failure @ SolveError::Failed { .. })
                 if (self.options.may_fail)(&self.shared.graph[position].id) =>
@@ -534,10 +543,22 @@ impl<'a, E: Evaluate> Loop<'a, E> {
         cached: bool,
         error: String,
     ) {
+        let event = self.vertex_event(position, started, completed, cached, error);
+        (self.options.events)(Event::Vertex(event));
+    }
+
+    fn vertex_event(
+        &self,
+        position: usize,
+        started: Option<Timestamp>,
+        completed: Option<Timestamp>,
+        cached: bool,
+        error: String,
+    ) -> VertexEvent {
         let graph = self.shared.graph;
         let step = &graph[position];
         let inputs = step.inputs.iter();
-        (self.options.events)(Event::Vertex(VertexEvent {
+        VertexEvent {
             digest: step.digest.to_owned(),
             inputs: inputs.map(|&(at, _)| graph[at].digest.to_owned()).collect(),
             name: step.vertex.meta.name.clone(),
@@ -547,7 +568,7 @@ impl<'a, E: Evaluate> Loop<'a, E> {
             error,
             why: String::new(),
             emulator: String::new(),
-        }));
+        }
     }
 }
 

@@ -73,6 +73,48 @@ fn steps_meet_on_ports_only_where_they_share_the_hosts() {
     }
 }
 
+/// Steps that come one after the other, as those of a build.
+#[test]
+fn a_network_that_was_a_steps_is_anothers_only_if_nothing_is_left_in_it() {
+    let fixture = Fixture::new();
+    let lines = |times: &str, script: &str| -> Vec<String> {
+        let said = fixture.sh(&[times], script).stdout();
+        let (said, _) = said.split_once("entered in ").unwrap();
+        said.lines().map(str::to_owned).collect()
+    };
+    let Ok(_) = uplink(&fixture) else {
+        // There is one network, the host's.
+        let host = fs::read_link("/proc/self/ns/net").unwrap();
+        let host = host.to_str().unwrap().to_owned();
+        let seen = lines("--times=3", "readlink /proc/self/ns/net");
+        assert_eq!(seen, vec![host; 3]);
+        return;
+    };
+    // Packets that went over the loopback device, which only who was there before can have sent. Nobody listens: the
+    // connection is refused, and of that nothing is left.
+    let seen =
+        "grep -c ' lo: *[1-9]' /proc/net/dev; /bin/busybox nc -w 1 127.0.0.1 9 < /dev/null; :";
+    let seen = lines("--times=20", seen);
+    assert_eq!(
+        seen[..2],
+        ["0", "0"],
+        "the second is made while the first runs"
+    );
+    assert!(seen.contains(&"1".to_owned()), "{seen:?}");
+    // Who closes a connection first keeps its port for a minute. The next step finds none that is kept.
+    let keep = "grep -o 'tw [0-9]*' /proc/net/sockstat | /bin/busybox tr '\\n' ' '
+         /bin/busybox nc -l -p 81 -e /bin/busybox cat & pid=$!
+         until grep -q ':0051 .* 0A ' /proc/net/tcp /proc/net/tcp6; do :; done
+         echo x | /bin/busybox nc 127.0.0.1 81 > /dev/null; wait $pid
+         grep -c ' 06 ' /proc/net/tcp";
+    for (time, line) in lines("--times=6", keep).iter().enumerate() {
+        let kept = line
+            .strip_prefix("tw 0 ")
+            .and_then(|kept| kept.parse().ok());
+        assert!(kept.is_some_and(|kept: u32| kept > 0), "{time}: {line}");
+    }
+}
+
 #[test]
 fn what_listens_on_the_hosts_loopback_address_is_out_of_reach() {
     let fixture = Fixture::new();

@@ -16,15 +16,21 @@
 //! went: they end with the build, however it ends, those whose start failed half-way too. Nobody waits for it but the
 //! first step that wants the network.
 //!
-//! A step's end of its pair of links is made by the step itself, before its program begins.
+//! A step's end of its pair of links is made by the step itself, before its program begins. That takes longer than all the
+//! rest of a short step, and taking it down as long again. So when all processes of a step have ended, the next one gets its
+//! namespace if it is [as new](is_as_new): no socket is left in it, nor one that has ended and keeps its port for a minute.
+//! What stays is what the kernel itself remembers: the router's hardware address, how large packets may be. All else takes
+//! CAP_NET_ADMIN to change, and steps that have it leave their namespaces to nobody.
 
 mod netlink;
 mod programs;
 mod state;
 
+use std::collections::VecDeque;
 use std::fs;
 use std::fs::File;
 use std::io;
+use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::net::SocketAddrV4;
 use std::os::fd::AsFd as _;
@@ -34,6 +40,8 @@ use std::path::Path;
 use std::path::PathBuf;
 
 use rustix::fs::Access;
+use rustix::fs::Mode;
+use rustix::fs::OFlags;
 use rustix::net::AddressFamily;
 use rustix::net::SocketType;
 use rustix::process::WaitId;
@@ -212,6 +220,7 @@ impl Starting {
                     netns,
                     network: plan.network,
                     link: 0,
+                    left: VecDeque::new(),
                     guard: self.guard,
                 };
                 (outcome, Some(router))
@@ -231,19 +240,40 @@ pub(super) struct Router {
     network: u32,
     /// The number of the link that the next step gets.
     link: u32,
+    /// Network namespaces of steps that have ended.
+    left: VecDeque<OwnedFd>,
     guard: OwnedFd,
 }
 
+/// How many network namespaces are kept of steps that have ended: as many as there are steps side by side in most builds.
+const MOST_LEFT: usize = 8;
+
+/// A way to the uplink, for one step.
+pub(super) struct Link<'a> {
+    router: &'a Router,
+    /// The network namespace of a step that has ended.
+    left: Option<OwnedFd>,
+}
+
 impl Router {
-    /// Makes the next step's link another one.
-    pub(super) fn next(&mut self) {
+    /// A way for the next step.
+    fn link(&mut self) -> Link<'_> {
+        let left = self.left.pop_front();
         self.link = (self.link + 1) % LINKS;
+        Link { router: self, left }
     }
 
-    /// Moves this process into a network namespace of its own, with a link to the router.
-    pub(super) fn join(&self) -> io::Result<()> {
-        let inside = Some(LinkNameSpaceType::Network);
-        rustix::thread::move_into_link_name_space(self.netns.as_fd(), inside)?;
+    /// Keeps the network namespace of a step all of whose processes have ended, and which could not change the network. It is
+    /// the last to be used again: its sockets may take a moment to go.
+    fn keep(&mut self, netns: OwnedFd) {
+        if self.left.len() < MOST_LEFT {
+            self.left.push_back(netns);
+        }
+    }
+
+    /// Moves this process into a new network namespace, with a link to the router.
+    fn connect(&self) -> io::Result<()> {
+        move_into(&self.netns)?;
         let router = Netlink::route()?;
         sys::unshare(UnshareFlags::NEWNET)?;
         let step = Netlink::route()?;
@@ -255,6 +285,50 @@ impl Router {
         step.up(STEP_INDEX, gateway + 1, LINK_BITS)?;
         step.default_route(gateway, STEP_INDEX)
     }
+}
+
+impl Link<'_> {
+    /// Moves this process, of which `proc` is the `/proc`, into a network namespace of its own that is connected. Gives one
+    /// that was left and cannot be that, yet.
+    pub(super) fn join(self, proc: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+        if let Some(left) = &self.left {
+            move_into(left)?;
+            if is_as_new(proc) {
+                return Ok(None);
+            }
+        }
+        self.router.connect()?;
+        Ok(self.left)
+    }
+}
+
+fn move_into(netns: &OwnedFd) -> rustix::io::Result<()> {
+    let kind = Some(LinkNameSpaceType::Network);
+    rustix::thread::move_into_link_name_space(netns.as_fd(), kind)
+}
+
+/// Whether nothing is left of who was in this process' network namespace before. The kernel takes some 10 ms to forget a
+/// socket that is closed.
+fn is_as_new(proc: &OwnedFd) -> bool {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(proc, "self/net/sockstat", flags, Mode::empty());
+    let mut text = String::new();
+    file.is_ok_and(|file| File::from(file).read_to_string(&mut text).is_ok())
+        && has_no_sockets(&text)
+}
+
+/// What `/proc/net/sockstat` says when there is no socket of any kind, and none that has ended and keeps its port (`tw`:
+/// TIME_WAIT).
+fn has_no_sockets(text: &str) -> bool {
+    let is_none = |line: &str, name: &str| {
+        let mut words = text
+            .lines()
+            .find_map(|l| l.strip_prefix(line))
+            .unwrap_or_default()
+            .split_ascii_whitespace();
+        words.find(|word| *word == name).and(words.next()) == Some("0")
+    };
+    is_none("sockets:", "used") && is_none("TCP:", "tw")
 }
 
 /// The guard's life: it says how the start went, and stays to collect what ends.
@@ -408,6 +482,23 @@ mod t {
         check(&format!("{head}{one}"), [172, 30, 0, 0]);
         let all = "a 0000000A 0 0 0 0 0 000000FF\na 000010AC 0 0 0 0 0 0000F0FF\na 0000A8C0 0 0 0 0 0 0000FFFF\n";
         check(all, [10, 187, 0, 0]);
+    }
+
+    /// As Linux 6.18 says it: of a namespace in which nothing was, while something listens, and after that.
+    #[test]
+    fn a_namespace_is_as_new_without_sockets_and_ports_that_are_kept() {
+        let text = |used: u32, kept: u32| {
+            format!(
+                "sockets: used {used}\nTCP: inuse 0 orphan 0 tw {kept} alloc 84 mem 68\nUDP: inuse 0 mem 256\n\
+                 UDPLITE: inuse 0\nRAW: inuse 0\nFRAG: inuse 0 memory 0\n"
+            )
+        };
+        assert!(has_no_sockets(&text(0, 0)));
+        assert!(!has_no_sockets(&text(1, 0)));
+        assert!(!has_no_sockets(&text(0, 1)));
+        assert!(!has_no_sockets("sockets: used 0\n"));
+        assert!(!has_no_sockets("TCP: inuse 0 orphan 0 tw 0\n"));
+        assert!(!has_no_sockets(""));
     }
 
     #[test]

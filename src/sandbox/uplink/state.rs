@@ -6,6 +6,7 @@ use super::super::child::Config;
 use super::super::step::Reach;
 use super::super::wire;
 use super::super::zygote;
+use super::Link;
 use super::Outcome;
 use super::Router;
 use super::Starting;
@@ -38,12 +39,18 @@ impl Uplink {
     }
 
     /// For a process that will be forked.
-    pub(in super::super) fn link(&mut self) -> Option<&Router> {
-        let Self::Up(router) = self else {
-            return None;
-        };
-        router.next();
-        Some(router)
+    pub(in super::super) fn link(&mut self, reach: Reach) -> Option<Link<'_>> {
+        match self {
+            Self::Up(router) if reach == Reach::Uplink => Some(router.link()),
+            _ => None,
+        }
+    }
+
+    /// Keeps the network namespace of a step for another one, as [`Router::keep`] does.
+    pub(in super::super) fn keep(&mut self, netns: OwnedFd) {
+        if let Self::Up(router) = self {
+            router.keep(netns);
+        }
     }
 
     pub(in super::super) fn start(config: &Config, tell: OwnedFd) -> Self {
