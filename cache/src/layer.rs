@@ -35,6 +35,7 @@ pub use read::TakeFile;
 pub use read::extract_files;
 pub use read::is_archive;
 pub use read::read_layer;
+pub use write::digest_layer;
 pub use write::write_layer;
 pub use write::write_layer_again;
 

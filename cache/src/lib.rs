@@ -10,7 +10,7 @@
 //!   layers/ab/abcd…/DOMAIN.delta  what differs from that of a near layer                    [store]
 //!   near/ab/abcd…               place in a plan → the layer that got a directory form there [store]
 //!   layer-blobs/ab/abcd….json   tree → the blobs made of it                                 [store]
-//!   frames/ab/abcd…             blob → the frames it is made of                             [store]
+//!   frames/ab/abcd…             blob, also one that was only hashed → its frames            [store]
 //!   known/ab/abcd….json         blob → the tree it unpacks to                               [store]
 //!   records/ab/abcd…            cache key → result, with what the key was made of           [records]
 //!   slots/ab/abcd…              place in a plan → its newest record, to explain misses      [records]
@@ -129,6 +129,7 @@ pub use layer::OpenFile;
 pub use layer::ReadLayer;
 pub use layer::Reuse;
 pub use layer::TakeFile;
+pub use layer::digest_layer;
 pub use layer::extract_files;
 pub use layer::is_archive;
 pub use layer::locate_files;

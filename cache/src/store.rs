@@ -510,15 +510,19 @@ impl Store {
         tables.sort_unstable();
         let mut earlier = EarlierFrames::default();
         let mut left = MAX_FRAME_TABLES;
-        for (_, path, len) in tables.into_iter().rev().take(FRAME_TABLES) {
+        // Of tars that were only hashed there is no blob.
+        let tables = tables.into_iter().rev().filter_map(|(_, path, len)| {
+            let name = path.file_name()?.to_string_lossy();
+            let digest = format!("sha256:{name}").parse().ok()?;
+            self.blobs()
+                .contains(&digest)
+                .then_some((path, len, digest))
+        });
+        for (path, len, digest) in tables.take(FRAME_TABLES) {
             let Some(rest) = left.checked_sub(len) else {
                 break;
             };
             left = rest;
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let Ok(digest) = format!("sha256:{name}").parse() else {
-                continue;
-            };
             if let Ok(Some(bytes)) = file::read(&path)
                 && let Some(table) = FrameTable::decode(&bytes)
                 && let Ok(blob) = self.blobs().open(&digest)
@@ -532,14 +536,23 @@ impl Store {
         earlier
     }
 
+    /// The frames of one blob, which need not be there, unless they are not known or damaged.
+    pub fn frames(&self, blob: &OciDigest) -> Option<FrameTable> {
+        let bytes = file::read(&self.frames_path(blob)).ok()??;
+        FrameTable::decode(&bytes)
+    }
+
     /// Remembers the frames of a blob.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn set_frames(&self, blob: &OciDigest, table: &FrameTable) -> Result<(), StoreError> {
+        self.journal.write(&self.frames_path(blob), &table.encode())
+    }
+
+    fn frames_path(&self, blob: &OciDigest) -> PathBuf {
         let hex = blob.hex();
-        let path = self.path.join("frames").join(&hex[..2]).join(&hex);
-        self.journal.write(&path, &table.encode())
+        self.path.join("frames").join(&hex[..2]).join(&hex)
     }
 
     /// Where it is kept what tree a blob unpacks to.

@@ -147,9 +147,8 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     }
     let talk = problems.take(talk(flags, env).map(Some));
     let call = problems.take(Call::parse(&flags.call, flags.check));
-    let (context, words) = problems.take(
-        sources::places(flags, &session.subcommands).map(|(context, words)| (Some(context), words)),
-    );
+    let (context, words) =
+        problems.take(sources::places(flags).map(|(context, words)| (Some(context), words)));
     let (tags, outputs) = outputs::outputs(flags, &mut problems);
     let annotations = problems.all(&flags.annotation, annotation::parse);
     let network = problems.take(values::network(&flags.network).map(Some));

@@ -217,7 +217,7 @@ fn prepare(
     session: &Session,
 ) -> Result<build::Prepared, BuildError> {
     let argv = argv.into_iter().map(Into::into).collect();
-    let (cli, _) = super::parse(argv).map_err(|error| {
+    let cli = super::parse(argv).map_err(|error| {
         BuildError::request(vec![problem(
             error.to_string().trim_start_matches("error: ").to_owned(),
         )])
@@ -235,7 +235,6 @@ fn prepare(
         terminal: session.terminal,
         stdout_is_terminal: session.stdout_is_terminal,
         debug: session.debug,
-        subcommands: session.subcommands.clone(),
     };
     build::prepare(&flags, &session).map_err(BuildError::request)
 }

@@ -72,11 +72,21 @@ use later::Later;
     arg_required_else_help = true,
     args_override_self = true
 )]
-struct Cli {
+struct Typed<C: Subcommand> {
     #[command(flatten)]
     global: GlobalFlags,
     #[command(subcommand)]
-    command: Cmd,
+    command: C,
+}
+
+type Cli = Typed<Cmd>;
+
+/// The default command as if it were the only one: clap gives each command it knows a copy of each global flag, and with all
+/// of them that is half of what an unchanged build computes.
+#[derive(Debug, Subcommand)]
+enum Alone {
+    #[command(args_override_self = true)]
+    Build(Box<BuildFlags>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -172,8 +182,6 @@ struct Session {
     stdout_is_terminal: bool,
     /// `--debug`
     debug: bool,
-    /// The names of all commands.
-    subcommands: Vec<String>,
 }
 
 /// A failure that is not told yet; `progress`, finished, has the last output of a failed step.
@@ -206,25 +214,57 @@ pub fn main() -> ExitCode {
     let no_color = env.text("NO_COLOR").is_some();
     let dumb = env.text("TERM").as_deref() == Some("dumb");
     let terminal = Terminal::of_stderr(no_color, dumb);
-    let (cli, subcommands) = match parse(env::argv()) {
-        Ok(parsed) => parsed,
+    let cli = match parse(env::argv()) {
+        Ok(cli) => cli,
         Err(error) => return usage(&error, terminal),
     };
-    dispatch(cli, subcommands, env, terminal).unwrap_or_else(|failed| {
+    dispatch(cli, env, terminal).unwrap_or_else(|failed| {
         ui::failure(&failed.error, failed.progress.as_ref(), terminal);
         failed.error.kind.exit_code().into()
     })
 }
 
-/// What was asked for, and the names of all commands.
-fn parse(argv: Vec<OsString>) -> Result<(Cli, Vec<String>), clap::Error> {
-    let mut command = Cli::command();
-    let names = command.get_subcommands().map(|c| c.get_name().to_owned());
-    let names = names.collect();
+/// What was asked for.
+fn parse(argv: Vec<OsString>) -> Result<Cli, clap::Error> {
+    match parse_build(&argv) {
+        Some(cli) => Ok(cli),
+        None => parse_as(argv, Cli::command()),
+    }
+}
+
+/// A build that nothing is wrong with. Who knows all commands has to say what is wrong, and to help.
+fn parse_build(argv: &[OsString]) -> Option<Cli> {
+    let command = Typed::<Alone>::command();
+    let word = first_word(argv, &command).map(|at| &argv[at]);
+    if word.is_some_and(|word| word != "build" && may_be_command(word)) {
+        return None;
+    }
+    let Typed { global, command } = parse_as(argv.to_vec(), command).ok()?;
+    let Alone::Build(flags) = command;
+    let command = Cmd::Build(flags);
+    Some(Cli { global, command })
+}
+
+/// Whether it looks like the name of a command.
+fn may_be_command(word: &OsStr) -> bool {
+    let mut bytes = word.as_encoded_bytes().iter();
+    bytes.all(|byte| byte.is_ascii_lowercase() || *byte == b'-')
+}
+
+fn parse_as<C: Subcommand>(
+    argv: Vec<OsString>,
+    mut command: Command,
+) -> Result<Typed<C>, clap::Error> {
     let argv = arrange(argv, &command);
     let mut matches = command.try_get_matches_from_mut(argv)?;
-    let cli = Cli::from_arg_matches_mut(&mut matches);
-    Ok((cli.map_err(|error| error.format(&mut command))?, names))
+    Typed::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// The names of all commands.
+fn commands() -> Vec<String> {
+    let command = Cli::command();
+    let names = command.get_subcommands().map(|c| c.get_name().to_owned());
+    names.collect()
 }
 
 /// Help and version are data; what is wrong with the flags is talk.
@@ -243,12 +283,7 @@ fn usage(error: &clap::Error, terminal: Terminal) -> ExitCode {
     ErrorKind::Request.exit_code().into()
 }
 
-fn dispatch(
-    cli: Cli,
-    subcommands: Vec<String>,
-    env: Env,
-    terminal: Terminal,
-) -> Result<ExitCode, Failed> {
+fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> {
     let (settings, remarks) = config::settings(&cli.global, &env)
         .map_err(|problem| BuildError::request(vec![problem]))?;
     for remark in &remarks {
@@ -260,7 +295,6 @@ fn dispatch(
         terminal,
         stdout_is_terminal: ui::stdout_is_terminal(),
         debug: cli.global.debug,
-        subcommands,
     };
     match cli.command {
         Cmd::Build(flags) => return build::run(&flags, &session),
@@ -420,8 +454,52 @@ mod t {
     }
 
     #[test]
+    fn a_build_is_understood_alike_with_and_without_the_other_commands() {
+        let as_argv = |given: &str| -> Vec<OsString> {
+            let words = ["rbuild"].into_iter().chain(given.split(' '));
+            words.map(OsString::from).collect()
+        };
+        for given in [
+            ".",
+            "build app",
+            "build images",
+            "--root /r -D build -t a -t b --progress=plain --progress tty dir/",
+            "-f rm ./app",
+            "-qt images . --set a=1 web",
+            "--stacker link --nested-namespaces ../x --emulator arm64=/q",
+            "-- build",
+        ] {
+            let alone = parse_build(&as_argv(given)).unwrap_or_else(|| panic!("{given}"));
+            let all: Cli = parse_as(as_argv(given), Cli::command()).unwrap();
+            assert_eq!(format!("{alone:?}"), format!("{all:?}"), "{given}");
+        }
+        for given in [
+            "images",
+            "rm -f app",
+            "help build",
+            "build --help",
+            "-V",
+            "--no-cahe .",
+            "app",
+        ] {
+            assert!(parse_build(&as_argv(given)).is_none(), "{given}");
+        }
+    }
+
+    #[test]
+    fn every_command_looks_like_one() {
+        let command = Cli::command();
+        for command in command.get_subcommands() {
+            for name in std::iter::once(command.get_name()).chain(command.get_all_aliases()) {
+                assert!(may_be_command(name.as_ref()), "{name}");
+            }
+        }
+    }
+
+    #[test]
     fn clap_finds_the_definitions_sound() {
         Cli::command().debug_assert();
+        Typed::<Alone>::command().debug_assert();
     }
 
     #[test]

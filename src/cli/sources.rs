@@ -66,10 +66,7 @@ pub(crate) fn tag(text: &str) -> Result<Tag, Diagnostic> {
 
 /// The words that are no flags: the context, then what is to be built. Where the working directory has a plan, or `-f`
 /// names one, the context may be left out.
-pub(crate) fn places(
-    flags: &BuildFlags,
-    subcommands: &[String],
-) -> Result<(ContextSource, Vec<String>), Diagnostic> {
+pub(crate) fn places(flags: &BuildFlags) -> Result<(ContextSource, Vec<String>), Diagnostic> {
     let named = flags.file.as_ref().and_then(|file| file.extension());
     let plan_here = named.is_some_and(|extension| extension == "toml")
         || (flags.file.is_none() && Path::new(PLAN).is_file());
@@ -85,7 +82,7 @@ pub(crate) fn places(
         None if plan_here => Ok((here(), Vec::new())),
         None => Err(problem("no build context is named").hint("for this directory: `rbuild .`")),
         Some((first, _)) if plan_here && !is_context(first) => Ok((here(), words(&flags.words))),
-        Some((first, rest)) => Ok((context(first, subcommands)?, words(rest))),
+        Some((first, rest)) => Ok((context(first)?, words(rest))),
     }
 }
 
@@ -110,8 +107,8 @@ fn is_context(word: &Path) -> bool {
         || [PLAN, "Dockerfile", "Containerfile"].into_iter().any(plan)
 }
 
-/// The CONTEXT argument. `subcommands` are for the case that it was meant to be one.
-pub(crate) fn context(path: &Path, subcommands: &[String]) -> Result<ContextSource, Diagnostic> {
+/// The CONTEXT argument.
+pub(crate) fn context(path: &Path) -> Result<ContextSource, Diagnostic> {
     let text = path.to_string_lossy();
     if text == "-" {
         return Ok(ContextSource::Stdin);
@@ -129,7 +126,7 @@ pub(crate) fn context(path: &Path, subcommands: &[String]) -> Result<ContextSour
     };
     let problem = problem(format!("the build context `{text}` {what}"));
     Err(
-        match subcommands.iter().find(|name| is_close(name, &text)) {
+        match super::commands().iter().find(|name| is_close(name, &text)) {
             Some(name) => problem.hint(format!("did you mean the command `{name}`?")),
             None if path.is_file() => problem.hint(format!(
                 "for a Dockerfile of another name: `-f {text} DIRECTORY`"
@@ -367,22 +364,21 @@ mod t {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("Dockerfile");
         fs::write(&file, "").unwrap();
-        let commands = ["images".to_owned(), "run".to_owned()];
-        assert_eq!(context(Path::new("-"), &[]).unwrap(), ContextSource::Stdin);
+        assert_eq!(context(Path::new("-")).unwrap(), ContextSource::Stdin);
         assert_eq!(
-            context(dir.path(), &[]).unwrap(),
+            context(dir.path()).unwrap(),
             ContextSource::Directory(dir.path().to_owned())
         );
         for url in ["https://h/a/b.git#main", "github.com/a/b", "git@h:a"] {
             let remote = ContextSource::Remote(url.to_owned());
-            assert_eq!(context(Path::new(url), &commands).unwrap(), remote);
+            assert_eq!(context(Path::new(url)).unwrap(), remote);
         }
         let paths = ["imgaes", "rn", "nowhere/at/all"];
         let mut text: String = paths
             .iter()
-            .map(|path| error(context(Path::new(path), &commands)))
+            .map(|path| error(context(Path::new(path))))
             .collect();
-        let of_file = error(context(&file, &commands));
+        let of_file = error(context(&file));
         text.push_str(&of_file.replace(&*dir.path().to_string_lossy(), "DIR"));
         assert_data_eq!(
             text,

@@ -23,6 +23,7 @@ use rbuild_cache::FileBytes;
 use rbuild_cache::FileNode;
 use rbuild_cache::FindFrames;
 use rbuild_cache::Follow;
+use rbuild_cache::FrameTable;
 use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerError;
 use rbuild_cache::LayerForm;
@@ -113,6 +114,11 @@ impl Bytes {
             .expect(UNPOISONED)
             .get(digest)
             .cloned()
+    }
+
+    fn knows(&self, digest: &FileDigest) -> bool {
+        let locations = self.locations.read().expect(UNPOISONED);
+        locations.contains_key(digest)
     }
 
     /// Remembers where in a plan a layer is made.
@@ -225,7 +231,7 @@ impl Engine<'_> {
     ) -> Result<(), OpError> {
         let mut wanted: BTreeMap<TreeId, (LayerRef, BTreeMap<Vec<u8>, FileNode>)> = BTreeMap::new();
         let mut note = |path: &[u8], node: &FileNode| -> Result<(), OpError> {
-            if self.bytes.at(&node.digest).is_some() {
+            if self.bytes.knows(&node.digest) {
                 return Ok(());
             }
             let Some(layer) = self.holder(snapshot, path, node)? else {
@@ -294,7 +300,7 @@ impl Engine<'_> {
     /// Keeps bytes the build itself made.
     pub(super) fn spool_data(&self, data: &[u8]) -> Result<FileNode, OpError> {
         let digest = FileDigest::from_bytes(*blake3::hash(data).as_bytes());
-        if self.bytes.at(&digest).is_none() {
+        if !self.bytes.knows(&digest) {
             let path = self.spool_path(&digest)?;
             self.spool(digest, &path, &mut { data })
                 .map_err(|source| OpError::io("write", &path, source))?;
@@ -585,6 +591,8 @@ impl Engine<'_> {
             return Ok(blob);
         }
         let need_bytes = keep || form.is_none();
+        let over = form.as_ref().map(|form| form.over().to_vec());
+        let over = over.unwrap_or_default();
         let (in_place, form) = match form {
             Some(form) => {
                 let failed = |source| OpError::io("read", &form.dirs()[0], source);
@@ -598,7 +606,7 @@ impl Engine<'_> {
             (None, None) => self.open_elsewhere(layer, path, node).map(FileBytes::from),
         };
         let trees = self.store.trees();
-        let blob = if need_bytes {
+        let (blob, table) = if need_bytes {
             let write = |find: &mut FindFrames<'_>| {
                 let mut writer = self.store.blobs().unhashed_writer()?;
                 let mut reuse = Reuse::new(find);
@@ -621,18 +629,37 @@ impl Engine<'_> {
                 written.map_err(|error| self.while_reading(&tree, error))?;
             self.lease.protect(LeaseRoot::Blob(blob.digest))?;
             writer.commit_as(&blob.digest, blob.size)?;
-            if !table.is_empty() {
-                self.store.set_frames(&blob.digest, &table)?;
-            }
-            blob
-        } else {
-            rbuild_cache::write_layer(trees, &tree, options, &open, &mut io::sink(), cancel)
+            (blob, table)
+        } else if options.compression == Compression::None {
+            let mut find = || self.earlier_tar(&over, options);
+            rbuild_cache::digest_layer(trees, &tree, options.clamp, &open, cancel, &mut find)
                 .map_err(|error| self.while_reading(&tree, error))?
+        } else {
+            let out = &mut io::sink();
+            let written = rbuild_cache::write_layer(trees, &tree, options, &open, out, cancel);
+            let blob = written.map_err(|error| self.while_reading(&tree, error))?;
+            (blob, FrameTable::default())
         };
         self.keep_tree(&tree)?;
         self.lease.protect(LeaseRoot::Blob(blob.digest))?;
+        if !table.is_empty() {
+            self.store.set_frames(&blob.digest, &table)?;
+        }
         self.store.set_layer_blob(&tree, options, &blob)?;
         Ok(blob)
+    }
+
+    /// What is known of the tar of the nearest layer that a layer's directory form stands `over`: both begin alike.
+    fn earlier_tar(&self, over: &[TreeId], options: &BlobOptions) -> EarlierFrames {
+        let table = |near: &TreeId| {
+            let blob = self.store.layer_blob(near, options).ok()??;
+            self.store.frames(&blob.digest)
+        };
+        let mut earlier = EarlierFrames::default();
+        if let Some(table) = over.iter().rev().find_map(table) {
+            earlier.add_tar(table);
+        }
+        earlier
     }
 
     /// Before a layer without a directory is read file by file: finds what is only in a blob. An uncompressed one is read
@@ -640,7 +667,7 @@ impl Engine<'_> {
     fn gather(&self, layer: &LayerRef) -> Result<InPlace, OpError> {
         let mut wanted = BTreeMap::new();
         self.each_file(&layer.layer, &mut |path, node| {
-            if self.bytes.at(&node.digest).is_none() {
+            if !self.bytes.knows(&node.digest) {
                 wanted.insert(path.to_vec(), node.clone());
             }
         })?;
@@ -668,7 +695,7 @@ impl Engine<'_> {
     pub(super) fn take_out(&self, layer: &LayerRef) -> Result<(), OpError> {
         let mut wanted = BTreeMap::new();
         self.each_file(&layer.layer, &mut |path, node| {
-            if self.bytes.at(&node.digest).is_none() {
+            if !self.bytes.knows(&node.digest) {
                 wanted.insert(path.to_vec(), node.clone());
             }
         })?;

@@ -39,6 +39,30 @@ impl FileBytes {
         self.file.read_exact_at(buffer, self.start + offset)
     }
 
+    /// Fills all of `room` but its last byte, which is for what must not be there: whether these were the bytes and nothing
+    /// came behind them. A file takes one call, not two.
+    pub(super) fn read_whole(&self, room: &mut [u8]) -> io::Result<bool> {
+        let wanted = room.len() - 1;
+        let room = if self.own { room } else { &mut room[..wanted] };
+        let mut read = 0;
+        // Only a file's end is before what was asked for.
+        while read < wanted {
+            match self
+                .file
+                .read_at(&mut room[read..], self.start + read as u64)
+            {
+                Ok(0) => return Ok(false),
+                Ok(more) => read += more,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match wanted {
+            0 => Ok(!self.exceeds(0)?),
+            _ => Ok(read == wanted),
+        }
+    }
+
     /// Whether the file has grown beyond `size` bytes.
     pub(super) fn exceeds(&self, size: u64) -> io::Result<bool> {
         Ok(self.own && self.file.read_at(&mut [0], size)? > 0)

@@ -4,7 +4,8 @@
 //! states of both SHA-256 (FIPS 180-4) after it. A later blob takes the frames it has in common with an earlier one from
 //! there: those at the beginning are copied, and both digests go on from the states behind them; of others the
 //! compressed bytes are taken, and only the tar's digest needs their files again. What a frame's bytes depend on is in its
-//! key, so a blob is the same whether anything was taken or not.
+//! key, so a blob is the same whether anything was taken or not. Of a tar that was only hashed there is a table, too, under
+//! its digest: its frames are as long as they were, have no hash, and both states are those of the tar.
 //!
 //! A table is a file of its own, all of it little-endian: [`MAGIC`], the number of frames (`u32`), for each frame a
 //! [`Row`], and the BLAKE3 of what is before.
@@ -165,7 +166,8 @@ pub(super) fn key(frame: &Frame, compression: &Compression) -> Key {
 #[derive(Debug)]
 struct Earlier {
     table: FrameTable,
-    blob: Arc<File>,
+    /// None of a tar that was only hashed.
+    blob: Option<Arc<File>>,
     /// Where each frame begins.
     starts: Vec<u64>,
 }
@@ -191,11 +193,21 @@ pub(super) struct Packed {
 /// Frames with which an earlier blob begins.
 #[derive(Debug)]
 pub(super) struct Beginning {
-    pub(super) blob: Arc<File>,
+    /// None where the bytes are not wanted.
+    pub(super) blob: Option<Arc<File>>,
     pub(super) rows: Vec<Row>,
 }
 
 impl EarlierFrames {
+    /// Adds a tar that was only hashed.
+    pub fn add_tar(&mut self, table: FrameTable) {
+        self.blobs.push(Earlier {
+            table,
+            blob: None,
+            starts: Vec::new(),
+        });
+    }
+
     /// Adds a blob; of frames that several have, the first is taken.
     pub(crate) fn add(&mut self, table: FrameTable, blob: File) {
         let mut start = 0;
@@ -208,7 +220,7 @@ impl EarlierFrames {
         }
         self.blobs.push(Earlier {
             table,
-            blob: Arc::new(blob),
+            blob: Some(Arc::new(blob)),
             starts,
         });
     }
@@ -225,7 +237,7 @@ impl EarlierFrames {
         let earlier = &self.blobs[blob];
         let row = &earlier.table.rows[at];
         Some(Packed {
-            blob: Arc::clone(&earlier.blob),
+            blob: earlier.blob.clone()?,
             start: earlier.starts[at],
             len: row.packed as usize,
             hash: row.hash,
@@ -248,7 +260,7 @@ impl EarlierFrames {
     pub(super) fn first(&self, blob: usize, count: usize) -> Beginning {
         let earlier = &self.blobs[blob];
         Beginning {
-            blob: Arc::clone(&earlier.blob),
+            blob: earlier.blob.clone(),
             rows: earlier.table.rows[..count].to_vec(),
         }
     }
@@ -268,6 +280,8 @@ pub type FindFrames<'a> = dyn FnMut() -> EarlierFrames + 'a;
 /// What [`write_layer`](super::write_layer) takes from earlier blobs, and what it learns of the new one.
 pub struct Reuse<'a> {
     pub(super) find: &'a mut FindFrames<'a>,
+    /// Only digests are wanted, of the tar.
+    pub(super) of_tar: bool,
     /// The frames of the blob that was written; none if it is not worth remembering.
     pub table: FrameTable,
 }
@@ -285,6 +299,7 @@ impl<'a> Reuse<'a> {
     pub fn new(find: &'a mut FindFrames<'a>) -> Self {
         Self {
             find,
+            of_tar: false,
             table: FrameTable::default(),
         }
     }

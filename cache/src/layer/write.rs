@@ -28,6 +28,7 @@ use super::LayerError;
 use super::OpenBytes;
 use super::frames;
 use super::frames::EarlierFrames;
+use super::frames::FindFrames;
 use super::frames::FrameTable;
 use super::frames::Key;
 use super::frames::Packed;
@@ -78,6 +79,29 @@ pub fn write_layer_again(
     write(trees, layer, options, open, out, cancel, Some(reuse))
 }
 
+/// The digests of the tar of `layer`, and what to know of it for another one. Of what it has in common with the beginning of
+/// an earlier one, whose table `find` finds, no file is read.
+pub fn digest_layer<'f>(
+    trees: &Trees,
+    layer: &TreeId,
+    clamp: Option<i64>,
+    open: &OpenBytes<'_>,
+    cancel: &CancelToken,
+    find: &'f mut FindFrames<'f>,
+) -> Result<(LayerBlob, FrameTable), LayerError> {
+    let options = BlobOptions {
+        compression: Compression::None,
+        clamp,
+    };
+    let mut reuse = Reuse {
+        of_tar: true,
+        ..Reuse::new(find)
+    };
+    let out = &mut io::sink();
+    let blob = write(trees, layer, &options, open, out, cancel, Some(&mut reuse))?;
+    Ok((blob, reuse.table))
+}
+
 fn write(
     trees: &Trees,
     layer: &TreeId,
@@ -98,7 +122,7 @@ fn write(
     std::thread::scope(|threads| {
         rayon::in_place_scope(|scope| {
             let reusing = match reuse {
-                Some(reuse) if options.compression != Compression::None => {
+                Some(reuse) if options.compression != Compression::None || reuse.of_tar => {
                     Reusing::Waiting(reuse, None)
                 }
                 _ => Reusing::No,
@@ -339,7 +363,8 @@ impl Maker<'_, '_> {
         if self.cancel.is_cancelled() || self.failed.load(Ordering::Relaxed) {
             return Err(LayerError::Cancelled);
         }
-        let mut raw = self.buffers.take(frame.len as usize);
+        // And a byte to see where the last file ends.
+        let mut raw = self.buffers.take(frame.len as usize + 1);
         let mut parts = Vec::new();
         for piece in &frame.pieces {
             match piece {
@@ -396,12 +421,11 @@ impl BigFile {
 
 /// Appends a file's bytes; whether they are the ones the tree knows.
 fn read_small(bytes: &FileBytes, node: &FileNode, raw: &mut Buffer) -> io::Result<bool> {
-    let here = raw.more(node.size as usize);
-    match bytes.read_exact_at(here, 0) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-        read => read?,
-    }
-    Ok(digest(here) == node.digest && !bytes.exceeds(node.size)?)
+    let size = node.size as usize;
+    let here = raw.more(size + 1);
+    let same = bytes.read_whole(here)? && digest(&here[..size]) == node.digest;
+    raw.less(1);
+    Ok(same)
 }
 
 fn digest(bytes: &[u8]) -> FileDigest {

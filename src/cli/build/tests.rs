@@ -16,7 +16,7 @@ use snapbox::str;
 /// The request of `rbuild ARGS…`; `args` are split at spaces.
 fn try_prepare(args: &str, env: Env) -> Result<Prepared, String> {
     let argv = ["rbuild"].into_iter().chain(args.split(' '));
-    let (cli, _) = parse(argv.map(Into::into).collect()).map_err(|error| error.to_string())?;
+    let cli = parse(argv.map(Into::into).collect()).map_err(|error| error.to_string())?;
     let Cmd::Build(flags) = cli.command else {
         panic!("`{args}` is another command");
     };
@@ -31,7 +31,6 @@ fn try_prepare(args: &str, env: Env) -> Result<Prepared, String> {
         terminal,
         stdout_is_terminal: args.starts_with("-o - "),
         debug: false,
-        subcommands: vec!["images".to_owned()],
     };
     prepare(&flags, &session).map_err(|problems| {
         let rendered = problems.iter().map(|p| ui::render(p, false) + "\n");

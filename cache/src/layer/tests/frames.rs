@@ -8,6 +8,7 @@ use super::*;
 use crate::layer::EarlierFrames;
 use crate::layer::FrameTable;
 use crate::layer::Reuse;
+use crate::layer::digest_layer;
 use crate::layer::write_layer_again;
 
 const GZIP: BlobOptions = BlobOptions {
@@ -278,5 +279,99 @@ fn tables_that_are_not_whole_are_not_read() {
     }
     for len in [0, 10, bytes.len() - 1] {
         assert_eq!(FrameTable::decode(&bytes[..len]), None, "{len} bytes");
+    }
+}
+
+/// The digests of the tar of `files`, the table of it, and the files that were read.
+fn digested(files: &Files, earlier: Option<&FrameTable>) -> (LayerBlob, FrameTable, Vec<String>) {
+    let mut fixture = Fixture::new();
+    let layer = layer(&mut fixture, files);
+    let read = Mutex::new(Vec::new());
+    let open = |path: &[u8], node: &FileNode| {
+        let name = String::from_utf8(path.to_vec()).unwrap();
+        read.lock().unwrap().push(name);
+        File::open(fixture.content(node)).map(FileBytes::from)
+    };
+    let mut find = || {
+        let mut known = EarlierFrames::default();
+        if let Some(table) = earlier {
+            known.add_tar(FrameTable::decode(&table.encode()).unwrap());
+        }
+        known
+    };
+    let (trees, cancel) = (&fixture.trees, CancelToken::new());
+    let digested = digest_layer(trees, &layer.tree, None, &open, &cancel, &mut find);
+    let (blob, table) = digested.unwrap();
+    let plain = BlobOptions {
+        compression: Compression::None,
+        clamp: None,
+    };
+    let (bytes, written) = fixture.write(layer, &plain).unwrap();
+    assert_eq!(blob, written);
+    assert_eq!(blob.digest, sha256(&bytes));
+    (blob, table, read.into_inner().unwrap())
+}
+
+#[test]
+fn of_a_tar_that_begins_as_another_what_is_behind_is_read() {
+    let (first, table, read) = digested(&project(), None);
+    assert!(read.contains(&"b/01".to_owned()), "{read:?}");
+    let (again, same, read) = digested(&project(), Some(&table));
+    assert_eq!((again, &same), (first, &table));
+    // Files of several frames are opened when they are laid out.
+    assert_eq!(read, ["a/big", "c/big"]);
+
+    let edits: [fn(&mut Files); 5] = [
+        |files| files.get_mut("b/06").unwrap()[17] ^= 1,
+        |files| drop(files.insert("zz".into(), b"last".to_vec())),
+        |files| drop(files.remove("b/07")),
+        |files| files.get_mut("c/big").unwrap().push(1),
+        |files| drop(files.insert("b/05x".into(), Vec::new())),
+    ];
+    for edit in edits {
+        let mut files = project();
+        edit(&mut files);
+        let (_, edited, read) = digested(&files, Some(&table));
+        assert!(!read.contains(&"b/01".to_owned()), "{read:?}");
+        assert_eq!(edited, digested(&files, None).1);
+    }
+    let mut files = project();
+    files.insert("a/a".into(), b"first".to_vec());
+    let (_, _, read) = digested(&files, Some(&table));
+    assert!(read.contains(&"b/01".to_owned()), "{read:?}");
+}
+
+/// What the table is of was whole; of what is read now the same is asked as ever.
+#[test]
+fn a_file_that_grew_shrank_or_changed_is_not_digested() {
+    let files = project();
+    let changes: [fn(&mut Vec<u8>); 4] = [
+        |bytes| bytes.push(0),
+        |bytes| bytes.truncate(bytes.len() - 1),
+        |bytes| bytes[5] ^= 1,
+        Vec::clear,
+    ];
+    for change in changes {
+        let mut fixture = Fixture::new();
+        let layer = layer(&mut fixture, &files);
+        let mut bytes = files["b/11"].clone();
+        change(&mut bytes);
+        fs::write(fixture.content(&node(&files["b/11"])), bytes).unwrap();
+        let open =
+            |_: &[u8], node: &FileNode| File::open(fixture.content(node)).map(FileBytes::from);
+        let (trees, cancel) = (&fixture.trees, CancelToken::new());
+        let digested = digest_layer(
+            trees,
+            &layer.tree,
+            None,
+            &open,
+            &cancel,
+            &mut EarlierFrames::default,
+        );
+        assert!(
+            matches!(&digested, Err(LayerError::FileChanged { path }) if path == "b/11"),
+            "{:?}",
+            digested.err()
+        );
     }
 }

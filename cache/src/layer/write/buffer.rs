@@ -25,6 +25,11 @@ impl Buffer {
         }
         &mut self.memory[start..self.len]
     }
+
+    /// Takes back the last `len` bytes.
+    pub(super) fn less(&mut self, len: usize) {
+        self.len -= len;
+    }
 }
 
 impl From<Vec<u8>> for Buffer {

@@ -177,14 +177,21 @@ impl<'w, 's> Writer<'w, 's> {
             compression: self.compression,
         };
         let mut rows = self.begun;
-        let marks = self.marks.into_iter().zip(output.written);
-        rows.extend(marks.map(|((key, raw, tar), written)| Row {
-            key,
-            raw,
-            tar,
-            packed: written.len,
-            hash: written.hash,
-            blob: written.state,
+        let mut written = output.written.into_iter();
+        rows.extend(self.marks.into_iter().map(|(key, raw, tar)| {
+            // What is not compressed is as it is in the tar.
+            let (packed, hash, blob) = match written.next() {
+                Some(written) => (written.len, written.hash, written.state),
+                None => (raw, [0; blake3::OUT_LEN], tar),
+            };
+            Row {
+                key,
+                raw,
+                packed,
+                hash,
+                tar,
+                blob,
+            }
         }));
         Ok((blob, rows))
     }
@@ -267,12 +274,14 @@ impl Output<'_> {
     fn copy(&mut self, beginning: &Beginning) -> Result<(), LayerError> {
         let failed = |source| LayerError::EarlierBlob { source };
         let mut frame = Vec::new();
+        let Some(blob) = &beginning.blob else {
+            let sizes = beginning.rows.iter().map(|row| u64::from(row.packed));
+            self.size += sizes.sum::<u64>();
+            return Ok(());
+        };
         for row in &beginning.rows {
             frame.resize(row.packed as usize, 0);
-            beginning
-                .blob
-                .read_exact_at(&mut frame, self.size)
-                .map_err(failed)?;
+            blob.read_exact_at(&mut frame, self.size).map_err(failed)?;
             // The digest is that of the bytes there were.
             if *blake3::hash(&frame).as_bytes() != row.hash {
                 return Err(failed(io::ErrorKind::InvalidData.into()));
