@@ -15,6 +15,7 @@ use crate::frame::Compression;
 use crate::images::StoredImage;
 use crate::layer::BlobOptions;
 use crate::layer::LayerBlob;
+use crate::layer::Layout;
 use crate::records::CacheBackend as _;
 use crate::records::LayerRef;
 use crate::records::Record;
@@ -95,6 +96,7 @@ impl Fixture {
             size: 1,
             tar_size: 1,
             compression: Compression::None,
+            layout: Layout::Tar,
         };
         let options = BlobOptions {
             compression: Compression::None,
