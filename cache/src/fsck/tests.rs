@@ -124,6 +124,7 @@ impl Fixture {
             created: 0,
             size: 0,
             rung: None,
+            referrers: Vec::new(),
         };
         store.images().set("app:1", &image).unwrap();
         Self {

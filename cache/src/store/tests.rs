@@ -428,6 +428,7 @@ fn images_are_listed_by_name() {
         created: 5,
         size: 6,
         rung: None,
+        referrers: Vec::new(),
     };
     let images = store.images();
     for (seed, name) in [
