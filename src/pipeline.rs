@@ -294,6 +294,7 @@ impl Work<'_> {
             std::iter::once(request)
                 .chain(own.values().copied())
                 .map(|request| &request.build_args),
+            checked,
         );
         let exporters = deliver::exporters(request, targets)?;
         let caches = caches::Exports::new(request, own, targets);

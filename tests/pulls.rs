@@ -451,7 +451,28 @@ fn progress_tells_the_age_of_a_tag_that_nobody_was_asked_for() {
     // With a step that must run, too.
     place.dockerfile("COPY a /srv/b\n");
     assert!(told_by(&[]));
+    // Before a build and after it, for people and for programs.
+    let said = |args: &[&str]| place.env.rbuild(args).success().stdout;
+    let asked = |shown: &str| {
+        let shown: serde_json::Value = serde_json::from_str(shown).unwrap();
+        let steps = shown["steps"].as_array().unwrap().iter();
+        let asked = steps.filter_map(|step| match &step["source"] {
+            serde_json::Value::Null => step["asked"].as_str(),
+            source => source["asked"].as_str(),
+        });
+        asked.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let age = "its tag as it was 5 hours ago";
+    let plan = said(&["plan", "."]);
+    assert!(plan.contains(&format!("({age})")), "{plan}");
+    let explained = said(&["explain", "base:1"]);
+    assert!(explained.contains(age), "{explained}");
+    let planned = asked(&said(&["plan", "--format=json", "."]));
+    assert_eq!(planned.len(), 1);
+    assert_eq!(asked(&said(&["explain", "--format=json"])), planned);
     assert!(!told_by(&["--pull"]));
+    let plan = said(&["plan", "."]);
+    assert!(!plan.contains("its tag"), "{plan}");
     assert!(!told_by(&[]));
 }
 

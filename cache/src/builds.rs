@@ -59,6 +59,10 @@ pub struct BuiltStep {
     pub key: CacheKey,
     /// A key that a record of this step, or else of what stood in its place before, was kept under.
     pub known: Option<CacheKey>,
+    /// Of an image by its tag, when its registry had last been asked what that stands for, nanoseconds since the epoch, if it was
+    /// not asked for this build and that was worth telling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<u128>,
 }
 
 /// What became of a step.
@@ -220,6 +224,7 @@ mod t {
                 waited_for: vec![],
                 key,
                 known: Some(key),
+                asked: Some(1),
             }],
         }
     }

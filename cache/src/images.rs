@@ -30,6 +30,10 @@ pub struct StoredImage {
     /// [`single`](crate::LayerRef::single), else 1. Nothing of what came from elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rung: Option<u8>,
+    /// Manifests and indexes that are about it, as its registry lists them, with what they are made of: each after what it
+    /// points at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referrers: Vec<OciDigest>,
 }
 
 /// The named images of a store.

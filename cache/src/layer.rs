@@ -57,6 +57,27 @@ pub struct BlobOptions {
     pub clamp: Option<i64>,
 }
 
+/// What is in a blob's tar beside the layer's entries, and how it is cut: for whoever fetches parts of it.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// Nothing, in frames as [`BLOB_VERSION`](crate::BLOB_VERSION) says.
+    #[default]
+    Tar,
+    /// One that a later version of rbuild has. Such a blob has the bytes of the layer's files, and is none that this version
+    /// would write.
+    #[serde(other)]
+    Other,
+}
+
+impl Layout {
+    fn is_tar(&self) -> bool {
+        *self == Self::Tar
+    }
+}
+
 /// A blob that was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerBlob {
@@ -70,6 +91,9 @@ pub struct LayerBlob {
     pub tar_size: u64,
     /// How it is compressed.
     pub compression: Compression,
+    /// How it is laid out.
+    #[serde(default, skip_serializing_if = "Layout::is_tar")]
+    pub layout: Layout,
 }
 
 impl LayerBlob {

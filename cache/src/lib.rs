@@ -124,6 +124,7 @@ pub use layer::FindFrames;
 pub use layer::FrameTable;
 pub use layer::LayerBlob;
 pub use layer::LayerError;
+pub use layer::Layout;
 pub use layer::OpenBytes;
 pub use layer::OpenFile;
 pub use layer::ReadLayer;

@@ -32,6 +32,7 @@ use crate::layer::BlobOptions;
 use crate::layer::EarlierFrames;
 use crate::layer::FrameTable;
 use crate::layer::LayerBlob;
+use crate::layer::Layout;
 use crate::lease::Lease;
 use crate::lease::Locked;
 use crate::records::Records;
@@ -217,8 +218,13 @@ struct Written {
 }
 
 impl Written {
+    /// Whether that is what is written with these options, in a layout that this version of rbuild writes.
     fn is(&self, version: u32, options: &BlobOptions) -> bool {
-        (self.version, self.options) == (version, *options)
+        self.is_alike(version, options, Layout::Tar)
+    }
+
+    fn is_alike(&self, version: u32, options: &BlobOptions, layout: Layout) -> bool {
+        (self.version, self.options, self.blob.layout) == (version, *options, layout)
     }
 }
 
@@ -370,7 +376,8 @@ impl Store {
         let known = self.blobs_of(layer)?.blobs;
         let mut known = known.into_iter();
         let same = known.find(|written| {
-            (written.version, written.options.clamp) == (BLOB_VERSION, options.clamp)
+            written.blob.layout == Layout::Tar
+                && (written.version, written.options.clamp) == (BLOB_VERSION, options.clamp)
         });
         Ok(same.map(|written| LayerBlob {
             digest: written.blob.diff_id,
@@ -399,8 +406,9 @@ impl Store {
         blob: &OciDigest,
     ) -> Result<Option<BlobOptions>, StoreError> {
         let known = self.blobs_of(layer)?.blobs;
-        let same =
-            |written: &&Written| written.version == BLOB_VERSION && written.blob.digest == *blob;
+        let same = |written: &&Written| {
+            written.is(BLOB_VERSION, &written.options) && written.blob.digest == *blob
+        };
         Ok(known.iter().find(same).map(|written| written.options))
     }
 
@@ -428,7 +436,9 @@ impl Store {
         blob: &LayerBlob,
     ) -> Result<(), StoreError> {
         let mut known = self.blobs_of(layer)?;
-        known.blobs.retain(|written| written.options != *options);
+        known
+            .blobs
+            .retain(|written| (written.options, written.blob.layout) != (*options, blob.layout));
         known.blobs.push(Written {
             version: BLOB_VERSION,
             options: *options,
@@ -458,7 +468,7 @@ impl Store {
         match known
             .blobs
             .iter_mut()
-            .find(|written| written.is(version, options))
+            .find(|written| written.is_alike(version, options, blob.layout))
         {
             Some(written) if written.blob == *blob => {
                 if written.elsewhere.as_deref() == Some(place) {
@@ -468,7 +478,8 @@ impl Store {
             }
             Some(written) if own(written) => return Ok(()),
             _ => {
-                known.blobs.retain(|written| !written.is(version, options));
+                let other = |written: &Written| !written.is_alike(version, options, blob.layout);
+                known.blobs.retain(other);
                 known.blobs.push(Written {
                     version,
                     options: *options,

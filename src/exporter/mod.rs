@@ -213,6 +213,9 @@ pub enum ExportError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] crate::registry::RegistryError),
+    /// Several registries.
+    #[error("it could not be pushed to several registries")]
+    Several(Vec<ExportError>),
     /// No program to load into.
     #[error("neither podman nor docker is there to load the image into")]
     NoLoader,

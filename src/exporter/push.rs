@@ -1,12 +1,15 @@
 //! `--push`, `type=registry` and `type=image,push=true`: the image to the registry of each of its names. Blobs that are there
-//! are not sent, those of a base not even downloaded; manifests come after what they point at, the index last. Names are
-//! sent one after another, and what one repository got is asked for no second time for another of its tags.
+//! are not sent, those of a base not even downloaded; manifests come after what they point at, the index last. Registries
+//! get their names side by side; those of one registry go one after another, since what one repository got the next takes from
+//! there, and is asked for no second time for another of its tags.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io::Read;
 use std::sync::Mutex;
 
 use rbuild_cache::LayerRef;
+use rbuild_cache::LeaseRoot;
 use rbuild_cache::StoredImage;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
@@ -18,11 +21,14 @@ use super::ReadyImage;
 use super::ReadyIndex;
 use super::store::OwnStore;
 use crate::image::Descriptor;
+use crate::image::Document;
 use crate::outcome::Delivery;
 use crate::registry;
 use crate::registry::Client;
+use crate::registry::MAX_DOCUMENT;
 use crate::registry::Pushed;
 use crate::registry::Reference;
+use crate::registry::RegistryError;
 use crate::request::ImageOutput;
 use crate::request::Settings;
 
@@ -35,16 +41,20 @@ pub struct Push {
     pub insecure: Option<Settings>,
 }
 
-impl Push {
-    fn client(&self, export: &Export<'_>) -> Result<Client, ExportError> {
-        match &self.insecure {
-            None => Ok(export.registry.clone()),
-            Some(settings) => insecure(settings, export.names, export.cancel),
-        }
+/// A client for what an output is pushed with, to these names.
+fn client(
+    output: &ImageOutput,
+    names: &[String],
+    settings: &Settings,
+    cancel: &CancelToken,
+) -> Result<Client, ExportError> {
+    match output.insecure {
+        true => insecure(settings, names, cancel),
+        false => Ok(Client::cancelled_by(settings, cancel)),
     }
 }
 
-/// A client that trusts the registries of these names.
+/// One that trusts the registries of these names.
 fn insecure(
     settings: &Settings,
     names: &[String],
@@ -67,19 +77,14 @@ pub fn send_index(
     settings: &Settings,
     cancel: &CancelToken,
 ) -> Result<Vec<Delivery>, ExportError> {
-    let client = match output.insecure {
-        true => insecure(settings, names, cancel)?,
-        false => Client::cancelled_by(settings, cancel),
-    };
+    let client = client(output, names, settings, cancel)?;
     let names = super::store::names(output, names, index.descriptor.digest)?;
-    let mut deliveries = Vec::new();
-    for name in names {
-        let reference: Reference = name.parse()?;
-        let digest =
-            client.push_manifest(&reference, &index.descriptor.media_type, &index.document)?;
-        deliveries.push(Delivery::Pushed { name, digest });
-    }
-    Ok(deliveries)
+    let kind = &index.descriptor.media_type;
+    let sent = by_registry(&names, |_, name| {
+        let digest = client.push_manifest(&name.parse()?, kind, &index.document)?;
+        Ok(pushed(name, digest))
+    });
+    sent.map_err(all)
 }
 
 /// Gives an image its names that is in their repositories already, by its digest.
@@ -93,13 +98,10 @@ pub fn send_tags(
     settings: &Settings,
     cancel: &CancelToken,
 ) -> Result<Vec<Delivery>, ExportError> {
-    let client = match output.insecure {
-        true => insecure(settings, names, cancel)?,
-        false => Client::cancelled_by(settings, cancel),
-    };
+    let client = client(output, names, settings, cancel)?;
     let digest = image.digest;
-    let mut deliveries = Vec::new();
-    for name in super::store::names(output, names, digest)? {
+    let names = super::store::names(output, names, digest)?;
+    let sent = by_registry(&names, |_, name| {
         let reference: Reference = name.parse()?;
         if reference.digest.is_none() {
             let (document, bytes) = client.document(&reference.with_digest(digest))?;
@@ -109,9 +111,69 @@ pub fn send_tags(
             };
             client.push_manifest(&reference, media_type, &bytes)?;
         }
-        deliveries.push(Delivery::Pushed { name, digest });
+        Ok(pushed(name, digest))
+    });
+    sent.map_err(all)
+}
+
+fn pushed(name: &str, digest: OciDigest) -> Delivery {
+    Delivery::Pushed {
+        name: name.to_owned(),
+        digest,
     }
-    Ok(deliveries)
+}
+
+/// Does the same for each of several names, told by its place among them: for those of one registry one after another, for
+/// several registries side by side. What fails holds up the rest of its registry, and no other.
+///
+/// # Errors
+/// All failures, in the order of the names.
+pub fn by_registry<T: Send, E: Send>(
+    names: &[impl AsRef<str> + Sync],
+    deed: impl Fn(usize, &str) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, Vec<E>> {
+    let mut registries: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (at, name) in names.iter().enumerate() {
+        // What is no name has its error from who makes something of it.
+        let registry = name.as_ref().parse().map(|name: Reference| name.registry);
+        let registry = registries.entry(registry.unwrap_or_default());
+        registry.or_default().push(at);
+    }
+    let registries: Vec<Vec<usize>> = registries.into_values().collect();
+    let done = registry::side_by_side(&registries, |places| -> Result<_, Infallible> {
+        let mut done = Vec::new();
+        for at in places {
+            let result = deed(*at, names[*at].as_ref());
+            let failed = result.is_err();
+            done.push((*at, result));
+            if failed {
+                break;
+            }
+        }
+        Ok(done)
+    });
+    let Ok(done) = done;
+    let mut done: Vec<(usize, Result<T, E>)> = done.into_iter().flatten().collect();
+    done.sort_by_key(|(at, _)| *at);
+    let (mut fine, mut failed) = (Vec::new(), Vec::new());
+    for (_, result) in done {
+        match result {
+            Ok(result) => fine.push(result),
+            Err(error) => failed.push(error),
+        }
+    }
+    match failed.is_empty() {
+        true => Ok(fine),
+        false => Err(failed),
+    }
+}
+
+/// What went wrong, of which there is something.
+fn all(mut errors: Vec<ExportError>) -> ExportError {
+    match errors.len() {
+        1 => errors.remove(0),
+        _ => ExportError::Several(errors),
+    }
 }
 
 /// The repositories of these names, each once.
@@ -174,10 +236,12 @@ fn is_beside(one: &Reference, other: &Reference) -> bool {
     (&one.registry, &one.repository) == (&other.registry, &other.repository)
 }
 
-/// A blob of the images to be sent; those that several have are one.
+/// A blob of what is to be sent; those that several have are one.
 enum Blob<'a> {
     Layer(&'a Descriptor, &'a LayerRef),
     Config(&'a OciDigest, &'a [u8]),
+    /// What the store has as it is.
+    Stored(&'a Descriptor),
 }
 
 /// Sends an image to the registry that `name` is in: blobs side by side, then the manifests of an index' images, then what
@@ -222,6 +286,35 @@ pub fn send(export: &Export<'_>, name: &str, brought: &Brought) -> Result<Sent, 
     })
 }
 
+/// Sends what is about an image, or part of it, as the store has it, with its blobs, to the repository that `name` is in.
+///
+/// # Errors
+/// If something of it is not in the store, or the registry does not take it.
+pub fn send_referrer(
+    export: &Export<'_>,
+    name: &str,
+    digest: OciDigest,
+    brought: &Brought,
+) -> Result<(), ExportError> {
+    let to = name.parse::<Reference>()?.with_digest(digest);
+    export.lease.protect(LeaseRoot::Blob(digest))?;
+    let bytes = export.store.blobs().read(&digest, MAX_DOCUMENT)?;
+    let document = Document::parse(&bytes, None).map_err(|source| RegistryError::Document {
+        what: digest.to_string(),
+        source,
+    })?;
+    if let Document::Manifest(manifest) = &document {
+        let blobs = std::iter::once(&manifest.config).chain(&manifest.layers);
+        let roots: Vec<LeaseRoot> = blobs.clone().map(|b| LeaseRoot::Blob(b.digest)).collect();
+        export.lease.protect_all(&roots)?;
+        let blobs: Vec<Blob<'_>> = blobs.map(Blob::Stored).collect();
+        registry::side_by_side(&blobs, |blob| bring(export, &to, blob, brought))?;
+    }
+    let kind = document.media_type();
+    export.registry.push_manifest(&to, kind, &bytes)?;
+    Ok(())
+}
+
 /// Sees to it that the repository of `to` has a blob.
 fn bring(
     export: &Export<'_>,
@@ -230,23 +323,25 @@ fn bring(
     brought: &Brought,
 ) -> Result<Pushed, ExportError> {
     let (digest, size) = match blob {
-        Blob::Layer(layer, _) => (&layer.digest, layer.size),
+        Blob::Layer(blob, _) | Blob::Stored(blob) => (&blob.digest, blob.size),
         Blob::Config(id, bytes) => (*id, bytes.len() as u64),
     };
     let Err(beside) = brought.find(to, digest) else {
         return Ok(Pushed::Existed);
     };
-    let open = || match blob {
-        Blob::Layer(_, of) => {
-            (export.fetch)(of, digest)?;
-            let blob = export.store.blobs().open(digest);
-            Ok(Box::new(blob.map_err(std::io::Error::other)?) as Box<dyn Read>)
+    let open = || {
+        if let Blob::Config(_, bytes) = blob {
+            return Ok(Box::new(*bytes) as Box<dyn Read>);
         }
-        Blob::Config(_, bytes) => Ok(Box::new(*bytes) as Box<dyn Read>),
+        if let Blob::Layer(_, of) = blob {
+            (export.fetch)(of, digest)?;
+        }
+        let blob = export.store.blobs().open(digest);
+        Ok(Box::new(blob.map_err(std::io::Error::other)?) as Box<dyn Read>)
     };
     let near = match blob {
         Blob::Layer(_, of) => (export.near)(of, digest),
-        Blob::Config(..) => None,
+        Blob::Config(..) | Blob::Stored(_) => None,
     };
     let near = near.filter(|near| near.registry == to.registry);
     let near = near.map(|near| near.repository).or(beside);
@@ -265,20 +360,21 @@ impl Exporter for Push {
         let store = self.store.as_ref().filter(|_| whole);
         let stored = store.map(|store| store.export(export));
         let mut deliveries = stored.transpose()?.unwrap_or_default();
-        let registry = self.client(export)?;
+        let registry = match &self.insecure {
+            None => export.registry.clone(),
+            Some(settings) => insecure(settings, export.names, export.cancel)?,
+        };
         let export = &Export {
             registry: &registry,
             ..*export
         };
         let brought = Brought::default();
-        for name in export.names {
+        let sent = by_registry(export.names, |_, name| {
             let Sent { digest, .. } = send(export, name, &brought)?;
             remember(export, name, digest)?;
-            deliveries.push(Delivery::Pushed {
-                name: name.clone(),
-                digest,
-            });
-        }
+            Ok(pushed(name, digest))
+        });
+        deliveries.extend(sent.map_err(all)?);
         Ok(deliveries)
     }
 }
@@ -301,4 +397,47 @@ fn remember(export: &Export<'_>, name: &str, digest: OciDigest) -> Result<(), Ex
         )?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+    use std::sync::Barrier;
+    use std::sync::Mutex;
+
+    #[test]
+    fn registries_are_served_side_by_side_and_each_in_order() {
+        let names = ["a.example/x:1", "b.example/x:1", "a.example/y:1", "x"];
+        // It would wait for ever if one waited for another.
+        let met = Barrier::new(3);
+        let order = Mutex::new(Vec::new());
+        let done = by_registry(&names, |at, name| {
+            if at != 2 {
+                met.wait();
+            }
+            order.lock().unwrap().push(at);
+            Ok::<_, ()>(name.to_owned())
+        });
+        assert_eq!(done, Ok(names.map(str::to_owned).to_vec()));
+        let order = order.into_inner().unwrap();
+        let of_a: Vec<_> = order.into_iter().filter(|at| at % 2 == 0).collect();
+        assert_eq!(of_a, [0, 2]);
+    }
+
+    #[test]
+    fn all_that_fails_is_told_and_holds_up_its_own_registry_alone() {
+        let names = ["a.example/x:1", "b.example/x:1", "a.example/y:1", "x"];
+        let tried = Mutex::new(Vec::new());
+        let done = by_registry(&names, |at, _| {
+            tried.lock().unwrap().push(at);
+            match at {
+                1 => Ok(()),
+                at => Err(at),
+            }
+        });
+        assert_eq!(done, Err(vec![0, 3]));
+        let mut tried = tried.into_inner().unwrap();
+        tried.sort_unstable();
+        assert_eq!(tried, [0, 1, 3]);
+    }
 }

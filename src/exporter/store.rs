@@ -113,6 +113,7 @@ impl Exporter for OwnStore {
                 created: clock::now().0,
                 size,
                 rung,
+                referrers: Vec::new(),
             };
             // An unchanged build writes nothing.
             let now = match store.images().get(name)? {

@@ -263,6 +263,14 @@ impl Document {
             Self::Index(index) => &index.media_type,
         }
     }
+
+    /// What it says something about.
+    pub fn subject(&self) -> Option<&Descriptor> {
+        match self {
+            Self::Manifest(manifest) => manifest.subject.as_deref(),
+            Self::Index(index) => index.subject.as_deref(),
+        }
+    }
 }
 
 impl Descriptor {

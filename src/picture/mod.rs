@@ -15,6 +15,7 @@ mod tree;
 
 use std::collections::BTreeMap;
 
+use rbuild_llb::event::Timestamp;
 use serde::Serialize;
 
 pub use dot::dot;
@@ -100,6 +101,11 @@ pub enum Detail {
         reference: String,
         /// What it was pinned to.
         digest: Option<String>,
+        /// When it was last asked what a tag stands for, where nobody was asked now and that is worth telling.
+        asked: Option<Timestamp>,
+        /// How long ago that was, in words.
+        #[serde(skip)]
+        age: Option<String>,
     },
     /// Runs a process.
     Exec {

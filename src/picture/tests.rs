@@ -93,6 +93,8 @@ fn diamond() -> GraphView {
         r#type: "local",
         reference: "context".to_owned(),
         digest: None,
+        asked: None,
+        age: None,
     });
     steps[1].state = StepState::Cached;
     steps[1].millis = Some(2_500);
@@ -235,7 +237,8 @@ fn as_json() {
       "source": {
         "type": "local",
         "reference": "context",
-        "digest": null
+        "digest": null,
+        "asked": null
       },
       "at": null,
       "state": "read",

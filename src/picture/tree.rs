@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::Detail;
 use super::GraphView;
 use super::StepState;
 use super::StepView;
@@ -84,6 +85,9 @@ fn branch(view: &GraphView, root: usize, shown: &mut [bool], text: &mut String) 
         let refers: Vec<String> = known.iter().map(|side| format!("#{}", side + 1)).collect();
         if !refers.is_empty() {
             let _ = write!(text, " ← {}", refers.join(" "));
+        }
+        if let Some(Detail::Source { age: Some(age), .. }) = &step.detail {
+            let _ = write!(text, " (its tag as it was {age})");
         }
         if let Some(why) = view.why(at) {
             let _ = write!(text, ": {why}");

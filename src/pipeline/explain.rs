@@ -12,6 +12,7 @@ use rbuild_cache::Store;
 use rbuild_llb::Op;
 use rbuild_llb::VertexId;
 use rbuild_llb::definition::PrunedDefinition;
+use rbuild_llb::event::Timestamp;
 use rbuild_llb::event::VertexEvent;
 use rbuild_llb::op::SourceOp;
 
@@ -54,6 +55,7 @@ impl<'a> Ledger<'a> {
         definition: &PrunedDefinition,
         looked_up: &Plan<'_, StepResult>,
         build_args: impl Iterator<Item = &'a BTreeMap<String, String>>,
+        checked: &BTreeMap<String, Timestamp>,
     ) -> Option<Self> {
         let same = fingerprint(looked_up);
         if looked_up.is_complete() && store.builds().confirm(plan, &same) {
@@ -103,6 +105,12 @@ impl<'a> Ledger<'a> {
                 waited_for,
                 key: step.key,
                 known: engine.known_before(&step.id),
+                asked: match &step.vertex.op {
+                    Op::Source(SourceOp::Image(image)) => {
+                        checked.get(&image.reference).map(|asked| asked.0)
+                    }
+                    _ => None,
+                },
             });
         }
         if !news && !engine.was_built_before() {

@@ -91,6 +91,7 @@ pub(super) fn export(error: ExportError) -> BuildError {
     match error {
         ExportError::Cancelled => BuildError::interrupted(),
         ExportError::Registry(error) => registry(error),
+        ExportError::Several(errors) => several(errors.into_iter().map(export).collect()),
         ExportError::NoIndex => BuildError::new(ErrorKind::Request, error)
             .hint("use `-o type=oci,dest=FILE`, push, or build one platform at a time"),
         ExportError::Overlap { .. } => BuildError::new(ErrorKind::Request, error)
@@ -101,6 +102,27 @@ pub(super) fn export(error: ExportError) -> BuildError {
             .hint("write a file with `-o type=docker,dest=image.tar` and load it where docker is"),
         error => BuildError::new(ErrorKind::Environment, error),
     }
+}
+
+/// What went wrong at the same time, of which there is something, as one: the first is what ends the command, and the others
+/// are findings beside it.
+pub(super) fn several(errors: Vec<BuildError>) -> BuildError {
+    let mut errors = errors.into_iter();
+    let first = errors.next();
+    let mut all = first.expect("who has no errors does not ask for one");
+    for error in errors {
+        if error.kind == ErrorKind::Interrupted {
+            return error;
+        }
+        all.diagnostics.extend(error.diagnostics);
+        if let Some(source) = error.source {
+            all.diagnostics.push(Diagnostic {
+                hints: error.hints,
+                ..Diagnostic::unplaced(format!("{source:#}"))
+            });
+        }
+    }
+    all
 }
 
 /// The same of files that the text at `span` asks for.

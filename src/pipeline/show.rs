@@ -10,6 +10,7 @@ use rbuild_llb::Span;
 use rbuild_llb::Vertex;
 use rbuild_llb::VertexId;
 use rbuild_llb::definition::PrunedDefinition;
+use rbuild_llb::event::Timestamp;
 use rbuild_llb::op::ExecOp;
 use rbuild_llb::op::FileAction;
 use rbuild_llb::op::FileActionKind;
@@ -29,6 +30,7 @@ use super::files;
 use super::lock;
 use super::open;
 use super::pin;
+use crate::clock;
 use crate::ops::Engine;
 use crate::ops::EngineOptions;
 use crate::ops::why::Words;
@@ -48,6 +50,7 @@ use crate::solver::Miss;
 use crate::solver::PlannedState;
 use crate::solver::PlannedStep;
 use crate::solver::StepName;
+use crate::ui;
 use crate::ui::Progress;
 
 /// The graph of a plan, for `rbuild plan`.
@@ -105,9 +108,29 @@ pub fn show(request: &BuildRequest, progress: &Progress) -> Result<GraphView, Bu
         conceal: &|text| conceal.text(text),
     };
     let why = |step: &PlannedStep<'_>, miss: &Miss| words.why(step.vertex, miss, |_| String::new());
-    Ok(view(&definition, planned.steps(), &conceal, why, |step| {
+    let mut view = view(&definition, planned.steps(), &conceal, why, |step| {
         engine.last_took(step)
-    }))
+    });
+    tell_ages(&mut view, &pinner.checked());
+    Ok(view)
+}
+
+/// Says of images when their tags were asked for, by name.
+fn tell_ages(view: &mut GraphView, checked: &BTreeMap<String, Timestamp>) {
+    let now = clock::now();
+    for step in &mut view.steps {
+        if let Some(Detail::Source {
+            r#type: "image",
+            reference,
+            asked,
+            age,
+            ..
+        }) = &mut step.detail
+        {
+            *asked = checked.get(reference).copied();
+            *age = asked.map(|then| ui::age(then, now));
+        }
+    }
 }
 
 /// The view of a definition, of what is planned about each of its steps, and of the milliseconds it took.
@@ -240,6 +263,8 @@ fn detail(op: &Op, conceal: &Conceal) -> Option<Detail> {
                 r#type,
                 reference: conceal.text(reference),
                 digest,
+                asked: None,
+                age: None,
             }
         }
         Op::Exec(exec) => exec_detail(exec, conceal),

@@ -9,6 +9,7 @@ pub(in crate::pipeline) mod load;
 mod pull;
 mod push;
 mod ready;
+pub mod referrers;
 mod save;
 
 pub use load::LoadOptions;
@@ -24,6 +25,10 @@ pub use push::push;
 pub use save::SaveOptions;
 pub use save::Saved;
 pub use save::save;
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+use std::thread;
 
 use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
@@ -311,6 +316,40 @@ fn at_work<T>(
     done
 }
 
+/// Hands on what comes with its place in an order, each as soon as those before it have come; what is left, when nothing
+/// more comes.
+fn in_order<T, E>(
+    come: impl IntoIterator<Item = (usize, T)>,
+    hand_on: &mut dyn FnMut(&T) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut waiting = BTreeMap::new();
+    let mut next = 0;
+    for (at, thing) in come {
+        waiting.insert(at, thing);
+        while let Some(thing) = waiting.remove(&next) {
+            hand_on(&thing)?;
+            next += 1;
+        }
+    }
+    waiting.values().try_for_each(hand_on)
+}
+
+/// Does what takes its time on a thread of its own, and hands on here, in their order, what it says is there meanwhile. What it
+/// fails with counts more than what handing on does.
+fn telling<T: Send, E: Send>(
+    deed: impl FnOnce(mpsc::Sender<(usize, T)>) -> Result<(), E> + Send,
+    tell: &mut dyn FnMut(&T) -> Result<(), E>,
+) -> Result<(), E> {
+    let (there, come) = mpsc::channel();
+    thread::scope(|scope| {
+        let all = scope.spawn(move || deed(there));
+        let told = in_order(come, tell);
+        let all = all.join();
+        all.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        told
+    })
+}
+
 /// Keeps gc away from all of an image.
 fn protect(lease: &Lease, image: &ImageDocuments, top: &OciDigest) -> Result<(), BuildError> {
     let layers = image.manifest.layers.iter().map(|layer| layer.digest);
@@ -318,4 +357,32 @@ fn protect(lease: &Lease, image: &ImageDocuments, top: &OciDigest) -> Result<(),
     let blobs = documents.into_iter().chain(layers);
     let roots: Vec<LeaseRoot> = blobs.map(LeaseRoot::Blob).collect();
     lease.protect_all(&roots).map_err(failure::store)
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn what_comes_out_of_order_is_told_in_order() {
+        let told = |come: &[usize]| {
+            let mut told = Vec::new();
+            let come = come.iter().map(|at| (*at, at * 10));
+            in_order(come, &mut |thing| {
+                told.push(*thing);
+                Ok::<_, ()>(())
+            })
+            .unwrap();
+            told
+        };
+        assert_eq!(told(&[2, 0, 1, 3]), [0, 10, 20, 30]);
+        // The second never came.
+        assert_eq!(told(&[3, 0, 2]), [0, 20, 30]);
+        let mut first = Vec::new();
+        let refused = in_order([(1, 'b'), (0, 'a'), (2, 'c')], &mut |thing| {
+            first.push(*thing);
+            Err(*thing)
+        });
+        assert_eq!((refused, first), (Err('a'), vec!['a']));
+    }
 }

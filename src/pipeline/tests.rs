@@ -149,6 +149,7 @@ fn image(store: &Store, name: &str, user: &str) -> SourceOp {
         created: 0,
         size: 0,
         rung: None,
+        referrers: Vec::new(),
     };
     store.images().set(name, &stored).unwrap();
     SourceOp::Image(ImageSource {

@@ -69,6 +69,8 @@ pub(super) struct Shared {
     pub(super) largest_bodies: Mutex<BTreeMap<String, u64>>,
     /// Mirrors that gave something else for a blob.
     pub(super) liars: Mutex<BTreeMap<OciDigest, BTreeSet<Mirror>>>,
+    /// Whose turn it is to read and write a list of referrers.
+    pub(super) lists: Mutex<()>,
     pub(super) keyring: Keyring,
     pub(super) first_pause: Duration,
     _on_cancel: OnCancel,
@@ -116,6 +118,7 @@ impl Client {
             schemes: Mutex::default(),
             largest_bodies: Mutex::default(),
             liars: Mutex::default(),
+            lists: Mutex::default(),
             keyring: Keyring::new(settings.docker_config.clone()),
             first_pause: patience.first_pause,
         };
@@ -233,7 +236,7 @@ impl Client {
         liars.get(digest).map_or(0, BTreeSet::len)
     }
 
-    fn manifest(&self, reference: &Reference) -> Result<Fetched, RegistryError> {
+    pub(super) fn manifest(&self, reference: &Reference) -> Result<Fetched, RegistryError> {
         let tail = format!("manifests/{}", reference.version());
         self.over_endpoints(&self.shared.places.to_pull(reference)?, |endpoint| {
             let url = endpoint.url(&tail);

@@ -15,6 +15,7 @@
 //! | `client` | the pull calls; `push` and `upload` the others; `blob` the resuming reader |
 //! | `download` | files by URL |
 //! | `service` | requests to services that keep caches, and are no registries |
+//! | `referrers` | what is about an image: signatures, lists of what is in it |
 //! | `resolve` | from a name to the image for a platform |
 //! | `layout` | OCI image layouts |
 //! | `archive` | images in archives, OCI's and docker's |
@@ -45,6 +46,7 @@ mod login;
 mod places;
 mod push;
 pub mod reference;
+mod referrers;
 mod resolve;
 mod service;
 mod tls;
@@ -53,7 +55,7 @@ mod transport;
 mod upload;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use archive::Archive;
 pub use auth::credentials;

@@ -106,7 +106,7 @@ impl Client {
     }
 
     /// Puts a manifest or index into the repository of `to`, under its digest if `to` has one, else under its tag.
-    /// All it points at must be there.
+    /// All it points at must be there, but for what it is about.
     ///
     /// # Errors
     /// [`RegistryError`].
@@ -118,7 +118,7 @@ impl Client {
     ) -> Result<OciDigest, RegistryError> {
         let digest = Descriptor::of(media_type, bytes).digest;
         let tail = format!("manifests/{}", to.version());
-        self.over_endpoints(&self.shared.places.to_push(to)?, |endpoint| {
+        let answered = self.over_endpoints(&self.shared.places.to_push(to)?, |endpoint| {
             let request = Request::new(Method::PUT, endpoint.url(&tail))
                 .header(header::CONTENT_TYPE, media_type)
                 .body(Payload::Bytes(bytes));
@@ -130,9 +130,11 @@ impl Client {
                     actual: stored,
                 }
                 .into()),
-                _ => Ok(digest),
+                _ => Ok(response.headers().clone()),
             }
-        })
+        })?;
+        self.refer(to, media_type, bytes, &answered)?;
+        Ok(digest)
     }
 
     fn has_blob(

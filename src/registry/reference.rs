@@ -57,6 +57,15 @@ impl Reference {
             ..self.clone()
         }
     }
+
+    /// What has that tag in the same repository.
+    pub(super) fn with_tag(&self, tag: String) -> Self {
+        Self {
+            tag: Some(tag),
+            digest: None,
+            ..self.clone()
+        }
+    }
 }
 
 impl PartialEq for Reference {

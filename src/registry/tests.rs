@@ -8,6 +8,7 @@ mod http;
 mod layouts;
 mod login;
 mod places;
-mod server;
+mod referrers;
+pub(crate) mod server;
 mod tls;
 mod uploads;

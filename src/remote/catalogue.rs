@@ -334,6 +334,7 @@ impl Catalogue {
 mod t {
     use super::*;
     use rbuild_cache::Compression;
+    use rbuild_cache::Layout;
     use rbuild_llb::ContentDigest;
     use rbuild_llb::TreeId;
 
@@ -406,6 +407,7 @@ mod t {
                         size: 7,
                         tar_size: 70,
                         compression,
+                        layout: Layout::Tar,
                     },
                 }),
             },

@@ -96,6 +96,12 @@ fn in_full(step: &ExplainedStep, now: Timestamp) -> String {
             .as_ref()
             .map(|cause| format!("  {}", made(cause, now))),
     );
+    if let Some(asked) = step.asked {
+        let age = human::ago(asked, now);
+        lines.push(format!(
+            "  its tag as it was {age}: the registry was not asked"
+        ));
+    }
     if step.rung == Some(2) {
         lines.push("  made on rung 2: owners of files as they were recorded".to_owned());
     }
@@ -179,6 +185,7 @@ fn step_json(step: &ExplainedStep) -> Value {
         "seconds": step.millis.map(seconds),
         "result": result,
         "rung": step.rung,
+        "asked": step.asked,
     })
 }
 
@@ -204,6 +211,7 @@ mod t {
             millis,
             cause: None,
             rung: None,
+            asked: None,
         }
     }
 
@@ -214,6 +222,7 @@ mod t {
             made: Timestamp(1000 * SECOND),
             millis: 2500,
         });
+        base.asked = Some(Timestamp(500 * SECOND));
         let mut copy = step("[build 2/3] COPY . .", 2, End::Ran, Some(40));
         copy.why = Some("1 of 412 files changed: src/a.py (content)".to_owned());
         let mut last = step("[build 3/3] RUN a\u{1b}[2J", 3, End::Failed, Some(1200));
@@ -277,6 +286,7 @@ mod t {
   Dockerfile:1, linux/amd64
   cached
   found by its definition; made 1 hour ago, in 2.5s
+  its tag as it was 1 hour ago: the registry was not asked
   key abababababababababababababababababababababababababababababababab
 
 [build 3/3] RUN a
@@ -301,6 +311,7 @@ mod t {
                 "state": "cached", "why": null, "waited_for": [], "seconds": null,
                 "result": { "by": "definition", "made": "1970-01-01T00:16:40Z", "seconds": 2.5 },
                 "rung": null,
+                "asked": "1970-01-01T00:08:20Z",
             })
         );
         assert_eq!(

@@ -383,6 +383,48 @@ fn docker_s_media_types() {
         .says("the annotation `a` has no place in docker's media types");
 }
 
+/// A base of which a layer is not to be handed on, as the Windows images had them: skopeo reads what is exported. Such layers
+/// become ordinary ones unless they are to stay what they are (BuildKit, build-llb's image exporter options).
+#[test]
+fn layers_that_are_not_to_be_handed_on() {
+    let env = files_only();
+    let base = env.outside("base");
+    let to = format!("type=oci,tar=false,dest={}", base.display());
+    env.rbuild(["-t", "base:1", "-o", &to, "."]).success();
+    // The manifest says so of its first layer.
+    let index_path = base.join("index.json");
+    let mut index = json(&index_path);
+    let mut manifest = blob(&base, &index["manifests"][0]);
+    let marked = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip";
+    let plain = "application/vnd.oci.image.layer.v1.tar+gzip";
+    manifest["layers"][0]["mediaType"] = json!(marked);
+    let manifest = manifest.to_string();
+    let digest = crate::images::sha256(manifest.as_bytes());
+    fs::write(base.join("blobs").join(digest.replace(':', "/")), &manifest).unwrap();
+    index["manifests"][0]["digest"] = json!(digest);
+    index["manifests"][0]["size"] = json!(manifest.len());
+    fs::write(&index_path, index.to_string()).unwrap();
+
+    env.write("Dockerfile", "FROM base\nCOPY one /three\n");
+    let context = format!("base=oci-layout://{}", base.display());
+    for (option, first) in [
+        ("", plain),
+        (",prefer-nondist-layers=false", plain),
+        (",prefer-nondist-layers=true", marked),
+    ] {
+        let to = format!("type=oci,dest=out.tar{option}");
+        env.rbuild(["--build-context", &context, "-o", &to, "."])
+            .success();
+        let raw = ["inspect", "--raw", "oci-archive:out.tar"];
+        let seen: Value = serde_json::from_str(&env.tool("skopeo", raw).success().stdout).unwrap();
+        let types = seen["layers"].as_array().unwrap().iter();
+        let types: Vec<&str> = types
+            .map(|layer| layer["mediaType"].as_str().unwrap())
+            .collect();
+        assert_eq!(types, [first, plain, plain], "{option}");
+    }
+}
+
 /// The keys of one output each, without those that only a daemon can fill.
 #[test]
 fn metadata_has_the_keys_of_buildx() {

@@ -1,6 +1,7 @@
 //! The store's own commands, with skopeo and podman at the other end.
 
 mod archives;
+mod referrers;
 mod registries;
 mod terminal;
 
@@ -60,7 +61,7 @@ fn digest_by_skopeo(env: &TestEnv, place: &str) -> String {
     sha256(skopeo(env, &args).success().stdout.as_bytes())
 }
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     let hex: String = Sha256::digest(bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))

@@ -215,6 +215,34 @@ fn what_is_pushed_is_what_a_build_pushes_and_is_sent_once() {
     assert_eq!(registry.uploads("me/app"), 4);
 }
 
+#[test]
+fn of_several_registries_each_failure_is_told_and_holds_up_no_other() {
+    let (closed, open, shut) = (Registry::closed(), Registry::start(), Registry::closed());
+    let [first, second, third] =
+        [&closed, &open, &shut].map(|registry| format!("{}/me/app:1", registry.host()));
+    // Of the same registry as what fails, and after it.
+    let after = format!("{}/me/other:1", closed.host());
+    let env = TestEnv::new().file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    let names = [&first, &second, &third, &after].map(String::as_str);
+    let tags = names.iter().flat_map(|name| ["-t", name]);
+    let built = env.rbuild(["build", "--push", "."].into_iter().chain(tags));
+    let pushed = env.rbuild(["push"].into_iter().chain(names));
+    let digest = digest_by_skopeo(&env, &format!("docker://{second}"));
+    assert_eq!(pushed.stdout, format!("{second}@{digest}\n"));
+    for said in [built, pushed] {
+        let said = said.code(3);
+        for name in [&first, &third] {
+            let host = name.split('/').next().unwrap();
+            let told = format!("`{host}` denies access to `{name}`");
+            assert!(said.stderr.contains(&told), "no `{told}` in:\n{said}");
+        }
+        assert!(
+            !said.stderr.contains(&format!("access to `{after}`")),
+            "{said}"
+        );
+    }
+}
+
 fn log_in(env: &TestEnv, host: &str, password: &str) -> Output {
     let args = ["login", "-u", USER.0, "--password-stdin", host];
     let mut command = env.rbuild_command(args);

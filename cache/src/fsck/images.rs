@@ -70,6 +70,19 @@ impl Fsck<'_> {
             .filter_map(|digest| self.store.blobs().document(digest))
             .collect();
         manifests.push(top);
+        for referrer in &image.referrers {
+            let there = |digest: &OciDigest| self.store.blobs().contains(digest);
+            let document = self.store.blobs().document(referrer);
+            let whole = document.is_some_and(|json| {
+                let config = digest_in(&json["config"]);
+                of(&json, "layers").iter().chain(&config).all(there)
+            });
+            if !whole {
+                lacks.push(format!(
+                    "{referrer}, which is about the image `{name}`, is missing or damaged: {again} with `--referrers`"
+                ));
+            }
+        }
         for manifest in &manifests {
             if let Some(config) = digest_in(&manifest["config"])
                 && self.store.blobs().document(&config).is_none()

@@ -20,6 +20,7 @@ use crate::frame::Compression;
 use crate::images::StoredImage;
 use crate::layer::BlobOptions;
 use crate::layer::LayerBlob;
+use crate::layer::Layout;
 use crate::mounts::CacheMountName;
 use crate::records::CacheBackend as _;
 use crate::records::LayerRef;
@@ -72,6 +73,7 @@ impl Fixture {
             size: 13,
             tar_size: 13,
             compression: Compression::None,
+            layout: Layout::Tar,
         };
         let options = BlobOptions {
             compression: Compression::None,
@@ -122,6 +124,7 @@ impl Fixture {
             created: 0,
             size: 0,
             rung: None,
+            referrers: Vec::new(),
         };
         store.images().set("app:1", &image).unwrap();
         Self {

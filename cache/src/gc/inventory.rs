@@ -692,7 +692,8 @@ impl Inventory {
         }
         for (name, image) in store.images().list()? {
             let mut links = vec![Thing::Blob(image.id)];
-            let mut stack = vec![image.digest];
+            let mut stack = image.referrers;
+            stack.push(image.digest);
             while let Some(manifest) = stack.pop() {
                 links.push(Thing::Blob(manifest));
                 let Some(json) = store.blobs().document(&manifest) else {

@@ -15,6 +15,7 @@ use crate::frame::Compression;
 use crate::images::StoredImage;
 use crate::layer::BlobOptions;
 use crate::layer::LayerBlob;
+use crate::layer::Layout;
 use crate::records::CacheBackend as _;
 use crate::records::LayerRef;
 use crate::records::Record;
@@ -95,6 +96,7 @@ impl Fixture {
             size: 1,
             tar_size: 1,
             compression: Compression::None,
+            layout: Layout::Tar,
         };
         let options = BlobOptions {
             compression: Compression::None,
@@ -266,6 +268,11 @@ fn images_keep_what_they_name() {
     let index = blobs
         .put(format!(r#"{{"manifests":[{{"digest":"{manifest}"}}]}}"#).as_bytes())
         .unwrap();
+    let signature = blobs.put(b"signature").unwrap();
+    let signed = format!(
+        r#"{{"config":{{"digest":"{config}"}},"layers":[{{"digest":"{signature}"}}],"subject":{{"digest":"{index}"}}}}"#
+    );
+    let signed = blobs.put(signed.as_bytes()).unwrap();
     let image = StoredImage {
         digest: index,
         media_type: "application/vnd.oci.image.index.v1+json".into(),
@@ -274,10 +281,11 @@ fn images_keep_what_they_name() {
         created: 0,
         size: 0,
         rung: None,
+        referrers: vec![signed],
     };
     store.store.images().set("app:1", &image).unwrap();
     store.collect(&nothing());
-    for blob in [index, manifest, config, layer.blob] {
+    for blob in [index, manifest, config, layer.blob, signed, signature] {
         assert!(blobs.contains(&blob));
     }
     assert!(store.has_tree(&unpacked) && !store.has_tree(&layer.tree));
@@ -295,6 +303,7 @@ fn images_keep_what_they_name() {
         blobs.contains(&config) && !blobs.contains(&layer.blob),
         "a pin needs no layers"
     );
+    assert!(!blobs.contains(&signed) && !blobs.contains(&signature));
     store.collect(&nothing());
     assert!(!blobs.contains(&index) && store.store.pin("app:1").unwrap().is_none());
 }
@@ -560,6 +569,7 @@ fn images_share_with_their_steps() {
         created: 0,
         size: 0,
         rung: None,
+        referrers: Vec::new(),
     };
     store.store.images().set("app:1", &image).unwrap();
     let usage = store.store.usage().unwrap();

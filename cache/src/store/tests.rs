@@ -252,6 +252,7 @@ fn what_is_known_of_layers() {
         size: 10,
         tar_size: 20,
         compression,
+        layout: Layout::Tar,
     };
     let options = |compression, clamp| BlobOptions { compression, clamp };
     let gzip = Compression::Gzip { level: 6 };
@@ -282,6 +283,23 @@ fn what_is_known_of_layers() {
     assert_eq!(store.layer_blob(&layer.tree, &made[0].0).unwrap(), None);
     assert_eq!(store.layer_blobs(&layer.tree).unwrap(), plain);
 
+    // Nor what a later version wrote in another layout, which is kept for it.
+    let newer = text.replace("\"size\":10", "\"layout\":\"estargz\",\"size\":10");
+    fs::write(&path, newer).unwrap();
+    for (options, blob) in &made {
+        assert_eq!(store.layer_blob(&layer.tree, options).unwrap(), None);
+        assert_eq!(store.known_blob(&layer.tree, options).unwrap(), None);
+        let known = store.written_with(&layer.tree, &blob.digest).unwrap();
+        assert_eq!(known, None);
+    }
+    assert_eq!(store.layer_blobs(&layer.tree).unwrap().len(), 2);
+    let (options, blob) = &made[0];
+    for _ in 0..2 {
+        store.set_layer_blob(&layer.tree, options, blob).unwrap();
+        let known = store.layer_blob(&layer.tree, options).unwrap();
+        assert_eq!(known.as_ref(), Some(blob));
+        assert_eq!(store.layer_blobs(&layer.tree).unwrap().len(), 3);
+    }
     let known = KnownLayer {
         layer,
         diff_id: OciDigest::from_bytes([5; 32]),
@@ -410,6 +428,7 @@ fn images_are_listed_by_name() {
         created: 5,
         size: 6,
         rung: None,
+        referrers: Vec::new(),
     };
     let images = store.images();
     for (seed, name) in [

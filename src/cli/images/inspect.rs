@@ -3,6 +3,7 @@
 use clap::Args;
 use rbuild_cache::Store;
 use rbuild_cache::StoredImage;
+use rbuild_llb::Platform;
 use rbuild_llb::event::Timestamp;
 use serde_json::Map;
 use serde_json::Value;
@@ -15,6 +16,7 @@ use super::platform;
 use super::repo_digest;
 use super::repository_and_tag;
 use crate::cli::Session;
+use crate::cli::sources::image_name;
 use crate::cli::template::Template;
 use crate::outcome::BuildError;
 use crate::pipeline;
@@ -23,7 +25,7 @@ use crate::pipeline::stored::ImageDocuments;
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectFlags {
-    /// Names or ids of images in the store
+    /// Names or ids of images in the store; with `--referrers` names of images in registries
     #[arg(required = true, value_name = "NAME")]
     images: Vec<String>,
     /// How to print them: `json` (an array), or a template: `{{.Id}}`, `{{json .Config}}`
@@ -38,6 +40,12 @@ pub(crate) struct InspectFlags {
     /// Of an image for several platforms, the one to print [default: this machine's]
     #[arg(long, value_name = "OS/ARCH")]
     platform: Option<String>,
+    /// Ask the registry what is about an image instead: signatures, SBOMs
+    #[arg(long)]
+    referrers: bool,
+    /// Of those only what is of that type
+    #[arg(long, value_name = "TYPE", requires = "referrers")]
+    artifact_type: Option<String>,
 }
 
 pub(crate) fn inspect(flags: &InspectFlags, session: &Session) -> Result<(), BuildError> {
@@ -50,14 +58,10 @@ pub(crate) fn inspect(flags: &InspectFlags, session: &Session) -> Result<(), Bui
         }
     };
     let platform = platform(flags.platform.as_ref())?;
-    let store = pipeline::open_store(&session.settings)?;
-    let all = named(&store)?;
-    let mut found = Vec::new();
-    for chosen in chosen(&all, &flags.images)? {
-        let documents = Documents::read(&store, &chosen.image)?;
-        let image = documents.image_for(&chosen.text, platform.as_ref())?;
-        found.push(describe(&store, &all, &chosen.image, &documents, image)?);
-    }
+    let found = match flags.referrers {
+        true => referrers(flags, platform.as_ref(), session)?,
+        false => images(flags, platform.as_ref(), session)?,
+    };
     let text = match template {
         None => format!("{:#}\n", Value::Array(found)),
         Some(template) => {
@@ -68,6 +72,51 @@ pub(crate) fn inspect(flags: &InspectFlags, session: &Session) -> Result<(), Bui
         }
     };
     crate::cli::print_text(&text, session)
+}
+
+fn images(
+    flags: &InspectFlags,
+    platform: Option<&Platform>,
+    session: &Session,
+) -> Result<Vec<Value>, BuildError> {
+    let store = pipeline::open_store(&session.settings)?;
+    let all = named(&store)?;
+    let mut found = Vec::new();
+    for chosen in chosen(&all, &flags.images)? {
+        let documents = Documents::read(&store, &chosen.image)?;
+        let image = documents.image_for(&chosen.text, platform)?;
+        found.push(describe(&store, &all, &chosen.image, &documents, image)?);
+    }
+    Ok(found)
+}
+
+/// What registries list as being about images.
+fn referrers(
+    flags: &InspectFlags,
+    platform: Option<&Platform>,
+    session: &Session,
+) -> Result<Vec<Value>, BuildError> {
+    let names = flags.images.iter().map(|name| image_name("name", name));
+    let names: Vec<String> = names
+        .collect::<Result<_, _>>()
+        .map_err(|problem| BuildError::request(vec![problem]))?;
+    let kind = flags.artifact_type.as_deref();
+    let mut found = Vec::new();
+    for name in names {
+        let listed = pipeline::stored::referrers::listed(&session.settings, &name, platform, kind)?;
+        found.extend(listed.entries.into_iter().map(|entry| {
+            json!({
+                "Image": name,
+                "Subject": listed.subject,
+                "Digest": entry.digest,
+                "MediaType": entry.media_type,
+                "ArtifactType": entry.artifact_type.unwrap_or_default(),
+                "Size": entry.size,
+                "Annotations": entry.annotations,
+            })
+        }));
+    }
+    Ok(found)
 }
 
 fn describe(

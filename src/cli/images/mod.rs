@@ -348,6 +348,7 @@ mod t {
             created: 0,
             size,
             rung: None,
+            referrers: Vec::new(),
         }
     }
 

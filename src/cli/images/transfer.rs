@@ -45,6 +45,9 @@ pub(crate) struct PullFlags {
     /// The platforms to pull, separated by commas, or `all` [default: this machine's]
     #[arg(long, value_name = "OS/ARCH,…")]
     platform: Option<String>,
+    /// With what their registry lists as being about them: signatures, SBOMs
+    #[arg(long)]
+    referrers: bool,
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
@@ -58,6 +61,9 @@ pub(crate) struct PushFlags {
     /// The name to push the image under, instead of its own
     #[arg(long = "as", value_name = "DEST")]
     dest: Option<String>,
+    /// With what was pulled with them by `rbuild pull --referrers`; layers go as they came
+    #[arg(long)]
+    referrers: bool,
     /// Show no progress
     #[arg(short, long)]
     quiet: bool,
@@ -132,17 +138,19 @@ pub(crate) fn pull(flags: &PullFlags, session: &Session) -> Result<(), Failed> {
         names: names.map_err(|problem| BuildError::request(vec![problem]))?,
         platforms: wanted(flags.platform.as_deref())
             .map_err(|problem| BuildError::request(vec![problem]))?,
+        referrers: flags.referrers,
     };
     let mut tell = |image: &Pulled| {
         if !flags.quiet {
             let platforms: Vec<String> = image.platforms.iter().map(ToString::to_string).collect();
             ui::say(&format!(
-                "pulled {} for {} ({}, {}) with digest {}",
+                "pulled {} for {} ({}, {}) with digest {}{}",
                 image.name,
                 platforms.join(", "),
                 image.id.short(),
                 ui::size(image.size),
                 image.digest,
+                with_referrers(flags.referrers, image.referrers),
             ));
         }
         crate::cli::print(format!("{}\n", image.name).as_bytes())
@@ -150,6 +158,16 @@ pub(crate) fn pull(flags: &PullFlags, session: &Session) -> Result<(), Failed> {
     shown(flags.quiet, session, |progress| {
         stored::pull(&session.settings, &options, progress, &mut tell)
     })
+}
+
+/// What is said of them where they were asked for.
+fn with_referrers(asked: bool, count: usize) -> String {
+    match (asked, count) {
+        (false, _) => String::new(),
+        (true, 0) => ", and nothing is known to be about it".to_owned(),
+        (true, 1) => ", and 1 document about it".to_owned(),
+        (true, several) => format!(", and {several} documents about it"),
+    }
 }
 
 /// `--platform` of a pull.
@@ -193,12 +211,16 @@ pub(crate) fn push(flags: &PushFlags, session: &Session) -> Result<(), Failed> {
     }
     let options = PushOptions {
         images: named_images,
+        referrers: flags.referrers,
     };
     let mut tell = |image: &Pushed| {
         if !flags.quiet {
             ui::say(&format!(
-                "pushed {}: {} blobs sent, {} were there",
-                image.name, image.sent, image.existed
+                "pushed {}: {} blobs sent, {} were there{}",
+                image.name,
+                image.sent,
+                image.existed,
+                with_referrers(flags.referrers, image.referrers),
             ));
         }
         crate::cli::print(format!("{}@{}\n", image.name, image.digest).as_bytes())

@@ -267,3 +267,81 @@ error: `--output a,b`: `a` is not of the form `key=value`
 "#]]
     );
 }
+
+/// What is in the first column of the tables of a section, with the types that its heading or first words name.
+fn documented() -> Vec<(Vec<&'static str>, &'static str)> {
+    const TYPES: [&str; 7] = [
+        "image",
+        "registry",
+        "oci",
+        "docker",
+        "tar",
+        "local",
+        "cacheonly",
+    ];
+    let page = include_str!("../../../docs/outputs.md");
+    let mut found = Vec::new();
+    for section in page.split("\n## ").skip(1) {
+        let about = section.split("| option |").next().unwrap();
+        let named = |kind: &&str| about.contains(&format!("`{kind}`"));
+        let types: Vec<&str> = TYPES.into_iter().filter(named).collect();
+        let rows = section
+            .lines()
+            .skip_while(|line| !line.starts_with("| option |"));
+        let rows = rows.skip(2).take_while(|line| line.starts_with('|'));
+        found.extend(rows.filter_map(|row| {
+            // Some are for one of the types alone: `local`: …, of `docker` …
+            let told = row.trim_end_matches(" |").rsplit("| ").next()?;
+            let only = |kind: &&&str| {
+                told.starts_with(&format!("`{kind}`:")) || told.starts_with(&format!("of `{kind}`"))
+            };
+            let types = match types.iter().find(only) {
+                Some(only) => vec![*only],
+                None => types.clone(),
+            };
+            Some((types, row.split('`').nth(1)?))
+        }));
+    }
+    found
+}
+
+#[test]
+fn every_option_is_documented_and_taken_by_the_types_it_is_said_to_be_for() {
+    let documented = documented();
+    for (types, option) in &documented {
+        let option = option.replace('…', ".key");
+        for kind in types {
+            let taken = ["true", "1", "gzip", "copy", "x"].iter().any(|value| {
+                let mut given = format!("type={kind},{option}={value}");
+                let mut add = |wanted: &str, with: &str| {
+                    if option == wanted {
+                        given.push_str(with);
+                    }
+                };
+                add("push-by-digest", ",push=true");
+                add("compression-level", ",compression=gzip");
+                add("tar", ",dest=x");
+                if *kind == "local" && option != "dest" {
+                    given.push_str(",dest=x");
+                }
+                parse(&given).is_ok()
+            });
+            // The client's context is that of what docker has, if no file is named.
+            assert!(
+                taken || (option == "context" && *kind == "oci"),
+                "{kind}: {option}"
+            );
+        }
+    }
+    // Every key that is looked for in what was given.
+    let source = include_str!("../output.rs");
+    for call in ["remove(\"", "boolean(\"", "switch(\""] {
+        for rest in source.split(call).skip(1) {
+            let key = rest.split('"').next().unwrap();
+            assert!(
+                key == "type" || documented.iter().any(|(_, option)| *option == key),
+                "docs/outputs.md says nothing of `{key}`"
+            );
+        }
+    }
+}

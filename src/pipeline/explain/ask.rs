@@ -77,6 +77,8 @@ pub struct ExplainedStep {
     /// The rung its result was made on, 2 also if only what it was made of was; `None` if its record is gone, or nothing
     /// was made.
     pub rung: Option<u8>,
+    /// Of an image whose registry was not asked what its tag stands for, when that had last been, if that was worth telling.
+    pub asked: Option<Timestamp>,
 }
 
 /// What became of a step.
@@ -143,6 +145,7 @@ pub fn explain(settings: &Settings, asked: &Asked) -> Result<Explained, BuildErr
             millis,
             cause: cause(&store, step),
             rung: rung(&store, step),
+            asked: step.asked.map(Timestamp),
         }
     });
     let confirmed = u128::try_from(kept.confirmed.secs).unwrap_or_default() * 1_000_000_000;
@@ -327,6 +330,7 @@ mod t {
             waited_for: Vec::new(),
             key: CacheKey::from_bytes([0; 32]),
             known: None,
+            asked: None,
         };
         names.into_iter().map(step).collect()
     }

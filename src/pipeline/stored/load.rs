@@ -160,6 +160,7 @@ fn keep(
         created: 0,
         size: 0,
         rung: None,
+        referrers: Vec::new(),
     };
     let documents = Documents::read(store, &stored)?;
     let shown = found.names.first().map_or("", String::as_str);

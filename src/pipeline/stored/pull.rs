@@ -1,9 +1,5 @@
 //! `rbuild pull`: images of registries into the store, whole, so that nobody has to be asked for them again.
 
-use std::collections::BTreeMap;
-use std::sync::mpsc;
-use std::thread;
-
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::StoredImage;
 use rbuild_llb::OciDigest;
@@ -14,6 +10,8 @@ use super::Needs;
 use super::at_work;
 use super::created;
 use super::fetch_layers;
+use super::referrers;
+use super::telling;
 use crate::image::Descriptor;
 use crate::image::Document;
 use crate::image::Index;
@@ -39,6 +37,8 @@ pub struct PullOptions {
     pub names: Vec<String>,
     /// `--platform`.
     pub platforms: Wanted,
+    /// `--referrers`: with what is about them.
+    pub referrers: bool,
 }
 
 /// The platforms to pull of an image that is for several.
@@ -65,6 +65,8 @@ pub struct Pulled {
     pub size: u64,
     /// The platforms it is for.
     pub platforms: Vec<Platform>,
+    /// Documents about it that the store has.
+    pub referrers: usize,
 }
 
 /// Pulls images side by side, and tells `done` of each in their order as soon as it is there.
@@ -86,45 +88,24 @@ pub fn pull(
         |engine, events| {
             let pinner = Pinner::for_pull(settings, &store, engine.lease(), engine.registry());
             let names: Vec<(usize, &String)> = options.names.iter().enumerate().collect();
-            let (send, pulled) = mpsc::channel();
-            thread::scope(|scope| {
-                let all = scope.spawn(move || {
-                    registry::side_by_side(&names, |&(at, name)| {
+            telling(
+                |there| {
+                    let all = registry::side_by_side(&names, |&(at, name)| {
                         let shown = format!("pull {name}");
                         let step = Task::start(&shown, &shown, events);
                         let pulled = step.carry_out(engine.cancel(), |step| {
                             one(engine, &pinner, name, options, step)
                         })?;
                         // Who no longer listens has failed, and says so.
-                        drop(send.send((at, pulled)));
+                        drop(there.send((at, pulled)));
                         Ok(())
-                    })
-                });
-                let told = in_order(pulled, &mut |pulled| progress.aside(|| done(pulled)));
-                let all = all.join();
-                all.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-                told
-            })
+                    });
+                    all.map(drop)
+                },
+                &mut |pulled| progress.aside(|| done(pulled)),
+            )
         },
     )
-}
-
-/// Hands on what comes with its place in an order, each as soon as those before it have come; what is left, when nothing
-/// more comes.
-fn in_order<T, E>(
-    come: impl IntoIterator<Item = (usize, T)>,
-    hand_on: &mut dyn FnMut(&T) -> Result<(), E>,
-) -> Result<(), E> {
-    let mut waiting = BTreeMap::new();
-    let mut next = 0;
-    for (at, thing) in come {
-        waiting.insert(at, thing);
-        while let Some(thing) = waiting.remove(&next) {
-            hand_on(&thing)?;
-            next += 1;
-        }
-    }
-    waiting.values().try_for_each(hand_on)
 }
 
 fn one(
@@ -135,12 +116,12 @@ fn one(
     step: &Task<'_>,
 ) -> Result<Pulled, BuildError> {
     match &options.platforms {
-        Wanted::Own => single(engine, pinner, name, None, step),
+        Wanted::Own => single(engine, pinner, name, None, options, step),
         Wanted::These(platforms) => match platforms.as_slice() {
-            [platform] => single(engine, pinner, name, Some(platform), step),
-            _ => several(engine, pinner, name, &options.platforms, step),
+            [platform] => single(engine, pinner, name, Some(platform), options, step),
+            _ => several(engine, pinner, name, options, step),
         },
-        Wanted::All => several(engine, pinner, name, &options.platforms, step),
+        Wanted::All => several(engine, pinner, name, options, step),
     }
 }
 
@@ -150,12 +131,13 @@ fn single(
     pinner: &Pinner<'_>,
     name: &str,
     platform: Option<&Platform>,
+    options: &PullOptions,
     step: &Task<'_>,
 ) -> Result<Pulled, BuildError> {
     let host = Platform::host();
     let pin = pinner.ask(name, platform.unwrap_or(&host))?;
     let top = Descriptor::new(media_type::OCI_MANIFEST, pin.manifest, 0);
-    take(engine, name, &top, pin.index, platform, step)
+    take(engine, name, &top, pin.index, platform, options, step)
 }
 
 /// Images for several platforms, and an index over them: the registry's own if they are all that it names.
@@ -163,7 +145,7 @@ fn several(
     engine: &Engine<'_>,
     pinner: &Pinner<'_>,
     name: &str,
-    wanted: &Wanted,
+    options: &PullOptions,
     step: &Task<'_>,
 ) -> Result<Pulled, BuildError> {
     let reference: Reference = name
@@ -173,12 +155,12 @@ fn several(
     let (document, bytes) = document.map_err(failure::registry)?;
     let Document::Index(index) = document else {
         // A name that stands for a single image gives that if it is for one of them; the first that it is not for is named.
-        let Wanted::These(platforms) = wanted else {
-            return single(engine, pinner, name, None, step);
+        let Wanted::These(platforms) = &options.platforms else {
+            return single(engine, pinner, name, None, options, step);
         };
         let mut refused = None;
         for platform in platforms {
-            match single(engine, pinner, name, Some(platform), step) {
+            match single(engine, pinner, name, Some(platform), options, step) {
                 Ok(pulled) => return Ok(pulled),
                 Err(error) => refused = refused.or(Some(error)),
             }
@@ -187,7 +169,7 @@ fn several(
     };
     let whole = Descriptor::of(index.media_type.as_str(), &bytes);
     let mut entries: Vec<Descriptor> = Vec::new();
-    match wanted {
+    match &options.platforms {
         Wanted::These(platforms) => {
             // Of this very index, whatever the name means by now.
             let exact = reference.with_digest(whole.digest).to_string();
@@ -232,7 +214,7 @@ fn several(
     let protected = engine.lease().protect(LeaseRoot::Blob(digest));
     protected.map_err(failure::store)?;
     let top = Descriptor::new(whole.media_type, digest, document.len() as u64);
-    take(engine, name, &top, Some(whole.digest), None, step)
+    take(engine, name, &top, Some(whole.digest), None, options, step)
 }
 
 /// Names an image whose documents are in the store, once its layers are.
@@ -242,6 +224,7 @@ fn take(
     top: &Descriptor,
     index: Option<OciDigest>,
     platform: Option<&Platform>,
+    options: &PullOptions,
     step: &Task<'_>,
 ) -> Result<Pulled, BuildError> {
     let store = engine.store();
@@ -253,6 +236,7 @@ fn take(
         created: 0,
         size: 0,
         rung: None,
+        referrers: Vec::new(),
     };
     let documents = Documents::read(store, &read)?;
     // A name that stands for a single image gives that, whatever it is for.
@@ -267,6 +251,14 @@ fn take(
         Ok(image.layer_sizes(store)?.iter().sum())
     })?;
     let size = sizes.iter().sum();
+    let earlier = store.images().get(name).map_err(failure::store)?;
+    let referrers = match options.referrers {
+        true => referrers::bring(engine, name, &documents)?,
+        // What is about it is so whether or not it was asked for again.
+        false => earlier
+            .filter(|earlier| earlier.digest == top.digest)
+            .map_or_else(Vec::new, |earlier| earlier.referrers),
+    };
     let media_type = match documents.index {
         Some(_) => read.media_type.clone(),
         None => own.manifest.media_type.clone(),
@@ -276,6 +268,7 @@ fn take(
         id: own.id(),
         created: created(&own.config),
         size,
+        referrers,
         ..read
     };
     store.images().set(name, &stored).map_err(failure::store)?;
@@ -286,33 +279,6 @@ fn take(
         digest: index.unwrap_or(top.digest),
         size,
         platforms: platforms.collect(),
+        referrers: stored.referrers.len(),
     })
-}
-
-#[cfg(test)]
-mod t {
-    use super::*;
-
-    #[test]
-    fn what_comes_out_of_order_is_told_in_order() {
-        let told = |come: &[usize]| {
-            let mut told = Vec::new();
-            let come = come.iter().map(|at| (*at, at * 10));
-            in_order(come, &mut |thing| {
-                told.push(*thing);
-                Ok::<_, ()>(())
-            })
-            .unwrap();
-            told
-        };
-        assert_eq!(told(&[2, 0, 1, 3]), [0, 10, 20, 30]);
-        // The second never came.
-        assert_eq!(told(&[3, 0, 2]), [0, 20, 30]);
-        let mut first = Vec::new();
-        let refused = in_order([(1, 'b'), (0, 'a'), (2, 'c')], &mut |thing| {
-            first.push(*thing);
-            Err(*thing)
-        });
-        assert_eq!((refused, first), (Err('a'), vec!['a']));
-    }
 }

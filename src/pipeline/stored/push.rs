@@ -11,6 +11,7 @@ use super::Documents;
 use super::at_work;
 use super::ready::Going;
 use super::ready::needs;
+use super::telling;
 use crate::exporter::push;
 use crate::outcome::BuildError;
 use crate::pipeline::failure;
@@ -24,6 +25,8 @@ use crate::ui::Progress;
 pub struct PushOptions {
     /// The images, each with the name to push it under.
     pub images: Vec<(Chosen, String)>,
+    /// `--referrers`: with what is about them.
+    pub referrers: bool,
 }
 
 /// An image that is in a registry now.
@@ -37,12 +40,14 @@ pub struct Pushed {
     pub sent: usize,
     /// Blobs that were there.
     pub existed: usize,
+    /// Documents about it that went along.
+    pub referrers: usize,
 }
 
-/// Pushes images, and tells `done` of each as soon as it is there.
+/// Pushes images, to several registries side by side, and tells `done` of each in their order as soon as it is there.
 ///
 /// # Errors
-/// At the first that cannot be pushed; those before it stay where they are.
+/// If some cannot be pushed; what is there stays where it is.
 pub fn push(
     settings: &Settings,
     options: &PushOptions,
@@ -52,32 +57,56 @@ pub fn push(
     let store = open_store(settings)?;
     let going = options.images.iter().map(|(chosen, _)| {
         let documents = Documents::read(&store, &chosen.image)?;
-        Going::plan(&store, &chosen.text, documents, true)
+        // What is said of an image is said of its digest.
+        let compress = !options.referrers || chosen.image.referrers.is_empty();
+        Going::plan(&store, &chosen.text, documents, compress)
     });
     let going: Vec<Going> = going.collect::<Result<_, _>>()?;
     let needs = needs(&store, &going);
+    let names: Vec<&String> = options.images.iter().map(|(_, name)| name).collect();
     let brought = push::Brought::default();
     at_work(settings, &store, needs, progress, |engine, events| {
-        for ((chosen, name), going) in options.images.iter().zip(&going) {
+        let one = |at: usize, name: &str| {
+            let (chosen, _) = &options.images[at];
             let shown = format!("push {name}");
             let step = Task::start(&shown, &shown, events);
-            let sent = step.carry_out(engine.cancel(), |_| {
-                let ready = going.make(engine)?;
-                let names = std::slice::from_ref(name);
-                push::send(&ready.export(engine, names), name, &brought).map_err(failure::export)
-            })?;
-            if chosen.name.as_ref() == Some(name) {
-                note(&store, name, &chosen.image, sent.digest).map_err(failure::store)?;
-            }
-            let pushed = Pushed {
-                name: name.clone(),
-                digest: sent.digest,
-                sent: sent.sent,
-                existed: sent.existed,
-            };
-            progress.aside(|| done(&pushed))?;
-        }
-        Ok(())
+            step.carry_out(engine.cancel(), |_| {
+                let ready = going[at].make(engine)?;
+                let names = [name.to_owned()];
+                let export = ready.export(engine, &names);
+                let sent = push::send(&export, name, &brought).map_err(failure::export)?;
+                let image = &chosen.image;
+                let referrers = match options.referrers {
+                    true => image.referrers.as_slice(),
+                    false => &[],
+                };
+                for document in referrers {
+                    push::send_referrer(&export, name, *document, &brought)
+                        .map_err(failure::export)?;
+                }
+                if chosen.name.as_deref() == Some(name) {
+                    note(&store, name, image, sent.digest).map_err(failure::store)?;
+                }
+                Ok(Pushed {
+                    name: name.to_owned(),
+                    digest: sent.digest,
+                    sent: sent.sent,
+                    existed: sent.existed,
+                    referrers: referrers.len(),
+                })
+            })
+        };
+        telling(
+            |there| {
+                let all = push::by_registry(&names, |at, name| {
+                    // Who no longer listens has failed, and says so.
+                    drop(there.send((at, one(at, name)?)));
+                    Ok(())
+                });
+                all.map(drop).map_err(failure::several)
+            },
+            &mut |pushed| progress.aside(|| done(pushed)),
+        )
     })
 }
 
@@ -117,6 +146,7 @@ mod t {
             created: u128::from(byte),
             size: 0,
             rung: None,
+            referrers: Vec::new(),
         };
         let (pushed, in_registry) = (image(1), OciDigest::from_bytes([9; 32]));
         let rebuilt_alike = StoredImage {

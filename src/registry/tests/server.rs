@@ -14,16 +14,16 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
-    pub(super) method: String,
+pub(crate) struct Asked {
+    pub(crate) method: String,
     /// Path and query.
-    pub(super) target: String,
-    pub(super) headers: BTreeMap<String, String>,
-    pub(super) body: Vec<u8>,
+    pub(crate) target: String,
+    pub(crate) headers: BTreeMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Default)]
-pub(super) struct Reply {
+pub(crate) struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
@@ -32,9 +32,9 @@ pub(super) struct Reply {
     stalled: bool,
 }
 
-pub(super) struct Server {
+pub(crate) struct Server {
     /// `127.0.0.1:PORT`
-    pub(super) host: String,
+    pub(crate) host: String,
     asked: Arc<Mutex<Vec<Asked>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -43,65 +43,65 @@ pub(super) struct Server {
 type Script = dyn Fn(&Asked) -> Reply + Send + Sync;
 
 impl Asked {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 
     /// `METHOD target`
-    pub(super) fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         format!("{} {}", self.method, self.target)
     }
 }
 
 impl Reply {
-    pub(super) fn new(status: u16) -> Self {
+    pub(crate) fn new(status: u16) -> Self {
         Self {
             status,
             ..Self::default()
         }
     }
 
-    pub(super) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
     }
 
-    pub(super) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
     }
 
     /// Promises another length than the body has; the connection is closed after the body.
-    pub(super) fn length(mut self, length: u64) -> Self {
+    pub(crate) fn length(mut self, length: u64) -> Self {
         self.length = Some(length);
         self
     }
 
     /// Gives no length.
-    pub(super) fn chunked(mut self) -> Self {
+    pub(crate) fn chunked(mut self) -> Self {
         self.chunked = true;
         self
     }
 
     /// Keeps the connection open after the body, until the client closes it.
-    pub(super) fn stalled(mut self) -> Self {
+    pub(crate) fn stalled(mut self) -> Self {
         self.stalled = true;
         self
     }
 
     /// Closes the connection without an answer.
-    pub(super) fn hang_up() -> Self {
+    pub(crate) fn hang_up() -> Self {
         Self::new(0)
     }
 }
 
 impl Server {
-    pub(super) fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(script: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         Self::limited(u64::MAX, script)
     }
 
     /// Refuses larger bodies that are announced, as a proxy may do.
-    pub(super) fn limited(
+    pub(crate) fn limited(
         limit: u64,
         script: impl Fn(&Asked) -> Reply + Send + Sync + 'static,
     ) -> Self {
@@ -132,12 +132,12 @@ impl Server {
     }
 
     /// The requests so far.
-    pub(super) fn asked(&self) -> Vec<Asked> {
+    pub(crate) fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap().clone()
     }
 
     /// Their first lines.
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub(crate) fn lines(&self) -> Vec<String> {
         self.asked().iter().map(Asked::line).collect()
     }
 }

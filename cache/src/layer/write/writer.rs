@@ -20,6 +20,7 @@ use super::Made;
 use crate::frame::Compression;
 use crate::layer::LayerBlob;
 use crate::layer::LayerError;
+use crate::layer::Layout;
 use crate::layer::frames;
 use crate::layer::frames::Beginning;
 use crate::layer::frames::Key;
@@ -175,6 +176,7 @@ impl<'w, 's> Writer<'w, 's> {
             size: output.size,
             tar_size: self.tar_size,
             compression: self.compression,
+            layout: Layout::Tar,
         };
         let mut rows = self.begun;
         let mut written = output.written.into_iter();
