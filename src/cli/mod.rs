@@ -172,6 +172,8 @@ struct Session {
     stdout_is_terminal: bool,
     /// `--debug`
     debug: bool,
+    /// Flags that say how steps run on this machine.
+    of_steps_here: Vec<&'static str>,
     /// The names of all commands.
     subcommands: Vec<String>,
 }
@@ -260,6 +262,7 @@ fn dispatch(
         terminal,
         stdout_is_terminal: ui::stdout_is_terminal(),
         debug: cli.global.debug,
+        of_steps_here: cli.global.of_steps_here(),
         subcommands,
     };
     match cli.command {
