@@ -57,8 +57,15 @@ fn a_builder_makes_of_a_plan_what_is_made_here() {
     }
 }
 
-/// Projects with arguments that name the tests' bases, and their outputs.
-const PROJECTS: [(&str, Option<Base>, &[&str], &[&str]); 5] = [
+/// A project with its base, arguments that name that, and its outputs.
+type Project = (
+    &'static str,
+    Option<Base>,
+    &'static [&'static str],
+    &'static [&'static str],
+);
+
+const PROJECTS: [Project; 5] = [
     (
         "dockerfiles",
         Some(Base::Busybox),

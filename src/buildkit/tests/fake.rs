@@ -230,10 +230,10 @@ impl Control for Daemon {
         &self,
         _: Request<api::ListWorkersRequest>,
     ) -> Result<Response<api::ListWorkersResponse>, Status> {
-        if let Some(mut when) = self.0.script.answers_when.clone() {
-            if when.wait_for(|so| *so).await.is_err() {
-                std::future::pending::<()>().await;
-            }
+        if let Some(mut when) = self.0.script.answers_when.clone()
+            && when.wait_for(|so| *so).await.is_err()
+        {
+            std::future::pending::<()>().await;
         }
         let platforms = self.0.script.platforms.iter().map(|arch| pb::Platform {
             os: "linux".into(),
