@@ -23,7 +23,7 @@ src = { local = "src", modes = "exact" }
 [step.made]
 from = "scratch"
 workdir = "/srv"
-copy = [{ from = "src", path = "tree", to = "made/" }, { text = "for {platform}\n", to = "/etc/motd", mode = "640" }]
+copy = [{ from = "src", path = "tree", to = "made/" }, { text = "for {platform}\n", to = "/etc/motd", mode = "750" }]
 [step.app]
 from = "scratch"
 copy = [{ from = "made", path = "/srv/made", to = "/app/" }, { from = "src", path = "one", to = "/", owner = "5:6" }]
