@@ -18,6 +18,7 @@ use rbuild_llb::op::Ulimit;
 use serde::Deserialize;
 use serde::Serialize;
 
+pub use builder::BUILDER_SILENCE;
 pub use builder::Builder;
 pub use builder::BuilderAddress;
 pub use builder::BuilderCache;

@@ -2,6 +2,8 @@
 //! (BuildKit 0.8): it has no merge, no patterns for copies, and sessions of its own kind. What goes wrong between a daemon
 //! and us is `src/buildkit/tests.rs`, with a daemon that does it on purpose.
 
+mod plans;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 

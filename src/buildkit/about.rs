@@ -13,7 +13,6 @@ use super::EngineError;
 use super::Offer;
 use super::Sink;
 use super::build::failed;
-use super::cancellable;
 use super::control;
 
 impl Connection {
@@ -22,7 +21,7 @@ impl Connection {
     /// # Errors
     /// If it does not answer.
     pub fn version(&self) -> Result<Option<String>, EngineError> {
-        self.runtime.block_on(cancellable(&self.cancel, async {
+        self.carry_through(async {
             let info = control(&self.channel).info(InfoRequest {}).await;
             match info {
                 Ok(info) => Ok(info.into_inner().buildkit_version.map(|own| own.version)),
@@ -34,7 +33,7 @@ impl Connection {
                     &self.guard,
                 )),
             }
-        }))
+        })
     }
 
     /// What it can do. It says so to builds alone, so it is given one of nothing.

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bollard_buildkit_proto::google::rpc;
@@ -24,10 +23,8 @@ use tonic::transport::Channel;
 use super::Capabilities;
 use super::Connection;
 use super::EngineError;
-use super::HereError;
 use super::LARGEST_MESSAGE;
 use super::Offer;
-use super::cancellable;
 use super::control;
 use super::dial::Guard;
 use super::dial::chain;
@@ -90,8 +87,7 @@ impl Connection {
     /// # Errors
     /// If it fails, there or here, or is cancelled: then the daemon is told so.
     pub fn build(&self, build: Build<'_>, events: &dyn Fn(Event)) -> Result<Answer, EngineError> {
-        self.runtime
-            .block_on(cancellable(&self.cancel, self.carry_out(build, events)))
+        self.carry_through(self.carry_out(build, events))
     }
 
     async fn carry_out(
@@ -99,7 +95,14 @@ impl Connection {
         build: Build<'_>,
         events: &dyn Fn(Event),
     ) -> Result<Answer, EngineError> {
-        let session = Session::open(&self.address, &self.channel, &build.offer, build.sink).await?;
+        let session = Session::open(
+            &self.address,
+            &self.channel,
+            &self.pulse,
+            &build.offer,
+            build.sink,
+        );
+        let session = session.await?;
         let id = random_id();
         let (exporter, options) = build.exporter.unwrap_or_default();
         let options: HashMap<String, String> = options.into_iter().collect();
@@ -161,12 +164,12 @@ impl Connection {
             }
             error => error,
         })?;
-        match session.whole.load(Ordering::Acquire) {
-            true => Ok(answer),
-            false => {
-                let what = "no whole archive, and says that it is done".to_owned();
-                Err(HereError::Hostile { what }.into())
-            }
+        match session.arrival.lacking() {
+            None => Ok(answer),
+            Some(what) => Err(EngineError::Half {
+                address: self.address.to_string(),
+                what,
+            }),
         }
     }
 

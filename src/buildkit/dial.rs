@@ -29,6 +29,7 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::server::Connected;
 
 use super::EngineError;
+use super::pulse::Pulse;
 use crate::request::BuilderAddress;
 use crate::request::BuilderTls;
 
@@ -40,11 +41,24 @@ trait Bytes: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Bytes for T {}
 
 /// A connection, whatever it goes over.
-pub(super) struct Stream(Pin<Box<dyn Bytes>>);
+pub(super) struct Stream {
+    bytes: Pin<Box<dyn Bytes>>,
+    /// Told of all that comes.
+    pulse: Pulse,
+}
 
 impl Stream {
     pub(super) fn new(stream: impl AsyncRead + AsyncWrite + Send + 'static) -> Self {
-        Self(Box::pin(stream))
+        Self {
+            bytes: Box::pin(stream),
+            pulse: Pulse::default(),
+        }
+    }
+
+    /// Has the pulse of a daemon told of what comes.
+    pub(super) fn felt_by(self, pulse: &Pulse) -> Self {
+        let pulse = pulse.clone();
+        Self { pulse, ..self }
     }
 }
 
@@ -54,7 +68,12 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_read(cx, buf)
+        let before = buf.filled().len();
+        let read = self.bytes.as_mut().poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.pulse.beat();
+        }
+        read
     }
 }
 
@@ -64,15 +83,15 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.0.as_mut().poll_write(cx, buf)
+        self.bytes.as_mut().poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_flush(cx)
+        self.bytes.as_mut().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.as_mut().poll_shutdown(cx)
+        self.bytes.as_mut().poll_shutdown(cx)
     }
 }
 
@@ -201,8 +220,7 @@ pub(super) async fn dial(
     }
 }
 
-/// Notices within a minute that a machine is gone. (Pings of HTTP/2 would be sooner, but a daemon that runs a step for
-/// long, and says nothing, closes connections for them: gRPC, `too_many_pings`.)
+/// Notices within a minute that a machine is gone. That a daemon is, `pulse` notices.
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;

@@ -13,6 +13,7 @@
 //! | `session/files` | files from here (fsutil's protocol, sending side) |
 //! | `session/receive` | results to here: an archive, or fsutil's receiving side |
 //! | `status` | what a daemon tells about steps, as our events |
+//! | `pulse` | whether it is still heard of |
 //!
 //! A build goes through the gateway (`moby.buildkit.v1.frontend.LLBBridge`), as buildx' do: what the daemon can do is
 //! known before graphs are sent, and one result has several platforms.
@@ -25,6 +26,7 @@
 mod about;
 mod build;
 mod dial;
+mod pulse;
 mod session;
 mod status;
 #[cfg(test)]
@@ -47,7 +49,9 @@ use tokio::runtime::Runtime;
 use tonic::transport::Channel;
 use tonic::transport::Endpoint;
 
+use crate::request::BUILDER_SILENCE;
 use crate::request::BuilderAddress;
+use pulse::Pulse;
 
 pub use build::Answer;
 pub use build::Build;
@@ -99,6 +103,24 @@ pub enum EngineError {
         address: String,
         /// What was seen of it.
         message: String,
+    },
+    /// It is connected, and not heard of any more.
+    #[error(
+        "nothing has come from the builder `{address}` for {seconds} seconds: it hangs, or its machine does"
+    )]
+    Silent {
+        /// As the user wrote it.
+        address: String,
+        /// How long that was waited for.
+        seconds: u64,
+    },
+    /// It says that it has sent a result, and has not.
+    #[error("the builder `{address}` says that it is done, and has sent {what}")]
+    Half {
+        /// As the user wrote it.
+        address: String,
+        /// What has come.
+        what: &'static str,
     },
     /// The daemon does not answer a call that all daemons must know.
     #[error("the builder `{address}` refused to {doing}: {message}")]
@@ -225,6 +247,9 @@ pub struct Connection {
     platforms: Vec<Platform>,
     cancel: CancelToken,
     guard: dial::Guard,
+    pulse: Pulse,
+    /// How long nothing may come of it.
+    silence: Duration,
     /// Last, for the rest is used in it.
     runtime: Background,
 }
@@ -288,8 +313,10 @@ impl Connection {
         reached: &(dyn Fn() + Sync),
     ) -> Result<Self, EngineError> {
         let runtime = Background::start()?;
+        let pulse = Pulse::default();
         let opening = async {
             let (stream, guard) = dial::dial(address, dial::Purpose::Control(reached)).await?;
+            let stream = stream.felt_by(&pulse);
             let unreached = |message: String| EngineError::Connect {
                 address: address.to_string(),
                 source: io::Error::other(message),
@@ -332,13 +359,37 @@ impl Connection {
             platforms,
             cancel: cancel.clone(),
             guard,
+            pulse,
+            silence: BUILDER_SILENCE,
             runtime,
         })
+    }
+
+    /// The same, of which nothing may come for `silence` while it builds.
+    #[must_use]
+    pub fn bearing(self, silence: Duration) -> Self {
+        Self { silence, ..self }
     }
 
     /// What its default worker builds for, native platforms first.
     pub fn platforms(&self) -> &[Platform] {
         &self.platforms
+    }
+
+    /// Does what takes the daemon, until that is done, cancelled, or the daemon is not heard of any more.
+    fn carry_through<T>(
+        &self,
+        work: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
+        self.runtime.block_on(cancellable(&self.cancel, async {
+            tokio::select! {
+                done = work => done,
+                () = self.pulse.has_stopped(self.silence) => Err(EngineError::Silent {
+                    address: self.address.to_string(),
+                    seconds: self.silence.as_secs(),
+                }),
+            }
+        }))
     }
 }
 

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
 
 use bollard_buildkit_proto::health;
 use bollard_buildkit_proto::moby::buildkit::secrets::v1 as secrets;
@@ -42,6 +41,7 @@ use super::LARGEST_MESSAGE;
 use super::Offer;
 use super::control;
 use super::dial;
+use super::pulse::Pulse;
 use crate::request::BuilderAddress;
 
 /// What introduces a session: gRPC metadata, and headers of the Docker API.
@@ -58,6 +58,10 @@ const CHUNK: usize = 32 << 10;
 const PIPE: usize = 1 << 20;
 /// Messages on their way; more make who sends them wait.
 const QUEUE: usize = 64;
+/// How much of a call may be on its way, and how much of all of them: an archive whose reader takes its time fills its own window,
+/// and the daemon, which asks meanwhile whether we are there, must have room for that.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// A stream of answers.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -87,8 +91,8 @@ impl Trouble {
 pub(super) struct Session {
     pub(super) id: String,
     pub(super) trouble: Trouble,
-    /// Whether the result that was asked for has come.
-    pub(super) whole: Arc<AtomicBool>,
+    /// What has come of the result.
+    pub(super) arrival: Arc<receive::Arrival>,
     /// What serves it; dropping it ends them.
     _tasks: JoinSet<()>,
     _guard: dial::Guard,
@@ -99,6 +103,7 @@ impl Session {
     pub(super) async fn open(
         address: &BuilderAddress,
         channel: &Channel,
+        pulse: &Pulse,
         offer: &Arc<Offer>,
         sink: receive::Sink,
     ) -> Result<Self, EngineError> {
@@ -109,7 +114,9 @@ impl Session {
         let (stream, guard) = match address {
             // Its API has a door of its own for sessions.
             BuilderAddress::Docker(_) => {
-                dial::dial(address, dial::Purpose::Session(&headers)).await?
+                let dialed = dial::dial(address, dial::Purpose::Session(&headers)).await;
+                let (stream, guard) = dialed?;
+                (stream.felt_by(pulse), guard)
             }
             _ => {
                 let stream = over_call(channel, &headers, &mut tasks).await;
@@ -127,6 +134,8 @@ impl Session {
             trouble: trouble.clone(),
         };
         let server = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .add_service(health::health_server::HealthServer::new(Alive))
             .add_service(filesync::file_sync_server::FileSyncServer::new(
                 offered.clone(),
@@ -135,7 +144,7 @@ impl Session {
             .add_service(secrets::secrets_server::SecretsServer::new(offered.clone()))
             .add_service(sshforward::ssh_server::SshServer::new(offered));
         let received = receive::Receiver::new(sink, trouble.clone());
-        let whole = received.whole();
+        let arrival = received.arrival();
         // One method, and two kinds of messages: which it is the daemon does not say.
         let server = match received.takes_packets() {
             true => server.add_service(
@@ -156,7 +165,7 @@ impl Session {
         Ok(Self {
             id,
             trouble,
-            whole,
+            arrival,
             _tasks: tasks,
             _guard: guard,
         })

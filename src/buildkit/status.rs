@@ -1,12 +1,21 @@
 //! What a daemon tells about steps (`moby.buildkit.v1.StatusResponse`), as our events, which have the same fields.
 
+use std::sync::Arc;
+
 use bollard_buildkit_proto::google::protobuf;
 use bollard_buildkit_proto::moby::buildkit::v1 as api;
+use bollard_buildkit_proto::pb;
+use rbuild_llb::Diagnostic;
+use rbuild_llb::Severity;
+use rbuild_llb::SourceFile;
+use rbuild_llb::Span;
+use rbuild_llb::diagnostic::Label;
 use rbuild_llb::event::Event;
 use rbuild_llb::event::LogEvent;
 use rbuild_llb::event::StatusEvent;
 use rbuild_llb::event::Timestamp;
 use rbuild_llb::event::VertexEvent;
+use rbuild_llb::event::WarningEvent;
 
 /// What an interrupted step says of itself; it is not what went wrong.
 const CANCELLED: &str = "context canceled";
@@ -72,7 +81,53 @@ pub(super) fn events(response: api::StatusResponse, failures: &mut Failures) -> 
             timestamp: log.timestamp.as_ref().map_or(Timestamp(0), time),
         })
     }));
+    events.extend(response.warnings.into_iter().map(|warning| {
+        Event::Warning(WarningEvent {
+            vertex: warning.vertex.clone(),
+            diagnostic: diagnostic(warning),
+        })
+    }));
     events
+}
+
+/// A warning of a daemon, at the place that it names, if it does.
+fn diagnostic(warning: api::VertexWarning) -> Diagnostic {
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).trim_end().to_owned();
+    let details = warning.detail.into_iter().map(text);
+    let hints = details.chain(std::iter::once(warning.url));
+    let mut diagnostic = Diagnostic {
+        severity: Severity::Warning,
+        hints: hints.filter(|hint| !hint.is_empty()).collect(),
+        ..Diagnostic::unplaced(text(warning.short))
+    };
+    if let (Some(info), Some(range)) = (warning.info, warning.ranges.first()) {
+        let file = Arc::new(SourceFile {
+            name: info.filename,
+            text: String::from_utf8_lossy(&info.data).into_owned(),
+            language: "",
+        });
+        let line = |position: Option<&pb::Position>| {
+            let line = position.map_or(1, |position| position.line).max(1);
+            usize::try_from(line).unwrap_or(1)
+        };
+        let first = line(range.start.as_ref());
+        let last = line(range.end.as_ref()).max(first);
+        let lines: Vec<&str> = file.text.split_inclusive('\n').collect();
+        let until = |line: usize| {
+            lines
+                .iter()
+                .take(line)
+                .map(|line| line.len())
+                .sum::<usize>()
+        };
+        let (start, end) = (until(first - 1), until(last));
+        let end = start + file.text[start..end].trim_end().len();
+        diagnostic.labels.push(Label {
+            span: Span::new(&file, start..end),
+            text: String::new(),
+        });
+    }
+    diagnostic
 }
 
 fn time(time: &protobuf::Timestamp) -> Timestamp {
@@ -84,6 +139,62 @@ fn time(time: &protobuf::Timestamp) -> Timestamp {
 #[cfg(test)]
 mod t {
     use super::*;
+
+    #[test]
+    fn warnings_point_at_their_lines() {
+        let warning = |ranges: &[(i32, i32)]| api::VertexWarning {
+            vertex: "sha256:1".into(),
+            level: 1,
+            short: b"it is odd".to_vec(),
+            detail: vec![b"because".to_vec()],
+            url: "https://docs.example/odd".into(),
+            info: Some(pb::SourceInfo {
+                filename: "Dockerfile".into(),
+                data: b"FROM a\nRUN x \\\n  y\nCMD z\n".to_vec(),
+                ..pb::SourceInfo::default()
+            }),
+            ranges: { ranges.iter() }
+                .map(|&(first, last)| pb::Range {
+                    start: Some(pb::Position {
+                        line: first,
+                        character: 0,
+                    }),
+                    end: Some(pb::Position {
+                        line: last,
+                        character: 0,
+                    }),
+                })
+                .collect(),
+        };
+        let shown = |ranges: &[(i32, i32)]| {
+            let response = api::StatusResponse {
+                warnings: vec![warning(ranges)],
+                ..api::StatusResponse::default()
+            };
+            let mut events = events(response, &mut Failures::default());
+            let Some(Event::Warning(warning)) = events.pop() else {
+                panic!("it is a warning");
+            };
+            assert_eq!(warning.vertex, "sha256:1");
+            let diagnostic = warning.diagnostic;
+            assert_eq!(diagnostic.severity, Severity::Warning);
+            assert_eq!(diagnostic.message, "it is odd");
+            assert_eq!(diagnostic.hints, ["because", "https://docs.example/odd"]);
+            let label = diagnostic.labels.first();
+            label.map(|label| (label.span.location(), label.span.text().to_owned()))
+        };
+        for (ranges, want) in [
+            (vec![], None),
+            (vec![(2, 3)], Some(("Dockerfile:2:1", "RUN x \\\n  y"))),
+            (vec![(4, 4), (1, 1)], Some(("Dockerfile:4:1", "CMD z"))),
+            // What no honest daemon says is no reason to panic.
+            (vec![(-1, -7)], Some(("Dockerfile:1:1", "FROM a"))),
+            (vec![(9, 2)], Some(("Dockerfile:5:1", ""))),
+        ] {
+            let want = want.map(|(place, text)| (place.to_owned(), text.to_owned()));
+            assert_eq!(shown(&ranges), want, "{ranges:?}");
+        }
+    }
 
     #[test]
     fn the_step_that_failed_is_not_one_that_was_stopped() {

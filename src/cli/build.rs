@@ -31,6 +31,7 @@ use super::values::problem;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
 use crate::pipeline;
+use crate::request::BUILDER_SILENCE;
 use crate::request::BuildRequest;
 use crate::request::Builder;
 use crate::request::BuilderCache;
@@ -164,7 +165,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
         .into_iter()
         .map(|(k, v)| (k.to_owned(), v.unwrap_or_default().to_owned()));
     let told = problems.0.len();
-    let mut builder = builder(flags, env, &mut problems);
+    let mut builder = builder(flags, session, &mut problems);
     let nodes = builder.iter().flat_map(|builder| &builder.nodes);
     let builds_here = builder.is_none() || { nodes }.any(|node| node.place == Place::Here);
     // What is wrong for a daemon is told once.
@@ -277,8 +278,10 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
 }
 
 /// The builder, with the caches that are its own affair.
-fn builder(flags: &BuildFlags, env: &Env, problems: &mut Problems) -> Option<Builder> {
-    let (name, nodes) = problems.take(builders::chosen(flags.builder.as_deref(), env))?;
+fn builder(flags: &BuildFlags, session: &Session, problems: &mut Problems) -> Option<Builder> {
+    let chosen = builders::chosen(flags.builder.as_deref(), &session.env);
+    let (name, nodes) = problems.take(chosen)?;
+    let runs_here = nodes.iter().any(|node| node.place == Place::Here);
     Some(Builder {
         name,
         nodes,
@@ -286,6 +289,11 @@ fn builder(flags: &BuildFlags, env: &Env, problems: &mut Problems) -> Option<Bui
             cache::of_builder("cache-from", text)
         }),
         cache_to: problems.all(&flags.cache_to, |text| cache::of_builder("cache-to", text)),
+        silence: BUILDER_SILENCE,
+        idle_flags: match runs_here {
+            true => Vec::new(),
+            false => [flags.of_steps_here(), session.of_steps_here.clone()].concat(),
+        },
     })
 }
 

@@ -78,6 +78,21 @@ pub(crate) struct GlobalFlags {
     pub(crate) debug: bool,
 }
 
+impl GlobalFlags {
+    /// What was said of how steps run on this machine.
+    pub(crate) fn of_steps_here(&self) -> Vec<&'static str> {
+        let rows = [
+            (self.min_rung.is_some(), "--min-rung"),
+            (self.stacker.is_some(), "--stacker"),
+            (self.isolation.is_some(), "--isolation"),
+            (self.nested_namespaces.is_some(), "--nested-namespaces"),
+            (!self.emulator.is_empty(), "--emulator"),
+        ];
+        let given = rows.into_iter().filter(|(given, _)| *given);
+        given.map(|(_, flag)| flag).collect()
+    }
+}
+
 /// The flags of a build. Boolean ones are bare or have `=true` or `=false`, as docker's do. What is not supported is
 /// taken, so that it can be refused with what to do instead, but is not in the help.
 #[derive(Debug, Clone, Default, Args)]
@@ -353,6 +368,16 @@ pub(crate) struct LegacyFlags {
 }
 
 impl BuildFlags {
+    /// What was said of how steps run on this machine.
+    pub(crate) fn of_steps_here(&self) -> Vec<&'static str> {
+        let rows = [
+            (self.jobs.is_some(), "--jobs"),
+            (self.keep_failed.is_some(), "--keep-failed"),
+        ];
+        let given = rows.into_iter().filter(|(given, _)| *given);
+        given.map(|(_, flag)| flag).collect()
+    }
+
     /// The flags that are given but cannot be honoured, with what to do instead.
     pub(crate) fn unsupported(&self) -> Vec<(String, &'static str)> {
         let legacy = &self.legacy;

@@ -235,6 +235,7 @@ fn prepare(
         terminal: session.terminal,
         stdout_is_terminal: session.stdout_is_terminal,
         debug: session.debug,
+        of_steps_here: session.of_steps_here.clone(),
     };
     build::prepare(&flags, &session).map_err(BuildError::request)
 }

@@ -182,6 +182,8 @@ struct Session {
     stdout_is_terminal: bool,
     /// `--debug`
     debug: bool,
+    /// Flags that say how steps run on this machine.
+    of_steps_here: Vec<&'static str>,
 }
 
 /// A failure that is not told yet; `progress`, finished, has the last output of a failed step.
@@ -295,6 +297,7 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
         terminal,
         stdout_is_terminal: ui::stdout_is_terminal(),
         debug: cli.global.debug,
+        of_steps_here: cli.global.of_steps_here(),
     };
     match cli.command {
         Cmd::Build(flags) => return build::run(&flags, &session),

@@ -123,6 +123,10 @@ impl Job<'_> {
     /// Builds all targets whose tests pass, but for what is left to this machine.
     pub(super) fn carry_out(&self, progress: &Progress) -> Result<Carried, BuildError> {
         outputs::refuse(self.targets, self.definition, self.builder)?;
+        let events = progress.events();
+        for remark in remarks(self.builder) {
+            super::remark_on(&events, &remark);
+        }
         let cancel = CancelToken::new();
         let signals = sandbox::termination_signals(&cancel).map_err(local_failure::signals)?;
         let [Node { place, .. }] = self.builder.nodes.as_slice() else {
@@ -133,7 +137,6 @@ impl Job<'_> {
         let Place::Daemon(address) = place else {
             unreachable!("a builder that is this machine alone is none");
         };
-        let events = progress.events();
         let connection = self.connect(address, &cancel, &events)?;
         let supply = self.supply(&cancel)?;
         let daemon = Daemon {
@@ -146,6 +149,7 @@ impl Job<'_> {
             node: None,
             steps: RefCell::default(),
             open: RefCell::default(),
+            warned: RefCell::default(),
         };
         let (mut outcome, imports, failures) = daemon.build_all()?;
         // What spoke to the daemon has ended: another part of the program may want to be alone in its process.
@@ -221,7 +225,8 @@ impl Job<'_> {
         let name = format!("[internal] connecting to {address}");
         let task = Task::start(&name, &name, events);
         let connection = task.carry_out(cancel, |_| {
-            Connection::open(address, cancel).map_err(failure::outside)
+            let opened = Connection::open(address, cancel).map_err(failure::outside)?;
+            Ok(opened.bearing(self.builder.silence))
         })?;
         let platforms = connection.platforms();
         let declared = self.builder.nodes.iter();
@@ -316,6 +321,37 @@ impl Job<'_> {
             credentials: Box::new(move |host| registry::credentials(config.clone(), host)),
         }
     }
+}
+
+/// What the user should know of a builder, whatever is built.
+fn remarks(builder: &Builder) -> Vec<String> {
+    let mut remarks = Vec::new();
+    let open = builder.nodes.iter().filter_map(|node| match &node.place {
+        Place::Daemon(address) if address.is_open() => Some(format!("`{address}`")),
+        _ => None,
+    });
+    let open: Vec<String> = open.collect();
+    if !open.is_empty() {
+        remarks.push(format!(
+            "files, secrets and credentials go to {} without TLS, and whoever reaches that port can build there: give \
+             `cacert=`, `cert=` and `key=` (docs/farm.md)",
+            open.join(", ")
+        ));
+    }
+    if !builder.idle_flags.is_empty() {
+        let flags: Vec<String> = { builder.idle_flags.iter() }
+            .map(|flag| format!("`{flag}`"))
+            .collect();
+        remarks.push(format!(
+            "{} {} nothing here: no step runs on this machine",
+            flags.join(", "),
+            match flags.len() {
+                1 => "does",
+                _ => "do",
+            }
+        ));
+    }
+    remarks
 }
 
 /// The agents that steps ask for, and the one with which git reaches a remote by ssh.

@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use rbuild_llb::Platform;
 
+/// How long nothing at all may come from a daemon that builds. It gives us up sooner if it does not hear of us.
+pub const BUILDER_SILENCE: Duration = Duration::from_secs(60);
 /// The Docker API's socket.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
@@ -21,6 +25,10 @@ pub struct Builder {
     pub cache_from: Vec<BuilderCache>,
     /// `--cache-to`.
     pub cache_to: Vec<BuilderCache>,
+    /// How long nothing may come from a daemon.
+    pub silence: Duration,
+    /// Flags that were given, and say how steps run on this machine, where none does.
+    pub idle_flags: Vec<&'static str>,
 }
 
 /// One of the machines of a builder.
@@ -109,6 +117,20 @@ pub enum BuilderAddress {
 }
 
 impl BuilderAddress {
+    /// Whether others can read what is sent there, and send something of their own: a network lies between, and no TLS.
+    pub fn is_open(&self) -> bool {
+        let Self::Tcp {
+            host, tls: None, ..
+        } = self
+        else {
+            return false;
+        };
+        match host.parse::<IpAddr>() {
+            Ok(address) => !address.to_canonical().is_loopback(),
+            Err(_) => host != "localhost" && !host.ends_with(".localhost"),
+        }
+    }
+
     /// Whether it may run programs for platforms that it does not list: with BuildKit come emulators that it does not tell
     /// of. With dockerd come none.
     pub fn may_emulate(&self) -> bool {
@@ -289,6 +311,26 @@ mod t {
             ("tcp://h:1,cert=c", ParseBuilderError::Half),
         ] {
             assert_eq!(text.parse::<BuilderAddress>(), Err(want), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_crosses_a_network_plainly_is_open() {
+        for (text, open) in [
+            ("unix:///b.sock", false),
+            ("docker-container://b0", false),
+            ("tcp://127.0.0.1:1", false),
+            ("tcp://127.8.9.1:1", false),
+            ("tcp://[::1]:1", false),
+            ("tcp://[::ffff:127.0.0.1]:1", false),
+            ("tcp://localhost:1", false),
+            ("tcp://10.0.0.1:1", true),
+            ("tcp://[fd00::1]:1", true),
+            ("tcp://builder.example:1", true),
+            ("tcp://builder.example:1,cacert=ca.pem", false),
+        ] {
+            let address: BuilderAddress = text.parse().unwrap();
+            assert_eq!(address.is_open(), open, "{text}");
         }
     }
 

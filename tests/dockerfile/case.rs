@@ -19,13 +19,15 @@ use crate::support::TestEnv;
 
 /// How a case is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum Way<'a> {
     /// With what other cases left in the store.
     Cold,
     /// A second time: no step may run.
     Cached,
     /// With `--no-cache`.
     NoCache,
+    /// By the builder of this address.
+    There(&'a str),
 }
 
 /// A directory of the corpus.
@@ -127,7 +129,7 @@ impl Case {
     }
 
     /// Builds the case in one of the ways and says what differs first.
-    pub(crate) fn check(&self, way: Way, env: &TestEnv, reader: &Reader) -> Result<(), String> {
+    pub(crate) fn check(&self, way: Way<'_>, env: &TestEnv, reader: &Reader) -> Result<(), String> {
         let place = env.outside(&format!("cases/{}", self.name));
         if way == Way::Cold {
             self.lay_out(&place);
@@ -138,6 +140,10 @@ impl Case {
             command
                 .args(self.rbuild_arguments(&place))
                 .args((way == Way::NoCache).then_some("--no-cache"))
+                .args(match way {
+                    Way::There(address) => vec!["--builder", address],
+                    _ => Vec::new(),
+                })
                 .arg("-o")
                 .arg(format!("type=oci,dest={}", archive.display()))
                 .arg(place.join("ctx"));
@@ -150,6 +156,11 @@ impl Case {
             return match way {
                 Way::Cold => self.check_refusal(&place, &build("quiet")),
                 Way::Cached | Way::NoCache => Ok(()),
+                // In whose words is who finds it.
+                Way::There(_) => match build("quiet").status.success() {
+                    true => Err("builds there, though BuildKit refuses it".to_owned()),
+                    false => Ok(()),
+                },
             };
         };
         let output = build("rawjson");

@@ -1,13 +1,14 @@
 //! The Dockerfile language, case by case, against what BuildKit made of the same files.
 //!
 //! `testdata/dockerfile/README.md` says what a case is made of and how expectations are recorded. All cases are built
-//! over one store: cold, then again, which must find everything cached and give the same image, then with `--no-cache`.
+//! over one store: cold, then again, which must find everything cached and give the same image, then with `--no-cache`; and by
+//! a buildkitd if there is one.
 
 mod audit;
 mod bases;
 mod case;
 mod entries;
-mod image;
+pub(crate) mod image;
 mod record;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use case::Case;
 use case::Way;
 use image::Reader;
 
+use crate::support::Buildkitd;
 use crate::support::Registry;
 use crate::support::TestEnv;
 use crate::support::tools;
@@ -60,7 +62,11 @@ fn builds_what_buildkit_builds() {
     }
 
     let failures = Mutex::new(BTreeMap::new());
-    for way in [Way::Cold, Way::Cached, Way::NoCache] {
+    let builder = Buildkitd::wanted(&env);
+    let there = builder.as_ref().map(Buildkitd::address);
+    let there = there.as_deref().map(Way::There);
+    let ways = [Way::Cold, Way::Cached, Way::NoCache];
+    for way in ways.into_iter().chain(there) {
         in_parallel(&cases, |case| {
             if failures.lock().unwrap().contains_key(&case.name) {
                 return;

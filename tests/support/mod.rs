@@ -2,6 +2,7 @@
 
 mod actions;
 mod bases;
+mod buildkitd;
 pub(crate) mod dockerd;
 mod env;
 mod gate;
@@ -22,6 +23,7 @@ pub(crate) use bases::Base;
 pub(crate) use bases::FOREIGN;
 pub(crate) use bases::PACKAGES_WITH_USERS;
 pub(crate) use bases::copy_image;
+pub(crate) use buildkitd::Buildkitd;
 pub(crate) use dockerd::Dockerd;
 pub(crate) use env::TestEnv;
 pub(crate) use gate::Gate;

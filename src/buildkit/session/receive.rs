@@ -2,6 +2,9 @@
 //!
 //! Owners are the user's, modes and times are the daemon's; what is there already stays unless a file of the same name
 //! comes. Device nodes are left out.
+//!
+//! A daemon may die, or what is between may cut it off, with a stream that looks ended: an archive is whole if it has the end of
+//! one, and files are if the daemon was told that all are here.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -11,7 +14,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use bollard_buildkit_proto::fsutil::types::Stat;
@@ -59,12 +62,88 @@ pub enum Sink {
     Directory(PathBuf),
 }
 
+/// What has come of a result.
+#[derive(Debug)]
+pub(in crate::buildkit) struct Arrival {
+    wanted: Wanted,
+    /// Transfers that have begun: there may be one for each platform (daemons before 0.28).
+    begun: AtomicUsize,
+    /// Those of which all is here.
+    whole: AtomicUsize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Wanted {
+    Nothing,
+    Archive,
+    Files,
+}
+
+impl Arrival {
+    fn of(sink: &Sink) -> Self {
+        Self {
+            wanted: match sink {
+                Sink::Nothing => Wanted::Nothing,
+                Sink::Archive { .. } => Wanted::Archive,
+                Sink::Directory(_) => Wanted::Files,
+            },
+            begun: AtomicUsize::new(0),
+            whole: AtomicUsize::new(0),
+        }
+    }
+
+    /// What there is, in words, if that is not all.
+    pub(in crate::buildkit) fn lacking(&self) -> Option<&'static str> {
+        let begun = self.begun.load(Ordering::Acquire);
+        let whole = self.whole.load(Ordering::Acquire);
+        match (self.wanted, begun) {
+            (Wanted::Nothing, _) => None,
+            (Wanted::Archive, 0) => Some("no archive"),
+            (Wanted::Files, 0) => Some("no files"),
+            _ if begun == whole => None,
+            (Wanted::Archive, _) => Some("a part of an archive"),
+            (Wanted::Files, _) => Some("a part of the files"),
+        }
+    }
+
+    fn begin(&self) {
+        self.begun.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn complete(&self) {
+        self.whole.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// The end of a tar as it goes by: two blocks of zeros (POSIX, pax, "ustar Interchange Format"), at the end of a block.
+#[derive(Debug, Default)]
+struct TarEnd {
+    length: u64,
+    zeros: u64,
+}
+
+impl TarEnd {
+    const BLOCK: u64 = 512;
+
+    fn pass(&mut self, bytes: &[u8]) {
+        self.length += bytes.len() as u64;
+        let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
+        self.zeros = match zeros == bytes.len() {
+            true => self.zeros + zeros as u64,
+            false => zeros as u64,
+        };
+    }
+
+    fn has_passed(&self) -> bool {
+        self.length.is_multiple_of(Self::BLOCK) && self.zeros >= 2 * Self::BLOCK
+    }
+}
+
 /// Takes one result.
 pub(super) struct Receiver {
     packets: bool,
     sink: Mutex<Option<Sink>>,
-    /// Whether all that is to come has come.
-    whole: Arc<AtomicBool>,
+    arrival: Arc<Arrival>,
     trouble: Trouble,
 }
 
@@ -72,16 +151,15 @@ impl Receiver {
     pub(super) fn new(sink: Sink, trouble: Trouble) -> Self {
         Self {
             packets: matches!(sink, Sink::Directory(_)),
-            // A directory is as whole as the daemon says: it may come in several transfers.
-            whole: Arc::new(AtomicBool::new(!matches!(sink, Sink::Archive { .. }))),
+            arrival: Arc::new(Arrival::of(&sink)),
             sink: Mutex::new(Some(sink)),
             trouble,
         }
     }
 
-    /// Says whether an archive that was asked for has come to its end.
-    pub(super) fn whole(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.whole)
+    /// Says whether what was asked for has come.
+    pub(super) fn arrival(&self) -> Arc<Arrival> {
+        Arc::clone(&self.arrival)
     }
 
     /// Whether it is files that come.
@@ -112,7 +190,8 @@ impl SendBytes for Receiver {
         };
         let mut incoming = request.into_inner();
         let (runtime, trouble) = (Handle::current(), self.trouble.clone());
-        let whole = self.whole();
+        let arrival = self.arrival();
+        arrival.begin();
         let (answers, stream) = mpsc::channel(1);
         tokio::task::spawn_blocking(move || {
             let mut write = || -> Result<(), Status> {
@@ -120,13 +199,19 @@ impl SendBytes for Receiver {
                     let path = path.clone();
                     trouble.note(HereError::Write { path, source })
                 };
+                let mut end = TarEnd::default();
                 while let Some(message) = runtime.block_on(incoming.message())? {
                     to.write_all(&message.data).map_err(failed)?;
+                    end.pass(&message.data);
                 }
-                to.flush().map_err(failed)
+                to.flush().map_err(failed)?;
+                match end.has_passed() {
+                    true => Ok(()),
+                    false => Err(Status::data_loss("the archive has no end")),
+                }
             };
             match write() {
-                Ok(()) => whole.store(true, Ordering::Release),
+                Ok(()) => arrival.complete(),
                 Err(status) => drop(answers.blocking_send(Err(status))),
             }
         });
@@ -148,6 +233,8 @@ impl SendPackets for Receiver {
         };
         let mut incoming = request.into_inner();
         let (runtime, trouble) = (Handle::current(), self.trouble.clone());
+        let arrival = self.arrival();
+        arrival.begin();
         // Not bounded: there is one request for each file that was named, and who waited here until the daemon takes one would not
         // take what it sends meanwhile.
         let (answers, stream) = mpsc::unbounded_channel();
@@ -159,7 +246,7 @@ impl SendPackets for Receiver {
             };
             let received = Tree::open(&path)
                 .map_err(|error| trouble.note(error))
-                .and_then(|tree| tree.receive(&mut next, &mut answer, &trouble));
+                .and_then(|tree| tree.receive(&mut next, &mut answer, &arrival, &trouble));
             if let Err(status) = received {
                 drop(answers.send(Err(status)));
             }
@@ -218,6 +305,7 @@ impl Tree {
         mut self,
         next: &mut dyn FnMut() -> Result<Option<Packet>, Status>,
         answer: &mut dyn FnMut(Packet) -> Result<(), Status>,
+        arrival: &Arrival,
         trouble: &Trouble,
     ) -> Result<(), Status> {
         let mut number = 0;
@@ -253,6 +341,8 @@ impl Tree {
                 finished = true;
                 let settled = self.settle_directories();
                 settled.map_err(|error| trouble.note(error))?;
+                // The daemon is done when it hears of it.
+                arrival.complete();
                 answer(files::packet(PacketType::PacketFin))?;
             }
         }
@@ -407,6 +497,26 @@ fn times(stat: &Stat) -> Timestamps {
 mod t {
     use super::*;
 
+    /// `tar --create --file=- --blocking-factor=1 f` of GNU tar, cut at every byte.
+    #[test]
+    fn a_tar_that_is_cut_has_no_end() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), "bytes\n").unwrap();
+        let tar = std::process::Command::new("tar")
+            .args(["--create", "--file=-", "--blocking-factor=1", "f"])
+            .current_dir(dir.path())
+            .output();
+        let tar = tar.unwrap().stdout;
+        assert_eq!(tar.len(), 4 * 512);
+        for cut in 0..=tar.len() {
+            let (first, second) = tar[..cut].split_at(cut / 3);
+            let mut end = TarEnd::default();
+            end.pass(first);
+            end.pass(second);
+            assert_eq!(end.has_passed(), cut == tar.len(), "{cut}");
+        }
+    }
+
     /// A daemon names all files before it sends the bytes of the first.
     #[test]
     fn a_file_is_open_while_its_bytes_come() {
@@ -447,7 +557,12 @@ mod t {
             asked += usize::from(packet.r#type() == PacketType::PacketReq);
             Ok(())
         };
-        tree.receive(&mut next, &mut answer, &trouble).unwrap();
+        let arrival = Arrival::of(&Sink::Directory(dir.path().to_owned()));
+        arrival.begin();
+        assert_eq!(arrival.lacking(), Some("a part of the files"));
+        tree.receive(&mut next, &mut answer, &arrival, &trouble)
+            .unwrap();
+        assert_eq!(arrival.lacking(), None);
         assert_eq!(asked, names.len());
         for name in &names {
             assert_eq!(

@@ -68,6 +68,8 @@ pub(crate) struct Script {
     pub(crate) platforms: Vec<&'static str>,
     /// What it tells.
     pub(crate) status: Vec<api::StatusResponse>,
+    /// What must be so before it answers anything.
+    pub(crate) answers_when: Option<watch::Receiver<bool>>,
     /// What it does with the session when there is something to be solved, and how that ends.
     pub(crate) deed: Box<Deed>,
 }
@@ -91,6 +93,7 @@ impl Script {
             capabilities: Vec::new(),
             platforms: vec!["amd64"],
             status: Vec::new(),
+            answers_when: None,
             deed: Box::new(move |request, channel| Box::pin(deed(request, channel))),
         }
     }
@@ -227,6 +230,11 @@ impl Control for Daemon {
         &self,
         _: Request<api::ListWorkersRequest>,
     ) -> Result<Response<api::ListWorkersResponse>, Status> {
+        if let Some(mut when) = self.0.script.answers_when.clone()
+            && when.wait_for(|so| *so).await.is_err()
+        {
+            std::future::pending::<()>().await;
+        }
         let platforms = self.0.script.platforms.iter().map(|arch| pb::Platform {
             os: "linux".into(),
             architecture: (*arch).into(),

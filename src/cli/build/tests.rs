@@ -31,6 +31,7 @@ fn try_prepare(args: &str, env: Env) -> Result<Prepared, String> {
         terminal,
         stdout_is_terminal: args.starts_with("-o - "),
         debug: false,
+        of_steps_here: cli.global.of_steps_here(),
     };
     prepare(&flags, &session).map_err(|problems| {
         let rendered = problems.iter().map(|p| ui::render(p, false) + "\n");
@@ -430,4 +431,37 @@ fn caches_are_for_this_machine_too_if_it_is_one_of_the_nodes() {
     }
     let refused = try_prepare("--builder mixed --cache-to type=x .", env()).unwrap_err();
     assert_eq!(refused.matches("error:").count(), 1, "{refused}");
+}
+
+#[test]
+fn flags_of_steps_here_are_idle_where_none_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rbuild/builders.toml");
+    let mixed = "[[builder.mixed]]\nname = '0'\nendpoint = 'unix:///b.sock'\n\
+                 [[builder.mixed]]\nname = '1'\nendpoint = 'local'\n";
+    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    std::fs::write(path, mixed).unwrap();
+    let idle = |args: &str| {
+        let env = Env::of([("XDG_CONFIG_HOME", dir.path().to_str().unwrap())]);
+        let request = try_prepare(args, env).unwrap().request;
+        request.builder.unwrap().idle_flags
+    };
+    let far = "--builder unix:///b.sock";
+    assert_eq!(idle(&format!("{far} .")), [""; 0]);
+    let flags = "--jobs 2 --keep-failed never --stacker link --min-rung 1 --isolation chroot \
+                 --nested-namespaces=false --emulator arm64=/e";
+    let mut all = idle(&format!("{far} {flags} ."));
+    all.sort_unstable();
+    let want = [
+        "--emulator",
+        "--isolation",
+        "--jobs",
+        "--keep-failed",
+        "--min-rung",
+        "--nested-namespaces",
+        "--stacker",
+    ];
+    assert_eq!(all, want);
+    // Of what this machine builds they are true.
+    assert_eq!(idle(&format!("--builder mixed {flags} .")), [""; 0]);
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use rbuild_llb::Platform;
 use rbuild_llb::definition::Output;
 use rbuild_llb::event::Event;
 use rbuild_llb::event::VertexEvent;
+use rbuild_llb::event::WarningEvent;
 use rbuild_llb::frontend::FilesExport;
 use rbuild_llb::op::Op;
 use rbuild_llb::op::SourceOp;
@@ -61,6 +63,8 @@ pub(super) struct Daemon<'a> {
     pub(super) steps: RefCell<Steps>,
     /// What it has begun and not ended.
     pub(super) open: RefCell<BTreeMap<String, VertexEvent>>,
+    /// What it has warned of: every output of a target is a build of its own to it.
+    pub(super) warned: RefCell<BTreeSet<String>>,
 }
 
 impl Daemon<'_> {
@@ -299,6 +303,13 @@ impl Daemon<'_> {
 
     /// An event of the daemon as one of ours: a context is looked at in every build, and never what people mean by cached.
     fn hand_on(&self, mut event: Event) {
+        if let Event::Warning(warning) = &event {
+            let WarningEvent { vertex, diagnostic } = warning;
+            let said = format!("{vertex}\0{}", diagnostic.message);
+            if !self.warned.borrow_mut().insert(said) {
+                return;
+            }
+        }
         if let Event::Vertex(vertex) = &mut event {
             let steps = self.steps.borrow();
             let step = steps.get(&vertex.digest);
@@ -329,8 +340,12 @@ impl Daemon<'_> {
             }
             Event::Status(status) => own(&mut status.vertex),
             Event::Log(log) => own(&mut log.vertex),
-            Event::Warning(warning) if warning.vertex.is_empty() => {}
-            Event::Warning(warning) => own(&mut warning.vertex),
+            Event::Warning(WarningEvent { vertex, diagnostic }) => {
+                diagnostic.message = format!("{node}: {}", diagnostic.message);
+                if !vertex.is_empty() {
+                    own(vertex);
+                }
+            }
         }
     }
 

@@ -12,6 +12,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::Condvar;
 use std::sync::Mutex;
 use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
@@ -60,7 +62,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_millis(1500);
 /// What is told of one that did not.
 const LATE: &str = "it has not answered within 1.5 seconds, and is not waited for";
-/// Lots that are under way at once, for each node. A daemon runs the steps of one side by side.
+/// Lots that are under way at once on one node. A daemon runs the steps of one side by side.
 const LOTS: usize = 4;
 
 /// The nodes, with what is known of them.
@@ -76,6 +78,50 @@ struct Farm<'a> {
 struct Member<'a> {
     node: &'a Node,
     known: Mutex<Known>,
+    places: Arc<Places>,
+}
+
+/// Places for lots on a node: one that is slow holds up its own alone.
+#[derive(Default)]
+struct Places {
+    taken: Mutex<usize>,
+    changed: Condvar,
+}
+
+/// One of them, while it is held.
+struct Taken<'a>(&'a Places);
+
+impl Places {
+    /// Waits for a place, until nobody wants it any more.
+    fn take(self: &Arc<Self>, stop: &CancelToken) -> Option<Taken<'_>> {
+        let waiting = Arc::clone(self);
+        let _woken = stop.on_cancel(move || {
+            // Who waits has seen that it was not so, or does now.
+            drop(waiting.locked());
+            waiting.changed.notify_all();
+        });
+        let full = |taken: &mut usize| *taken >= LOTS && !stop.is_cancelled();
+        let taken = self.changed.wait_while(self.locked(), full);
+        let mut taken = taken.expect("nothing panics while it is locked");
+        if stop.is_cancelled() {
+            return None;
+        }
+        *taken += 1;
+        Some(Taken(self))
+    }
+
+    fn locked(&self) -> std::sync::MutexGuard<'_, usize> {
+        self.taken
+            .lock()
+            .expect("nothing panics while it is locked")
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        *self.0.locked() -= 1;
+        self.0.changed.notify_one();
+    }
 }
 
 /// What is known of a node.
@@ -178,6 +224,7 @@ impl<'a> Member<'a> {
                 reported,
                 lost: None,
             }),
+            places: Arc::default(),
         }
     }
 
@@ -409,13 +456,12 @@ impl<'a> Farm<'a> {
         error
     }
 
-    /// Makes lots, as many at once as nodes are thought to bear.
+    /// Makes lots, side by side as far as nodes have places.
     fn run(&self, lots: Vec<Lot>, cancel: &CancelToken) -> Vec<(Lot, Fate)> {
         let stop = CancelToken::new();
         let stopping = stop.clone();
         let _interrupt = cancel.on_cancel(move || stopping.cancel());
-        let most = LOTS * self.members.len();
-        let fates = threads::side_by_side(&lots, most, |lot| {
+        let fates = threads::side_by_side(&lots, lots.len(), |lot| {
             let fate = self.make(lot, &stop);
             // A test that fails is no end to the others.
             if matches!(fate, Fate::Failed(_)) && !self.job.targets[lot.target].is_test() {
@@ -453,6 +499,13 @@ impl<'a> Farm<'a> {
             let member = &self.members[candidate.site];
             let Node { name, place, .. } = member.node;
             failed.retain(|(failed, _)| failed != name);
+            let place_there = match place {
+                Place::Daemon(_) => match member.places.take(stop) {
+                    None => return Fate::Stopped,
+                    taken => taken,
+                },
+                Place::Here => None,
+            };
             if let Some(why) = member.lost() {
                 failed.push((name.clone(), why));
                 continue;
@@ -486,7 +539,9 @@ impl<'a> Farm<'a> {
                 Place::Daemon(address) => address,
                 Place::Here => return Fate::Here(account(failed)),
             };
-            match self.attempt(target, lot.output, name, address, stop) {
+            let made = self.attempt(target, lot.output, name, address, stop);
+            drop(place_there);
+            match made {
                 Ok(made) => return Fate::Made(account(failed), made),
                 Err(_) if stop.is_cancelled() => return Fate::Stopped,
                 Err(error) => match blame(&error) {
@@ -524,12 +579,13 @@ impl<'a> Farm<'a> {
             job: self.job,
             supply: &self.supply,
             address,
-            connection: connection.map_err(failure::outside)?,
+            connection: { connection.map_err(failure::outside)? }.bearing(self.job.builder.silence),
             apart: target.several.then_some(platform),
             events: self.events,
             node: Some(node),
             steps: RefCell::default(),
             open: RefCell::default(),
+            warned: RefCell::default(),
         };
         let made = daemon.lot(target, output);
         if made.is_err() {
@@ -601,8 +657,11 @@ fn blame(error: &BuildError) -> Option<Blame> {
         | EngineError::Foreign { .. }
         | EngineError::Pem { .. }
         | EngineError::Lost { .. }
+        | EngineError::Silent { .. }
         | EngineError::Refused { .. } => true,
-        EngineError::Exhausted { .. } | EngineError::Missing { .. } => false,
+        EngineError::Exhausted { .. } | EngineError::Half { .. } | EngineError::Missing { .. } => {
+            false
+        }
         EngineError::Failed { .. } | EngineError::Here(_) | EngineError::Cancelled => return None,
     };
     Some(Blame {

@@ -1,6 +1,8 @@
 //! Builders of several nodes, which a test makes up.
 
 mod pushes;
+mod sent;
+mod slow;
 
 use std::collections::HashMap;
 use std::fs;
@@ -8,6 +10,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use bollard_buildkit_proto::moby::filesync::v1 as filesync;
 use rbuild_llb::CancelToken;
@@ -31,6 +34,7 @@ use crate::outcome::ErrorKind;
 use crate::pipeline::build;
 use crate::pipeline::tests::progress;
 use crate::pipeline::tests::request;
+use crate::request::BUILDER_SILENCE;
 use crate::request::BuildRequest;
 use crate::request::Builder;
 use crate::request::CachePlace;
@@ -48,6 +52,7 @@ use crate::request::Tag;
 struct Project {
     dir: tempfile::TempDir,
     request: BuildRequest,
+    silence: Duration,
 }
 
 impl Project {
@@ -65,7 +70,11 @@ impl Project {
         request.context = crate::request::ContextSource::Directory(context);
         request.platforms = platforms.iter().map(|p| p.parse().unwrap()).collect();
         request.outputs = vec![OutputSpec::plain(kind)];
-        Self { dir, request }
+        Self {
+            dir,
+            request,
+            silence: BUILDER_SILENCE,
+        }
     }
 
     fn local(platforms: &[&str]) -> Self {
@@ -97,6 +106,8 @@ impl Project {
             nodes,
             cache_from: Vec::new(),
             cache_to: Vec::new(),
+            silence: self.silence,
+            idle_flags: Vec::new(),
         });
         build(&self.request, &progress())
     }
@@ -274,12 +285,17 @@ fn what_a_node_does_not_finish_another_does() {
         let message = "failed to copy files: copy file range failed: no space left on device";
         std::future::ready(Err(Status::unknown(message)))
     };
+    let stuck = |_: &dyn Fn()| std::future::pending();
     let cases = [
         (troubled(gone), "was lost"),
         (troubled(full), "no space left on device"),
+        (troubled(stuck), "nothing has come from"),
     ];
     for ((one, two, asked), why) in cases {
         let mut project = Project::local(&["linux/amd64"]);
+        if why.starts_with("nothing") {
+            project.silence = Duration::from_secs(3);
+        }
         let nodes = vec![at("one", &one), at("two", &two)];
         let outcome = project.build(nodes).unwrap();
         let asked = asked.lock().unwrap().clone();
@@ -594,6 +610,8 @@ fn targets_of_a_bake_file_have_their_own_caches() {
             nodes: vec![at("one", &fake)],
             cache_from: caches(from),
             cache_to: caches(to),
+            silence: BUILDER_SILENCE,
+            idle_flags: Vec::new(),
         })
     };
     project.request.builder = builder(&[], &[]);
