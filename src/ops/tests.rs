@@ -189,6 +189,7 @@ fn registry_of(dir: &Path) -> registry::Client {
         temp_dir: dir.to_owned(),
         registries: Registries::default(),
         docker_config: None,
+        docker_auth: None,
         ca: None,
         tag_max_age: 0,
         ranges_only: false,

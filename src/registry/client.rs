@@ -116,7 +116,7 @@ impl Client {
             schemes: Mutex::default(),
             largest_bodies: Mutex::default(),
             liars: Mutex::default(),
-            keyring: Keyring::new(settings.docker_config.clone()),
+            keyring: Keyring::new(settings),
             first_pause: patience.first_pause,
         };
         Self {
