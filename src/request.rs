@@ -146,6 +146,8 @@ pub struct Settings {
     pub registries: Registries,
     /// `config.json` of docker: credentials.
     pub docker_config: Option<PathBuf>,
+    /// What such a file would hold, which goes before it: `DOCKER_AUTH_CONFIG`.
+    pub docker_auth: Option<Secret>,
     /// `--ca`: a PEM bundle that is trusted for registries and bound into steps.
     pub ca: Option<PathBuf>,
     /// How old a tag's pinned digest may be, in seconds; 0 asks every time.

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rbuild_llb::CacheKey;
 use rbuild_llb::CancelToken;
@@ -181,8 +182,8 @@ pub trait CacheBackend: Sync {
 /// What a cache elsewhere knows for a key: a result, and nothing of what the key was made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// By output index.
-    pub outputs: Vec<Snapshot>,
+    /// By output index. Shared: of hundreds of steps that stand on each other they are most of what is in memory.
+    pub outputs: Arc<Vec<Snapshot>>,
     /// When the step ended, nanoseconds since the epoch.
     pub created: u128,
     /// How long it took.

@@ -48,6 +48,7 @@ use super::flags::GlobalFlags;
 use super::registries;
 use super::values;
 use super::values::problem;
+use crate::registry::DOCKER_AUTH;
 use crate::request::Emulators;
 use crate::request::GcSettings;
 use crate::request::Isolation;
@@ -56,6 +57,7 @@ use crate::request::KeyPair;
 use crate::request::ProxySettings;
 use crate::request::Registries;
 use crate::request::RegistrySettings;
+use crate::request::Secret;
 use crate::request::Settings;
 use crate::request::Space;
 use crate::request::Stacker;
@@ -266,6 +268,7 @@ pub(crate) fn settings(
         temp_dir: env.path("TMPDIR").unwrap_or_else(|| "/tmp".into()),
         registries,
         docker_config: docker_config(env),
+        docker_auth: env.text(DOCKER_AUTH).map(|text| Secret(text.into_bytes())),
         ca: flags.ca.clone().or(config.ca),
         isolation: isolation(
             flags

@@ -13,6 +13,7 @@ use super::values::problem;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
 use crate::pipeline::credentials;
+use crate::registry::DOCKER_AUTH;
 use crate::registry::Login;
 use crate::registry::Reference;
 use crate::registry::docker_config::Keeper;
@@ -92,6 +93,7 @@ pub(crate) fn login(flags: &LoginFlags, session: &Session) -> Result<(), BuildEr
         let text = format!("`{registry}` lets everybody in, so that the password was not checked");
         ui::remark(&text, session.terminal);
     }
+    goes_before(session);
     match keeper {
         Keeper::File => ui::say(&format!(
             "logged in to {registry} as {user}; the password is in `{}`, as it is, for whoever can read that",
@@ -114,6 +116,7 @@ pub(crate) fn logout(flags: &LogoutFlags, session: &Session) -> Result<(), Build
     let registry = registry(flags.registry.as_deref())?;
     let path = path(session)?;
     let shown = path.display();
+    goes_before(session);
     match credentials::logout(&path, &registry)? {
         Some(Keeper::File) => ui::say(&format!(
             "logged out of {registry}: its credentials are no longer in `{shown}`"
@@ -126,6 +129,17 @@ pub(crate) fn logout(flags: &LogoutFlags, session: &Session) -> Result<(), Build
         )),
     }
     Ok(())
+}
+
+/// Says that what is kept in the file may not be what is used.
+fn goes_before(session: &Session) {
+    if session.settings.docker_auth.is_some() {
+        let text = format!(
+            "`{}` is set: what it has goes before what is kept",
+            DOCKER_AUTH
+        );
+        ui::remark(&text, session.terminal);
+    }
 }
 
 /// A registry as names of images begin with it; docker's users also write URLs and docker.io's other names.

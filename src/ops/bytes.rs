@@ -131,6 +131,11 @@ impl Bytes {
         self.places.read().expect(UNPOISONED).get(layer).cloned()
     }
 
+    /// Whether this build made a layer, out of files that are still where they were.
+    pub(super) fn is_made_here(&self, layer: &TreeId) -> bool {
+        self.makers.lock().expect(UNPOISONED).contains_key(layer)
+    }
+
     pub(super) fn form(&self, layer: &TreeId) -> Option<Arc<LayerForm>> {
         self.forms.read().expect(UNPOISONED).get(layer).cloned()
     }

@@ -534,7 +534,8 @@ impl<'a> Engine<'a> {
             let fetchable = layer.origin.as_ref().is_some_and(|origin| {
                 self.store.blobs().contains(&origin.digest) || self.is_fetchable(origin)
             });
-            if !fetchable && self.form(tree).is_none() && !has_blob() && !self.is_elsewhere(layer) {
+            let known = fetchable || self.form(tree).is_some() || has_blob();
+            if !known && !self.bytes.is_made_here(tree) && !self.is_elsewhere(layer) {
                 return Err(format!(
                     "only the list of the files of layer {} is in the store",
                     tree.short()

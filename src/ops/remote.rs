@@ -103,7 +103,7 @@ impl Engine<'_> {
         }
         match self.keep_answer(vertex, record, key, &answer) {
             Ok(true) => Load::Hit(StepResult {
-                outputs: Arc::new(answer.outputs),
+                outputs: answer.outputs,
             }),
             Ok(false) => Load::Unusable("what a cache says of its layers does not fit".into()),
             Err(error) => Load::Unusable(error.to_string()),
@@ -139,8 +139,9 @@ impl Engine<'_> {
             }
             Ok(snapshot)
         };
+        let outputs = unread.outputs.iter().map(read);
         Ok(Answer {
-            outputs: unread.outputs.iter().map(read).collect::<Result<_, _>>()?,
+            outputs: Arc::new(outputs.collect::<Result<_, _>>()?),
             created: unread.created,
             duration_ms: unread.duration_ms,
         })
@@ -198,7 +199,7 @@ impl Engine<'_> {
         key: &CacheKey,
         answer: &Answer,
     ) -> Result<bool, OpError> {
-        for snapshot in &answer.outputs {
+        for snapshot in answer.outputs.iter() {
             let layers = snapshot.layers.iter().cloned();
             let stacked = layers
                 .into_iter()
@@ -212,7 +213,7 @@ impl Engine<'_> {
             key: *key,
             record: record.clone(),
             slot: self.slot(vertex),
-            outputs: answer.outputs.clone(),
+            outputs: answer.outputs.to_vec(),
             created: answer.created,
             duration_ms: answer.duration_ms,
             name: vertex.meta.name.clone(),
@@ -530,19 +531,24 @@ impl Engine<'_> {
                 },
             };
             if let Some(own) = own {
+                let answer = Answer {
+                    outputs: Arc::new(own.outputs),
+                    created: own.created,
+                    duration_ms: own.duration_ms,
+                };
                 found.entry(id).or_insert_with(|| StepResult {
-                    outputs: Arc::new(own.outputs.clone()),
+                    outputs: Arc::clone(&answer.outputs),
                 });
-                kept.push((id, vertex, own));
+                kept.push((id, vertex, key, answer));
             }
         }
-        let keys = on_all_cores(&kept, |(_, vertex, record)| {
+        let keys = on_all_cores(&kept, |(_, vertex, key, _)| {
             let inputs = vertex.inputs.iter().map(|edge| {
                 let output = found.get(&edge.vertex)?;
                 let index = edge.output;
                 Some(Input { output, index })
             });
-            let mut keys = vec![record.key];
+            let mut keys = vec![*key];
             if let Some(inputs) = inputs.collect::<Option<Vec<_>>>() {
                 let content = self.content_record(vertex, &inputs)?;
                 keys.extend(content.map(|content| content.key()));
@@ -550,12 +556,7 @@ impl Engine<'_> {
             Ok::<_, OpError>(keys)
         });
         let mut known = BTreeMap::new();
-        for ((id, _, record), keys) in kept.into_iter().zip(keys) {
-            let answer = Answer {
-                outputs: record.outputs,
-                created: record.created,
-                duration_ms: record.duration_ms,
-            };
+        for ((id, _, _, answer), keys) in kept.into_iter().zip(keys) {
             known.insert(id, (keys?, answer));
         }
         Ok(known)

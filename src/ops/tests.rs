@@ -189,6 +189,7 @@ fn registry_of(dir: &Path) -> registry::Client {
         temp_dir: dir.to_owned(),
         registries: Registries::default(),
         docker_config: None,
+        docker_auth: None,
         ca: None,
         tag_max_age: 0,
         ranges_only: false,
@@ -475,7 +476,7 @@ fn results_from_elsewhere_are_kept_as_if_the_step_had_run() {
             let mut outputs = record.outputs.clone();
             outputs.iter_mut().for_each(change);
             rbuild_cache::Answer {
-                outputs,
+                outputs: outputs.into(),
                 created: record.created,
                 duration_ms: record.duration_ms,
             }

@@ -301,7 +301,7 @@ impl Job<'_> {
     /// What the daemon may have.
     fn offer(&self, contexts: &contexts::Contexts, agents: &BTreeMap<String, Agent>) -> Offer {
         let secrets = self.request.secrets.clone();
-        let config = self.request.settings.docker_config.clone();
+        let settings = self.request.settings.clone();
         // What a daemon keeps of this directory of this machine is what the next build goes on from.
         let machine = rustix::system::uname();
         let machine = machine.nodename().to_string_lossy().into_owned();
@@ -318,7 +318,7 @@ impl Job<'_> {
                 .iter()
                 .map(|(id, agent)| (id.clone(), agent.socket().to_owned()))
                 .collect(),
-            credentials: Box::new(move |host| registry::credentials(config.clone(), host)),
+            credentials: Box::new(move |host| registry::credentials(&settings, host)),
         }
     }
 }

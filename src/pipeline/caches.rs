@@ -8,10 +8,12 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::thread;
 
 use rbuild_cache::Answer;
 use rbuild_cache::LayerRef;
 use rbuild_cache::Store;
+use rbuild_cache::threads;
 use rbuild_llb::CacheKey;
 use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
@@ -317,13 +319,17 @@ type Results = BTreeMap<VertexId, (Vec<CacheKey>, Answer)>;
 /// What decides which bytes can be had: how many blobs are known to be bad, and whose directories can be read.
 type Conditions = (usize, String);
 
+/// A place to write to, or why it cannot be.
+type Opened = anyhow::Result<Box<dyn CacheWriter>>;
+
 /// The caches of `--cache-to`.
-#[derive(Debug)]
 pub(super) struct Exports<'a> {
     list: Vec<Export<'a>>,
     /// What is known of all steps since nothing runs any more, and under what: finding it out is most of what an unchanged
     /// cache takes.
     known: RefCell<Option<(Conditions, Rc<Results>)>>,
+    /// What came of opening them beforehand, by their positions; nothing once it is used.
+    opened: RefCell<BTreeMap<usize, Option<Opened>>>,
     /// What went ahead.
     brought: RefCell<Vec<Brought>>,
 }
@@ -367,6 +373,7 @@ impl<'a> Exports<'a> {
         Self {
             list: exports,
             known: RefCell::default(),
+            opened: RefCell::default(),
             brought: RefCell::default(),
         }
     }
@@ -389,9 +396,42 @@ impl<'a> Exports<'a> {
         {
             return Ok(Rc::clone(known));
         }
-        let found = Rc::new(engine.known(definition).map_err(failure::op)?);
+        let found = self.while_opening(engine, || engine.known(definition));
+        let found = Rc::new(found.map_err(failure::op)?);
         *known = Some((conditions(), Rc::clone(&found)));
         Ok(found)
+    }
+
+    /// Opens those that are far away while something else is done: what is there has to come from there.
+    fn while_opening<T>(&self, engine: &Engine<'_>, deed: impl FnOnce() -> T) -> T {
+        let (registry, cancel) = (engine.registry(), engine.cancel());
+        let mut opened = self.opened.borrow_mut();
+        let list = self.list.iter().enumerate();
+        let far: Vec<(usize, &Export<'_>)> = list
+            .filter(|(at, export)| export.to.place.is_remote() && !opened.contains_key(at))
+            .collect();
+        thread::scope(|scope| {
+            let open = |&(at, export)| {
+                let open = move || (at, Export::open(export, registry, cancel));
+                // Who gets no thread opens it when it is written.
+                threads::spawn(scope, open).ok()
+            };
+            let opening: Vec<_> = far.iter().map_while(open).collect();
+            let done = deed();
+            for thread in opening {
+                let ended = thread.join();
+                let (at, writer) = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                opened.insert(at, Some(writer));
+            }
+            done
+        })
+    }
+
+    /// What came of opening a cache beforehand.
+    fn opened(&self, export: &Export<'_>) -> Option<Opened> {
+        let mut list = self.list.iter();
+        let at = list.position(|other| std::ptr::eq(other, export))?;
+        self.opened.borrow_mut().get_mut(&at)?.take()
     }
 
     /// Whether layers that are known already would be read as directories, whose files may have owners that are users of
@@ -411,7 +451,7 @@ impl<'a> Exports<'a> {
         };
         let layers = known
             .values()
-            .flat_map(|(_, answer)| &answer.outputs)
+            .flat_map(|(_, answer)| answer.outputs.iter())
             .flat_map(|output| &output.layers)
             .filter(|layer| layer.origin.is_none());
         // Steps that stand on each other have most of their layers in common.
@@ -529,9 +569,9 @@ impl Export<'_> {
             }
         }
         let began = clock::now();
-        let (registry, cancel) = (engine.registry(), engine.cancel());
-        let to = &self.to.place;
-        let writer = writer(to, self.settings, &self.pushed, registry, cancel)?;
+        let opened = all.opened(self);
+        let opened = opened.unwrap_or_else(|| self.open(engine.registry(), engine.cancel()));
+        let writer = opened?;
         brought.iter().for_each(|blob| writer.trust(&blob.digest));
         let options = blob_options(self.to);
         let doubted = imports.map(Imports::doubted).unwrap_or_default();
@@ -592,6 +632,16 @@ impl Export<'_> {
             &doubted,
             &did,
         )?)
+    }
+
+    fn open(&self, registry: &Client, cancel: &CancelToken) -> Opened {
+        writer(
+            &self.to.place,
+            self.settings,
+            &self.pushed,
+            registry,
+            cancel,
+        )
     }
 
     /// The steps to write: those that the outputs need, with `mode=min` those whose layers the images have.
@@ -705,7 +755,7 @@ fn of_step(
 
 /// The layers of all results, each once.
 fn layers_in(known: &[Known]) -> Vec<&LayerRef> {
-    let outputs = known.iter().flat_map(|known| &known.answer.outputs);
+    let outputs = known.iter().flat_map(|known| known.answer.outputs.iter());
     let layers = outputs.flat_map(|output| &output.layers);
     let mut seen = BTreeSet::new();
     layers

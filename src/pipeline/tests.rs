@@ -84,6 +84,7 @@ pub(super) fn request(root: &Path) -> (BuildRequest, plan::Plan) {
             temp_dir: root.to_owned(),
             registries: Registries::default(),
             docker_config: None,
+            docker_auth: None,
             ca: None,
             tag_max_age: 0,
             ranges_only: false,

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -26,11 +27,15 @@ use super::endpoint::Endpoint;
 use super::transport::Payload;
 use super::transport::Request;
 use super::transport::encode;
+use crate::request::Secret;
+use crate::request::Settings;
 
 /// Largest answer a token server may give.
 pub(super) const MAX_TOKEN: u64 = 1 << 20;
 /// What credential helpers print when they know of none (docker-credential-helpers, `errCredentialsNotFound`).
 pub(super) const NOT_IN_KEYCHAIN: &str = "credentials not found in native keychain";
+/// A variable of GitLab's and of docker's (28): what docker's config would hold.
+pub const DOCKER_AUTH: &str = "DOCKER_AUTH_CONFIG";
 /// `client_id` in OAuth2 requests.
 const CLIENT_ID: &str = "rbuild";
 
@@ -58,6 +63,8 @@ pub(super) enum Credentials {
 
 /// Answers to challenges, for all endpoints, and where credentials come from.
 pub(super) struct Keyring {
+    /// What goes before the file.
+    given: Option<Secret>,
     config: Option<PathBuf>,
     answers: Mutex<BTreeMap<(String, Scopes), Arc<Slot>>>,
 }
@@ -86,9 +93,10 @@ pub(super) struct Found {
 }
 
 impl Keyring {
-    pub(super) fn new(config: Option<PathBuf>) -> Self {
+    pub(super) fn new(settings: &Settings) -> Self {
         Self {
-            config,
+            given: settings.docker_auth.clone(),
+            config: settings.docker_config.clone(),
             answers: Mutex::default(),
         }
     }
@@ -99,9 +107,26 @@ impl Keyring {
         Arc::clone(answers.entry(key).or_default())
     }
 
-    /// Looks in docker's config and asks the helper it names. A helper that is missing or fails counts as having
-    /// none, for most images need no credentials; the failure is told when the registry turns us down.
+    /// Looks in what was given in the place of docker's config, then in that, as docker's command does. A helper that is
+    /// missing or fails counts as having none, for most images need no credentials; the failure is told when the registry
+    /// turns us down.
     pub(super) fn credentials(&self, endpoint: &Endpoint) -> Found {
+        let Some(given) = &self.given else {
+            return self.filed(endpoint);
+        };
+        let first = looked_up(&*given.0, endpoint, DOCKER_AUTH, "");
+        if !matches!(first.credentials, Credentials::Anonymous) {
+            return first;
+        }
+        let then = self.filed(endpoint);
+        Found {
+            told: format!("{}; {}", first.told, then.told),
+            ..then
+        }
+    }
+
+    /// Looks in docker's config and asks the helper it names.
+    fn filed(&self, endpoint: &Endpoint) -> Found {
         let none = |told: String| Found {
             credentials: Credentials::Anonymous,
             told,
@@ -122,47 +147,55 @@ impl Keyring {
                 ));
             }
         };
-        let key = endpoint.credentials_key();
-        match docker_credential::get_credential_from_reader(BufReader::new(file), key) {
-            Ok(DockerCredential::UsernamePassword(user, password)) => Found {
-                told: format!(
-                    "`{shown}` has credentials for `{name}`, user `{user}`; they were refused or do not suffice"
-                ),
-                credentials: Credentials::Password { user, password },
-            },
-            Ok(DockerCredential::IdentityToken(token)) => Found {
-                told: format!(
-                    "`{shown}` has an identity token for `{name}`; it was refused or does not suffice"
-                ),
-                credentials: Credentials::IdentityToken(token),
-            },
-            Err(CredentialRetrievalError::NoCredentialConfigured) => none(not_there(&shown, name)),
-            Err(CredentialRetrievalError::HelperFailure { stdout, .. })
-                if stdout.trim() == NOT_IN_KEYCHAIN =>
-            {
-                none(not_there(&shown, name))
-            }
-            Err(error) => none(format!(
-                "the credentials for `{name}` that `{shown}` points at cannot be had: {}",
-                in_words(&error)
-            )),
+        let there = format!("; `rbuild login {name}` writes them there");
+        looked_up(BufReader::new(file), endpoint, &shown.to_string(), &there)
+    }
+}
+
+/// What a config of docker's has, which errors call `shown`; if nothing, they go on with `advice`.
+fn looked_up(config: impl Read, endpoint: &Endpoint, shown: &str, advice: &str) -> Found {
+    let name = &endpoint.name;
+    let none = |told: String| Found {
+        credentials: Credentials::Anonymous,
+        told,
+    };
+    let not_there = || none(format!("`{shown}` has no credentials for `{name}`{advice}"));
+    let key = endpoint.credentials_key();
+    match docker_credential::get_credential_from_reader(config, key) {
+        Ok(DockerCredential::UsernamePassword(user, password)) => Found {
+            told: format!(
+                "`{shown}` has credentials for `{name}`, user `{user}`; they were refused or do not suffice"
+            ),
+            credentials: Credentials::Password { user, password },
+        },
+        Ok(DockerCredential::IdentityToken(token)) => Found {
+            told: format!(
+                "`{shown}` has an identity token for `{name}`; it was refused or does not suffice"
+            ),
+            credentials: Credentials::IdentityToken(token),
+        },
+        Err(CredentialRetrievalError::NoCredentialConfigured) => not_there(),
+        Err(CredentialRetrievalError::HelperFailure { stdout, .. })
+            if stdout.trim() == NOT_IN_KEYCHAIN =>
+        {
+            not_there()
         }
+        Err(error) => none(format!(
+            "the credentials for `{name}` that `{shown}` points at cannot be had: {}",
+            in_words(&error)
+        )),
     }
 }
 
 /// What docker's config has for the registry that a daemon calls `host`: user and password, or an identity token, which
 /// has no user.
-pub fn credentials(config: Option<PathBuf>, host: &str) -> Option<(String, String)> {
+pub fn credentials(settings: &Settings, host: &str) -> Option<(String, String)> {
     let endpoint = Endpoint::of_host(host);
-    match Keyring::new(config).credentials(&endpoint).credentials {
+    match Keyring::new(settings).credentials(&endpoint).credentials {
         Credentials::Anonymous => None,
         Credentials::Password { user, password } => Some((user, password)),
         Credentials::IdentityToken(token) => Some((String::new(), token)),
     }
-}
-
-fn not_there(path: &impl std::fmt::Display, name: &str) -> String {
-    format!("`{path}` has no credentials for `{name}`; `rbuild login {name}` writes them there")
 }
 
 fn in_words(error: &CredentialRetrievalError) -> String {

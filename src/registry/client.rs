@@ -119,7 +119,7 @@ impl Client {
             largest_bodies: Mutex::default(),
             liars: Mutex::default(),
             lists: Mutex::default(),
-            keyring: Keyring::new(settings.docker_config.clone()),
+            keyring: Keyring::new(settings),
             first_pause: patience.first_pause,
         };
         Self {

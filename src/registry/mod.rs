@@ -58,6 +58,7 @@ mod upload;
 pub(crate) mod tests;
 
 pub use archive::Archive;
+pub use auth::DOCKER_AUTH;
 pub use auth::credentials;
 pub use blob::BlobReader;
 pub use client::Client;

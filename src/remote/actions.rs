@@ -212,32 +212,41 @@ impl Actions {
             ok: bool,
             #[serde(default)]
             signed_upload_url: String,
+            #[serde(default)]
+            message: String,
         }
         #[derive(Deserialize)]
         struct Finalized {
             #[serde(default)]
             ok: bool,
+            #[serde(default)]
+            message: String,
         }
-        let refused = |what: &str| RegistryError::Protocol {
-            registry: "GitHub's cache service".to_owned(),
-            why: format!("it does not {what} an entry"),
+        // A quota that is used up, say.
+        let refused = |what: &str, message: &str| {
+            let colon = if message.is_empty() { "" } else { ": " };
+            RegistryError::Protocol {
+                registry: "GitHub's cache service".to_owned(),
+                why: format!("it does not {what} an entry{colon}{message}"),
+            }
         };
         let version = Self::version();
         let created = self.call("CreateCacheEntry", &json!({"key": key, "version": version}))?;
         let Answered::With(Created {
             ok,
             signed_upload_url: url,
+            message,
         }) = created
         else {
             return Ok(false);
         };
         if !ok {
-            return Err(refused("begin"));
+            return Err(refused("begin", &message));
         }
         self.upload(&url, size, open)?;
         let done = json!({"key": key, "size_bytes": size.to_string(), "version": version});
         match self.call("FinalizeCacheEntryUpload", &done)? {
-            Answered::With(Finalized { ok: false }) => Err(refused("end")),
+            Answered::With(Finalized { ok: false, message }) => Err(refused("end", &message)),
             Answered::With(_) => Ok(true),
             Answered::Exists => Ok(false),
         }

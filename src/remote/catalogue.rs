@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use rbuild_cache::Answer;
 use rbuild_cache::BlobOptions;
@@ -322,7 +323,7 @@ impl Catalogue {
             }
         });
         let answer = Answer {
-            outputs: outputs.collect(),
+            outputs: Arc::new(outputs.collect()),
             created: result.created,
             duration_ms: result.duration_ms,
         };
@@ -418,10 +419,10 @@ mod t {
         Known {
             keys: keys.iter().copied().map(key).collect(),
             answer: Answer {
-                outputs: vec![Snapshot {
+                outputs: Arc::new(vec![Snapshot {
                     layers: layers.to_vec(),
                     root: tree(5),
-                }],
+                }]),
                 created: 1_700_000_000_123_456_789,
                 duration_ms: 12,
             },

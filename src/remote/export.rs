@@ -105,7 +105,7 @@ pub fn export(
     did: &(dyn Fn(&str, Timestamp) + Sync),
 ) -> Result<(), ExportError> {
     let mut layers: BTreeMap<_, &LayerRef> = BTreeMap::new();
-    for snapshot in known.iter().flat_map(|step| &step.answer.outputs) {
+    for snapshot in known.iter().flat_map(|step| step.answer.outputs.iter()) {
         layers.extend(snapshot.layers.iter().map(|layer| (identity(layer), layer)));
     }
     let trees: BTreeSet<TreeRef> = layers.values().map(|layer| layer.layer).collect();

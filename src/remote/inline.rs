@@ -199,6 +199,7 @@ mod t {
     use rbuild_cache::TreeRef;
     use rbuild_llb::ContentDigest;
     use rbuild_llb::TreeId;
+    use std::sync::Arc;
 
     fn tree(byte: u8) -> TreeRef {
         TreeRef {
@@ -220,10 +221,10 @@ mod t {
         Known {
             keys: vec![cache_key(key)],
             answer: Answer {
-                outputs: vec![Snapshot {
+                outputs: Arc::new(vec![Snapshot {
                     layers: layers.iter().copied().map(layer).collect(),
                     root: tree(0),
-                }],
+                }]),
                 created: 7,
                 duration_ms: 8,
             },

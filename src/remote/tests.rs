@@ -184,10 +184,10 @@ impl Machine {
         Known {
             keys: vec![key(number)],
             answer: Answer {
-                outputs: vec![Snapshot {
+                outputs: Arc::new(vec![Snapshot {
                     layers: vec![layer],
                     root: tree,
-                }],
+                }]),
                 created: 1,
                 duration_ms: 2,
             },

@@ -274,6 +274,67 @@ fn git_sends_the_token_to_its_server() {
     );
 }
 
+/// Ubuntu's restriction of user namespaces is taken away where the machine is the job's own, with `sudo`, and nowhere else.
+#[test]
+fn apparmor_is_told_to_let_steps_run() {
+    const SETTING: &str = "apparmor_restrict_unprivileged_userns";
+    // What hosted runners have at hand: it is asked for nothing else, and not for a password.
+    const SUDO: &str = "#!/bin/sh\n\
+        printf '%s\\n' \"$*\" >> \"$ASKED\"\n\
+        [ -z \"$REFUSES\" ] || { echo no such right >&2; exit 1; }\n\
+        echo \"${5#*=}\" > /proc/sys/kernel/apparmor_restrict_unprivileged_userns\n";
+    let env = TestEnv::new().file("Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    let (tools, kernel, asked) = (
+        env.outside("sudo"),
+        env.outside("kernel"),
+        env.outside("asked"),
+    );
+    env.write("../sudo/sudo", SUDO);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(tools.join("sudo"), mode).unwrap();
+    // What else is read there.
+    env.write(
+        "../kernel/random/boot_id",
+        fs::read("/proc/sys/kernel/random/boot_id").unwrap(),
+    );
+    let called = "-n sysctl -q -w kernel.apparmor_restrict_unprivileged_userns=0\n";
+    for (machine, is, refuses, asks, becomes) in [
+        ("github-hosted", Some("1\n"), "", called, Some("0\n")),
+        ("github-hosted", Some("1\n"), "yes", called, Some("1\n")),
+        ("github-hosted", Some("0\n"), "", "", Some("0\n")),
+        ("github-hosted", None, "", "", None),
+        ("self-hosted", Some("1\n"), "", "", Some("1\n")),
+    ] {
+        fs::write(&asked, "").unwrap();
+        drop(fs::remove_file(kernel.join(SETTING)));
+        if let Some(is) = is {
+            fs::write(kernel.join(SETTING), is).unwrap();
+        }
+        let mut runner = Runner::new(&env)
+            .on(&tools, &kernel)
+            .sets("RUNNER_ENVIRONMENT", machine)
+            .sets("ASKED", asked.to_str().unwrap())
+            .sets("REFUSES", refuses);
+        let ran = runner.rbuild(&with(&json!({ "context": "." })));
+        assert!(ran.output.status.success(), "{}", ran.output);
+        assert_eq!(
+            fs::read_to_string(&asked).unwrap(),
+            asks,
+            "{machine} {is:?}"
+        );
+        let now = fs::read_to_string(kernel.join(SETTING)).ok();
+        assert_eq!(now.as_deref(), becomes, "{machine} {is:?}");
+        let done = "set kernel.apparmor_restrict_unprivileged_userns=0";
+        let is_done = is != becomes;
+        assert_eq!(ran.output.stderr.contains(done), is_done, "{}", ran.output);
+        let warned = ran
+            .commands
+            .iter()
+            .any(|line| line.contains("no such right"));
+        assert_eq!(warned, !refuses.is_empty(), "{:?}", ran.commands);
+    }
+}
+
 /// A check-out of the action at a release, with the checksum of what `program` holds.
 fn release(env: &TestEnv, sum: &str) -> PathBuf {
     let dir = env.outside("action");

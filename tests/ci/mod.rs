@@ -5,4 +5,5 @@ mod action;
 mod examples;
 mod packaging;
 mod runner;
+mod table;
 mod workflows;

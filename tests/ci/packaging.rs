@@ -137,6 +137,29 @@ fn the_image_of_rbuild() {
     );
 }
 
+/// A tag moves, and whoever moves it runs with this repository's rights.
+#[test]
+fn workflows_name_actions_of_others_by_commits() {
+    let mut named = 0;
+    for entry in fs::read_dir(repository(".github/workflows")).unwrap() {
+        let path = entry.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let uses = text.lines().filter_map(|line| line.split_once("uses: "));
+        for (_, action) in uses.filter(|(_, action)| !action.starts_with("./")) {
+            let (_, commit) = action.split_once('@').unwrap();
+            let (commit, tag) = commit.split_once(" # ").unwrap_or((commit, ""));
+            let digits = |text: &str| text.chars().all(|c| c.is_ascii_hexdigit());
+            assert!(
+                commit.len() == 40 && digits(commit) && tag.starts_with('v'),
+                "{}: {action}",
+                path.display()
+            );
+            named += 1;
+        }
+    }
+    assert!(named > 0);
+}
+
 /// Where a workflow of this repository takes the action of its own commit.
 #[test]
 fn workflows_say_what_the_action_understands() {

@@ -28,6 +28,10 @@ pub(super) struct Runner<'e> {
     variables: BTreeMap<String, String>,
     /// A directory with rbuild, or none.
     path: Option<PathBuf>,
+    /// Programs of the machine that go before others.
+    tools: Option<PathBuf>,
+    /// What is seen in the place of `/proc/sys/kernel`.
+    kernel: Option<PathBuf>,
     /// Where the action is checked out.
     action: PathBuf,
 }
@@ -50,6 +54,8 @@ impl<'e> Runner<'e> {
             known: BTreeMap::new(),
             variables: BTreeMap::new(),
             path: program.parent().map(Path::to_owned),
+            tools: None,
+            kernel: None,
             action: PathBuf::from(env!("CARGO_MANIFEST_DIR")),
         };
         runner
@@ -76,6 +82,13 @@ impl<'e> Runner<'e> {
     pub(super) fn with_action(mut self, dir: &Path) -> Self {
         self.action = dir.to_owned();
         self.path = None;
+        self
+    }
+
+    /// A machine with these programs and this `/proc/sys/kernel`.
+    pub(super) fn on(mut self, tools: &Path, kernel: &Path) -> Self {
+        self.tools = Some(tools.to_owned());
+        self.kernel = Some(kernel.to_owned());
         self
     }
 
@@ -150,8 +163,26 @@ impl<'e> Runner<'e> {
         let dir = dir.path();
         let runs = &action["runs"];
         assert_eq!(runs["using"], "node24");
-        let mut node = self.env.tool_command("node");
-        node.arg(self.action.join(runs["main"].as_str().unwrap()));
+        let main = self.action.join(runs["main"].as_str().unwrap());
+        let mut node = match &self.kernel {
+            None => self.env.tool_command("node"),
+            Some(kernel) => {
+                let mut inside = self.env.tool_command("unshare");
+                inside
+                    .args([
+                        "--user",
+                        "--map-current-user",
+                        "--keep-caps",
+                        "--mount",
+                        "sh",
+                        "-euc",
+                    ])
+                    .arg("mount --bind \"$0\" /proc/sys/kernel; exec \"$@\"")
+                    .args([kernel, &tools::find("node")]);
+                inside
+            }
+        };
+        node.arg(main);
         for (name, input) in inputs {
             let given = with.get(name).or(input.get("default"));
             let value = self.evaluate(given.and_then(Value::as_str).unwrap_or_default());
@@ -166,7 +197,8 @@ impl<'e> Runner<'e> {
             fs::write(dir.join(name), "").unwrap();
             node.env(name, dir.join(name));
         }
-        let path = self.path.iter().map(|dir| dir.display().to_string());
+        let path = self.tools.iter().chain(&self.path);
+        let path = path.map(|dir| dir.display().to_string());
         let path: Vec<String> = path.chain([tools::PATH.to_owned()]).collect();
         node.env("PATH", path.join(":"))
             .env("RUNNER_TEMP", self.env.outside("tmp"))

@@ -91,6 +91,7 @@ pub(super) fn build(root: &Path, context: &Path, project: &Project) -> Result<Bu
         temp_dir: root.to_owned(),
         registries: Registries::default(),
         docker_config: None,
+        docker_auth: None,
         ca: None,
         tag_max_age: 0,
         ranges_only: false,

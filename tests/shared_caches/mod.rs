@@ -1,6 +1,7 @@
 //! Caches that machines share. Another machine is another store; what it has of the first is the cache alone.
 
 mod actions;
+mod failures;
 mod mounts;
 mod objects;
 mod registries;

@@ -23,6 +23,8 @@ struct State {
     entries: Vec<Entry>,
     log: Vec<String>,
     rule: Option<Rule>,
+    /// Why nothing more is kept.
+    full: Option<&'static str>,
 }
 
 struct Entry {
@@ -85,22 +87,26 @@ impl ActionsCache {
     /// Removes the entries of which `gone` says so by their keys.
     pub(crate) fn evict(&self, gone: impl Fn(&str) -> bool) {
         let mut state = self.state.lock().unwrap();
-        // Signed URLs name entries by their places.
-        for entry in state.entries.iter_mut().filter(|entry| gone(&entry.key)) {
-            entry.done = false;
-            entry.blob = None;
-            entry.key = String::new();
-        }
+        let gone = state.entries.iter_mut().filter(|entry| gone(&entry.key));
+        gone.for_each(remove);
     }
 
-    /// Changes what entries have in them.
+    /// Changes what entries have in them; one that has nothing in it then is removed.
     pub(crate) fn change(&self, change: impl Fn(&str, &mut Vec<u8>)) {
         let mut state = self.state.lock().unwrap();
         for entry in &mut state.entries {
             if let Some(blob) = &mut entry.blob {
                 change(&entry.key, blob);
+                if blob.is_empty() {
+                    remove(entry);
+                }
             }
         }
+    }
+
+    /// From now on no entry is begun, and this is why.
+    pub(crate) fn is_full(&self, why: &'static str) {
+        self.state.lock().unwrap().full = Some(why);
     }
 
     /// The keys of all entries that are whole.
@@ -109,6 +115,13 @@ impl ActionsCache {
         let done = state.entries.iter().filter(|entry| entry.done);
         done.map(|entry| entry.key.clone()).collect()
     }
+}
+
+/// Signed URLs name entries by their places: they stay, with nothing that is found.
+fn remove(entry: &mut Entry) {
+    entry.done = false;
+    entry.blob = None;
+    entry.key = String::new();
 }
 
 fn answer(request: Request, state: &Mutex<State>) -> Answer {
@@ -169,6 +182,9 @@ fn twirp(state: &mut State, name: &str, headers: &BTreeMap<String, String>, body
                 let error = json!({"code": "permission_denied", "msg": "read only"});
                 return json_of("403 Forbidden", &error);
             };
+            if let Some(why) = state.full {
+                return json_of("200 OK", &json!({"ok": false, "message": why}));
+            }
             let same = |entry: &&Entry| {
                 (&entry.branch, &entry.key, &entry.version) == (&branch, &key, &version)
             };

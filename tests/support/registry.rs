@@ -7,6 +7,7 @@ use std::io::BufReader;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::net::TcpStream;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
@@ -137,23 +138,21 @@ impl Registry {
 /// Says of a request, `GET name/manifests/1`, what is answered in the registry's place: a status, and headers behind it.
 type Rule = Box<dyn Fn(&str) -> Option<&'static str> + Send>;
 
-/// What stands in front of a [`Registry`] and notes what it is asked.
-pub(crate) struct Watched {
-    registry: Registry,
+/// What stands in front of a server and notes what it is asked.
+pub(crate) struct Front {
     port: u16,
     log: Arc<Mutex<Vec<String>>>,
     rule: Arc<Mutex<Option<Rule>>>,
 }
 
-impl Watched {
-    /// A registry of its own, and a way to it on a free port.
-    pub(crate) fn start() -> Self {
-        let registry = Registry::start();
+impl Front {
+    /// A way to the server at port `to`, on a free port.
+    pub(crate) fn start(to: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let log = Arc::<Mutex<Vec<String>>>::default();
         let rule = Arc::<Mutex<Option<Rule>>>::default();
-        let (lines, rules, to) = (Arc::clone(&log), Arc::clone(&rule), registry.port);
+        let (lines, rules) = (Arc::clone(&log), Arc::clone(&rule));
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let (stream, lines) = (stream.unwrap(), Arc::clone(&lines));
@@ -162,12 +161,7 @@ impl Watched {
                 thread::spawn(move || drop(pass_on(&stream, to, &lines, &rules)));
             }
         });
-        Self {
-            registry,
-            port,
-            log,
-            rule,
-        }
+        Self { port, log, rule }
     }
 
     /// From now on some requests are answered here: `429 Too Many Requests\r\nRetry-After: 0`.
@@ -175,20 +169,9 @@ impl Watched {
         *self.rule.lock().unwrap() = Some(Box::new(rule));
     }
 
-    /// From now on the registry answers everything.
+    /// From now on the server answers everything.
     pub(crate) fn refuse_nothing(&self) {
         *self.rule.lock().unwrap() = None;
-    }
-
-    /// Ends the registry. Whoever asks from now on finds connections broken.
-    pub(crate) fn end(&mut self) {
-        drop(self.registry.supervisor.stdin.take());
-        self.registry.supervisor.wait().unwrap();
-    }
-
-    /// The registry behind, for what is not to be noted.
-    pub(crate) fn registry(&self) -> &Registry {
-        &self.registry
     }
 
     /// `127.0.0.1:PORT`
@@ -201,6 +184,40 @@ impl Watched {
         let mut asked = std::mem::take(&mut *self.log.lock().unwrap());
         asked.sort();
         asked
+    }
+}
+
+/// A [`Registry`] with a [`Front`].
+pub(crate) struct Watched {
+    registry: Registry,
+    front: Front,
+}
+
+impl Deref for Watched {
+    type Target = Front;
+
+    fn deref(&self) -> &Front {
+        &self.front
+    }
+}
+
+impl Watched {
+    /// A registry of its own, and a way to it.
+    pub(crate) fn start() -> Self {
+        let registry = Registry::start();
+        let front = Front::start(registry.port);
+        Self { registry, front }
+    }
+
+    /// Ends the registry. Whoever asks from now on finds connections broken.
+    pub(crate) fn end(&mut self) {
+        drop(self.registry.supervisor.stdin.take());
+        self.registry.supervisor.wait().unwrap();
+    }
+
+    /// The registry behind, for what is not to be noted.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 }
 

@@ -130,6 +130,7 @@ impl Inputs {
                 )),
             }
         }
+        inputs.keep_loaded();
         inputs.secrets(env, &context, runner, &mut wrong);
         if context.is_empty() {
             let why = "GITHUB_REPOSITORY and GITHUB_SHA do not say which";
@@ -147,6 +148,17 @@ impl Inputs {
 
     fn flag(&mut self, flag: &str, value: &str) {
         self.arguments.push(format!("--{flag}={value}"));
+    }
+
+    /// What is loaded under a name is kept in the store as well: a later step's `docker-image://` is looked for there.
+    fn keep_loaded(&mut self) {
+        let given = |flag: &str| {
+            let mut arguments = self.arguments.iter();
+            arguments.any(|argument| argument.split('=').next() == Some(flag))
+        };
+        if given("--load") && given("--tag") && !given("--output") && !given("--push") {
+            self.flag("output", "type=image");
+        }
     }
 
     /// Where no cache is named, and the job has one, it is that of the service.
@@ -490,6 +502,10 @@ mod t {
             (
                 vec![("TAGS", "name/app:7.4, name/app:latest")],
                 vec!["--tag=name/app:7.4", "--tag=name/app:latest", "--", COMMIT],
+            ),
+            (
+                vec![("CONTEXT", "."), ("TAGS", "app"), ("LOAD", "true")],
+                vec!["--tag=app", "--load", "--output=type=image", "--", "."],
             ),
             (
                 vec![("CONTEXT", "."), ("PLATFORMS", "linux/amd64,linux/arm64")],

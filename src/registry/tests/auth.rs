@@ -14,6 +14,7 @@ use super::http::serve;
 use super::server::Reply;
 use super::server::Server;
 use crate::registry::RegistryError;
+use crate::request::Secret;
 use crate::request::Settings;
 
 /// Writes a docker config; returns settings that use it.
@@ -187,6 +188,67 @@ fn denial_says_where_credentials_are_looked_for() {
     // `u:p`
     let json = r#"{"auths":{"HOST":{"auth":"dTpw"}}}"#.replace("HOST", host);
     resolve(&client(&with_config(&dir, &json)), &reference).unwrap();
+}
+
+/// The order of docker's command (`GetCredentialsStore`): the variable, then the file for what that does not have.
+#[test]
+fn the_variable_goes_before_the_file() {
+    let (server, _) = serve(|asked| {
+        let known = asked.header("authorization") == Some("Basic dTpw");
+        (!known).then(|| Reply::new(401).header("WWW-Authenticate", r#"Basic realm="x""#))
+    });
+    let reference = reference(&server.host, "a/b");
+    let dir = tempfile::tempdir().unwrap();
+    let with = |given: &str, file: &str| {
+        let of = |text: &str| text.replace("HOST", &server.host);
+        Settings {
+            docker_auth: Some(Secret(of(given).into_bytes())),
+            ..with_config(&dir, &of(file))
+        }
+    };
+    // `u:p` and `u:wrong`
+    let right = r#"{"auths":{"HOST":{"auth":"dTpw"}}}"#;
+    let wrong = r#"{"auths":{"HOST":{"auth":"dTp3cm9uZw=="}}}"#;
+    let others = r#"{"auths":{"other.example":{"auth":"dTp3cm9uZw=="}}}"#;
+    for (given, file) in [
+        (right, wrong),
+        (right, "not json"),
+        (others, right),
+        ("not json", right),
+    ] {
+        let resolved = resolve(&client(&with(given, file)), &reference);
+        assert!(resolved.is_ok(), "{given} {file}: {resolved:?}");
+    }
+    let path = dir.path().join("config.json").display().to_string();
+    let host = &server.host;
+    for (given, file, hint) in [
+        (
+            wrong,
+            right,
+            format!(
+                "`DOCKER_AUTH_CONFIG` has credentials for `{host}`, user `u`; they were refused or do not suffice"
+            ),
+        ),
+        (
+            others,
+            others,
+            format!(
+                "`DOCKER_AUTH_CONFIG` has no credentials for `{host}`; \
+                 `{path}` has no credentials for `{host}`; `rbuild login {host}` writes them there"
+            ),
+        ),
+        (
+            "not json",
+            others,
+            format!(
+                "the credentials for `{host}` that `DOCKER_AUTH_CONFIG` points at cannot be had: it is not JSON as docker \
+                 writes it; `{path}` has no credentials for `{host}`; `rbuild login {host}` writes them there"
+            ),
+        ),
+    ] {
+        let refused = resolve(&client(&with(given, file)), &reference).unwrap_err();
+        assert_eq!(refused.hint().unwrap(), hint);
+    }
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub(super) fn settings() -> Settings {
         temp_dir: PathBuf::new(),
         registries: Registries::default(),
         docker_config: None,
+        docker_auth: None,
         ca: None,
         tag_max_age: 0,
         ranges_only: false,
