@@ -45,8 +45,9 @@ impl RealStore {
     /// The one that speaks as `kind` does; none if nobody wants it.
     pub(crate) fn start(kind: &str, env: &TestEnv) -> Option<Self> {
         let dir = tools::variable(WHERE)?;
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port.local_addr().unwrap().port();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
         let child = server(kind, &dir, port, env);
         let began = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
