@@ -156,11 +156,12 @@ fn a_container_at_a_terminal_has_one_of_its_own() {
     // A line editor that is told of another size while it reads a line may lose some of it.
     at.shows("loop");
     at.is_resized(30, 90).shows("30 90");
-    // Ctrl-C is for what runs there.
-    at.types("trap 'echo caught' INT; echo re''ady; sleep 86400\n")
+    // Ctrl-C is for what runs there: it says that it is in the foreground, and may be between two sleeps.
+    at.types("sh -c 'trap \"echo caught; exit\" INT; echo re\"\"ady; while :; do sleep 1; done'\n")
         .shows("ready")
         .types("\x03")
-        .shows("caught");
+        .shows("caught")
+        .shows("# ");
     at.types("exit 7\n");
     assert_eq!(at.ends().1, Some(7));
     // Where nobody sits.
