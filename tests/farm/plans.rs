@@ -1,6 +1,7 @@
 //! Plans, built here and by a builder: the same config, history and files.
 //!
-//! Debian's dockerd runs no steps for an ordinary user and makes no archives, so what it is given copies only. With a buildkitd
+//! Debian's dockerd makes no archives and has no network, so what it is given copies only, and not into directories that a
+//! copy with a mode makes: there BuildKit's have that mode since, and its have 755. With a buildkitd
 //! (`$BUILDKITD`) it is the projects of `testdata/plan`, which run package managers and compilers: files in which two builds here
 //! differ are their own affair.
 
@@ -23,7 +24,7 @@ src = { local = "src", modes = "exact" }
 [step.made]
 from = "scratch"
 workdir = "/srv"
-copy = [{ from = "src", path = "tree", to = "made/" }, { text = "for {platform}\n", to = "/etc/motd", mode = "750" }]
+copy = [{ from = "src", path = "tree", to = "made/" }, { text = "for {platform}\n", to = "/srv/motd", mode = "750" }]
 [step.app]
 from = "scratch"
 copy = [{ from = "made", path = "/srv/made", to = "/app/" }, { from = "src", path = "one", to = "/", owner = "5:6" }]
