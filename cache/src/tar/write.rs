@@ -5,6 +5,7 @@
 //! fraction would cost every entry a PAX header. User and group names are empty. A name that ustar cannot hold, or with
 //! bytes above 0x7f, goes into a PAX `path`, as it is: PAX asks for UTF-8, but every reader takes the bytes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use tar::EntryType;
@@ -148,14 +149,22 @@ fn extended(to: &mut Vec<u8>, name: &[u8], records: &BTreeMap<Vec<u8>, Vec<u8>>)
 fn octal(field: &mut [u8], value: i128) -> bool {
     let width = field.len() - 1;
     let fits = (0..1 << (3 * width)).contains(&value);
-    let value = if fits { value } else { 0 };
-    field.copy_from_slice(format!("{value:0width$o}\0").as_bytes());
+    let mut rest = if fits { value } else { 0 };
+    // By hand: a header has nine of these, and a layer tens of thousands of headers; formatting takes an allocation for each.
+    field[width] = 0;
+    for digit in field[..width].iter_mut().rev() {
+        *digit = b'0' + (rest & 7) as u8;
+        rest >>= 3;
+    }
     fits
 }
 
 /// Fills a field with text; with its ASCII part, cut, saying `false`, if it does not fit or is more than ASCII.
 fn text(field: &mut [u8], value: &[u8]) -> bool {
-    let ascii: Vec<u8> = value.iter().copied().filter(u8::is_ascii).collect();
+    let ascii: Cow<'_, [u8]> = match value.is_ascii() {
+        true => Cow::Borrowed(value),
+        false => value.iter().copied().filter(u8::is_ascii).collect(),
+    };
     let len = ascii.len().min(field.len());
     field[..len].copy_from_slice(&ascii[..len]);
     // Some readers take a regular file whose field ends in a slash for a directory.
@@ -171,8 +180,7 @@ fn text(field: &mut [u8], value: &[u8]) -> bool {
 fn checksum(header: &mut Header) {
     header.as_old_mut().cksum = *b"        ";
     let sum: u32 = header.as_bytes().iter().map(|b| u32::from(*b)).sum();
-    let field = format!("{sum:06o}\0 ");
-    header.as_old_mut().cksum.copy_from_slice(field.as_bytes());
+    octal(&mut header.as_old_mut().cksum[..7], sum.into());
 }
 
 /// What ends an archive: two blocks of zeros.
