@@ -52,7 +52,7 @@ pub(super) struct BakeFlags {
     var: Vec<String>,
 
     /// A BuildKit daemon that builds in the place of this machine, as with `rbuild build`; `default` is this machine
-    /// (docs/farm.md)
+    /// (docs/builders.md)
     #[arg(long, value_name = "ADDRESS|NAME")]
     builder: Option<String>,
 

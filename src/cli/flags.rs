@@ -137,7 +137,7 @@ pub(crate) struct BuildFlags {
 
     /// A BuildKit daemon that builds in the place of this machine: `unix://PATH`, `tcp://HOST:PORT`,
     /// `docker-container://NAME`, `podman-container://NAME`, `docker://`; or what `rbuild builder` knows by a name; `default`
-    /// is this machine (docs/farm.md)
+    /// is this machine (docs/builders.md)
     #[arg(long, value_name = "ADDRESS|NAME")]
     pub(crate) builder: Option<String>,
 

@@ -334,7 +334,7 @@ fn remarks(builder: &Builder) -> Vec<String> {
     if !open.is_empty() {
         remarks.push(format!(
             "files, secrets and credentials go to {} without TLS, and whoever reaches that port can build there: give \
-             `cacert=`, `cert=` and `key=` (docs/farm.md)",
+             `cacert=`, `cert=` and `key=` (docs/builders.md)",
             open.join(", ")
         ));
     }
