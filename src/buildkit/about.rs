@@ -55,6 +55,7 @@ impl Connection {
         };
         let nothing = Build {
             offer: Arc::new(offer),
+            platforms: Vec::new(),
             parts: &parts,
             several: false,
             exporter: None,

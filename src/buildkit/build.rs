@@ -59,6 +59,8 @@ pub struct Part {
 pub struct Build<'a> {
     /// What the daemon may ask for.
     pub offer: Arc<Offer>,
+    /// Which platforms the result is to have; a daemon warns of others, and takes its own for it if nothing is said.
+    pub platforms: Vec<Platform>,
     /// The parts, as a daemon that can so much takes them.
     pub parts: &'a dyn Fn(&Capabilities) -> Result<Vec<Part>, EngineError>,
     /// Whether the result is written as for several platforms.
@@ -114,8 +116,12 @@ impl Connection {
             r#type: entry.kind.clone(),
             attrs: entry.options.clone().into_iter().collect(),
         };
+        let platforms: Vec<String> = build.platforms.iter().map(ToString::to_string).collect();
+        let platforms =
+            (!platforms.is_empty()).then(|| ("platform".to_owned(), platforms.join(",")));
         let request = api::SolveRequest {
             r#ref: id.clone(),
+            frontend_attrs: platforms.into_iter().collect(),
             session: session.id.clone(),
             exporters: exporters.into_iter().collect(),
             // What daemons before 0.13 read.

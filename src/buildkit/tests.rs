@@ -107,6 +107,7 @@ fn part(arch: &str) -> Part {
 fn build(offer: Offer, sink: Sink) -> Build<'static> {
     Build {
         offer: Arc::new(offer),
+        platforms: vec![part("amd64").platform],
         parts: &|_| Ok(vec![part("amd64")]),
         several: false,
         exporter: Some(("oci", BTreeMap::from([("name".into(), "x".into())]))),
@@ -136,6 +137,7 @@ fn a_daemon_is_told_what_to_build_and_what_becomes_of_it() {
         Ok(vec![part("amd64"), part("arm64")])
     };
     let whole = Build {
+        platforms: vec![part("amd64").platform, part("arm64").platform],
         parts: &parts,
         several: true,
         ..build(offer([]), Sink::Nothing)
@@ -143,6 +145,8 @@ fn a_daemon_is_told_what_to_build_and_what_becomes_of_it() {
     carry_out(&fake, whole).unwrap();
     let seen = fake.stop();
     let solve = seen.solve.unwrap();
+    // BuildKit, exporter/verifier/opts.go: without it a daemon takes its own platform for the one that was asked for, and warns.
+    assert_eq!(solve.frontend_attrs["platform"], "linux/amd64,linux/arm64");
     assert_eq!(solve.exporters[0].r#type, "oci");
     assert_eq!(solve.exporter_deprecated, "oci");
     assert_eq!(solve.entitlements, ["network.host"]);

@@ -116,7 +116,7 @@ fn compare(builder: &Buildkitd) {
             let build = |to: &str, more: &[&str]| {
                 let dest = format!("type=oci,dest=../{to}.tar");
                 let args = args.iter().flat_map(|arg| ["--build-arg", arg]);
-                let fixed = ["build", output, "-o", &dest, "--platform=linux/amd64"];
+                let fixed = ["build", ".", output, "-o", &dest, "--platform=linux/amd64"];
                 let all = fixed.into_iter().chain(args).chain(more.iter().copied());
                 env.rbuild(all).success();
                 let text = reader.describe(&env.outside(&format!("{to}.tar")), &times);

@@ -204,7 +204,7 @@ impl Daemon<'_> {
             });
             parts.collect::<Result<Vec<_>, EngineError>>()
         };
-        self.build(target, &parts, several, exporter, sink)
+        self.build(target, outputs, &parts, several, exporter, sink)
     }
 
     fn lower(&self, capabilities: &Capabilities) -> Result<Lowered, EngineError> {
@@ -232,6 +232,7 @@ impl Daemon<'_> {
     fn build(
         &self,
         target: &Target,
+        outputs: &[usize],
         parts: &dyn Fn(&Capabilities) -> Result<Vec<Part>, EngineError>,
         several: bool,
         exporter: Option<(&'static str, BTreeMap<String, String>)>,
@@ -244,8 +245,10 @@ impl Daemon<'_> {
         ];
         let entitlements = entitlements.into_iter().filter(|(allowed, _)| *allowed);
         let (cache_from, cache_to) = self.job.caches(target, self.apart);
+        let outputs = outputs.iter().map(|&at| &self.job.definition.outputs[at]);
         let build = Build {
             offer: Arc::clone(&self.supply.offer),
+            platforms: outputs.map(|output| output.platform.clone()).collect(),
             parts,
             several,
             exporter,
@@ -285,7 +288,7 @@ impl Daemon<'_> {
             let landing = Landing::beside(&to).map_err(local_failure::export)?;
             let sink = Sink::Directory(landing.path().to_owned());
             let exporter = Some(("local", BTreeMap::new()));
-            match self.build(target, &parts, false, exporter, sink) {
+            match self.build(target, &[at], &parts, false, exporter, sink) {
                 Ok(_) => {}
                 Err(EngineError::Failed { message, .. })
                     if failure::not_there(&message) == Some(export.path.as_str()) =>
