@@ -150,7 +150,7 @@ fn octal(field: &mut [u8], value: i128) -> bool {
     let width = field.len() - 1;
     let fits = (0..1 << (3 * width)).contains(&value);
     let mut rest = if fits { value } else { 0 };
-    // By hand: a header has nine of these, and a layer tens of thousands of headers; formatting takes an allocation for each.
+    // By hand: a header has eight of these, and a layer tens of thousands of headers; formatting takes an allocation for each.
     field[width] = 0;
     for digit in field[..width].iter_mut().rev() {
         *digit = b'0' + (rest & 7) as u8;
