@@ -118,8 +118,8 @@ pub struct Export<'a> {
     /// Gets a layer's blob of that digest into the store, if it is not there: that of a base, or one that a cache elsewhere
     /// has.
     pub fetch: &'a (dyn Fn(&LayerRef, &OciDigest) -> io::Result<()> + Sync),
-    /// The repository in which a layer's blob is, as far as is known.
-    pub near: &'a (dyn Fn(&LayerRef, &OciDigest) -> Option<registry::Reference> + Sync),
+    /// The repository of a registry in which a layer's blob is, as far as is known.
+    pub near: &'a (dyn Fn(&LayerRef, &OciDigest, &str) -> Option<String> + Sync),
     /// Whether the store has bytes of a layer, or a base's registry.
     pub here: &'a (dyn Fn(&LayerRef) -> bool + Sync),
     /// Stop when it says so.
@@ -133,11 +133,11 @@ impl Export<'_> {
     }
 }
 
-/// The repository of the base that a layer is of, if it has that very blob.
-pub fn base_of(layer: &LayerRef, blob: &OciDigest) -> Option<registry::Reference> {
+/// The repository of the base that a layer is of, if that is in the registry and has that very blob.
+pub fn base_of(layer: &LayerRef, blob: &OciDigest, registry: &str) -> Option<String> {
     let origin = layer.origin.as_ref()?;
-    let source = origin.source.as_deref()?.parse().ok()?;
-    (origin.digest == *blob).then_some(source)
+    let source: registry::Reference = origin.source.as_deref()?.parse().ok()?;
+    (origin.digest == *blob && source.registry == registry).then_some(source.repository)
 }
 
 /// Writes finished images somewhere.

@@ -340,11 +340,10 @@ fn bring(
         Ok(Box::new(blob.map_err(std::io::Error::other)?) as Box<dyn Read>)
     };
     let near = match blob {
-        Blob::Layer(_, of) => (export.near)(of, digest),
+        Blob::Layer(_, of) => (export.near)(of, digest, &to.registry),
         Blob::Config(..) | Blob::Stored(_) => None,
     };
-    let near = near.filter(|near| near.registry == to.registry);
-    let near = near.map(|near| near.repository).or(beside);
+    let near = near.or(beside);
     let how = export
         .registry
         .push_blob(to, digest, size, near.as_deref(), &open)?;

@@ -13,6 +13,7 @@ mod forms;
 pub(crate) mod git;
 pub(crate) mod http;
 pub mod mode;
+mod near_by;
 mod nearest;
 pub mod owner;
 mod pull;
@@ -28,8 +29,9 @@ mod turn;
 pub mod why;
 mod workspace;
 
+pub(crate) use near_by::Coming;
+pub(crate) use near_by::NearBy;
 pub(crate) use pull::side_by_side;
-pub(crate) use remote::NearBy;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

@@ -31,6 +31,7 @@ use rbuild_llb::VertexId;
 use rbuild_llb::definition::PrunedDefinition;
 
 use super::Engine;
+use super::NearBy;
 use super::OpError;
 use super::StepResult;
 use super::pull::Forms;
@@ -45,9 +46,6 @@ use crate::solver::Evaluate as _;
 use crate::solver::Input;
 use crate::solver::InputKey;
 use crate::solver::Load;
-
-/// Repositories that blobs were brought to in this build.
-pub(crate) type NearBy = Arc<Mutex<BTreeMap<OciDigest, Reference>>>;
 
 /// What is known of layers whose bytes are not in the store.
 #[derive(Debug, Default)]
@@ -329,7 +327,7 @@ impl Engine<'_> {
 
     /// Where it is noted which blobs were brought to which repository.
     pub(crate) fn near_by(&self) -> NearBy {
-        Arc::clone(&self.far.near_by)
+        self.far.near_by.clone()
     }
 
     /// Whether a layer's bytes would have to be fetched.
@@ -338,18 +336,23 @@ impl Engine<'_> {
         elsewhere.is_ok_and(|blobs| !blobs.is_empty()) && !self.is_here(layer)
     }
 
-    /// The repository in which a layer's blob is, as far as is known: one that this build brought it to, its base's, or that of
-    /// a cache.
-    pub(crate) fn near(&self, layer: &LayerRef, blob: &OciDigest) -> Option<Reference> {
-        let near_by = self.far.near_by.lock();
-        let near_by = near_by.unwrap_or_else(PoisonError::into_inner);
-        if let Some(repository) = near_by.get(blob) {
-            return Some(repository.clone());
+    /// The repository of a registry in which a layer's blob is, as far as is known: one that this build brings it to, its
+    /// base's, or that of a cache.
+    pub(crate) fn near(
+        &self,
+        layer: &LayerRef,
+        blob: &OciDigest,
+        registry: &str,
+    ) -> Option<String> {
+        if let Some(repository) = self.far.near_by.find(blob, registry) {
+            return Some(repository);
         }
-        drop(near_by);
-        let of = |origin: &Origin| match cache_of(origin) {
-            Some(place) => self.cache_registry(place),
-            None => origin.source.as_deref()?.parse().ok(),
+        let of = |origin: &Origin| {
+            let place: Reference = match cache_of(origin) {
+                Some(place) => self.cache_registry(place)?,
+                None => origin.source.as_deref()?.parse().ok()?,
+            };
+            (place.registry == registry).then_some(place.repository)
         };
         match &layer.origin {
             Some(origin) if origin.digest == *blob => of(origin),

@@ -255,15 +255,12 @@ fn to_come<'s>(
     }
     let there = side_by_side(&asked, |(layer, blobs)| {
         blobs.iter().all(|(blob, size)| {
-            let near = engine.near(layer, blob);
             repositories.iter().all(|to| {
-                let near = near.as_ref().filter(|near| near.registry == to.registry);
-                let near = near.map_or("", |near| near.repository.as_str());
                 let registry = engine.registry();
                 // Who does not answer will be asked again, by the push.
-                let has = match near {
-                    "" => registry.has(to, blob),
-                    near => registry.has_or_mounts(to, blob, *size, near),
+                let has = match engine.near(layer, blob, &to.registry) {
+                    None => registry.has(to, blob),
+                    Some(near) => registry.has_or_mounts(to, blob, *size, &near),
                 };
                 has.unwrap_or(false)
             })

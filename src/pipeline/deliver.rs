@@ -471,7 +471,9 @@ impl Delivering<'_> {
                 };
                 fetched.map_err(io::Error::other)
             };
-            let near = |layer: &LayerRef, blob: &OciDigest| self.engine.near(layer, blob);
+            let near = |layer: &LayerRef, blob: &OciDigest, registry: &str| {
+                self.engine.near(layer, blob, registry)
+            };
             let here = |layer: &LayerRef| self.engine.is_here(layer);
             let export = Export {
                 fetch: &fetch,

@@ -9,7 +9,8 @@
 //! would leave in the service of GitHub Actions, named by no catalogue, would push out what others use.
 //!
 //! Always true:
-//! - The build waits for nothing of it, but for uploads under way when the caches are written, which they are a part of.
+//! - The build waits for nothing of it, but for uploads that are under way when what they send is wanted: by an image that is
+//!   pushed to the same registry, or by the caches, which they are a part of.
 //! - Nothing fails by it: what it could not do is done again, and told of, when the caches are written.
 //! - Nothing more is begun when the last step has ended. When the build fails or is interrupted, everything stops.
 
@@ -55,6 +56,7 @@ use super::blobs::blob_options;
 use super::reach;
 use super::writer;
 use crate::clock;
+use crate::ops::Coming;
 use crate::ops::Engine;
 use crate::ops::NearBy;
 use crate::ops::StepResult;
@@ -400,14 +402,17 @@ impl Shared {
         locked(&self.queue).closed
     }
 
-    fn next(&self) -> Option<Upload> {
+    /// The next one, which is on its way from now on: no image is pushed before the queue is closed.
+    fn next(&self) -> Option<(Upload, Option<Coming>)> {
         let mut queue = locked(&self.queue);
         loop {
             if queue.closed {
                 return None;
             }
             if let Some(upload) = queue.waiting.pop_front() {
-                return Some(upload);
+                let repository = self.places[upload.place].repository();
+                let coming = repository.map(|to| self.near_by.comes(upload.digest, to));
+                return Some((upload, coming));
             }
             let waited = self.changed.wait(queue);
             queue = waited.unwrap_or_else(PoisonError::into_inner);
@@ -415,19 +420,19 @@ impl Shared {
     }
 
     fn send_all(&self) {
-        while let Some(upload) = self.next() {
+        while let Some((upload, coming)) = self.next() {
             let place = &self.places[upload.place];
             if place.refused.load(Ordering::Relaxed) {
                 continue;
             }
-            match self.send(place, &upload) {
+            match self.send(place, &upload, coming) {
                 Some(brought) => locked(&self.brought).push(brought),
                 None => place.refused.store(true, Ordering::Relaxed),
             }
         }
     }
 
-    fn send(&self, place: &Place, upload: &Upload) -> Option<Brought> {
+    fn send(&self, place: &Place, upload: &Upload, coming: Option<Coming>) -> Option<Brought> {
         let Upload {
             digest, size, path, ..
         } = upload;
@@ -442,8 +447,8 @@ impl Shared {
         let writer = place.writer()?;
         let began = clock::now();
         let sent = writer.put(digest, *size, &open).ok()?;
-        if let Some(repository) = place.repository() {
-            locked(&self.near_by).insert(*digest, repository);
+        if let Some(coming) = coming {
+            coming.arrived();
         }
         Some(Brought {
             export: place.export,
