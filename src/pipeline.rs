@@ -755,10 +755,7 @@ pub fn open_store(settings: &Settings) -> Result<Store, BuildError> {
 /// # Errors
 /// If it cannot be used.
 pub fn existing_store(settings: &Settings) -> Result<Option<Store>, BuildError> {
-    match settings.root.join("v1").exists() {
-        true => open_store(settings).map(Some),
-        false => Ok(None),
-    }
+    Store::open_existing(&settings.root).map_err(failure::store)
 }
 
 fn sandbox_settings(settings: &Settings, store: &Store) -> sandbox::Settings {

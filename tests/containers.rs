@@ -90,7 +90,7 @@ fn a_container_goes_on_in_the_background_until_it_is_stopped() {
     let id = env.rbuild(flags).success().stdout;
     let id = id.trim();
     let address = address(&env, id);
-    let patience = Instant::now() + Duration::from_secs(20);
+    let patience = Instant::now() + Duration::from_secs(60);
     let mut answer = String::new();
     // Until its process listens connections are taken and closed.
     while answer.is_empty() {
@@ -103,7 +103,7 @@ fn a_container_goes_on_in_the_background_until_it_is_stopped() {
         drop(stream.read_to_string(&mut answer));
     }
     assert_eq!(answer, "hello\n");
-    let stopped = env.rbuild(["stop", &id[..6]]).success();
+    let stopped = env.rbuild(["stop", "--time=60", &id[..6]]).success();
     assert_eq!(stopped.stdout, format!("{}\n", &id[..6]));
     let log = env.rbuild(["logs", "--follow", id]).success().stdout;
     assert!(log.ends_with("over\n"), "{log}");

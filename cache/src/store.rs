@@ -234,17 +234,26 @@ impl Store {
     /// # Errors
     /// If it belongs to somebody else or cannot be written.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let path = root.join("v1");
-        let metadata = match fs::metadata(&path) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => make(&path)?,
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-                return Err(StoreError::NotADirectory {
-                    path: root.to_owned(),
-                });
-            }
-            Err(error) => return Err(refused(root, error)),
+        let metadata = match look(root)? {
+            Some(metadata) => metadata,
+            None => make(&root.join("v1"))?,
         };
+        Self::of(root, &metadata)
+    }
+
+    /// Opens the store below `root`, if there is one.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_existing(root: &Path) -> Result<Option<Self>, StoreError> {
+        let metadata = look(root)?;
+        metadata
+            .map(|metadata| Self::of(root, &metadata))
+            .transpose()
+    }
+
+    fn of(root: &Path, metadata: &fs::Metadata) -> Result<Self, StoreError> {
+        let path = root.join("v1");
         if !metadata.is_dir() {
             return Err(StoreError::NotADirectory { path });
         }
@@ -652,6 +661,20 @@ impl Store {
 }
 
 /// Makes a store: aside, so that one that is there is complete.
+/// What is where the store below `root` would be.
+fn look(root: &Path) -> Result<Option<fs::Metadata>, StoreError> {
+    match fs::metadata(root.join("v1")) {
+        Ok(metadata) => Ok(Some(metadata)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            Err(StoreError::NotADirectory {
+                path: root.to_owned(),
+            })
+        }
+        Err(error) => Err(refused(root, error)),
+    }
+}
+
 fn make(path: &Path) -> Result<fs::Metadata, StoreError> {
     let root = path.parent().unwrap_or(path);
     let made = fs::DirBuilder::new()

@@ -60,14 +60,12 @@ pub(super) fn sync_later(store: &Store, settings: &Settings) {
 
 /// The whole life of that process.
 pub fn sync(root: &Path, gc: &str) -> ExitCode {
-    // A store that was removed meanwhile is not made again.
-    if !root.join("v1").is_dir() {
-        return ExitCode::SUCCESS;
-    }
     let Ok(gc) = serde_json::from_str::<GcSettings>(gc) else {
         return ExitCode::FAILURE;
     };
-    let done = Store::open(root).and_then(|store| {
+    let done = Store::open_existing(root).and_then(|store| {
+        // One that was removed meanwhile is not made again.
+        let Some(store) = store else { return Ok(()) };
         store.sync()?;
         // The roots of steps that ran where there is no overlayfs. What cannot be removed from here a collector finds.
         drop(store.empty_trash());

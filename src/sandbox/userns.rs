@@ -22,6 +22,9 @@ use rustix::thread::UnshareFlags;
 use super::sys;
 use super::sys::Fork;
 
+/// Between two looks at what the kernel does in its own time.
+const PAUSE: Duration = Duration::from_micros(200);
+
 /// A line of a `uid_map`: `count` ids from `inside` are `outside` and up in the parent namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Range {
@@ -324,14 +327,25 @@ pub(super) fn enter(plan: Result<Plan, String>) -> Result<Ids, EnterError> {
     Ok(Ids::Single(why_single))
 }
 
-/// unshare(2) refuses `CLONE_NEWUSER` to a process with threads. One that was joined may still be on its way out.
+/// Waits until the kernel counts no thread but this one: one that was joined may still be on its way out, and on a busy machine it
+/// gets there late. One that is there after this long was not joined.
+fn alone() -> io::Result<()> {
+    let patience = Instant::now() + Duration::from_secs(10);
+    while !sys::single_threaded()? && Instant::now() < patience {
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// unshare(2) refuses `CLONE_NEWUSER` to a process with threads, also for a moment after it has stopped counting one.
 fn unshare_soon() -> Result<(), EnterError> {
+    alone().map_err(EnterError::Unshare)?;
     let patience = Instant::now() + Duration::from_millis(100);
     loop {
         match sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) {
             Ok(()) => return Ok(()),
             Err(rustix::io::Errno::INVAL) if Instant::now() < patience => {
-                std::thread::sleep(Duration::from_micros(200));
+                std::thread::sleep(PAUSE);
             }
             Err(rustix::io::Errno::INVAL) if !sys::single_threaded().unwrap_or(true) => {
                 return Err(EnterError::Threads);
@@ -358,11 +372,7 @@ struct Granter {
 
 impl Granter {
     fn start(plan: Plan) -> io::Result<Self> {
-        // A thread that was joined may still be counted.
-        let patience = Instant::now() + Duration::from_millis(100);
-        while !sys::single_threaded()? && Instant::now() < patience {
-            std::thread::sleep(Duration::from_micros(200));
-        }
+        alone()?;
         let target = rustix::process::getpid();
         let (wait, go) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         let (said, say) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;

@@ -178,7 +178,7 @@ fn no_more_threads() {
 fn traced(victim: &Victim, trace: &Path, inject: &str) -> Output {
     let command = victim.command();
     let mut traced = victim.env.tool_command("timeout");
-    traced.args(["--kill-after=1", "60", "strace"]);
+    traced.args(["--kill-after=1", "300", "strace"]);
     traced.args(["-f", "-b", "execve", "-qq", "-o"]).arg(trace);
     traced.args(["-e", inject, "-e", "signal=none"]);
     traced.arg(command.get_program()).args(command.get_args());

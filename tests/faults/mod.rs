@@ -200,7 +200,7 @@ impl Victim {
         }
         let start = Instant::now();
         while let Some(process) = process_of(root, of_syncs) {
-            if start.elapsed() > Duration::from_secs(20) {
+            if start.elapsed() > Duration::from_secs(60) {
                 self.wrong(&format!("after {after}: `{process}` is still running"));
             }
             std::thread::yield_now();

@@ -377,15 +377,15 @@ fn real_round(world: &mut World, env: &TestEnv, base: &model::Files) {
 
 #[test]
 fn the_program_runs_what_must_run() {
-    let (end, mut seed) = budget(8);
     let env = TestEnv::new().bases([Base::Busybox]);
     let base = program::base(&env);
+    let (end, mut seed) = budget(8);
     let mut rounds = 0;
-    while Instant::now() < end {
+    while rounds == 0 || Instant::now() < end {
         let mut world = World::new(seed, true);
         world.root = env.outside(&format!("world{seed}/state"));
         for _ in 0..20 {
-            if Instant::now() < end {
+            if world.rounds == 0 || Instant::now() < end {
                 real_round(&mut world, &env, &base);
             }
         }
@@ -393,7 +393,6 @@ fn the_program_runs_what_must_run() {
         seed += 1;
     }
     println!("{rounds} rounds");
-    assert!(rounds > 0);
 }
 
 fn context_of(root: &Path, at: usize) -> PathBuf {
@@ -406,7 +405,7 @@ fn context_of(root: &Path, at: usize) -> PathBuf {
 fn the_engine_runs_what_must_run() {
     let (end, mut seed) = budget(6);
     let mut rounds = 0;
-    while Instant::now() < end {
+    while rounds == 0 || Instant::now() < end {
         let mut world = World::new(seed, false);
         for _ in 0..30 {
             round(&mut world);
@@ -415,5 +414,4 @@ fn the_engine_runs_what_must_run() {
         seed += 1;
     }
     println!("{rounds} rounds");
-    assert!(rounds > 0);
 }

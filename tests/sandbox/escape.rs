@@ -581,7 +581,7 @@ fn a_fork_bomb_ends_with_the_step() {
     ]);
     let mut child = lifetime::ready(&mut command);
     let mut below = Vec::new();
-    let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while below.len() < 100 && std::time::Instant::now() < patience {
         below = lifetime::descendants(child.id());
     }

@@ -70,7 +70,7 @@ pub(super) fn descendants(pid: u32) -> Vec<String> {
 /// Waits until none of these [`descendants`] is left.
 #[track_caller]
 pub(super) fn all_gone(below: &[String]) {
-    let patience = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
     let lives = |process: &&String| {
         let (pid, _) = process.split_once(' ').unwrap();
         let (head, began) = process.rsplit_once(' ').unwrap();
@@ -89,7 +89,7 @@ pub(super) fn all_gone(below: &[String]) {
 /// Waits until no process has `mark`: they end with the builder, but after it.
 #[track_caller]
 fn none_left(mark: &str) {
-    let patience = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(60);
     while !processes(mark).is_empty() {
         assert!(
             std::time::Instant::now() < patience,

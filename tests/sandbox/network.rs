@@ -49,18 +49,23 @@ fn there_is_an_uplink_or_a_reason() {
 #[test]
 fn steps_meet_on_ports_only_where_they_share_the_hosts() {
     let fixture = Fixture::new();
-    // A port that nobody has for now.
-    let port = {
-        let listener = TcpListener::bind("0.0.0.0:0").unwrap();
-        listener.local_addr().unwrap().port()
-    };
-    // Each goes on listening until the other listens as well, or for want of the port does not.
+    // One that nobody has, and that nobody gets who asks for any (ip_local_port_range).
+    let mut ports = 20_000_u16..32_000;
+    let port = ports
+        .find(|port| TcpListener::bind(("0.0.0.0", *port)).is_ok())
+        .unwrap();
+    // Each goes on listening until the other listens as well, or for want of the port has ended.
     let script = format!(
         "/bin/busybox nc -l -p {port} > /dev/null < /dev/null & pid=$!
-         until grep -q ':{port:04X} .* 0A ' /proc/net/tcp /proc/net/tcp6; do :; done
+         lives() {{ [ -e /proc/$pid/exe ]; }}
+         listens() {{
+             socket=$(ls -l /proc/$pid/fd 2> /dev/null | grep socket: | cut -d[ -f2 | cut -d] -f1)
+             [ \"$socket\" ] && grep -q \":{port:04X} .* 0A .* $socket \" /proc/net/tcp /proc/net/tcp6
+         }}
+         while lives && ! listens; do :; done
          mkdir /meet/a 2> /dev/null || mkdir /meet/b
          until [ -d /meet/b ]; do :; done
-         kill $pid && echo listened"
+         lives && kill $pid && echo listened"
     );
     let meet = fixture.path("meet");
     fs::create_dir(&meet).unwrap();

@@ -49,8 +49,8 @@ fn the_next_job_runs_nothing_and_makes_the_same_image() {
     let asked = service.asked();
     let writes = asked.iter().filter(|line| line.starts_with("Create"));
     assert_eq!(writes.count(), 0, "{asked:?}");
-    // Twice the catalogue, and a pack or two: two requests each.
-    assert!(asked.len() <= 2 * 2 + 3 * 2, "{asked:?}");
+    // Twice the catalogue, and a pack or two: two requests each. Where a pack ends is chance, and there are nine lists of files.
+    assert!(asked.len() <= 2 * 2 + 5 * 2, "{asked:?}");
     let there = run("second", &["-o", "type=oci,dest=../second.tar", FROM]);
     assert_eq!(there.ran(), [""; 0], "{there}");
     assert_eq!(digest(&env, "second.tar"), digest(&env, "first.tar"));

@@ -72,7 +72,8 @@ fn another_machine_runs_nothing_and_makes_the_same_image() {
             asked.iter().all(|line| line.starts_with("GET ")),
             "{asked:?}"
         );
-        assert!(asked.len() <= 5, "{asked:?}");
+        // The catalogue, and a pack or two: where a pack ends is chance, and there are nine lists of files.
+        assert!(asked.len() <= 1 + 5, "{asked:?}");
         let there = on(&env, "second", &["-o", &tar("second"), &from]).success();
         assert_eq!(there.ran(), [""; 0], "{there}");
         assert_eq!(digest(&env, "second.tar"), digest(&env, "first.tar"));

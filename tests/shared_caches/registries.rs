@@ -81,8 +81,8 @@ fn another_machine_runs_nothing_and_makes_the_same_image() {
         let asked = asked_for.iter().any(|line| line.contains(&layer));
         assert!(!asked, "{asked_for:?}");
     }
-    // The manifest, the catalogue, and a pack or two.
-    assert!(asked_for.len() <= 5, "{asked_for:?}");
+    // The manifest, the catalogue, and a pack or two: where a pack ends is chance, and there are nine lists of files.
+    assert!(asked_for.len() <= 2 + 5, "{asked_for:?}");
     let there = on(
         &env,
         "second",

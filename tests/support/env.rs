@@ -3,17 +3,23 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
 
 use super::Base;
 use super::Output;
 use super::Registry;
 use super::tools;
+
+/// Longer than anything here takes, on the slowest of disks; only a test that fails waits for it.
+const FOREVER: Duration = Duration::from_secs(300);
 
 /// A directory with a build context, a store, a home and a temporary directory; removed when dropped.
 ///
@@ -91,8 +97,13 @@ impl TestEnv {
         self.root.join("ctx").join(path)
     }
 
-    /// `$RBUILD_ROOT`.
+    /// `$RBUILD_ROOT`, to look into: nothing that builds left behind writes there any more.
     pub(crate) fn store(&self) -> PathBuf {
+        let began = Instant::now();
+        while is_synced(&self.root) {
+            assert!(began.elapsed() < FOREVER, "a store is still synced");
+            std::thread::sleep(Duration::from_millis(5));
+        }
         self.root.join("state")
     }
 
@@ -145,7 +156,7 @@ impl TestEnv {
             .env_clear()
             .env("PATH", tools::PATH)
             .env("HOME", self.root.join("home"))
-            .env("RBUILD_ROOT", self.store())
+            .env("RBUILD_ROOT", self.root.join("state"))
             .env("TMPDIR", self.root.join("tmp"))
             .env("XDG_RUNTIME_DIR", self.root.join("run"))
             // podman would choose `vfs` where fuse-overlayfs is missing, though the kernel's own works.
@@ -160,12 +171,11 @@ impl TestEnv {
 impl TestEnv {
     /// Forgets all that was fetched and built.
     pub(crate) fn forget(&self) {
-        // What a build leaves behind to sync and collect may still write there.
-        let removed = (0..1000).any(|_| match fs::remove_dir_all(self.store()) {
-            Ok(()) => true,
-            Err(error) => error.kind() == io::ErrorKind::NotFound,
-        });
-        assert!(removed, "cannot remove {:?}", self.store());
+        let store = self.store();
+        match fs::remove_dir_all(&store) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => panic!("{store:?}: {error}"),
+            _ => {}
+        }
     }
 
     /// Removes all of it, if nobody writes there meanwhile.
@@ -193,12 +203,24 @@ impl Drop for TestEnv {
         {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
-        // What a build leaves behind to sync and collect may still write there.
+        // What a build leaves behind to sync and collect may still write there. A sync takes its time, and is not waited for.
         let removed = (0..100).any(|_| self.remove());
         if !std::thread::panicking() {
             assert!(removed, "cannot remove {:?}", self.root);
         }
     }
+}
+
+/// Whether a process that syncs and collects is at work on a store in a directory.
+fn is_synced(dir: &Path) -> bool {
+    fs::read_dir("/proc").unwrap().flatten().any(|process| {
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let mut words = line.split(|byte| *byte == 0).skip(1);
+        let root = words
+            .find(|word| *word == b"__sync-store")
+            .and(words.next());
+        root.is_some_and(|root| Path::new(OsStr::from_bytes(root)).starts_with(dir))
+    })
 }
 
 /// The rbuild of this build.

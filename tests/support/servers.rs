@@ -35,8 +35,7 @@ impl FileServer {
         let lines = Arc::clone(&log);
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let line = answer(stream.unwrap(), &dir);
-                lines.lock().unwrap().push(line);
+                answer(stream.unwrap(), &dir, &lines);
             }
         });
         Self { port, log }
@@ -46,13 +45,14 @@ impl FileServer {
         format!("http://127.0.0.1:{}/{path}", self.port)
     }
 
-    /// What was asked since the last time: `GET /path 200`, with the user's name in front if one was sent.
+    /// What was asked since the last time: `GET /path 200`, with the user's name in front if one was sent. It is noted before it is
+    /// answered.
     pub(crate) fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.log.lock().unwrap())
     }
 }
 
-fn answer(stream: TcpStream, dir: &Path) -> String {
+fn answer(stream: TcpStream, dir: &Path, log: &Mutex<Vec<String>>) {
     let mut lines = BufReader::new(&stream).lines();
     let request = lines.next().unwrap().unwrap();
     let headers: Vec<(String, String)> = lines
@@ -91,11 +91,13 @@ fn answer(stream: TcpStream, dir: &Path) -> String {
         "HTTP/1.1 {status} -\r\nContent-Length: {}\r\nConnection: close\r\n{extra}\r\n",
         body.len()
     );
-    let mut stream = &stream;
-    stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(&body).unwrap();
     let user = header("authorization").map_or_else(String::new, |value| format!("{value} "));
-    format!("{user}GET {target} {status}")
+    let line = format!("{user}GET {target} {status}");
+    log.lock().unwrap().push(line);
+    let mut stream = &stream;
+    let sent = stream.write_all(head.as_bytes());
+    // Whoever asked may be gone before the answer: that is for the test to notice.
+    drop(sent.and_then(|()| stream.write_all(&body)));
 }
 
 /// Serves all repositories below a directory by git's own protocol.

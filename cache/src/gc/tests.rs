@@ -461,24 +461,26 @@ fn a_clock_that_was_set_back_removes_nothing_of_a_living_build() {
 fn builders_and_collectors_at_once() {
     let store = Fixture::new();
     let done = std::sync::atomic::AtomicBool::new(false);
+    let removed = std::sync::atomic::AtomicU64::new(0);
     let ordering = std::sync::atomic::Ordering::Relaxed;
     std::thread::scope(|scope| {
         let collectors: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut removed = 0;
                     while !done.load(ordering) {
-                        removed += store.store.collect(&nothing()).unwrap().removed;
+                        let collected = store.store.collect(&nothing()).unwrap();
+                        removed.fetch_add(collected.removed, ordering);
                     }
-                    removed
                 })
             })
             .collect();
         let builders: Vec<_> = (0..2)
             .map(|builder| {
-                let store = &store;
+                let (store, removed) = (&store, &removed);
                 scope.spawn(move || {
-                    for round in 0..60 {
+                    // Until collectors had their turn, too.
+                    let enough = |round: &i32| *round >= 60 && removed.load(ordering) > 0;
+                    for round in (0..100_000).take_while(|round| !enough(round)) {
                         // Half of what they make, the other makes as well.
                         let name = format!("{}", round % 5 + builder * 3);
                         // As a process of its own: what it knows to be there it has protected.
@@ -498,10 +500,10 @@ fn builders_and_collectors_at_once() {
         let built: Vec<_> = builders.into_iter().map(|builder| builder.join()).collect();
         done.store(true, ordering);
         assert!(built.iter().all(Result::is_ok));
-        let removed = collectors
+        collectors
             .into_iter()
-            .map(|collector| collector.join().unwrap());
-        assert!(removed.sum::<u64>() > 0);
+            .for_each(|collector| collector.join().unwrap());
+        assert!(removed.load(ordering) > 0);
     });
 }
 

@@ -41,19 +41,15 @@ fn kind(asked: &Asked, config: &Descriptor) -> &'static str {
     }
 }
 
-/// Pulls an image whole, the layer into the store's blobs as the source op does.
-fn pull(host: &str, store: &Path) -> Result<(), Box<dyn Error>> {
-    let patience = Patience {
-        first_pause: Duration::ZERO,
-        silence: Duration::from_millis(100),
-    };
-    let client = Client::with_patience(&settings(), &CancelToken::new(), patience);
+/// Pulls an image whole, the layer into the store's blobs as the source op does, by a client of its own.
+fn pull(host: &str, store: &Path, for_layer: &Client) -> Result<(), Box<dyn Error>> {
     let image = reference(host, "team/app:1");
+    let client = fixture::client(&settings());
     let resolved = client.resolve(&image, &platform("linux/amd64"))?;
     let store = Store::open(store)?;
     let blobs = store.blobs();
     for layer in &resolved.manifest.layers {
-        let mut reader = client.blob(&image, &layer.digest, layer.size)?;
+        let mut reader = for_layer.blob(&image, &layer.digest, layer.size)?;
         let mut writer = blobs.writer()?;
         io::copy(&mut reader, &mut writer)?;
         writer.commit(Some((&layer.digest, layer.size)))?;
@@ -97,13 +93,22 @@ fn case(
     name: &str,
     evil: impl Fn(&str, &Asked) -> Option<Reply> + Send + Sync + 'static,
 ) -> String {
+    case_for(name, &fixture::client(&settings()), evil)
+}
+
+/// The same for a client that asks for the layer.
+fn case_for(
+    name: &str,
+    client: &Client,
+    evil: impl Fn(&str, &Asked) -> Option<Reply> + Send + Sync + 'static,
+) -> String {
     let (blobs, tag) = one_image();
     let manifest: Manifest = serde_json::from_slice(&blobs.0[&tag.digest]).unwrap();
     let server = Server::start(move |asked| {
         evil(kind(asked, &manifest.config), asked).unwrap_or_else(|| registry(&blobs, &tag, asked))
     });
     let store = tempfile::tempdir().unwrap();
-    let error = pull(&server.host, store.path()).expect_err(name);
+    let error = pull(&server.host, store.path(), client).expect_err(name);
     assert_eq!(complete(store.path()), 0, "{name}");
     let tries = server.asked().len();
     format!(
@@ -137,7 +142,8 @@ fn what_users_read() {
     let (good, tag) = one_image();
     let server = Server::start(move |asked| registry(&good, &tag, asked));
     let store = tempfile::tempdir().unwrap();
-    pull(&server.host, store.path()).unwrap();
+    let patient = fixture::client(&settings());
+    pull(&server.host, store.path(), &patient).unwrap();
     assert_eq!(complete(store.path()), 1);
 
     let (image, tag) = one_image();
@@ -179,8 +185,15 @@ fn what_users_read() {
         "layer that is longer",
         to("layer", Reply::new(200).body(long.clone()).chunked()),
     );
-    all += &case(
+    // It does not take the time that a busy machine takes for silence.
+    let patience = Patience {
+        first_pause: Duration::ZERO,
+        silence: Duration::from_secs(1),
+    };
+    let impatient = Client::with_patience(&settings(), &CancelToken::new(), patience);
+    all += &case_for(
         "layer that stalls",
+        &impatient,
         to(
             "layer",
             Reply::new(200)

@@ -36,8 +36,8 @@ const GATEWAY: u32 = OWN + 2;
 pub(super) const RESOLVER: u32 = OWN + 3;
 const TAP: u32 = OWN + 100;
 
-/// How long a program may take to be ready.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a program may take to be ready, on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A program of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
