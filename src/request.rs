@@ -23,6 +23,8 @@ pub use builder::Builder;
 pub use builder::BuilderAddress;
 pub use builder::BuilderCache;
 pub use builder::BuilderTls;
+pub use builder::NODE_GRACE;
+pub use builder::NODE_PATIENCE;
 pub use builder::Node;
 pub use builder::ParseBuilderError;
 pub use builder::Place;

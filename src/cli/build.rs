@@ -37,6 +37,8 @@ use crate::request::Builder;
 use crate::request::BuilderCache;
 use crate::request::ContextSource;
 use crate::request::Entitlements;
+use crate::request::NODE_GRACE;
+use crate::request::NODE_PATIENCE;
 use crate::request::OnTerminal;
 use crate::request::Place;
 use crate::request::PlanFile;
@@ -290,6 +292,8 @@ fn builder(flags: &BuildFlags, session: &Session, problems: &mut Problems) -> Op
         }),
         cache_to: problems.all(&flags.cache_to, |text| cache::of_builder("cache-to", text)),
         silence: BUILDER_SILENCE,
+        patience: NODE_PATIENCE,
+        grace: NODE_GRACE,
         idle_flags: match runs_here {
             true => Vec::new(),
             false => [flags.of_steps_here(), session.of_steps_here.clone()].concat(),

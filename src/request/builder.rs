@@ -11,6 +11,10 @@ use rbuild_llb::Platform;
 
 /// How long nothing at all may come from a daemon that builds. It gives us up sooner if it does not hear of us.
 pub const BUILDER_SILENCE: Duration = Duration::from_secs(60);
+/// How long a node may take to answer, where another may be waiting: two of TCP's attempts are lost by then.
+pub const NODE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long one may take to so much as take the connection, where another is as good: one of TCP's attempts is lost by then.
+pub const NODE_GRACE: Duration = Duration::from_millis(1500);
 /// The Docker API's socket.
 const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 
@@ -27,6 +31,10 @@ pub struct Builder {
     pub cache_to: Vec<BuilderCache>,
     /// How long nothing may come from a daemon.
     pub silence: Duration,
+    /// How long a node may take to answer, where there are several.
+    pub patience: Duration,
+    /// How long one may take to take the connection, where another is as good.
+    pub grace: Duration,
     /// Flags that were given, and say how steps run on this machine, where none does.
     pub idle_flags: Vec<&'static str>,
 }

@@ -18,7 +18,6 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::thread;
-use std::time::Duration;
 use std::time::Instant;
 
 use rbuild_cache::threads;
@@ -50,18 +49,19 @@ use crate::outcome::ErrorKind;
 use crate::pipeline::deliver::Target;
 use crate::pipeline::deliver::reach;
 use crate::pipeline::task::Task;
+use crate::request::Builder;
 use crate::request::BuilderAddress;
 use crate::request::Node;
 use crate::request::Place;
 use crate::ui::EventSink;
 use crate::ui::Progress;
 
-/// How long a node may take to answer, where another may be waiting: two of TCP's attempts are lost by then.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long one may take to so much as take the connection, where another is as good: one of TCP's attempts is lost by then.
-const GRACE: Duration = Duration::from_millis(1500);
-/// What is told of one that did not.
-const LATE: &str = "it has not answered within 1.5 seconds, and is not waited for";
+/// What is told of a node that did not take the connection.
+fn late(builder: &Builder) -> String {
+    let seconds = builder.grace.as_secs_f64();
+    format!("it has not answered within {seconds} seconds, and is not waited for")
+}
+
 /// Lots that are under way at once on one node. A daemon runs the steps of one side by side.
 const LOTS: usize = 4;
 
@@ -259,7 +259,13 @@ impl<'a> Member<'a> {
     }
 
     /// Asks what it builds for; `then` is told of all that is heard.
-    fn ask(&self, asking: &CancelToken, events: &EventSink, then: &(dyn Fn() + Sync)) {
+    fn ask(
+        &self,
+        builder: &Builder,
+        asking: &CancelToken,
+        events: &EventSink,
+        then: &(dyn Fn() + Sync),
+    ) {
         let Node { name, place, .. } = self.node;
         let Place::Daemon(address) = place else {
             return;
@@ -271,7 +277,7 @@ impl<'a> Member<'a> {
             self.locked().heard = Heard::Connected;
             then();
         };
-        let opened = Connection::open_telling(PATIENCE, address, asking, &connected);
+        let opened = Connection::open_telling(builder.patience, address, asking, &connected);
         let error = match opened {
             Ok(connection) => {
                 let mut known = self.locked();
@@ -279,7 +285,9 @@ impl<'a> Member<'a> {
                 known.reported = connection.platforms().to_vec();
                 None
             }
-            Err(EngineError::Cancelled) => (began.elapsed() >= GRACE).then(|| LATE.to_owned()),
+            Err(EngineError::Cancelled) => {
+                (began.elapsed() >= builder.grace).then(|| late(builder))
+            }
             Err(error) => {
                 let why = failure::outside(error).to_string();
                 self.lose(why.clone());
@@ -341,11 +349,12 @@ impl<'a> Farm<'a> {
                 let heard = move || {
                     let _nobody_waits = tell.send(());
                 };
-                scope.spawn(move || member.ask(asking, self.events, &heard));
+                let builder = self.job.builder;
+                scope.spawn(move || member.ask(builder, asking, self.events, &heard));
             }
             drop(tell);
             loop {
-                let left = GRACE.checked_sub(began.elapsed());
+                let left = self.job.builder.grace.checked_sub(began.elapsed());
                 patient = left.is_some();
                 let is_clear = |(target, _, need): &(usize, usize, Need)| {
                     self.settle(*target, need, patient, &BTreeSet::new())
@@ -354,7 +363,7 @@ impl<'a> Farm<'a> {
                 if wanted.iter().all(is_clear) {
                     break;
                 }
-                let next = told.recv_timeout(left.unwrap_or(PATIENCE));
+                let next = told.recv_timeout(left.unwrap_or(self.job.builder.patience));
                 // All have ended.
                 if next == Err(RecvTimeoutError::Disconnected) {
                     break;
@@ -377,7 +386,7 @@ impl<'a> Farm<'a> {
             .expect("nothing panics while it is locked");
         thread::scope(|scope| {
             for member in self.members.iter().filter(|member| !member.has_answered()) {
-                scope.spawn(|| member.ask(stop, self.events, &|| {}));
+                scope.spawn(|| member.ask(self.job.builder, stop, self.events, &|| {}));
             }
         });
     }
@@ -478,7 +487,7 @@ impl<'a> Farm<'a> {
         let platform = &self.job.definition.outputs[lot.output].platform;
         let passed_over = lot.passed_over.iter().map(|at| {
             let name = &self.members[*at].node.name;
-            (name.clone(), LATE.to_owned())
+            (name.clone(), late(self.job.builder))
         });
         let mut failed: Vec<(String, String)> = passed_over.collect();
         let mut tried = BTreeSet::new();
@@ -574,7 +583,7 @@ impl<'a> Farm<'a> {
         stop: &CancelToken,
     ) -> Result<Vec<Piece>, BuildError> {
         let platform = &self.job.definition.outputs[output].platform;
-        let connection = Connection::open_within(PATIENCE, address, stop);
+        let connection = Connection::open_within(self.job.builder.patience, address, stop);
         let daemon = Daemon {
             job: self.job,
             supply: &self.supply,

@@ -41,6 +41,8 @@ use crate::request::CachePlace;
 use crate::request::CacheTo;
 use crate::request::Destination;
 use crate::request::ImageOutput;
+use crate::request::NODE_GRACE;
+use crate::request::NODE_PATIENCE;
 use crate::request::Node;
 use crate::request::OutputKind;
 use crate::request::OutputSpec;
@@ -53,7 +55,12 @@ struct Project {
     dir: tempfile::TempDir,
     request: BuildRequest,
     silence: Duration,
+    patience: Duration,
+    grace: Duration,
 }
+
+/// Longer than anything here takes: on a busy machine a node that is there may seem to be late.
+const FOREVER: Duration = Duration::from_secs(60);
 
 impl Project {
     fn new(platforms: &[&str], kind: OutputKind) -> Self {
@@ -74,7 +81,16 @@ impl Project {
             dir,
             request,
             silence: BUILDER_SILENCE,
+            patience: FOREVER,
+            grace: FOREVER,
         }
+    }
+
+    /// With as much patience as users have it.
+    fn in_a_hurry(mut self) -> Self {
+        self.patience = NODE_PATIENCE;
+        self.grace = NODE_GRACE;
+        self
     }
 
     fn local(platforms: &[&str]) -> Self {
@@ -107,6 +123,8 @@ impl Project {
             cache_from: Vec::new(),
             cache_to: Vec::new(),
             silence: self.silence,
+            patience: self.patience,
+            grace: self.grace,
             idle_flags: Vec::new(),
         });
         build(&self.request, &progress())
@@ -381,7 +399,7 @@ fn who_takes_no_connection_is_not_waited_for() {
     let mut ran_after = Vec::new();
     // Some of these builds would be the other's.
     for name in ["a", "b", "c", "d", "e", "f"] {
-        let mut project = Project::local(&["linux/amd64"]);
+        let mut project = Project::local(&["linux/amd64"]).in_a_hurry();
         project.request.tags = vec![Tag {
             target: None,
             name: format!("registry.example/{name}:latest"),
@@ -398,7 +416,7 @@ fn who_takes_no_connection_is_not_waited_for() {
         assert!(why.starts_with("it has not answered"), "{why}");
     }
     // It is for something else, and nobody's loss.
-    let mut project = Project::local(&["linux/amd64"]);
+    let mut project = Project::local(&["linux/amd64"]).in_a_hurry();
     let nodes = vec![silent("linux/arm64"), at("one", &one)];
     assert_eq!(
         ran(&project.build(nodes).unwrap()),
@@ -611,6 +629,8 @@ fn targets_of_a_bake_file_have_their_own_caches() {
             cache_from: caches(from),
             cache_to: caches(to),
             silence: BUILDER_SILENCE,
+            patience: FOREVER,
+            grace: FOREVER,
             idle_flags: Vec::new(),
         })
     };

@@ -24,7 +24,7 @@ fn who_answers_late_is_done_without() {
     };
     // The name says whose a build is: some of them are the late one's, of which one is enough.
     let given_up = ["a", "b", "c", "d", "e", "f"].into_iter().find_map(|name| {
-        let mut project = Project::local(&["linux/amd64"]);
+        let mut project = Project::local(&["linux/amd64"]).in_a_hurry();
         project.request.tags[0].name = format!("registry.example/{name}:latest");
         let nodes = vec![said("late", "linux/amd64"), at("one", &one)];
         let outcome = project.build(nodes).unwrap();
@@ -39,7 +39,7 @@ fn who_answers_late_is_done_without() {
     );
 
     // Nobody else is there: it is why the build fails.
-    let mut project = Project::local(&["linux/amd64"]);
+    let mut project = Project::local(&["linux/amd64"]).in_a_hurry();
     let nodes = vec![said("late", "linux/amd64"), said("same", "linux/amd64")];
     let error = project.build(nodes).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Environment);
