@@ -299,9 +299,7 @@ fn stages_that_do_not_fit_together() {
     );
     check(
         "ARG VERSION\nFROM $VERSON\n",
-        &[
-            "2:6 \"$VERSON\" base name (`$VERSON`) should not be blank [did you mean `VERSION`?]",
-        ],
+        &["2:6 \"$VERSON\" base name (`$VERSON`) should not be blank [did you mean `VERSION`?]"],
     );
     check(
         "ARG TAG\nFROM busybox:$TAG\n",
