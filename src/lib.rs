@@ -10,7 +10,9 @@
 //! - [`registry`]: the only home of HTTP; [`image`]: manifests, configs, indexes; [`exporter`]: one file per output
 //! - [`buildkit`]: a BuildKit daemon in the place of ops, solver and sandbox; the only home of gRPC
 //! - [`remote`]: caches that machines share
-//! - `agent`: what steps may ask of an ssh agent; [`clock`]: the only reader of the time; [`outcome`]: how a build ends
+//! - [`picture`]: a graph as text, JSON, dot or SVG
+//! - [`request`]: what was asked for; [`outcome`]: how it ended
+//! - `agent`: what steps may ask of an ssh agent; [`clock`]: the only reader of the time; [`links`]: where links lead
 
 mod agent;
 pub mod buildkit;

@@ -26,6 +26,7 @@ mod foreign;
 mod images;
 mod llb;
 mod lock;
+mod mistakes;
 mod network_sources;
 mod outputs;
 mod plan;

@@ -443,6 +443,8 @@ error: `COPY` source `../secret` is not in the build context
   |
 2 | COPY ../secret /
   |      ^^^^^^^^^ nothing matches
+  |
+hint: `..` stops at the context: `../secret` is `/secret` in it. Files from elsewhere take `--build-context NAME=DIR` and `--from=NAME`
 [exit status: 2]
 
 "#]],

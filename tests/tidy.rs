@@ -1,5 +1,6 @@
 //! What no lint can say: who may know whom, and what must stand in no file. The rules are those of ARCHITECTURE.md.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
@@ -237,6 +238,55 @@ fn no_file_names_a_place_on_someones_machine() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Documents that readers find their way by: what they link to, and the files that those about the code name, are there.
+#[test]
+fn documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let link = Regex::new(r"\]\(([^)\s]+)\)").unwrap();
+    let code = Regex::new(
+        r"`((?:src|llb|cache|frontends|tests|docs|testdata|benches|examples|packaging|fuzz)/[\w./-]+)`",
+    )
+    .unwrap();
+    let mut wrong = Vec::new();
+    for path in ["", "docs", "tests", "benches"]
+        .into_iter()
+        .flat_map(|dir| files(dir, &[".md"]))
+    {
+        let (name, text) = (relative(&path), read(&path));
+        for target in matches_of(&link, &text) {
+            let (file, anchor) = target.split_once('#').unwrap_or((&target, ""));
+            let to = match file {
+                "" => path.clone(),
+                file => path.parent().unwrap().join(file),
+            };
+            let leads = target.contains("://")
+                || (to.exists() && (anchor.is_empty() || anchors(&read(&to)).contains(anchor)));
+            if !leads {
+                wrong.push(format!("{name} links to {target}"));
+            }
+        }
+        // What else is named there may be another repository's, or still to be made.
+        if !name.starts_with("docs/") {
+            let named = matches_of(&code, &text).into_iter();
+            let missing = named.filter(|named| !root.join(named).exists());
+            wrong.extend(missing.map(|named| format!("{name} names {named}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What a document's headings are linked to by, as GitHub makes it.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let heading = Regex::new(r"(?m)^#+ (.*)$").unwrap();
+    let odd = Regex::new(r"[^\w\- ]").unwrap();
+    let headings = heading.captures_iter(text);
+    let slug = |heading: &str| {
+        odd.replace_all(&heading.to_lowercase(), "")
+            .replace(' ', "-")
+    };
+    headings.map(|found| slug(found[1].trim())).collect()
 }
 
 /// `solver` of `src/solver/queue.rs`, `clock` of `src/clock.rs`.

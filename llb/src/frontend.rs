@@ -159,6 +159,8 @@ pub struct SourceRequest {
     pub platform: Platform,
     /// Where it is asked for.
     pub span: Option<Span>,
+    /// A stage whose name is nearly the source's: what may be meant, should there be no such source.
+    pub near: Option<String>,
 }
 
 /// What can be said of a plan without asking anyone.

@@ -18,11 +18,11 @@ use super::annotation;
 use super::builders;
 use super::cache;
 use super::call::Call;
-use super::config;
 use super::env::Env;
 use super::flags::BuildFlags;
 use super::limits;
 use super::llb;
+use super::proxies;
 use super::sources;
 use super::sources::Secrets;
 use super::values;
@@ -161,7 +161,7 @@ pub(crate) fn prepare(flags: &BuildFlags, session: &Session) -> Result<Prepared,
     let build_args = build_args(flags, env, &mut problems);
     let source_date_epoch = problems.take(source_date_epoch(&build_args));
     let multi_platform = problems.take(multi_platform(&build_args));
-    let proxy_args = problems.take(config::proxy_args(&settings, env));
+    let proxy_args = proxies::of_steps(session.docker_proxies(), env);
     let labels = problems.all(&flags.label, |text| values::key_value("label", text));
     let labels = labels
         .into_iter()

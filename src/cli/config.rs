@@ -45,6 +45,7 @@ use serde::de::Error as _;
 
 use super::env::Env;
 use super::flags::GlobalFlags;
+use super::proxies;
 use super::registries;
 use super::values;
 use super::values::problem;
@@ -54,7 +55,6 @@ use crate::request::GcSettings;
 use crate::request::Isolation;
 use crate::request::KeepFailed;
 use crate::request::KeyPair;
-use crate::request::ProxySettings;
 use crate::request::Registries;
 use crate::request::RegistrySettings;
 use crate::request::Secret;
@@ -267,7 +267,7 @@ pub(crate) fn settings(
         root,
         temp_dir: env.path("TMPDIR").unwrap_or_else(|| "/tmp".into()),
         registries,
-        docker_config: docker_config(env),
+        docker_config: proxies::docker_config(env).filter(|file| file.exists()),
         docker_auth: env.text(DOCKER_AUTH).map(|text| Secret(text.into_bytes())),
         ca: flags.ca.clone().or(config.ca),
         isolation: isolation(
@@ -287,7 +287,7 @@ pub(crate) fn settings(
             .map_or_else(KeepFailed::default, KeepFailed::from),
         tag_max_age: config.tag_max_age.map_or(TAG_MAX_AGE, |age| age.0),
         ranges_only: flags.min_rung.or(config.min_rung.map(|rung| rung.0)) == Some(1),
-        proxies: proxies(env),
+        proxies: proxies::of_environment(env),
         emulators: emulators(flags, config.emulator, env)?,
         gc: GcSettings {
             enabled: config.gc.enabled.unwrap_or(true),
@@ -432,81 +432,6 @@ fn is_on_nfs(path: &Path) -> bool {
     path.ancestors()
         .find_map(|dir| rustix::fs::statfs(dir).ok())
         .is_some_and(|fs| i128::from(fs.f_type) == NFS)
-}
-
-/// docker's `config.json`, if there is one.
-fn docker_config(env: &Env) -> Option<PathBuf> {
-    docker_config_path(env).filter(|file| file.exists())
-}
-
-/// Where docker's `config.json` is or would be.
-pub(crate) fn docker_config_path(env: &Env) -> Option<PathBuf> {
-    let dir = env
-        .path("DOCKER_CONFIG")
-        .or_else(|| Some(env.path("HOME")?.join(".docker")))?;
-    Some(dir.join("config.json"))
-}
-
-fn proxies(env: &Env) -> ProxySettings {
-    let all = env.proxy("ALL_PROXY");
-    let no_proxy = env.proxy("NO_PROXY").unwrap_or_default();
-    let hosts = no_proxy.split(',').map(str::trim).filter(|h| !h.is_empty());
-    ProxySettings {
-        http: env.proxy("HTTP_PROXY").or_else(|| all.clone()),
-        https: env.proxy("HTTPS_PROXY").or(all),
-        no_proxy: hosts.map(str::to_owned).collect(),
-    }
-}
-
-/// The predefined proxy variables for steps: those of the environment, overridden by the `proxies` of docker's
-/// config, in both cases as docker's command passes them.
-pub(crate) fn proxy_args(
-    settings: &Settings,
-    env: &Env,
-) -> Result<BTreeMap<String, String>, Diagnostic> {
-    const NAMES: [(&str, &str); 5] = [
-        ("HTTP_PROXY", "httpProxy"),
-        ("HTTPS_PROXY", "httpsProxy"),
-        ("FTP_PROXY", "ftpProxy"),
-        ("ALL_PROXY", "allProxy"),
-        ("NO_PROXY", "noProxy"),
-    ];
-    let configured = match &settings.docker_config {
-        Some(file) => docker_proxies(file)?,
-        None => BTreeMap::new(),
-    };
-    let mut args = BTreeMap::new();
-    for (name, key) in NAMES {
-        let lower = name.to_ascii_lowercase();
-        match configured.get(key) {
-            Some(value) if !value.is_empty() => {
-                args.insert(name.to_owned(), value.clone());
-                args.insert(lower, value.clone());
-            }
-            _ => {
-                for name in [name, &lower] {
-                    args.extend(env.text(name).map(|value| (name.to_owned(), value)));
-                }
-            }
-        }
-    }
-    Ok(args)
-}
-
-fn docker_proxies(file: &Path) -> Result<BTreeMap<String, String>, Diagnostic> {
-    #[derive(Default, Deserialize)]
-    struct DockerConfig {
-        #[serde(default)]
-        proxies: BTreeMap<String, BTreeMap<String, String>>,
-    }
-    let unusable = |why: String| {
-        problem(format!("cannot use docker's `{}`: {why}", file.display()))
-            .hint("mend it, or set DOCKER_CONFIG to a directory with another `config.json`")
-    };
-    let bytes = fs::read(file).map_err(|error| unusable(error.to_string()))?;
-    let config: DockerConfig =
-        serde_json::from_slice(&bytes).map_err(|error| unusable(error.to_string()))?;
-    Ok(config.proxies.get("default").cloned().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -753,48 +678,6 @@ error: string values must be quoted, expected literal string
 
 
 "#]]
-        );
-    }
-
-    #[test]
-    fn proxies_of_both_sources() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("config.json");
-        fs::write(
-            &file,
-            r#"{"auths": {}, "proxies": {"default": {"httpProxy": "http://p:1", "noProxy": "a,b"}}}"#,
-        )
-        .unwrap();
-        let env = Env::of([
-            ("DOCKER_CONFIG", dir.path().to_str().unwrap()),
-            ("HOME", "/nowhere"),
-            ("HTTP_PROXY", "http://env"),
-            ("https_proxy", "http://env:2"),
-            ("no_proxy", "localhost, .example.org,"),
-            ("ALL_PROXY", "socks5://x"),
-        ]);
-        let (settings, _) = settings(&GlobalFlags::default(), &env).unwrap();
-        assert_eq!(settings.proxies.http.as_deref(), Some("http://env"));
-        assert_eq!(settings.proxies.https.as_deref(), Some("http://env:2"));
-        assert_eq!(settings.proxies.no_proxy, ["localhost", ".example.org"]);
-        let args = proxy_args(&settings, &env).unwrap();
-        let args: Vec<(&str, &str)> = args.iter().map(|(k, v)| (&**k, &**v)).collect();
-        assert_eq!(
-            args,
-            [
-                ("ALL_PROXY", "socks5://x"),
-                ("HTTP_PROXY", "http://p:1"),
-                ("NO_PROXY", "a,b"),
-                ("http_proxy", "http://p:1"),
-                ("https_proxy", "http://env:2"),
-                ("no_proxy", "a,b"),
-            ]
-        );
-        fs::write(&file, "{").unwrap();
-        let error = proxy_args(&settings, &env).unwrap_err();
-        assert!(
-            error.message.starts_with("cannot use docker's `"),
-            "{error:?}"
         );
     }
 }

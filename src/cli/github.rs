@@ -10,6 +10,7 @@
 
 mod inputs;
 
+use std::cell::OnceCell;
 use std::fs;
 use std::io::Read as _;
 use std::io::Write as _;
@@ -232,6 +233,7 @@ fn prepare(
     let session = Session {
         settings: session.settings.clone(),
         env,
+        docker_proxies: OnceCell::new(),
         terminal: session.terminal,
         stdout_is_terminal: session.stdout_is_terminal,
         debug: session.debug,

@@ -114,10 +114,10 @@ pub(crate) fn conflicts(flags: &BuildFlags, request: &BuildRequest) -> Vec<Diagn
         problems.push(problem(message).hint(hint));
     }
     if request.platforms.len() > 1 {
-        problems.push(
-            problem("the graph of `--llb` is for one platform")
-                .hint("`--platform` says which steps are for that do not say it; build the others by themselves"),
-        );
+        problems
+            .push(problem("the graph of `--llb` is for one platform").hint(
+                "`--platform` is for the steps that name none: build one platform at a time",
+            ));
     }
     match &request.context {
         ContextSource::Directory(_) => {}

@@ -8,7 +8,7 @@ use clap::Args;
 use rbuild_llb::CancelToken;
 
 use super::Session;
-use super::config;
+use super::proxies;
 use super::values::problem;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
@@ -168,7 +168,7 @@ fn registry(text: Option<&str>) -> Result<String, BuildError> {
 }
 
 fn path(session: &Session) -> Result<PathBuf, BuildError> {
-    config::docker_config_path(&session.env).ok_or_else(|| {
+    proxies::docker_config(&session.env).ok_or_else(|| {
         BuildError::request(vec![
             problem("neither HOME nor DOCKER_CONFIG is set, so there is no place for credentials")
                 .hint("set DOCKER_CONFIG to a directory"),

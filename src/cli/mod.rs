@@ -31,6 +31,7 @@ mod login;
 mod output;
 mod plan;
 mod plans;
+mod proxies;
 mod registries;
 mod reset;
 mod run;
@@ -40,6 +41,7 @@ mod template;
 mod usage;
 mod values;
 
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -62,6 +64,7 @@ use env::Env;
 use flags::BuildFlags;
 use flags::GlobalFlags;
 use later::Later;
+use proxies::DockerProxies;
 
 /// Build container images from Dockerfiles, without root and without a daemon
 #[derive(Debug, Parser)]
@@ -177,6 +180,8 @@ enum Cmd {
 struct Session {
     settings: Settings,
     env: Env,
+    /// Read when they are first wanted.
+    docker_proxies: OnceCell<DockerProxies>,
     terminal: Terminal,
     /// Tars are not written there then.
     stdout_is_terminal: bool,
@@ -184,6 +189,19 @@ struct Session {
     debug: bool,
     /// Flags that say how steps run on this machine.
     of_steps_here: Vec<&'static str>,
+}
+
+impl Session {
+    /// What docker's config says of proxies, and once on standard error why it says nothing.
+    fn docker_proxies(&self) -> &DockerProxies {
+        self.docker_proxies.get_or_init(|| {
+            let (proxies, remark) = proxies::of_docker(self.settings.docker_config.as_deref());
+            if let Some(remark) = remark {
+                ui::remark(&remark, self.terminal);
+            }
+            proxies
+        })
+    }
 }
 
 /// A failure that is not told yet; `progress`, finished, has the last output of a failed step.
@@ -294,6 +312,7 @@ fn dispatch(cli: Cli, env: Env, terminal: Terminal) -> Result<ExitCode, Failed> 
     let session = Session {
         settings,
         env,
+        docker_proxies: OnceCell::new(),
         terminal,
         stdout_is_terminal: ui::stdout_is_terminal(),
         debug: cli.global.debug,

@@ -8,7 +8,7 @@ use rbuild_cache::Failure;
 use rbuild_llb::event::Timestamp;
 
 use super::Session;
-use super::config;
+use super::proxies;
 use super::sources;
 use super::values;
 use crate::clock;
@@ -81,13 +81,6 @@ fn request(flags: &ShellFlags, session: &Session) -> Result<ShellRequest, BuildE
             Err(problem) => problems.push(problem),
         }
     }
-    let proxy_args = match config::proxy_args(&session.settings, &session.env) {
-        Ok(args) => args,
-        Err(problem) => {
-            problems.push(problem);
-            BTreeMap::new()
-        }
-    };
     if !problems.is_empty() {
         return Err(BuildError::request(problems));
     }
@@ -100,7 +93,7 @@ fn request(flags: &ShellFlags, session: &Session) -> Result<ShellRequest, BuildE
         },
         env,
         term: session.env.text("TERM"),
-        proxy_args,
+        proxy_args: proxies::of_steps(session.docker_proxies(), &session.env),
         secrets,
         ssh,
         settings: session.settings.clone(),

@@ -128,6 +128,9 @@ pub(crate) fn context(path: &Path) -> Result<ContextSource, Diagnostic> {
     Err(
         match super::commands().iter().find(|name| is_close(name, &text)) {
             Some(name) => problem.hint(format!("did you mean the command `{name}`?")),
+            None if matches!(&*text, "compose" | "docker-compose") => {
+                problem.hint("`rbuild bake` builds the services of a compose file")
+            }
             None if path.is_file() => problem.hint(format!(
                 "for a Dockerfile of another name: `-f {text} DIRECTORY`"
             )),
@@ -373,7 +376,7 @@ mod t {
             let remote = ContextSource::Remote(url.to_owned());
             assert_eq!(context(Path::new(url)).unwrap(), remote);
         }
-        let paths = ["imgaes", "rn", "nowhere/at/all"];
+        let paths = ["imgaes", "rn", "compose", "nowhere/at/all"];
         let mut text: String = paths
             .iter()
             .map(|path| error(context(Path::new(path))))
@@ -387,6 +390,8 @@ error: the build context `imgaes` does not exist
 hint: did you mean the command `images`?
 error: the build context `rn` does not exist
 hint: did you mean the command `run`?
+error: the build context `compose` does not exist
+hint: `rbuild bake` builds the services of a compose file
 error: the build context `nowhere/at/all` does not exist
 error: the build context `DIR/Dockerfile` is not a directory
 hint: for a Dockerfile of another name: `-f DIR/Dockerfile DIRECTORY`

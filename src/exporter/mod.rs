@@ -341,6 +341,10 @@ fn aside(path: &Path) -> io::Result<(tempfile::NamedTempFile, PathBuf)> {
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
+    if !parent.is_dir() {
+        let why = format!("there is no directory `{}`", parent.display());
+        return Err(io::Error::new(io::ErrorKind::NotFound, why));
+    }
     let aside = tempfile::Builder::new()
         .prefix(".rbuild-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))

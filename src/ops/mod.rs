@@ -7,6 +7,7 @@
 pub mod bytes;
 mod cache;
 pub mod copy;
+mod error;
 pub mod exec;
 pub mod file;
 mod forms;
@@ -29,14 +30,14 @@ mod turn;
 pub mod why;
 mod workspace;
 
+pub use error::ExitText;
+pub use error::OpError;
 pub(crate) use near_by::Coming;
 pub(crate) use near_by::NearBy;
 pub(crate) use pull::side_by_side;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::io;
-use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -46,25 +47,19 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 
 use rbuild_cache::CacheBackend;
-use rbuild_cache::ContextError;
-use rbuild_cache::LayerError;
 use rbuild_cache::Lease;
 use rbuild_cache::LeaseRoot;
 use rbuild_cache::Ownership;
 use rbuild_cache::Record;
-use rbuild_cache::RecordError;
 use rbuild_cache::RemoteCache;
 use rbuild_cache::Scan;
 use rbuild_cache::Snapshot;
 use rbuild_cache::Store;
-use rbuild_cache::StoreError;
-use rbuild_cache::TreeError;
 use rbuild_llb::CacheKey;
 use rbuild_llb::CancelToken;
 use rbuild_llb::Definition;
 use rbuild_llb::KeyRecord;
 use rbuild_llb::Op;
-use rbuild_llb::Span;
 use rbuild_llb::TreeId;
 use rbuild_llb::Vertex;
 use rbuild_llb::VertexId;
@@ -72,14 +67,11 @@ use rbuild_llb::encode::Encoder;
 use rbuild_llb::key::KeyValue;
 use rbuild_llb::op::LocalSource;
 use rbuild_llb::op::SourceOp;
-use rbuild_llb::pattern::PatternError;
 
 use crate::clock;
 use crate::registry;
 use crate::request::SecretSource;
 use crate::request::SshSource;
-use crate::sandbox::Exit;
-use crate::sandbox::SandboxError;
 use crate::sandbox::Stacking;
 use crate::solver::Earlier;
 use crate::solver::Evaluate;
@@ -91,201 +83,6 @@ use crate::solver::PlannedState;
 use crate::solver::PlannedStep;
 use crate::solver::StepControl;
 use turn::Turn;
-
-/// Why a step could not be evaluated.
-#[derive(Debug, thiserror::Error)]
-pub enum OpError {
-    /// A RUN exited non-zero or was killed.
-    #[error("process \"{command}\" did not complete successfully: {exit}")]
-    Failed {
-        /// As the user wrote it.
-        command: String,
-        /// How it ended.
-        exit: ExitText,
-    },
-    /// COPY or ADD.
-    #[error(transparent)]
-    Copy(#[from] copy::CopyError),
-    /// A user or group.
-    #[error(transparent)]
-    Owner(#[from] owner::OwnerError),
-    /// A context.
-    #[error(transparent)]
-    Context(#[from] ContextError),
-    /// Files of a context that was not given: a Dockerfile came on standard input, and nothing else.
-    #[error("there is no build context to take files from")]
-    NoContext,
-    /// Something is not in the store, and the network may not be asked.
-    #[error("`{what}` is not in the store, and `--offline` asks nobody")]
-    Offline {
-        /// What is wanted.
-        what: String,
-    },
-    /// There is no `git` program.
-    #[error("`{remote}` takes the program `git`, which is not installed")]
-    NoGit {
-        /// What is wanted.
-        remote: String,
-    },
-    /// A reference is not the commit that was demanded.
-    #[error("expected commit `{wanted}`, but {reference} is `{commit}`")]
-    GitChecksum {
-        /// The first digits of what it should be.
-        wanted: String,
-        /// The reference, in quotes, or what stands for it.
-        reference: String,
-        /// What it is.
-        commit: String,
-    },
-    /// Git failed.
-    #[error("git cannot get `{remote}`: {said}")]
-    Git {
-        /// What is wanted.
-        remote: String,
-        /// What it says.
-        said: String,
-    },
-    /// No such branch, tag or commit.
-    #[error("`{remote}` has no branch, tag or commit `{reference}`")]
-    GitReference {
-        /// The repository.
-        remote: String,
-        /// What was asked for.
-        reference: String,
-    },
-    /// The graph asks for what this version cannot do.
-    #[error("{what} is not supported here")]
-    Unsupported {
-        /// What was asked for.
-        what: String,
-    },
-    /// Keys of files could not be handed to an agent.
-    #[error("cannot use the keys of `--ssh {id}`: {why}")]
-    SshKeys {
-        /// The id.
-        id: String,
-        /// Why not, as a clause.
-        why: String,
-    },
-    /// An ssh mount that is `required`.
-    #[error("ssh agent `{id}` is required, and the build was given none of that name")]
-    SshAgent {
-        /// The mount's `id`.
-        id: String,
-    },
-    /// A line of an ignore file, or a source.
-    #[error("a pattern of the context is malformed: {0}")]
-    Pattern(#[from] PatternError),
-    /// A secret that was not given.
-    #[error("secret `{id}` is required and was not given")]
-    Secret {
-        /// Its id.
-        id: String,
-    },
-    /// The sandbox.
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
-    /// The registry.
-    #[error(transparent)]
-    Registry(#[from] registry::RegistryError),
-    /// A cache elsewhere.
-    #[error(transparent)]
-    Elsewhere(#[from] rbuild_cache::RemoteError),
-    /// A layer.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
-    /// The store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A tree.
-    #[error(transparent)]
-    Tree(#[from] TreeError),
-    /// A record.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// A blob.
-    #[error(transparent)]
-    Blob(#[from] rbuild_cache::BlobError),
-    /// Input or output.
-    #[error("cannot {action} `{}`", path.display())]
-    Io {
-        /// A verb.
-        action: &'static str,
-        /// What it was done to.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// A file of a context is not what it was when the step that takes it looked at it.
-    #[error("`{}` changed while it was read", path.display())]
-    Changed {
-        /// The file.
-        path: PathBuf,
-        /// The instruction of that step.
-        span: Box<Span>,
-        /// Why it could no longer be read, if that is what changed.
-        #[source]
-        source: Option<io::Error>,
-    },
-    /// A layer of a base image cannot be had.
-    #[error("a layer of `{}` cannot be used", image.split('@').next().unwrap_or(image))]
-    Base {
-        /// Where it comes from: a reference, or `oci-layout://` and a directory.
-        image: String,
-        /// Why not.
-        #[source]
-        source: Box<OpError>,
-    },
-    /// The base image is not what its config says.
-    #[error("layer {digest} of the base does not unpack to the diff id its config names, {wanted}")]
-    DiffId {
-        /// The blob.
-        digest: rbuild_llb::OciDigest,
-        /// What the config says.
-        wanted: rbuild_llb::OciDigest,
-    },
-    /// A blob that a cache has for a layer has other files.
-    #[error("the blob of layer {} has other files than the layer", layer.short())]
-    NotTheLayer {
-        /// The layer's tree.
-        layer: rbuild_llb::TreeId,
-    },
-    /// The build was cancelled.
-    #[error("cancelled")]
-    Cancelled,
-}
-
-impl OpError {
-    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
-    }
-}
-
-/// How a process ended, as a clause.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExitText(pub Exit);
-
-impl std::fmt::Display for ExitText {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            Exit::Code(code) => write!(f, "exit code: {code}"),
-            Exit::Signal(signal) => write!(f, "killed by signal {signal}"),
-            Exit::OutOfMemory { limit: None } => f.write_str("killed because memory ran out"),
-            Exit::OutOfMemory { limit: Some(bytes) } => {
-                const MIB: u64 = 1 << 20;
-                match bytes % MIB {
-                    0 => write!(f, "killed by the kernel: memory limit {} MiB", bytes / MIB),
-                    _ => write!(f, "killed by the kernel: memory limit {bytes} bytes"),
-                }
-            }
-        }
-    }
-}
 
 /// A directory that a local source reads.
 #[derive(Debug, Clone)]

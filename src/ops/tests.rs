@@ -4,11 +4,13 @@ mod keys;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
 use rbuild_cache::Follow;
 use rbuild_cache::Node;
+use rbuild_cache::RecordError;
 use rbuild_llb::Edge;
 use rbuild_llb::ImageConfig;
 use rbuild_llb::Platform;
@@ -28,6 +30,8 @@ use crate::request::ProxySettings;
 use crate::request::Registries;
 use crate::request::Settings;
 use crate::sandbox;
+use crate::sandbox::Exit;
+use crate::sandbox::SandboxError;
 use crate::sandbox::Step;
 use crate::sandbox::Stream;
 use crate::solver;

@@ -47,7 +47,7 @@ pub fn login(
     let login = client.login(registry, user, password);
     let login = login.map_err(|error| match cancel.is_cancelled() {
         true => BuildError::interrupted(),
-        false => failure::registry(error),
+        false => failure::sending(error),
     })?;
     let keeper = docker_config::store(config, registry, user, password).map_err(unkept)?;
     Ok((login, keeper))

@@ -1,13 +1,19 @@
 //! Errors of the rooms below as what the user is told: whose turn it is, where, and what to do.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+
 use rbuild_llb::Definition;
 use rbuild_llb::Diagnostic;
 use rbuild_llb::Op;
 use rbuild_llb::Span;
 use rbuild_llb::Vertex;
+use rbuild_llb::frontend::SourceRequest;
 use rbuild_llb::op::NetworkMode;
 use rbuild_llb::op::SourceOp;
 use rbuild_llb::pattern::PatternError;
+use rbuild_llb::suggest;
 
 use super::plan::Plan;
 use crate::exporter::ExportError;
@@ -65,6 +71,16 @@ pub(super) fn registry(error: RegistryError) -> BuildError {
     }
 }
 
+/// The same of what is sent: no other host, and nothing that is there already, will do for it.
+pub(super) fn sending(error: RegistryError) -> BuildError {
+    let unreachable = matches!(error, RegistryError::Unreachable { .. });
+    let mut error = registry(error);
+    if unreachable {
+        error.hints = vec!["proxies are taken from HTTPS_PROXY and HTTP_PROXY".to_owned()];
+    }
+    error
+}
+
 pub(super) fn sandbox(error: SandboxError) -> BuildError {
     let hint = error.hint();
     let mut error = BuildError::new(ErrorKind::Environment, error);
@@ -90,7 +106,7 @@ pub(super) fn enough_ids(settings: &Settings, sandbox: &Sandbox) -> Result<(), B
 pub(super) fn export(error: ExportError) -> BuildError {
     match error {
         ExportError::Cancelled => BuildError::interrupted(),
-        ExportError::Registry(error) => registry(error),
+        ExportError::Registry(error) => sending(error),
         ExportError::Several(errors) => several(errors.into_iter().map(export).collect()),
         ExportError::NoIndex => BuildError::new(ErrorKind::Request, error)
             .hint("use `-o type=oci,dest=FILE`, push, or build one platform at a time"),
@@ -147,6 +163,18 @@ pub(super) fn at(mut error: BuildError, span: Option<&Span>) -> BuildError {
         let mut diagnostic = Diagnostic::error(message, span.clone(), label);
         diagnostic.hints = std::mem::take(&mut error.hints);
         error.diagnostics.push(diagnostic);
+    }
+    error
+}
+
+/// The same of a source that cannot be had.
+pub(super) fn pinning(error: BuildError, request: &SourceRequest) -> BuildError {
+    let mut error = at(error, request.span.as_ref());
+    if let Some(stage) = &request.near
+        && let Some(found) = error.diagnostics.first_mut()
+    {
+        let hint = format!("did you mean the stage `{stage}`?");
+        found.hints.insert(0, hint);
     }
     error
 }
@@ -330,7 +358,7 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
     let (needle, message, label, hint) = match &error {
         OpError::Copy(CopyError::NotFound { src }) => {
             let written = written(span, src);
-            let hint = ignored(plan, src);
+            let ignored = ignored(plan, src);
             let what = vertex
                 .meta
                 .name
@@ -338,10 +366,19 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
                 .find(|word| matches!(*word, "COPY" | "ADD" | "RUN"))
                 .unwrap_or("COPY");
             let message = format!("`{what}` source `{written}` is not in {}", place(vertex));
-            let label = match hint {
+            let label = match ignored {
                 Some(_) => "nothing matches after `.dockerignore`",
                 None => "nothing matches",
             };
+            let from_context = place(vertex) == CONTEXT;
+            let hint = ignored.or_else(|| match from_context {
+                true if written.starts_with("..") => Some(format!(
+                    "`..` stops at the context: `{written}` is `{src}` in it. Files from elsewhere take \
+                     `--build-context NAME=DIR` and `--from=NAME`"
+                )),
+                true => near(plan, src),
+                false => None,
+            });
             (Some(written), message, label.to_owned(), hint)
         }
         OpError::Copy(CopyError::Pattern(PatternError::Malformed { pattern, .. })) => (
@@ -366,11 +403,18 @@ fn step(error: OpError, span: Option<&Span>, vertex: &Vertex, plan: &Plan) -> Bu
             String::new(),
             Some("name one with `--ssh ID`, `--ssh ID=SOCKET` or `--ssh ID=KEY`; without `required` the step runs without it".into()),
         ),
+        OpError::Secret { id } => (
+            Some(format!("id={id}")),
+            error.to_string(),
+            String::new(),
+            Some(format!(
+                "give it: `--secret id={id},src=FILE` or `--secret id={id},env=VARIABLE`"
+            )),
+        ),
         OpError::Copy(_)
         | OpError::Owner(_)
         | OpError::Pattern(_)
         | OpError::Unsupported { .. }
-        | OpError::Secret { .. }
         | OpError::SshKeys { .. } => (None, error.to_string(), String::new(), None),
         OpError::Git { .. }
         | OpError::GitReference { .. }
@@ -418,8 +462,37 @@ fn place(vertex: &Vertex) -> &'static str {
     if vertex.meta.name.contains("--from") {
         "what it copies from"
     } else {
-        "the build context"
+        CONTEXT
     }
+}
+
+const CONTEXT: &str = "the build context";
+
+/// What lies in the context under nearly the same name.
+fn near(plan: &Plan, src: &str) -> Option<String> {
+    let root = &plan.locals.get("context")?.path;
+    let names: Vec<&str> = src.split('/').filter(|name| !name.is_empty()).collect();
+    let missing = (0..names.len()).find(|&at| {
+        let path: PathBuf = names[..=at].iter().collect();
+        !root.join(path).exists()
+    })?;
+    let dir: PathBuf = names[..missing].iter().collect();
+    let typed = names[missing];
+    let there: Vec<String> = fs::read_dir(root.join(&dir))
+        .ok()?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    // In the order of no file system.
+    let there = there.iter().map(String::as_str).collect::<BTreeSet<_>>();
+    let same = there.iter().find(|name| name.eq_ignore_ascii_case(typed));
+    let name = match same {
+        Some(name) => name,
+        None => suggest::nearest_name(typed, there.iter().copied())?,
+    };
+    let mut path = dir.join(name);
+    path.extend(&names[missing + 1..]);
+    let is_there = root.join(&path).exists();
+    is_there.then(|| format!("did you mean `{}`?", path.display()))
 }
 
 /// The ignore rule that hides `src`, if the file is there on disk.

@@ -374,6 +374,7 @@ impl Graph {
                 source: source.clone(),
                 platform: vertex.platform.clone(),
                 span: vertex.meta.spans.first().cloned(),
+                near: None,
             })
         });
         sources.collect()

@@ -201,7 +201,7 @@ impl<'a> Pinner<'a> {
             let missing = lock.to_add(&open);
             let found = side_by_side(&missing, |(_, request)| {
                 self.anew(&request.source, &request.platform)
-                    .map_err(|error| failure::at(error, request.span.as_ref()))
+                    .map_err(|error| failure::pinning(error, request))
             });
             for ((name, request), found) in missing.into_iter().zip(found) {
                 match found {
@@ -232,7 +232,7 @@ impl<'a> Pinner<'a> {
                 }
             },
         };
-        pinned.map_err(|error| failure::at(error, request.span.as_ref()))
+        pinned.map_err(|error| failure::pinning(error, request))
     }
 
     /// What a source is now, as far as the rules above have it asked for.

@@ -302,7 +302,15 @@ fn find(dir: &Path) -> Result<(PathBuf, String, Option<&'static str>), BuildErro
     found.map(|(path, text)| (path, text, None)).ok_or_else(|| {
         let names = NAMES.map(|name| format!("`{name}`")).join(", ");
         let error = anyhow::anyhow!("there is none of {names} in `{}`", dir.display());
-        BuildError::new(ErrorKind::Request, error).hint("name the file with `-f`")
+        let error = BuildError::new(ErrorKind::Request, error);
+        let mut bake_files = rbuild_bake::DEFAULT_FILES.iter();
+        match bake_files.find(|name| dir.join(name).is_file()) {
+            Some(name) => error.hint(format!(
+                "`rbuild bake -f {}` builds what that file names",
+                tidy(&dir.join(name)).display()
+            )),
+            None => error.hint("name the file with `-f`"),
+        }
     })
 }
 

@@ -185,6 +185,7 @@ impl Chain {
             source: self.sources[index].clone(),
             platform: request.target_platform.clone(),
             span: None,
+            near: None,
         }]
     }
 

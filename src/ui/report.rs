@@ -264,8 +264,24 @@ fn visible(span: &Span) -> std::ops::Range<usize> {
     span.range.start..span.range.start + trimmed
 }
 
+/// So many characters of a step's name are in the headline of its failure.
+const NAME: usize = 100;
+
+/// A name as far as it fits into a headline.
+fn shortened(name: &str) -> String {
+    match name.char_indices().nth(NAME) {
+        Some((end, _)) => format!("{} …", name[..end].trim_end()),
+        None => name.to_owned(),
+    }
+}
+
 fn step_failure(step: &StepFailure, log: &[String], color: bool) -> String {
-    let message = format!("`{}` failed: {}", step.name, step.ended);
+    // The excerpt shows more of it, and progress has shown all.
+    let name = match &step.span {
+        Some(_) => shortened(&step.name),
+        None => step.name.clone(),
+    };
+    let message = format!("`{name}` failed: {}", step.ended);
     let labels = step.span.iter().map(|span| Label {
         span: first_line(span),
         text: step.ended.clone(),

@@ -176,6 +176,7 @@ impl Plan {
                 source: source.clone(),
                 platform,
                 span: Some(node.at.clone()),
+                near: self.graph.near(node),
             });
         }
         let mut context = (request.context == MainContext::Local).then(|| main_context(request));
@@ -195,6 +196,7 @@ impl Plan {
                         source,
                         platform: request.build_platform.clone(),
                         span: Some(command.instruction.head.span.clone()),
+                        near: None,
                     });
                 }
                 if let Kind::Add(transfer) = &command.instruction.kind {

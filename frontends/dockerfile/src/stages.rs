@@ -32,6 +32,7 @@ use crate::reference::normalise_reference;
 use crate::source::Site;
 use crate::words::Shell;
 use rbuild_llb::suggest::nearest;
+use rbuild_llb::suggest::nearest_name;
 
 mod from;
 
@@ -204,6 +205,14 @@ impl Graph {
         self.nodes[..self.stages.min(self.nodes.len())]
             .iter()
             .rposition(|node| node.named && node.name == name)
+    }
+
+    /// The stage that may be meant where an image is named.
+    pub(crate) fn near(&self, node: &Node) -> Option<String> {
+        let name = node.base_name.as_str();
+        let is_bare = matches!(node.base, Base::Image { .. }) && !name.contains(['/', ':', '@']);
+        let near = is_bare.then(|| nearest_name(name, self.names()));
+        near.flatten().map(str::to_owned)
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {

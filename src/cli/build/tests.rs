@@ -1,5 +1,6 @@
 use super::*;
 use crate::cli::Cmd;
+use crate::cli::config;
 use crate::cli::flags::GlobalFlags;
 use crate::cli::parse;
 use crate::request::Compression;
@@ -12,6 +13,7 @@ use crate::ui::Terminal;
 use rbuild_llb::op::SourceOp;
 use snapbox::assert_data_eq;
 use snapbox::str;
+use std::cell::OnceCell;
 
 /// The request of `rbuild ARGS…`; `args` are split at spaces.
 fn try_prepare(args: &str, env: Env) -> Result<Prepared, String> {
@@ -28,6 +30,7 @@ fn try_prepare(args: &str, env: Env) -> Result<Prepared, String> {
     let session = Session {
         settings,
         env,
+        docker_proxies: OnceCell::new(),
         terminal,
         stdout_is_terminal: args.starts_with("-o - "),
         debug: false,

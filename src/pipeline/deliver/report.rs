@@ -1,13 +1,17 @@
 //! The files that say what was built.
 
+use std::io::Write as _;
 use std::path::Path;
 
+use crate::exporter::ExportError;
+use crate::exporter::Pending;
 use crate::outcome::BuildError;
 use crate::outcome::BuildOutcome;
 use crate::outcome::Built;
-use crate::outcome::ErrorKind;
 use crate::outcome::Ran;
+use crate::pipeline::failure;
 use crate::request::BuildRequest;
+use crate::request::Destination;
 
 /// `--iidfile` and `--metadata-file`: last, and each at once.
 pub(in crate::pipeline) fn write_reports(
@@ -85,23 +89,17 @@ fn where_it_ran(ran: &Ran) -> serde_json::Value {
     })
 }
 
+/// Writes a file that appears when it is whole. To what is there and is no file, such as a pipe, is written as it is.
 pub(in crate::pipeline) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), BuildError> {
-    use std::io::Write as _;
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut aside = tempfile::Builder::new()
-            .prefix(".rbuild-")
-            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-            .tempfile_in(parent)?;
-        aside.write_all(bytes)?;
-        aside.persist(path).map_err(|error| error.error)?;
+    let write = || -> Result<(), ExportError> {
+        let (file, mut to) = Pending::open(&Destination::File(path.to_owned()))?;
+        to.write_all(bytes).map_err(|source| ExportError::Write {
+            path: path.to_owned(),
+            source,
+        })?;
+        drop(to);
+        file.finish()?;
         Ok(())
     };
-    write().map_err(|error| {
-        let error = anyhow::Error::new(error).context(format!("cannot write `{}`", path.display()));
-        BuildError::new(ErrorKind::Environment, error)
-    })
+    write().map_err(failure::export)
 }

@@ -386,7 +386,7 @@ fn strays(plan: &plan::Plan, goal: &Goal) -> Vec<Diagnostic> {
                 None => Diagnostic::unplaced(message),
             };
             diagnostic
-                .hint("`-o` says where else files go; or fetch the plan, and build its directory")
+                .hint("name another place with `-o`, or fetch the plan and build its directory")
         })
         .collect();
     if push && plan.home.fence.is_some() {

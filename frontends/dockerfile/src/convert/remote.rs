@@ -84,6 +84,7 @@ impl Converter<'_> {
                 source: source.clone(),
                 platform: self.request.build_platform.clone(),
                 span: Some(path.span.clone()),
+                near: None,
             });
         }
         pinned
@@ -137,6 +138,7 @@ pub(crate) fn foreseen(add: &Transfer, request: &FrontendRequest) -> Vec<SourceR
             source: source(word)?,
             platform: request.build_platform.clone(),
             span: Some(word.span.clone()),
+            near: None,
         })
     });
     requests

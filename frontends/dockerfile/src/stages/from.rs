@@ -32,9 +32,9 @@ impl Graph {
         let expanded = self.expand(ast, stage, &stage.base, lint)?;
         if expanded.text.is_empty() {
             let message = format!("base name (`{}`) should not be blank", stage.base.text);
-            return Err(self.undefined(message, &stage.base, &expanded));
+            return Err(self.undefined(ast, message, &stage.base, &expanded));
         }
-        let mut uses = expanded.used;
+        let mut uses = expanded.used.clone();
         let platform = match &stage.platform {
             Some(word) => {
                 let (platform, used) = self.stage_platform(ast, stage, word, lint)?;
@@ -58,7 +58,11 @@ impl Graph {
                         text: expanded.text.clone(),
                         span: stage.base.span.clone(),
                     };
-                    self.base(&word, request)?
+                    self.base(&word, request)
+                        .map_err(|error| match error.hints.is_empty() {
+                            true => self.hint_at_missing(ast, error, &expanded),
+                            false => error,
+                        })?
                 }
             },
         };
@@ -109,13 +113,41 @@ impl Graph {
     }
 
     /// An error about a word that came out empty, which is mostly a misspelt variable.
-    fn undefined(&self, message: String, word: &Word, expanded: &Expansion) -> Box<Diagnostic> {
+    fn undefined(
+        &self,
+        ast: &Ast,
+        message: String,
+        word: &Word,
+        expanded: &Expansion,
+    ) -> Box<Diagnostic> {
         let error = Diagnostic::error(message, word.span.clone(), "expands to nothing");
+        self.hint_at_missing(ast, Box::new(error), expanded)
+    }
+
+    /// Says what becomes of the first variable that had no value.
+    fn hint_at_missing(
+        &self,
+        ast: &Ast,
+        error: Box<Diagnostic>,
+        expanded: &Expansion,
+    ) -> Box<Diagnostic> {
+        let Some(name) = expanded.missing.iter().next() else {
+            return error;
+        };
+        let declared = || ast.meta.iter().flat_map(|(_, args)| args);
         let mut missing = expanded.missing.iter();
-        let near = missing.find_map(|name| nearest_variable(name, self.globals.names()));
+        let near = missing.find_map(|name| {
+            let declared = declared().map(|arg| arg.name.text.as_str());
+            nearest_variable(name, declared.chain(self.globals.names()))
+        });
         Box::new(match near {
             Some(near) => error.hint(format!("did you mean `{near}`?")),
-            None => error.hint("give its `ARG` before the first `FROM` a default value"),
+            None if declared().any(|arg| arg.name.text == *name) => error.hint(format!(
+                "`{name}` has no value: `--build-arg {name}=…`, or a default, `ARG {name}=…`"
+            )),
+            None => error.hint(format!(
+                "`{name}` is not declared: `ARG {name}=…` before the first `FROM`"
+            )),
         })
     }
 
@@ -129,7 +161,7 @@ impl Graph {
         let expanded = self.expand(ast, stage, word, lint)?;
         if expanded.text.is_empty() {
             let message = format!("empty platform value from expression `{}`", word.text);
-            return Err(self.undefined(message, word, &expanded));
+            return Err(self.undefined(ast, message, word, &expanded));
         }
         let platform: Platform = expanded.text.parse().map_err(|error| {
             let message = format!("failed to parse platform `{}`", word.text);

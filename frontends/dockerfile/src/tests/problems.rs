@@ -299,8 +299,18 @@ fn stages_that_do_not_fit_together() {
     );
     check(
         "ARG VERSION\nFROM $VERSON\n",
+        &["2:6 \"$VERSON\" base name (`$VERSON`) should not be blank [did you mean `VERSION`?]"],
+    );
+    check(
+        "ARG TAG\nFROM busybox:$TAG\n",
         &[
-            "2:6 \"$VERSON\" base name (`$VERSON`) should not be blank [give its `ARG` before the first `FROM` a default value]",
+            "2:6 \"busybox:$TAG\" `busybox:` is neither a stage nor an image [`TAG` has no value: `--build-arg TAG=…`, or a default, `ARG TAG=…`]",
+        ],
+    );
+    check(
+        "FROM $BASE\n",
+        &[
+            "1:6 \"$BASE\" base name (`$BASE`) should not be blank [`BASE` is not declared: `ARG BASE=…` before the first `FROM`]",
         ],
     );
     check(

@@ -1,6 +1,7 @@
 //! Processes.
 
 use rbuild_cache::CacheMountName;
+use rbuild_cache::StoreError;
 use rbuild_cache::wait::silently;
 use rbuild_llb::op::CacheSharing;
 use rbuild_llb::op::SecretEnv;
