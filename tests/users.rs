@@ -39,6 +39,7 @@ if [ -n "$SERVICE" ]; then
     mount -t overlay -o "lowerdir=/mnt/lib:$libraries" none "$libraries"
 fi
 cd /mnt/home
+[ -z "$STORE" ] || eval "$STORE"
 exec setpriv --reuid=4321 --regid=4321 --clear-groups env HOME=/mnt/home TMPDIR=/mnt/home RBUILD_ROOT=/mnt/home/store \
     sh -c "$SCRIPT"
 "#;
@@ -133,6 +134,44 @@ fn a_user_of_a_directory_service_has_its_ranges() {
     );
     assert_eq!(doctor["rung"], 1, "{doctor:#}");
     assert_eq!(step, ["0 4321 1", "1 40000 500", "5:7"]);
+}
+
+/// A file system without attributes has no place to record owners in: files have them, or no step runs.
+#[test]
+fn a_store_without_attributes_wants_ranges() {
+    let ramfs = "mkdir store && mount -t ramfs none store && chown 4321:4321 store";
+    let of_store = [("PASSWD", LOCAL), ("STORE", ramfs)];
+    let (doctor, step) = found(
+        &env(),
+        &[&of_store[..], &[("SUBIDS", "u:20000:30000")]].concat(),
+    );
+    assert_eq!(
+        (&doctor["rung"], &doctor["stacker"]),
+        (&1.into(), &"link".into())
+    );
+    assert_eq!(step, ["0 4321 1", "1 20000 30000", "5:7"]);
+    let wanted = "owners of files, recorded as xattrs on the store's file system: Operation not supported (os error 95) (in \
+                  `/mnt/home/store";
+    assert_is_refused(&of_store, wanted);
+}
+
+/// That doctor finds this and says what mends it, and that a build says as much.
+#[track_caller]
+fn assert_is_refused(variables: &[(&str, &str)], wanted: &str) {
+    let env = env();
+    let said = run(&env, variables, "/mnt/rbuild doctor --format json").code(3);
+    let doctor: Value = serde_json::from_str(&said.stdout).unwrap_or_else(|_| panic!("{said}"));
+    assert_eq!(doctor["rung"], 3, "{doctor:#}");
+    let findings = doctor["findings"].as_array().unwrap().iter();
+    let what = |finding: &Value| finding["what"].as_str().unwrap().to_owned();
+    let mut found = findings.filter(|finding| what(finding).starts_with(wanted));
+    let found = found.next().unwrap_or_else(|| panic!("{doctor:#}"));
+    let fix = "put the store (`--root` or RBUILD_ROOT) on a local file system: ext4, xfs, btrfs";
+    assert_eq!(found["fix"], fix);
+    let build = "/mnt/rbuild build -q -f .config/Dockerfile -o out .config";
+    let built = run(&env, variables, build).code(3);
+    let built = built.says("owners of files, recorded as xattrs on the store's file system");
+    built.says(fix);
 }
 
 /// One id, and owners as they should be; and what is to be done about it.

@@ -135,9 +135,10 @@ pub(super) fn cgroup() -> Finding {
     }
 }
 
-/// The space for the store.
+/// The space for the store, where its file system counts that.
 pub(super) fn disk(store: &Path) -> Option<Finding> {
     let found = rustix::fs::statvfs(store).ok()?;
+    let found = Some(found).filter(|found| found.f_blocks > 0)?;
     let free = found.f_bavail.saturating_mul(found.f_frsize);
     let what = format!("{} MiB free in `{}`", free >> 20, store.display());
     Some(match free < LITTLE {

@@ -35,6 +35,7 @@ mod child;
 mod chroot;
 mod error;
 mod foreign;
+mod ground;
 mod kernelfs;
 mod machine;
 mod mounts;
@@ -262,7 +263,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         let foreign = foreign::arrange(&settings.foreign, false, false)?;
         return enter_chroot(given, oom, cgroups, foreign);
     }
-    let ids = match userns::enter(userns::plan()) {
+    let ids = match userns::enter(ground::plan(&settings.store)) {
         Ok(ids) => ids,
         Err(EnterError::Threads) => return Err(SandboxError::Threads),
         Err(EnterError::Unshare(source)) => {
@@ -286,6 +287,11 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         Ids::Full => (Rung::Full, None),
         Ids::Single(why) => (Rung::Single, Some(probe::single_remark(&why, user))),
     };
+    if rung == Rung::Single {
+        ground::keeps_owners(&settings.store).map_err(|e| SandboxError::Unavailable {
+            report: probe::no_owners(&e, &settings.store),
+        })?;
+    }
     let foreign = foreign::arrange(&settings.foreign, true, rung == Rung::Single)?;
     let domain = userns::domain().map_err(failed("read the id maps"))?;
     let mut files = vec!["/etc/hosts", "/etc/resolv.conf"];
@@ -320,7 +326,7 @@ pub fn enter(settings: &Settings) -> Result<Sandbox, SandboxError> {
         stacking: match settings.overlay {
             Some(true) => Stacking::Must,
             Some(false) => Stacking::Cannot,
-            None if probe::stacks(&settings.store) => Stacking::May,
+            None if ground::stacks(&settings.store) => Stacking::May,
             None => Stacking::Cannot,
         },
         files,

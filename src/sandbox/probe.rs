@@ -14,6 +14,7 @@ use super::Rung;
 use super::Settings;
 use super::foreign;
 use super::foreign::Survey;
+use super::ground;
 use super::machine;
 use super::mounts;
 use super::seccomp::Nesting;
@@ -106,11 +107,11 @@ pub fn probe(settings: &Settings) -> Report {
     }
     let mut findings = vec![kernel()];
     findings.extend(machine::apparmor());
-    let plan = userns::plan();
+    let place = place_for(settings);
+    let plan = ground::plan(place);
     findings.extend(plan.as_ref().ok().map(|plan| granted(plan, user)));
     findings.extend(machine::helpers(user));
     let mut stacks = false;
-    let place = place_for(settings);
     let inside = plan.clone();
     let mut rung = Rung::None;
     let mut survey = None;
@@ -268,12 +269,21 @@ fn count(ranges: &[userns::Range]) -> u64 {
     ranges.iter().skip(1).map(|r| u64::from(r.count)).sum()
 }
 
+/// Of the kernel, as far as it says.
+pub(super) fn kernel_version() -> (u32, u32) {
+    version(&rustix::system::uname().release().to_string_lossy())
+}
+
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
+    (next(), next())
+}
+
 fn kernel() -> Finding {
     let name = rustix::system::uname();
     let release = name.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0_u32);
-    match (next(), next()) < (5, 11) {
+    match version(&release) < ground::OVERLAY_SINCE {
         true => finding(
             format!(
                 "Linux {release} has no overlayfs for user namespaces: steps run in a copy of their layers"
@@ -299,6 +309,9 @@ fn single(why: &str, user: u32) -> Finding {
 }
 
 fn single_fix(why: &str, user: u32) -> String {
+    if why.ends_with(ground::GIVES_NOTHING_AWAY) {
+        return LOCAL_STORE.to_owned();
+    }
     if user == 0 {
         return match why {
             userns::NAMESPACE_OF_ONE => {
@@ -346,6 +359,12 @@ pub(super) fn single_remark(why: &str, user: u32) -> String {
         "only one user id is mapped ({why}), and owners of files are recorded (rung 2, docs/rootless.md); {}",
         single_fix(why, user)
     )
+}
+
+/// The report when owners cannot be recorded at `place`.
+pub(super) fn no_owners(error: &io::Error, place: &Path) -> Report {
+    let place = place.display();
+    none(format!("{OWNERS}: {error} (in `{place}`)"), LOCAL_STORE)
 }
 
 /// The report when unshare(2) failed.
@@ -493,6 +512,7 @@ fn judge(check: &Check, place: &Path) -> Finding {
     let (state, fix) = match name.as_str() {
         MOUNTS => return no_mounts(&error).findings.remove(0),
         ROOT => return no_root(&error).findings.remove(0),
+        OWNERS => (State::Missing, LOCAL_STORE),
         STORE => (
             State::Missing,
             "choose another place for the store with `--root` or RBUILD_ROOT",
@@ -507,7 +527,7 @@ fn judge(check: &Check, place: &Path) -> Finding {
         _ => (State::Missing, "a kernel with CONFIG_SECCOMP_FILTER"),
     };
     let place = match name.as_str() {
-        STORE => format!(" (in `{}`)", place.display()),
+        STORE | OWNERS => format!(" (in `{}`)", place.display()),
         OVERLAY => format!(
             " (in `{}`): steps run in a copy of their layers",
             place.display()
@@ -517,6 +537,10 @@ fn judge(check: &Check, place: &Path) -> Finding {
     finding(format!("{name}: {error}{place}"), state, Some(fix))
 }
 
+/// What mends a store whose files cannot have the owners that steps give them.
+const LOCAL_STORE: &str =
+    "put the store (`--root` or RBUILD_ROOT) on a local file system: ext4, xfs, btrfs";
+
 /// What mends a store overlayfs refuses.
 pub(super) const OVERLAY_FIX: &str = "put the store (`--root` or RBUILD_ROOT) on a file system that takes overlay \
                                       uppers and user xattrs: ext4, xfs, btrfs, tmpfs; not NFS, and not a container's \
@@ -525,6 +549,7 @@ pub(super) const OVERLAY_FIX: &str = "put the store (`--root` or RBUILD_ROOT) on
 const MOUNTS: &str = "mounts in the user namespace";
 const ROOT: &str = "a root of its own for each step";
 const STORE: &str = "writing to the store";
+const OWNERS: &str = "owners of files, recorded as xattrs on the store's file system";
 const OVERLAY: &str = "overlayfs with user xattrs on the store's file system";
 const PROC: &str = "a /proc of its own for each step";
 const NETWORK: &str = "a network namespace with loopback";
@@ -606,8 +631,15 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path, foreign: &Foreign) 
     if tried[0].1.is_ok() {
         tried.push((ROOT, mounts::may_pivot().map_err(Into::into)));
     }
-    match probe_dir(place) {
-        Ok(dir) => tried.extend([(STORE, Ok(())), (OVERLAY, overlay(dir.path()))]),
+    let single = matches!(entered, Entered::Single { .. });
+    match ground::trial(place) {
+        Ok(dir) => {
+            tried.push((STORE, Ok(())));
+            if single {
+                tried.push((OWNERS, ground::records(dir.path())));
+            }
+            tried.push((OVERLAY, ground::overlay(dir.path())));
+        }
         Err(error) => tried.push((STORE, Err(error))),
     }
     tried.push((
@@ -628,7 +660,6 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path, foreign: &Foreign) 
         name: name.to_owned(),
         errno: result.err().map_or(0, |e| errno(&e)),
     };
-    let single = matches!(entered, Entered::Single { .. });
     Trial {
         entered,
         checks: tried.into_iter().map(check).collect(),
@@ -636,12 +667,12 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path, foreign: &Foreign) 
     }
 }
 
-fn errno(e: &io::Error) -> i32 {
+pub(super) fn errno(e: &io::Error) -> i32 {
     e.raw_os_error().unwrap_or(libc::EIO)
 }
 
 /// One trial in a child of its own.
-fn alone(namespaces: i32, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+pub(super) fn alone(namespaces: i32, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
     let bytes = in_child(namespaces, || {
         wire::encode(&work().err().map_or(0, |e| errno(&e)))
     })?;
@@ -650,39 +681,6 @@ fn alone(namespaces: i32, work: impl FnOnce() -> io::Result<()>) -> io::Result<(
         Some(errno) => Err(os(errno)),
         None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
-}
-
-/// Whether overlayfs stacks layers on the file system of the store, with whiteouts and user xattrs; tried out where the
-/// kind of file system does not say it. The process must have one thread.
-///
-/// Even so a mount may be refused, by a security module or a mount option: the first step tries that.
-pub(super) fn stacks(store: &Path) -> bool {
-    /// statfs(2): ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
-    const TAKEN: [i128; 5] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0xF2F5_2010];
-    let kind = rustix::fs::statfs(store).map(|found| i128::from(found.f_type));
-    if kernel().state == State::Good && kind.is_ok_and(|kind| TAKEN.contains(&kind)) {
-        return true;
-    }
-    probe_dir(store).is_ok_and(|dir| overlay(dir.path()).is_ok())
-}
-
-/// Left over it would be garbage in the store and nothing worse.
-fn probe_dir(place: &Path) -> io::Result<tempfile::TempDir> {
-    tempfile::Builder::new().prefix("probe-").tempdir_in(place)
-}
-
-/// Replaces a directory of a lower layer, which takes an upper, a whiteout and an xattr.
-fn overlay(dir: &Path) -> io::Result<()> {
-    for name in ["l/d", "u", "w"] {
-        fs::create_dir_all(dir.join(name))?;
-    }
-    // A child of its own has no other use for its working directory.
-    alone(0, || {
-        std::env::set_current_dir(dir)?;
-        let mount = mounts::overlay(&["l".to_owned()], Some(["u", "w"]))?;
-        rustix::fs::unlinkat(&mount, "d", rustix::fs::AtFlags::REMOVEDIR)?;
-        Ok(mounts::make_dirs(&mount, Path::new("d"))?)
-    })
 }
 
 #[cfg(test)]

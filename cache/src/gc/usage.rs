@@ -70,7 +70,7 @@ pub struct StoreUsage {
 pub struct Space {
     /// All of it.
     pub total: u64,
-    /// What this user may still fill.
+    /// What this user may still fill; no end of it where a file system counts nothing, as ramfs.
     pub free: u64,
 }
 
@@ -129,7 +129,10 @@ impl Store {
             .map_err(|error| StoreError::io("read the free space of", self.path())(error.into()))?;
         Ok(Space {
             total: found.f_blocks.saturating_mul(found.f_frsize),
-            free: found.f_bavail.saturating_mul(found.f_frsize),
+            free: match found.f_blocks {
+                0 => u64::MAX,
+                _ => found.f_bavail.saturating_mul(found.f_frsize),
+            },
         })
     }
 }

@@ -16,8 +16,9 @@ pub(super) struct Disk(pub(super) OwnedFd);
 impl Disk {
     /// What this user may still fill; a file system that does not say has not said that it is full.
     pub(super) fn free(&self) -> u64 {
-        let found = rustix::fs::fstatvfs(&self.0);
-        found.map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
+        let found = rustix::fs::fstatvfs(&self.0).ok();
+        let counts = found.filter(|disk| disk.f_blocks > 0);
+        counts.map_or(u64::MAX, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 }
 
