@@ -19,6 +19,7 @@ use crate::lint::Rule;
 use crate::reference::normalise_reference;
 use crate::words::Expansion;
 use crate::words::Shell;
+use rbuild_llb::suggest::nearest_name;
 use rbuild_llb::suggest::nearest_variable;
 
 impl Graph {
@@ -138,7 +139,11 @@ impl Graph {
         let mut missing = expanded.missing.iter();
         let near = missing.find_map(|name| {
             let declared = declared().map(|arg| arg.name.text.as_str());
-            nearest_variable(name, declared.chain(self.globals.names()))
+            // Of a short name most letters have to be right.
+            let may_be = |near: &&str| {
+                name.eq_ignore_ascii_case(near) || nearest_name(name, [*near]).is_some()
+            };
+            nearest_variable(name, declared.chain(self.globals.names()).filter(may_be))
         });
         Box::new(match near {
             Some(near) => error.hint(format!("did you mean `{near}`?")),

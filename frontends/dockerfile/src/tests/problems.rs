@@ -308,6 +308,12 @@ fn stages_that_do_not_fit_together() {
         ],
     );
     check(
+        "ARG A\nFROM busybox:$TAG\n",
+        &[
+            "2:6 \"busybox:$TAG\" `busybox:` is neither a stage nor an image [`TAG` is not declared: `ARG TAG=…` before the first `FROM`]",
+        ],
+    );
+    check(
         "FROM $BASE\n",
         &[
             "1:6 \"$BASE\" base name (`$BASE`) should not be blank [`BASE` is not declared: `ARG BASE=…` before the first `FROM`]",
