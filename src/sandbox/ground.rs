@@ -7,7 +7,6 @@ use std::path::Path;
 
 use rustix::fs::Gid;
 use rustix::fs::Uid;
-use rustix::fs::XattrFlags;
 
 use super::mounts;
 use super::probe::alone;
@@ -116,13 +115,7 @@ pub(super) fn keeps_owners(place: &Path) -> io::Result<()> {
 
 /// Records an owner there.
 pub(super) fn records(dir: &Path) -> io::Result<()> {
-    let flags = XattrFlags::empty();
-    Ok(rustix::fs::setxattr(
-        dir,
-        rbuild_cache::OWNER,
-        b"1 1",
-        flags,
-    )?)
+    Ok(rbuild_cache::Owner::of(1, 1).record(dir)?)
 }
 
 /// A directory to try things in. Left over it would be garbage in the store and nothing worse.
