@@ -660,7 +660,6 @@ impl Store {
     }
 }
 
-/// Makes a store: aside, so that one that is there is complete.
 /// What is where the store below `root` would be.
 fn look(root: &Path) -> Result<Option<fs::Metadata>, StoreError> {
     match fs::metadata(root.join("v1")) {
@@ -675,6 +674,7 @@ fn look(root: &Path) -> Result<Option<fs::Metadata>, StoreError> {
     }
 }
 
+/// Makes a store: aside, so that one that is there is complete.
 fn make(path: &Path) -> Result<fs::Metadata, StoreError> {
     let root = path.parent().unwrap_or(path);
     let made = fs::DirBuilder::new()
