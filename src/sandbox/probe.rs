@@ -667,7 +667,7 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path, foreign: &Foreign) 
     }
 }
 
-pub(super) fn errno(e: &io::Error) -> i32 {
+fn errno(e: &io::Error) -> i32 {
     e.raw_os_error().unwrap_or(libc::EIO)
 }
 

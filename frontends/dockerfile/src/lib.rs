@@ -156,14 +156,20 @@ impl Plan {
 
     /// What the target needs from outside.
     fn sources(&self, request: &FrontendRequest) -> Vec<SourceRequest> {
-        let mut requests: Vec<SourceRequest> = Vec::new();
-        let mut add = |new: SourceRequest| {
+        /// The request, if it is the first for its source.
+        fn add(
+            requests: &mut Vec<SourceRequest>,
+            new: SourceRequest,
+        ) -> Option<&mut SourceRequest> {
             let same =
                 |have: &SourceRequest| have.source == new.source && have.platform == new.platform;
-            if !requests.iter().any(same) {
-                requests.push(new);
+            if requests.iter().any(same) {
+                return None;
             }
-        };
+            requests.push(new);
+            requests.last_mut()
+        }
+        let mut requests: Vec<SourceRequest> = Vec::new();
         let reachable = self.graph.reachable();
         for &at in &reachable {
             let node = &self.graph.nodes[at];
@@ -172,12 +178,15 @@ impl Plan {
                 Base::Files { source, .. } => (source, request.build_platform.clone()),
                 Base::Scratch | Base::Stage(_) | Base::Dockerfile(_) | Base::Outer(_) => continue,
             };
-            add(SourceRequest {
+            let new = SourceRequest {
                 source: source.clone(),
                 platform,
                 span: Some(node.at.clone()),
-                near: self.graph.near(node),
-            });
+                near: None,
+            };
+            if let Some(added) = add(&mut requests, new) {
+                added.near = self.graph.near(node);
+            }
         }
         let mut context = (request.context == MainContext::Local).then(|| main_context(request));
         for at in reachable {
@@ -192,17 +201,18 @@ impl Plan {
                         _ => false,
                     };
                 if let Some(source) = context.take_if(|_| local) {
-                    add(SourceRequest {
+                    let new = SourceRequest {
                         source,
                         platform: request.build_platform.clone(),
                         span: Some(command.instruction.head.span.clone()),
                         near: None,
-                    });
+                    };
+                    add(&mut requests, new);
                 }
                 if let Kind::Add(transfer) = &command.instruction.kind {
-                    convert::foreseen(transfer, request)
-                        .into_iter()
-                        .for_each(&mut add);
+                    for new in convert::foreseen(transfer, request) {
+                        add(&mut requests, new);
+                    }
                 }
             }
         }

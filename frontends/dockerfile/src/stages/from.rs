@@ -33,9 +33,9 @@ impl Graph {
         let expanded = self.expand(ast, stage, &stage.base, lint)?;
         if expanded.text.is_empty() {
             let message = format!("base name (`{}`) should not be blank", stage.base.text);
-            return Err(self.undefined(ast, message, &stage.base, &expanded));
+            return Err(self.undefined(ast, message, &stage.base, &expanded.missing));
         }
-        let mut uses = expanded.used.clone();
+        let mut uses = expanded.used;
         let platform = match &stage.platform {
             Some(word) => {
                 let (platform, used) = self.stage_platform(ast, stage, word, lint)?;
@@ -61,7 +61,7 @@ impl Graph {
                     };
                     self.base(&word, request)
                         .map_err(|error| match error.hints.is_empty() {
-                            true => self.hint_at_missing(ast, error, &expanded),
+                            true => self.hint_at_missing(ast, error, &expanded.missing),
                             false => error,
                         })?
                 }
@@ -119,10 +119,10 @@ impl Graph {
         ast: &Ast,
         message: String,
         word: &Word,
-        expanded: &Expansion,
+        missing: &BTreeSet<String>,
     ) -> Box<Diagnostic> {
         let error = Diagnostic::error(message, word.span.clone(), "expands to nothing");
-        self.hint_at_missing(ast, Box::new(error), expanded)
+        self.hint_at_missing(ast, Box::new(error), missing)
     }
 
     /// Says what becomes of the first variable that had no value.
@@ -130,14 +130,13 @@ impl Graph {
         &self,
         ast: &Ast,
         error: Box<Diagnostic>,
-        expanded: &Expansion,
+        missing: &BTreeSet<String>,
     ) -> Box<Diagnostic> {
-        let Some(name) = expanded.missing.iter().next() else {
+        let Some(name) = missing.iter().next() else {
             return error;
         };
         let declared = || ast.meta.iter().flat_map(|(_, args)| args);
-        let mut missing = expanded.missing.iter();
-        let near = missing.find_map(|name| {
+        let near = missing.iter().find_map(|name| {
             let declared = declared().map(|arg| arg.name.text.as_str());
             // Of a short name most letters have to be right.
             let may_be = |near: &&str| {
@@ -166,7 +165,7 @@ impl Graph {
         let expanded = self.expand(ast, stage, word, lint)?;
         if expanded.text.is_empty() {
             let message = format!("empty platform value from expression `{}`", word.text);
-            return Err(self.undefined(ast, message, word, &expanded));
+            return Err(self.undefined(ast, message, word, &expanded.missing));
         }
         let platform: Platform = expanded.text.parse().map_err(|error| {
             let message = format!("failed to parse platform `{}`", word.text);
