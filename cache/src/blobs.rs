@@ -7,6 +7,11 @@ use std::io::Read as _;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 
 use rbuild_llb::OciDigest;
 use serde_json::Value;
@@ -18,6 +23,11 @@ use crate::store::StoreError;
 
 /// Larger manifests are refused when they are pulled.
 const MAX_DOCUMENT: u64 = 8 << 20;
+/// What is written at once. For more the kernel wants as large pieces of memory in a row, and where files fill the memory, as
+/// they do sooner or later, it moves others out of the way for them: that took twenty times as long as the writing.
+const AT_ONCE: usize = 64 << 10;
+/// Who copies a blob while it is written is not woken for less.
+const WORTH: u64 = 2 << 20;
 
 /// The blobs of a store.
 #[derive(Debug)]
@@ -172,6 +182,7 @@ impl Blobs {
             file,
             hasher: None,
             size: 0,
+            growth: None,
         })
     }
 }
@@ -205,6 +216,8 @@ pub struct BlobWriter<'a> {
     /// `None` where the writer's user hashes what passes anyway.
     hasher: Option<Sha256>,
     size: u64,
+    /// Of interest to who copies it meanwhile.
+    growth: Option<Growth>,
 }
 
 impl std::fmt::Debug for BlobWriter<'_> {
@@ -217,6 +230,17 @@ impl std::fmt::Debug for BlobWriter<'_> {
 }
 
 impl BlobWriter<'_> {
+    /// Lets somebody else copy the blob while it is written.
+    ///
+    /// # Errors
+    /// If it cannot be opened a second time.
+    pub fn follow(&mut self) -> io::Result<Growing> {
+        let file = self.file.reopen().map_err(crate::file::plain)?;
+        let progress = Arc::new(Progress::default());
+        self.growth = Some(Growth(Arc::clone(&progress)));
+        Ok(Growing { file, progress })
+    }
+
     /// Publishes what was written, checked against what was announced.
     ///
     /// # Errors
@@ -273,6 +297,9 @@ impl BlobWriter<'_> {
         self.file
             .persist(&path)
             .map_err(|error| StoreError::io("write", &path)(error.error))?;
+        if let Some(growth) = &self.growth {
+            growth.0.lock().whole = Some((*digest, self.size));
+        }
         Ok(())
     }
 }
@@ -280,15 +307,142 @@ impl BlobWriter<'_> {
 impl Write for BlobWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // Its own file, not the handle: errors of the handle tell its random name.
+        let bytes = &bytes[..bytes.len().min(AT_ONCE)];
         let count = self.file.as_file_mut().write(bytes)?;
         if let Some(hasher) = &mut self.hasher {
             hasher.update(&bytes[..count]);
         }
         self.size += count as u64;
+        if let Some(growth) = &self.growth {
+            growth.0.grown(self.size);
+        }
         Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.file.flush()
+    }
+}
+
+/// How far a blob that is being written has come.
+#[derive(Debug, Default)]
+struct Progress {
+    stage: Mutex<Stage>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Stage {
+    size: u64,
+    /// From which size on who waits is to be woken.
+    wanted: u64,
+    /// Nothing comes any more.
+    over: bool,
+    /// It was published as this.
+    whole: Option<(OciDigest, u64)>,
+}
+
+impl Progress {
+    /// What it guards is right after each single change.
+    fn lock(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn grown(&self, size: u64) {
+        let mut stage = self.lock();
+        stage.size = size;
+        if size >= stage.wanted {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits for more than the first `have` bytes; how many there are, and whether that is the end.
+    fn more(&self, have: u64) -> (u64, bool) {
+        let mut stage = self.lock();
+        stage.wanted = have + WORTH;
+        while stage.size < stage.wanted && !stage.over {
+            let woken = self.changed.wait(stage);
+            stage = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+        (stage.size, stage.over)
+    }
+}
+
+/// The writer's side: when it is gone, nothing comes any more.
+#[derive(Debug)]
+struct Growth(Arc<Progress>);
+
+impl Drop for Growth {
+    fn drop(&mut self) {
+        self.0.lock().over = true;
+        self.0.changed.notify_one();
+    }
+}
+
+/// A blob that is being written.
+#[derive(Debug)]
+pub struct Growing {
+    file: File,
+    progress: Arc<Progress>,
+}
+
+impl Growing {
+    /// Copies it to where `to` stands, inside the kernel where both ends allow that, until it is published; as what, or
+    /// nothing if it never was.
+    ///
+    /// # Errors
+    /// If it cannot be read or `to` cannot be written.
+    pub fn copy_to(self, mut to: &File) -> io::Result<Option<(OciDigest, u64)>> {
+        let mut copied = 0;
+        loop {
+            let (size, over) = self.progress.more(copied);
+            let len = size - copied;
+            if io::copy(&mut (&self.file).take(len), &mut to)? != len {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            copied = size;
+            if over {
+                return Ok(self.progress.lock().whole);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn a_blob_is_copied_while_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let bytes: Vec<u8> = (0..5 * WORTH + 7).map(|n| (n / 3 % 251) as u8).collect();
+        // One that is published, one that is given up, and one of which nothing comes.
+        for (parts, commit) in [(9, true), (9, false), (0, true), (0, false)] {
+            let copy = tempfile::tempfile().unwrap();
+            (&copy).write_all(b"before").unwrap();
+            let mut writer = store.blobs().writer().unwrap();
+            let growing = writer.follow().unwrap();
+            let (written, copied) = std::thread::scope(|scope| {
+                let copying = scope.spawn(|| growing.copy_to(&copy));
+                let parts = bytes.chunks(bytes.len() / 9 + 1).take(parts);
+                for part in parts {
+                    writer.write_all(part).unwrap();
+                }
+                // If not, it is given up here.
+                let written = Some(writer).filter(|_| commit);
+                let written = written.map(|writer| writer.commit(None).unwrap());
+                (written, copying.join().unwrap().unwrap())
+            });
+            assert_eq!(copied, written);
+            if let Some((digest, size)) = written {
+                let blob = store.blobs().read(&digest, size).unwrap();
+                let mut got = Vec::new();
+                io::Seek::rewind(&mut &copy).unwrap();
+                (&copy).read_to_end(&mut got).unwrap();
+                assert!(got == [b"before", &blob[..]].concat());
+            }
+        }
     }
 }

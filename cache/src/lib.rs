@@ -72,6 +72,7 @@ pub use archive::Unpacked;
 pub use blobs::BlobError;
 pub use blobs::BlobWriter;
 pub use blobs::Blobs;
+pub use blobs::Growing;
 pub use builder::NewNode;
 pub use builder::TreeBuilder;
 pub use builds::BuildReport;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::io::Read;
+use std::io::Write as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::slice;
@@ -15,13 +15,18 @@ use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
+use rbuild_cache::Blobs;
+use rbuild_llb::CancelToken;
 use rbuild_llb::OciDigest;
 
 use super::Export;
 use super::ExportError;
 use super::Exporter;
 use super::Out;
+use super::begun::Begun;
+use super::begun::Start;
 use super::deliver;
+use super::deliver_begun;
 use super::only;
 use crate::image::Descriptor;
 use crate::image::Format;
@@ -56,7 +61,7 @@ impl Exporter for Oci {
     fn export(&self, export: &Export<'_>) -> Result<Vec<Delivery>, ExportError> {
         match (&self.dest, self.tar) {
             (Destination::File(path), false) => write_directory(export, path),
-            (dest, _) => write(slice::from_ref(export), false, dest),
+            (dest, _) => write_one(export, false, dest),
         }
     }
 }
@@ -67,7 +72,7 @@ impl Exporter for Docker {
             (Destination::File(path), false) => write_directory(export, path),
             (dest, _) => {
                 only(export)?;
-                write(slice::from_ref(export), true, dest)
+                write_one(export, true, dest)
             }
         }
     }
@@ -83,37 +88,64 @@ pub fn write(
     dest: &Destination,
 ) -> Result<Vec<Delivery>, ExportError> {
     deliver(dest, &mut |out| {
-        write_tar(exports, docker, &BTreeSet::new(), out)
+        write_tar(exports, docker, &BTreeSet::new(), None, out)
+    })
+}
+
+/// The same of one that may have been begun.
+fn write_one(
+    export: &Export<'_>,
+    docker: bool,
+    dest: &Destination,
+) -> Result<Vec<Delivery>, ExportError> {
+    let exports = slice::from_ref(export);
+    let start = export.begun.and_then(Begun::finish);
+    deliver_begun(dest, start, &mut |out, start| {
+        write_tar(exports, docker, &BTreeSet::new(), start, out)
     })
 }
 
 /// One file of the layout.
-enum Piece<'a> {
+pub(super) enum Piece<'a> {
     Bytes(&'a [u8]),
     Blob(OciDigest, u64),
 }
 
-/// The blobs by path, each once.
-fn blobs<'a>(export: &'a Export<'_>) -> BTreeMap<String, Piece<'a>> {
-    let path = |digest: &OciDigest| format!("blobs/sha256/{}", digest.hex());
-    let mut pieces = BTreeMap::new();
-    for image in export.images {
-        pieces.insert(path(&image.id), Piece::Bytes(&image.config));
-        pieces.insert(
-            path(&image.descriptor.digest),
-            Piece::Bytes(&image.manifest),
-        );
+/// The blobs with their paths, each once: layers first, in the order of the images that have them, so that where one is to be
+/// does not depend on digests that are not known while it is made; then documents by their paths.
+fn blobs<'a>(exports: &'a [Export<'_>]) -> Vec<(String, Piece<'a>)> {
+    let mut seen = BTreeSet::new();
+    let mut layers = Vec::new();
+    let mut documents = BTreeMap::new();
+    for image in exports.iter().flat_map(|export| export.images) {
         for (layer, _) in &image.layers {
-            pieces.insert(path(&layer.digest), Piece::Blob(layer.digest, layer.size));
+            if seen.insert(layer.digest) {
+                let piece = Piece::Blob(layer.digest, layer.size);
+                layers.push((path(&layer.digest), piece));
+            }
         }
+        documents.insert(image.id, &*image.config);
+        documents.insert(image.descriptor.digest, &image.manifest);
     }
-    if let Some(index) = export.index {
-        pieces.insert(
-            path(&index.descriptor.digest),
-            Piece::Bytes(&index.document),
-        );
+    for index in exports.iter().filter_map(|export| export.index) {
+        documents.insert(index.descriptor.digest, &index.document);
     }
-    pieces
+    let documents = documents
+        .into_iter()
+        .filter(|(digest, _)| !seen.contains(digest))
+        .map(|(digest, bytes)| (path(&digest), Piece::Bytes(bytes)));
+    layers.into_iter().chain(documents).collect()
+}
+
+pub(super) fn path(digest: &OciDigest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+/// Where the bytes of a layer are in an archive, behind layers of these sizes.
+pub(super) fn place_behind(layers: impl Iterator<Item = u64>) -> u64 {
+    let block = BLOCK.len() as u64;
+    let filled = layers.map(|size| block + size.next_multiple_of(block));
+    DIRECTORIES.len() as u64 * block + filled.sum::<u64>() + block
 }
 
 /// `index.json`: the image once for each of its names, as BuildKit does. Where tags would be ambiguous, of several images
@@ -168,7 +200,6 @@ pub(super) const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Docker's `manifest.json`.
 fn manifest_json(exports: &[Export<'_>]) -> Vec<u8> {
-    let path = |digest: &OciDigest| format!("blobs/sha256/{}", digest.hex());
     let list: Vec<_> = exports
         .iter()
         .flat_map(|export| export.images.iter().map(move |image| (export, image)))
@@ -189,12 +220,37 @@ pub(super) fn familiar(name: &str) -> &str {
     name.strip_prefix("library/").unwrap_or(name)
 }
 
-/// Writes the layout as a tar, without the blobs that who reads it is known to have. Everything in it that is not content is
-/// constant, so equal images are equal bytes.
+/// Writes the layout as a tar, without the blobs that who reads it is known to have, and without writing that which the file
+/// has from its `start`. Everything in it that is not content is constant, so equal images are equal bytes.
 pub(super) fn write_tar(
     exports: &[Export<'_>],
     docker: bool,
     without: &BTreeSet<OciDigest>,
+    start: Option<&Start>,
+    out: &mut dyn Out,
+) -> Result<(), ExportError> {
+    let (index, manifest) = (index_json(exports), manifest_json(exports));
+    let mut pieces = blobs(exports);
+    let left_out =
+        |piece: &Piece<'_>| matches!(piece, Piece::Blob(digest, _) if without.contains(digest));
+    pieces.retain(|(_, piece)| !left_out(piece));
+    pieces.push(("index.json".into(), Piece::Bytes(&index)));
+    if docker {
+        pieces.push(("manifest.json".into(), Piece::Bytes(&manifest)));
+    }
+    pieces.push(("oci-layout".into(), Piece::Bytes(LAYOUT)));
+    let [Export { store, cancel, .. }, ..] = exports else {
+        unreachable!("an archive of nothing is never written");
+    };
+    write_pieces(&pieces, store.blobs(), start, cancel, out)
+}
+
+/// Writes an archive of these files.
+pub(super) fn write_pieces(
+    pieces: &[(String, Piece<'_>)],
+    blobs: &Blobs,
+    start: Option<&Start>,
+    cancel: &CancelToken,
     out: &mut dyn Out,
 ) -> Result<(), ExportError> {
     let archive = |source| ExportError::Write {
@@ -202,18 +258,7 @@ pub(super) fn write_tar(
         source,
     };
     directories(out).map_err(archive)?;
-    let (index, manifest) = (index_json(exports), manifest_json(exports));
-    let mut pieces: BTreeMap<String, Piece<'_>> = exports.iter().flat_map(blobs).collect();
-    pieces.retain(|_, piece| !matches!(piece, Piece::Blob(digest, _) if without.contains(digest)));
-    pieces.insert("index.json".into(), Piece::Bytes(&index));
-    pieces.insert("oci-layout".into(), Piece::Bytes(LAYOUT));
-    if docker {
-        pieces.insert("manifest.json".into(), Piece::Bytes(&manifest));
-    }
-    let [Export { store, cancel, .. }, ..] = exports else {
-        unreachable!("an archive of nothing is never written");
-    };
-    for (path, piece) in &pieces {
+    for (path, piece) in pieces {
         if cancel.is_cancelled() {
             return Err(ExportError::Cancelled);
         }
@@ -223,8 +268,11 @@ pub(super) fn write_tar(
                 file(out, path, size, |out| out.write_all(bytes))
             }
             Piece::Blob(digest, size) => {
-                let blob = store.blobs().open(digest)?;
-                file(out, path, *size, |out| out.copy(blob, *size))
+                let blob = blobs.open(digest)?;
+                file(out, path, *size, |out| match start {
+                    Some(start) if start.has(digest, *size, out)? => Ok(()),
+                    _ => out.copy(blob, *size),
+                })
             }
         }
         .map_err(archive)?;
@@ -233,10 +281,11 @@ pub(super) fn write_tar(
 }
 
 pub(super) const BLOCK: [u8; 512] = [0; 512];
+const DIRECTORIES: [&str; 2] = ["blobs/", "blobs/sha256/"];
 
 /// Writes the directories of a layout.
 pub(super) fn directories(out: &mut dyn Out) -> io::Result<()> {
-    for dir in ["blobs/", "blobs/sha256/"] {
+    for dir in DIRECTORIES {
         let header = header(dir, tar::EntryType::Directory, 0, 0o755)?;
         out.write_all(header.as_bytes())?;
     }
@@ -293,7 +342,7 @@ fn write_directory(export: &Export<'_>, path: &Path) -> Result<Vec<Delivery>, Ex
     let lock = fs::File::open(path).map_err(fail(path))?;
     rustix::fs::flock(&lock, FlockOperation::LockExclusive)
         .map_err(|error| fail(path)(error.into()))?;
-    let put = |name: &str, from: &mut dyn Read| -> Result<(), ExportError> {
+    let put = |name: &str, from: Piece<'_>| -> Result<(), ExportError> {
         let target = path.join(name);
         let parent = target.parent().unwrap_or(path);
         let mut aside = tempfile::Builder::new()
@@ -301,29 +350,32 @@ fn write_directory(export: &Export<'_>, path: &Path) -> Result<Vec<Delivery>, Ex
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
             .tempfile_in(parent)
             .map_err(fail(parent))?;
-        io::copy(from, &mut aside).map_err(fail(&target))?;
+        match from {
+            Piece::Bytes(bytes) => aside.write_all(bytes),
+            Piece::Blob(digest, size) => {
+                let blob = export.store.blobs().open(&digest)?;
+                Out::copy(aside.as_file_mut(), blob, size)
+            }
+        }
+        .map_err(fail(&target))?;
         aside
             .persist(&target)
             .map_err(|error| fail(&target)(error.error))?;
         Ok(())
     };
-    for (name, piece) in &blobs(export) {
+    for (name, piece) in blobs(slice::from_ref(export)) {
         if export.cancel.is_cancelled() {
             return Err(ExportError::Cancelled);
         }
+        let is_there = |size| fs::metadata(path.join(&name)).is_ok_and(|there| there.len() == size);
         match piece {
-            Piece::Bytes(bytes) => put(name, &mut &**bytes)?,
-            Piece::Blob(digest, size) => {
-                if fs::metadata(path.join(name)).is_ok_and(|there| there.len() == *size) {
-                    continue;
-                }
-                put(name, &mut export.store.blobs().open(digest)?)?;
-            }
+            Piece::Blob(_, size) if is_there(size) => {}
+            piece => put(&name, piece)?,
         }
     }
-    put("oci-layout", &mut &*LAYOUT)?;
+    put("oci-layout", Piece::Bytes(LAYOUT))?;
     let index = merged_index(export, path)?;
-    put("index.json", &mut &*index)?;
+    put("index.json", Piece::Bytes(&index))?;
     Ok(vec![Delivery::Directory {
         path: path.to_owned(),
     }])

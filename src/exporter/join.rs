@@ -18,6 +18,7 @@ use super::ExportError;
 use super::Out;
 use super::ReadyIndex;
 use super::archive;
+use super::archive::path;
 use crate::image::Descriptor;
 use crate::image::Document;
 
@@ -115,10 +116,6 @@ fn image(
             blobs,
         )),
     }
-}
-
-fn path(digest: &OciDigest) -> String {
-    format!("blobs/sha256/{}", digest.hex())
 }
 
 /// Writes one archive of an index over the images of several.

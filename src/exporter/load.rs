@@ -183,7 +183,8 @@ impl Loader {
         let mut stdin = child.stdin.take().expect("it was started with a pipe");
         // docker's own list of images has one platform of each.
         let docker = export.images.len() == 1;
-        let written = archive::write_tar(slice::from_ref(export), docker, without, &mut stdin);
+        let written =
+            archive::write_tar(slice::from_ref(export), docker, without, None, &mut stdin);
         let flushed = stdin.flush();
         drop(stdin);
         let ended = child

@@ -1,11 +1,12 @@
 //! Where finished images go: one file per output type.
 //!
-//! [`archive`] writes the OCI image layout, [`tar`] and [`local`] the root file system, [`store`] names the image in
+//! [`archive`] writes the OCI image layout, which [`begun`] may have begun, [`tar`] and [`local`] the root file system, [`store`] names the image in
 //! rbuild's own store, [`push`] sends it to registries, [`load`] hands it to podman or docker; [`join`] makes one of what
 //! several builders made. An exporter is given finished images and a way
 //! to read bytes; it makes nothing up. Files appear under their name only when they are whole.
 
 pub mod archive;
+pub mod begun;
 pub mod join;
 pub mod load;
 pub mod local;
@@ -17,6 +18,7 @@ use std::fs;
 use std::fs::File;
 use std::io;
 use std::io::Read as _;
+use std::io::Seek as _;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
@@ -35,6 +37,8 @@ use crate::links;
 use crate::outcome::Delivery;
 use crate::registry;
 use crate::request::Destination;
+
+use begun::Start;
 
 /// The file system of one platform.
 #[derive(Debug)]
@@ -122,6 +126,8 @@ pub struct Export<'a> {
     pub near: &'a (dyn Fn(&LayerRef, &OciDigest, &str) -> Option<String> + Sync),
     /// Whether the store has bytes of a layer, or a base's registry.
     pub here: &'a (dyn Fn(&LayerRef) -> bool + Sync),
+    /// The archive this becomes, if it may have been begun.
+    pub begun: Option<&'a begun::Begun>,
     /// Stop when it says so.
     pub cancel: &'a CancelToken,
 }
@@ -292,10 +298,22 @@ fn deliver(
     dest: &Destination,
     write: &mut dyn FnMut(&mut dyn Out) -> Result<(), ExportError>,
 ) -> Result<Vec<Delivery>, ExportError> {
+    deliver_begun(dest, None, &mut |out, _| write(out))
+}
+
+/// Writes to a destination that may have been begun.
+type WriteBegun<'a> = dyn FnMut(&mut dyn Out, Option<&Start>) -> Result<(), ExportError> + 'a;
+
+/// The same of a file that may have been begun, which `write` is given if it was.
+fn deliver_begun(
+    dest: &Destination,
+    start: Option<Start>,
+    write: &mut WriteBegun<'_>,
+) -> Result<Vec<Delivery>, ExportError> {
     let path = match dest {
         Destination::Stdout => {
             let mut out = io::BufWriter::with_capacity(1 << 18, io::stdout());
-            write(&mut out)?;
+            write(&mut out, None)?;
             out.flush().map_err(ExportError::Stdout)?;
             return Ok(vec![Delivery::Stdout]);
         }
@@ -305,26 +323,33 @@ fn deliver(
         path: path.clone(),
         source,
     };
-    let is_special = fs::metadata(path).is_ok_and(|there| !there.is_file());
-    let size = match is_special {
-        true => {
+    let size = match goes_aside(path) {
+        false => {
             let to = fs::OpenOptions::new().write(true).open(path);
             let mut out = Counted {
                 to: io::BufWriter::with_capacity(1 << 18, to.map_err(fail)?),
                 bytes: 0,
             };
-            write(&mut out)?;
+            write(&mut out, None)?;
             out.flush().map_err(fail)?;
             out.bytes
         }
-        false => {
-            let (aside, target) = aside(path).map_err(fail)?;
-            let mut out = io::BufWriter::with_capacity(1 << 18, aside.as_file());
-            write(&mut out)?;
+        true => {
+            let start = match start {
+                Some(start) => start,
+                None => Start::nothing(aside(path).map_err(fail)?),
+            };
+            let mut file = start.aside.as_file();
+            let mut out = io::BufWriter::with_capacity(1 << 18, file);
+            write(&mut out, Some(&start))?;
             out.flush().map_err(fail)?;
             drop(out);
-            let size = aside.as_file().metadata().map_err(fail)?.len();
-            aside.persist(&target).map_err(|error| fail(error.error))?;
+            let size = file.stream_position().map_err(fail)?;
+            // What was begun may have been of something longer.
+            file.set_len(size).map_err(fail)?;
+            let target = start.target;
+            let kept = start.aside.persist(&target);
+            kept.map_err(|error| fail(error.error))?;
             size
         }
     };
@@ -332,6 +357,11 @@ fn deliver(
         path: path.clone(),
         size,
     }])
+}
+
+/// Whether what is written to a path is written aside and renamed.
+fn goes_aside(path: &Path) -> bool {
+    !fs::metadata(path).is_ok_and(|there| !there.is_file())
 }
 
 /// A file beside what will be replaced by it, and what that is, links followed.
@@ -375,7 +405,7 @@ impl Pending {
             path: path.clone(),
             source,
         };
-        if fs::metadata(path).is_ok_and(|there| !there.is_file()) {
+        if !goes_aside(path) {
             let to = fs::OpenOptions::new().write(true).open(path);
             let to = Box::new(to.map_err(fail)?);
             return Ok((Self { dest, aside: None }, to));

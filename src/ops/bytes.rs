@@ -24,6 +24,7 @@ use rbuild_cache::FileNode;
 use rbuild_cache::FindFrames;
 use rbuild_cache::Follow;
 use rbuild_cache::FrameTable;
+use rbuild_cache::Growing;
 use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerError;
 use rbuild_cache::LayerForm;
@@ -585,6 +586,18 @@ impl Engine<'_> {
         keep: bool,
         cancel: &CancelToken,
     ) -> Result<LayerBlob, OpError> {
+        self.layer_blob_along(layer, options, keep, None, cancel)
+    }
+
+    /// The same, with `along` given the blob while it is written, if it has to be; a second time if it has to be written anew.
+    pub(crate) fn layer_blob_along(
+        &self,
+        layer: &LayerRef,
+        options: &BlobOptions,
+        keep: bool,
+        along: Option<&dyn Fn(Growing)>,
+        cancel: &CancelToken,
+    ) -> Result<LayerBlob, OpError> {
         let tree = layer.layer.tree;
         let lock = self.bytes.making(tree);
         let _only_one = lock.lock().expect(UNPOISONED);
@@ -614,6 +627,10 @@ impl Engine<'_> {
         let (blob, table) = if need_bytes {
             let write = |find: &mut FindFrames<'_>| {
                 let mut writer = self.store.blobs().unhashed_writer()?;
+                // Who gets nothing here has it when it is whole.
+                if let (Some(along), Ok(growing)) = (along, writer.follow()) {
+                    along(growing);
+                }
                 let mut reuse = Reuse::new(find);
                 let written = rbuild_cache::write_layer_again(
                     trees,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rbuild_cache::BlobOptions;
+use rbuild_cache::Growing;
 use rbuild_cache::LayerBlob;
 use rbuild_cache::LayerRef;
 use rbuild_cache::LeaseRoot;
@@ -22,6 +23,7 @@ use super::once::once_each;
 use super::task::Task;
 use crate::exporter::ReadyImage;
 use crate::exporter::ReadyIndex;
+use crate::exporter::begun::Begun;
 use crate::image::Descriptor;
 use crate::image::Format;
 use crate::image::ImageLayer;
@@ -49,6 +51,8 @@ pub(super) struct Made<'a> {
     pub(super) definition: &'a PrunedDefinition,
     /// What is known of the steps, if the image is to have it in it.
     pub(super) known: Option<&'a [Known]>,
+    /// The archive that begins with the image's layers.
+    pub(super) begun: Option<&'a Begun>,
 }
 
 impl Made<'_> {
@@ -181,13 +185,15 @@ pub(super) fn image(
         };
         Ok(ready.map(described_by))
     };
-    let make = |layer: &LayerRef| -> Result<(Descriptor, OciDigest), OpError> {
+    let make = |layer: &LayerRef,
+                along: Option<&dyn Fn(Growing)>|
+     -> Result<(Descriptor, OciDigest), OpError> {
         if let Some((descriptor, origin)) = as_it_came(layer) {
             engine.fetch_blob(&origin)?;
             return Ok((descriptor, origin.diff_id));
         }
         engine
-            .layer_blob(layer, &options(layer), keep, cancel)
+            .layer_blob_along(layer, &options(layer), keep, along, cancel)
             .map(described_by)
     };
     let known = || -> Result<Vec<Option<(Descriptor, OciDigest)>>, OpError> {
@@ -196,14 +202,30 @@ pub(super) fn image(
     let all_of = |known: Vec<_>| known.into_iter().collect::<Option<Vec<_>>>();
     // One layer is compressed in parallel already; several small ones side by side as well.
     let make_all = || -> Result<Vec<(Descriptor, OciDigest)>, OpError> {
-        let layers: Vec<_> = known()?.into_iter().zip(&snapshot.layers).collect();
-        let of = |(_, layer): &(_, &LayerRef)| {
+        let known = known()?;
+        // Behind layers that are known it is known where the next one is to be.
+        let sizes: Vec<_> = known.iter().map_while(Option::as_ref).collect();
+        let next = sizes.len();
+        let sizes: BTreeMap<_, _> = sizes
+            .into_iter()
+            .map(|(descriptor, _)| (descriptor.digest, descriptor.size))
+            .collect();
+        let along = made.begun.map(|begun| {
+            let sizes = &sizes;
+            move |growing| begun.begin(sizes.values().copied(), growing)
+        });
+        let layers = known.into_iter().zip(&snapshot.layers).enumerate();
+        let layers: Vec<_> = layers
+            .map(|(at, (known, layer))| (at, known, layer))
+            .collect();
+        let of = |(_, _, layer): &(_, _, &LayerRef)| {
             let origin = layer.origin.as_ref().map(|origin| origin.digest);
             (layer.layer.tree, origin)
         };
-        once_each(&layers, of, |(known, layer)| match known {
-            Some(known) => Ok(known.clone()),
-            None => make(layer),
+        once_each(&layers, of, |(at, known, layer)| match (known, &along) {
+            (Some(known), _) => Ok(known.clone()),
+            (None, Some(along)) if *at == next => make(layer, Some(along)),
+            (None, _) => make(layer, None),
         })
     };
     // An unchanged build has nothing to make here, and must not start a thread to find that out.

@@ -29,6 +29,7 @@ use crate::exporter::ReadyImage;
 use crate::exporter::ReadyIndex;
 use crate::exporter::Root;
 use crate::exporter::archive;
+use crate::exporter::begun::Begun;
 use crate::exporter::load::Loader;
 use crate::exporter::local;
 use crate::exporter::local::Local;
@@ -450,8 +451,15 @@ impl Delivering<'_> {
             deliveries: Vec::new(),
         };
         for (spec, exporter) in outs {
+            let begun = match &spec.kind {
+                OutputKind::Oci { dest, tar: true } | OutputKind::Docker { dest, tar: true } => {
+                    Begun::new(dest)
+                }
+                _ => None,
+            };
+            let begun = begun.as_ref();
             let made = match spec.kind.is_image() {
-                true => Some(self.image(target, spec, names, clamp, &roots)?),
+                true => Some(self.image(target, spec, names, clamp, &roots, begun)?),
                 false => None,
             };
             if matches!(spec.kind, OutputKind::Tar { .. } | OutputKind::Local { .. }) {
@@ -479,6 +487,7 @@ impl Delivering<'_> {
                 fetch: &fetch,
                 near: &near,
                 here: &here,
+                begun,
                 roots: &roots,
                 several: target.several,
                 images: made.as_ref().map_or(&[], |made| &made.images),
@@ -530,12 +539,15 @@ impl Delivering<'_> {
         names: &[String],
         clamp: Option<i64>,
         roots: &[Root],
+        begun: Option<&Begun>,
     ) -> Result<Made, BuildError> {
         let mut images = Vec::with_capacity(roots.len());
         let mut created = None;
         let known = self.inline.get(target.name.as_str());
         let known = known.or_else(|| self.inline.get(""));
         for (&at, root) in target.outputs.iter().zip(roots) {
+            // Where layers of the others are to be is known when these are made.
+            let begun = begun.filter(|_| images.is_empty());
             let (image, when) = assemble::image(
                 self.request,
                 spec,
@@ -545,6 +557,7 @@ impl Delivering<'_> {
                     output: &self.definition.outputs[at],
                     definition: self.definition,
                     known: known.map(Vec::as_slice),
+                    begun,
                 },
                 &root.snapshot,
                 self.cancel,

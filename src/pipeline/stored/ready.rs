@@ -279,6 +279,7 @@ impl Ready {
             fetch: &|_, _| Ok(()),
             near: &crate::exporter::base_of,
             here: &|_| true,
+            begun: None,
             cancel: engine.cancel(),
         }
     }
