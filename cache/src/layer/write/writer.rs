@@ -30,6 +30,8 @@ use crate::threads;
 
 /// Frames that wait for the thread that writes.
 const WAITING: usize = 4;
+/// More frames than this are not copied while the tar's digest waits.
+const LONG: usize = 4;
 /// What is copied at once.
 const COPY: usize = 1 << 20;
 
@@ -61,6 +63,16 @@ enum Tail<'w, 's> {
 enum Job {
     Frame(Made),
     Beginning(Beginning),
+}
+
+impl Job {
+    /// Whether it takes longer than starting a thread for it, on which the tar's digest need not wait.
+    fn is_long(&self) -> bool {
+        match self {
+            Self::Frame(_) => false,
+            Self::Beginning(beginning) => beginning.blob.is_some() && beginning.rows.len() > LONG,
+        }
+    }
 }
 
 impl<'w, 's> Writer<'w, 's> {
@@ -115,7 +127,7 @@ impl<'w, 's> Writer<'w, 's> {
 
     fn hand_on(&mut self, job: Job) -> Result<(), LayerError> {
         match std::mem::replace(&mut self.tail, Tail::Over) {
-            Tail::Here(mut output, threads, done) if done < 2 => {
+            Tail::Here(mut output, threads, done) if done < 2 && !job.is_long() => {
                 output.take(job)?;
                 self.tail = Tail::Here(output, threads, done + 1);
                 Ok(())
@@ -130,15 +142,20 @@ impl<'w, 's> Writer<'w, 's> {
                     }
                     Ok(output)
                 });
-                self.tail = match thread {
+                match thread {
                     Ok(thread) => {
                         give.send(output).expect("there is room for one");
-                        Tail::There(jobs, thread)
+                        self.tail = Tail::There(jobs, thread);
+                        self.hand_on(job)
                     }
                     // There may be one later.
-                    Err(_) => Tail::Here(output, scope, 0),
-                };
-                self.hand_on(job)
+                    Err(_) => {
+                        let mut output = output;
+                        output.take(job)?;
+                        self.tail = Tail::Here(output, scope, 1);
+                        Ok(())
+                    }
+                }
             }
             Tail::There(jobs, thread) => match jobs.send(job) {
                 Ok(()) => {
