@@ -264,13 +264,13 @@ hint: only one user id is mapped (no_new_privs is set, so newuidmap has no privi
     assert_eq!(cached.ran(), [""; 0], "{cached}");
 }
 
-/// Processes of a build in the zygote's pid namespace, but for the zygote itself.
+/// The supervisors of a build, in the zygote's pid namespace.
 fn supervisors(env: &TestEnv) -> Vec<i32> {
     let mut found = Vec::new();
     for process in fs::read_dir("/proc").unwrap().flatten() {
         let path = process.path();
         let read = |file: &str| fs::read_to_string(path.join(file)).unwrap_or_default();
-        if !read("cmdline").contains("__zygote") {
+        if read("comm").trim_end() != "supervisor" {
             continue;
         }
         let status = read("status");

@@ -129,6 +129,30 @@ const CA_VARIABLES: [&str; 7] = [
     "SSL_CERT_FILE",
 ];
 
+/// What a process has from the one that it was cloned from of what it would do itself otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Inherited {
+    Nothing,
+    /// The bounds of its capabilities, in [`Security::Sandbox`].
+    Bounds,
+    /// Those, and its seccomp filter.
+    Filter,
+}
+
+/// Has the processes that are cloned from this one, all of them for steps in [`Security::Sandbox`], inherit as much as can
+/// be: making the filter takes the kernel longer than the rest of it does.
+pub(super) fn bequeath(config: &Config) -> io::Result<Inherited> {
+    caps::bound(caps::DEFAULT)?;
+    Ok(match config.nesting() {
+        // It allows all that it takes to begin a step.
+        Nesting::Allowed => {
+            sys::install_filter(seccomp::program(Nesting::Allowed))?;
+            Inherited::Filter
+        }
+        Nesting::Refused => Inherited::Bounds,
+    })
+}
+
 /// A process that has done what every step begins with.
 pub(super) struct Prepared {
     /// None without namespaces.
@@ -137,6 +161,7 @@ pub(super) struct Prepared {
     /// A network namespace of an earlier step that this one could not take over.
     refused: Option<OwnedFd>,
     security: Security,
+    inherited: Inherited,
 }
 
 impl Prepared {
@@ -168,6 +193,7 @@ pub(super) fn prepare(
     reach: Reach,
     link: Option<Link<'_>>,
     security: Security,
+    inherited: Inherited,
 ) -> Result<Prepared, Failure> {
     rustix::process::setsid().during("start a session")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
@@ -181,6 +207,7 @@ pub(super) fn prepare(
             reach,
             refused: None,
             security,
+            inherited,
         });
     }
     set_host_name(HOSTNAME)?;
@@ -194,7 +221,7 @@ pub(super) fn prepare(
         _ => None,
     };
     let files = rootfs::prepare(config, reach, security, &proc)?;
-    if security == Security::Sandbox {
+    if security == Security::Sandbox && inherited == Inherited::Nothing {
         caps::bound(caps::DEFAULT).during("limit the capabilities")?;
     }
     Ok(Prepared {
@@ -202,6 +229,7 @@ pub(super) fn prepare(
         reach,
         refused,
         security,
+        inherited,
     })
 }
 
@@ -303,7 +331,7 @@ fn become_step(
     standard: &Standard,
     supervisor: Option<OwnedFd>,
 ) -> Result<(), Failure> {
-    let reach = prepared.reach;
+    let (reach, inherited) = (prepared.reach, prepared.inherited);
     // The container's own, where a step has none.
     let outside = config.chroot.then(|| terminal(step)).transpose()?.flatten();
     match prepared.files {
@@ -353,7 +381,11 @@ fn become_step(
     }
     if step.security == Security::Sandbox {
         // Before CAP_SYS_ADMIN is given up, so that no_new_privs, which breaks su and sudo, need not be set.
-        match sys::install_filter(seccomp::program(config.nesting())) {
+        let installed = match inherited {
+            Inherited::Filter => Ok(()),
+            _ => sys::install_filter(seccomp::program(config.nesting())),
+        };
+        match installed {
             // Without namespaces there is none to be given up, and the container's own filter holds.
             Err(error) if config.chroot && error.raw_os_error() == Some(libc::EACCES) => {}
             installed => installed.during("install the seccomp filter")?,

@@ -14,6 +14,7 @@
 //! builder      user + mount namespace; the ids of the rung
 //! └ zygote     + pid namespace, of which it is process 1
 //!   ├ uplink   + pid namespace: the network of all steps ([`uplink`])
+//!   ├ makers   which begin steps before these come ([`maker`])
 //!   └ step     + mount, pid, IPC, UTS, perhaps network namespace; process 1 is the step's own
 //! ```
 //!
@@ -38,6 +39,7 @@ mod foreign;
 mod ground;
 mod kernelfs;
 mod machine;
+mod maker;
 mod mounts;
 mod oom;
 mod points;

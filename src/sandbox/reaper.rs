@@ -16,6 +16,7 @@ use rustix::process::WaitIdOptions;
 
 use super::child;
 use super::child::Config;
+use super::child::Inherited;
 use super::step::Reach;
 use super::step::Security;
 use super::sys;
@@ -45,7 +46,7 @@ pub(super) fn run(
     let ((wanted, children), pid, process) = match prepared {
         Ok((_, Fork::Child)) => {
             // There is an uplink only where there are pid namespaces.
-            let prepared = child::prepare(config, reach, None, security);
+            let prepared = child::prepare(config, reach, None, security, Inherited::Nothing);
             zygote::carry_out(config, prepared, fds, supervisor)
         }
         Ok((prepared, Fork::Parent(pid, process))) => (prepared, pid, process),

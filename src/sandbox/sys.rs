@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicI32;
 use std::sync::atomic::Ordering;
 
@@ -64,6 +65,83 @@ pub(super) fn fork(namespaces: libc::c_int) -> io::Result<Fork> {
     Ok(Fork::Parent(pid, pidfd))
 }
 
+/// Whether this process is in execve(2), for the one whose memory it uses.
+static EXECUTES: AtomicBool = AtomicBool::new(false);
+
+/// The stack of processes that use this one's memory, one after another.
+pub(super) struct Stack {
+    top: *mut libc::c_void,
+}
+
+impl Stack {
+    /// Of a usual size. It stays for as long as this process does.
+    pub(super) fn new() -> io::Result<Self> {
+        const SIZE: usize = 2 << 20;
+        const GUARD: usize = 64 << 10;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_STACK;
+        let none = std::ptr::null_mut();
+        // SAFETY: a new mapping, where nothing is.
+        let bottom = unsafe { libc::mmap(none, SIZE, access, kind, -1, 0) };
+        if bottom == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the lowest part of what has just been mapped, in which nothing is. Stacks grow towards it.
+        checked(libc::c_long::from(unsafe {
+            libc::mprotect(bottom, GUARD, libc::PROT_NONE)
+        }))?;
+        let top = bottom.wrapping_byte_add(SIZE);
+        Ok(Self { top })
+    }
+}
+
+/// What a process that uses this one's memory begins with.
+struct Shared<'a> {
+    child: &'a mut dyn FnMut(Pid),
+    pid: libc::pid_t,
+}
+
+extern "C" fn begin(shared: *mut libc::c_void) -> libc::c_int {
+    // SAFETY: this is what `share` has given, which waits until this process is done with it.
+    let shared = unsafe { &mut *shared.cast::<Shared<'_>>() };
+    let pid = Pid::from_raw(shared.pid).expect("the kernel has given it an id");
+    (shared.child)(pid);
+    // It should have ended, or be another program.
+    1
+}
+
+/// Runs `child` in a child of this process' parent, in new namespaces, with this process' memory and a stack of its own, and
+/// waits until it ends or executes a program. Says whether it did the latter: one that ended in any other way may have been
+/// killed in the middle of anything, and this memory must not be used for more than ending, too.
+///
+/// `child` gets its id in the pid namespace of this process, which has one thread. What it has is a copy but for the memory,
+/// of which it frees nothing that it does not free itself.
+pub(super) fn share(
+    stack: &Stack,
+    namespaces: libc::c_int,
+    child: &mut dyn FnMut(Pid),
+) -> io::Result<bool> {
+    // No signal handler runs in either process: they are as `reset_signals` has left them.
+    let sharing = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PARENT;
+    let flags = namespaces | sharing | libc::CLONE_PARENT_SETTID;
+    EXECUTES.store(false, Ordering::Relaxed);
+    let mut shared = Shared { child, pid: 0 };
+    let shared = &raw mut shared;
+    // SAFETY: with CLONE_VFORK this process, which has one thread, is not run until the child has left its memory, so it is
+    // as if it had called `begin` itself. The stack is used by nobody else. `shared` outlives the call, and the kernel writes
+    // the id into it before the child runs.
+    checked(libc::c_long::from(unsafe {
+        libc::clone(
+            begin,
+            stack.top,
+            flags,
+            shared.cast::<libc::c_void>(),
+            &raw mut (*shared).pid,
+        )
+    }))?;
+    Ok(EXECUTES.load(Ordering::Relaxed))
+}
+
 /// Ends a forked child at once: nothing of the parent's is flushed or dropped twice.
 pub(super) fn exit_child(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
@@ -91,8 +169,10 @@ pub(super) fn exec(path: &CString, argv: &[CString], envp: &[CString]) -> io::Er
         list.iter().map(|s| s.as_ptr()).chain(end).collect()
     };
     let (argv, envp) = (pointers(argv), pointers(envp));
+    EXECUTES.store(true, Ordering::Relaxed);
     // SAFETY: both lists end in a null pointer, and they and their strings live until the call returns.
     unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
+    EXECUTES.store(false, Ordering::Relaxed);
     io::Error::last_os_error()
 }
 

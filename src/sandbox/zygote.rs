@@ -8,7 +8,7 @@
 //! builder                         zygote                            step's child
 //!   Config            ─────────▶
 //!                     ◀─────────  Hello
-//!   Order::Prepare    ─────────▶  clone                  ─────────▶  child::prepare
+//!   Order::Prepare    ─────────▶  has one made           ─────────▶  child::prepare
 //!   Order::Start, step, status,
 //!   stdout, stderr    ─────────▶  hands them on          ─────────▶  child::run
 //!                     ◀───────────────────────────────────────────  Report::Failed, or execve
@@ -17,8 +17,8 @@
 //! ```
 //!
 //! Half of what it takes to start a step does not depend on the step. So as long as more steps are to come, one child
-//! is kept that has done it: while a step runs, the next one's namespaces, `/proc`, `/sys` and `/dev` are made. A step
-//! of another kind, or that comes while there is no such child, gets a new one.
+//! is kept that has done it: while a step runs, a [maker](super::maker) makes the next one's namespaces, `/proc`, `/sys` and
+//! `/dev`. A step of another kind, or that comes while there is no such child, gets a new one.
 //!
 //! Each step has a socket of its own for status, so the builder's threads do not share anything but the first socket,
 //! on which a message is atomic. The builder's end being shut down or closed is the order to kill.
@@ -67,8 +67,11 @@ use rustix::process::WaitIdStatus;
 
 use super::child;
 use super::child::Config;
+use super::child::Inherited;
 use super::child::Standard;
 use super::error::Failure;
+use super::maker::Made;
+use super::maker::Makers;
 use super::mounts;
 use super::reaper;
 use super::seccomp;
@@ -105,6 +108,8 @@ enum Order {
     Start {
         reach: Reach,
         security: Security,
+        /// Whether a process of ours stays in it.
+        init: bool,
         another: bool,
     },
     /// Start the uplink; a socket for its [`Outcome`] comes along.
@@ -112,7 +117,7 @@ enum Order {
 }
 wire_enum!(Order {
     0 => Prepare,
-    1 => Start { reach, security, another },
+    1 => Start { reach, security, init, another },
     2 => Connect,
 });
 
@@ -136,7 +141,7 @@ wire_enum!(Report {
 });
 
 /// Longer than an [`Order`] or a [`Hello`], in bytes.
-const SHORT: usize = 64;
+pub(super) const SHORT: usize = 64;
 /// The longest report, in bytes.
 const LONGEST: usize = 64 << 10;
 
@@ -301,6 +306,7 @@ impl Zygote {
         let order = Order::Start {
             reach,
             security: step.security,
+            init: step.init,
             another,
         };
         send(&self.socket, &wire::encode(&order), &fds)?;
@@ -362,10 +368,7 @@ pub fn zygote_main_if_asked(args: impl IntoIterator<Item = OsString>) -> Option<
 /// A child that waits for its step, in [`Security::Sandbox`].
 struct Ready {
     reach: Reach,
-    pid: Pid,
-    process: OwnedFd,
-    /// Where its step's descriptors go, and network namespaces come from that other steps may have after it.
-    job: OwnedFd,
+    made: Made,
     supervisor: Option<Supervisor>,
 }
 
@@ -374,7 +377,7 @@ struct Running {
     pid: Pid,
     process: OwnedFd,
     status: OwnedFd,
-    /// That of [`Ready`].
+    /// Where network namespaces come from that other steps may have after it.
     job: Option<OwnedFd>,
     killed: bool,
     supervisor: Option<Supervisor>,
@@ -417,6 +420,7 @@ fn serve() -> io::Result<()> {
     // Here, and not by every step.
     seccomp::program(config.nesting());
     let mut running: Vec<Running> = Vec::new();
+    let mut makers = Makers::default();
     let mut ready: Option<Ready> = None;
     let mut uplink = Uplink::Unasked;
     let mut another = false;
@@ -486,12 +490,15 @@ fn serve() -> io::Result<()> {
                 Order::Start {
                     reach,
                     security,
+                    init,
                     another: more,
                 } => {
+                    // A process of ours that stays would keep its maker waiting.
+                    let wanted = (reach, security, init);
                     let fits =
-                        |ready: &mut Ready| (ready.reach, Security::Sandbox) == (reach, security);
+                        |ready: &mut Ready| (ready.reach, Security::Sandbox, false) == wanted;
                     let taken = ready.take_if(fits);
-                    let taken = taken.and_then(|ready| hand_over(ready, &fds));
+                    let taken = taken.and_then(|ready| hand_over(&mut makers, ready, &fds));
                     let started = || start(&config, reach, uplink.link(reach), security, fds);
                     running.extend(taken.or_else(started));
                     another = more;
@@ -504,7 +511,7 @@ fn serve() -> io::Result<()> {
             && config.own_pids
             && let Some(reach) = uplink.usual()
         {
-            ready = make_ready(&config, reach, uplink.link(reach));
+            ready = make_ready(&config, &mut makers, reach, uplink.link(reach));
             another = false;
         }
     }
@@ -532,58 +539,62 @@ fn supervisor(config: &Config) -> io::Result<(Option<Supervisor>, Option<OwnedFd
 }
 
 /// Makes a child that waits for its step; none if that fails, since the step's own attempt will say why.
-fn make_ready(config: &Config, reach: Reach, link: Option<Link<'_>>) -> Option<Ready> {
-    let (job, theirs) = pair().ok()?;
+fn make_ready(
+    config: &Config,
+    makers: &mut Makers,
+    reach: Reach,
+    link: Option<Link<'_>>,
+) -> Option<Ready> {
     let (supervisor, socket) = supervisor(config).ok()?;
-    match sys::fork(namespaces(config, reach)).ok()? {
-        Fork::Parent(pid, process) => Some(Ready {
+    match makers.make(config, reach, link.as_ref(), socket.as_ref()) {
+        Some(made) => Some(Ready {
             reach,
-            pid,
-            process,
-            job,
+            made,
             supervisor,
         }),
-        Fork::Child => {
-            // Its end is the order to end.
-            drop(job);
-            let mut prepared = child::prepare(config, reach, link, Security::Sandbox);
-            if let Ok(prepared) = &mut prepared {
-                let netns = prepared.netns_for_others();
-                let fds: Vec<BorrowedFd<'_>> = netns.iter().map(AsFd::as_fd).collect();
-                if !fds.is_empty() {
-                    // The zygote is gone if this fails.
-                    _ = send(&theirs, &[1], &fds);
-                }
-            }
-            match receive::<SHORT>(&theirs) {
-                Ok(Some((_, fds))) => carry_out(config, prepared, fds, socket),
-                Ok(None) | Err(_) => sys::exit_child(0),
-            }
+        None => {
+            supervisor.and_then(Supervisor::end);
+            None
         }
     }
 }
 
-/// Gives a child its step; none if the child is no more.
-fn hand_over(ready: Ready, fds: &[OwnedFd]) -> Option<Running> {
-    let status = rustix::io::fcntl_dupfd_cloexec(fds.get(1)?, 3).ok()?;
-    let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
-    if send(&ready.job, &[1], &borrowed).is_err() {
-        _ = rustix::process::pidfd_send_signal(&ready.process, Signal::KILL);
-        _ = rustix::process::waitid(WaitId::Pid(ready.pid), WaitIdOptions::EXITED);
-        ready.supervisor.and_then(Supervisor::end);
-        return None;
+/// Gives a child its step; none if there is no such child any more.
+fn hand_over(makers: &mut Makers, ready: Ready, fds: &[OwnedFd]) -> Option<Running> {
+    let Ready {
+        made, supervisor, ..
+    } = ready;
+    let taken = makers.take(made);
+    let handed = taken.and_then(|(pid, process, job)| {
+        let status = rustix::io::fcntl_dupfd_cloexec(fds.get(1)?, 3).ok();
+        let borrowed: Vec<BorrowedFd<'_>> = fds.iter().map(AsFd::as_fd).collect();
+        match (status, send(&job, &[1], &borrowed)) {
+            (Some(status), Ok(())) => Some((pid, process, job, status)),
+            _ => {
+                _ = rustix::process::pidfd_send_signal(&process, Signal::KILL);
+                _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+                None
+            }
+        }
+    });
+    match handed {
+        Some((pid, process, job, status)) => Some(Running {
+            pid,
+            process,
+            status,
+            job: Some(job),
+            killed: false,
+            supervisor,
+        }),
+        None => {
+            supervisor.and_then(Supervisor::end);
+            None
+        }
     }
-    Some(Running {
-        pid: ready.pid,
-        process: ready.process,
-        status,
-        job: Some(ready.job),
-        killed: false,
-        supervisor: ready.supervisor,
-    })
 }
 
-fn namespaces(config: &Config, reach: Reach) -> libc::c_int {
+/// Those of all steps.
+pub(super) fn namespaces(config: &Config) -> libc::c_int {
     if config.chroot {
         return 0;
     }
@@ -591,8 +602,14 @@ fn namespaces(config: &Config, reach: Reach) -> libc::c_int {
     if config.own_pids {
         namespaces |= libc::CLONE_NEWPID;
     }
+    namespaces
+}
+
+/// Those of a step.
+fn namespaces_of(config: &Config, reach: Reach) -> libc::c_int {
+    let mut namespaces = namespaces(config);
     // A step with an uplink makes its own when it has been to the router.
-    if reach == Reach::None {
+    if reach == Reach::None && !config.chroot {
         namespaces |= libc::CLONE_NEWNET;
     }
     namespaces
@@ -629,7 +646,7 @@ fn start(
     fds: Vec<OwnedFd>,
 ) -> Option<Running> {
     let forked = supervisor(config)
-        .and_then(|supervised| Ok((supervised, sys::fork(namespaces(config, reach))?)));
+        .and_then(|supervised| Ok((supervised, sys::fork(namespaces_of(config, reach))?)));
     match forked {
         Ok(((supervisor, _), Fork::Parent(pid, process))) => Some(Running {
             pid,
@@ -641,7 +658,7 @@ fn start(
         }),
         Ok(((_, socket), Fork::Child)) => match config.own_pids {
             true => {
-                let prepared = child::prepare(config, reach, link, security);
+                let prepared = child::prepare(config, reach, link, security, Inherited::Nothing);
                 carry_out(config, prepared, fds, socket)
             }
             false => reaper::run(config, reach, security, fds, socket),

@@ -260,7 +260,7 @@ pub(super) fn set_mark(tid: i32, mark: u64) -> io::Result<()> {
 
 /// Closes all descriptors from 3 on but `fds`, which get the numbers from 3 on. For a process that has just been forked
 /// and returns to nobody: those who own the others never close them.
-pub(super) fn keep_only<const N: usize>(fds: [OwnedFd; N]) -> io::Result<[OwnedFd; N]> {
+pub(in super::super) fn keep_only<const N: usize>(fds: [OwnedFd; N]) -> io::Result<[OwnedFd; N]> {
     let above = 3 + N as i32;
     // Out of the way first, so that none is overwritten before it is moved.
     let mut moved = Vec::with_capacity(N);

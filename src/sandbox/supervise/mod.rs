@@ -60,6 +60,7 @@ use rustix::thread::CapabilitySet;
 pub(super) use calls::CALLS;
 pub(super) use calls::Which;
 pub(super) use kernel::install_listener;
+pub(super) use kernel::keep_only;
 
 use super::caps;
 use super::child::Config;
@@ -185,6 +186,8 @@ pub(super) fn begin(supervisor: OwnedFd, step: &Step) -> io::Result<()> {
 /// The supervisor's life.
 fn serve(config: &Config, socket: OwnedFd) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // For who looks at the processes there are.
+    rustix::thread::set_name(c"supervisor")?;
     let [socket] = kernel::keep_only([socket])?;
     // Modes are taken as they are; the callers' masks are taken off here.
     rustix::process::umask(Mode::empty());

@@ -33,8 +33,9 @@ use std::io;
 use std::io::Read as _;
 use std::net::Ipv4Addr;
 use std::net::SocketAddrV4;
-use std::os::fd::AsFd as _;
+use std::os::fd::AsFd;
 use std::os::fd::AsRawFd as _;
+use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
@@ -250,17 +251,35 @@ const MOST_LEFT: usize = 8;
 
 /// A way to the uplink, for one step.
 pub(super) struct Link<'a> {
-    router: &'a Router,
+    /// The router's network namespace.
+    router: BorrowedFd<'a>,
+    /// The first address of the uplink's.
+    network: u32,
+    /// The link's number.
+    number: u32,
     /// The network namespace of a step that has ended.
     left: Option<OwnedFd>,
 }
+
+/// What of a [`Link`] is no descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Way {
+    network: u32,
+    number: u32,
+}
+wire_struct!(Way { network, number });
 
 impl Router {
     /// A way for the next step.
     fn link(&mut self) -> Link<'_> {
         let left = self.left.pop_front();
         self.link = (self.link + 1) % LINKS;
-        Link { router: self, left }
+        Link {
+            router: self.netns.as_fd(),
+            network: self.network,
+            number: self.link,
+            left,
+        }
     }
 
     /// Keeps the network namespace of a step all of whose processes have ended, and which could not change the network. It is
@@ -270,41 +289,61 @@ impl Router {
             self.left.push_back(netns);
         }
     }
+}
+
+impl<'a> Link<'a> {
+    /// What is sent to the process that it is for, with these descriptors.
+    pub(super) fn parts(&self) -> (Way, impl Iterator<Item = BorrowedFd<'_>>) {
+        let way = Way {
+            network: self.network,
+            number: self.number,
+        };
+        let left = self.left.as_ref().map(AsFd::as_fd);
+        (way, std::iter::once(self.router).chain(left))
+    }
+
+    /// The same, received: the router's network namespace, and perhaps one that was left.
+    pub(super) fn of(way: Way, router: BorrowedFd<'a>, left: Option<OwnedFd>) -> Self {
+        Self {
+            router,
+            network: way.network,
+            number: way.number,
+            left,
+        }
+    }
 
     /// Moves this process into a new network namespace, with a link to the router.
     fn connect(&self) -> io::Result<()> {
-        move_into(&self.netns)?;
+        move_into(self.router)?;
         let router = Netlink::route()?;
         sys::unshare(UnshareFlags::NEWNET)?;
         let step = Netlink::route()?;
         sys::loopback_up()?;
-        let (name, index) = (format!("s{}", self.link), ROUTER_INDEX + self.link);
-        step.pair(("eth0", STEP_INDEX), (&name, index), self.netns.as_fd())?;
-        let gateway = self.network + 4 * self.link + 1;
+        let (name, index) = (format!("s{}", self.number), ROUTER_INDEX + self.number);
+        step.pair(("eth0", STEP_INDEX), (&name, index), self.router)?;
+        let gateway = self.network + 4 * self.number + 1;
         router.up(index, gateway, LINK_BITS)?;
         step.up(STEP_INDEX, gateway + 1, LINK_BITS)?;
         step.default_route(gateway, STEP_INDEX)
     }
-}
 
-impl Link<'_> {
     /// Moves this process, of which `proc` is the `/proc`, into a network namespace of its own that is connected. Gives one
     /// that was left and cannot be that, yet.
     pub(super) fn join(self, proc: &OwnedFd) -> io::Result<Option<OwnedFd>> {
         if let Some(left) = &self.left {
-            move_into(left)?;
+            move_into(left.as_fd())?;
             if is_as_new(proc) {
                 return Ok(None);
             }
         }
-        self.router.connect()?;
+        self.connect()?;
         Ok(self.left)
     }
 }
 
-fn move_into(netns: &OwnedFd) -> rustix::io::Result<()> {
+fn move_into(netns: BorrowedFd<'_>) -> rustix::io::Result<()> {
     let kind = Some(LinkNameSpaceType::Network);
-    rustix::thread::move_into_link_name_space(netns.as_fd(), kind)
+    rustix::thread::move_into_link_name_space(netns, kind)
 }
 
 /// Whether nothing is left of who was in this process' network namespace before. The kernel takes some 10 ms to forget a
