@@ -144,8 +144,9 @@ impl Makers {
 
     /// The one whose turn it is.
     fn next(&mut self, config: &Config) -> io::Result<&mut Maker> {
-        let worn = self.alive.pop_front_if(|maker| maker.made == MOST);
-        if let Some(worn) = worn {
+        if self.alive.front().is_some_and(|maker| maker.made == MOST)
+            && let Some(worn) = self.alive.pop_front()
+        {
             self.retire(worn);
         }
         if self.alive.len() < MAKERS {

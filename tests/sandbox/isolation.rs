@@ -86,6 +86,25 @@ Seccomp:	2
     );
 }
 
+/// Most are begun before they come, many in the memory of one process, from which they have some of this.
+#[test]
+fn the_last_of_many_steps_is_as_the_first() {
+    const STEPS: usize = 70;
+    let script = "touch /dev/shm/one
+        echo $$ $(ls /dev/shm) $(grep -E '^(CapEff|CapBnd|Seccomp_filters):' /proc/self/status | cut -f 2)";
+    for (user, effective) in [("0:0", "00000000a80425fb"), ("7:8", "0000000000000000")] {
+        let fixture = Fixture::new();
+        let options = [&format!("--user={user}"), &format!("--times={STEPS}")];
+        let text = fixture.write(&options.map(String::as_str), script).stdout();
+        let steps: Vec<&str> = text
+            .lines()
+            .filter(|l| l.starts_with(|c: char| c.is_ascii_digit()))
+            .collect();
+        let expected = format!("1 one {effective} 00000000a80425fb 1");
+        assert_eq!(steps, vec![expected.as_str(); STEPS]);
+    }
+}
+
 #[test]
 fn an_insecure_step_may_mount() {
     let fixture = Fixture::new();
