@@ -126,6 +126,8 @@ pub enum ErrorKind {
     Request,
     /// The machine, the network or the disk cannot do it: who runs it.
     Environment,
+    /// The program that `rbuild run` was to run is not there or cannot be executed: who named it. With what a shell exits with.
+    Program(u8),
     /// Ctrl-C or a termination signal: nobody.
     Interrupted,
 }
@@ -137,6 +139,7 @@ impl ErrorKind {
             Self::Step => 1,
             Self::Request => 2,
             Self::Environment => 3,
+            Self::Program(code) => code,
             Self::Interrupted => 130,
         }
     }

@@ -142,6 +142,21 @@ fn what_cannot_start_is_told_at_once() {
         .says("error: there is no container `nothing`");
 }
 
+/// The exit codes of `docker run` (Docker's reference, "Exit status").
+#[test]
+fn a_program_that_is_not_there_is_told_from_one_that_cannot_be_executed() {
+    let env = TestEnv::new().bases([Base::Busybox]);
+    for (program, code, error) in [
+        ("nosuch", 127, "error: `nosuch` was not found in the PATH"),
+        ("/etc/passwd", 126, "error: cannot execute `/etc/passwd`"),
+        ("/etc", 126, "error: cannot execute `/etc`"),
+    ] {
+        env.rbuild(["run", "busybox", program])
+            .code(code)
+            .says(error);
+    }
+}
+
 #[test]
 fn a_container_at_a_terminal_has_one_of_its_own() {
     let env = TestEnv::new().bases([Base::Busybox]);
