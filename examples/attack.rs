@@ -20,6 +20,8 @@ use std::os::fd::AsRawFd as _;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::SocketAddr;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::ptr::null;
 use std::ptr::null_mut;
 
@@ -95,10 +97,71 @@ fn nest() -> io::Result<()> {
     }
 }
 
+/// Calls that older kernels do not have.
+const NEW_CALLS: [(&str, c_long); 5] = [
+    ("clone3", libc::SYS_clone3),
+    ("close_range", libc::SYS_close_range),
+    ("fsopen", libc::SYS_fsopen),
+    ("mount_setattr", libc::SYS_mount_setattr),
+    ("openat2", libc::SYS_openat2),
+];
+
+/// Has calls fail from now on as if the kernel did not know them; `addfd` is an ioctl(2) of seccomp's.
+fn forget(calls: &str) -> io::Result<()> {
+    let instruction = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let ret = |value| instruction(libc::BPF_RET | libc::BPF_K, 0, 0, value);
+    let fail = |errno| ret(libc::SECCOMP_RET_ERRNO | errno as u32);
+    // Of `struct seccomp_data`: the number of the call, and the lower half of its second argument.
+    let load = |at| instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, at);
+    let (number, second) = (load(0), load(24));
+    // Goes on if it is that, else after so many instructions.
+    let equal = |value, skip| {
+        let code = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+        instruction(code, 0, skip, value)
+    };
+    let mut program = Vec::new();
+    for call in calls.split(',') {
+        if call == "addfd" {
+            let ioctl = equal(libc::SYS_ioctl as u32, 3);
+            let request = equal(libc::SECCOMP_IOCTL_NOTIF_ADDFD as u32, 1);
+            program.extend([number, ioctl, second, request, fail(libc::EINVAL)]);
+            continue;
+        }
+        let (_, new) = NEW_CALLS
+            .iter()
+            .find(|(name, _)| *name == call)
+            .expect("a call of the table");
+        program.extend([number, equal(*new as u32, 1), fail(libc::ENOSYS)]);
+    }
+    program.push(ret(libc::SECCOMP_RET_ALLOW));
+    let program = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    done(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            0,
+            &raw const program,
+        )
+    })
+}
+
 fn attack(way: &str, argument: &str, rest: &[String]) -> io::Result<()> {
     let path = text(argument);
     let path = path.as_ptr();
     match way {
+        // Others then attack where the kernel has not all calls.
+        "without" => {
+            forget(argument)?;
+            Err(Command::new(&rest[1]).args(&rest[2..]).exec())
+        }
         // Mounts.
         "mount" => done(unsafe {
             let kind = text(argument);

@@ -50,6 +50,9 @@ struct Args {
     /// An empty directory on the file system of `upper`.
     #[arg(long)]
     work: Option<PathBuf>,
+    /// Nothing can be written to the root.
+    #[arg(long)]
+    readonly: bool,
     /// `type=bind|overlay|tmpfs|file,dst=PATH[,src=PATH][,sub=PATH][,data=TEXT][,ro=true]`
     #[arg(long, value_parser = mount)]
     mount: Vec<Mount>,
@@ -134,7 +137,7 @@ fn mount(text: &str) -> Result<Mount, String> {
         },
         "tmpfs" => MountSource::Tmpfs {
             size: 1 << 20,
-            readonly: false,
+            readonly: take("ro") == "true",
         },
         "file" => MountSource::File {
             data: take("data").into(),
@@ -173,7 +176,7 @@ impl Args {
                     work: self.work.clone().unwrap_or_default(),
                 },
             },
-            readonly: false,
+            readonly: self.readonly,
             mounts: self.mount.clone(),
             args: self.command.clone(),
             env: self.env.clone(),

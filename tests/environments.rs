@@ -297,7 +297,13 @@ fn containers_of_rootless_podman() {
     ]);
     let no_mounts = json!([refused(&MOUNTS, EPERM)]);
     let old = json!([refused(
-        &["clone3", "openat2", "fsopen", "close_range"],
+        &[
+            "clone3",
+            "openat2",
+            "fsopen",
+            "close_range",
+            "mount_setattr"
+        ],
         ENOSYS
     )]);
     let here = Surroundings::new(&env, &PODMAN);

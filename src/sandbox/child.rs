@@ -419,17 +419,7 @@ fn terminal(step: &Step) -> Result<Option<(OwnedFd, OwnedFd)>, Failure> {
 fn not_supervised(error: io::Error) -> Failure {
     Failure::Setup {
         doing: "have the owners of files kept".to_owned(),
-        hint: match error.errno() {
-            libc::EBUSY => Some(
-                "a process can have one supervisor, and this one runs below another: \
-                 give the outer rbuild or container ranges of ids"
-                    .to_owned(),
-            ),
-            libc::EINVAL | libc::ENOSYS => {
-                Some("it takes seccomp user notification (Linux 5.9)".to_owned())
-            }
-            _ => None,
-        },
+        hint: supervise::fix(&error).map(str::to_owned),
         errno: error.errno(),
     }
 }

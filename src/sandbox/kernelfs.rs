@@ -13,13 +13,13 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::mount::MountFlags;
 
+use super::attributes;
 use super::child::Config;
 use super::error::During;
 use super::error::Failure;
 use super::mounts;
 use super::step::Reach;
 use super::step::Security;
-use super::sys;
 
 /// Docker's masked paths (moby, daemon/pkg/oci/defaults.go).
 const MASKED_PROC: [&str; 10] = [
@@ -60,7 +60,7 @@ const DEVICE_MODE: Mode = Mode::from_raw_mode(0o644);
 const STAGING: &str = "kernel";
 pub(super) const PLACES: [&str; 3] = ["proc", "sys", "dev"];
 /// An empty directory that is mounted read-only on itself.
-const VOID: &str = "void";
+pub(super) const VOID: &str = "void";
 
 /// `/proc`, `/sys` and `/dev` of a step that has no root yet.
 pub(super) struct KernelFs([OwnedFd; PLACES.len()]);
@@ -100,7 +100,7 @@ pub(super) fn mount_all(
         mounts::open_dir_in(CWD, STAGING)
     };
     let staging = place().during("make places for /proc, /sys and /dev")?;
-    protect(VOID).during("make an empty directory read-only")?;
+    protect(VOID, proc).during("make an empty directory read-only")?;
 
     attach(staging.as_fd(), "proc", proc)?;
     if mask {
@@ -113,7 +113,7 @@ pub(super) fn mount_all(
             if absent(bound).during(format_args!("bind `/proc/{path}`"))? {
                 continue;
             }
-            protect(&inside).during(format_args!("make `/proc/{path}` read-only"))?;
+            protect(&inside, proc).during(format_args!("make `/proc/{path}` read-only"))?;
         }
     }
 
@@ -124,7 +124,7 @@ pub(super) fn mount_all(
             | MountAttrFlags::MOUNT_ATTR_NODEV
             | MountAttrFlags::MOUNT_ATTR_NOEXEC
             | MountAttrFlags::MOUNT_ATTR_RDONLY;
-        sys::set_mount_attributes(CWD, &sys, attributes).during("make `/sys` read-only")?;
+        attributes::set(&sys, attributes, proc).during("make `/sys` read-only")?;
         for path in MASKED_SYS {
             hide(&format!("{sys}/{path}")).during(format_args!("mask `/sys/{path}`"))?;
         }
@@ -186,8 +186,8 @@ fn hide(path: &str) -> rustix::io::Result<()> {
 }
 
 /// Makes the mount at `path` and those below read-only, whatever is done to the file system elsewhere.
-fn protect(path: &str) -> std::io::Result<()> {
-    sys::set_mount_attributes(CWD, path, MountAttrFlags::MOUNT_ATTR_RDONLY)
+fn protect(path: &str, proc: &OwnedFd) -> std::io::Result<()> {
+    attributes::set(path, MountAttrFlags::MOUNT_ATTR_RDONLY, proc)
 }
 
 /// Whether something failed since it is not there.

@@ -30,6 +30,7 @@
 //! - A step sees no file of the host but what it is given; nothing is written to its root's `upper` but by itself.
 //! - no_new_privs stays off: su, sudo and ping work.
 
+mod attributes;
 mod caps;
 mod cgroup;
 mod child;

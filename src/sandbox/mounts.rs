@@ -25,6 +25,7 @@ use rustix::mount::MountPropagationFlags;
 use rustix::mount::MoveMountFlags;
 use rustix::mount::OpenTreeFlags;
 
+use super::attributes;
 use super::sys;
 
 type Result<T> = rustix::io::Result<T>;
@@ -52,7 +53,7 @@ pub(super) fn new(
 
 /// Whether a call failed since the kernel, or a container's seccomp filter, does not know it. Filters say EPERM, too, which
 /// what stands in for the call then says as well, if it was meant.
-fn is_unknown(error: Errno) -> bool {
+pub(super) fn is_unknown(error: Errno) -> bool {
     matches!(error, Errno::NOSYS | Errno::PERM)
 }
 
@@ -66,16 +67,7 @@ fn new_by_string(
     let pairs = options.iter().map(|(key, value)| format!("{key}={value}"));
     let text = pairs.collect::<Vec<_>>().join(",");
     let text = std::ffi::CString::new(text).map_err(|_| Errno::INVAL)?;
-    let flags = [
-        (MountAttrFlags::MOUNT_ATTR_NOSUID, MountFlags::NOSUID),
-        (MountAttrFlags::MOUNT_ATTR_NODEV, MountFlags::NODEV),
-        (MountAttrFlags::MOUNT_ATTR_NOEXEC, MountFlags::NOEXEC),
-    ];
-    let flags = flags
-        .into_iter()
-        .filter(|(attribute, _)| attributes.contains(*attribute))
-        .fold(MountFlags::empty(), |all, (_, flag)| all | flag);
-    mount_for_a_moment("/proc", kind, flags, &text)
+    mount_for_a_moment("/proc", kind, attributes::flags(attributes), &text)
 }
 
 /// Mounts a file system on `place`, and keeps it without its place.
@@ -95,6 +87,16 @@ fn mount_for_a_moment(
 pub(super) fn make_private() -> Result<()> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     rustix::mount::mount_change("/", private)
+}
+
+/// Whether there are mounts, and the calls that make them by descriptor. It does what [`make_private`] does.
+pub(super) fn may_mount() -> Result<()> {
+    make_private()?;
+    match copy(CWD, "/", true) {
+        Err(Errno::NOSYS) => Err(Errno::NOSYS),
+        // Whatever else is to be said of it a step says better.
+        _ => Ok(()),
+    }
 }
 
 /// Whether pivot_root(2) is allowed. Docker's seccomp profile refuses it even where it allows mounts (`--cap-add=SYS_ADMIN`).
@@ -130,7 +132,8 @@ pub(super) fn attach(mount: impl AsFd, at: impl AsFd) -> Result<()> {
     )
 }
 
-/// Makes a mount and the mounts below it read-only, whatever is done to the file system elsewhere.
+/// Makes a mount and the mounts below it read-only, whatever is done to the file system elsewhere (Linux 5.12; for steps it
+/// is [`attributes::make_read_only`]).
 pub(super) fn make_read_only(mount: impl AsFd) -> std::io::Result<()> {
     sys::set_mount_attributes(mount, "", MountAttrFlags::MOUNT_ATTR_RDONLY)
 }

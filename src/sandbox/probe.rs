@@ -18,6 +18,7 @@ use super::ground;
 use super::machine;
 use super::mounts;
 use super::seccomp::Nesting;
+use super::supervise;
 use super::sys;
 use super::sys::Fork;
 use super::uplink;
@@ -145,13 +146,13 @@ pub fn probe(settings: &Settings) -> Report {
                 .any(|check| check.name == OVERLAY && check.errno == 0);
         }
         tried => {
-            let why = tried
-                .err()
-                .map_or("the child ended early".to_owned(), |e| e.to_string());
+            let error = tried.err();
+            let old = error.as_ref().is_some_and(|e| errno(e) == libc::ENOSYS);
+            let why = error.map_or("the child ended early".to_owned(), |e| e.to_string());
             findings.push(finding(
                 format!("nothing can be tried: {why}"),
                 State::Missing,
-                None,
+                old.then_some(SINCE),
             ));
         }
     }
@@ -294,6 +295,9 @@ fn kernel() -> Finding {
         false => finding(format!("Linux {release}"), State::Good, None),
     }
 }
+
+/// The first that has clone(2) with pidfds, open_tree(2) and move_mount(2), and pidfd_open(2).
+const SINCE: &str = "Linux 5.3 or later";
 
 pub(super) fn sysctl(name: &str) -> Option<String> {
     let text = fs::read_to_string(Path::new("/proc/sys").join(name)).ok()?;
@@ -473,6 +477,7 @@ pub(super) fn no_map(why: &str, user: u32) -> Report {
 /// The report when the namespace gives no power over mounts.
 pub(super) fn no_mounts(error: &io::Error) -> Report {
     let fix = match restricted() {
+        _ if errno(error) == libc::ENOSYS => SINCE,
         true => APPARMOR,
         false => {
             "a security module or a seccomp filter denies mounts in user namespaces: allow them, or, as root of a \
@@ -517,6 +522,10 @@ fn judge(check: &Check, place: &Path) -> Finding {
             State::Missing,
             "choose another place for the store with `--root` or RBUILD_ROOT",
         ),
+        SUPERVISOR => (
+            State::Missing,
+            supervise::fix(&error).unwrap_or("a kernel with CONFIG_SECCOMP_FILTER"),
+        ),
         OVERLAY => (State::Limited, OVERLAY_FIX),
         PROC => (
             State::Limited,
@@ -550,6 +559,7 @@ const MOUNTS: &str = "mounts in the user namespace";
 const ROOT: &str = "a root of its own for each step";
 const STORE: &str = "writing to the store";
 const OWNERS: &str = "owners of files, recorded as xattrs on the store's file system";
+const SUPERVISOR: &str = "a process that keeps the owners of a step's files";
 const OVERLAY: &str = "overlayfs with user xattrs on the store's file system";
 const PROC: &str = "a /proc of its own for each step";
 const NETWORK: &str = "a network namespace with loopback";
@@ -627,7 +637,7 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path, foreign: &Foreign) 
         }
         Err(EnterError::Map(why)) => return failed(Entered::Unmapped { why }),
     };
-    let mut tried = vec![(MOUNTS, mounts::make_private().map_err(Into::into))];
+    let mut tried = vec![(MOUNTS, mounts::may_mount().map_err(Into::into))];
     if tried[0].1.is_ok() {
         tried.push((ROOT, mounts::may_pivot().map_err(Into::into)));
     }
@@ -650,6 +660,9 @@ fn try_out(plan: Result<userns::Plan, String>, place: &Path, foreign: &Foreign) 
         }),
     ));
     tried.push((NETWORK, alone(libc::CLONE_NEWNET, sys::loopback_up)));
+    if single {
+        tried.push((SUPERVISOR, alone(0, supervise::try_out)));
+    }
     tried.push((
         SECCOMP,
         alone(0, || {

@@ -10,6 +10,7 @@
 //! top      a layer above all, made only when a mount point cannot come from below
 //! root     where the overlay is mounted
 //! hosts own-hosts resolv f0 f1 …  files in memory
+//! p0 p1 …  where mounts are meanwhile that can be made read-only only while they are mounted
 //! kernel   /proc, /sys and /dev, until there is a root to move them to
 //! ```
 //!
@@ -43,6 +44,7 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 use rustix::mount::UnmountFlags;
 
+use super::attributes;
 use super::child::Config;
 use super::child::HOSTNAME;
 use super::error::During;
@@ -136,7 +138,7 @@ pub(super) fn prepare(
         .during("mount a tmpfs in the step's namespace")?;
     let kernel = kernelfs::mount_all(reach, security, proc)?;
     let host = config.host_address(reach);
-    let files = etc_files(config, reach, &host)?;
+    let files = etc_files(config, reach, &host, proc)?;
     for path in PLACES {
         make_mount_point("stub", Path::new(path), Some(DIRECTORY_MODE))
             .during(format_args!("make a mount point for `/{path}`"))?;
@@ -154,13 +156,14 @@ pub(super) fn prepare(
 /// host's can be reached by a path.
 pub(super) fn enter(config: &Config, step: &Step, prepared: Prepared) -> Result<(), Failure> {
     let mut all = prepared.files;
+    let proc = prepared.kernel.proc();
     if (step.hostname.as_str(), step.hosts.as_slice()) != (HOSTNAME, &[]) {
         let hosts = hosts(&step.hostname, &step.hosts, &prepared.host);
-        all[0] = memory_file(HOSTS, hosts.as_bytes(), "own-hosts")?;
+        all[0] = memory_file(HOSTS, hosts.as_bytes(), "own-hosts", proc)?;
     }
     let files = all.len();
     for mount in &step.mounts {
-        all.push(prepare_mount(mount, all.len(), config.single)?);
+        all.push(prepare_mount(mount, all.len(), config.single, proc)?);
     }
     // As BuildKit does: what is mounted on `/etc` hides the files there; parents come before children.
     all[files..].sort_by_key(|p| p.dest.components().count());
@@ -183,17 +186,18 @@ pub(super) fn enter(config: &Config, step: &Step, prepared: Prepared) -> Result<
     };
     if step.readonly {
         // What is mounted in it comes after.
-        mounts::make_read_only(&root).during("make the root read-only")?;
+        attributes::set("root", MountAttrFlags::MOUNT_ATTR_RDONLY, proc)
+            .during("make the root read-only")?;
     }
     prepared.kernel.move_to(root.as_fd())?;
     for p in &all {
         let doing = format_args!("mount {} on `{}`", p.named, p.dest.display());
-        attach(root.as_fd(), p).during(doing)?;
+        attach(root.as_fd(), p, proc).during(doing)?;
     }
     pivot(root.as_fd())
 }
 
-fn attach(root: BorrowedFd<'_>, mount: &ToMount) -> std::io::Result<()> {
+fn attach(root: BorrowedFd<'_>, mount: &ToMount, proc: &OwnedFd) -> std::io::Result<()> {
     let at = place(root, mount)?;
     if let Some(tmpfs) = mount.tmpfs {
         let mode = rustix::fs::fstat(&at)?.st_mode & 0o7777;
@@ -204,7 +208,7 @@ fn attach(root: BorrowedFd<'_>, mount: &ToMount) -> std::io::Result<()> {
             AtFlags::empty(),
         )?;
         if tmpfs.readonly {
-            mounts::make_read_only(&mount.mount)?;
+            attributes::make_read_only(&mount.mount, proc)?;
         }
     }
     Ok(mounts::attach(&mount.mount, at)?)
@@ -242,11 +246,21 @@ fn path_flags() -> rustix::fs::OFlags {
 const HOSTS: &str = "/etc/hosts";
 
 /// `/etc/hosts`, `/etc/resolv.conf` and the CA bundle.
-fn etc_files(config: &Config, reach: Reach, host: &str) -> Result<Vec<ToMount>, Failure> {
+fn etc_files(
+    config: &Config,
+    reach: Reach,
+    host: &str,
+    proc: &OwnedFd,
+) -> Result<Vec<ToMount>, Failure> {
     let hosts = hosts(HOSTNAME, &[], host);
     let mut files = vec![
-        memory_file(HOSTS, hosts.as_bytes(), "hosts")?,
-        memory_file("/etc/resolv.conf", &config.resolv_conf(reach), "resolv")?,
+        memory_file(HOSTS, hosts.as_bytes(), "hosts", proc)?,
+        memory_file(
+            "/etc/resolv.conf",
+            &config.resolv_conf(reach),
+            "resolv",
+            proc,
+        )?,
     ];
     if let Some(ca) = &config.ca {
         let bind = Mount {
@@ -257,7 +271,7 @@ fn etc_files(config: &Config, reach: Reach, host: &str) -> Result<Vec<ToMount>, 
                 readonly: true,
             },
         };
-        files.push(prepare_mount(&bind, files.len(), config.single)?);
+        files.push(prepare_mount(&bind, files.len(), config.single, proc)?);
     }
     Ok(files)
 }
@@ -276,13 +290,13 @@ pub(super) fn hosts(hostname: &str, extra: &[(String, String)], host: &str) -> S
     text
 }
 
-fn memory_file(dest: &str, data: &[u8], name: &str) -> Result<ToMount, Failure> {
+fn memory_file(dest: &str, data: &[u8], name: &str, proc: &OwnedFd) -> Result<ToMount, Failure> {
     let make = || {
         mounts::write_file(CWD, name, data)?;
         mounts::copy(CWD, name, false)
     };
     let mount = make().during(format_args!("make `{dest}`"))?;
-    mounts::make_read_only(&mount).during(format_args!("make `{dest}` read-only"))?;
+    attributes::make_read_only(&mount, proc).during(format_args!("make `{dest}` read-only"))?;
     Ok(ToMount {
         dest: dest.into(),
         mount,
@@ -292,7 +306,12 @@ fn memory_file(dest: &str, data: &[u8], name: &str) -> Result<ToMount, Failure> 
     })
 }
 
-fn prepare_mount(mount: &Mount, number: usize, single: bool) -> Result<ToMount, Failure> {
+fn prepare_mount(
+    mount: &Mount,
+    number: usize,
+    single: bool,
+    proc: &OwnedFd,
+) -> Result<ToMount, Failure> {
     let dest = &mount.dest;
     let (tree, named) = match &mount.source {
         MountSource::Bind {
@@ -310,7 +329,7 @@ fn prepare_mount(mount: &Mount, number: usize, single: bool) -> Result<ToMount, 
             }
             .during(doing)?;
             if *readonly {
-                mounts::make_read_only(&tree).during(doing)?;
+                attributes::make_read_only(&tree, proc).during(doing)?;
             }
             (tree, named)
         }
@@ -325,7 +344,7 @@ fn prepare_mount(mount: &Mount, number: usize, single: bool) -> Result<ToMount, 
                 .map_err(|refusal| refusal.errno)
                 .during(doing)?;
             if upper.is_none() {
-                mounts::make_read_only(&tree).during(doing)?;
+                attributes::make_read_only(&tree, proc).during(doing)?;
             }
             (tree, "layers".to_owned())
         }
@@ -357,7 +376,7 @@ fn prepare_mount(mount: &Mount, number: usize, single: bool) -> Result<ToMount, 
         } => {
             let display = dest.display().to_string();
             let name = format!("f{number}");
-            let file = memory_file(&display, data, &name)?;
+            let file = memory_file(&display, data, &name, proc)?;
             give(&name, (*uid, *gid), single)
                 .and_then(|()| Ok(rustix::fs::chmod(&name, Mode::from_raw_mode(*mode))?))
                 .during(format_args!("give `{display}` to {uid}:{gid}"))?;

@@ -15,6 +15,9 @@ use std::sync::atomic::Ordering;
 
 use rustix::mount::MountAttrFlags;
 use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::WaitId;
+use rustix::process::WaitIdOptions;
 use rustix::thread::UnshareFlags;
 
 /// Which side of a [`fork`] this is.
@@ -59,9 +62,15 @@ pub(super) fn fork(namespaces: libc::c_int) -> io::Result<Fork> {
     if pid == 0 {
         return Ok(Fork::Child);
     }
+    let pid = Pid::from_raw(pid as i32).expect("clone returned a positive id");
+    if pidfd < 0 {
+        // Before Linux 5.2, which takes no notice of the flag, and has none of the calls that mount by descriptors either.
+        _ = rustix::process::kill_process(pid, Signal::KILL);
+        _ = rustix::process::waitid(WaitId::Pid(pid), WaitIdOptions::EXITED);
+        return Err(io::Error::from_raw_os_error(libc::ENOSYS));
+    }
     // SAFETY: the kernel has just made this descriptor for us.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    let pid = Pid::from_raw(pid as i32).expect("clone returned a positive id");
     Ok(Fork::Parent(pid, pidfd))
 }
 

@@ -325,8 +325,8 @@ impl Drop for Zygote {
 }
 
 /// This program's file, on a read-only mount of its own: a step's program can be a script that has `/proc/self/exe`
-/// executed, and that is what the zygote is (CVE-2019-5736). If the file is not to be found any more, a copy of it that
-/// nobody can write.
+/// executed, and that is what the zygote is (CVE-2019-5736). If the file is not to be found any more, or the mount cannot be
+/// made read-only while it is mounted nowhere (before Linux 5.12), a copy of it that nobody can write.
 fn own_program() -> io::Result<OwnedFd> {
     const EXE: &str = "/proc/self/exe";
     // What the link leads to lies in the mount namespace that this process has left, and cannot be mounted.

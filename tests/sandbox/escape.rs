@@ -1,5 +1,6 @@
 //! An attacker in a step, with what the kernel offers to one (`examples/attack.rs`).
 
+use super::rungs;
 use super::rungs::outer;
 use super::*;
 use crate::support::AtTerminal;
@@ -323,9 +324,20 @@ struct Place {
     attacks: Vec<(&'static str, &'static str)>,
 }
 
-/// One id, the builder's process ids, a directory as root: where steps have less around them, and several of these at once.
 #[test]
 fn nor_on_the_lower_rungs() {
+    nor_on_lower_rungs("");
+}
+
+/// Where mounts become read-only one by one.
+#[test]
+fn nor_on_those_of_an_old_kernel() {
+    nor_on_lower_rungs(rungs::OLD);
+}
+
+/// One id, the builder's process ids, a directory as root: where steps have less around them, and several of these at once;
+/// below the program `under`.
+fn nor_on_lower_rungs(under: &str) {
     const LAYERS: &str = "--lower=/inner --upper=/tmp/upperN --work=/tmp/workN";
     const DIRECTORY: &str = "--root=/plain";
     const ROOT: &str = "--user=0:0";
@@ -345,6 +357,8 @@ fn nor_on_the_lower_rungs() {
     let single_bob = by_another(BY_ROOT);
     let nested: Vec<_> = NESTED.to_vec();
     let places = [
+        place(false, false, LAYERS, (ROOT, SH), kernel.clone()),
+        place(false, false, LAYERS, (BOB, SH), nested.clone()),
         place(false, true, LAYERS, (ROOT, SH), single.clone()),
         place(false, true, LAYERS, (BOB, SH), single_bob.clone()),
         place(false, false, DIRECTORY, (ROOT, SH), kernel.clone()),
@@ -391,7 +405,7 @@ cat > /tmp/goN <<'END'
 mkdir /tmp/upperN /tmp/workN
 sandbox_run --store=/tmp {root} {options} {shell} '{attacks}'
 END
-su {user} -c 'sh /tmp/goN'
+{under} su {user} -c 'sh /tmp/goN'
 "
         );
         script += &text

@@ -317,3 +317,103 @@ fn the_probe_tells_the_rung() {
         "{stdout}"
     );
 }
+
+/// Runs what follows on a kernel before Linux 5.6, as far as calls that are missing there make one.
+pub(super) const OLD: &str = "attack without clone3,close_range,mount_setattr,openat2";
+
+/// mount_setattr(2) makes a mount and all below it read-only at once. Where it is missing every mount of a step is as it would
+/// have been; what others cover is out of reach.
+#[test]
+fn an_old_kernel_has_the_same_mounts() {
+    let prepare = "
+        mkdir -p /tmp/tree/sub '/tmp/tree/a b\\c' /tmp/tree/over/in /tmp/tree/twice
+        for options in nosuid,nodev,noexec,noatime:sub nosuid,ro:sub/ro nodev:'a b\\c' noexec:over/in nosuid:over \
+            nodev:twice noexec,nodiratime:twice; do
+            at=/tmp/tree/${options#*:}; mkdir -p \"$at\"; mount -t tmpfs -o ${options%%:*} t \"$at\"
+            touch \"$at/f\" 2> /dev/null
+        done
+        mkdir -p /tmp/tree/sub/ro; touch /tmp/tree/f /tmp/ca; mount --bind /tmp/ca /tmp/tree/f";
+    let mounts = "--mount=type=bind,src=/tmp/tree,dst=/ro,ro=true --mount=type=bind,src=/tmp/tree/f,dst=/file,ro=true \
+                  --mount=type=bind,src=/tmp/tree,dst=/part,sub=sub,ro=true --mount=type=bind,src=/tmp/tree,dst=/rw \
+                  --mount=type=overlay,src=/inner,dst=/layers --mount=type=overlay,src=/inner,dst=/bins,sub=bin \
+                  --mount=type=tmpfs,dst=/t,ro=true --mount=type=tmpfs,dst=/dev/own,ro=true \
+                  --mount=type=file,data=x,dst=/run/secrets/x --hostname=other";
+    let look = "cut -d\" \" -f5,6 /proc/self/mountinfo | grep -v -e /over -e /twice | sort; \
+                for f in /ro/f /ro/sub/f /ro/sub/ro/f \"/ro/a b\\\\c/f\" /ro/over/f /ro/twice/f /file /part/f /layers/bin/sh \
+                /bins/sh /t/f /dev/own/f /run/secrets/x /etc/hosts /etc/resolv.conf /proc/sys/kernel/core_pattern /new; do \
+                touch \"$f\" 2>&1; done; touch /rw/sub/f /rw/new /dev/null && echo ok";
+    for (user, options) in [
+        ("root", "--ca=/tmp/ca"),
+        ("root", "--no-network --readonly"),
+        ("bob", "--cwd=/bin"),
+        ("bob", "--no-network --user=1000"),
+    ] {
+        let said = |under: &str| {
+            let outcome = outer(&format!(
+                "{prepare}
+                 chmod -R 777 /tmp/tree
+                 cat > /tmp/go <<'END'
+sandbox_run --lower=/inner --store=/tmp {options} {mounts} sh -c '{look}'
+END
+                 {under} su {user} -c 'sh /tmp/go'"
+            ));
+            outcome.stdout()
+        };
+        let (new, old) = (said(""), said(OLD));
+        assert_eq!(old, new, "{user} {options}");
+        for path in [
+            "/ro ro,",
+            "/ro/sub ro,nosuid,nodev,noexec,noatime",
+            "/part ro,",
+            "/t ro,",
+            "/sys ro,",
+        ] {
+            assert!(new.contains(path), "{path}: {new}");
+        }
+        assert!(new.ends_with("ok\n"), "{new}");
+    }
+}
+
+/// A mount in a directory that is closed to who builds, and may be open to a group of the step's, is not to be found.
+#[test]
+fn an_old_kernel_hides_a_mount_it_cannot_make_read_only() {
+    let outcome = outer(&format!(
+        "mkdir -p /tmp/tree/closed/in
+         mount -t tmpfs t /tmp/tree/closed/in; mkdir /tmp/tree/closed/in/more
+         mount -t tmpfs t /tmp/tree/closed/in/more; chmod 700 /tmp/tree/closed
+         cat > /tmp/go <<'END'
+sandbox_run --lower=/inner --store=/tmp --mount=type=bind,src=/tmp/tree,dst=/ro,ro=true sh -c '
+    ls /ro; ls /ro/closed; touch /ro/closed/f || :'
+END
+         {OLD} su bob -c 'sh /tmp/go'"
+    ));
+    assert_data_eq!(
+        outcome.text(),
+        str![[r#"
+closed
+---- stderr ----
+touch: /ro/closed/f: Read-only file system
+
+"#]]
+    );
+}
+
+/// Without ranges of ids; before Linux 5.5 its calls would wait for ever.
+#[test]
+fn one_id_takes_a_kernel_that_asks() {
+    let run = |options: &str| {
+        let script = format!(
+            "attack without addfd su bob -c 'sandbox_run --lower=/inner --store=/tmp {options}'"
+        );
+        outer(&script)
+    };
+    assert_data_eq!(run("chown 5 /dev/shm").text(), str![[r#""#]]);
+    let probed = run("--probe").stdout();
+    assert!(
+        probed.starts_with("None\n")
+            && probed.contains(
+                "Missing: a process that keeps the owners of a step's files: Invalid argument"
+            ),
+        "{probed}"
+    );
+}

@@ -59,7 +59,6 @@ use rustix::thread::CapabilitySet;
 
 pub(super) use calls::CALLS;
 pub(super) use calls::Which;
-pub(super) use kernel::install_listener;
 pub(super) use kernel::keep_only;
 
 use super::caps;
@@ -75,6 +74,7 @@ use super::zygote::pair;
 use super::zygote::receive;
 use super::zygote::send;
 use kernel::Listener;
+use kernel::install_listener;
 use service::Caller;
 use service::Service;
 use target::Target;
@@ -165,6 +165,25 @@ fn fault(ended: &WaitIdStatus) -> Option<(i32, i32)> {
         ended.terminating_signal().unwrap_or(0),
     );
     (ending != (0, 0)).then_some(ending)
+}
+
+/// What a step lacks that [`begin`] fails with this error in.
+pub(super) fn fix(error: &io::Error) -> Option<&'static str> {
+    match error.raw_os_error()? {
+        libc::EBUSY => Some(
+            "a process can have one supervisor, and this one runs below another: give the outer rbuild or container ranges \
+             of ids",
+        ),
+        libc::EINVAL | libc::ENOSYS => {
+            Some("it takes seccomp user notification (Linux 5.9), or ranges of ids")
+        }
+        _ => None,
+    }
+}
+
+/// Whether this process could be supervised; for one that ends then.
+pub(super) fn try_out() -> io::Result<()> {
+    install_listener(&super::seccomp::questions()).map(drop)
 }
 
 /// The step's part: has its calls supervised from now on. It takes CAP_SYS_ADMIN in the process' user namespace.
