@@ -290,7 +290,7 @@ fn kernel() -> Finding {
                 "Linux {release} has no overlayfs for user namespaces: steps run in a copy of their layers"
             ),
             State::Limited,
-            Some("Linux 5.11 or later"),
+            Some(OVERLAY_KERNEL),
         ),
         false => finding(format!("Linux {release}"), State::Good, None),
     }
@@ -526,6 +526,7 @@ fn judge(check: &Check, place: &Path) -> Finding {
             State::Missing,
             supervise::fix(&error).unwrap_or("a kernel with CONFIG_SECCOMP_FILTER"),
         ),
+        OVERLAY if kernel_version() < ground::OVERLAY_SINCE => (State::Limited, OVERLAY_KERNEL),
         OVERLAY => (State::Limited, OVERLAY_FIX),
         PROC => (
             State::Limited,
@@ -549,6 +550,9 @@ fn judge(check: &Check, place: &Path) -> Finding {
 /// What mends a store whose files cannot have the owners that steps give them.
 const LOCAL_STORE: &str =
     "put the store (`--root` or RBUILD_ROOT) on a local file system: ext4, xfs, btrfs";
+
+/// What mends a kernel whose overlayfs is not for user namespaces.
+const OVERLAY_KERNEL: &str = "Linux 5.11 or later";
 
 /// What mends a store overlayfs refuses.
 pub(super) const OVERLAY_FIX: &str = "put the store (`--root` or RBUILD_ROOT) on a file system that takes overlay \
