@@ -241,9 +241,13 @@ fn reachable(mountinfo: &[u8], top: u64) -> Vec<Found> {
         if way.last().is_none_or(|last| last.id != top) {
             continue;
         }
-        let on_way = |id| way.iter().any(|line| line.id == id);
+        // Something else on a mount of the way, at or above where the way leaves it.
         let covers = |other: &Line| {
-            on_way(other.parent) && !on_way(other.id) && mount.point.starts_with(&other.point)
+            let from = way.iter().position(|line| line.id == other.parent);
+            from.is_some_and(|from| {
+                let next = way[from.saturating_sub(1)];
+                next.id != other.id && next.point.starts_with(&other.point)
+            })
         };
         let below = mount.point.strip_prefix(&root.point);
         if let Some(below) = below.ok().filter(|_| !lines.iter().copied().any(covers)) {
