@@ -487,15 +487,22 @@ pub(super) fn resolv_conf(host: &[u8], resolver: [u8; 4]) -> Vec<u8> {
 /// What the programs need to be able to open.
 const TUN: &str = "/dev/net/tun";
 
-/// Where the network namespace is to be found by the programs.
-const NETNS_DIR: &str = "/proc/driver";
+/// Where the network namespace is to be found by the programs: the AppArmor profile that distributions have for pasta lets
+/// it open files in few places, of which this one is mostly there. The other always is.
+const NETNS_DIRS: [&str; 2] = ["/tmp", "/proc/driver"];
 
 /// A path for a network namespace that programs can open, whatever they do to `/proc` first.
 fn named(netns: &OwnedFd) -> rustix::io::Result<PathBuf> {
-    let dir = Path::new(NETNS_DIR);
-    let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
-    rustix::mount::mount("tmpfs", dir, "tmpfs", flags, None)?;
-    let path = dir.join("netns");
+    let mount = |dir: &str| {
+        let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
+        rustix::mount::mount("tmpfs", dir, "tmpfs", flags, None)
+    };
+    let [first, second] = NETNS_DIRS;
+    let dir = match mount(first) {
+        Ok(()) => first,
+        Err(_) => mount(second).map(|()| second)?,
+    };
+    let path = Path::new(dir).join("netns");
     mounts::make_file(rustix::fs::CWD, &path)?;
     rustix::mount::mount_bind(format!("/proc/self/fd/{}", netns.as_raw_fd()), &path)?;
     Ok(path)
