@@ -136,6 +136,23 @@ fn a_user_of_a_directory_service_has_its_ranges() {
     assert_eq!(step, ["0 4321 1", "1 40000 500", "5:7"]);
 }
 
+/// newuidmap(1) asks the first service that nsswitch.conf(5) names, and it alone; where that is not there, the files.
+#[test]
+fn the_first_service_has_the_ranges() {
+    let subids = ("SUBIDS", "ldap-user:40000:500");
+    let step = |subid| {
+        let (doctor, step) = found(&env(), &[("SERVICE", "test"), subids, ("SUBID", subid)]);
+        assert_eq!(doctor["rung"], 1, "{doctor:#}");
+        step
+    };
+    for service in ["subid: test", "subid: test files"] {
+        assert_eq!(step(service), ["0 4321 1", "1 20000 30000", "5:7"]);
+    }
+    for files in ["subid: files", "subid: files test", "subid: absent"] {
+        assert_eq!(step(files), ["0 4321 1", "1 40000 500", "5:7"], "{files}");
+    }
+}
+
 /// A file system without attributes has no place to record owners in: files have them, or no step runs.
 #[test]
 fn a_store_without_attributes_wants_ranges() {
@@ -188,6 +205,17 @@ fn without_ranges_there_is_one_id_and_the_fix_is_right() {
     assert_eq!(
         one(&[local, ("SUBIDS", "other:200000:65536")]),
         "sudo usermod --add-subuids 265536-331071 --add-subgids 265536-331071 u"
+    );
+    // usermod(8) does not know who is not in /etc/passwd.
+    assert_eq!(
+        one(&[("SERVICE", "test"), ("SUBIDS", "other:200000:65536")]),
+        "echo ldap-user:265536:65536 | sudo tee -a /etc/subuid /etc/subgid"
+    );
+    // Whom the service does not know has no ranges in files either.
+    assert_eq!(
+        one(&[local, ranges, ("SERVICE", "test"), ("SUBID", "subid: test")]),
+        "have the service that /etc/nsswitch.conf names for `subid` give u ranges, as `getsubids u` and `getsubids -g u` \
+         show them"
     );
     assert_eq!(
         one(&[local, ranges, ("HELPERS", "755")]),

@@ -353,7 +353,17 @@ fn single_fix(why: &str, user: u32) -> String {
             |powerless| powerless.fix,
         );
     }
+    if userns::asks_service() {
+        return format!(
+            "have the service that /etc/nsswitch.conf names for `subid` give {name} ranges, as `getsubids {name}` and `getsubids -g \
+             {name}` show them"
+        );
+    }
     let (first, last) = userns::free_range();
+    if userns::local_name(user).is_none() {
+        // usermod(8) changes users of /etc/passwd.
+        return format!("echo {name}:{first}:65536 | sudo tee -a /etc/subuid /etc/subgid");
+    }
     format!("sudo usermod --add-subuids {first}-{last} --add-subgids {first}-{last} {name}")
 }
 

@@ -1,6 +1,5 @@
 //! Into a user namespace, with as many ids as the system grants.
 
-use std::cell::Cell;
 use std::cell::LazyCell;
 use std::fmt::Write as _;
 use std::fs;
@@ -106,27 +105,29 @@ pub(super) fn plan() -> Result<Plan, String> {
     // ranges all the same.
     let local = local_name(uid.as_raw());
     let far = LazyCell::new(|| far_name(uid.as_raw()));
-    let asked = Cell::new(false);
+    let elsewhere = asks_service();
     let ranges = |file: &str, own: u32| {
-        let text = fs::read_to_string(file).unwrap_or_default();
+        let text = match elsewhere {
+            true => String::new(),
+            false => fs::read_to_string(file).unwrap_or_default(),
+        };
         let mut user = local.as_deref();
         let mut ranges = subordinate(&text, user, uid.as_raw());
-        let elsewhere = has_service();
         if ranges.is_empty() && user.is_none() && (elsewhere || !text.trim().is_empty()) {
             user = far.as_deref();
             ranges = subordinate(&text, user, uid.as_raw());
         }
-        if ranges.is_empty() {
-            let user = user.map_or_else(|| uid.to_string(), str::to_owned);
-            if elsewhere {
-                ranges = ranges_elsewhere(&user, file == "/etc/subgid");
-                asked.set(true);
-            }
-            if ranges.is_empty() {
-                return Err(format!("{file} {NO_RANGE} {user}"));
-            }
+        let name = user.map_or_else(|| uid.to_string(), str::to_owned);
+        if elsewhere {
+            ranges = ranges_elsewhere(&name, file == "/etc/subgid");
         }
-        Ok(stack(own, &ranges))
+        match (ranges.is_empty(), elsewhere) {
+            (false, _) => Ok(stack(own, &ranges)),
+            (true, false) => Err(format!("{file} {NO_RANGE} {name}")),
+            (true, true) => Err(format!(
+                "what nsswitch.conf names for `subid` {NO_RANGE} {name}"
+            )),
+        }
     };
     Ok(Plan {
         uids: ranges("/etc/subuid", uid.as_raw())?,
@@ -135,11 +136,11 @@ pub(super) fn plan() -> Result<Plan, String> {
             uid: helper("newuidmap")?,
             gid: helper("newgidmap")?,
         },
-        elsewhere: asked.get(),
+        elsewhere,
     })
 }
 
-/// What is said of a file that gives a user nothing.
+/// What is said of a file or a service that gives a user nothing.
 pub(super) const NO_RANGE: &str = "has no range for";
 
 /// Why root has but one id.
@@ -197,11 +198,19 @@ fn ranges_elsewhere(user: &str, groups: bool) -> Vec<(u32, u32)> {
     parse_subids(&said(command).unwrap_or_default())
 }
 
-/// Whether another service than this machine's files has ranges.
-fn has_service() -> bool {
+/// Whether ranges are a directory service's, and there is a program to ask it. The files count for nobody then: newuidmap(1)
+/// maps what the service gives.
+pub(super) fn asks_service() -> bool {
     let services = fs::read_to_string("/etc/nsswitch.conf").unwrap_or_default();
+    names_service(&services) && helper("getsubids").is_ok()
+}
+
+/// Whether nsswitch.conf(5) names a service for `subid`. The first is the only one that counts (subuid(5)).
+fn names_service(services: &str) -> bool {
     let mut lines = services.lines();
-    lines.any(|line| line.trim_start().starts_with("subid:"))
+    let named = lines.find_map(|line| line.trim_start().strip_prefix("subid:"));
+    let first = named.and_then(|names| names.split_whitespace().next());
+    first.is_some_and(|name| name != "files")
 }
 
 /// Lines of getsubids(1): `0: alice 100000 65536`.
@@ -270,7 +279,7 @@ pub(super) fn user_name(uid: u32) -> Option<String> {
 }
 
 /// As /etc/passwd has it.
-fn local_name(uid: u32) -> Option<String> {
+pub(super) fn local_name(uid: u32) -> Option<String> {
     name_in(&fs::read_to_string("/etc/passwd").unwrap_or_default(), uid)
 }
 
@@ -544,6 +553,23 @@ mod t {
             [(100_000, 65536), (300_000, 10)]
         );
         assert_eq!(parse_subids("Error fetching ranges\n"), []);
+    }
+
+    #[test]
+    fn the_first_service_for_subordinate_ids_counts() {
+        for named in ["subid: sss\n", "passwd: files\n  subid:\tsss files"] {
+            assert!(names_service(named), "{named}");
+        }
+        for unnamed in [
+            "",
+            "passwd: sss",
+            "subid:",
+            "#subid: sss",
+            "subid: files",
+            "subid: files sss",
+        ] {
+            assert!(!names_service(unnamed), "{unnamed}");
+        }
     }
 
     #[test]
