@@ -260,8 +260,12 @@ fn user_namespaces_without_power() {
             .says("the ids of the user namespace cannot be mapped: ")
     };
     let switch = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns";
-    refuse(&format!("echo 1 > {switch}")).says(
-        "hint: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with `userns,` for rbuild\n",
-    );
+    let rbuild = env!("CARGO_BIN_EXE_rbuild");
+    refuse(&format!("echo 1 > {switch}"))
+        .says("hint: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or for rbuild alone:\n")
+        .says(&format!(
+            "echo 'abi <abi/4.0>, profile rbuild \"{rbuild}\" flags=(unconfined) {{ userns, }}' | sudo tee \
+             /etc/apparmor.d/rbuild && sudo apparmor_parser -r /etc/apparmor.d/rbuild\n"
+        ));
     refuse(&format!("echo 0 > {switch}")).says("hint: see user_namespaces(7)");
 }

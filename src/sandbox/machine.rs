@@ -16,7 +16,7 @@ use super::userns;
 const LITTLE: u64 = 1 << 30;
 
 /// Ubuntu's switch.
-pub(super) const APPARMOR: &str = "kernel/apparmor_restrict_unprivileged_userns";
+const APPARMOR: &str = "kernel/apparmor_restrict_unprivileged_userns";
 
 /// What it is. Where a profile lets rbuild pass, that is tried.
 pub(super) fn apparmor() -> Option<Finding> {
@@ -26,6 +26,31 @@ pub(super) fn apparmor() -> Option<Finding> {
         State::Good,
         None,
     ))
+}
+
+/// Whether AppArmor takes the power of namespaces that programs without a profile make (Ubuntu).
+pub(super) fn restricted() -> bool {
+    sysctl(APPARMOR).as_deref() == Some("1")
+}
+
+/// What has it let rbuild pass: for all programs, or for this file.
+pub(super) fn unrestrict() -> String {
+    let program = fs::read_link("/proc/self/exe").unwrap_or_default();
+    unrestrict_for(&program)
+}
+
+fn unrestrict_for(program: &Path) -> String {
+    const ALL: &str = "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0";
+    // Others mean something to the shell, or in a pattern of apparmor.d(5).
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+ ".contains(c);
+    match program.to_str() {
+        Some(path) if path.starts_with('/') && path.chars().all(is_plain) => format!(
+            "{ALL}, or for rbuild alone:\n\
+             echo 'abi <abi/4.0>, profile rbuild \"{path}\" flags=(unconfined) {{ userns, }}' | \
+             sudo tee /etc/apparmor.d/rbuild && sudo apparmor_parser -r /etc/apparmor.d/rbuild"
+        ),
+        _ => format!("{ALL}, or an AppArmor profile with `userns,` for rbuild"),
+    }
 }
 
 /// The programs that write id maps for others than root.
@@ -149,4 +174,25 @@ pub(super) fn disk(store: &Path) -> Option<Finding> {
         ),
         false => finding(what, State::Good, None),
     })
+}
+
+#[cfg(test)]
+mod t {
+    use super::*;
+
+    #[test]
+    fn a_profile_is_shown_for_plain_paths() {
+        assert_eq!(
+            unrestrict_for(Path::new("/home/me/my bin/rbuild")),
+            "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or for rbuild alone:\n\
+             echo 'abi <abi/4.0>, profile rbuild \"/home/me/my bin/rbuild\" flags=(unconfined) { userns, }' | \
+             sudo tee /etc/apparmor.d/rbuild && sudo apparmor_parser -r /etc/apparmor.d/rbuild"
+        );
+        for path in ["", "/it's/rbuild", "/a*/rbuild", "/a{b}/rbuild"] {
+            assert!(
+                !unrestrict_for(Path::new(path)).contains("profile rbuild"),
+                "{path}"
+            );
+        }
+    }
 }

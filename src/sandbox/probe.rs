@@ -385,6 +385,7 @@ pub(super) fn no_owners(error: &io::Error, place: &Path) -> Report {
 pub(super) fn no_namespace(error: &io::Error) -> Report {
     let is = |name: &str, value: &str| sysctl(name).as_deref() == Some(value);
     let contained = can_make_do();
+    let allow = machine::unrestrict();
     let fix = match error.raw_os_error() {
         Some(libc::ENOSPC) if is("user/max_user_namespaces", "0") => {
             "sudo sysctl user.max_user_namespaces=10000"
@@ -394,7 +395,12 @@ pub(super) fn no_namespace(error: &io::Error) -> Report {
         _ if is("kernel/unprivileged_userns_clone", "0") => {
             "sudo sysctl kernel.unprivileged_userns_clone=1"
         }
-        _ if restricted() => APPARMOR,
+        // Seccomp filters and the kernel itself say EPERM.
+        Some(libc::EACCES) if machine::restricted() => &allow,
+        Some(libc::EACCES) => {
+            "a security module denies them to rbuild or to what started it: allow them in its policy (AppArmor: `userns,`; \
+             SELinux: `allow … self:user_namespace create;`)"
+        }
         // user_namespaces(7): EPERM for a process whose root is not that of its mount namespace.
         Some(libc::EPERM) if in_chroot() => {
             "in a chroot(2) there are no user namespaces: enter it with pivot_root(2), as containers are, or run \
@@ -445,14 +451,6 @@ fn in_chroot() -> bool {
 const ROOT_FIX: &str = "as root in a container rbuild needs CAP_SETUID, CAP_SETGID and CAP_SETFCAP: run it as another \
                         user, or do not drop them";
 
-/// Whether AppArmor takes the power of namespaces that programs without a profile make (Ubuntu).
-fn restricted() -> bool {
-    sysctl(machine::APPARMOR).as_deref() == Some("1")
-}
-
-const APPARMOR: &str = "sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0, or an AppArmor profile with \
-                        `userns,` for rbuild";
-
 /// Whether steps can run without namespaces, or why not.
 pub(super) fn chroot() -> Result<(), Report> {
     if !rustix::process::geteuid().is_root() {
@@ -472,10 +470,11 @@ pub(super) fn chroot() -> Result<(), Report> {
 
 /// The report when the namespace has no ids.
 pub(super) fn no_map(why: &str, user: u32) -> Report {
+    let allow = machine::unrestrict();
     let fix = match user {
         0 => ROOT_FIX,
         // Namespaces can be made there, and have no power: writing a map is the first thing that takes some.
-        _ if restricted() => APPARMOR,
+        _ if machine::restricted() => &allow,
         _ => "see user_namespaces(7), \"Defining user and group ID mappings\"",
     };
     none(
@@ -486,9 +485,10 @@ pub(super) fn no_map(why: &str, user: u32) -> Report {
 
 /// The report when the namespace gives no power over mounts.
 pub(super) fn no_mounts(error: &io::Error) -> Report {
-    let fix = match restricted() {
+    let allow = machine::unrestrict();
+    let fix = match machine::restricted() {
         _ if errno(error) == libc::ENOSYS => SINCE,
-        true => APPARMOR,
+        true => &*allow,
         false => {
             "a security module or a seccomp filter denies mounts in user namespaces: allow them, or, as root of a \
              container, run steps with less: `--isolation=chroot`"
