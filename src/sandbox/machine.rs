@@ -33,6 +33,12 @@ pub(super) fn restricted() -> bool {
     sysctl(APPARMOR).as_deref() == Some("1")
 }
 
+/// Whether a seccomp filter was there before rbuild: that of a container, mostly.
+pub(super) fn is_filtered() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    status.lines().any(|line| line == "Seccomp:\t2")
+}
+
 /// What has it let rbuild pass: for all programs, or for this file.
 pub(super) fn unrestrict() -> String {
     let program = fs::read_link("/proc/self/exe").unwrap_or_default();

@@ -395,8 +395,9 @@ pub(super) fn no_namespace(error: &io::Error) -> Report {
         _ if is("kernel/unprivileged_userns_clone", "0") => {
             "sudo sysctl kernel.unprivileged_userns_clone=1"
         }
-        // Seccomp filters and the kernel itself say EPERM.
+        // A container's seccomp filter says EPERM, whatever the machine's switch says.
         Some(libc::EACCES) if machine::restricted() => &allow,
+        Some(libc::EPERM) if machine::restricted() && !machine::is_filtered() => &allow,
         Some(libc::EACCES) => {
             "a security module denies them to rbuild or to what started it: allow them in its policy (AppArmor: `userns,`; \
              SELinux: `allow … self:user_namespace create;`)"

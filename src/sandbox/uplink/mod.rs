@@ -491,16 +491,18 @@ const TUN: &str = "/dev/net/tun";
 /// it open files in few places, of which this one is mostly there. The other always is.
 const NETNS_DIRS: [&str; 2] = ["/tmp", "/proc/driver"];
 
-/// A path for a network namespace that programs can open, whatever they do to `/proc` first.
-fn named(netns: &OwnedFd) -> rustix::io::Result<PathBuf> {
+/// A path for a network namespace that `programs` can open, whatever they do to `/proc` first.
+fn named(netns: &OwnedFd, programs: &[Program]) -> rustix::io::Result<PathBuf> {
     let mount = |dir: &str| {
         let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
         rustix::mount::mount("tmpfs", dir, "tmpfs", flags, None)
     };
     let [first, second] = NETNS_DIRS;
-    let dir = match mount(first) {
-        Ok(()) => first,
-        Err(_) => mount(second).map(|()| second)?,
+    // What is covered cannot be executed.
+    let covers = |program: &Program| program.path.starts_with(first);
+    let dir = match programs.iter().any(covers) || mount(first).is_err() {
+        false => first,
+        true => mount(second).map(|()| second)?,
     };
     let path = Path::new(dir).join("netns");
     mounts::make_file(rustix::fs::CWD, &path)?;

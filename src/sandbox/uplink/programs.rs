@@ -43,7 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Program {
     kind: Kind,
-    path: PathBuf,
+    pub(super) path: PathBuf,
 }
 wire_struct!(Program { kind, path });
 
@@ -75,7 +75,8 @@ pub(super) fn installed() -> Vec<Program> {
 
 /// Starts the first program that works; its name. It stays a child of this process, or becomes one, which is process 1.
 pub(super) fn run(plan: &Plan, netns: &OwnedFd) -> Result<String, String> {
-    let path = super::named(netns).map_err(|e| format!("cannot name a network namespace: {e}"))?;
+    let path = super::named(netns, &plan.programs)
+        .map_err(|e| format!("cannot name a network namespace: {e}"))?;
     let mut why = Vec::new();
     for program in &plan.programs {
         let started = match program.kind {
