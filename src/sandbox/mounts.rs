@@ -376,13 +376,18 @@ pub(super) fn overlay(
     };
     configure().or_else(|errno| {
         let said = messages(&fs);
-        // Before Linux 6.5 overlayfs took options as one string, had nothing to say, and refused what it did not know
-        // only at the end.
-        if errno == Errno::INVAL && (said.is_empty() || said.contains("Unknown parameter")) {
+        if errno == Errno::INVAL && wants_a_string(&said) {
             return Ok(overlay_by_string(layers, upper)?);
         }
         Err(Refusal { errno, said })
     })
+}
+
+/// Whether it may be that overlayfs takes options as one string alone, from what it says when it refuses them. Before Linux 6.5
+/// it did, had nothing to say of its own, and refused what it did not know only at the end; but the kernel, which puts
+/// the string together for it, takes no more than a page of it, some 30 layers by their paths.
+fn wants_a_string(said: &str) -> bool {
+    said.is_empty() || said.contains("Unknown parameter") || said.contains("VFS: Legacy: ")
 }
 
 /// What a file system in the making has to say: one message a read, each with a letter for its severity in front.
@@ -427,6 +432,16 @@ fn overlay_by_string(layers: &[String], upper: Option<[&str; 2]>) -> Result<Owne
 #[cfg(test)]
 mod t {
     use super::*;
+
+    #[test]
+    fn what_old_kernels_say_of_options_is_known() {
+        // Linux 6.1, of 498 layers; and of a new kernel what no string would mend.
+        assert!(wants_a_string("VFS: Legacy: Cumulative options too large"));
+        assert!(!wants_a_string(
+            "overlay: too many lower directories, limit is 500"
+        ));
+        assert!(!wants_a_string("overlay: failed to resolve 'none': -2"));
+    }
 
     /// As a step leaves one in a cache that another has, just before that one's mount point is made.
     #[test]
