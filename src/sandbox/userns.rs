@@ -101,32 +101,30 @@ pub(super) fn plan() -> Result<Plan, String> {
     if rustix::thread::no_new_privs().unwrap_or(false) {
         return Err("no_new_privs is set, so newuidmap has no privileges".to_owned());
     }
-    // Every build asks. A process is made only for a user whom this machine's own files do not know, and who may have
-    // ranges all the same.
+    // Every build asks. A process is made only where a service has the ranges, and for a user whom this machine's own files do
+    // not know, and who may have ranges all the same.
     let local = local_name(uid.as_raw());
     let far = LazyCell::new(|| far_name(uid.as_raw()));
     let elsewhere = asks_service();
     let ranges = |file: &str, own: u32| {
-        let text = match elsewhere {
-            true => String::new(),
-            false => fs::read_to_string(file).unwrap_or_default(),
+        let named = |user: Option<&str>| user.map_or_else(|| uid.to_string(), str::to_owned);
+        let (ranges, whose, name) = if elsewhere {
+            let name = named(local.as_deref().or_else(|| far.as_deref()));
+            let ranges = ranges_elsewhere(&name, file == "/etc/subgid");
+            (ranges, "what nsswitch.conf names for `subid`", name)
+        } else {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            let mut user = local.as_deref();
+            let mut ranges = subordinate(&text, user, uid.as_raw());
+            if ranges.is_empty() && user.is_none() && !text.trim().is_empty() {
+                user = far.as_deref();
+                ranges = subordinate(&text, user, uid.as_raw());
+            }
+            (ranges, file, named(user))
         };
-        let mut user = local.as_deref();
-        let mut ranges = subordinate(&text, user, uid.as_raw());
-        if ranges.is_empty() && user.is_none() && (elsewhere || !text.trim().is_empty()) {
-            user = far.as_deref();
-            ranges = subordinate(&text, user, uid.as_raw());
-        }
-        let name = user.map_or_else(|| uid.to_string(), str::to_owned);
-        if elsewhere {
-            ranges = ranges_elsewhere(&name, file == "/etc/subgid");
-        }
-        match (ranges.is_empty(), elsewhere) {
-            (false, _) => Ok(stack(own, &ranges)),
-            (true, false) => Err(format!("{file} {NO_RANGE} {name}")),
-            (true, true) => Err(format!(
-                "what nsswitch.conf names for `subid` {NO_RANGE} {name}"
-            )),
+        match ranges.is_empty() {
+            false => Ok(stack(own, &ranges)),
+            true => Err(format!("{whose} {NO_RANGE} {name}")),
         }
     };
     Ok(Plan {
