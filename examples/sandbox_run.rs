@@ -228,7 +228,7 @@ fn main() -> ExitCode {
             if let Some(hint) = error.hint() {
                 eprintln!("hint: {hint}");
             }
-            ExitCode::from(error.exit_code().map_or(3, |code| code as u8))
+            ExitCode::from(error.exit_code().unwrap_or(3))
         }
     }
 }

@@ -254,9 +254,10 @@ mod t {
             ErrorKind::Step,
             ErrorKind::Request,
             ErrorKind::Environment,
+            ErrorKind::Program(127),
             ErrorKind::Interrupted,
         ];
-        assert_eq!(kinds.map(ErrorKind::exit_code), [1, 2, 3, 130]);
+        assert_eq!(kinds.map(ErrorKind::exit_code), [1, 2, 3, 127, 130]);
     }
 
     #[test]

@@ -83,7 +83,11 @@ pub(super) fn sending(error: RegistryError) -> BuildError {
 
 pub(super) fn sandbox(error: SandboxError) -> BuildError {
     let hint = error.hint();
-    let mut error = BuildError::new(ErrorKind::Environment, error);
+    // As `docker run` has it, what is wrong with the program is told from what rbuild cannot do.
+    let kind = error
+        .exit_code()
+        .map_or(ErrorKind::Environment, ErrorKind::Program);
+    let mut error = BuildError::new(kind, error);
     error.hints.extend(hint);
     error
 }

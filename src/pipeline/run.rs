@@ -13,7 +13,6 @@ use super::open_store;
 use super::pin::Pinner;
 use super::sandbox_settings;
 use crate::ops::EngineOptions;
-use crate::ops::OpError;
 use crate::ops::exec::Foreground;
 use crate::outcome::BuildError;
 use crate::outcome::ErrorKind;
@@ -137,18 +136,5 @@ pub fn run_image(
     .map_err(attend::no_terminal)?;
     let typed_at = request.interactive && ui::can_ask();
     let run = || engine.foreground(&snapshot, &process, output);
-    attended(&process.stdin, typed_at, run, not_started)
-}
-
-/// As `docker run` has it, a program that is missing (127) or cannot be executed (126) is told from what rbuild cannot do.
-fn not_started(error: OpError) -> BuildError {
-    let code = match &error {
-        OpError::Sandbox(error) => error.exit_code(),
-        _ => None,
-    };
-    let mut error = failure::op(error);
-    if let Some(code) = code.and_then(|code| u8::try_from(code).ok()) {
-        error.kind = ErrorKind::Program(code);
-    }
-    error
+    attended(&process.stdin, typed_at, run, failure::op)
 }

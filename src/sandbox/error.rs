@@ -132,7 +132,7 @@ fn searched(path: Option<&str>) -> String {
 
 impl SandboxError {
     /// What a shell would exit with, for a command that is missing (127) or cannot be executed (126).
-    pub fn exit_code(&self) -> Option<i32> {
+    pub fn exit_code(&self) -> Option<u8> {
         match self {
             Self::NotFound { .. } => Some(127),
             Self::NotExecutable { .. } => Some(126),
