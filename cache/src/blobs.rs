@@ -24,7 +24,7 @@ use crate::store::StoreError;
 /// Larger manifests are refused when they are pulled.
 const MAX_DOCUMENT: u64 = 8 << 20;
 /// What is written at once. For more the kernel wants as large pieces of memory in a row, and where files fill the memory, as
-/// they do sooner or later, it moves others out of the way for them: that took twenty times as long as the writing.
+/// they do sooner or later, it moves others out of the way for them: that took half of the time of the writing.
 const AT_ONCE: usize = 64 << 10;
 /// Who copies a blob while it is written is not woken for less.
 const WORTH: u64 = 2 << 20;

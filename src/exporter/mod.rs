@@ -1,9 +1,9 @@
 //! Where finished images go: one file per output type.
 //!
-//! [`archive`] writes the OCI image layout, which [`begun`] may have begun, [`tar`] and [`local`] the root file system, [`store`] names the image in
-//! rbuild's own store, [`push`] sends it to registries, [`load`] hands it to podman or docker; [`join`] makes one of what
-//! several builders made. An exporter is given finished images and a way
-//! to read bytes; it makes nothing up. Files appear under their name only when they are whole.
+//! [`archive`] writes the OCI image layout, which [`begun`] may have begun, [`tar`] and [`local`] the root file system,
+//! [`store`] names the image in rbuild's own store, [`push`] sends it to registries, [`load`] hands it to podman or docker;
+//! [`join`] makes one of what several builders made. An exporter is given finished images and a way to
+//! read bytes; it makes nothing up. Files appear under their name only when they are whole.
 
 pub mod archive;
 pub mod begun;

@@ -1,6 +1,6 @@
-//! Mounts that are read-only, whatever their file systems are.
+//! Attributes of mounts, being read-only first of all, whatever their file systems are.
 //!
-//! mount_setattr(2) makes a mount and all below it so at once, mounted or not. Where it is missing (before Linux 5.12)
+//! mount_setattr(2) gives them to a mount and all below it at once, mounted or not. Where it is missing (before Linux 5.12)
 //! mount(2) does, one mount at a time and by its path: a mount without a place gets one in the current directory, which is
 //! the [scratch](super::rootfs), and mountinfo tells what is below it. Nobody else is in the mount namespace and the step
 //! does not run yet, so nothing can be written in between.
