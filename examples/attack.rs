@@ -73,6 +73,21 @@ fn done(result: impl Into<c_long>) -> io::Result<()> {
     }
 }
 
+/// Tries it on processes outside. Of their numbers some may be those of processes of the step, but not all.
+fn each(pids: &str, attack: impl Fn(c_int) -> c_long) -> io::Result<()> {
+    let pids = pids.split(',').map(|pid| pid.parse().unwrap_or(1));
+    let answers: Vec<_> = pids.map(|pid| done(attack(pid))).collect();
+    let is_missing = |answer: &io::Result<()>| {
+        let error = answer.as_ref().err();
+        error.and_then(Error::raw_os_error) == Some(libc::ESRCH)
+    };
+    let missing = answers.iter().position(is_missing);
+    answers
+        .into_iter()
+        .nth(missing.unwrap_or_default())
+        .expect("there is one")
+}
+
 fn text(text: &str) -> CString {
     CString::new(text).expect("no zero byte")
 }
@@ -229,15 +244,11 @@ fn attack(way: &str, argument: &str, rest: &[String]) -> io::Result<()> {
         }),
         "mknod" => done(unsafe { libc::mknod(path, libc::S_IFCHR | 0o600, libc::makedev(1, 1)) }),
         // Other processes, and what they have.
-        "ptrace" => done(unsafe {
-            libc::ptrace(
-                libc::PTRACE_ATTACH,
-                argument.parse::<c_int>().unwrap_or(1),
-                0,
-                0,
-            )
+        // Not PTRACE_ATTACH, which stops the process.
+        "ptrace" => each(argument, |pid| unsafe {
+            libc::ptrace(libc::PTRACE_SEIZE, pid, 0, 0)
         }),
-        "kill" => done(unsafe { libc::kill(argument.parse().unwrap_or(1), 0) }),
+        "kill" => each(argument, |pid| unsafe { libc::kill(pid, 0).into() }),
         // Of processes that are not this step's.
         "others" => others(argument, rest.get(1).map_or("", String::as_str)),
         "abstract" => {

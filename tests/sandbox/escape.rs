@@ -22,13 +22,40 @@ fn refused(said: &str, expected: &[(&str, &str)]) {
     assert_eq!(said.len(), expected.len(), "{said:?}");
 }
 
-fn all(attacks: &[(&str, &str)]) -> String {
-    let lines = attacks
-        .iter()
-        .map(|(attack, _)| format!("attack {attack}\n"));
-    // The number of a process that lives.
-    let test = std::process::id().to_string();
-    lines.collect::<String>().replace("TEST", &test)
+/// Processes that live outside. They are more than a step has: where it has process ids of its own, some of its processes may
+/// have the numbers of some of these.
+struct Victims(Vec<Child>);
+
+impl Victims {
+    fn start() -> Self {
+        let mut sleep = Command::new("sleep");
+        sleep.arg("infinity").stdout(Stdio::null());
+        Self((0..32).map(|_| sleep.spawn().unwrap()).collect())
+    }
+
+    /// A script of attacks, some of them on these.
+    fn script(&self, attacks: &[(&str, &str)]) -> String {
+        let lines = attacks
+            .iter()
+            .map(|(attack, _)| format!("attack {attack}\n"));
+        let numbers: Vec<_> = self
+            .0
+            .iter()
+            .map(|victim| victim.id().to_string())
+            .collect();
+        lines
+            .collect::<String>()
+            .replace("VICTIMS", &numbers.join(","))
+    }
+}
+
+impl Drop for Victims {
+    fn drop(&mut self) {
+        for victim in &mut self.0 {
+            victim.kill().unwrap();
+            victim.wait().unwrap();
+        }
+    }
 }
 
 /// As root of the step, which has docker's capabilities.
@@ -84,8 +111,8 @@ const BY_ROOT: &[(&str, &str)] = &[
     ("tiocsti", "ENOTTY"),
     ("fds", "EBADF"),
     ("key rbuild-test", "EPERM"),
-    ("kill TEST", "ESRCH"),
-    ("ptrace TEST", "ESRCH"),
+    ("kill VICTIMS", "ESRCH"),
+    ("ptrace VICTIMS", "ESRCH"),
     ("others kill", "ESRCH"),
     ("others root", "ESRCH"),
     ("bpf", "EPERM"),
@@ -140,7 +167,8 @@ fn root_of_a_step_gets_nowhere() {
     fixture.attacker();
     fs::create_dir(fixture.path("lower/mnt")).unwrap();
     let attacks = but(BY_ROOT, BY_KERNEL);
-    let outcome = fixture.write(&[], &all(&attacks));
+    let victims = Victims::start();
+    let outcome = fixture.write(&[], &victims.script(&attacks));
     hold(&outcome.stdout(), &attacks);
 }
 
@@ -150,7 +178,8 @@ fn nor_where_it_may_have_no_namespaces() {
     let fixture = Fixture::new();
     fixture.attacker();
     fs::create_dir(fixture.path("lower/mnt")).unwrap();
-    let outcome = fixture.write(&["--no-nested"], &all(BY_ROOT));
+    let victims = Victims::start();
+    let outcome = fixture.write(&["--no-nested"], &victims.script(BY_ROOT));
     hold(&outcome.stdout(), BY_ROOT);
 }
 
@@ -262,7 +291,8 @@ fn nor_does_another_user() {
     fixture.attacker();
     fs::create_dir(fixture.path("lower/mnt")).unwrap();
     let others = by_another(&but(BY_ROOT, BY_KERNEL));
-    let outcome = fixture.write(&["--user=1000:1000"], &all(&others));
+    let victims = Victims::start();
+    let outcome = fixture.write(&["--user=1000:1000"], &victims.script(&others));
     hold(&outcome.stdout(), &others);
 }
 
@@ -381,6 +411,7 @@ fn nor_on_lower_rungs(under: &str) {
         ),
         place(true, false, LAYERS, (ROOT, SH), nested),
     ];
+    let victims = Victims::start();
     let mut script = "mkdir -m 777 /tmp/victim; chown bob /plain /plain/*\n".to_owned();
     let mut masked = false;
     for (number, place) in places.iter().enumerate() {
@@ -388,7 +419,7 @@ fn nor_on_lower_rungs(under: &str) {
             script += "mount --bind /dev/null /proc/version\n";
             masked = true;
         }
-        let mut attacks = all(&place.attacks);
+        let mut attacks = victims.script(&place.attacks);
         if place.attacks == NESTED {
             attacks = attacks.replace("attack ", "attack nested ");
         }
@@ -470,7 +501,7 @@ fn an_insecure_step_is_still_in_its_namespaces() {
         ("mknod /memory", "EPERM"),
         ("tiocsti", "ENOTTY"),
         ("fds", "EBADF"),
-        ("ptrace TEST", "ESRCH"),
+        ("ptrace VICTIMS", "ESRCH"),
         ("others ptrace", "ESRCH"),
         ("module", "EPERM|ENOSYS"),
         ("kexec", "EPERM|ENOSYS"),
@@ -478,7 +509,8 @@ fn an_insecure_step_is_still_in_its_namespaces() {
         ("swapon /x", "EPERM|ENOSYS"),
         ("reboot", "EPERM|EINVAL"),
     ];
-    let outcome = fixture.write(&["--insecure"], &all(&attacks));
+    let victims = Victims::start();
+    let outcome = fixture.write(&["--insecure"], &victims.script(&attacks));
     hold(&outcome.stdout(), &attacks);
 }
 
