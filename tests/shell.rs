@@ -199,11 +199,11 @@ here
 
 "#]]);
     env.run(&mut env.rbuild_command(["shell"]))
-        .code(2)
+        .code(127)
         .fails_with(str![[r#"
 error: `/bin/sh` was not found in the file system of the step
 hint: name a program that is there, as in `rbuild shell -- /bin/app --help`
-[exit status: 2]
+[exit status: 127]
 
 "#]]);
 }

@@ -224,10 +224,10 @@ impl Visit {
 
 fn not_started(error: OpError) -> BuildError {
     let absent = matches!(&error, OpError::Sandbox(error) if error.exit_code().is_some());
+    let error = failure::op(error);
     match absent {
-        true => BuildError::new(ErrorKind::Request, error)
-            .hint("name a program that is there, as in `rbuild shell -- /bin/app --help`"),
-        false => failure::op(error),
+        true => error.hint("name a program that is there, as in `rbuild shell -- /bin/app --help`"),
+        false => error,
     }
 }
 
