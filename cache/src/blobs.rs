@@ -7,11 +7,7 @@ use std::io::Read as _;
 use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Condvar;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
+use std::sync::mpsc;
 
 use rbuild_llb::OciDigest;
 use serde_json::Value;
@@ -27,7 +23,9 @@ const MAX_DOCUMENT: u64 = 8 << 20;
 /// they do sooner or later, it moves others out of the way for them: that took half of the time of the writing.
 const AT_ONCE: usize = 64 << 10;
 /// Who copies a blob while it is written is not woken for less.
-const WORTH: u64 = 2 << 20;
+const WORTH: usize = 1 << 20;
+/// How many such pieces may wait there, before who writes the blob waits.
+const WAITING: usize = 3;
 
 /// The blobs of a store.
 #[derive(Debug)]
@@ -230,15 +228,19 @@ impl std::fmt::Debug for BlobWriter<'_> {
 }
 
 impl BlobWriter<'_> {
-    /// Lets somebody else copy the blob while it is written.
-    ///
-    /// # Errors
-    /// If it cannot be opened a second time.
-    pub fn follow(&mut self) -> io::Result<Growing> {
-        let file = self.file.reopen().map_err(crate::file::plain)?;
-        let progress = Arc::new(Progress::default());
-        self.growth = Some(Growth(Arc::clone(&progress)));
-        Ok(Growing { file, progress })
+    /// Lets another thread copy the blob while it is written, from its beginning. Nobody follows one that did before.
+    pub fn follow(&mut self) -> Growing {
+        let (pieces, coming) = mpsc::sync_channel(WAITING);
+        let (copied, free) = mpsc::channel();
+        self.growth = Some(Growth {
+            pieces,
+            free,
+            filling: Vec::new(),
+        });
+        Growing {
+            pieces: coming,
+            copied,
+        }
     }
 
     /// Publishes what was written, checked against what was announced.
@@ -297,8 +299,8 @@ impl BlobWriter<'_> {
         self.file
             .persist(&path)
             .map_err(|error| StoreError::io("write", &path)(error.error))?;
-        if let Some(growth) = &self.growth {
-            growth.0.lock().whole = Some((*digest, self.size));
+        if let Some(growth) = self.growth {
+            growth.end(*digest, self.size);
         }
         Ok(())
     }
@@ -313,8 +315,10 @@ impl Write for BlobWriter<'_> {
             hasher.update(&bytes[..count]);
         }
         self.size += count as u64;
-        if let Some(growth) = &self.growth {
-            growth.0.grown(self.size);
+        if let Some(growth) = &mut self.growth
+            && !growth.add(&bytes[..count])
+        {
+            self.growth = None;
         }
         Ok(count)
     }
@@ -324,87 +328,79 @@ impl Write for BlobWriter<'_> {
     }
 }
 
-/// How far a blob that is being written has come.
-#[derive(Debug, Default)]
-struct Progress {
-    stage: Mutex<Stage>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Stage {
-    size: u64,
-    /// From which size on who waits is to be woken.
-    wanted: u64,
-    /// Nothing comes any more.
-    over: bool,
-    /// It was published as this.
-    whole: Option<(OciDigest, u64)>,
-}
-
-impl Progress {
-    /// What it guards is right after each single change.
-    fn lock(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn grown(&self, size: u64) {
-        let mut stage = self.lock();
-        stage.size = size;
-        if size >= stage.wanted {
-            self.changed.notify_one();
-        }
-    }
-
-    /// Waits for more than the first `have` bytes; how many there are, and whether that is the end.
-    fn more(&self, have: u64) -> (u64, bool) {
-        let mut stage = self.lock();
-        stage.wanted = have + WORTH;
-        while stage.size < stage.wanted && !stage.over {
-            let woken = self.changed.wait(stage);
-            stage = woken.unwrap_or_else(PoisonError::into_inner);
-        }
-        (stage.size, stage.over)
-    }
-}
-
-/// The writer's side: when it is gone, nothing comes any more.
+/// What passes from who writes a blob to who copies it.
 #[derive(Debug)]
-struct Growth(Arc<Progress>);
+enum Piece {
+    Bytes(Vec<u8>),
+    /// It was published as this.
+    Whole(OciDigest, u64),
+}
 
-impl Drop for Growth {
-    fn drop(&mut self) {
-        self.0.lock().over = true;
-        self.0.changed.notify_one();
+/// The writer's side: when it is gone, nothing comes any more. The bytes are handed over as they are, for reading them from the
+/// file costs more, most of all on Btrfs: there each copy between files first waits for the disk.
+#[derive(Debug)]
+struct Growth {
+    pieces: mpsc::SyncSender<Piece>,
+    /// Buffers to be filled again.
+    free: mpsc::Receiver<Vec<u8>>,
+    filling: Vec<u8>,
+}
+
+impl Growth {
+    /// Hands bytes on; whether anybody still copies them.
+    fn add(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            if self.filling.capacity() == 0 {
+                let free = self.free.try_recv();
+                self.filling = free.unwrap_or_else(|_| Vec::with_capacity(WORTH));
+            }
+            let (now, later) = bytes.split_at(bytes.len().min(WORTH - self.filling.len()));
+            self.filling.extend_from_slice(now);
+            bytes = later;
+            if self.filling.len() == WORTH {
+                let piece = Piece::Bytes(std::mem::take(&mut self.filling));
+                if self.pieces.send(piece).is_err() {
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn end(self, digest: OciDigest, size: u64) {
+        // Who has given up copying does not wait for the rest.
+        let rest = self.pieces.send(Piece::Bytes(self.filling));
+        drop(rest.and_then(|()| self.pieces.send(Piece::Whole(digest, size))));
     }
 }
 
 /// A blob that is being written.
 #[derive(Debug)]
 pub struct Growing {
-    file: File,
-    progress: Arc<Progress>,
+    pieces: mpsc::Receiver<Piece>,
+    copied: mpsc::Sender<Vec<u8>>,
 }
 
 impl Growing {
-    /// Copies it to where `to` stands, inside the kernel where both ends allow that, until it is published; as what, or
-    /// nothing if it never was.
+    /// Copies it to `to` until it is published; as what, or nothing if it never was. Who writes it may have to wait for this.
     ///
     /// # Errors
-    /// If it cannot be read or `to` cannot be written.
-    pub fn copy_to(self, mut to: &File) -> io::Result<Option<(OciDigest, u64)>> {
-        let mut copied = 0;
-        loop {
-            let (size, over) = self.progress.more(copied);
-            let len = size - copied;
-            if io::copy(&mut (&self.file).take(len), &mut to)? != len {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            copied = size;
-            if over {
-                return Ok(self.progress.lock().whole);
+    /// If `to` cannot be written.
+    pub fn copy_to(self, to: &mut dyn Write) -> io::Result<Option<(OciDigest, u64)>> {
+        for piece in self.pieces {
+            match piece {
+                Piece::Bytes(mut bytes) => {
+                    for part in bytes.chunks(AT_ONCE) {
+                        to.write_all(part)?;
+                    }
+                    bytes.clear();
+                    // Nobody needs it any more once the blob is written.
+                    drop(self.copied.send(bytes));
+                }
+                Piece::Whole(digest, size) => return Ok(Some((digest, size))),
             }
         }
+        Ok(None)
     }
 }
 
@@ -417,15 +413,14 @@ mod t {
     fn a_blob_is_copied_while_it_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
-        let bytes: Vec<u8> = (0..5 * WORTH + 7).map(|n| (n / 3 % 251) as u8).collect();
+        let bytes: Vec<u8> = (0..9 * WORTH + 7).map(|n| (n / 3 % 251) as u8).collect();
         // One that is published, one that is given up, and one of which nothing comes.
         for (parts, commit) in [(9, true), (9, false), (0, true), (0, false)] {
-            let copy = tempfile::tempfile().unwrap();
-            (&copy).write_all(b"before").unwrap();
+            let mut copy = b"before".to_vec();
             let mut writer = store.blobs().writer().unwrap();
-            let growing = writer.follow().unwrap();
+            let growing = writer.follow();
             let (written, copied) = std::thread::scope(|scope| {
-                let copying = scope.spawn(|| growing.copy_to(&copy));
+                let copying = scope.spawn(|| growing.copy_to(&mut copy));
                 let parts = bytes.chunks(bytes.len() / 9 + 1).take(parts);
                 for part in parts {
                     writer.write_all(part).unwrap();
@@ -438,11 +433,39 @@ mod t {
             assert_eq!(copied, written);
             if let Some((digest, size)) = written {
                 let blob = store.blobs().read(&digest, size).unwrap();
-                let mut got = Vec::new();
-                io::Seek::rewind(&mut &copy).unwrap();
-                (&copy).read_to_end(&mut got).unwrap();
-                assert!(got == [b"before", &blob[..]].concat());
+                assert!(copy == [b"before", &blob[..]].concat());
             }
+        }
+    }
+
+    #[test]
+    fn a_blob_is_written_whether_or_not_its_copy_is() {
+        /// A full disk.
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let bytes = vec![7; 2 * (WAITING + 2) * WORTH];
+        for copies in [true, false] {
+            let mut writer = store.blobs().writer().unwrap();
+            let growing = writer.follow();
+            std::thread::scope(|scope| {
+                let copying = scope.spawn(move || match copies {
+                    true => growing.copy_to(&mut Full).unwrap_err().kind(),
+                    false => io::ErrorKind::StorageFull,
+                });
+                writer.write_all(&bytes).unwrap();
+                assert_eq!(copying.join().unwrap(), io::ErrorKind::StorageFull);
+            });
+            let (digest, size) = writer.commit(None).unwrap();
+            assert_eq!((digest, size), (sha256(&bytes), bytes.len() as u64));
         }
     }
 }

@@ -70,7 +70,7 @@ impl Begun {
             let (aside, target) = aside(&self.path)?;
             let mut to = aside.reopen()?;
             to.seek(SeekFrom::Start(at))?;
-            let copy = move || blob.copy_to(&to);
+            let copy = move || blob.copy_to(&mut to);
             let thread = thread::Builder::new().name("archive".to_owned());
             Ok(Copying {
                 aside,
@@ -169,7 +169,7 @@ mod t {
         for (there, copied) in [(2, true), (0, false)] {
             let begun = Begun::new(&to_file).unwrap();
             let mut writer = store.blobs().writer().unwrap();
-            begun.begin([700, 512].into_iter(), writer.follow().unwrap());
+            begun.begin([700, 512].into_iter(), writer.follow());
             writer.write_all(&layer).unwrap();
             let (digest, size) = writer.commit(None).unwrap();
             let start = begun.finish();
@@ -211,14 +211,14 @@ mod t {
         let begun = to("image.tar").unwrap();
         assert!(begun.finish().is_none());
         let mut writer = store.blobs().writer().unwrap();
-        begun.begin([].into_iter(), writer.follow().unwrap());
+        begun.begin([].into_iter(), writer.follow());
         writer.write_all(b"half").unwrap();
         drop(writer);
         assert!(begun.finish().is_none());
         // A directory that is not there, which the exporter reports.
         let begun = to("nowhere/image.tar").unwrap();
         let mut writer = store.blobs().writer().unwrap();
-        begun.begin([].into_iter(), writer.follow().unwrap());
+        begun.begin([].into_iter(), writer.follow());
         writer.write_all(b"whole").unwrap();
         writer.commit(None).unwrap();
         assert!(begun.finish().is_none());

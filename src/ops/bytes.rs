@@ -627,9 +627,8 @@ impl Engine<'_> {
         let (blob, table) = if need_bytes {
             let write = |find: &mut FindFrames<'_>| {
                 let mut writer = self.store.blobs().unhashed_writer()?;
-                // Who gets nothing here has it when it is whole.
-                if let (Some(along), Ok(growing)) = (along, writer.follow()) {
-                    along(growing);
+                if let Some(along) = along {
+                    along(writer.follow());
                 }
                 let mut reuse = Reuse::new(find);
                 let written = rbuild_cache::write_layer_again(
