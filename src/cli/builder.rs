@@ -199,7 +199,7 @@ fn ls(flags: &ListFlags, path: &Path, session: &Session) -> Result<(), BuildErro
         }
         ui::table(&lines, 3)
     };
-    super::print_text(&format.print(&rows, table)?, session)
+    super::print_text(&format.print(&rows, "ID", table)?, session)
 }
 
 fn list<'a>(platforms: impl Iterator<Item = &'a Platform>) -> String {
@@ -439,7 +439,7 @@ fn inspect(flags: &InspectFlags, path: &Path, session: &Session) -> Result<(), B
         "Current": name == current,
         "Nodes": nodes.iter().zip(&found).map(|(node, found)| row(node, found)).collect::<Vec<_>>(),
     })];
-    let printed = format.print(&rows, || tell(name, &nodes, &found))?;
+    let printed = format.print(&rows, "ID", || tell(name, &nodes, &found))?;
     super::print_text(&printed, session)?;
     match flags.bootstrap {
         true => all_there(name, &nodes, &found),

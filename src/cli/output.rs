@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use rbuild_llb::Diagnostic;
+use rbuild_llb::suggest;
 
 use super::annotation;
 use super::values;
@@ -32,15 +33,48 @@ struct Options<'a> {
 
 const NO_ATTESTATIONS: &str = "leave it out: it is about attestations, and rbuild makes none";
 
+const NAMED_BY_DEST: &str = "what is written is named by `dest=`";
+
 /// What is said of options that mean something to BuildKit but not here.
-const ELSEWHERE: [(&str, &str); 4] = [
+const ELSEWHERE: [(&str, &str); 7] = [
     ("attestation-inline", NO_ATTESTATIONS),
     ("attestation-prefix", NO_ATTESTATIONS),
     (
         "context",
         "a docker context is loaded into: leave `dest` out, or `context`",
     ),
+    ("destination", NAMED_BY_DEST),
     ("oci-artifact", NO_ATTESTATIONS),
+    ("output", NAMED_BY_DEST),
+    ("tag", "images are named by `name=`, or by `-t`"),
+];
+
+/// All options that an output can have, to find the one that was meant.
+const OPTIONS: [&str; 24] = [
+    "compression",
+    "compression-level",
+    "context",
+    "danging-name-empty-only",
+    "dangling-name-prefix",
+    "dest",
+    "force-compression",
+    "mode",
+    "name",
+    "name-canonical",
+    "oci-mediatypes",
+    "platform-split",
+    "prefer-nondist-layers",
+    "push",
+    "push-by-digest",
+    "registry.insecure",
+    "rewrite-timestamp",
+    "source-date-epoch",
+    "store",
+    "tar",
+    "unpack",
+    "annotation.",
+    "annotation-index.",
+    "annotation-manifest.",
 ];
 
 /// `type=oci,dest=x.tar,compression=zstd`, or a directory alone, or `-` for a tar on standard output.
@@ -254,8 +288,20 @@ impl Options<'_> {
         let problem = self.invalid(format!("type `{}` has no option `{key}`", self.kind));
         Err(match ELSEWHERE.iter().find(|(name, _)| name == key) {
             Some((_, hint)) => problem.hint(*hint),
-            None => problem,
+            None => match suggest::nearest(&written(key), OPTIONS) {
+                Some(meant) => problem.hint(format!("did you mean `{meant}`?")),
+                None => problem,
+            },
         })
+    }
+}
+
+/// An option without the key that is part of it: `annotation.` of `annotation.a`.
+fn written(option: &str) -> String {
+    let end = option.find('.').map_or(option.len(), |at| at + 1);
+    match option.starts_with("annot") {
+        true => option[..end].to_owned(),
+        false => option.to_owned(),
     }
 }
 

@@ -140,7 +140,7 @@ fn request(
     // What is not in the store is pulled.
     let image = match images::find(images, &flags.image) {
         Some((name, _)) => name.clone(),
-        None => image_name("image", &flags.image)?,
+        None => image_name("name", &flags.image)?,
     };
     let mut env = BTreeMap::new();
     for text in &flags.env {

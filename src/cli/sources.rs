@@ -36,10 +36,12 @@ const PLAN: &str = "rbuild.toml";
 /// BuildKit's limit (session/secrets/secretsprovider, `MaxSecretSize`).
 const MAX_SECRET: u64 = 500 * 1024;
 
-/// A name as registries know it: `app` is `docker.io/library/app:latest`.
+/// A name as registries know it: `app` is `docker.io/library/app:latest`. It is that of a flag, or a `name` without one.
 pub(crate) fn image_name(flag: &str, text: &str) -> Result<String, Diagnostic> {
-    let reference =
-        Reference::from_str(text).map_err(|error| problem(format!("`--{flag}`: {error}")))?;
+    let reference = Reference::from_str(text).map_err(|error| match flag {
+        "name" => problem(error.to_string()),
+        flag => problem(format!("`--{flag}`: {error}")),
+    })?;
     if flag == "tag" && reference.digest.is_some() {
         let why = "an image that is not built yet has no digest to be named by";
         return Err(invalid(flag, text, why));

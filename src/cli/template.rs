@@ -12,6 +12,7 @@
 //!
 //! `\n` and `\t` outside of braces are what they look like; a dash inside braces, `{{-` and `-}}`, takes white space away.
 
+use serde_json::Map;
 use serde_json::Value;
 
 /// What there is, for messages.
@@ -105,15 +106,19 @@ impl Template {
         Ok(out)
     }
 
-    /// The paths that are printed and nothing else, for the heads of tables.
-    pub(crate) fn heads(&self) -> String {
+    /// What heads the columns of a table: the fields that are printed, ids by `id`.
+    pub(crate) fn heads(&self, id: &str) -> String {
         let mut out = String::new();
         for piece in &self.0 {
             match piece {
                 Piece::Text(text) => out.push_str(text),
-                Piece::Print(Call::Plain(operand) | Call::Json(operand)) => {
-                    out.push_str(&head(operand.0.last().map_or("", String::as_str)));
-                }
+                Piece::Print(
+                    Call::Plain(operand)
+                    | Call::Json(operand)
+                    | Call::Lower(operand)
+                    | Call::Upper(operand)
+                    | Call::Truncate(operand, _),
+                ) => out.push_str(&head(operand.0.last().map_or("", String::as_str), id)),
                 Piece::Print(_) | Piece::Range(..) | Piece::If(..) => {}
             }
         }
@@ -122,9 +127,9 @@ impl Template {
 }
 
 /// `CreatedSince` as docker heads its columns: `CREATED`.
-fn head(field: &str) -> String {
+fn head(field: &str, id: &str) -> String {
     match field {
-        "ID" => "IMAGE ID".to_owned(),
+        "ID" => id.to_owned(),
         "CreatedSince" => "CREATED".to_owned(),
         "CreatedAt" => "CREATED AT".to_owned(),
         "CreatedBy" => "CREATED BY".to_owned(),
@@ -453,8 +458,13 @@ fn plain(value: &Value) -> String {
         }
         Value::Object(map) => {
             let map = map.iter();
+            // What a map of docker's has without a value, as of ports, is a struct in Go.
+            let inner = |value: &Value| match value.as_object().is_some_and(Map::is_empty) {
+                true => "{}".to_owned(),
+                false => plain(value),
+            };
             let map: Vec<String> = map
-                .map(|(key, value)| format!("{key}:{}", plain(value)))
+                .map(|(key, value)| format!("{key}:{}", inner(value)))
                 .collect();
             format!("map[{}]", map.join(" "))
         }
@@ -607,10 +617,14 @@ mod t {
 
     #[test]
     fn columns_have_heads() {
-        let heads = |text| Template::parse(text).map(|template| template.heads());
+        let heads = |text| Template::parse(text).map(|template| template.heads("IMAGE ID"));
         assert_eq!(
             heads("{{.Repository}}\\t{{.ID}}\\t{{.CreatedSince}}").as_deref(),
             Ok("REPOSITORY\tIMAGE ID\tCREATED")
+        );
+        assert_eq!(
+            heads("{{upper .Tag}}\\t{{truncate .ID 4}}").as_deref(),
+            Ok("TAG\tIMAGE ID")
         );
     }
 }

@@ -127,6 +127,10 @@ pub(crate) fn compression(
         None => (Compression::Default, 0..=0),
     };
     match level {
+        Some(_) if compression == Compression::Uncompressed => {
+            let why = "`uncompressed` has no compression-level".to_owned();
+            Err((why, None))
+        }
         Some(level) if !levels.contains(&level) => {
             let (first, last) = levels.into_inner();
             let why = format!("compression-level {level} is not from {first} to {last}");

@@ -7,7 +7,6 @@ use std::fs;
 use std::io;
 use std::io::Write as _;
 use std::path::Path;
-use std::path::PathBuf;
 use std::slice;
 
 use rustix::fs::FlockOperation;
@@ -253,11 +252,7 @@ pub(super) fn write_pieces(
     cancel: &CancelToken,
     out: &mut dyn Out,
 ) -> Result<(), ExportError> {
-    let archive = |source| ExportError::Write {
-        path: PathBuf::from("the archive"),
-        source,
-    };
-    directories(out).map_err(archive)?;
+    directories(out).map_err(ExportError::Archive)?;
     for (path, piece) in pieces {
         if cancel.is_cancelled() {
             return Err(ExportError::Cancelled);
@@ -275,9 +270,9 @@ pub(super) fn write_pieces(
                 })
             }
         }
-        .map_err(archive)?;
+        .map_err(ExportError::Archive)?;
     }
-    end(out).map_err(archive)
+    end(out).map_err(ExportError::Archive)
 }
 
 pub(super) const BLOCK: [u8; 512] = [0; 512];

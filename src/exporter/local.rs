@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
+use cap_std::fs::File;
 use cap_std::fs::OpenOptions;
 use cap_std::fs::OpenOptionsExt as _;
 use cap_std::fs::Permissions;
@@ -275,7 +276,12 @@ fn place_all(
                 nanos: 0,
             };
         }
-        place(writing, root, &at, whole, &entry, &mut links).map_err(fail(&at))?;
+        place(writing, root, &at, whole, &entry, &mut links).map_err(|error| {
+            match writing.cancel.is_cancelled() {
+                true => ExportError::Cancelled,
+                false => fail(&at)(error),
+            }
+        })?;
         if matches!(entry.node, Node::Dir(_)) {
             placed.directories.push((at.clone(), entry.meta));
         }
@@ -360,23 +366,40 @@ fn place(
             None => root.create_dir(path),
         };
     }
-    match there {
+    let first = match &entry.node {
+        Node::File(node) => node.link.and_then(|link| links.get(&link)),
+        _ => None,
+    };
+    let copied = matches!(entry.node, Node::File(_)) && first.is_none();
+    match &there {
         Some(there) if there.is_dir() => root.remove_dir_all(path)?,
-        Some(_) => root.remove_file(path)?,
-        None => {}
+        // What is there stays until what is copied is whole.
+        Some(_) if !copied => root.remove_file(path)?,
+        _ => {}
     }
     match &entry.node {
         Node::File(node) => {
-            if let Some(first) = node.link.and_then(|link| links.get(&link)) {
+            if let Some(first) = first {
                 return root.hard_link(first, root, path);
             }
             let mut from = (writing.open)(writing.snapshot, whole.as_os_str().as_bytes(), node)?;
-            let mut to = root.open_with(
-                path,
-                OpenOptions::new().write(true).create_new(true).mode(0o600),
-            )?;
-            copy_checked(&mut from, &mut to, node)?;
-            to.set_permissions(Permissions::from_mode(entry.meta.mode & 0o7777))?;
+            // What one call writes may as well be written where it belongs.
+            let (mut to, new) = match there.is_some() || node.size > BUFFER as u64 {
+                true => aside(root, path)?,
+                false => (root.open_with(path, &created())?, path.to_owned()),
+            };
+            let mut copy = || {
+                copy_checked(&mut from, &mut to, node, writing.cancel)?;
+                to.set_permissions(Permissions::from_mode(entry.meta.mode & 0o7777))?;
+                match new == path {
+                    true => Ok(()),
+                    false => root.rename(&new, root, path),
+                }
+            };
+            if let Err(error) = copy() {
+                let _gone = root.remove_file(&new);
+                return Err(error);
+            }
             if let Some(link) = node.link {
                 links.insert(link, path.to_owned());
             }
@@ -391,16 +414,42 @@ fn place(
     set_times(root, path, &entry.meta)
 }
 
+/// What a file is copied through.
+const BUFFER: usize = 1 << 16;
+
+fn created() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options
+}
+
+/// A new file beside the one that it is to become, with a name that nothing has. Another build may write there as well.
+fn aside(root: &Dir, path: &Path) -> io::Result<(File, PathBuf)> {
+    for attempt in 0.. {
+        let name = format!(".rbuild-{}-{attempt}", std::process::id());
+        let new = path.with_file_name(name);
+        match root.open_with(&new, &created()) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            opened => return Ok((opened?, new)),
+        }
+    }
+    unreachable!("there are more numbers than files")
+}
+
 /// Copies a file, checking that it is the one the tree means.
 fn copy_checked(
     from: &mut impl io::Read,
     to: &mut impl io::Write,
     node: &rbuild_cache::FileNode,
+    cancel: &CancelToken,
 ) -> io::Result<()> {
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 16];
+    let mut buffer = vec![0; BUFFER];
     let mut from = from.take(node.size + 1);
     loop {
+        if cancel.is_cancelled() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let count = from.read(&mut buffer)?;
         if count == 0 {
             break;

@@ -167,6 +167,9 @@ pub enum ExportError {
         #[source]
         source: io::Error,
     },
+    /// What an archive goes to, whatever that is.
+    #[error("cannot write the archive")]
+    Archive(#[source] io::Error),
     /// The images that a layout has already.
     #[error("cannot add an image to those of `{}`", path.display())]
     Earlier {
@@ -310,6 +313,9 @@ fn deliver_begun(
     start: Option<Start>,
     write: &mut WriteBegun<'_>,
 ) -> Result<Vec<Delivery>, ExportError> {
+    let mut write = |out: &mut dyn Out, start: Option<&Start>| {
+        write(out, start).map_err(|error| placed(error, dest))
+    };
     let path = match dest {
         Destination::Stdout => {
             let mut out = io::BufWriter::with_capacity(1 << 18, io::stdout());
@@ -359,14 +365,39 @@ fn deliver_begun(
     }])
 }
 
-/// Whether what is written to a path is written aside and renamed.
-fn goes_aside(path: &Path) -> bool {
-    !fs::metadata(path).is_ok_and(|there| !there.is_file())
+/// Says where what could not be written was to go.
+fn placed(error: ExportError, dest: &Destination) -> ExportError {
+    let source = match error {
+        ExportError::Archive(source) => source,
+        ExportError::Layer(rbuild_cache::LayerError::WriteBlob { source }) => source,
+        other => return other,
+    };
+    match dest {
+        Destination::Stdout => ExportError::Stdout(source),
+        Destination::File(path) => ExportError::Write {
+            path: path.clone(),
+            source,
+        },
+    }
 }
 
-/// A file beside what will be replaced by it, and what that is, links followed.
-fn aside(path: &Path) -> io::Result<(tempfile::NamedTempFile, PathBuf)> {
-    let target = links::behind(path)?;
+/// Makes sure that there is a directory for what is to be written, before it is made.
+///
+/// # Errors
+/// If there is none.
+pub fn has_place(path: &Path) -> Result<(), ExportError> {
+    if !goes_aside(path) {
+        return Ok(());
+    }
+    let place = links::behind(path).and_then(|target| directory(&target).map(drop));
+    place.map_err(|source| ExportError::Write {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The directory that a file is to be in.
+fn directory(target: &Path) -> io::Result<&Path> {
     let parent = target
         .parent()
         .filter(|parent| !parent.as_os_str().is_empty())
@@ -375,10 +406,21 @@ fn aside(path: &Path) -> io::Result<(tempfile::NamedTempFile, PathBuf)> {
         let why = format!("there is no directory `{}`", parent.display());
         return Err(io::Error::new(io::ErrorKind::NotFound, why));
     }
+    Ok(parent)
+}
+
+/// Whether what is written to a path is written aside and renamed.
+fn goes_aside(path: &Path) -> bool {
+    !fs::metadata(path).is_ok_and(|there| !there.is_file())
+}
+
+/// A file beside what will be replaced by it, and what that is, links followed.
+fn aside(path: &Path) -> io::Result<(tempfile::NamedTempFile, PathBuf)> {
+    let target = links::behind(path)?;
     let aside = tempfile::Builder::new()
         .prefix(".rbuild-")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))
-        .tempfile_in(parent)?;
+        .tempfile_in(directory(&target)?)?;
     Ok((aside, target))
 }
 

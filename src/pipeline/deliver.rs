@@ -30,6 +30,7 @@ use crate::exporter::ReadyIndex;
 use crate::exporter::Root;
 use crate::exporter::archive;
 use crate::exporter::begun::Begun;
+use crate::exporter::has_place;
 use crate::exporter::load::Loader;
 use crate::exporter::local;
 use crate::exporter::local::Local;
@@ -51,6 +52,7 @@ use crate::registry::Reference;
 use crate::remote::Known;
 use crate::request;
 use crate::request::BuildRequest;
+use crate::request::Destination;
 use crate::request::ImageOutput;
 use crate::request::OutputKind;
 use crate::request::OutputSpec;
@@ -96,11 +98,52 @@ impl Made {
 /// An output with what writes it; `None` for `type=cacheonly`.
 type Out<'a> = (&'a OutputSpec, Option<Box<dyn Exporter>>);
 
+/// Makes sure that each file has a directory to be in, or gets one: not to have built for nothing.
+fn places(request: &BuildRequest, targets: &[Target]) -> Result<(), BuildError> {
+    let (mut files, mut made) = (Vec::new(), Vec::new());
+    for spec in targets.iter().flat_map(Target::specs) {
+        match &spec.kind {
+            OutputKind::Local { dest, .. } => made.push(dest.as_path()),
+            OutputKind::Oci {
+                dest: Destination::File(path),
+                tar,
+            }
+            | OutputKind::Docker {
+                dest: Destination::File(path),
+                tar,
+            } => match tar {
+                true => files.push(path),
+                false => made.push(path),
+            },
+            OutputKind::Tar {
+                dest: Destination::File(path),
+                ..
+            } => files.push(path),
+            _ => {}
+        }
+    }
+    files.extend(request.iidfile.iter().chain(&request.metadata_file));
+    let of_steps = targets.iter().flat_map(Target::files);
+    made.extend(of_steps.map(|files| Path::new(&files.to)));
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let made: Vec<PathBuf> = made.into_iter().map(absolute).collect();
+    for path in files {
+        let whole = absolute(path);
+        let parent = whole.parent().unwrap_or(Path::new("/"));
+        let mut made = made.iter();
+        if !made.any(|made| made.starts_with(parent) || parent.starts_with(made)) {
+            has_place(path).map_err(failure::export)?;
+        }
+    }
+    Ok(())
+}
+
 /// The exporters of all targets, ready: what must be started outside the user namespace is.
 pub(super) fn exporters<'a>(
     request: &BuildRequest,
     targets: &'a [Target],
 ) -> Result<Vec<Vec<Out<'a>>>, BuildError> {
+    places(request, targets)?;
     let exporter = |spec: &OutputSpec,
                     clamp: Option<i64>,
                     platforms: usize|

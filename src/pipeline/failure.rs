@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::path::PathBuf;
 
 use rbuild_llb::Definition;
@@ -49,10 +51,19 @@ pub(super) fn full_disk(
 ) -> Option<String> {
     use std::io::ErrorKind::QuotaExceeded;
     use std::io::ErrorKind::StorageFull;
-    let causes = error.source.iter().flat_map(anyhow::Error::chain);
-    let said = causes
+    let causes = || error.source.iter().flat_map(anyhow::Error::chain);
+    let said = causes()
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
         .any(|cause| matches!(cause.kind(), StorageFull | QuotaExceeded));
+    // Where something was to go may have a disk of its own.
+    let written = causes().find_map(|cause| match cause.downcast_ref()? {
+        ExportError::Write { path, .. } => Some(path.as_path()),
+        ExportError::Stdout(_) => Some(Path::new("/dev/stdout")),
+        _ => None,
+    });
+    if written.is_some_and(|path| !is_beside(path, store.path())) {
+        return None;
+    }
     (said || filled && error.kind == ErrorKind::Step).then(|| {
         format!(
             "the disk of the store `{}` is full: `rbuild prune` frees what can be made again, `--root` chooses another \
@@ -60,6 +71,14 @@ pub(super) fn full_disk(
             store.path().display()
         )
     })
+}
+
+/// Whether what is, or would be, at a path is on the disk of a directory.
+fn is_beside(path: &Path, dir: &Path) -> bool {
+    let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let there = whole.ancestors().find_map(|path| fs::metadata(path).ok());
+    let disks = there.zip(fs::metadata(dir).ok());
+    disks.is_some_and(|(file, dir)| file.dev() == dir.dev())
 }
 
 pub(super) fn registry(error: RegistryError) -> BuildError {

@@ -2,12 +2,12 @@
 
 use clap::Args;
 use rbuild_llb::event::Timestamp;
+use rbuild_llb::event::rfc3339_seconds;
 use serde_json::Value;
 use serde_json::json;
 
 use super::Format;
 use super::chosen;
-use super::docker_time;
 use super::named;
 use super::platform;
 use crate::cli::Session;
@@ -68,7 +68,7 @@ pub(crate) fn history(flags: &HistoryFlags, session: &Session) -> Result<(), Bui
         let ids: String = rows.iter().map(|row| text(row, "ID") + "\n").collect();
         return crate::cli::print(ids.as_bytes());
     }
-    let printed = format.print(&rows, || table(&rows))?;
+    let printed = format.print(&rows, "IMAGE", || table(&rows))?;
     crate::cli::print_text(&printed, session)
 }
 
@@ -90,7 +90,7 @@ fn rows(image: &ImageDocuments, sizes: &[u64], now: Timestamp, in_full: bool) ->
         let by = entry.created_by.replace('\t', " ");
         rows.push(json!({
             "ID": MISSING,
-            "CreatedAt": seconds.map_or_else(|| "N/A".to_owned(), docker_time),
+            "CreatedAt": seconds.map_or_else(|| "N/A".to_owned(), rfc3339_seconds),
             "CreatedSince": since.unwrap_or_else(|| "N/A".to_owned()),
             "CreatedBy": if in_full { by } else { shortened(&by) },
             "Size": ui::size(size),

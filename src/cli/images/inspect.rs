@@ -176,6 +176,8 @@ fn run_config(bytes: &[u8]) -> Value {
         (&["User", "WorkingDir", "StopSignal"] as &[&str], json!("")),
         (&["Env", "Cmd", "Entrypoint", "OnBuild", "Shell"], json!([])),
         (&["Labels", "Volumes", "ExposedPorts"], json!({})),
+        // What an image need not have, and templates ask for.
+        (&["Healthcheck"], Value::Null),
     ] {
         for key in keys {
             match run.get(*key) {
@@ -200,6 +202,8 @@ mod t {
         assert_eq!(run["Labels"], json!({}));
         assert_eq!(run["Healthcheck"]["Test"][0], "NONE");
         assert_eq!(run["User"], "");
-        assert_eq!(run_config(b"{}")["Entrypoint"], json!([]));
+        let empty = run_config(b"{}");
+        assert_eq!(empty["Entrypoint"], json!([]));
+        assert_eq!(empty.get("Healthcheck"), Some(&Value::Null));
     }
 }

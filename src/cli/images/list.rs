@@ -1,5 +1,8 @@
 //! `rbuild images`.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
 use clap::Args;
 use rbuild_cache::StoredImage;
 use rbuild_llb::Diagnostic;
@@ -54,18 +57,20 @@ pub(crate) fn list(flags: &ListFlags, session: &Session) -> Result<(), BuildErro
         .map_err(|problem| BuildError::request(vec![problem]))?;
     let mut images = named(&pipeline::open_store(&session.settings)?)?;
     images.retain(|(name, _)| wanted.is_empty() || wanted.iter().any(|wanted| wanted.is(name)));
+    // As docker and podman list them, by their names where they are of one time.
+    images.sort_by_key(|(_, image)| Reverse(image.created));
     let now = clock::now();
     let rows: Vec<Value> = images
         .iter()
         .map(|(name, image)| row(name, image, now, flags.no_trunc))
         .collect();
     if flags.quiet {
-        let mut ids: Vec<String> = rows.iter().map(|row| text(row, "ID") + "\n").collect();
-        ids.sort();
-        ids.dedup();
-        return crate::cli::print(ids.concat().as_bytes());
+        let mut seen = BTreeSet::new();
+        let ids = rows.iter().map(|row| text(row, "ID") + "\n");
+        let ids: String = ids.filter(|id| seen.insert(id.clone())).collect();
+        return crate::cli::print(ids.as_bytes());
     }
-    let printed = format.print(&rows, || table(&rows, flags.digests))?;
+    let printed = format.print(&rows, "IMAGE ID", || table(&rows, flags.digests))?;
     crate::cli::print_text(&printed, session)
 }
 

@@ -302,10 +302,11 @@ impl Format {
         }
     }
 
-    /// The rows as text; `table` makes the table that was not asked for in other words.
+    /// The rows as text; `table` makes the table that was not asked for in other words, and `id` heads ids in others.
     pub(crate) fn print(
         &self,
         rows: &[Value],
+        id: &str,
         table: impl FnOnce() -> String,
     ) -> Result<String, BuildError> {
         let filled = |template: &Template| {
@@ -321,7 +322,7 @@ impl Format {
                 .map(|line| format!("{line}\n"))
                 .collect(),
             Self::Template(template, true) => {
-                let mut lines = vec![template.heads()];
+                let mut lines = vec![template.heads(id)];
                 lines.extend(filled(template)?);
                 let cells = |line: &String| line.split('\t').map(str::to_owned).collect();
                 ui::table(&lines.iter().map(cells).collect::<Vec<_>>(), 3)

@@ -211,6 +211,10 @@ fn what_is_wrong_is_named() {
         "type=oci,oci-mediatypes=",
         "type=oci,oci-artifact=true",
         "type=oci,destination=x",
+        "type=oci,compresion=zstd",
+        "type=image,dangling-name-empty-only=1",
+        "type=image,tag=a",
+        "type=oci,compression=uncompressed,compression-level=1",
         "type=oci,source-date-epoch=yesterday",
         "type=docker,dest=x.tar,context=y",
         "type=tar,compression=gzip",
@@ -249,6 +253,14 @@ error: `--output type=oci,oci-mediatypes=`: `oci-mediatypes`: `` is neither `tru
 error: `--output type=oci,oci-artifact=true`: type `oci` has no option `oci-artifact`
 hint: leave it out: it is about attestations, and rbuild makes none
 error: `--output type=oci,destination=x`: type `oci` has no option `destination`
+hint: what is written is named by `dest=`
+error: `--output type=oci,compresion=zstd`: type `oci` has no option `compresion`
+hint: did you mean `compression`?
+error: `--output type=image,dangling-name-empty-only=1`: type `image` has no option `dangling-name-empty-only`
+hint: did you mean `danging-name-empty-only`?
+error: `--output type=image,tag=a`: type `image` has no option `tag`
+hint: images are named by `name=`, or by `-t`
+error: `--output type=oci,compression=uncompressed,compression-level=1`: `uncompressed` has no compression-level
 error: `--output type=oci,source-date-epoch=yesterday`: source-date-epoch is `yesterday`: wanted seconds since 1970, a whole number
 error: `--output type=docker,dest=x.tar,context=y`: type `docker` has no option `context`
 hint: a docker context is loaded into: leave `dest` out, or `context`
@@ -260,6 +272,7 @@ error: `--output type=image,annotation-layer.a=b`: `layer` carries no annotation
 error: `--output type=image,annotation-manifest[linux/*].a=b`: `linux/*` is not a platform: wanted OS/ARCH[/VARIANT], such as `linux/amd64` or `linux/arm/v7`
 error: `--output type=image,annotation.=b`: `` cannot be the key of an annotation: it is empty or has a space in it
 error: `--output type=image,annotations.a=b`: type `image` has no option `annotations.a`
+hint: did you mean `annotation.`?
 error: `--output type=image,push-by-digest=true`: `push-by-digest` says how to push, and nothing is pushed
 hint: add `push=true`
 error: `--output a,b`: `a` is not of the form `key=value`

@@ -56,7 +56,7 @@ pub(crate) fn du(flags: &DuFlags, session: &Session) -> Result<(), BuildError> {
     let rows: Vec<Value> = usage.items.iter().map(|item| row(item, now)).collect();
     let printed = match (flags.verbose, flags.filter.is_empty()) {
         (true, all) => details(&rows) + &kinds(&usage) + &totals(&usage, all),
-        (false, all) => format.print(&rows, || table(&rows) + &totals(&usage, all))?,
+        (false, all) => format.print(&rows, "ID", || table(&rows) + &totals(&usage, all))?,
     };
     super::print(printed.as_bytes())
 }

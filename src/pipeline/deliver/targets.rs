@@ -401,7 +401,7 @@ fn strays(plan: &plan::Plan, goal: &Goal) -> Vec<Diagnostic> {
 
 /// Files that several targets would write.
 fn clashes(targets: &[Target]) -> Vec<Diagnostic> {
-    let mut seen: Vec<(&Destination, &str)> = Vec::new();
+    let mut seen: Vec<(Destination, &str)> = Vec::new();
     let mut problems = Vec::new();
     for target in targets {
         let Deeds::Output { specs, .. } = &target.deeds else {
@@ -414,19 +414,33 @@ fn clashes(targets: &[Target]) -> Vec<Diagnostic> {
                 | OutputKind::Tar { dest, .. } => dest,
                 _ => continue,
             };
-            if let Some((_, other)) = seen.iter().find(|(have, _)| *have == dest) {
-                let place = match dest {
-                    Destination::Stdout => "standard output".to_owned(),
-                    Destination::File(path) => format!("`{}`", path.display()),
-                };
-                let message = format!(
-                    "`{other}` and `{}` would both be written to {place}",
-                    target.name
-                );
-                problems.push(
-                    Diagnostic::unplaced(message)
-                        .hint("build one of them, or give each its own place in the plan"),
-                );
+            let place = match dest {
+                Destination::Stdout => "standard output".to_owned(),
+                Destination::File(path) => format!("`{}`", path.display()),
+            };
+            // However it is written.
+            let dest = match dest {
+                Destination::File(path) => {
+                    let whole = std::path::absolute(path);
+                    Destination::File(whole.unwrap_or_else(|_| path.clone()))
+                }
+                Destination::Stdout => Destination::Stdout,
+            };
+            match seen.iter().find(|(have, _)| *have == dest) {
+                Some((_, other)) if *other == target.name => {
+                    let message = format!("two outputs would be written to {place}");
+                    let hint = "give each its own with `dest=`";
+                    problems.push(Diagnostic::unplaced(message).hint(hint));
+                }
+                Some((_, other)) => {
+                    let message = format!(
+                        "`{other}` and `{}` would both be written to {place}",
+                        target.name
+                    );
+                    let hint = "build one of them, or give each its own place in the plan";
+                    problems.push(Diagnostic::unplaced(message).hint(hint));
+                }
+                None => {}
             }
             seen.push((dest, &target.name));
         }
