@@ -53,6 +53,49 @@ hint: the disk of the store `[ROOT]/state/v1` is full: `rbuild prune` frees what
 "#]]);
 }
 
+/// What was there stays, nothing half written is left, and it is not the store's disk that is to be made room on.
+#[test]
+fn full_disk_of_an_output() {
+    let dockerfile = "FROM scratch\nCOPY noise /\n";
+    let env = TestEnv::new()
+        .file("Dockerfile", dockerfile)
+        .file("noise", noise(4 << 20))
+        .file("before/Dockerfile", dockerfile)
+        .file("before/noise", "before\n");
+    let script = r#"
+        mkdir out && mount -t tmpfs -o size=2m none out
+        "$RBUILD" -q -o out before
+        for output in local,dest=out oci,dest=out/x.tar docker,dest=out/x.tar tar,dest=out/x.tar; do
+            "$RBUILD" --progress=none -o "type=$output" . 2>&1
+            echo "$output: $?"
+        done
+        "$RBUILD" --progress=none -o type=oci . 2>&1 >out/redirected
+        rm out/redirected
+        ls -A out && cat out/noise
+    "#;
+    env.run(&mut in_namespace(&env, &["--map-root-user"], script))
+        .success()
+        .is(str![[r#"
+error: cannot write `out/noise`
+caused by: No space left on device (os error 28)
+local,dest=out: 3
+error: cannot write `out/x.tar`
+caused by: No space left on device (os error 28)
+oci,dest=out/x.tar: 3
+error: cannot write `out/x.tar`
+caused by: No space left on device (os error 28)
+docker,dest=out/x.tar: 3
+error: cannot write `out/x.tar`
+caused by: No space left on device (os error 28)
+tar,dest=out/x.tar: 3
+error: cannot write to standard output
+caused by: No space left on device (os error 28)
+noise
+before
+
+"#]]);
+}
+
 /// Bytes that do not compress: xorshift.
 fn noise(len: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;

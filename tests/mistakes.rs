@@ -117,6 +117,35 @@ fn files_of_reports_may_be_special_or_have_no_place() {
     }
 }
 
+/// Nobody is to wait for steps whose result has no place; what the build itself makes is one.
+#[test]
+fn what_has_no_place_is_told_before_any_step() {
+    let env = TestEnv::new()
+        .bases([Base::Busybox])
+        .file("Dockerfile", "FROM busybox\nRUN echo it runs; false\n");
+    for args in [
+        ["-o", "type=oci,dest=gone/it.tar"],
+        ["-o", "type=docker,dest=gone/it.tar"],
+        ["-o", "type=tar,dest=gone/it.tar"],
+        ["--metadata-file", "gone/it.tar"],
+        ["--iidfile", "gone/it.tar"],
+    ] {
+        let output = env.rbuild(args.into_iter().chain(["."])).code(3);
+        assert!(
+            output
+                .stderr
+                .contains("error: cannot write `gone/it.tar`\n")
+                && !output.stderr.contains("it runs"),
+            "{output}"
+        );
+    }
+    env.write("files/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    let made = ["-o", "gone/files", "-o", "type=oci,dest=./gone/it.tar"];
+    env.rbuild(made.into_iter().chain(["-q", "files"]))
+        .success();
+    assert!(env.path("gone/it.tar").is_file());
+}
+
 /// Of what is sent, no other host and nothing in the store will do.
 #[test]
 fn a_registry_that_is_not_there_to_push_to() {

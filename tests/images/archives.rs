@@ -162,6 +162,27 @@ fn what_dockerd_saves_and_umoci_repacks_is_loaded() {
     docker.client(&env, load).success();
     let save = ["save", "--output", "saved.tar", "app:1"];
     docker.client(&env, save).success();
+    for (command, format) in [
+        ("inspect", "{{.Config.ExposedPorts}} {{.Config.Volumes}}"),
+        (
+            "inspect",
+            "{{.Config.Healthcheck}} {{json .Config.Healthcheck}}",
+        ),
+        ("inspect", "{{.Created}} {{.RepoTags}} {{.RepoDigests}}"),
+        (
+            "history",
+            "table {{.ID}}\t{{.CreatedAt}}\t{{upper .Comment}}",
+        ),
+        ("history", "{{.CreatedAt}} {{.CreatedBy}}"),
+    ] {
+        let ours = env.rbuild([command, "--format", format, "app:1"]);
+        let theirs = docker.client(&env, ["image", command, "--format", format, "app:1"]);
+        assert_eq!(
+            ours.success().stdout,
+            theirs.success().stdout,
+            "{command} {format}"
+        );
+    }
     let app = inspect(&env, "app:1");
     let other = elsewhere();
     fs::copy(env.path("saved.tar"), other.path("in.tar")).unwrap();

@@ -175,6 +175,16 @@ app          [ID]   [SIZE]
         inspect(&env, "app:1")["Id"]
     );
 
+    // As docker and podman do, what was named last comes first.
+    env.write("newer/Dockerfile", "FROM scratch\nCOPY Dockerfile /\n");
+    env.rbuild(["-q", "-t", "later", "newer"]).success();
+    let format = ["images", "--format", "{{.Repository}}"];
+    let names = env.rbuild(format).success().stdout;
+    assert_eq!(names, "later\napp\n");
+    let ids = env.rbuild(["images", "-q"]).success().stdout;
+    assert_eq!(ids.lines().nth(1), Some(id.trim()));
+    env.rbuild(["rmi", "later"]).success();
+
     for (args, why) in [
         (
             ["inspect", "nothing", "app"].as_slice(),
