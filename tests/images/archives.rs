@@ -171,7 +171,7 @@ fn what_dockerd_saves_and_umoci_repacks_is_loaded() {
         ("inspect", "{{.Created}} {{.RepoTags}} {{.RepoDigests}}"),
         (
             "history",
-            "table {{.ID}}\t{{.CreatedAt}}\t{{upper .Comment}}",
+            "table {{upper .Comment}}\t{{.ID}}\t{{.CreatedAt}}",
         ),
         ("history", "{{.CreatedAt}} {{.CreatedBy}}"),
     ] {
