@@ -333,8 +333,8 @@ impl RegistryError {
         match self {
             Self::Unauthorized { credentials, .. } => Some(credentials.clone()),
             Self::Tls { registry, .. } => Some(format!(
-                "in config.toml, `[registry.\"{registry}\"]` takes `ca = [\"FILE.pem\"]` for a private authority, \
-                 `keypair` for a registry that asks for a certificate, `http = true` for a registry without TLS, `insecure = true` to trust any certificate"
+                "in config.toml, `[registry.\"{registry}\"]` takes `ca = [\"FILE.pem\"]` for a private authority or the \
+                 server's own certificate, `keypair` for a registry that asks for a certificate, `http = true` for a registry without TLS, `insecure = true` to trust any certificate"
             )),
             Self::Key { .. } => Some(
                 "keys are read as PEM in the forms PKCS #8, PKCS #1 and SEC 1, not encrypted"
