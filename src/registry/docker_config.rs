@@ -127,10 +127,15 @@ fn kept(
         helper: helper.to_owned(),
         said: "what it prints is not JSON with `Username` and `Secret`".to_owned(),
     })?;
-    Ok(Some(match kept.username.as_str() {
-        "<token>" => DockerCredential::IdentityToken(kept.secret),
-        _ => DockerCredential::UsernamePassword(kept.username, kept.secret),
-    }))
+    Ok(match (kept.username.as_str(), kept.secret.as_str()) {
+        // So some say that they know of none.
+        ("", "") => None,
+        ("<token>", _) => Some(DockerCredential::IdentityToken(kept.secret)),
+        _ => Some(DockerCredential::UsernamePassword(
+            kept.username,
+            kept.secret,
+        )),
+    })
 }
 
 /// Where credentials were put, or taken from.
@@ -517,6 +522,7 @@ mod t {
                 "echo credentials not found in native keychain; exit 1",
                 None,
             ),
+            (r#"echo '{"ServerURL":"","Username":"","Secret":""}'"#, None),
         ] {
             assert_eq!(
                 kept(shown, &helper(script), &key).unwrap(),

@@ -356,6 +356,15 @@ impl RegistryError {
             } => Some(format!(
                 "the trouble is `{registry}`'s own: try again later, or name another host with `mirrors` in config.toml"
             )),
+            Self::Status {
+                status: 400,
+                url,
+                registry,
+                ..
+            } if url.starts_with("http://") => Some(format!(
+                "it was asked without TLS; `[registry.\"{registry}\"]` in config.toml takes `http = false` for a registry \
+                 that speaks it, and `ca = [\"FILE.pem\"]` for its certificate"
+            )),
             Self::Status { status: 413, .. } => Some(
                 "the registry, or a proxy before it, takes no requests of 1 MiB; nginx has \
                  `client_max_body_size` for that"

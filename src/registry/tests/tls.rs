@@ -79,23 +79,28 @@ fn a_servers_certificate_can_be_listed_itself() {
     let (elsewhere, named) = served("named", "subjectAltName=DNS:registry.example");
     let other = self_signed(dir.path(), "other", &["subjectAltName=IP:127.0.0.1"]);
 
-    let head = |registry: &Registry, listed: &Path| {
+    let head = |registry: &Registry, listed: Option<&Path>| {
         let mut settings = settings();
         let trusting = RegistrySettings {
-            ca: vec![listed.to_owned()],
+            ca: listed.into_iter().map(Path::to_owned).collect(),
             ..RegistrySettings::default()
         };
         let hosts = &mut settings.registries.hosts;
         hosts.insert(registry.host.clone(), trusting);
         client(&settings).head(&registry.reference("a/b:1"))
     };
-    let error = head(&registry, &own).unwrap_err();
+    let error = head(&registry, Some(&own)).unwrap_err();
     assert!(matches!(error, RegistryError::NotFound { .. }), "{error}");
+    let error = head(&registry, None).unwrap_err();
+    assert!(
+        error.hint().unwrap().contains("takes `http = false`"),
+        "{error}"
+    );
     for (registry, listed, why) in [
         (&registry, &other, "CaUsedAsEndEntity"),
         (&elsewhere, &named, "not valid for name"),
     ] {
-        let error = head(registry, listed).unwrap_err();
+        let error = head(registry, Some(listed)).unwrap_err();
         assert!(matches!(error, RegistryError::Tls { .. }), "{error}");
         assert!(chain(&error).contains(why), "{}", chain(&error));
     }
