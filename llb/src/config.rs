@@ -39,10 +39,10 @@ pub struct ImageConfig {
     #[serde(rename = "os.features", default, skip_serializing_if = "Vec::is_empty")]
     pub os_features: Vec<String>,
     /// How containers are run.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub config: RunConfig,
     /// The layers.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_default")]
     pub rootfs: RootFs,
     /// How the layers came about.
     #[serde(default, deserialize_with = "null_is_default")]
@@ -194,7 +194,7 @@ fn is_zero(n: &i64) -> bool {
     *n == 0
 }
 
-/// Go writes nil slices and maps as `null`.
+/// Go writes nil slices, maps and pointers as `null`.
 fn null_is_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(
     d: D,
 ) -> Result<T, D::Error> {
@@ -241,6 +241,9 @@ mod t {
             "history":null}"#;
         let config: ImageConfig = serde_json::from_str(json).unwrap();
         assert_eq!(config.config.on_build, ["RUN x"]);
+        let bare = r#"{"architecture":"amd64","os":"linux","config":null,"rootfs":null}"#;
+        let bare: ImageConfig = serde_json::from_str(bare).unwrap();
+        assert_eq!(bare, ImageConfig::scratch(&"linux/amd64".parse().unwrap()));
         let back = String::from_utf8(config.to_json()).unwrap();
         assert_eq!(
             back,

@@ -7,14 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::BufReader;
 use std::io::Read;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 
-use docker_credential::CredentialRetrievalError;
 use docker_credential::DockerCredential;
 use serde::Deserialize;
 use ureq::Body;
@@ -23,6 +22,8 @@ use ureq::http::Method;
 use ureq::http::Response;
 use ureq::http::header;
 
+use super::docker_config;
+use super::docker_config::DockerConfigError;
 use super::endpoint::Endpoint;
 use super::transport::Payload;
 use super::transport::Request;
@@ -148,7 +149,7 @@ impl Keyring {
             }
         };
         let there = format!("; `rbuild login {name}` writes them there");
-        looked_up(BufReader::new(file), endpoint, &shown.to_string(), &there)
+        looked_up(file, endpoint, &shown.to_string(), &there)
     }
 }
 
@@ -159,30 +160,24 @@ fn looked_up(config: impl Read, endpoint: &Endpoint, shown: &str, advice: &str) 
         credentials: Credentials::Anonymous,
         told,
     };
-    let not_there = || none(format!("`{shown}` has no credentials for `{name}`{advice}"));
     let key = endpoint.credentials_key();
-    match docker_credential::get_credential_from_reader(config, key) {
-        Ok(DockerCredential::UsernamePassword(user, password)) => Found {
+    match docker_config::credential(config, key, Path::new(shown)) {
+        Ok(Some(DockerCredential::UsernamePassword(user, password))) => Found {
             told: format!(
                 "`{shown}` has credentials for `{name}`, user `{user}`; they were refused or do not suffice"
             ),
             credentials: Credentials::Password { user, password },
         },
-        Ok(DockerCredential::IdentityToken(token)) => Found {
+        Ok(Some(DockerCredential::IdentityToken(token))) => Found {
             told: format!(
                 "`{shown}` has an identity token for `{name}`; it was refused or does not suffice"
             ),
             credentials: Credentials::IdentityToken(token),
         },
-        Err(CredentialRetrievalError::NoCredentialConfigured) => not_there(),
-        Err(CredentialRetrievalError::HelperFailure { stdout, .. })
-            if stdout.trim() == NOT_IN_KEYCHAIN =>
-        {
-            not_there()
-        }
+        Ok(None) => none(format!("`{shown}` has no credentials for `{name}`{advice}")),
         Err(error) => none(format!(
             "the credentials for `{name}` that `{shown}` points at cannot be had: {}",
-            in_words(&error)
+            in_words(error)
         )),
     }
 }
@@ -198,19 +193,11 @@ pub fn credentials(settings: &Settings, host: &str) -> Option<(String, String)> 
     }
 }
 
-fn in_words(error: &CredentialRetrievalError) -> String {
+fn in_words(error: DockerConfigError) -> String {
     match error {
-        CredentialRetrievalError::HelperCommunicationError => {
-            "the credential helper it names cannot be run".to_owned()
-        }
-        CredentialRetrievalError::HelperFailure { helper, stderr, .. } => {
-            // What it printed on stdout may hold a secret.
-            format!("`{helper}` failed: {}", stderr.trim())
-        }
-        CredentialRetrievalError::ConfigReadError => {
-            "it is not JSON as docker writes it".to_owned()
-        }
-        error => error.to_string(),
+        DockerConfigError::File { source, .. } => source.to_string(),
+        DockerConfigError::Malformed { why, .. } => why,
+        DockerConfigError::Helper { helper, said, .. } => format!("`{helper}` failed: {said}"),
     }
 }
 

@@ -1,7 +1,7 @@
-//! Writing credentials where docker keeps them: `auths` of its `config.json`, or the credential helper that the file
-//! names (`credHelpers` for one registry, `credsStore` for all; docker-credential-helpers, README, Usage).
+//! Credentials where docker keeps them: `auths` of its `config.json`, or the credential helper that the file names
+//! (`credHelpers` for one registry, `credsStore` for all; docker-credential-helpers, README, Usage).
 //!
-//! All else in the file stays. It is written aside and renamed, for its owner alone; where it is a link, what the link
+//! What is written leaves all else in the file as it is. It is written aside and renamed, for its owner alone; where it is a link, what the link
 //! points at is.
 
 use std::fs;
@@ -15,6 +15,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
+use docker_credential::DockerCredential;
+use serde::Deserialize;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -60,6 +62,80 @@ pub enum DockerConfigError {
         /// What it said, or why it did not run.
         said: String,
     },
+}
+
+/// What a config of docker's has for a registry whose credentials are filed under `key`. Errors call the config `shown`.
+pub(super) fn credential(
+    config: impl io::Read,
+    key: &str,
+    shown: &Path,
+) -> Result<Option<DockerCredential>, DockerConfigError> {
+    let not_json = |_| malformed(shown, "it is not JSON as docker writes it");
+    let mut text = Vec::new();
+    let read = config.take(MAX_CONFIG).read_to_end(&mut text);
+    read.map_err(failed("read", shown))?;
+    let config: Map<String, Value> = serde_json::from_slice(&text).map_err(not_json)?;
+    if let Some(helper) = own_helper(shown, &config, key)? {
+        return kept(shown, &helper, key);
+    }
+    if let Some(entry) = entry(&config, key) {
+        let reduced = json!({"auths": {key: entry}}).to_string();
+        let decoded = docker_credential::get_credential_from_reader(reduced.as_bytes(), key);
+        let broken = |_| malformed(shown, format!("its `auth` for `{key}` cannot be decoded"));
+        return decoded.map(Some).map_err(broken);
+    }
+    match helper(shown, &config, key)? {
+        Some(helper) => kept(shown, &helper, key),
+        None => Ok(None),
+    }
+}
+
+/// What `auths` has for a registry, under whichever of its spellings, as docker takes it: `auth` goes before `username` and
+/// `password`, and what is empty is not there.
+fn entry(config: &Map<String, Value>, key: &str) -> Option<Map<String, Value>> {
+    let auths = config.get("auths")?.as_object()?;
+    let spelt = || auths.iter().find(|(filed, _)| host(filed) == host(key));
+    let found = auths.get(key).or_else(|| spelt().map(|(_, entry)| entry))?;
+    let mut entry = found.as_object()?.clone();
+    entry.retain(|_, value| value.as_str().is_some_and(|text| !text.is_empty()));
+    let has = |name: &str| entry.contains_key(name);
+    if has("auth") || has("identitytoken") {
+        entry.remove("password");
+    } else if !has("username") || !has("password") {
+        return None;
+    }
+    Some(entry)
+}
+
+/// What a helper has.
+fn kept(
+    shown: &Path,
+    helper: &str,
+    key: &str,
+) -> Result<Option<DockerCredential>, DockerConfigError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Kept {
+        username: String,
+        secret: String,
+    }
+    let Some(answer) = ask(shown, helper, "get", key.as_bytes())? else {
+        return Ok(None);
+    };
+    let kept: Kept = serde_json::from_slice(&answer).map_err(|_| DockerConfigError::Helper {
+        path: shown.to_owned(),
+        helper: helper.to_owned(),
+        said: "what it prints is not JSON with `Username` and `Secret`".to_owned(),
+    })?;
+    Ok(match (kept.username.as_str(), kept.secret.as_str()) {
+        // So some say that they know of none.
+        ("", "") => None,
+        ("<token>", _) => Some(DockerCredential::IdentityToken(kept.secret)),
+        _ => Some(DockerCredential::UsernamePassword(
+            kept.username,
+            kept.secret,
+        )),
+    })
 }
 
 /// Where credentials were put, or taken from.
@@ -116,7 +192,7 @@ pub fn erase(path: &Path, registry: &str) -> Result<Option<Keeper>, DockerConfig
         write(path, &config)?;
     }
     if let Some(helper) = helper(path, &config, key)?
-        && ask(path, &helper, "erase", key.as_bytes())?
+        && ask(path, &helper, "erase", key.as_bytes())?.is_some()
     {
         found = Some(Keeper::Helper(helper));
     }
@@ -201,10 +277,24 @@ fn helper(
     config: &Map<String, Value>,
     key: &str,
 ) -> Result<Option<String>, DockerConfigError> {
-    let own = config
-        .get("credHelpers")
-        .and_then(|helpers| helpers.get(key));
-    let name = own.or_else(|| config.get("credsStore"));
+    let helpers = config.get("credHelpers");
+    match helpers.and_then(|helpers| helpers.get(key)) {
+        Some(_) => own_helper(path, config, key),
+        None => program(path, config.get("credsStore")),
+    }
+}
+
+/// The program for this registry alone.
+fn own_helper(
+    path: &Path,
+    config: &Map<String, Value>,
+    key: &str,
+) -> Result<Option<String>, DockerConfigError> {
+    let helpers = config.get("credHelpers");
+    program(path, helpers.and_then(|helpers| helpers.get(key)))
+}
+
+fn program(path: &Path, name: Option<&Value>) -> Result<Option<String>, DockerConfigError> {
     match name {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(name)) if name.is_empty() => Ok(None),
@@ -218,8 +308,13 @@ fn helper(
     }
 }
 
-/// Has a helper do something; says whether it knew of such credentials.
-fn ask(path: &Path, helper: &str, what: &str, input: &[u8]) -> Result<bool, DockerConfigError> {
+/// Has a helper do something, and returns what it prints; nothing if it knows of no such credentials.
+fn ask(
+    path: &Path,
+    helper: &str,
+    what: &str,
+    input: &[u8],
+) -> Result<Option<Vec<u8>>, DockerConfigError> {
     let wrong = |said: String| DockerConfigError::Helper {
         path: path.to_owned(),
         helper: helper.to_owned(),
@@ -236,21 +331,24 @@ fn ask(path: &Path, helper: &str, what: &str, input: &[u8]) -> Result<bool, Dock
         let written = stdin.write_all(input);
         drop(stdin);
         let output = child.wait_with_output()?;
-        // One that fails before it reads says why itself.
-        if output.status.success() {
+        // One that fails before it reads says why itself, and one for a single registry need not read which.
+        if output.status.success() && what != "get" {
             written?;
         }
         Ok(output)
     };
     let output = run().map_err(|error| wrong(error.to_string()))?;
     if output.status.success() {
-        return Ok(true);
+        return Ok(Some(output.stdout));
     }
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).trim().to_owned();
-    match what == "erase" && said.contains(NOT_IN_KEYCHAIN) {
-        true => Ok(false),
-        false => Err(wrong(said)),
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    let (printed, complaint) = (text(&output.stdout), text(&output.stderr));
+    let unknown = printed.contains(NOT_IN_KEYCHAIN) || complaint.contains(NOT_IN_KEYCHAIN);
+    match what {
+        "get" | "erase" if unknown => Ok(None),
+        // What it printed may hold a secret.
+        "get" => Err(wrong(complaint)),
+        _ => Err(wrong(printed + &complaint)),
     }
 }
 
@@ -317,6 +415,128 @@ mod t {
         assert_eq!(erase(&path, "docker.io").unwrap(), Some(Keeper::File));
         assert_eq!(erase(&path, "docker.io").unwrap(), None);
         assert_eq!(value(&path), other);
+    }
+
+    /// docker/cli, `config/credentials/file_store.go` and `config/configfile/file.go`.
+    #[test]
+    fn credentials_are_found_as_docker_finds_them() {
+        let found = |text: &Value, registry: &str| {
+            let key = credentials_key(registry);
+            credential(text.to_string().as_bytes(), key, Path::new("config.json"))
+        };
+        let password = |user: &str, password: &str| {
+            let password = password.to_owned();
+            Some(DockerCredential::UsernamePassword(
+                user.to_owned(),
+                password,
+            ))
+        };
+        // `printf u:p | base64`
+        let entry = json!({"auth": "dTpw"});
+        for (registry, key) in [
+            ("r.example:5000", "r.example:5000"),
+            ("r.example:5000", "https://r.example:5000/v1/"),
+            ("r.example:5000", "http://r.example:5000"),
+            ("r.example:5000", "r.example:5000/v2/"),
+            ("docker.io", "https://index.docker.io/v1/"),
+            ("docker.io", "index.docker.io"),
+            ("docker.io", "docker.io"),
+        ] {
+            let text = json!({"auths": {"other.example": {"auth": "x"}, key: entry}});
+            assert_eq!(found(&text, registry).unwrap(), password("u", "p"), "{key}");
+        }
+        for other in ["r.example", "r.example:5001", "r.example:5000/team"] {
+            let text = json!({"auths": {other: entry}});
+            assert_eq!(found(&text, "r.example:5000").unwrap(), None, "{other}");
+        }
+        let token = DockerCredential::IdentityToken("t".to_owned());
+        for (entry, want) in [
+            (
+                json!({"auth": "", "username": "a", "password": "b"}),
+                password("a", "b"),
+            ),
+            (
+                json!({"auth": "dTpw", "username": "a", "password": "b"}),
+                password("u", "p"),
+            ),
+            (
+                json!({"auth": "dTpw", "identitytoken": ""}),
+                password("u", "p"),
+            ),
+            (json!({"auth": "dTo=", "identitytoken": "t"}), Some(token)),
+            (json!({"auth": "", "email": "me@r.example"}), None),
+            (json!({"username": "a"}), None),
+            (json!({}), None),
+            (json!(null), None),
+        ] {
+            let text = json!({"auths": {"r": entry}});
+            assert_eq!(found(&text, "r").unwrap(), want, "{entry}");
+        }
+        // What is empty is not there, and the store is asked then; no store is asked where there is to be none.
+        let mut text = json!({"auths": {"r": {"auth": ""}}, "credsStore": "rbuild-has-none"});
+        let error = found(&text, "r").unwrap_err().to_string();
+        assert!(
+            error.contains("docker-credential-rbuild-has-none"),
+            "{error}"
+        );
+        text["credHelpers"] = json!({"r": ""});
+        assert_eq!(found(&text, "r").unwrap(), None);
+        let broken = json!({"auths": {"r": {"auth": "no colon"}}});
+        let error = found(&broken, "r").unwrap_err().to_string();
+        assert!(
+            error.contains("its `auth` for `r` cannot be decoded"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn helpers_answer_or_say_why_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let shown = Path::new("config.json");
+        // Written by another process: a file that is open to be written anywhere, in a child of another test's, say, cannot
+        // be executed.
+        let helper = |script: &str| {
+            let path = dir.path().join("helper");
+            let text = format!("#!/bin/sh\n{script}\n");
+            let write = r#"rm -f "$1" && printf %s "$2" > "$1" && chmod 755 "$1""#;
+            let mut shell = Command::new("sh");
+            shell.args(["-c", write, "sh"]).arg(&path).arg(text);
+            assert!(shell.status().unwrap().success());
+            path.to_str().unwrap().to_owned()
+        };
+        // More than a pipe holds: who does not read it is gone before it is written.
+        let key = "r".repeat(1 << 20);
+        for (script, want) in [
+            (
+                r#"echo '{"ServerURL":"r","Username":"u","Secret":"p"}'"#,
+                Some(DockerCredential::UsernamePassword(
+                    "u".to_owned(),
+                    "p".to_owned(),
+                )),
+            ),
+            (
+                r#"cat > /dev/null; echo '{"Username":"<token>","Secret":"t"}'"#,
+                Some(DockerCredential::IdentityToken("t".to_owned())),
+            ),
+            (
+                "echo credentials not found in native keychain; exit 1",
+                None,
+            ),
+            (r#"echo '{"ServerURL":"","Username":"","Secret":""}'"#, None),
+        ] {
+            assert_eq!(
+                kept(shown, &helper(script), &key).unwrap(),
+                want,
+                "{script}"
+            );
+        }
+        for (script, why) in [
+            ("echo secret; echo no bus >&2; exit 3", "failed: no bus"),
+            ("echo secret", "what it prints is not JSON"),
+        ] {
+            let error = kept(shown, &helper(script), &key).unwrap_err().to_string();
+            assert!(error.contains(why) && !error.contains("secret"), "{error}");
+        }
     }
 
     #[test]

@@ -333,8 +333,8 @@ impl RegistryError {
         match self {
             Self::Unauthorized { credentials, .. } => Some(credentials.clone()),
             Self::Tls { registry, .. } => Some(format!(
-                "in config.toml, `[registry.\"{registry}\"]` takes `ca = [\"FILE.pem\"]` for a private authority, \
-                 `keypair` for a registry that asks for a certificate, `http = true` for a registry without TLS, `insecure = true` to trust any certificate"
+                "in config.toml, `[registry.\"{registry}\"]` takes `ca = [\"FILE.pem\"]` for a private authority or the \
+                 server's own certificate, `keypair` for a registry that asks for a certificate, `http = true` for a registry without TLS, `insecure = true` to trust any certificate"
             )),
             Self::Key { .. } => Some(
                 "keys are read as PEM in the forms PKCS #8, PKCS #1 and SEC 1, not encrypted"
@@ -355,6 +355,15 @@ impl RegistryError {
                 ..
             } => Some(format!(
                 "the trouble is `{registry}`'s own: try again later, or name another host with `mirrors` in config.toml"
+            )),
+            Self::Status {
+                status: 400,
+                url,
+                registry,
+                ..
+            } if url.starts_with("http://") => Some(format!(
+                "it was asked without TLS; `[registry.\"{registry}\"]` in config.toml takes `http = false` for a registry \
+                 that speaks it, and `ca = [\"FILE.pem\"]` for its certificate"
             )),
             Self::Status { status: 413, .. } => Some(
                 "the registry, or a proxy before it, takes no requests of 1 MiB; nginx has \

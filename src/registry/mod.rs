@@ -9,7 +9,7 @@
 //! | `reference` | docker's reference grammar |
 //! | `places` | where a registry's requests go, and how: mirrors, schemes, certificates |
 //! | `endpoint` | one such place, and its URLs |
-//! | `transport` | connections: proxies, redirects, time limits; `tls` certificates |
+//! | `transport` | connections: proxies, redirects, time limits; `tls` certificates, `forward` plain requests to a proxy |
 //! | `auth` | challenges, tokens, credentials |
 //! | `call` | retries, authorization, what refusals mean |
 //! | `client` | the pull calls; `push` and `upload` the others; `blob` the resuming reader |
@@ -41,6 +41,7 @@ pub mod docker_config;
 pub mod download;
 mod endpoint;
 mod error;
+mod forward;
 pub mod layout;
 mod login;
 mod places;

@@ -20,19 +20,21 @@ use ureq::http::Response;
 use ureq::http::StatusCode;
 use ureq::http::Uri;
 use ureq::http::header;
-use ureq::tls::RootCerts;
-use ureq::tls::TlsConfig;
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::resolver::ResolvedSocketAddrs;
 use ureq::unversioned::resolver::Resolver;
-use ureq::unversioned::transport::DefaultConnector;
+use ureq::unversioned::transport::ConnectProxyConnector;
+use ureq::unversioned::transport::Connector;
 use ureq::unversioned::transport::NextTimeout;
+use ureq::unversioned::transport::TcpConnector;
 use ureq::unversioned::transport::time::Duration as Limit;
 
 use super::endpoint::Trust;
 use super::endpoint::is_loopback;
 use super::error::RegistryError;
+use super::forward::Forward;
 use super::tls::Certificates;
+use super::tls::Secure;
 use crate::request::ProxySettings;
 use crate::request::Settings;
 
@@ -269,28 +271,38 @@ impl Transport {
             })
             .transpose()?;
         // An `https://` proxy needs the roots for plain requests, too.
-        let tls = if plain && proxy.is_none() {
-            TlsConfig::builder().root_certs(RootCerts::new_with_certs(&[]))
-        } else {
-            TlsConfig::builder()
-                .root_certs(self.certificates.roots(&key.trust)?)
-                .client_cert(self.certificates.identity(&key.trust)?)
-                .disable_verification(key.trust.insecure)
+        let secure = match plain && proxy.is_none() {
+            true => Secure::never(),
+            false => self.certificates.secure(&key.trust)?,
         };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
-            .proxy(proxy)
-            .tls_config(tls.build())
             .max_idle_connections_per_host(8)
             .timeout_connect(Some(CONNECT_LIMIT))
             .timeout_await_100(Some(ANNOUNCE_LIMIT.min(self.silence)))
             .timeout_per_read(Some(self.silence))
-            .timeout_per_write(Some(self.silence))
-            .build();
-        let agent = Agent::with_parts(config, DefaultConnector::default(), OnThisThread::default());
+            .timeout_per_write(Some(self.silence));
+        let agent = match proxy {
+            Some(proxy) if plain => {
+                let resolver = OnThisThread::of_proxy(proxy.uri().clone());
+                let connector =
+                    ().chain(TcpConnector::default())
+                        .chain(secure.with_proxy(proxy.uri().clone()))
+                        .chain(Forward::by(&proxy));
+                Agent::with_parts(config.proxy(None).build(), connector, resolver)
+            }
+            proxy => {
+                let connector =
+                    ().chain(ConnectProxyConnector::default())
+                        .chain(TcpConnector::default())
+                        .chain(secure);
+                let resolver = OnThisThread::default();
+                Agent::with_parts(config.proxy(proxy).build(), connector, resolver)
+            }
+        };
         let mut agents = locked(&self.agents);
         // Stopping empties no list: an agent that joins it late must not be missed.
         if self.is_stopped() {
@@ -299,7 +311,7 @@ impl Transport {
         Ok(agents.entry(key).or_insert(agent).clone())
     }
 
-    /// The proxy for a URL. Both kinds of URL go through `CONNECT`; names are looked up by the proxy.
+    /// The proxy for a URL. It looks names up.
     fn proxy_for(&self, uri: &Uri) -> Option<String> {
         let proxy = match uri.scheme_str() {
             Some("http") => self.proxies.http.as_ref(),
@@ -321,7 +333,20 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// the limit is reached. The pipeline must be single threaded between calls, so this one never does; the system's
 /// resolver has limits itself (`resolv.conf`, `timeout` and `attempts`).
 #[derive(Default)]
-struct OnThisThread(DefaultResolver);
+struct OnThisThread {
+    resolver: DefaultResolver,
+    /// Who is looked up, whatever the URL.
+    proxy: Option<Uri>,
+}
+
+impl OnThisThread {
+    fn of_proxy(proxy: Uri) -> Self {
+        Self {
+            proxy: Some(proxy),
+            ..Self::default()
+        }
+    }
+}
 
 impl std::fmt::Debug for OnThisThread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -337,7 +362,8 @@ impl Resolver for OnThisThread {
         mut limit: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, ureq::Error> {
         limit.after = Limit::NotHappening;
-        self.0.resolve(uri, config, limit)
+        let uri = self.proxy.as_ref().unwrap_or(uri);
+        self.resolver.resolve(uri, config, limit)
     }
 }
 

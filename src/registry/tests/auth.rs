@@ -174,8 +174,9 @@ fn denial_says_where_credentials_are_looked_for() {
         )
     );
     assert!(
-        refused(r#"{"credsStore":"rbuild-test-has-no-such-helper"}"#)
-            .ends_with("cannot be had: the credential helper it names cannot be run")
+        refused(r#"{"credsStore":"rbuild-test-has-no"}"#).ends_with(
+            "cannot be had: `docker-credential-rbuild-test-has-no` failed: No such file or directory (os error 2)"
+        )
     );
     assert!(refused("not json").ends_with("it is not JSON as docker writes it"));
     let missing = resolve(&client(&settings()), &reference).unwrap_err();

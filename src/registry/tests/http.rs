@@ -473,16 +473,18 @@ fn mirrors_that_lie_or_break_off_are_passed_over() {
     assert_eq!(asked[1].header("range"), Some("bytes=2000-"));
 }
 
+/// RFC 9112, section 3.2.2: a proxy is sent the whole URL. squid and tinyproxy make tunnels to port 443 alone.
 #[test]
-fn proxies_tunnel_unless_exempt() {
+fn plain_requests_are_sent_to_the_proxy_unless_exempt() {
     let (blobs, tag) = one_image();
     let want = tag.digest;
-    let proxy = Server::start(move |asked| match asked.method.as_str() {
-        "CONNECT" => Reply::new(200),
-        _ => registry(&blobs, &tag, asked),
+    let proxy = Server::start(move |asked| {
+        let mut asked = asked.clone();
+        asked.target = asked.target.replace("http://registry.invalid", "");
+        registry(&blobs, &tag, &asked)
     });
     let mut settings = settings();
-    settings.proxies.http = Some(format!("http://user:pass@{}", proxy.host));
+    settings.proxies.http = Some(format!("http://user:p%40ss@{}", proxy.host));
     settings.registries.hosts.insert(
         "registry.invalid".to_owned(),
         RegistrySettings {
@@ -491,16 +493,18 @@ fn proxies_tunnel_unless_exempt() {
         },
     );
     let reference = reference("registry.invalid", "a/b:1");
-    assert_eq!(client(&settings).head(&reference).unwrap(), want);
-    assert_eq!(
-        proxy.lines(),
-        ["CONNECT registry.invalid:80", "HEAD /v2/a/b/manifests/1"]
-    );
-    // From `printf user:pass | base64`.
-    assert_eq!(
-        proxy.asked()[0].header("proxy-authorization"),
-        Some("Basic dXNlcjpwYXNz")
-    );
+    assert_eq!(resolve(&client(&settings), &reference).unwrap(), want);
+    let lines = proxy.lines();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[0], "GET http://registry.invalid/v2/a/b/manifests/1");
+    for asked in proxy.asked() {
+        // From `printf user:p@ss | base64`.
+        assert_eq!(
+            asked.header("proxy-authorization"),
+            Some("Basic dXNlcjpwQHNz")
+        );
+        assert_eq!(asked.header("host"), Some("registry.invalid"));
+    }
     settings.proxies.no_proxy = vec![".invalid".to_owned()];
     let error = client(&settings).head(&reference).unwrap_err();
     assert!(

@@ -157,36 +157,31 @@ fn serve(
     log: &Mutex<Vec<Asked>>,
 ) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
-    loop {
-        let Some(mut asked) = read_head(&mut reader)? else {
-            return Ok(());
-        };
-        let length = asked.header("content-length");
-        let length = length.map_or(0, |v| v.parse().unwrap());
-        let announced = asked.header("expect").is_some();
-        if announced && length > limit {
-            log.lock().unwrap().push(asked.clone());
-            return write_reply(stream, &asked, &Reply::new(413));
-        }
-        if announced {
-            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
-        }
-        asked.body = vec![0; usize::try_from(length).unwrap()];
-        reader.read_exact(&mut asked.body)?;
+    let Some(mut asked) = read_head(&mut reader)? else {
+        return Ok(());
+    };
+    let length = asked.header("content-length");
+    let length = length.map_or(0, |v| v.parse().unwrap());
+    let announced = asked.header("expect").is_some();
+    if announced && length > limit {
         log.lock().unwrap().push(asked.clone());
-        let reply = script(&asked);
-        if reply.status == 0 {
-            return Ok(());
-        }
-        write_reply(stream, &asked, &reply)?;
-        if reply.stalled {
-            std::io::copy(&mut reader, &mut std::io::sink())?;
-        }
-        // The tunnel of a proxy: what comes next is for the host asked for, which is us, too.
-        if asked.method != "CONNECT" {
-            return Ok(());
-        }
+        return write_reply(stream, &asked, &Reply::new(413));
     }
+    if announced {
+        stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+    }
+    asked.body = vec![0; usize::try_from(length).unwrap()];
+    reader.read_exact(&mut asked.body)?;
+    log.lock().unwrap().push(asked.clone());
+    let reply = script(&asked);
+    if reply.status == 0 {
+        return Ok(());
+    }
+    write_reply(stream, &asked, &reply)?;
+    if reply.stalled {
+        std::io::copy(&mut reader, &mut std::io::sink())?;
+    }
+    Ok(())
 }
 
 fn read_head(reader: &mut impl BufRead) -> std::io::Result<Option<Asked>> {
@@ -219,14 +214,12 @@ fn write_reply(mut stream: &TcpStream, asked: &Asked, reply: &Reply) -> std::io:
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    if asked.method != "CONNECT" {
-        head.push_str("Connection: close\r\n");
-        if reply.chunked {
-            head.push_str("Transfer-Encoding: chunked\r\n");
-        } else {
-            let length = reply.length.unwrap_or(reply.body.len() as u64);
-            head.push_str(&format!("Content-Length: {length}\r\n"));
-        }
+    head.push_str("Connection: close\r\n");
+    if reply.chunked {
+        head.push_str("Transfer-Encoding: chunked\r\n");
+    } else {
+        let length = reply.length.unwrap_or(reply.body.len() as u64);
+        head.push_str(&format!("Content-Length: {length}\r\n"));
     }
     head.push_str("\r\n");
     stream.write_all(head.as_bytes())?;

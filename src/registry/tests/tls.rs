@@ -1,10 +1,23 @@
 //! Private authorities, passwords and client certificates, against Debian's `docker-registry`.
 
 use std::io::Read;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::net::TcpStream;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
 
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::ServerName;
+use rustls::pki_types::UnixTime;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::super::endpoint::Trust;
+use super::super::tls::Certificates;
 use super::distribution::Registry;
 use super::distribution::run;
 use super::fixture::Blobs;
@@ -21,27 +34,148 @@ use crate::request::Registries;
 use crate::request::RegistrySettings;
 use crate::request::Settings;
 
-/// Makes a certificate for 127.0.0.1 that is its own authority.
-fn certificate(dir: &Path) -> PathBuf {
-    let path = dir.join("cert.pem");
+/// Makes a certificate that is its own authority, with a key beside it.
+fn self_signed(dir: &Path, name: &str, extensions: &[&str]) -> PathBuf {
+    let path = dir.join(format!("{name}.pem"));
+    let added = extensions.iter().flat_map(|it| ["-addext", it]);
     run(
         "openssl",
         Command::new("openssl")
             .args([
                 "req", "-x509", "-nodes", "-newkey", "ec", "-days", "2", "-subj", "/CN=test",
             ])
-            .args([
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-addext",
-                "subjectAltName=IP:127.0.0.1",
-            ])
-            .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
-            .arg(dir.join("key.pem"))
+            .args(["-pkeyopt", "ec_paramgen_curve:P-256"])
+            .args(added)
+            .arg("-keyout")
+            .arg(dir.join(format!("{name}.key")))
             .arg("-out")
             .arg(&path),
     );
     path
+}
+
+/// Makes one for 127.0.0.1 that may sign no others.
+fn certificate(dir: &Path) -> PathBuf {
+    let extensions = [
+        "subjectAltName=IP:127.0.0.1",
+        "basicConstraints=critical,CA:FALSE",
+    ];
+    self_signed(dir, "cert", &extensions)
+}
+
+/// What `openssl req -x509` makes may sign others. Docker's page on registries with such certificates has it copied to
+/// `certs.d`, and Go takes it.
+#[test]
+fn a_servers_certificate_can_be_listed_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().display();
+    let served = |name: &str, san: &str| {
+        let certificate = self_signed(dir.path(), name, &[san]);
+        let tls = format!("{{certificate: {files}/{name}.pem, key: {files}/{name}.key}}");
+        let http = format!("http: {{addr: 127.0.0.1:0, tls: {tls}}}\n");
+        (Registry::start(&http), certificate)
+    };
+    let (registry, own) = served("own", "subjectAltName=IP:127.0.0.1");
+    let (elsewhere, named) = served("named", "subjectAltName=DNS:registry.example");
+    let other = self_signed(dir.path(), "other", &["subjectAltName=IP:127.0.0.1"]);
+
+    let head = |registry: &Registry, listed: Option<&Path>| {
+        let mut settings = settings();
+        let trusting = RegistrySettings {
+            ca: listed.into_iter().map(Path::to_owned).collect(),
+            ..RegistrySettings::default()
+        };
+        let hosts = &mut settings.registries.hosts;
+        hosts.insert(registry.host.clone(), trusting);
+        client(&settings).head(&registry.reference("a/b:1"))
+    };
+    let error = head(&registry, Some(&own)).unwrap_err();
+    assert!(matches!(error, RegistryError::NotFound { .. }), "{error}");
+    let error = head(&registry, None).unwrap_err();
+    assert!(
+        error.hint().unwrap().contains("takes `http = false`"),
+        "{error}"
+    );
+    for (registry, listed, why) in [
+        (&registry, &other, "CaUsedAsEndEntity"),
+        (&elsewhere, &named, "not valid for name"),
+    ] {
+        let error = head(registry, Some(listed)).unwrap_err();
+        assert!(matches!(error, RegistryError::Tls { .. }), "{error}");
+        assert!(chain(&error).contains(why), "{}", chain(&error));
+    }
+
+    // A day late, and a week.
+    let verdict = |late: u64| {
+        let trust = Trust {
+            ca: vec![own.clone()],
+            ..Trust::default()
+        };
+        let verifier = Certificates::new(None).verifier(&trust).unwrap();
+        let pem = std::fs::read(&own).unwrap();
+        let server = CertificateDer::from_pem_slice(&pem).unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let now = UnixTime::now().as_secs() + late * 24 * 60 * 60;
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+        verifier.verify_server_cert(&server, &[], &name, &[], now)
+    };
+    assert!(verdict(1).is_ok());
+    let error = verdict(7).unwrap_err();
+    assert!(error.to_string().contains("expired"), "{error}");
+}
+
+/// A proxy that makes tunnels, all to one place, as long as the test runs; what it was asked comes out.
+fn tunnels_to(place: String) -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut server) = (client.unwrap(), TcpStream::connect(&place).unwrap());
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                client.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            tell.send(String::from_utf8(head).unwrap()).unwrap();
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            let (mut from, mut to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            std::thread::spawn(move || std::io::copy(&mut server, &mut client));
+        }
+    });
+    (address, told)
+}
+
+/// The certificate is the registry's, and it is the proxy that knows where that is.
+#[test]
+fn proxies_tunnel_what_is_secure() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = dir.path().display();
+    let certificate = self_signed(dir.path(), "r", &["subjectAltName=DNS:registry.invalid"]);
+    let registry = Registry::start(&format!(
+        "http: {{addr: 127.0.0.1:0, tls: {{certificate: {files}/r.pem, key: {files}/r.key}}}}\n"
+    ));
+    let (proxy, told) = tunnels_to(registry.host.clone());
+    let mut settings = settings();
+    settings.ca = Some(certificate);
+    settings.proxies.https = Some(format!("http://user:pass@{proxy}"));
+    let client = client(&settings);
+    let error = client
+        .head(&reference("registry.invalid", "a/b:1"))
+        .unwrap_err();
+    assert!(matches!(error, RegistryError::NotFound { .. }), "{error}");
+    let asked = told.recv().unwrap();
+    assert!(
+        asked.starts_with("CONNECT registry.invalid:443 HTTP/1.1\r\n"),
+        "{asked}"
+    );
+    // From `printf user:pass | base64`.
+    assert!(
+        asked.contains("\r\nProxy-Authorization: Basic dXNlcjpwYXNz\r\n"),
+        "{asked}"
+    );
 }
 
 #[test]
@@ -53,7 +187,7 @@ fn private_authorities_and_passwords() {
     std::fs::write(dir.path().join("htpasswd"), format!("alice:{bcrypt}\n")).unwrap();
     let files = dir.path().display();
     let registry = Registry::start(&format!(
-        "http: {{addr: 127.0.0.1:0, tls: {{certificate: {files}/cert.pem, key: {files}/key.pem}}}}\n\
+        "http: {{addr: 127.0.0.1:0, tls: {{certificate: {files}/cert.pem, key: {files}/cert.key}}}}\n\
          auth: {{htpasswd: {{realm: test, path: {files}/htpasswd}}}}\n"
     ));
     let config = dir.path().join("config.json");
@@ -147,7 +281,7 @@ fn client_certificates() {
     let files = dir.path().display();
     authority_and_client(dir.path(), "alice");
     let registry = Registry::start(&format!(
-        "http: {{addr: 127.0.0.1:0, tls: {{certificate: {files}/cert.pem, key: {files}/key.pem, \
+        "http: {{addr: 127.0.0.1:0, tls: {{certificate: {files}/cert.pem, key: {files}/cert.key, \
          clientcas: [{files}/authority.pem]}}}}\n"
     ));
     let to = registry.reference("private/a:1");
@@ -189,7 +323,7 @@ fn client_certificates() {
     assert_eq!(push(&by_dir).unwrap(), Pushed::Existed);
 
     // No certificate, one of somebody else, and what is none.
-    for pair in [None, Some(("cert.pem", "key.pem"))] {
+    for pair in [None, Some(("cert.pem", "cert.key"))] {
         let error = push(&with(pair)).unwrap_err();
         assert!(
             matches!(error, RegistryError::Tls { .. }),
@@ -224,7 +358,7 @@ fn insecure_registries_are_asked_with_tls_first() {
     certificate(dir.path());
     let files = dir.path().display();
     let secure = Registry::start(&format!(
-        "http: {{addr: 127.0.0.1:0, tls: {{certificate: {files}/cert.pem, key: {files}/key.pem}}}}\n"
+        "http: {{addr: 127.0.0.1:0, tls: {{certificate: {files}/cert.pem, key: {files}/cert.key}}}}\n"
     ));
     let plain = Registry::plain();
     for registry in [&secure, &plain] {
@@ -260,7 +394,7 @@ fn client_certificates_are_for_one_host() {
     let files = dir.path().display();
     authority_and_client(dir.path(), "alice");
     let tls = format!(
-        "http: {{addr: 127.0.0.1:0, tls: {{certificate: {files}/cert.pem, key: {files}/key.pem, \
+        "http: {{addr: 127.0.0.1:0, tls: {{certificate: {files}/cert.pem, key: {files}/cert.key, \
          clientcas: [{files}/authority.pem]}}}}\n"
     );
     let elsewhere = Registry::start(&tls);

@@ -371,6 +371,38 @@ fn mounting_asks_for_a_token_for_both_repositories() {
 }
 
 #[test]
+fn a_token_that_runs_out_while_a_blob_is_sent_is_renewed() {
+    // How many there are, and how often the last one was good.
+    let tokens = Mutex::new((0, 0));
+    let server = Server::start(move |asked| {
+        let host = asked.header("host").unwrap();
+        let (issued, used) = &mut *tokens.lock().unwrap();
+        if asked.target.starts_with("/token") {
+            (*issued, *used) = (*issued + 1, 0);
+            return Reply::new(200).body(format!(r#"{{"token":"t{issued}"}}"#));
+        }
+        let last = format!("Bearer t{issued}");
+        if asked.header("authorization") != Some(&last) || *used == 2 {
+            let realm = format!(r#"Bearer realm="http://{host}/token",service="s""#);
+            return Reply::new(401).header("WWW-Authenticate", realm);
+        }
+        *used += 1;
+        match asked.method.as_str() {
+            "HEAD" => Reply::new(404),
+            "POST" => Reply::new(202).header("Location", "/v2/a/b/blobs/uploads/1"),
+            _ => Reply::new(201),
+        }
+    });
+    let bytes = blob(2 * MIB);
+    assert_eq!(push(&server, &bytes).unwrap(), Pushed::Sent);
+    let asked = server.asked();
+    let methods: Vec<&str> = asked.iter().map(|asked| asked.method.as_str()).collect();
+    let want = ["HEAD", "GET", "HEAD", "POST", "PUT", "GET", "PUT"];
+    assert_eq!(methods, want);
+    assert!(asked.last().unwrap().body == bytes);
+}
+
+#[test]
 fn blobs_that_exist_are_not_sent() {
     let sent = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&sent);
