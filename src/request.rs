@@ -5,6 +5,7 @@ mod caches;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -711,6 +712,20 @@ impl OutputKind {
     /// Whether it goes to a registry.
     pub fn pushes(&self) -> bool {
         matches!(self, Self::Image(image) if image.push != Push::No)
+    }
+
+    /// The path that it is written to, and whether a directory is made there.
+    pub fn path(&self) -> Option<(&Path, bool)> {
+        let (dest, is_directory) = match self {
+            Self::Local { dest, .. } => return Some((dest, true)),
+            Self::Oci { dest, tar } | Self::Docker { dest, tar } => (dest, !tar),
+            Self::Tar { dest, .. } => (dest, false),
+            Self::Image(_) | Self::Load { .. } | Self::CacheOnly => return None,
+        };
+        match dest {
+            Destination::File(path) => Some((path, is_directory)),
+            Destination::Stdout => None,
+        }
     }
 }
 

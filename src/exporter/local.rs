@@ -397,7 +397,7 @@ fn place(
                 }
             };
             if let Err(error) = copy() {
-                let _gone = root.remove_file(&new);
+                drop(root.remove_file(&new));
                 return Err(error);
             }
             if let Some(link) = node.link {

@@ -52,7 +52,6 @@ use crate::registry::Reference;
 use crate::remote::Known;
 use crate::request;
 use crate::request::BuildRequest;
-use crate::request::Destination;
 use crate::request::ImageOutput;
 use crate::request::OutputKind;
 use crate::request::OutputSpec;
@@ -101,28 +100,15 @@ type Out<'a> = (&'a OutputSpec, Option<Box<dyn Exporter>>);
 /// Makes sure that each file has a directory to be in, or gets one: not to have built for nothing.
 fn places(request: &BuildRequest, targets: &[Target]) -> Result<(), BuildError> {
     let (mut files, mut made) = (Vec::new(), Vec::new());
-    for spec in targets.iter().flat_map(Target::specs) {
-        match &spec.kind {
-            OutputKind::Local { dest, .. } => made.push(dest.as_path()),
-            OutputKind::Oci {
-                dest: Destination::File(path),
-                tar,
-            }
-            | OutputKind::Docker {
-                dest: Destination::File(path),
-                tar,
-            } => match tar {
-                true => files.push(path),
-                false => made.push(path),
-            },
-            OutputKind::Tar {
-                dest: Destination::File(path),
-                ..
-            } => files.push(path),
-            _ => {}
+    let specs = targets.iter().flat_map(Target::specs);
+    for (path, is_directory) in specs.filter_map(|spec| spec.kind.path()) {
+        match is_directory {
+            true => made.push(path),
+            false => files.push(path),
         }
     }
-    files.extend(request.iidfile.iter().chain(&request.metadata_file));
+    let reports = request.iidfile.iter().chain(&request.metadata_file);
+    files.extend(reports.map(PathBuf::as_path));
     let of_steps = targets.iter().flat_map(Target::files);
     made.extend(of_steps.map(|files| Path::new(&files.to)));
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

@@ -69,21 +69,8 @@ fn destinations(flags: &BuildFlags, outputs: &[OutputSpec], problems: &mut Probl
     let allowed = flags.allow.iter().flat_map(|list| list.split(','));
     let delete_allowed = allowed.into_iter().any(|word| word == LOCAL_DELETE);
     for output in outputs {
-        let (path, is_directory) = match &output.kind {
-            OutputKind::Local { dest, .. } => (dest, true),
-            OutputKind::Oci {
-                dest: Destination::File(path),
-                tar,
-            }
-            | OutputKind::Docker {
-                dest: Destination::File(path),
-                tar,
-            } => (path, !tar),
-            OutputKind::Tar {
-                dest: Destination::File(path),
-                ..
-            } => (path, false),
-            _ => continue,
+        let Some((path, is_directory)) = output.kind.path() else {
+            continue;
         };
         let shown = path.display();
         match (path.metadata(), is_directory) {
