@@ -168,6 +168,7 @@ fn carry_out(
     let locals = files::locals(&plan, &definition)?;
     let targets = deliver::targets(request, own, &plan, &definition, goals)?;
     deliver::no_windows_images(&targets, &definition)?;
+    deliver::places(request, &targets)?;
 
     entitled(request, &definition)?;
     if let Some(builder) = &request.builder {

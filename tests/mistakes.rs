@@ -123,14 +123,18 @@ fn what_has_no_place_is_told_before_any_step() {
     let env = TestEnv::new()
         .bases([Base::Busybox])
         .file("Dockerfile", "FROM busybox\nRUN echo it runs; false\n");
+    let oci = ["-o", "type=oci,dest=gone/it.tar"];
+    // Where nobody is; so it is told before anybody is asked.
+    let elsewhere = ["--builder", "tcp://127.0.0.1:1"];
     for args in [
-        ["-o", "type=oci,dest=gone/it.tar"],
-        ["-o", "type=docker,dest=gone/it.tar"],
-        ["-o", "type=tar,dest=gone/it.tar"],
-        ["--metadata-file", "gone/it.tar"],
-        ["--iidfile", "gone/it.tar"],
+        &oci[..],
+        &["-o", "type=docker,dest=gone/it.tar"],
+        &["-o", "type=tar,dest=gone/it.tar"],
+        &["--metadata-file", "gone/it.tar"],
+        &["--iidfile", "gone/it.tar"],
+        &[oci, elsewhere].concat(),
     ] {
-        let output = env.rbuild(args.into_iter().chain(["."])).code(3);
+        let output = env.rbuild(args.iter().chain(&["."])).code(3);
         assert!(
             output
                 .stderr

@@ -29,6 +29,8 @@ struct Options<'a> {
     text: &'a str,
     kind: String,
     left: BTreeMap<String, String>,
+    /// Those that the type has.
+    known: Vec<&'static str>,
 }
 
 const NO_ATTESTATIONS: &str = "leave it out: it is about attestations, and rbuild makes none";
@@ -47,34 +49,6 @@ const ELSEWHERE: [(&str, &str); 7] = [
     ("oci-artifact", NO_ATTESTATIONS),
     ("output", NAMED_BY_DEST),
     ("tag", "images are named by `name=`, or by `-t`"),
-];
-
-/// All options that an output can have, to find the one that was meant.
-const OPTIONS: [&str; 24] = [
-    "compression",
-    "compression-level",
-    "context",
-    "danging-name-empty-only",
-    "dangling-name-prefix",
-    "dest",
-    "force-compression",
-    "mode",
-    "name",
-    "name-canonical",
-    "oci-mediatypes",
-    "platform-split",
-    "prefer-nondist-layers",
-    "push",
-    "push-by-digest",
-    "registry.insecure",
-    "rewrite-timestamp",
-    "source-date-epoch",
-    "store",
-    "tar",
-    "unpack",
-    "annotation.",
-    "annotation-index.",
-    "annotation-manifest.",
 ];
 
 /// `type=oci,dest=x.tar,compression=zstd`, or a directory alone, or `-` for a tar on standard output.
@@ -101,10 +75,21 @@ pub(crate) fn parse(text: &str) -> Result<Output, Diagnostic> {
     let kind = left
         .remove("type")
         .ok_or_else(|| invalid("output", text, "`type=` is missing"))?;
-    Options { text, kind, left }.output()
+    let options = Options {
+        text,
+        kind,
+        left,
+        known: Vec::new(),
+    };
+    options.output()
 }
 
 impl Options<'_> {
+    fn take(&mut self, key: &'static str) -> Option<String> {
+        self.known.push(key);
+        self.left.remove(key)
+    }
+
     fn output(mut self) -> Result<Output, Diagnostic> {
         let kind = self.kind()?;
         let mut spec = OutputSpec::plain(kind);
@@ -115,7 +100,7 @@ impl Options<'_> {
             spec.docker_types = !self.boolean("oci-mediatypes")?.unwrap_or(true);
             spec.nondistributable = self.boolean("prefer-nondist-layers")?.unwrap_or(false);
             spec.annotations = self.annotations()?;
-            let list = self.left.remove("name").unwrap_or_default();
+            let list = self.take("name").unwrap_or_default();
             names.extend(list.split(',').filter(|n| !n.is_empty()).map(str::to_owned));
         }
         // Files alone have that time in any case.
@@ -139,8 +124,8 @@ impl Options<'_> {
                 // Without a file, an engine's image store is meant.
                 match tar && self.left.get("dest").is_none_or(String::is_empty) {
                     true => {
-                        self.left.remove("dest");
-                        let context = self.left.remove("context");
+                        self.take("dest");
+                        let context = self.take("context");
                         OutputKind::Load {
                             context: context.filter(|context| !context.is_empty()),
                         }
@@ -182,7 +167,7 @@ impl Options<'_> {
         }
         // There is nothing to unpack for: `rbuild run` has the layers' directories.
         self.switch("unpack")?;
-        let prefix = self.left.remove("dangling-name-prefix");
+        let prefix = self.take("dangling-name-prefix");
         Ok(ImageOutput {
             push: match by_digest {
                 true => Push::ByDigest,
@@ -201,17 +186,17 @@ impl Options<'_> {
         invalid("output", self.text, why)
     }
 
-    fn boolean(&mut self, key: &str) -> Result<Option<bool>, Diagnostic> {
-        let value = self.left.remove(key);
+    fn boolean(&mut self, key: &'static str) -> Result<Option<bool>, Diagnostic> {
+        let value = self.take(key);
         let parsed = value.as_deref().map(values::boolean).transpose();
         parsed.map_err(|why| self.invalid(format!("`{key}`: {why}")))
     }
 
     /// A boolean that BuildKit takes for true where its value is empty.
-    fn switch(&mut self, key: &str) -> Result<Option<bool>, Diagnostic> {
+    fn switch(&mut self, key: &'static str) -> Result<Option<bool>, Diagnostic> {
         match self.left.get(key).is_some_and(String::is_empty) {
             true => {
-                self.left.remove(key);
+                self.take(key);
                 Ok(Some(true))
             }
             false => self.boolean(key),
@@ -223,14 +208,14 @@ impl Options<'_> {
         if !tar {
             return Ok(Destination::File(self.directory()?));
         }
-        Ok(match self.left.remove("dest").as_deref() {
+        Ok(match self.take("dest").as_deref() {
             None | Some("-" | "") => Destination::Stdout,
             Some(path) => Destination::File(path.into()),
         })
     }
 
     fn directory(&mut self) -> Result<PathBuf, Diagnostic> {
-        match self.left.remove("dest").as_deref() {
+        match self.take("dest").as_deref() {
             None | Some("") => Err(self.invalid("`dest=` is missing: a directory to write to")),
             Some("-") => Err(self.invalid("a directory cannot be written to standard output")),
             Some(path) => Ok(path.into()),
@@ -239,7 +224,7 @@ impl Options<'_> {
 
     /// `mode=`: whether what else is in the directory goes.
     fn mode(&mut self) -> Result<bool, Diagnostic> {
-        let mode = self.left.remove("mode").unwrap_or_default();
+        let mode = self.take("mode").unwrap_or_default();
         match mode.trim().to_ascii_lowercase().as_str() {
             "" | "copy" => Ok(false),
             "delete" => Ok(true),
@@ -248,7 +233,7 @@ impl Options<'_> {
     }
 
     fn epoch(&mut self) -> Result<Epoch, Diagnostic> {
-        match self.left.remove("source-date-epoch").as_deref() {
+        match self.take("source-date-epoch").as_deref() {
             None => Ok(Epoch::OfBuild),
             Some("") => Ok(Epoch::None),
             Some(text) => text.parse().map(Epoch::At).map_err(|_| {
@@ -259,6 +244,8 @@ impl Options<'_> {
     }
 
     fn annotations(&mut self) -> Result<Vec<crate::request::Annotation>, Diagnostic> {
+        self.known
+            .extend(["annotation.", "annotation-index.", "annotation-manifest."]);
         let mut found = Vec::new();
         let mut left = BTreeMap::new();
         for (key, value) in std::mem::take(&mut self.left) {
@@ -273,8 +260,8 @@ impl Options<'_> {
     }
 
     fn compression(&mut self) -> Result<Compression, Diagnostic> {
-        let word = self.left.remove("compression");
-        let level = self.left.remove("compression-level");
+        let word = self.take("compression");
+        let level = self.take("compression-level");
         values::compression(word.as_deref(), level.as_deref()).map_err(|(why, hint)| {
             let problem = self.invalid(why);
             hint.map_or(problem.clone(), |hint| problem.hint(hint))
@@ -288,7 +275,7 @@ impl Options<'_> {
         let problem = self.invalid(format!("type `{}` has no option `{key}`", self.kind));
         Err(match ELSEWHERE.iter().find(|(name, _)| name == key) {
             Some((_, hint)) => problem.hint(*hint),
-            None => match suggest::nearest(&written(key), OPTIONS) {
+            None => match suggest::nearest(&written(key), self.known.iter().copied()) {
                 Some(meant) => problem.hint(format!("did you mean `{meant}`?")),
                 None => problem,
             },

@@ -98,7 +98,7 @@ impl Made {
 type Out<'a> = (&'a OutputSpec, Option<Box<dyn Exporter>>);
 
 /// Makes sure that each file has a directory to be in, or gets one: not to have built for nothing.
-fn places(request: &BuildRequest, targets: &[Target]) -> Result<(), BuildError> {
+pub(super) fn places(request: &BuildRequest, targets: &[Target]) -> Result<(), BuildError> {
     let (mut files, mut made) = (Vec::new(), Vec::new());
     let specs = targets.iter().flat_map(Target::specs);
     for (path, is_directory) in specs.filter_map(|spec| spec.kind.path()) {
@@ -129,7 +129,6 @@ pub(super) fn exporters<'a>(
     request: &BuildRequest,
     targets: &'a [Target],
 ) -> Result<Vec<Vec<Out<'a>>>, BuildError> {
-    places(request, targets)?;
     let exporter = |spec: &OutputSpec,
                     clamp: Option<i64>,
                     platforms: usize|

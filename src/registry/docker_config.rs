@@ -1,8 +1,8 @@
 //! Credentials where docker keeps them: `auths` of its `config.json`, or the credential helper that the file names
 //! (`credHelpers` for one registry, `credsStore` for all; docker-credential-helpers, README, Usage).
 //!
-//! What is written leaves all else in the file as it is. It is written aside and renamed, for its owner alone; where it is a link, what the link
-//! points at is.
+//! What is written leaves all else in the file as it is. It is written aside and renamed, for its owner alone; where it is
+//! a link, what the link points at is.
 
 use std::fs;
 use std::io;

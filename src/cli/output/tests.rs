@@ -212,6 +212,7 @@ fn what_is_wrong_is_named() {
         "type=oci,oci-artifact=true",
         "type=oci,destination=x",
         "type=oci,compresion=zstd",
+        "type=tar,compresion=zstd",
         "type=image,dangling-name-empty-only=1",
         "type=image,tag=a",
         "type=oci,compression=uncompressed,compression-level=1",
@@ -256,6 +257,7 @@ error: `--output type=oci,destination=x`: type `oci` has no option `destination`
 hint: what is written is named by `dest=`
 error: `--output type=oci,compresion=zstd`: type `oci` has no option `compresion`
 hint: did you mean `compression`?
+error: `--output type=tar,compresion=zstd`: type `tar` has no option `compresion`
 error: `--output type=image,dangling-name-empty-only=1`: type `image` has no option `dangling-name-empty-only`
 hint: did you mean `danging-name-empty-only`?
 error: `--output type=image,tag=a`: type `image` has no option `tag`
